@@ -1,0 +1,3 @@
+"""rbee, the keeper: runs where the user types. `rbee/infer.py` is the place to begin reading."""
+
+__version__ = "0.1.0"

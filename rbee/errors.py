@@ -1,0 +1,100 @@
+"""The errors that a user can meet, each with its exit status.
+
+    RbeeError                    code, message, hint, details
+    ├── UsageError               USAGE                                   exit 2
+    ├── ConfigError              CONFIG_INVALID, REGISTRY_CORRUPT        exit 2
+    ├── ConnectError             CONNECTION_TIMEOUT, CONNECTION_LOST     exit 3
+    ├── RefusedError             AUTH_FAILED, HOST_KEY_*                 exit 4
+    └── NodeError                whatever a node reported, or bootstrap found   exit 5 to 9, 124
+
+Anything else that reaches the command line is a bug: INTERNAL, exit 1, and its traceback goes to the log.
+Ctrl-C is `asyncio.CancelledError` until the command line turns it into REQUEST_CANCELED, exit 130.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rbee_remote.protocol import ErrorCode, RemoteError
+
+EXIT_STATUS: dict[ErrorCode, int] = {
+    ErrorCode.INTERNAL: 1,
+    ErrorCode.USAGE: 2,
+    ErrorCode.CONFIG_INVALID: 2,
+    ErrorCode.REGISTRY_CORRUPT: 2,
+    ErrorCode.CONNECTION_TIMEOUT: 3,
+    ErrorCode.CONNECTION_LOST: 3,
+    ErrorCode.AUTH_FAILED: 4,
+    ErrorCode.HOST_KEY_UNKNOWN: 4,
+    ErrorCode.HOST_KEY_MISMATCH: 4,
+    ErrorCode.INVALID_API_KEY: 4,
+    ErrorCode.BOOTSTRAP_FAILED: 5,
+    ErrorCode.NODE_UNSUPPORTED: 5,
+    ErrorCode.DISK_FULL: 5,
+    ErrorCode.VERSION_MISMATCH: 5,
+    ErrorCode.MODEL_NOT_FOUND: 6,
+    ErrorCode.DOWNLOAD_FAILED: 6,
+    ErrorCode.MODEL_INVALID: 6,
+    ErrorCode.RAM_EXHAUSTED: 7,
+    ErrorCode.VRAM_EXHAUSTED: 7,
+    ErrorCode.BACKEND_UNAVAILABLE: 7,
+    ErrorCode.WORKER_CRASHED: 8,
+    ErrorCode.WORKER_GONE: 8,
+    ErrorCode.LOADING_TIMEOUT: 8,
+    ErrorCode.ALL_SLOTS_BUSY: 9,
+    ErrorCode.PARTIAL_FAILURE: 10,
+    ErrorCode.DEADLINE_EXCEEDED: 124,
+    ErrorCode.REQUEST_CANCELED: 130,
+}
+
+
+class RbeeError(Exception):
+    """An expected failure: one line of what happened, what matters about it, and what to do."""
+
+    def __init__(self, code: ErrorCode, message: str, *, hint: str = "", details: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+        self.details = details or {}
+
+    @property
+    def exit_status(self) -> int:
+        return EXIT_STATUS[self.code]
+
+
+class UsageError(RbeeError):
+    """The command line asks for something that does not exist or cannot be."""
+
+    def __init__(self, message: str, *, hint: str = "", details: dict[str, Any] | None = None) -> None:
+        super().__init__(ErrorCode.USAGE, message, hint=hint, details=details)
+
+
+class ConfigError(RbeeError):
+    """The inventory, the registry or a setting is wrong."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        details: dict[str, Any] | None = None,
+        code: ErrorCode = ErrorCode.CONFIG_INVALID,
+    ) -> None:
+        super().__init__(code, message, hint=hint, details=details)
+
+
+class ConnectError(RbeeError):
+    """The node does not answer, or stopped answering. Worth another try."""
+
+
+class RefusedError(RbeeError):
+    """SSH refused us, or we refused the host key. Never worth another try."""
+
+
+class NodeError(RbeeError):
+    """The node answered, and what it said is that this cannot be done."""
+
+    @classmethod
+    def from_remote(cls, error: RemoteError) -> NodeError:
+        return cls(error.code, error.message, hint=error.hint, details=error.details)

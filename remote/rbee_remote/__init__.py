@@ -1,0 +1,1 @@
+"""Everything of rbee that runs on a node. Never imports `rbee`."""

