@@ -9,14 +9,23 @@ Rules
 from __future__ import annotations
 
 import shlex
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
+
+from rbee.events import Emit
+from rbee.inventory import Node
 
 #: Called with the bytes that are on the node so far, and the total.
 OnBytes = Callable[[int, int], None]
+
+#: Called with a prompt; answers with the passphrase of an encrypted key.
+AskPassphrase = Callable[[str], str]
+
+#: How a stream reaches a socket on the node: an SSH channel to it, or the `pipe` command behind a channel.
+Transport = Literal["forward", "pipe"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +40,7 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class ConnectTimings:
-    """Seconds from the first try to the TCP connection (of the last hop), and to the end of authentication."""
+    """Seconds from the first try to the TCP connection of the last hop, and from there to the end of authentication."""
 
     connect_s: float
     authenticate_s: float
@@ -54,6 +63,13 @@ class Connection(Protocol):
     """An open way to one node; made by `open_connection`, which also closes it."""
 
     timings: ConnectTimings
+
+    #: What streams use; turns to "pipe" once sshd was found to forbid forwarding. Worth remembering per node.
+    transport: Transport
+
+    #: The node's `pipe` command without its socket, such as ("/…/bin/python", "-I", "/…/payload.zip", "pipe").
+    #: Set by whoever learns it; without it, a node that forbids forwarding has no streams.
+    pipe_command: tuple[str, ...] | None
 
     async def run(self, script: str, *, timeout: float = 60.0) -> Completed:
         """Run a POSIX sh script on the node.
@@ -81,10 +97,45 @@ class Connection(Protocol):
     async def open_stream(self, socket: str) -> Stream:
         """Connect to a unix socket on the node.
 
-        Raises NodeError WORKER_GONE when nobody listens there, ConnectError when the connection is lost.
+        Raises NodeError (WORKER_GONE when nobody listens there, BOOTSTRAP_FAILED when sshd forbids forwarding and
+        `pipe_command` is not known), ConnectError when the connection is lost.
         """
 
 
 def quote(value: str) -> str:
     """`value` as one word of a POSIX shell."""
     return shlex.quote(value)
+
+
+@asynccontextmanager
+async def open_connection(
+    node: Node,
+    inventory_nodes: Mapping[str, Node],
+    *,
+    emit: Emit,
+    keeper_id: str,
+    transport_hint: Transport | None = None,
+    pipe_command: tuple[str, ...] | None = None,
+    ask_passphrase: AskPassphrase | None = None,
+) -> AsyncIterator[Connection]:
+    """Reach `node`, and let go of it at the end.
+
+    inventory_nodes: by name; a jump host that is one of them is reached by its own settings and host key.
+    keeper_id: names the parts of files that this keeper sends. transport_hint: what worked last time.
+    ask_passphrase: None where nobody can be asked; encrypted keys then need an agent.
+    Raises ConnectError, RefusedError, ConfigError.
+    """
+    if node.is_local:
+        from rbee.local import LocalConnection
+
+        async with LocalConnection(keeper_id=keeper_id) as local:
+            yield local
+        return
+    from rbee.ssh import connect
+
+    async with connect(
+        node, inventory_nodes, emit=emit, keeper_id=keeper_id, ask_passphrase=ask_passphrase
+    ) as connection:
+        connection.transport = transport_hint or "forward"
+        connection.pipe_command = pipe_command
+        yield connection

@@ -1,16 +1,24 @@
-"""The inventory: which nodes there are. TOML in, frozen values out; edits keep comments and order.
+"""The inventory: which nodes there are. TOML in, frozen values out; `inventory_edit` writes.
 
 Rules
 - A value that leaves this module is valid; nobody checks it again.
 - Every key of a node can stand in `[defaults]`; `_merge` is the one place where defaults apply.
+- `local`, this machine, is always there; `[nodes.local]` may set everything but how it is reached.
 """
 
 from __future__ import annotations
 
+import re
+import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-LOCAL = "local"
+from rbee.errors import ConfigError, UsageError
+from rbee.inventory_schema import ALL, REACH, nearest, read_table
+from rbee.inventory_schema import LOCAL as LOCAL
+from rbee.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +50,130 @@ class Node:
     @property
     def is_local(self) -> bool:
         return self.host is None
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """nodes: by name, in the file's order, `local` last unless the file names it. path: None for no file."""
+
+    nodes: dict[str, Node]
+    path: Path | None = None
+
+    def node(self, name: str) -> Node:
+        """Raises UsageError with the nearest name."""
+        if name in self.nodes:
+            return self.nodes[name]
+        where = self.path or "the inventory (no file was found)"
+        raise UsageError(
+            f"no node {name!r} in {where}", hint=nearest(name, self.nodes) or "`rbee nodes list` shows the nodes"
+        )
+
+    def select(self, selector: str | None) -> tuple[Node, ...]:
+        """The nodes that `--node` means: a name, "@tag", "all", or None for all. Raises UsageError for none."""
+        if selector is None or selector == ALL:
+            return tuple(self.nodes.values())
+        if not selector.startswith("@"):
+            return (self.node(selector),)
+        found = tuple(node for node in self.nodes.values() if selector[1:] in node.tags)
+        if not found:
+            tags = sorted({tag for node in self.nodes.values() for tag in node.tags})
+            raise UsageError(
+                f"no node has the tag {selector[1:]!r}",
+                hint=nearest(selector[1:], tags) or f"tags in use: {', '.join(tags) or 'none'}",
+            )
+        return found
+
+
+def find(path: Path | None, settings: Settings) -> Path | None:
+    """The inventory's file: `path`, `$RBEE_INVENTORY`, `./inventory.toml`, `inventory.toml` in rbee's home; or None."""
+    for named in (path, settings.inventory_override):
+        if named is not None:
+            return named
+    return next((path for path in (Path("inventory.toml"), settings.inventory_path) if path.exists()), None)
+
+
+def load(path: Path | None = None, settings: Settings | None = None) -> Inventory:
+    """The inventory at `path`, or the one that `find` finds; only `local` where there is none.
+
+    Raises ConfigError that names file, table and key (for syntax errors: the line).
+    """
+    settings = settings or Settings.from_environment()
+    found = find(path, settings)
+    if found is None:
+        return Inventory({LOCAL: Node(LOCAL)})
+    try:
+        content = found.read_bytes()
+    except FileNotFoundError as error:
+        raise ConfigError(f"no inventory at {found}", hint="`rbee nodes add` makes one") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read the inventory {found}: {error.strerror}") from error
+    return parse(content, found)
+
+
+def parse(content: bytes, path: Path) -> Inventory:
+    """The inventory in `content`; `path` names it in errors and is where relative key files are looked for."""
+    data = _parse_toml(content, path)
+    for key in data:
+        if key not in ("defaults", "nodes"):
+            raise ConfigError(
+                f"{path}: no table or key {key!r} is known",
+                hint=nearest(key, ("defaults", "nodes")) or "an inventory has [defaults] and [nodes.NAME]",
+                details={"file": str(path), "key": key},
+            )
+    defaults = read_table(data.get("defaults", {}), "defaults", path)
+    tables = data.get("nodes", {})
+    if not isinstance(tables, dict):
+        raise ConfigError(f"{path}: nodes has to be a table of tables, one [nodes.NAME] each")
+    nodes = {name: _merge(name, defaults, read_table(table, f"nodes.{name}", path)) for name, table in tables.items()}
+    nodes.setdefault(LOCAL, _merge(LOCAL, defaults, {}))
+    _check_jumps(nodes, path)
+    return Inventory(nodes, path)
+
+
+def _parse_toml(content: bytes, path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(content.decode())
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"{path}, line {line}: the file is not UTF-8", details={"file": str(path), "line": line}
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        match = re.search(r" \(at line (\d+), column (\d+)\)$", str(error))
+        line = int(match[1]) if match else content.count(b"\n") + 1
+        text = str(error)[: match.start()] if match else str(error).removesuffix(" (at end of document)")
+        raise ConfigError(
+            f"{path}, line {line}: {text[:1].lower()}{text[1:]}", details={"file": str(path), "line": line}
+        ) from error
+
+
+def _merge(name: str, defaults: Mapping[str, Any], own: Mapping[str, Any]) -> Node:
+    """A node from its own fields over the defaults; `env` is merged variable by variable."""
+    if name == LOCAL:
+        defaults = {key: value for key, value in defaults.items() if key not in REACH}
+    fields = {**defaults, **own}
+    if name != LOCAL:
+        fields.setdefault("host", name)  # as ssh does: the name may be an alias, or resolve by itself
+    fields["env"] = {**defaults.get("env", {}), **own.get("env", {})}
+    return Node(name=name, **fields)
+
+
+def _check_jumps(nodes: Mapping[str, Node], path: Path) -> None:
+    """A hop that leads back to where it started could never connect. Raises ConfigError."""
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        if name in trail:
+            circle = " -> ".join((*trail[trail.index(name) :], name))
+            raise ConfigError(
+                f"{path}: [nodes.{trail[0]}] jump goes in a circle: {circle}",
+                details={"file": str(path), "table": f"nodes.{trail[0]}", "key": "jump"},
+            )
+        if name in done or name not in nodes:
+            return
+        for hop in nodes[name].jump:
+            visit(hop, (*trail, name))
+        done.add(name)
+
+    for name in nodes:
+        visit(name, ())

@@ -1,0 +1,47 @@
+# Everything a newcomer types. Nothing is written outside this checkout, $RBEE_HOME and the caches.
+
+PYTHON ?= python3
+VENV := .venv/bin
+PROMPT ?= Why is the sky blue?
+PYTEST ?=
+NAME ?=
+# llama.cpp takes minutes to build: once for this machine, not for each checkout.
+export RBEE_WHEEL_CACHE ?= $(HOME)/.cache/rbee/wheels
+
+.PHONY: help setup dev infer test lint unit bench clean
+
+help:
+	@echo 'make infer PROMPT="..."  set up and ask the built-in model on this machine'
+	@echo 'make test                set up and run every check: ruff, mypy --strict, pytest'
+	@echo 'make unit                the tests that need neither a model nor containers'
+	@echo 'make lint                ruff and mypy alone'
+	@echo 'make bench [NAME=warm]   the benchmarks, or one of them'
+	@echo 'make clean               remove what was built in this checkout'
+
+setup:
+	@$(PYTHON) tools/setup_venv.py
+
+infer: setup
+	@$(VENV)/rbee infer "$(PROMPT)"
+
+dev:
+	@$(PYTHON) tools/setup_venv.py --dev
+	@$(VENV)/python tools/install_engine.py
+
+lint: dev
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy --strict
+
+unit: dev
+	$(VENV)/pytest -m "not model and not container" $(PYTEST)
+
+test: lint
+	$(VENV)/pytest -rs $(PYTEST)
+
+bench: dev
+	$(VENV)/python -m benchmarks $(NAME)
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""How fast rbee is, against what else one could use. `python -m benchmarks [NAME …]`, or `make bench`."""

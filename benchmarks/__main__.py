@@ -1,0 +1,26 @@
+"""Run the benchmarks named on the command line, or all of them; print a table each and write benchmarks/results/."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+from benchmarks.harness import Report, machine
+
+NAMES = ("startup", "warm", "cold", "fanout", "idle")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(NAMES)}; all when none is given")
+    names = parser.parse_args().names or NAMES
+    if unknown := set(names) - set(NAMES):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    for name in names:
+        report = Report(name, importlib.import_module(f"benchmarks.{name}").measure(), machine())
+        print(report.table(), flush=True)
+        print(f"written to {report.write()}\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""`rbee nodes ping` of 50 nodes, against plain asyncssh and against Ansible. One sshd plays all nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import asyncssh
+
+from benchmarks.harness import Comparison, command, compare, in_turn
+from benchmarks.testbed import ansible_environment, ansible_folder, keeper, key_pair, rbee_command
+from tests.testbed.node import KeyPair, until_sshd_answers
+
+NODES = 50
+PORT = 22022
+ADDRESSES = tuple(f"127.0.1.{number}" for number in range(1, NODES + 1))
+
+
+def measure() -> list[Comparison]:
+    with key_pair() as key, keeper() as rbee, sshd(key) as fingerprint, tempfile.TemporaryDirectory() as folder:
+        rbee.inventory.write_text("\n".join(_table(address, key, fingerprint) for address in ADDRESSES))
+        hosts = Path(folder, "hosts")
+        hosts.write_text("".join(_ansible_host(address, key) for address in ADDRESSES))
+        words = [ansible_folder() / "ansible", "all", "-i", hosts, "-m", "ping", "-f", str(NODES)]
+        samples = in_turn(
+            {
+                "asyncssh": lambda: asyncio.run(_gather(key)),
+                "rbee": command(rbee_command(), "nodes", "ping", env=rbee.environment()),
+                "ansible -f 50": command(*words, env=ansible_environment()),
+            }
+        )
+    return [
+        compare(f"rbee nodes ping, {NODES} nodes", samples, "rbee", "asyncssh", goal=1.15),
+        compare(f"rbee nodes ping, {NODES} nodes", samples, "rbee", "ansible -f 50", goal=0.12),
+    ]
+
+
+async def _gather(key: KeyPair) -> None:
+    """What asyncssh alone takes for the same: connect to all at once, run `true`."""
+
+    async def one(address: str) -> None:
+        options = {"client_keys": [str(key.private)], "known_hosts": None, "config": None}
+        async with asyncssh.connect(address, PORT, username=getpass.getuser(), **options) as connection:
+            await connection.run("true", check=True)
+
+    await asyncio.gather(*map(one, ADDRESSES))
+
+
+@contextmanager
+def sshd(key: KeyPair) -> Iterator[str]:
+    """One sshd that listens on all addresses; yields the fingerprint of its host key."""
+    with tempfile.TemporaryDirectory(prefix="rbee-bench-sshd-") as folder:
+        host_key = asyncssh.generate_private_key("ssh-ed25519")
+        path = Path(folder, "host_key")
+        host_key.write_private_key(path)
+        path.chmod(0o600)
+        authorized = Path(folder, "authorized_keys")
+        authorized.write_text(key.public + "\n")
+        options = {
+            "HostKey": path,
+            "AuthorizedKeysFile": authorized,
+            "StrictModes": "no",
+            "PasswordAuthentication": "no",
+            "MaxStartups": 500,
+            "UseDNS": "no",
+            "Port": PORT,
+            "PidFile": "none",
+        }
+        config = Path(folder, "sshd_config")
+        lines = [f"{name} {value}" for name, value in options.items()] + [
+            f"ListenAddress {address}" for address in ADDRESSES
+        ]
+        config.write_text("\n".join(lines) + "\n")
+        Path("/run/sshd").mkdir(exist_ok=True)
+        server = subprocess.Popen(["/usr/sbin/sshd", "-D", "-f", config], stderr=subprocess.DEVNULL)
+        try:
+            until_sshd_answers(ADDRESSES[-1], PORT)
+            yield host_key.get_fingerprint("sha256")
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def _table(address: str, key: KeyPair, fingerprint: str) -> str:
+    name = address.replace(".", "-")
+    return (
+        f'[nodes.n{name}]\nhost = "{address}"\nport = {PORT}\nuser = "{getpass.getuser()}"\n'
+        f'identity_file = "{key.private}"\nhost_key = "{fingerprint}"\n'
+    )
+
+
+def _ansible_host(address: str, key: KeyPair) -> str:
+    return (
+        f"{address} ansible_port={PORT} ansible_user={getpass.getuser()} ansible_ssh_private_key_file={key.private}\n"
+    )

@@ -1,0 +1,164 @@
+"""Phase 8: one request to one worker, from the first byte sent to the last token or to what is left of it.
+
+Rules
+- A request that is not going to be read any more is canceled on the worker before this module lets go of it.
+- Text that was generated is never lost: whatever ends an answer early, the text is in a file and the error names it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rbee.errors import ConnectError, NodeError, RbeeError
+from rbee.events import Emit, Retry, Token
+from rbee.hive_client import WorkerClient
+from rbee_remote.protocol import Done, ErrorCode, GenerateRequest, Started, TokenEvent, Usage, WorkerInfo
+
+#: How long a request waits before it asks a worker again whose slots and queue are full.
+BUSY_DELAYS_S = (1.0, 2.0, 4.0)
+#: How long Ctrl-C waits for the worker to say that it stopped.
+CANCEL_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer. first_token_s and total_s: since the request was sent; tokens_per_s: from the first token on."""
+
+    text: str
+    finish_reason: str
+    usage: Usage
+    first_token_s: float
+    total_s: float
+    tokens_per_s: float | None
+
+
+#: Asks the hive what became of the worker; None when the hive cannot be asked or knows nothing.
+Explain = Callable[[], Awaitable[WorkerInfo | None]]
+
+
+async def answer(
+    worker: WorkerClient,
+    request: GenerateRequest,
+    *,
+    emit: Emit,
+    explain: Explain,
+    save_to: Path,
+    retries: int = len(BUSY_DELAYS_S),
+) -> Answer:
+    """Generate, and report each token.
+
+    explain: what the hive says about a worker that hung up. save_to: where the text of a broken answer goes.
+    retries: how often a busy worker is asked again.
+    Raises NodeError ALL_SLOTS_BUSY after the last try, WORKER_GONE when the worker was not there to begin with,
+    WORKER_CRASHED when it died with the answer half done, ConnectError when the connection was lost.
+    """
+    delays = [BUSY_DELAYS_S[min(i, len(BUSY_DELAYS_S) - 1)] for i in range(retries)]
+    for attempt, delay in enumerate((*delays, None), start=1):
+        try:
+            return await _one_try(worker, request, emit=emit, explain=explain, save_to=save_to)
+        except NodeError as error:
+            if error.code is not ErrorCode.ALL_SLOTS_BUSY or delay is None:
+                raise
+            emit(Retry("the worker", attempt, len(delays) + 1, error.message, delay))
+            await asyncio.sleep(delay)
+    raise AssertionError("the last try returns or raises")
+
+
+async def _one_try(
+    worker: WorkerClient, request: GenerateRequest, *, emit: Emit, explain: Explain, save_to: Path
+) -> Answer:
+    heard = _Heard()
+    try:
+        async with worker.generate(request) as events:
+            async for event in events:
+                match event:
+                    case Started():
+                        heard.max_tokens = event.max_tokens
+                    case TokenEvent():
+                        heard.add(event)
+                        emit(Token(event.text, event.tokens))
+                    case Done():
+                        return heard.answer(event)
+        raise NodeError(ErrorCode.WORKER_GONE, "the worker's stream ended in mid-answer")
+    except asyncio.CancelledError:
+        await _cancel(worker, request.request_id)
+        raise
+    except (NodeError, ConnectError) as error:
+        if heard.max_tokens is None:
+            raise
+        raise await _broken(error, heard, explain, save_to) from error
+
+
+async def _cancel(worker: WorkerClient, request_id: str) -> None:
+    """Best effort: a worker that cannot be told any more ends the request at its last token by itself."""
+    with contextlib.suppress(RbeeError, TimeoutError):
+        async with asyncio.timeout(CANCEL_TIMEOUT_S):
+            await worker.cancel(request_id)
+
+
+async def _broken(error: RbeeError, heard: _Heard, explain: Explain, save_to: Path) -> RbeeError:
+    """The error for an answer that began and did not end, with its text saved."""
+    progress = f"{heard.tokens} of {heard.max_tokens} tokens"
+    details = {"generated": progress, **heard.save(save_to)}
+    if isinstance(error, ConnectError):
+        return ConnectError(error.code, f"{error.message}, after {progress}", hint=error.hint, details=details)
+    if error.code is not ErrorCode.WORKER_GONE:
+        return NodeError(error.code, f"{error.message}, after {progress}", hint=error.hint, details=details)
+    info = await explain()
+    if info and info.error:
+        details["reason"] = info.error.get("message", "")
+    if info and info.log:
+        details["log"] = info.log
+    return NodeError(
+        ErrorCode.WORKER_CRASHED,
+        f"the worker died after {progress}",
+        hint="the next `rbee infer` starts a new worker; `rbee logs NODE` says what happened to this one",
+        details=details,
+    )
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What came of an answer so far. max_tokens: None until the worker has begun."""
+
+    sent_at: float = field(default_factory=time.monotonic)
+    max_tokens: int | None = None
+    tokens: int = 0
+    pieces: list[str] = field(default_factory=list)
+    first_at: float | None = None
+    first_tokens: int = 0
+
+    def add(self, event: TokenEvent) -> None:
+        self.tokens = event.tokens
+        self.pieces.append(event.text)
+        if self.first_at is None:
+            self.first_at, self.first_tokens = time.monotonic(), event.tokens
+
+    def answer(self, done: Done) -> Answer:
+        now = time.monotonic()
+        first_at = self.first_at or now
+        further = self.tokens - self.first_tokens
+        return Answer(
+            text="".join(self.pieces),
+            finish_reason=done.finish_reason,
+            usage=done.usage,
+            first_token_s=first_at - self.sent_at,
+            total_s=now - self.sent_at,
+            tokens_per_s=further / (now - first_at) if further > 0 and now > first_at else None,
+        )
+
+    def save(self, path: Path) -> dict[str, str]:
+        """Where the text went, as details of an error; no text, no file."""
+        if not any(self.pieces):
+            return {}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(self.pieces), encoding="utf-8")
+        except OSError as error:
+            return {"not saved": str(error)}
+        return {"saved": str(path)}

@@ -1,0 +1,139 @@
+"""Phase 2: from an open connection to a hive that speaks our protocol.
+
+Rules
+- What is missing is put there, what is there is left alone: a second `attach` costs the probe and one request.
+- An older hive is drained and replaced; a newer protocol than ours is refused, and nothing is changed on that node.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+
+from rbee import __version__, bootstrap
+from rbee.connection import Connection, quote
+from rbee.context import Context
+from rbee.errors import NodeError
+from rbee.events import Emit, Notice
+from rbee.hive_client import HiveClient
+from rbee.inventory import Node
+from rbee.locks import keeper_lock
+from rbee.payload import Payload, build_payload
+from rbee.probe import Probe, probe
+from rbee_remote.protocol import (
+    HIVE_SOCKET,
+    PROTOCOL,
+    ErrorCode,
+    HiveInfo,
+    ProtocolError,
+    RemoteError,
+    StopRequest,
+    decode,
+)
+
+#: A hive starts in a fraction of a second; on a node that swaps or has a slow home it may take a while.
+START_TIMEOUT_S = 45.0
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A node that is ready to work. probe_s and bootstrap_s: seconds spent on each."""
+
+    hive: HiveClient
+    info: HiveInfo
+    probe: Probe
+    ready: bootstrap.Ready
+    probe_s: float
+    bootstrap_s: float
+    payload: Payload = field(repr=False)
+
+
+async def attach(connection: Connection, node: Node, context: Context, emit: Emit) -> Attached:
+    """Probe the node, put what is missing, and find or start its hive.
+
+    Raises NodeError NODE_UNSUPPORTED, BOOTSTRAP_FAILED, DISK_FULL or VERSION_MISMATCH, and ConnectError.
+    """
+    began = time.monotonic()
+    payload = build_payload()
+    found = await probe(connection, node)
+    probed = time.monotonic()
+    if bootstrap.is_complete(found, node, payload, context):
+        ready = await bootstrap.ensure(connection, found, node, payload, context=context, emit=emit)
+    else:
+        async with keeper_lock(context.settings, f"bootstrap-{node.name}", f"prepares {node.name}", emit):
+            found = await probe(connection, node)
+            ready = await bootstrap.ensure(connection, found, node, payload, context=context, emit=emit)
+    connection.pipe_command = (*ready.command, "pipe")
+    hive, info = await _current_hive(connection, found, ready, context, emit)
+    done = time.monotonic()
+    return Attached(hive, info, found, ready, probed - began, done - probed, payload)
+
+
+async def _current_hive(
+    connection: Connection, found: Probe, ready: bootstrap.Ready, context: Context, emit: Emit
+) -> tuple[HiveClient, HiveInfo]:
+    """The node's hive, ours or newer with the same protocol."""
+    hive = hive_at(connection, found.run_dir, context)
+    info = await health_or_none(hive) if found.hive_socket_present else None
+    if info and _is_outdated(info, ready):
+        emit(Notice(f"replacing the hive of rbee {info.version} (its workers finish what they do first)"))
+        await hive.stop(StopRequest(drain=True))
+        info = None
+    if info is None:
+        info = await _start_hive(connection, found, ready)
+    return hive, info
+
+
+def hive_at(connection: Connection, run_dir: str, context: Context) -> HiveClient:
+    return HiveClient(connection, f"{run_dir}/{HIVE_SOCKET}", keeper_id=context.keeper_id)
+
+
+async def health_or_none(hive: HiveClient) -> HiveInfo | None:
+    """None where nobody listens: no hive runs, whatever is left of its socket."""
+    try:
+        return await hive.health()
+    except NodeError as error:
+        if error.code is not ErrorCode.WORKER_GONE:
+            raise
+        return None
+
+
+def _is_outdated(info: HiveInfo, ready: bootstrap.Ready) -> bool:
+    """Whether to replace this hive. The same version with another payload is a development checkout: ours counts.
+
+    Raises NodeError VERSION_MISMATCH for a hive that speaks a newer protocol.
+    """
+    if info.protocol > PROTOCOL:
+        raise NodeError(
+            ErrorCode.VERSION_MISMATCH,
+            f"the hive speaks protocol {info.protocol} (rbee {info.version}), this keeper {PROTOCOL} ({__version__})",
+            hint="upgrade rbee here, or stop that hive with the rbee that started it: `rbee hive stop NODE`",
+            details={"hive": info.version, "keeper": __version__},
+        )
+    if info.payload == ready.digest:
+        return False
+    return info.protocol < PROTOCOL or _numbers(info.version) <= _numbers(__version__)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+async def _start_hive(connection: Connection, found: Probe, ready: bootstrap.Ready) -> HiveInfo:
+    """Start the hive, or find the one that somebody else started in the meantime."""
+    words = [*ready.command, "hive", "--home", found.home, "--run-dir", found.run_dir]
+    words += ["--payload", ready.digest, "--detach"]
+    result = await connection.run(f"exec {' '.join(map(quote, words))}", timeout=START_TIMEOUT_S)
+    try:
+        answer = json.loads(result.stdout)
+        if isinstance(answer, dict) and "error" in answer:
+            raise NodeError.from_remote(RemoteError.decode(answer))
+        return decode(HiveInfo, answer)
+    except (ValueError, ProtocolError) as error:
+        raise NodeError(
+            ErrorCode.BOOTSTRAP_FAILED,
+            "the hive did not start",
+            hint=f"look at {found.home}/log/hive.log on the node",
+            details={"status": result.status, "stderr": result.stderr.strip()[-400:]},
+        ) from error

@@ -1,0 +1,137 @@
+"""Compiles llama-cpp-python into a wheel: on this machine, or on a node that has a compiler.
+
+Rules
+- The source is the locked one: its SHA-256 is checked before anything of it runs.
+- The wheel is not tied to the processor it was built on: every CPU variant is inside, and llama.cpp picks at run time.
+- Whatever ends a build (an error, Ctrl-C), its processes end first, and its folder goes with it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from rbee import child, locked, pip
+from rbee.errors import NodeError
+from rbee.events import Emit, Progress
+from rbee.platforms import Target
+from rbee_remote.protocol import ErrorCode
+
+BACKENDS = ("cpu", "cuda", "rocm", "vulkan", "metal")
+
+#: How each backend is switched on. Everything else is common to all of them.
+_BACKEND_FLAGS = {
+    "cpu": (),
+    "cuda": ("-DGGML_CUDA=ON",),
+    "rocm": ("-DGGML_HIP=ON",),
+    "vulkan": ("-DGGML_VULKAN=ON",),
+    "metal": ("-DGGML_METAL=ON", "-DGGML_METAL_EMBED_LIBRARY=ON"),
+}
+#: The compiler a backend needs besides the one for C++.
+TOOLKIT = {"cuda": "nvcc", "rocm": "hipcc", "vulkan": "glslc"}
+
+_STEP = re.compile(r"^\s*\[(\d+)/(\d+)\]")
+_LAST_LINES = 12
+KEY = "build"
+
+
+def cmake_flags(target: Target, backend: str) -> str:
+    """CMAKE_ARGS for a wheel that runs on any processor of `target`'s kind.
+
+    On Linux every backend, the CPU variants too, is a library of its own, loaded at run time. On macOS they are
+    linked in: all of Apple's own processors have what the compiler assumes by default.
+    """
+    common = ["-DGGML_NATIVE=OFF", "-DLLAVA_BUILD=OFF", "-DGGML_RPC=ON"]
+    if target.system == "Linux":
+        common += ["-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON"]
+    return " ".join([*common, *_BACKEND_FLAGS[backend]])
+
+
+def missing_tool(backend: str) -> str | None:
+    """What this machine lacks to build for a backend: a program's name, None when it has all."""
+    if not (os.environ.get("CXX") or any(map(shutil.which, ("c++", "g++", "clang++")))):
+        return "c++"
+    toolkit = TOOLKIT.get(backend)
+    return None if toolkit is None or shutil.which(toolkit) else toolkit
+
+
+async def build_here(flags: str, folder: Path, log: Path, emit: Emit) -> Path:
+    """Compile in `folder` (which must exist) and return the wheel inside it. log: all that was said, kept on failure.
+
+    Raises NodeError BOOTSTRAP_FAILED; missing tools are the caller's to look for.
+    """
+    source = await fetch_source(folder, emit)
+    wheels = folder / "built"
+    words = pip.command("wheel", "--verbose", "--no-deps", "--no-cache-dir", "--wheel-dir", wheels, source)
+    with BuildLog(log, emit) as build_log:
+        status = await child.run(words, build_log.hear, env={**pip.environment(folder), "CMAKE_ARGS": flags})
+        if status != 0:
+            raise build_log.failure("here")
+    build_log.discard()
+    (wheel,) = wheels.glob("*.whl")
+    return wheel
+
+
+async def fetch_source(folder: Path, emit: Emit) -> Path:
+    """The locked source of llama-cpp-python, in a folder below `folder`."""
+    requirement = locked.llama()
+    text = f"downloading the source of {requirement.name} {requirement.version}"
+    emit(Progress("source", text, 0.0, None))
+    target = folder / "source"
+    await pip.download([requirement.line()], target, on_line=pip.report_bytes(emit, "source", text))
+    (source,) = target.iterdir()
+    return source
+
+
+class BuildLog:
+    """Listens to a build: all of it goes to a file, its steps become progress, its last words an error."""
+
+    def __init__(self, path: Path, emit: Emit, clock: Callable[[], float] = time.monotonic) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path = path
+        self._file = path.open("w", encoding="utf-8")
+        self._emit = emit
+        self._clock = clock
+        self._began = clock()
+        self._last: deque[str] = deque(maxlen=_LAST_LINES)
+        self._errors: list[str] = []
+        self._emit(Progress(KEY, "preparing to build llama.cpp", 0.0, None, "steps"))
+
+    def __enter__(self) -> BuildLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def hear(self, line: str) -> None:
+        self._file.write(f"{line}\n")
+        if step := _STEP.match(line):
+            text = f"building llama.cpp ({_elapsed(self._clock() - self._began)})"
+            self._emit(Progress(KEY, text, float(step[1]), float(step[2]), "steps"))
+        if line.strip():
+            self._last.append(line.strip()[:300])
+        if re.search(r"\berror\b[: ]|CMake Error", line) and len(self._errors) < _LAST_LINES:
+            self._errors.append(line.strip()[:300])
+
+    def discard(self) -> None:
+        self._path.unlink()
+
+    def failure(self, where: str) -> NodeError:
+        """What to raise when the build ended badly. where: "here" or the node's name."""
+        said = self._errors[0] if self._errors else (self._last[-1] if self._last else "no output")
+        return NodeError(
+            ErrorCode.BOOTSTRAP_FAILED,
+            f"llama.cpp did not build {where}: {said}",
+            hint=f"the whole log is {self._path}",
+            details={"log": str(self._path), "last_lines": list(self._last)},
+        )
+
+
+def _elapsed(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

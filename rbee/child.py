@@ -1,0 +1,95 @@
+"""Child processes whose output is read line by line, and which end with us: each has its own process group.
+
+Rules
+- Leaving `lines` early, by an error or by a cancellation (Ctrl-C), ends the whole group before anything else goes on.
+- SIGTERM comes first: ninja puts its compilers into groups of their own, and only ninja can end those.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+#: A compiler's command line can be long; asyncio's own limit is 64 KiB.
+MAX_LINE = 4 * 1024 * 1024
+PATIENCE_S = 5.0
+
+OnLine = Callable[[str], None]
+
+
+async def run(
+    command: Sequence[str | Path],
+    on_line: OnLine,
+    *,
+    env: dict[str, str] | None = None,
+    stdin: bytes = b"",
+    errors: Path | None = None,
+) -> int:
+    """Run a command, hand each line of its output to `on_line` (without the newline), and return its exit status.
+
+    env: variables on top of our own. errors: the file that stderr goes to; without one it is read along with stdout.
+    """
+    with _log_file(errors) as stderr:
+        process = await asyncio.create_subprocess_exec(
+            *map(str, command),
+            stdin=PIPE if stdin else DEVNULL,
+            stdout=PIPE,
+            stderr=stderr,
+            env={**os.environ, **(env or {})},
+            limit=MAX_LINE,
+            start_new_session=True,
+        )
+    try:
+        if process.stdin:
+            await _feed(process, stdin)
+        assert process.stdout
+        async for line in process.stdout:
+            on_line(line.decode(errors="replace").rstrip("\r\n"))
+        return await process.wait()
+    finally:
+        await asyncio.shield(_end_group(process))
+
+
+@contextmanager
+def _log_file(path: Path | None) -> Iterator[int]:
+    """A descriptor for stderr: of the file, or the one that means stdout."""
+    if path is None:
+        yield STDOUT
+        return
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        yield file.fileno()
+
+
+async def _feed(process: Process, data: bytes) -> None:
+    assert process.stdin
+    with suppress(BrokenPipeError, ConnectionResetError):  # it ended early; its exit status and output say why
+        process.stdin.write(data)
+        await process.stdin.drain()
+    process.stdin.close()
+
+
+async def _end_group(process: Process) -> None:
+    """End whatever is left of the group. Its number is not given to others while a member lives."""
+    deadline = asyncio.get_running_loop().time() + PATIENCE_S
+    ending = _signal_group(process.pid, signal.SIGTERM)
+    while ending and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.02)
+        ending = _signal_group(process.pid, 0)
+    if ending:
+        _signal_group(process.pid, signal.SIGKILL)
+    await process.wait()
+
+
+def _signal_group(group: int, number: int) -> bool:
+    """Whether there was anybody to signal."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,45 @@
+"""`rbee logs`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rbee.cli.options import NodeArgument
+from rbee.cli.shell import Shell, command
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "logs", example="rbee logs gpu1 --worker 3f9a --follow")(logs)
+
+
+def logs(
+    shell: Shell,
+    node: NodeArgument,
+    worker: Annotated[
+        str | None, typer.Option("--worker", metavar="ID", help="That worker's log; left out: the hive's.")
+    ] = None,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, metavar="N", help="How many of the last lines.")] = 100,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as more is written.")] = False,
+) -> None:
+    """Show the log of a node's hive, or of one of its workers."""
+    from rbee import fleet
+
+    context = shell.context
+    renderer = shell.renderer
+
+    def write(line: bytes) -> None:
+        renderer.write(line.decode(errors="replace"))
+
+    shell.run(
+        fleet.logs(
+            context,
+            context.inventory.node(node),
+            worker=worker,
+            lines=lines,
+            follow=follow,
+            write=write,
+            emit=renderer,
+        )
+    )

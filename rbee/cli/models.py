@@ -1,0 +1,81 @@
+"""`rbee models`: what is on the nodes' disks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rbee.cli.options import NodeArgument, NodesArgument
+from rbee.cli.shell import Shell, command, group
+from rbee.errors import UsageError
+from rbee.settings import expand
+
+RefArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="smollm2:135m, hf:OWNER/REPO:QUANT, file:PATH, https://…")
+]
+
+
+def register(app: typer.Typer) -> None:
+    models = group(app, "models", "The models on the nodes' disks.")
+    command(models, "list", example="rbee models list gpu1")(list_)
+    command(models, "pull", example="rbee models pull gpu1 hf:HuggingFaceTB/SmolLM2-360M-Instruct-GGUF:Q8_0")(pull)
+    command(models, "push", example="rbee models push gpu1 ./my-model.gguf")(push)
+    command(models, "rm", example="rbee models rm gpu1 smollm2:135m")(rm)
+
+
+def list_(shell: Shell, nodes: NodesArgument = None) -> None:
+    """List the models of all nodes; a node that does not answer is a row."""
+    from rbee import fleet
+    from rbee.cli.views import models_table
+
+    context = shell.context
+    shell.renderer.table(models_table(shell.run(fleet.models(context, context.inventory.select(nodes)))))
+
+
+def pull(shell: Shell, node: NodeArgument, model: RefArgument) -> None:
+    """Have a node download a model; where it has no way out, the keeper does and brings it."""
+    from rbee import fleet
+    from rbee.cli.views import model_data
+
+    context = shell.context
+    info = shell.run(fleet.pull(context, context.inventory.node(node), model, shell.renderer))
+    shell.renderer.done(f"{info.model} is on {node}", {"node": node, **model_data(info)})
+
+
+def push(
+    shell: Shell,
+    node: NodeArgument,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A file on this machine, or a model's name.")],
+) -> None:
+    """Bring a model from this machine to a node."""
+    from rbee import fleet
+    from rbee.cli.views import model_data
+
+    context = shell.context
+    info = shell.run(fleet.push(context, context.inventory.node(node), file_or_ref(model), shell.renderer))
+    shell.renderer.done(f"{info.model} is on {node}", {"node": node, **model_data(info)})
+
+
+def rm(shell: Shell, node: NodeArgument, model: RefArgument) -> None:
+    """Remove a model from a node; one that a worker holds stays."""
+    from rbee import fleet
+
+    context = shell.context
+    info = shell.run(fleet.remove_model(context, context.inventory.node(node), model, shell.renderer))
+    shell.renderer.done(f"removed {info.model} from {node}", {"removed": info.model, "node": node})
+
+
+def file_or_ref(text: str) -> Path | str:
+    """A path where `text` looks like one or is a file here, else a model's name. Raises UsageError for no such file."""
+    if text.startswith(("hf:", "file:", "https:")):
+        return text
+    path = expand(text)
+    if path.is_file():
+        return path.absolute()
+    if "/" in text or text.endswith(".gguf"):
+        raise UsageError(
+            f"there is no file {text}", hint="a model's name is smollm2:135m, hf:OWNER/REPO:QUANT or https://…"
+        )
+    return text

@@ -1,0 +1,174 @@
+"""`rbee nodes`: the inventory from the command line, and whether its nodes answer."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rbee.cli.options import NodeArgument, NodesArgument
+from rbee.cli.shell import Shell, command, group
+from rbee.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rbee.inventory import Node
+
+_ADDRESS = re.compile(
+    r"(?:(?P<user>[^@]+)@)?(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^\[\]:]+|[0-9A-Fa-f:.%]*:[^\[\]]*:[^\[\]]*))(?::(?P<port>[0-9]+))?"
+)
+
+
+def register(app: typer.Typer) -> None:
+    nodes = group(app, "nodes", "The machines in the inventory.")
+    command(nodes, "add", example="rbee nodes add gpu1 vince@192.0.2.11 --tag cuda")(add)
+    command(nodes, "list", example="rbee nodes list --json")(list_)
+    command(nodes, "show", example="rbee nodes show gpu1")(show)
+    command(nodes, "remove", example="rbee nodes remove gpu1")(remove)
+    command(nodes, "ping", example="rbee nodes ping @cuda")(ping)
+    command(nodes, "check", example="rbee nodes check gpu1")(check)
+
+
+def add(
+    shell: Shell,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call the node.")],
+    address: Annotated[
+        str, typer.Argument(metavar="[USER@]HOST[:PORT]", help="Where it is; an alias of ~/.ssh/config will do.")
+    ],
+    identity: Annotated[
+        Path | None, typer.Option("--identity", metavar="FILE", help="The private key to log in with.")
+    ] = None,
+    jump: Annotated[
+        list[str] | None,
+        typer.Option("--jump", "-J", metavar="NODE", help="Go through this node or host; may be repeated, in order."),
+    ] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="TAG", help="For --node @TAG; may be repeated.")
+    ] = None,
+    backend: Annotated[
+        str, typer.Option("--backend", metavar="NAME", help="auto, cpu, cuda, metal, rocm or vulkan.")
+    ] = "auto",
+    home: Annotated[
+        str | None,
+        typer.Option(
+            "--home", metavar="PATH", help="Where rbee lives on the node. [default: ~/.rbee/node]", show_default=False
+        ),
+    ] = None,
+    no_check: Annotated[bool, typer.Option("--no-check", help="Write it down without connecting.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Accept the host key unseen.")] = False,
+) -> None:
+    """Connect to a machine, pin its host key, and write it into the inventory."""
+    from rbee.cli.views import node_data
+    from rbee.inventory_edit import add_node
+    from rbee.render_text import one_line
+
+    path = shell.writable_inventory()
+    node = make_node(name, address, identity=identity, jump=jump, tags=tag, backend=backend, home=home)
+    context = shell.context
+    if node.name in context.inventory.nodes:
+        raise UsageError(f"there is a node {name!r} already", hint=f"`rbee nodes remove {name}` takes it out")
+    if not no_check:
+        from rbee import nodes
+
+        node = shell.run(nodes.add(context, node, check_it=True, assume_yes=yes, emit=shell.renderer))
+    add_node(path, node)
+    key = f", host key {node.host_key}" if node.host_key else ""
+    shell.renderer.done(one_line(f"added {name} to {path}{key}"), {"added": node_data(node), "inventory": str(path)})
+
+
+def list_(shell: Shell, nodes: NodesArgument = None) -> None:
+    """List the nodes of the inventory."""
+    from rbee.cli.views import nodes_table
+
+    shell.renderer.table(nodes_table(shell.inventory.select(nodes)))
+
+
+def show(shell: Shell, node: NodeArgument) -> None:
+    """Show all that the inventory says of one node, defaults included."""
+    from rbee.cli.views import node_data
+
+    shell.renderer.record(node_data(shell.inventory.node(node)))
+
+
+def remove(shell: Shell, node: NodeArgument) -> None:
+    """Take a node out of the inventory. What is on the machine stays there."""
+    from rbee.inventory_edit import remove_node
+
+    path = shell.writable_inventory()
+    remove_node(path, node)
+    with shell.open_registry() as registry:
+        registry.forget_node(node)
+    shell.renderer.done(f"removed {node} from {path}", {"removed": node, "inventory": str(path)})
+
+
+def ping(shell: Shell, nodes: NodesArgument = None) -> None:
+    """Connect to all nodes at once, and say how long it took."""
+    from rbee import nodes as use_cases
+    from rbee.cli.views import partial_failure, pings_table
+
+    context = shell.context
+    answers = shell.run(use_cases.ping(context, context.inventory.select(nodes), shell.renderer))
+    shell.renderer.table(pings_table(answers))
+    failure = partial_failure([answer.error for answer in answers])
+    if failure:
+        raise failure
+
+
+def check(shell: Shell, node: NodeArgument) -> None:
+    """Look a node over, and say how to fix what is wrong."""
+    from rbee import nodes
+    from rbee.cli.views import findings_table
+
+    context = shell.context
+    findings = shell.run(nodes.check(context, context.inventory.node(node), shell.renderer))
+    shell.renderer.table(findings_table(findings))
+
+
+def make_node(
+    name: str,
+    address: str,
+    *,
+    identity: Path | None = None,
+    jump: list[str] | None = None,
+    tags: list[str] | None = None,
+    backend: str = "auto",
+    home: str | None = None,
+) -> Node:
+    """A node from the words of a command line, checked as the inventory's are. Raises UsageError."""
+    from rbee.inventory import LOCAL, Node
+    from rbee.inventory_schema import ALL, KEYS, check_name
+
+    match = _ADDRESS.fullmatch(address)
+    if not match:
+        raise UsageError(
+            f"{address!r} is no [USER@]HOST[:PORT]",
+            hint="an IPv6 address with a port goes in brackets: [2001:db8::1]:22",
+        )
+    if name in (ALL, LOCAL):
+        raise UsageError(f"{name!r} has a meaning of its own and cannot be a node's name")
+
+    def checked(what: str, check: Callable[[Any], Any], value: Any) -> Any:
+        try:
+            return check(value)
+        except ValueError as error:
+            raise UsageError(f"{what}: {error}") from error
+
+    given: dict[str, Any] = {
+        "host": match["v6"] or match["host"],
+        "user": match["user"],
+        "port": int(match["port"]) if match["port"] else None,
+        "jump": jump or None,
+        "tags": tags or None,
+        "backend": backend,
+        "home": home,
+        "identity_file": str(identity) if identity else None,
+    }
+    fields = {KEYS[key][0]: checked(key, KEYS[key][1], value) for key, value in given.items() if value is not None}
+    if "identity_file" in fields:
+        fields["identity_file"] = fields["identity_file"].absolute()
+        if not fields["identity_file"].is_file():
+            raise UsageError(f"there is no key file {fields['identity_file']}")
+    return Node(name=checked("NAME", check_name, name), **fields)

@@ -1,0 +1,49 @@
+"""Options and arguments that several commands share, and their checks."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rbee.errors import UsageError
+
+
+def complete_node(incomplete: str) -> list[str]:
+    """Names for the shell's completion; none where the inventory is wrong, which is no time to say so."""
+    from rbee.errors import RbeeError
+    from rbee.inventory import load
+
+    try:
+        nodes = load().nodes.values()
+    except RbeeError:
+        return []
+    names = [node.name for node in nodes] + sorted({f"@{tag}" for node in nodes for tag in node.tags})
+    return [name for name in names if name.startswith(incomplete)]
+
+
+NodeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--node", metavar="NAME", help="A node, @TAG for one of several, or all.", autocompletion=complete_node
+    ),
+]
+NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="The node's name.", autocompletion=complete_node)]
+NodesArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[NODE]", help="A node, @TAG or all; left out: all.", autocompletion=complete_node),
+]
+NowOption = Annotated[bool, typer.Option("--now", help="Do not wait for running requests.")]
+WorkerArgument = Annotated[str, typer.Argument(metavar="ID", help="The worker's id, or the beginning of it.")]
+
+
+def duration(text: str | None, option: str) -> float | None:
+    """Seconds, None for an option that was not given. Raises UsageError that names the option."""
+    from rbee.durations import parse_duration
+
+    if text is None:
+        return None
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from error

@@ -1,0 +1,253 @@
+"""What every command has in common: the options that stand before or after its name, and what they give it.
+
+    @command(app, "list", example="rbee nodes list --json")
+    def list_(shell: Shell) -> None: ...
+
+`command` adds the common options to the function's own, and calls it with a `Shell` in place of its first parameter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from rbee.render import Output, OutputClosed, Renderer, can_ask, make_renderer
+
+if TYPE_CHECKING:
+    from rbee.context import Context
+    from rbee.inventory import Inventory
+    from rbee.registry import Registry
+    from rbee.settings import Settings
+
+T = TypeVar("T")
+
+InventoryOption = Annotated[
+    Path | None, typer.Option("--inventory", "-i", metavar="FILE", help="The inventory to use.", show_default=False)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+VerboseOption = Annotated[
+    int, typer.Option("--verbose", "-v", count=True, help="Say more; twice: all of it.", show_default=False)
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only what was asked for, and errors.")]
+NoColorOption = Annotated[bool, typer.Option("--no-color", help="No colours; $NO_COLOR does the same.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The common options. Before and after the command's name they mean the same; the later one wins."""
+
+    inventory: Path | None = None
+    json: bool = False
+    verbose: int = 0
+    quiet: bool = False
+    no_color: bool = False
+
+    def merged(self, later: Options) -> Options:
+        return Options(
+            inventory=later.inventory or self.inventory,
+            json=later.json or self.json,
+            verbose=max(later.verbose, self.verbose),
+            quiet=later.quiet or self.quiet,
+            no_color=later.no_color or self.no_color,
+        )
+
+
+_COMMON: dict[str, Any] = {
+    "inventory": InventoryOption,
+    "json": JsonOption,
+    "verbose": VerboseOption,
+    "quiet": QuietOption,
+    "no_color": NoColorOption,
+}
+
+
+@dataclass
+class State:
+    """What one run of the command line keeps: options as they are read, the command's renderer for a late error."""
+
+    options: Options = field(default_factory=Options)
+    renderer: Renderer | None = None
+
+
+class Shell:
+    """The surroundings of one command: its options, and what is made of them when it is asked for."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self.options = state.options
+
+    @property
+    def renderer(self) -> Renderer:
+        return self._state.renderer or self.use_renderer()
+
+    def use_renderer(self, *, stream: bool = True, timing: bool = False) -> Renderer:
+        """Set the command's renderer up; `infer` asks for more than the options that all share."""
+        options = self.options
+        self._state.renderer = make_renderer(
+            json=options.json,
+            quiet=options.quiet,
+            verbose=options.verbose,
+            color=not options.no_color,
+            stream=stream,
+            timing=timing,
+        )
+        return self._state.renderer
+
+    @cached_property
+    def settings(self) -> Settings:
+        from rbee.settings import Settings
+
+        return Settings.from_environment()
+
+    @cached_property
+    def inventory(self) -> Inventory:
+        """Raises ConfigError."""
+        from rbee.inventory import load
+
+        return load(self.options.inventory, self.settings)
+
+    def writable_inventory(self) -> Path:
+        """The file to write nodes into: the one in use, else `inventory.toml` in rbee's home. It may be missing."""
+        from rbee.inventory import find, parse
+
+        path = find(self.options.inventory, self.settings) or self.settings.inventory_path
+        if not path.exists():
+            self.inventory = parse(b"", path)
+        return path
+
+    @cached_property
+    def context(self) -> Context:
+        """Raises ConfigError for a wrong inventory."""
+        from rbee.context import Context
+        from rbee.settings import keeper_id
+
+        asks = can_ask() and not self.options.json
+        return Context(
+            settings=self.settings,
+            inventory=self.inventory,
+            open_registry=self.open_registry,
+            keeper_id=keeper_id(self.settings),
+            ask=self.renderer.ask if asks else None,
+            ask_passphrase=self.renderer.ask_passphrase if asks else None,
+        )
+
+    def open_registry(self) -> Registry:
+        """Raises ConfigError. A registry that had to be remade is told of."""
+        from rbee.events import Notice
+        from rbee.registry import Registry
+
+        registry = Registry.open(self.settings.registry_path)
+        if registry.recovered:
+            self.renderer(Notice(f"the registry was damaged; it is kept as {registry.recovered}, and begun anew"))
+        return registry
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a use case. SIGTERM and SIGHUP cancel it as Ctrl-C does, so that it cleans up: KeyboardInterrupt."""
+        import asyncio
+
+        try:
+            return asyncio.run(_cancelable(work))
+        except asyncio.CancelledError as error:
+            raise KeyboardInterrupt from error
+
+
+async def _cancelable(work: Coroutine[Any, Any, T]) -> T:
+    import asyncio
+    import signal
+
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, task.cancel)
+    return await work
+
+
+def command(app: typer.Typer, name: str, *, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function, whose first parameter is a `Shell`, as the command `name`; `example` ends its help."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+
+        def call(context: typer.Context, **values: Any) -> None:
+            _take_options(context, values)
+            shell = Shell(context.obj)
+            if shell.options.verbose:
+                _log_to_stderr(shell.options.verbose)
+            try:
+                function(shell, **values)
+            finally:
+                if context.obj.renderer:
+                    _close(context.obj.renderer)
+
+        _dress(call, function, own)
+        app.command(name, epilog=f"Example: {example}")(call)
+        return function
+
+    return register
+
+
+def group(app: typer.Typer, name: str, help_text: str) -> typer.Typer:
+    """A group of commands that takes the common options before the command's name too."""
+    child = typer.Typer(name=name, help=help_text, rich_markup_mode=None)
+    options_callback(child, help_text)
+    app.add_typer(child)
+    return child
+
+
+def options_callback(app: typer.Typer, help_text: str) -> None:
+    """Let `app` itself take the common options; without a command it shows its help."""
+
+    def call(context: typer.Context, **values: Any) -> None:
+        _take_options(context, values)
+        if context.invoked_subcommand is None:
+            Output(sys.stdout).write(context.get_help() + "\n")
+
+    _dress(call, None, [])
+    app.callback(help=help_text, invoke_without_command=True)(call)
+
+
+def _take_options(context: typer.Context, values: dict[str, Any]) -> None:
+    """Move the common options out of `values` into the run's state."""
+    later = Options(**{name: values.pop(name) for name in _COMMON})
+    context.obj.options = context.obj.options.merged(later)
+
+
+def _dress(call: Callable[..., None], function: Callable[..., None] | None, own: list[inspect.Parameter]) -> None:
+    """Give `call` the signature that Typer is to read: its context, the command's own parameters, the common ones."""
+    if function:
+        functools.update_wrapper(call, function)
+        del call.__wrapped__  # type: ignore[attr-defined]  # Typer would read the inner signature
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    defaults = Options()
+    common = [
+        inspect.Parameter(name, keyword, annotation=kind, default=getattr(defaults, name))
+        for name, kind in _COMMON.items()
+    ]
+    parameters = [context, *(parameter.replace(kind=keyword) for parameter in own), *common]
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+
+
+def _log_to_stderr(verbose: int) -> None:
+    """-v: what the libraries say of their work; -vv: all of it."""
+    import logging
+
+    level = logging.INFO if verbose == 1 else logging.DEBUG
+    logging.basicConfig(level=level, format="%(name)s: %(message)s", stream=sys.stderr)
+
+
+def _close(renderer: Renderer) -> None:
+    """Whoever read stdout may have gone; what brought us here matters more."""
+    with contextlib.suppress(OutputClosed):
+        renderer.close()

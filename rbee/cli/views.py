@@ -1,0 +1,187 @@
+"""Inventory and answers of nodes as tables and JSON values; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rbee.durations import format_duration
+from rbee.errors import RbeeError
+from rbee.inventory import Node
+from rbee.render import Table
+from rbee.render_text import amount, clock_time, error_data, one_line
+from rbee_remote.protocol import ErrorCode
+
+if TYPE_CHECKING:
+    from rbee.nodes import Ping
+    from rbee.probe import Finding
+    from rbee.reach import PerNode
+    from rbee_remote.protocol import HiveInfo, ModelInfo, WorkerInfo, WorkerStatus
+
+
+def node_data(node: Node) -> dict[str, Any]:
+    """Every key of the inventory, as JSON values."""
+    return {
+        "name": node.name,
+        "host": node.host,
+        "port": node.port,
+        "user": node.user,
+        "identity_file": str(node.identity_file) if node.identity_file else None,
+        "host_key": node.host_key,
+        "jump": list(node.jump),
+        "tags": sorted(node.tags),
+        "backend": node.backend,
+        "home": node.home,
+        "model": node.model,
+        "keep_alive": format_duration(node.keep_alive_s),
+        "max_workers": node.max_workers,
+        "slots": node.slots,
+        "ctx": node.ctx,
+        "env": node.env,
+    }
+
+
+def address(node: Node) -> str:
+    """[USER@]HOST[:PORT], or what stands for this machine."""
+    if node.host is None:
+        return "this machine"
+    host = f"[{node.host}]" if ":" in node.host and node.port else node.host
+    return f"{node.user + '@' if node.user else ''}{host}{f':{node.port}' if node.port else ''}"
+
+
+def nodes_table(nodes: Sequence[Node]) -> Table:
+    rows = [
+        (node.name, address(node), " ".join(sorted(node.tags)) or "-", node.backend, node.model or "-")
+        for node in nodes
+    ]
+    return Table(("NAME", "ADDRESS", "TAGS", "BACKEND", "MODEL"), rows, [node_data(node) for node in nodes])
+
+
+def pings_table(answers: Sequence[PerNode[Ping]]) -> Table:
+    rows: list[Sequence[str]] = []
+    data: list[Mapping[str, Any]] = []
+    for answer in answers:
+        ping = answer.value
+        times = (ping.connect_s, ping.authenticate_s, ping.rtt_s) if ping else (None, None, None)
+        rows.append((answer.node.name, "ok" if ping else "FAILED", *map(milliseconds, times), why(answer.error)))
+        seconds = dict(zip(("connect_s", "authenticate_s", "rtt_s"), times, strict=True))
+        data.append({"node": answer.node.name, "ok": ping is not None, **seconds, **_error(answer.error)})
+    return Table(("NODE", "PING", "CONNECT", "AUTHENTICATE", "ROUND TRIP", "WHY"), rows, data)
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    rows = [(str(f.level).upper(), f.title, one_line(f.detail), one_line(f.fix)) for f in findings]
+    data = [{"level": str(f.level), "title": f.title, "detail": f.detail, "fix": f.fix} for f in findings]
+    return Table(("LEVEL", "WHAT", "FOUND", "FIX"), rows, data)
+
+
+def workers_table(answers: Sequence[PerNode[list[WorkerInfo]]]) -> Table:
+    """A node that does not answer is a row."""
+    rows: list[Sequence[str]] = []
+    data: list[Mapping[str, Any]] = []
+    for answer in answers:
+        name = answer.node.name
+        if answer.error:
+            rows.append((name, "-", "-", "unreachable", "-", "-", "-", why(answer.error)))
+            data.append({"node": name, **_error(answer.error)})
+        for worker in answer.value or ():
+            rows.append((name, *_worker_cells(worker)))
+            data.append({"node": name, **worker_data(worker)})
+    return Table(("NODE", "ID", "MODEL", "STATE", "DEVICE", "SLOTS", "MEMORY", "NOTE"), rows, data)
+
+
+def _worker_cells(worker: WorkerInfo) -> tuple[str, ...]:
+    state = worker.state.value
+    if state == "loading":
+        state = f"loading {worker.progress:.0%}"
+    note = f"idle for {clock_time(worker.idle_s)}" if worker.idle_s is not None else ""
+    if worker.error:
+        note = one_line(str(worker.error.get("message", "")))
+    memory = f"{worker.rss_mb} MB" if worker.rss_mb else "-"
+    return (worker.id, worker.model, state, worker.device, f"{worker.slots_free}/{worker.slots} free", memory, note)
+
+
+def worker_data(worker: WorkerInfo) -> dict[str, Any]:
+    from rbee_remote.protocol import encode
+
+    return encode(worker)
+
+
+def health_table(answers: Sequence[PerNode[list[tuple[WorkerInfo, WorkerStatus | None]]]]) -> Table:
+    """What the workers say themselves; None for one that does not answer."""
+    from rbee_remote.protocol import encode
+
+    rows: list[Sequence[str]] = []
+    data: list[Mapping[str, Any]] = []
+    for answer in answers:
+        name = answer.node.name
+        if answer.error:
+            rows.append((name, "-", "-", "unreachable", "-", "-", why(answer.error)))
+            data.append({"node": name, **_error(answer.error)})
+        for info, status in answer.value or ():
+            cells = (f"{status.slots_free}/{status.slots} free", str(status.queued)) if status else ("-", "-")
+            state = status.state.value if status else "no answer"
+            rows.append((name, info.id, info.model, state, *cells, ""))
+            data.append({"node": name, "id": info.id, "healthy": bool(status), "status": status and encode(status)})
+    return Table(("NODE", "ID", "MODEL", "HEALTH", "SLOTS", "QUEUED", "NOTE"), rows, data)
+
+
+def models_table(answers: Sequence[PerNode[list[ModelInfo]]]) -> Table:
+    """A node that does not answer is a row."""
+    rows: list[Sequence[str]] = []
+    data: list[Mapping[str, Any]] = []
+    for answer in answers:
+        name = answer.node.name
+        if answer.error:
+            rows.append((name, "-", "-", "-", why(answer.error)))
+            data.append({"node": name, **_error(answer.error)})
+        for model in answer.value or ():
+            rows.append((name, model.model, amount(model.size), model.meta.quantization or "-", model.source))
+            data.append({"node": name, **model_data(model)})
+    return Table(("NODE", "MODEL", "SIZE", "QUANTIZATION", "SOURCE"), rows, data)
+
+
+def model_data(model: ModelInfo) -> dict[str, Any]:
+    from rbee_remote.protocol import encode
+
+    return encode(model)
+
+
+def hives_table(answers: Sequence[PerNode[HiveInfo | None]]) -> Table:
+    """None: no hive runs there, which is no fault."""
+    from rbee_remote.protocol import encode
+
+    rows: list[Sequence[str]] = []
+    data: list[Mapping[str, Any]] = []
+    for answer in answers:
+        name, hive = answer.node.name, answer.value
+        if hive is None:
+            rows.append((name, "unreachable" if answer.error else "none", "-", "-", "-", why(answer.error)))
+            data.append({"node": name, "hive": None, **_error(answer.error)})
+        else:
+            state = "draining" if hive.draining else "running"
+            rows.append((name, state, hive.version, str(hive.pid), str(hive.workers), hive.home))
+            data.append({"node": name, "hive": encode(hive)})
+    return Table(("NODE", "HIVE", "VERSION", "PID", "WORKERS", "NOTE"), rows, data)
+
+
+def milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1000:.1f} ms"
+
+
+def why(error: RbeeError | None) -> str:
+    return one_line(error.message) if error else ""
+
+
+def partial_failure(errors: Sequence[RbeeError | None]) -> RbeeError | None:
+    """What a command over several nodes ends with: nothing, the error of its only node, or PARTIAL_FAILURE."""
+    failed = [error for error in errors if error]
+    if not failed:
+        return None
+    if len(errors) == 1:
+        return failed[0]
+    return RbeeError(ErrorCode.PARTIAL_FAILURE, f"{len(failed)} of {len(errors)} nodes failed")
+
+
+def _error(error: RbeeError | None) -> dict[str, Any]:
+    return {"error": error_data(error)} if error else {}

@@ -1,0 +1,56 @@
+"""`rbee workers`: what runs where, asked live."""
+
+from __future__ import annotations
+
+import typer
+
+from rbee.cli.options import NodeOption, NodesArgument, NowOption, WorkerArgument
+from rbee.cli.shell import Shell, command, group
+
+
+def register(app: typer.Typer) -> None:
+    workers = group(app, "workers", "The processes that hold a model each.")
+    command(workers, "list", example="rbee workers list @cuda")(list_)
+    command(workers, "show", example="rbee workers show 3f9a")(show)
+    command(workers, "stop", example="rbee workers stop 3f9a --node gpu1")(stop)
+    command(workers, "health", example="rbee workers health gpu1")(health)
+
+
+def list_(shell: Shell, nodes: NodesArgument = None) -> None:
+    """List the workers of all nodes; a node that does not answer is a row."""
+    from rbee import fleet
+    from rbee.cli.views import workers_table
+
+    context = shell.context
+    shell.renderer.table(workers_table(shell.run(fleet.workers(context, context.inventory.select(nodes)))))
+
+
+def show(shell: Shell, worker: WorkerArgument, node: NodeOption = None) -> None:
+    """Show all that a hive knows of one worker."""
+    from rbee import fleet
+    from rbee.cli.views import worker_data
+
+    context = shell.context
+    where, info = shell.run(fleet.find_worker(context, context.inventory.select(node), worker))
+    shell.renderer.record({"node": where.name, **worker_data(info)})
+
+
+def stop(shell: Shell, worker: WorkerArgument, node: NodeOption = None, now: NowOption = False) -> None:
+    """Stop a worker; its memory is free when this returns."""
+    from rbee import fleet
+
+    context = shell.context
+    where, info = shell.run(fleet.find_worker(context, context.inventory.select(node), worker))
+    shell.run(fleet.stop_worker(context, where, info.id, drain=not now, emit=shell.renderer))
+    data = {"stopped": info.id, "model": info.model, "node": where.name}
+    shell.renderer.done(f"stopped worker {info.id} ({info.model}) on {where.name}", data)
+
+
+def health(shell: Shell, nodes: NodesArgument = None) -> None:
+    """Ask each worker itself whether it is well."""
+    from rbee import fleet
+    from rbee.cli.views import health_table
+
+    context = shell.context
+    answers = shell.run(fleet.worker_health(context, context.inventory.select(nodes)))
+    shell.renderer.table(health_table(answers))

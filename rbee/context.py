@@ -1,0 +1,26 @@
+"""What every use case is handed: where things lie, which nodes there are, and whom to ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rbee.inventory import Inventory
+from rbee.registry import OpenRegistry
+from rbee.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """keeper_id: 16 hex digits. open_registry: opens workers.db; whoever opens it closes it.
+
+    ask: puts a yes-or-no question to the user; ask_passphrase: shows its prompt and reads without echo, "" for no
+    answer. Both None where there is nobody to ask: no terminal, or --json. Both block.
+    """
+
+    settings: Settings
+    inventory: Inventory
+    open_registry: OpenRegistry
+    keeper_id: str
+    ask: Callable[[str], bool] | None = None
+    ask_passphrase: Callable[[str], str] | None = None

@@ -1,0 +1,197 @@
+"""The use cases behind `rbee workers`, `models`, `hive` and `logs`: over one node or all of them, always live."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rbee.attach import Attached, attach
+from rbee.connection import Connection, quote
+from rbee.context import Context
+from rbee.errors import NodeError, UsageError
+from rbee.events import Emit, Event
+from rbee.hive_client import WorkerClient
+from rbee.inventory import Node
+from rbee.modelref import parse_ref
+from rbee.probe import probe
+from rbee.provision import ensure_model, push_file, push_model
+from rbee.reach import PerNode, each, reach, remember, running_hive
+from rbee.registry import Registry
+from rbee_remote.protocol import ErrorCode, HiveInfo, ModelInfo, StopRequest, WorkerInfo, WorkerStatus
+
+
+def _silent(_: Event) -> None:
+    """Lists over many nodes show rows, not the progress of each."""
+
+
+async def workers(context: Context, nodes: Sequence[Node]) -> list[PerNode[list[WorkerInfo]]]:
+    """The workers of each node, as its hive says now; the registry is brought up to date on the way."""
+    with context.open_registry() as registry:
+
+        async def ask(node: Node) -> list[WorkerInfo]:
+            async with running_hive(node, context, registry, _silent) as hive:
+                found = await hive.client.workers() if hive else []
+                registry.sync_node(
+                    node.name,
+                    found,
+                    hive_instance=hive.info.instance if hive else "",
+                    payload=hive.info.payload if hive else "",
+                )
+                return found
+
+        return await each(nodes, ask)
+
+
+async def find_worker(context: Context, nodes: Sequence[Node], prefix: str) -> tuple[Node, WorkerInfo]:
+    """The one worker whose id begins with `prefix`. Raises UsageError for none and for several."""
+    asked = await workers(context, nodes)
+    found = [(row.node, info) for row in asked for info in row.value or [] if info.id.startswith(prefix)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(f"{len(found)} workers begin with {prefix!r}", hint="give more of the id")
+    silent = [row.node.name for row in asked if row.error]
+    raise UsageError(
+        f"no worker begins with {prefix!r}",
+        hint=f"these nodes did not answer: {', '.join(silent)}" if silent else "`rbee workers list` shows all",
+    )
+
+
+async def worker_health(
+    context: Context, nodes: Sequence[Node]
+) -> list[PerNode[list[tuple[WorkerInfo, WorkerStatus | None]]]]:
+    """What each worker itself says; None for one that its hive lists but that does not answer."""
+    with context.open_registry() as registry:
+
+        async def ask(node: Node) -> list[tuple[WorkerInfo, WorkerStatus | None]]:
+            async with running_hive(node, context, registry, _silent) as hive:
+                if not hive:
+                    return []
+                infos = await hive.client.workers()
+                return [(info, await _health(hive.connection, info, context)) for info in infos]
+
+        return await each(nodes, ask)
+
+
+async def _health(connection: Connection, info: WorkerInfo, context: Context) -> WorkerStatus | None:
+    worker = WorkerClient(connection, info.socket, worker_id=info.id, keeper_id=context.keeper_id)
+    try:
+        return await worker.health()
+    except NodeError:
+        return None
+
+
+async def stop_worker(context: Context, node: Node, worker_id: str, *, drain: bool, emit: Emit) -> WorkerInfo:
+    """Stop a worker; returns when its process is gone. drain: running requests finish first."""
+    with context.open_registry() as registry:
+        async with running_hive(node, context, registry, emit) as hive:
+            if not hive:
+                raise NodeError(ErrorCode.WORKER_GONE, f"no hive runs on {node.name}", hint="nothing to stop")
+            info = await hive.client.stop_worker(worker_id, StopRequest(drain=drain))
+        registry.drop(node.name, worker_id)
+        return info
+
+
+async def hives(context: Context, nodes: Sequence[Node]) -> list[PerNode[HiveInfo | None]]:
+    """The hive of each node, None where none runs."""
+    with context.open_registry() as registry:
+
+        async def ask(node: Node) -> HiveInfo | None:
+            async with running_hive(node, context, registry, _silent) as hive:
+                return hive.info if hive else None
+
+        return await each(nodes, ask)
+
+
+async def stop_hive(context: Context, node: Node, *, drain: bool, emit: Emit) -> HiveInfo | None:
+    """Stop a node's workers and its hive; None where none ran. drain: running requests finish first."""
+    with context.open_registry() as registry:
+        async with running_hive(node, context, registry, emit) as hive:
+            stopped = await hive.client.stop(StopRequest(drain=drain)) if hive else None
+        registry.sync_node(node.name, [])
+        return stopped
+
+
+async def models(context: Context, nodes: Sequence[Node]) -> list[PerNode[list[ModelInfo]]]:
+    """The catalog of each node; a node that rbee never set up has none, and is left as it is."""
+    with context.open_registry() as registry:
+
+        async def ask(node: Node) -> list[ModelInfo]:
+            async with reach(node, context, registry, _silent) as connection:
+                found = await probe(connection, node)
+                if not (found.runtimes and found.payloads):
+                    return []
+                return await (await attach(connection, node, context, _silent)).hive.models()
+
+        return await each(nodes, ask)
+
+
+async def pull(context: Context, node: Node, ref: str, emit: Emit) -> ModelInfo:
+    """Have a model on a node: downloaded there, or pushed when the node has no way out."""
+    with context.open_registry() as registry:
+        async with reach(node, context, registry, emit) as connection:
+            attached = await _attach(connection, node, context, registry, emit)
+            return await ensure_model(attached, connection, node, parse_ref(ref), context, emit)
+
+
+async def push(context: Context, node: Node, model: Path | str, emit: Emit) -> ModelInfo:
+    """Send a model from here: a file of this machine, or what a ref names, downloaded here first."""
+    with context.open_registry() as registry:
+        async with reach(node, context, registry, emit) as connection:
+            attached = await _attach(connection, node, context, registry, emit)
+            if isinstance(model, Path):
+                return await push_file(attached, connection, node, model, context, emit)
+            return await push_model(attached, connection, node, parse_ref(model), context, emit)
+
+
+async def remove_model(context: Context, node: Node, ref: str, emit: Emit) -> ModelInfo:
+    """Take a model out of a node's catalog, and off its disk where rbee put it there."""
+    with context.open_registry() as registry:
+        async with reach(node, context, registry, emit) as connection:
+            attached = await _attach(connection, node, context, registry, emit)
+            return await attached.hive.remove(parse_ref(ref).canonical)
+
+
+async def _attach(connection: Connection, node: Node, context: Context, registry: Registry, emit: Emit) -> Attached:
+    attached = await attach(connection, node, context, emit)
+    remember(registry, node, connection, attached)
+    return attached
+
+
+async def logs(
+    context: Context,
+    node: Node,
+    *,
+    worker: str | None,
+    lines: int,
+    follow: bool,
+    write: Callable[[bytes], None],
+    emit: Emit,
+) -> None:
+    """Hand the last lines of the hive's log, or of a worker's, to `write`; with `follow` until canceled.
+
+    worker: an id or its beginning. Raises UsageError for a malformed one, NodeError when there is no such log.
+    """
+    if worker is not None and not re.fullmatch(r"[0-9a-f]{1,16}", worker):
+        raise UsageError(f"{worker!r} is no worker id", hint="`rbee workers list` shows the ids")
+    with context.open_registry() as registry:
+        async with reach(node, context, registry, emit) as connection:
+            home = (await probe(connection, node)).home
+            name = f"worker-{worker}*.log" if worker else "hive.log"
+            script = (
+                f"cd {quote(f'{home}/log')} 2>/dev/null || exit 0\n"
+                f"set -- {name}\n"
+                '[ -f "$1" ] || exit 0\n'
+                "echo found\n"
+                f'exec tail -n {lines:d} {"-f" if follow else ""} "$1"'
+            )
+            async with connection.stream_script(script) as output:
+                found = False
+                async for line in output:
+                    if found:
+                        write(line + b"\n")
+                    found = True
+            if not found:
+                what = f"of a worker {worker}" if worker else "of a hive"
+                raise NodeError(ErrorCode.WORKER_GONE, f"there is no log {what} on {node.name}")

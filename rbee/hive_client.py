@@ -1,0 +1,151 @@
+"""Typed calls to a hive and to a worker. All that comes back is checked by `protocol.decode`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
+
+from rbee.connection import Connection
+from rbee.errors import NodeError
+from rbee.socket_http import SocketHttp
+from rbee_remote.protocol import (
+    HEADER_KEEPER,
+    HEADER_WORKER,
+    Done,
+    DownloadProgress,
+    DownloadRequest,
+    ErrorCode,
+    Fit,
+    GenerateRequest,
+    HiveInfo,
+    ModelInfo,
+    ProtocolError,
+    RegisterRequest,
+    SpawnRequest,
+    Started,
+    StopRequest,
+    TokenEvent,
+    WorkerInfo,
+    WorkerStatus,
+    decode,
+    encode,
+)
+
+Generated = Started | TokenEvent | Done
+T = TypeVar("T")
+
+#: A stop waits for running requests and then for each step of the kill ladder.
+STOP_TIMEOUT_S = 180.0
+
+
+class HiveClient:
+    """The hive that listens on `socket` of the node behind `connection`."""
+
+    def __init__(self, connection: Connection, socket: str, *, keeper_id: str) -> None:
+        self._http = SocketHttp(connection, socket, {HEADER_KEEPER: keeper_id})
+
+    async def health(self) -> HiveInfo:
+        return _decode(HiveInfo, await self._http.request("GET", "/v1/health"))
+
+    async def workers(self) -> list[WorkerInfo]:
+        return _decode_list(WorkerInfo, await self._http.request("GET", "/v1/workers"), "workers")
+
+    async def worker(self, worker_id: str) -> WorkerInfo:
+        """Raises NodeError WORKER_GONE for one that the hive has forgotten."""
+        return _decode(WorkerInfo, await self._http.request("GET", f"/v1/workers/{quote(worker_id)}"))
+
+    async def preflight(self, spawn: SpawnRequest) -> Fit:
+        """Raises NodeError RAM_EXHAUSTED, VRAM_EXHAUSTED, BACKEND_UNAVAILABLE or MODEL_NOT_FOUND."""
+        return _decode(Fit, await self._http.request("POST", "/v1/preflight", encode(spawn)))
+
+    async def ensure_worker(self, spawn: SpawnRequest) -> WorkerInfo:
+        """The worker for a model, found or started; it may still be loading."""
+        return _decode(WorkerInfo, await self._http.request("POST", "/v1/workers", encode(spawn)))
+
+    @asynccontextmanager
+    async def worker_states(self, worker_id: str) -> AsyncIterator[AsyncIterator[WorkerInfo]]:
+        """A worker's state at each change, until it serves or failed."""
+        async with self._http.events("GET", f"/v1/workers/{quote(worker_id)}/events") as events:
+            yield (_decode(WorkerInfo, event.data) async for event in events)
+
+    async def stop_worker(self, worker_id: str, stop: StopRequest | None = None) -> WorkerInfo:
+        """Returns when the worker's process is gone."""
+        body = encode(stop or StopRequest())
+        answer = await self._http.request("DELETE", f"/v1/workers/{quote(worker_id)}", body, timeout=STOP_TIMEOUT_S)
+        return _decode(WorkerInfo, answer)
+
+    async def models(self) -> list[ModelInfo]:
+        return _decode_list(ModelInfo, await self._http.request("GET", "/v1/models"), "models")
+
+    async def register(self, request: RegisterRequest) -> ModelInfo:
+        """Take a file on the node into the catalog; checking its SHA-256 takes seconds per gigabyte."""
+        return _decode(ModelInfo, await self._http.request("POST", "/v1/models", encode(request), timeout=600.0))
+
+    async def pull(self, request: DownloadRequest) -> AsyncIterator[DownloadProgress | ModelInfo]:
+        """Download on the node: progress, and the model as the last item. Closing the generator cancels."""
+        async with self._http.events("POST", "/v1/models/pull", encode(request)) as events:
+            async for event in events:
+                if event.event == "done":
+                    yield _decode(ModelInfo, event.data)
+                else:
+                    yield _decode(DownloadProgress, event.data)
+
+    async def remove(self, model: str) -> ModelInfo:
+        return _decode(ModelInfo, await self._http.request("DELETE", f"/v1/models?{urlencode({'model': model})}"))
+
+    def logs(
+        self, *, worker: str = "", lines: int = 100, follow: bool = False
+    ) -> AbstractAsyncContextManager[AsyncIterable[bytes]]:
+        """The hive's log, or a worker's; with `follow` without an end."""
+        query = urlencode({"worker": worker, "lines": lines, "follow": int(follow)})
+        return self._http.bytes(f"/v1/logs?{query}", silence=None if follow else 30.0)
+
+    async def stop(self, stop: StopRequest) -> HiveInfo:
+        """Ask the hive to end; it answers when its workers are gone."""
+        return _decode(HiveInfo, await self._http.request("POST", "/v1/stop", encode(stop), timeout=STOP_TIMEOUT_S))
+
+
+class WorkerClient:
+    """The worker `worker_id` that listens on `socket`; another worker there answers WORKER_GONE."""
+
+    def __init__(self, connection: Connection, socket: str, *, worker_id: str, keeper_id: str) -> None:
+        self._http = SocketHttp(connection, socket, {HEADER_KEEPER: keeper_id, HEADER_WORKER: worker_id})
+
+    async def health(self) -> WorkerStatus:
+        return _decode(WorkerStatus, await self._http.request("GET", "/v1/health", timeout=5.0))
+
+    @asynccontextmanager
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[AsyncIterator[Generated]]:
+        """The events of one answer. Raises NodeError WORKER_GONE, ALL_SLOTS_BUSY, USAGE before the first."""
+        async with self._http.events("POST", "/v1/inference", encode(request)) as events:
+            yield (_generated(event.event, event.data) async for event in events)
+
+    async def cancel(self, request_id: str) -> None:
+        await self._http.request("DELETE", f"/v1/requests/{quote(request_id)}", timeout=5.0)
+
+
+def _generated(event: str, data: Any) -> Generated:
+    match event:
+        case "token":
+            return _decode(TokenEvent, data)
+        case "started":
+            return _decode(Started, data)
+        case "done":
+            return _decode(Done, data)
+    raise NodeError(ErrorCode.INTERNAL, f"the worker sent an event that is none of ours: {event!r}")
+
+
+def _decode(cls: type[T], data: Any) -> T:
+    try:
+        return decode(cls, data)
+    except ProtocolError as error:
+        raise NodeError(ErrorCode.INTERNAL, f"the node's answer has the wrong shape: {error}") from error
+
+
+def _decode_list(cls: type[T], data: Any, key: str) -> list[T]:
+    items = data.get(key) if isinstance(data, dict) else None
+    if not isinstance(items, list):
+        raise NodeError(ErrorCode.INTERNAL, f"the node's answer has no list of {key}")
+    return [_decode(cls, item) for item in items]

@@ -1,0 +1,41 @@
+"""The hub token of this user: from the environment, or from the file that `hf auth login` writes."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from rbee.errors import ConfigError
+from rbee.settings import expand, user_home
+
+
+def hub_token(environ: Mapping[str, str] | None = None) -> str:
+    """`$HF_TOKEN`, else the file's content, else "". Raises ConfigError for a file that others can read."""
+    env = os.environ if environ is None else environ
+    if token := env.get("HF_TOKEN", "").strip():
+        return token
+    path = token_path(env)
+    try:
+        with path.open(encoding="utf-8") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                raise ConfigError(
+                    f"the hub token in {path} can be read by other users",
+                    hint=f"chmod 600 {path} (and think about making a fresh one)",
+                )
+            return file.read().strip()
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the hub token in {path} cannot be read: {error}", hint="set HF_TOKEN instead") from error
+
+
+def token_path(env: Mapping[str, str]) -> Path:
+    """Where huggingface_hub looks for it."""
+    if chosen := env.get("HF_TOKEN_PATH"):
+        return expand(chosen, env)
+    if chosen := env.get("HF_HOME"):
+        return expand(chosen, env) / "token"
+    cache = env.get("XDG_CACHE_HOME")
+    return (expand(cache, env) if cache else user_home(env) / ".cache") / "huggingface" / "token"

@@ -1,0 +1,253 @@
+"""`rbee infer`: from the request to the last token, in eight phases.
+
+`_on_new_worker` is the whole way; `_on_known_worker` is the short one that a warm worker allows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from rbee.answer import Answer, answer
+from rbee.attach import Attached, attach
+from rbee.connection import Connection
+from rbee.context import Context
+from rbee.errors import NodeError, RbeeError
+from rbee.events import Emit, Finished, Notice, Phase, Progress, Timings
+from rbee.hive_client import HiveClient, WorkerClient
+from rbee.infer_request import InferRequest
+from rbee.inventory import Node
+from rbee.modelref import parse_ref
+from rbee.phases import PhaseClock
+from rbee.placement import Reuse, place
+from rbee.provision import ensure_model
+from rbee.reach import reach, remember
+from rbee.registry import Registry
+from rbee_remote.protocol import (
+    HIVE_SOCKET,
+    ErrorCode,
+    GenerateRequest,
+    RemoteError,
+    SpawnRequest,
+    WorkerInfo,
+    WorkerOptions,
+    WorkerState,
+)
+
+DEFAULT_MODEL = "smollm2:135m"
+#: Reasons to try the next node, where the user named none.
+NO_ROOM = frozenset({ErrorCode.RAM_EXHAUSTED, ErrorCode.VRAM_EXHAUSTED, ErrorCode.BACKEND_UNAVAILABLE})
+
+
+async def infer(request: InferRequest, context: Context, emit: Emit) -> Finished:
+    """Answer one prompt on some node; phases, progress and tokens go to `emit` as they come.
+
+    Raises RbeeError for all that a user can meet. Canceled (Ctrl-C), it stops what it started.
+    """
+    clock = PhaseClock(emit)
+    try:
+        async with asyncio.timeout(request.timeout_s), AsyncExitStack() as open_things:
+            registry = open_things.enter_context(context.open_registry())
+            finished = await _infer(_Trip(request, context, emit, clock, registry, open_things))
+    except TimeoutError as error:
+        raise _deadline_exceeded(request, clock) from error
+    if finished.finish_reason == "deadline":
+        raise _deadline_exceeded(request, clock)
+    emit(finished)
+    return finished
+
+
+@dataclass(slots=True)
+class _Trip:
+    """One `infer` on its way. open_things: what is closed at its end."""
+
+    request: InferRequest
+    context: Context
+    emit: Emit
+    clock: PhaseClock
+    registry: Registry
+    open_things: AsyncExitStack
+    connections: dict[str, Connection] = field(default_factory=dict)
+    attached: Attached | None = None
+
+    def model(self, node: Node) -> str:
+        """The canonical ref of the model to use on a node."""
+        return parse_ref(self.request.model or node.model or DEFAULT_MODEL).canonical
+
+    def record(self, node: Node, info: WorkerInfo, attached: Attached) -> None:
+        self.registry.upsert_worker(
+            node.name, info, hive_instance=attached.info.instance, payload=attached.info.payload
+        )
+
+    def ctx(self, node: Node) -> int | None:
+        return self.request.ctx or node.ctx
+
+    async def connect(self, node: Node) -> Connection:
+        """The connection to a node, opened once."""
+        if node.name not in self.connections:
+            way = reach(node, self.context, self.registry, self.emit)
+            self.connections[node.name] = await self.open_things.enter_async_context(way)
+        return self.connections[node.name]
+
+
+async def _infer(trip: _Trip) -> Finished:
+    nodes = trip.context.inventory.select(trip.request.node)
+    with trip.clock.phase(Phase.REGISTRY, "registry") as outcome:
+        chosen = place(nodes, trip.registry.fresh_rows(), trip.model(nodes[0]), ctx=trip.ctx(nodes[0]))
+        outcome.text = f"{chosen.row.model} runs on {chosen.node.name}" if isinstance(chosen, Reuse) else "nothing warm"
+    if isinstance(chosen, Reuse):
+        finished = await _on_known_worker(trip, chosen)
+        if finished:
+            return finished
+    remaining = [chosen.node, *(node for node in nodes if node != chosen.node)]
+    while True:
+        node = remaining.pop(0)
+        try:
+            return await _on_new_worker(trip, node)
+        except NodeError as error:
+            if error.code not in NO_ROOM or not remaining:
+                raise
+            trip.emit(Notice(f"no room on {node.name}: {error.message}"))
+
+
+async def _on_known_worker(trip: _Trip, known: Reuse) -> Finished | None:
+    """Phase 8 at once; None when the worker turns out to be gone, and phase 2 has to follow."""
+    connection = await trip.connect(known.node)
+    row = known.row
+    worker = WorkerClient(connection, row.socket, worker_id=row.worker_id, keeper_id=trip.context.keeper_id)
+    hive = HiveClient(connection, _hive_socket(row.socket), keeper_id=trip.context.keeper_id)
+    try:
+        return await _inference(trip, known.node, worker, hive, row.worker_id, row.model)
+    except NodeError as error:
+        if error.code is not ErrorCode.WORKER_GONE:
+            raise
+        trip.registry.drop(known.node.name, row.worker_id)
+        return None
+
+
+async def _on_new_worker(trip: _Trip, node: Node) -> Finished:
+    """Phases 2 to 8. The hive may know a worker that the registry did not: then 3 to 7 are over at once."""
+    clock, context, request = trip.clock, trip.context, trip.request
+    with clock.phase(Phase.NODE, f"connecting to {node.name}") as outcome:
+        connection = await trip.connect(node)
+        attached = trip.attached = await attach(connection, node, context, trip.emit)
+        remember(trip.registry, node, connection, attached)
+        outcome.text = f"{node.name}: {attached.probe.summary}"
+
+    with clock.phase(Phase.MODEL, trip.model(node)) as outcome:
+        model = await ensure_model(attached, connection, node, parse_ref(trip.model(node)), context, trip.emit)
+        outcome.text = f"{model.model} is on {node.name} ({model.size / 1e6:,.0f} MB)"
+    spawn = _spawn_request(request, node, model.model)
+
+    with clock.phase(Phase.FIT, "memory") as outcome:
+        fit = await attached.hive.preflight(spawn)
+        outcome.text = f"needs {fit.needed_mb:,} MB of {fit.available_mb:,} MB {fit.memory.upper()} ({fit.device})"
+
+    with clock.phase(Phase.START, "starting a worker") as outcome:
+        info = await attached.hive.ensure_worker(spawn)
+        outcome.text = f"worker {info.id[:8]}"
+
+    with clock.phase(Phase.REGISTER, "registry"):
+        trip.record(node, info, attached)
+
+    with clock.phase(Phase.READY, "loading the model") as outcome:
+        info = await _until_ready(attached.hive, info, trip.emit)
+        trip.record(node, info, attached)
+        outcome.text = f"{info.slots_free} of {info.slots} slots free, {info.ctx:,} tokens of context each"
+
+    worker = WorkerClient(connection, info.socket, worker_id=info.id, keeper_id=context.keeper_id)
+    return await _inference(trip, node, worker, attached.hive, info.id, info.model)
+
+
+def _spawn_request(request: InferRequest, node: Node, model: str) -> SpawnRequest:
+    return SpawnRequest(
+        model=model,
+        options=WorkerOptions(ctx=request.ctx or node.ctx, slots=node.slots, backend=node.backend),
+        keep_alive_s=node.keep_alive_s if request.keep_alive_s is None else request.keep_alive_s,
+        max_workers=node.max_workers,
+        env=dict(node.env),
+    )
+
+
+async def _until_ready(hive: HiveClient, info: WorkerInfo, emit: Emit) -> WorkerInfo:
+    """Wait for a worker that loads. Raises NodeError with what the hive says of one that failed."""
+    if info.state in {WorkerState.STARTING, WorkerState.LOADING}:
+        async with hive.worker_states(info.id) as states:
+            async for state in states:
+                info = state
+                emit(Progress("load", "loading", 100 * info.progress, 100, "percent"))
+    if info.state is WorkerState.FAILED:
+        raise NodeError.from_remote(RemoteError.decode({"error": info.error}))
+    if info.state in {WorkerState.STARTING, WorkerState.LOADING, WorkerState.STOPPING}:
+        raise NodeError(ErrorCode.WORKER_CRASHED, f"the worker is {info.state.value}", hint="run it again")
+    return info
+
+
+async def _inference(
+    trip: _Trip, node: Node, worker: WorkerClient, hive: HiveClient, worker_id: str, model: str
+) -> Finished:
+    request, clock = trip.request, trip.clock
+    generate = GenerateRequest(
+        request_id=uuid.uuid4().hex,
+        messages=request.messages,
+        prompt=request.prompt,
+        max_tokens=request.max_tokens,
+        sampling=request.sampling,
+        stop=request.stop,
+        timeout_s=None if request.timeout_s is None else max(0.001, request.timeout_s - clock.elapsed()),
+    )
+    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    with clock.phase(Phase.INFERENCE, model) as outcome:
+        result = await answer(
+            worker,
+            generate,
+            emit=trip.emit,
+            explain=lambda: _what_became_of(hive, worker_id),
+            save_to=trip.context.settings.log / f"answer-{stamp}-{generate.request_id[:8]}.txt",
+            retries=request.retry,
+        )
+        outcome.text = f"{result.usage.completion_tokens} tokens"
+    trip.registry.seen(node.name, worker_id)
+    timings = _timings(trip, node, result)
+    return Finished(result.finish_reason, result.usage, timings, node.name, model, worker_id)
+
+
+async def _what_became_of(hive: HiveClient, worker_id: str) -> WorkerInfo | None:
+    try:
+        async with asyncio.timeout(5):
+            return await hive.worker(worker_id)
+    except (RbeeError, TimeoutError):
+        return None
+
+
+def _timings(trip: _Trip, node: Node, result: Answer) -> Timings:
+    seconds, attached = trip.clock.seconds, trip.attached
+    connected = trip.connections[node.name].timings
+    load = sum(seconds[phase] for phase in (Phase.START, Phase.REGISTER, Phase.READY)) if attached else None
+    return Timings(
+        connect_s=connected.connect_s,
+        authenticate_s=connected.authenticate_s,
+        probe_s=attached.probe_s if attached else None,
+        bootstrap_s=attached.bootstrap_s if attached else None,
+        provision_s=seconds.get(Phase.MODEL),
+        load_s=load,
+        first_token_s=result.first_token_s,
+        total_s=trip.clock.elapsed(),
+        tokens_per_s=result.tokens_per_s,
+    )
+
+
+def _hive_socket(worker_socket: str) -> str:
+    """Hive and workers share the runtime folder."""
+    return f"{worker_socket.rpartition('/')[0]}/{HIVE_SOCKET}"
+
+
+def _deadline_exceeded(request: InferRequest, clock: PhaseClock) -> NodeError:
+    return NodeError(
+        ErrorCode.DEADLINE_EXCEEDED,
+        f"the deadline of {request.timeout_s:g} s passed in phase {clock.current.value} ({clock.current.name.lower()})",
+        hint="give it more with `--timeout`",
+    )

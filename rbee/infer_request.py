@@ -1,0 +1,30 @@
+"""What `rbee infer` was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rbee_remote.protocol import Message, Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """One prompt, and how to answer it.
+
+    node: a name, "@tag", "all", or None for wherever the model is or fits. model: a model ref, None for the node's
+    default. Either messages, or prompt (--raw: no chat template). max_tokens: None for what the context still holds.
+    ctx: tokens per slot, None for the node's. keep_alive_s: None for the node's, negative for never.
+    timeout_s: seconds for everything, None for none. retry: how often a busy worker is asked again.
+    """
+
+    messages: tuple[Message, ...] = ()
+    prompt: str | None = None
+    node: str | None = None
+    model: str | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    stop: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    ctx: int | None = None
+    keep_alive_s: float | None = None
+    timeout_s: float | None = None
+    retry: int = 3

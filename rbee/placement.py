@@ -1,0 +1,64 @@
+"""Where a model runs. Pure: values in, a decision out.
+
+Rules
+- The rows are hints of the registry; the worker decides, and `infer` falls back to Spawn where a hint was wrong.
+- A node that was named wins; otherwise the inventory's order decides, so that two equal calls go to one node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rbee.errors import UsageError
+from rbee.inventory import Node
+from rbee.registry import WorkerRow
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """A worker that holds the model already and had a free slot when it was last seen."""
+
+    node: Node
+    row: WorkerRow
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """The hive of `node` is asked for a worker."""
+
+    node: Node
+
+
+def place(nodes: Sequence[Node], rows: Sequence[WorkerRow], model: str, *, ctx: int | None = None) -> Reuse | Spawn:
+    """Choose among `nodes`, in this order: a usable worker that holds `model`; a node with room; the first.
+
+    nodes: what `--node` means; one node is an explicit choice. Of several, `local` is the last resort.
+    rows: what the registry holds that is fresh enough to believe. ctx: the context the request asks for, None for
+    any; a worker loaded with less does not serve it. Raises UsageError for no nodes.
+    """
+    if not nodes:
+        raise UsageError("there is no node to choose from", hint="`rbee nodes add` adds one")
+    ordered = sorted(nodes, key=lambda node: node.is_local)
+    for node in ordered:
+        row = _usable(node, rows, model, ctx)
+        if row:
+            return Reuse(node, row)
+    return Spawn(next((node for node in ordered if _has_room(node, rows)), ordered[-1]))
+
+
+def _usable(node: Node, rows: Sequence[WorkerRow], model: str, ctx: int | None) -> WorkerRow | None:
+    """The worker of `node` with the most free slots, of those that can take the request at once."""
+    usable = [row for row in rows if row.node == node.name and row.model == model and row.is_usable and fits(row, ctx)]
+    return max(usable, key=lambda row: row.slots_free, default=None)
+
+
+def fits(row: WorkerRow, ctx: int | None) -> bool:
+    """Whether the worker's context holds what was asked for."""
+    return ctx is None or row.ctx >= ctx
+
+
+def _has_room(node: Node, rows: Sequence[WorkerRow]) -> bool:
+    """Whether the node's limit allows another worker. An idle one gives way, so only those at work count."""
+    at_work = sum(1 for row in rows if row.node == node.name and not row.is_idle)
+    return node.max_workers is None or at_work < node.max_workers

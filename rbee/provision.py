@@ -1,0 +1,202 @@
+"""Phase 3: brings a model onto a node. The node downloads it itself where it can; else it comes from here.
+
+Rules
+- The hive's catalog says what a node has; it registers a file only when it is whole and its SHA-256 is right.
+- What was fetched here stays in the keeper's cache under its SHA-256, for the next node.
+- One at a time for each node and model: whoever waited finds the model in the catalog.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Protocol
+
+from rbee.connection import Connection
+from rbee.context import Context
+from rbee.errors import NodeError, UsageError
+from rbee.events import Emit, Notice, Progress, Retry
+from rbee.files import LocalFile
+from rbee.hub_token import hub_token
+from rbee.inventory import Node
+from rbee.locks import keeper_lock
+from rbee.model_store import ModelStore, Stored
+from rbee.modelref import ModelRef
+from rbee.payload import Payload
+from rbee.probe import Probe
+from rbee_remote.protocol import DownloadProgress, DownloadRequest, ErrorCode, ModelInfo, RegisterRequest
+
+#: Tries of the `download` process for each source.
+DOWNLOAD_TRIES = 6
+KEY = "model"
+
+
+class Catalog(Protocol):
+    """What is asked of a hive here."""
+
+    async def models(self) -> list[ModelInfo]: ...
+
+    async def register(self, request: RegisterRequest) -> ModelInfo: ...
+
+    def pull(self, request: DownloadRequest) -> AsyncIterator[DownloadProgress | ModelInfo]: ...
+
+
+class Attached(Protocol):
+    """What is needed of a node that is ready to work."""
+
+    @property
+    def hive(self) -> Catalog: ...
+
+    @property
+    def probe(self) -> Probe: ...
+
+    @property
+    def payload(self) -> Payload: ...
+
+
+async def ensure_model(
+    attached: Attached, connection: Connection, node: Node, ref: ModelRef, context: Context, emit: Emit
+) -> ModelInfo:
+    """The model in the node's catalog, brought there if need be.
+
+    Raises NodeError MODEL_NOT_FOUND, MODEL_INVALID, DOWNLOAD_FAILED or DISK_FULL, ConfigError for a hub token that
+    others can read, and ConnectError.
+    """
+    if found := await _in_catalog(attached.hive, ref):
+        return found
+    if path := ref.path_on_node:
+        return await attached.hive.register(RegisterRequest(model=ref.canonical, path=path, source=ref.canonical))
+    async with _turn(context, node, ref.canonical, emit):
+        if found := await _in_catalog(attached.hive, ref):
+            return found
+        if ref.sources[0].kind == "wheel":
+            return await _by_push(attached, connection, node, ref, context, emit)
+        try:
+            return await _by_pull(attached.hive, ref, emit)
+        except NodeError as error:
+            if error.code is not ErrorCode.DOWNLOAD_FAILED or error.details.get("network") is not False:
+                raise
+        emit(Notice(f"{node.name} has no way to {_host(ref)}: downloading here and sending it there"))
+        return await _by_push(attached, connection, node, ref, context, emit)
+
+
+async def push_model(
+    attached: Attached, connection: Connection, node: Node, ref: ModelRef, context: Context, emit: Emit
+) -> ModelInfo:
+    """Fetch a model here, unless the cache has it, and send it, whether or not the node could have downloaded it."""
+    if ref.path_on_node:
+        raise UsageError(
+            f"{ref.canonical} names a file on the node already",
+            hint="to send a file of this machine, give its path without file:",
+        )
+    async with _turn(context, node, ref.canonical, emit):
+        return await _by_push(attached, connection, node, ref, context, emit)
+
+
+async def push_file(
+    attached: Attached, connection: Connection, node: Node, path: Path, context: Context, emit: Emit
+) -> ModelInfo:
+    """Send a file of this machine. Its ref afterwards is `file:` and where it lies on the node."""
+    emit(Progress("hash", f"reading {path.name}", 0.0, None, "steps"))
+    file = await asyncio.to_thread(LocalFile.of, path.absolute())
+    async with _turn(context, node, file.sha256, emit):
+        target = _blob(attached.probe, file.sha256)
+        stored = Stored(file, source=f"file:{file.path}")
+        return await _send(attached, connection, node, f"file:{target}", stored, emit)
+
+
+async def _in_catalog(hive: Catalog, ref: ModelRef) -> ModelInfo | None:
+    return next((model for model in await hive.models() if model.model == ref.canonical), None)
+
+
+def _turn(context: Context, node: Node, what: str, emit: Emit) -> AbstractAsyncContextManager[None]:
+    name = hashlib.sha256(what.encode()).hexdigest()[:16]
+    return keeper_lock(context.settings, f"model-{node.name}-{name}", f"brings this model to {node.name}", emit)
+
+
+async def _by_pull(hive: Catalog, ref: ModelRef, emit: Emit) -> ModelInfo:
+    """The node downloads. Raises NodeError DOWNLOAD_FAILED, with details network False where it has no way out."""
+    report = download_reporter(f"downloading {ref.canonical}", emit)
+    async for item in hive.pull(download_request(ref)):
+        if isinstance(item, ModelInfo):
+            return item
+        report(item)
+    raise NodeError(ErrorCode.DOWNLOAD_FAILED, f"the hive ended the download of {ref.canonical}", hint="try again")
+
+
+async def _by_push(
+    attached: Attached, connection: Connection, node: Node, ref: ModelRef, context: Context, emit: Emit
+) -> ModelInfo:
+    """From the keeper's cache, filled first if need be."""
+    store = ModelStore.of(context.settings, attached.payload)
+    report = download_reporter(f"downloading {ref.canonical}", emit)
+    stored = await store.fetch(ref, download_request(ref), report, emit)
+    return await _send(attached, connection, node, ref.canonical, stored, emit)
+
+
+async def _send(
+    attached: Attached, connection: Connection, node: Node, model: str, stored: Stored, emit: Emit
+) -> ModelInfo:
+    """Put a file into the node's models folder and have the hive register it."""
+    target = _blob(attached.probe, stored.file.sha256)
+    if not (node.is_local and _link(stored.file.path, Path(target))):
+        text = f"sending {model} to {node.name}"
+
+        def on_bytes(done: int, total: int) -> None:
+            emit(Progress("send", text, float(done), float(total)))
+
+        await connection.put(stored.file.path, target, sha256=stored.file.sha256, on_bytes=on_bytes)
+    request = RegisterRequest(model=model, path=target, sha256=stored.file.sha256, source=stored.source)
+    return await attached.hive.register(request)
+
+
+def _blob(probe: Probe, sha256: str) -> str:
+    return f"{probe.home}/models/{sha256}.gguf"
+
+
+def _link(source: Path, target: Path) -> bool:
+    """Give a file of this machine a second name; False where file systems or their rules do not allow it."""
+    try:
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.link(source, target, follow_symlinks=True)
+    except FileExistsError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def download_request(ref: ModelRef) -> DownloadRequest:
+    """For the `download` process, there or here. Raises ConfigError for a hub token that others can read."""
+    uses_hub = any(source.kind == "hf" for source in ref.sources)
+    return DownloadRequest(
+        model=ref.canonical,
+        sources=ref.sources,
+        sha256=ref.sha256,
+        size=ref.size,
+        token=hub_token() if uses_hub else "",
+        endpoint=os.environ.get("HF_ENDPOINT", "") if uses_hub else "",
+    )
+
+
+def download_reporter(text: str, emit: Emit) -> Callable[[DownloadProgress], None]:
+    """Turns a download's progress into events: bytes, and each try that failed."""
+    tries = 1
+
+    def report(progress: DownloadProgress) -> None:
+        nonlocal tries
+        if progress.attempt > tries:
+            emit(Retry(text, progress.attempt - 1, DOWNLOAD_TRIES, progress.reason, 0.0))
+            tries = progress.attempt
+        total = None if progress.total is None else float(progress.total)
+        emit(Progress(KEY, text, float(progress.done), total))
+
+    return report
+
+
+def _host(ref: ModelRef) -> str:
+    return "the hub" if ref.sources[0].kind == "hf" else ref.sources[0].url.split("/")[2]

@@ -1,0 +1,111 @@
+"""Reaching nodes: one connection with what is remembered about its node, or many nodes at once.
+
+Rules
+- One node that hangs delays no other: each has its own deadline.
+- A node that fails is a value in the result, not an exception.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Generic, TypeVar
+
+from rbee.attach import Attached, health_or_none, hive_at
+from rbee.connection import Connection, open_connection
+from rbee.context import Context
+from rbee.errors import ConnectError, RbeeError
+from rbee.events import Emit
+from rbee.hive_client import HiveClient
+from rbee.inventory import Node
+from rbee.probe import Probe, probe
+from rbee.registry import NodeFacts, Registry
+from rbee_remote.protocol import ErrorCode, HiveInfo
+
+#: Connecting takes three tries of ten seconds at worst; the question itself a few more.
+NODE_DEADLINE_S = 45.0
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PerNode(Generic[T]):
+    """What one node answered: exactly one of value and error is not None."""
+
+    node: Node
+    value: T | None = None
+    error: RbeeError | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunningHive:
+    """A hive that answers."""
+
+    client: HiveClient
+    info: HiveInfo
+    connection: Connection
+    probe: Probe
+
+
+@asynccontextmanager
+async def reach(node: Node, context: Context, registry: Registry, emit: Emit) -> AsyncIterator[Connection]:
+    """A connection to `node` that knows what worked last time. Raises ConnectError, RefusedError, ConfigError."""
+    facts = registry.node_facts(node.name)
+    async with open_connection(
+        node,
+        context.inventory.nodes,
+        emit=emit,
+        keeper_id=context.keeper_id,
+        transport_hint="pipe" if facts and facts.transport == "pipe" else None,
+        pipe_command=(facts.python, "-I", facts.payload, "pipe") if facts else None,
+        ask_passphrase=context.ask_passphrase,
+    ) as connection:
+        yield connection
+
+
+def remember(registry: Registry, node: Node, connection: Connection, attached: Attached) -> None:
+    """Keep what the next connection to this node can start from."""
+    facts = NodeFacts(
+        node=node.name,
+        transport=connection.transport,
+        home=attached.probe.home,
+        run_dir=attached.probe.run_dir,
+        python=attached.ready.python,
+        payload=attached.ready.payload,
+        hive_socket=attached.info.socket,
+    )
+    known = registry.node_facts(node.name)
+    if known is None or dataclasses.replace(known, last_seen_at="") != facts:
+        registry.remember_node(facts)
+
+
+@asynccontextmanager
+async def running_hive(
+    node: Node, context: Context, registry: Registry, emit: Emit
+) -> AsyncIterator[RunningHive | None]:
+    """The hive of a node if one runs; nothing is installed or started to find out."""
+    async with reach(node, context, registry, emit) as connection:
+        found = await probe(connection, node)
+        client = hive_at(connection, found.run_dir, context)
+        info = await health_or_none(client) if found.hive_socket_present else None
+        yield RunningHive(client, info, connection, found) if info else None
+
+
+async def each(
+    nodes: Sequence[Node], ask: Callable[[Node], Awaitable[T]], *, deadline_s: float = NODE_DEADLINE_S
+) -> list[PerNode[T]]:
+    """Ask all nodes at once; the results stand in the order of the nodes."""
+
+    async def one(node: Node) -> PerNode[T]:
+        try:
+            async with asyncio.timeout(deadline_s):
+                return PerNode(node, value=await ask(node))
+        except RbeeError as error:
+            return PerNode(node, error=error)
+        except TimeoutError:
+            late = f"{node.name} did not answer within {deadline_s:g} s"
+            return PerNode(node, error=ConnectError(ErrorCode.CONNECTION_TIMEOUT, late))
+
+    return list(await asyncio.gather(*map(one, nodes)))

@@ -1,0 +1,168 @@
+"""The only printer: what a renderer is, and which one this command line calls for.
+
+Rules
+- stdout carries what was asked for (the answer, a table, JSON); everything else goes to stderr.
+- What comes from a node or a model never reaches a terminal with its control characters; into a pipe it goes as it is.
+- A reader that hangs up (`| head -1`) is no error: OutputClosed leaves the command, which then ends quietly.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from rbee.errors import RbeeError
+from rbee.events import Event
+from rbee.render_text import neutralise
+
+
+class OutputClosed(Exception):
+    """Nobody reads stdout any more. No OSError, so that nothing on the way takes it for a lost connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A list for the user. rows: one text per column; data: the same as JSON values, one object per row."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[Sequence[str]]
+    data: Sequence[Mapping[str, Any]]
+
+
+class Output:
+    """A text stream that is written through at once."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.is_terminal = stream.isatty()
+        self.ends_line = True
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure:  # an answer must not fail on a character that the locale lacks; a pipe always gets UTF-8
+            reconfigure(errors="replace") if self.is_terminal else reconfigure(encoding="utf-8", errors="replace")
+
+    @property
+    def stream(self) -> TextIO:
+        return self._stream
+
+    def write(self, text: str) -> None:
+        """Write and flush; control characters are neutralised for a terminal. Raises OutputClosed."""
+        if text:
+            self.write_raw(neutralise(text) if self.is_terminal else text)
+
+    def write_raw(self, text: str) -> None:
+        """Write and flush text of our own, escape sequences and all. Raises OutputClosed."""
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except BrokenPipeError as error:
+            raise OutputClosed from error
+        self.ends_line = text.endswith("\n")
+
+    def end_line(self) -> None:
+        """On a terminal: whatever follows begins a line."""
+        if self.is_terminal and not self.ends_line:
+            self.write_raw("\n")
+
+
+class Renderer(ABC):
+    """What commands print through. Used as `with make_renderer(…) as renderer`; leaving ends live displays."""
+
+    def __enter__(self) -> Renderer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def __call__(self, event: Event) -> None:
+        """Show an event of a use case. Raises OutputClosed."""
+
+    @abstractmethod
+    def error(self, error: RbeeError) -> None:
+        """Show the error that ends the command."""
+
+    @abstractmethod
+    def table(self, table: Table) -> None:
+        """Print a list on stdout. Raises OutputClosed."""
+
+    @abstractmethod
+    def record(self, data: Mapping[str, Any]) -> None:
+        """Print one thing on stdout, a line for each of its keys. Raises OutputClosed."""
+
+    @abstractmethod
+    def done(self, text: str, data: Mapping[str, Any]) -> None:
+        """Say that something was done: a line on stderr; with --json `data` on stdout. Raises OutputClosed."""
+
+    @abstractmethod
+    def write(self, text: str) -> None:
+        """Text that was asked for, such as a log, to stdout as it comes. Raises OutputClosed."""
+
+    def ask(self, question: str) -> bool:
+        """Put a yes-or-no question to the terminal; anything but yes is no. Blocks."""
+        return self._ask(f"{neutralise(question)} [y/N] ", echo=True).strip().lower() in ("y", "yes")
+
+    def ask_passphrase(self, prompt: str) -> str:
+        """Read a line from the terminal without echo; "" where it ends. Blocks."""
+        return self._ask(neutralise(prompt), echo=False)
+
+    @abstractmethod
+    def close(self) -> None:
+        """End what moves on the screen. Idempotent."""
+
+    def _ask(self, prompt: str, *, echo: bool) -> str:
+        self.close()
+        if not echo:
+            import getpass
+
+            return getpass.getpass(prompt)
+        with open("/dev/tty", "r+", buffering=1) as terminal:  # noqa: PTH123 - the terminal, whatever stdin is
+            terminal.write(prompt)
+            terminal.flush()
+            return terminal.readline()
+
+
+def can_ask() -> bool:
+    """Whether somebody sits at a terminal: stderr is one, and it can be opened for reading."""
+    if not sys.stderr.isatty():
+        return False
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+def make_renderer(
+    *,
+    json: bool = False,
+    quiet: bool = False,
+    verbose: int = 0,
+    color: bool = True,
+    stream: bool = True,
+    timing: bool = False,
+    stdout: TextIO | None = None,
+    stderr: TextIO | None = None,
+) -> Renderer:
+    """The renderer for these options and streams.
+
+    color: False for --no-color; $NO_COLOR counts too. stream: False shows the answer when it is whole.
+    timing: a table of the timings follows the answer.
+    """
+    out, err = Output(stdout or sys.stdout), Output(stderr or sys.stderr)
+    if json:
+        from rbee.render_json import JsonRenderer
+
+        return JsonRenderer(out, stream=stream)
+    moves = err.is_terminal and os.environ.get("TERM", "dumb") != "dumb"
+    if moves and not quiet:
+        from rbee.render_terminal import TerminalRenderer
+
+        color = color and not os.environ.get("NO_COLOR")
+        return TerminalRenderer(out, err, verbose=verbose, color=color, stream=stream, timing=timing)
+    from rbee.render_plain import PlainRenderer
+
+    return PlainRenderer(out, err, quiet=quiet, verbose=verbose, stream=stream, timing=timing)

@@ -1,0 +1,71 @@
+"""`--json`: one JSON object a line on stdout, nothing on stderr.
+
+    {"event": "phase", "phase": 2, "name": "node", "text": …}        a phase begins
+    {"event": "phase_done", "phase": 2, "name": "node", "text": …, "seconds": …}
+    {"event": "progress" | "notice" | "retry" | "token" | "finished", … the fields of that event}
+    {"error": {"code": …, "message": …, "details": {…}, "hint": …}}
+
+Lists are one JSON array, single things one object.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rbee.errors import RbeeError
+from rbee.events import Event, Finished, PhaseDone, PhaseStarted, Token
+from rbee.render import Output, Renderer, Table
+from rbee.render_text import error_data
+
+_NAMES = {"PhaseStarted": "phase", "PhaseDone": "phase_done"}
+
+
+class JsonRenderer(Renderer):
+    """stream: False keeps the tokens back; `finished` then carries the answer's `text`."""
+
+    def __init__(self, out: Output, *, stream: bool = True) -> None:
+        self._out = out
+        self._stream = stream
+        self._held: list[str] = []
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Token) and not self._stream:
+            self._held.append(event.text)
+            return
+        data: dict[str, Any] = {"event": _NAMES.get(type(event).__name__, type(event).__name__.lower())}
+        if isinstance(event, PhaseStarted | PhaseDone):
+            data |= {"phase": event.phase.value, "name": event.phase.name.lower(), "text": event.text}
+            if isinstance(event, PhaseDone):
+                data["seconds"] = round(event.seconds, 6)
+        else:
+            data |= asdict(event)
+        if isinstance(event, Finished) and not self._stream:
+            data["text"] = "".join(self._held)
+        self._print(data)
+
+    def error(self, error: RbeeError) -> None:
+        self._print({"error": error_data(error)})
+
+    def table(self, table: Table) -> None:
+        self._print(list(table.data))
+
+    def record(self, data: Mapping[str, Any]) -> None:
+        self._print(data)
+
+    def done(self, text: str, data: Mapping[str, Any]) -> None:
+        del text  # for people
+        self._print(data)
+
+    def write(self, text: str) -> None:
+        """A log goes out line by line, each as a JSON string."""
+        for line in text.splitlines():
+            self._print({"line": line})
+
+    def close(self) -> None:
+        """Nothing moves."""
+
+    def _print(self, data: Any) -> None:
+        self._out.write_raw(json.dumps(data, ensure_ascii=self._out.is_terminal, default=str) + "\n")

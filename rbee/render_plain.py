@@ -1,0 +1,150 @@
+"""Lines without movement or colour: stderr is a file, a pipe, or a terminal that cannot do more; -q too."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rbee import render_text
+from rbee.errors import RbeeError
+from rbee.events import Event, Finished, Notice, PhaseDone, PhaseStarted, Progress, Retry, Timings, Token
+from rbee.render import Output, Renderer, Table
+
+#: A step is reported again after this many seconds or this share of its total, whichever comes first.
+EVERY_S = 5.0
+EVERY_SHARE = 0.1
+
+
+class PlainRenderer(Renderer):
+    """One line of stderr an event. quiet: the answer and errors alone. clock: seconds, monotonic."""
+
+    def __init__(
+        self,
+        out: Output,
+        err: Output,
+        *,
+        quiet: bool = False,
+        verbose: int = 0,
+        stream: bool = True,
+        timing: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._out, self._err = out, err
+        self._quiet, self._verbose, self._stream, self._timing = quiet, verbose, stream, timing
+        self._clock = clock
+        self._held: list[str] = []
+        self._steps: dict[str, _Step] = {}
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Token():
+                self._token(event.text)
+            case Finished():
+                self._finish(event)
+            case _ if not self._quiet:
+                self._report(event)
+
+    def error(self, error: RbeeError) -> None:
+        self._release()
+        self._out.end_line()
+        for line in render_text.error_lines(error):
+            self._line(line)
+
+    def table(self, table: Table) -> None:
+        for line in render_text.columns(table.columns, table.rows):
+            self._out.write(line + "\n")
+
+    def record(self, data: Mapping[str, Any]) -> None:
+        rows = [(key.replace("_", " "), render_text.plain_value(value)) for key, value in data.items()]
+        for line in render_text.columns((), rows):
+            self._out.write(line + "\n")
+
+    def done(self, text: str, data: Mapping[str, Any]) -> None:
+        del data  # for --json
+        if not self._quiet:
+            self._line(text)
+
+    def write(self, text: str) -> None:
+        self._out.write(text)
+
+    def close(self) -> None:
+        """An answer that was held back and did not become whole is shown as far as it came."""
+        self._release()
+        self._out.end_line()
+
+    def _token(self, text: str) -> None:
+        if self._stream:
+            self._out.write(text)
+        else:
+            self._held.append(text)
+
+    def _finish(self, event: Finished) -> None:
+        self._release()
+        self._out.end_line()
+        if self._timing:
+            self._show_timings(event.timings)
+
+    def _show_timings(self, timings: Timings) -> None:
+        for line in render_text.columns((), render_text.timing_rows(timings)):
+            self._line(line)
+
+    def _report(self, event: Event) -> None:
+        match event:
+            case PhaseStarted() if self._verbose:
+                self._line(f"{self._sign('…', '.')} {render_text.phase_label(event)}{render_text.one_line(event.text)}")
+            case PhaseDone():
+                self._out.end_line()
+                self._line(f"{self._sign('✓', '+')} {render_text.phase_done(event)}")
+            case Progress():
+                self._step(event)
+            case Notice():
+                self._line(event.text)
+            case Retry():
+                self._line(render_text.retry(event))
+
+    def _step(self, event: Progress) -> None:
+        step = self._steps.setdefault(event.key, _Step(render_text.Meter(self._clock)))
+        step.meter.add(event)
+        if step.is_due(event, self._clock()):
+            figures = step.meter.figures(event)
+            elapsed = render_text.clock_time(step.meter.elapsed())
+            self._line("  ".join(part for part in (event.text, figures, elapsed) if part))
+
+    def _line(self, text: str) -> None:
+        self._err.write(text.replace("\n", " ") + "\n")
+
+    def _sign(self, sign: str, plain: str) -> str:
+        """`sign`, or `plain` where stderr's encoding lacks it."""
+        try:
+            sign.encode(getattr(self._err.stream, "encoding", None) or "ascii")
+        except UnicodeEncodeError:
+            return plain
+        return sign
+
+    def _release(self) -> None:
+        held, self._held = "".join(self._held), []
+        self._out.write(held)
+
+
+class _Step:
+    """When a step was last reported, and how far it was."""
+
+    def __init__(self, meter: render_text.Meter) -> None:
+        self.meter = meter
+        self._last: tuple[float, float] | None = None
+        self._complete = False
+
+    def is_due(self, event: Progress, now: float) -> bool:
+        """Whether this report is worth a line: the first, the last, and some between. True is remembered."""
+        complete = event.total is not None and event.done >= event.total
+        if self._last is None or event.done < self._last[1]:
+            due = True
+        elif complete:
+            due = not self._complete
+        else:
+            share = (event.done - self._last[1]) / event.total if event.total else 0.0
+            due = share >= EVERY_SHARE or now - self._last[0] >= EVERY_S
+        if due:
+            self._last, self._complete = (now, event.done), complete
+        return due

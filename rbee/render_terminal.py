@@ -1,0 +1,263 @@
+"""A terminal: finished phases stay as lines, what goes on moves below them, the answer streams to stdout.
+
+Rules
+- Nothing moves while tokens flow: the live display is gone before the first of them is written.
+- The live display comes up only for what lasts longer than SHOW_AFTER_S. A warm `infer` never waits for Rich to be
+  imported, nor flickers.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rbee import render_text
+from rbee.errors import RbeeError
+from rbee.events import Event, PhaseDone, PhaseStarted, Progress, Timings, Token
+from rbee.render import Output, Table
+from rbee.render_plain import PlainRenderer
+
+if TYPE_CHECKING:
+    import rich.progress
+    import rich.table
+
+SHOW_AFTER_S = 0.15
+#: Rich measures every cell of a table; longer ones are printed as plain columns.
+RICH_ROWS = 200
+
+
+class TerminalRenderer(PlainRenderer):
+    """stderr is a terminal; stdout may be the same one, another, or a file."""
+
+    def __init__(
+        self,
+        out: Output,
+        err: Output,
+        *,
+        verbose: int = 0,
+        color: bool = True,
+        stream: bool = True,
+        timing: bool = False,
+    ) -> None:
+        super().__init__(out, err, verbose=verbose, stream=stream, timing=timing)
+        self._color = color
+        self._live = _Live(err, color=color)
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Token):
+            if event.text and self._stream:
+                self._live.stop()
+            self._token(event.text)
+            return
+        match event:
+            case PhaseStarted():
+                if self._out.ends_line:  # nothing may be drawn into an answer that is being written
+                    self._live.phase(f"{render_text.phase_label(event)}{render_text.one_line(event.text)}")
+            case Progress():
+                self._live.step(event)
+            case PhaseDone():
+                self._live.stop()
+                self._out.end_line()
+                self._line(f"{self._style('✓', '32')} {render_text.phase_done(event)}")
+            case _:
+                super().__call__(event)
+
+    def error(self, error: RbeeError) -> None:
+        self.close()
+        first, *details = render_text.error_lines(error)
+        self._line(f"{self._style('error:', '1;31')}{first.removeprefix('error:')}")
+        for line in details:
+            hint = line.removeprefix("hint:")
+            self._line(line if hint == line else f"{self._style('hint:', '1;36')}{hint}")
+
+    def table(self, table: Table) -> None:
+        self._live.stop()
+        if not self._out.is_terminal or len(table.rows) > RICH_ROWS:
+            super().table(table)
+            return
+        from rich import box
+
+        self._rich(_rich_table(table.columns, table.rows, box.SIMPLE_HEAD), self._out)
+
+    def record(self, data: Mapping[str, Any]) -> None:
+        self._live.stop()
+        super().record(data)
+
+    def write(self, text: str) -> None:
+        self._live.stop()
+        super().write(text)
+
+    def close(self) -> None:
+        self._live.stop()
+        super().close()
+
+    def _finish(self, event: Any) -> None:
+        self._live.stop()
+        super()._finish(event)
+
+    def _show_timings(self, timings: Timings) -> None:
+        from rich import box
+
+        self._rich(_rich_table(("", "timing"), render_text.timing_rows(timings), box.ROUNDED), self._err)
+
+    def _rich(self, renderable: rich.table.Table, output: Output) -> None:
+        from rich.console import Console
+
+        console = Console(file=output.stream, no_color=not self._color, highlight=False, markup=False)
+        with console.capture() as capture:
+            console.print(renderable)
+        output.write_raw(capture.get())
+
+    def _line(self, text: str) -> None:
+        """A line of stderr, above what moves. Escape sequences in `text` are ours: values were neutralised before."""
+        with self._live.hidden():
+            self._err.write_raw(text.replace("\n", " ") + "\n")
+
+    def _style(self, text: str, codes: str) -> str:
+        text = self._sign(text, "+")
+        return f"\x1b[{codes}m{text}\x1b[0m" if self._color else text
+
+
+class _Live:
+    """The moving part: a spinner for the phase, a bar for each step. Its own thread starts it, so a lock guards it."""
+
+    def __init__(self, err: Output, *, color: bool) -> None:
+        self._err, self._color = err, color
+        self._lock = threading.RLock()
+        self._timer: threading.Timer | None = None
+        self._progress: rich.progress.Progress | None = None
+        self._phase = ""
+        self._steps: dict[str, tuple[Progress, render_text.Meter]] = {}
+        self._tasks: dict[str, rich.progress.TaskID] = {}
+
+    def phase(self, text: str) -> None:
+        """A phase begins; what was shown of the one before goes."""
+        with self._lock:
+            self.stop()
+            self._phase = text
+            self._wait()
+
+    def step(self, event: Progress) -> None:
+        """A step of the phase went on; a step that is complete goes."""
+        with self._lock:
+            _, meter = self._steps.setdefault(event.key, (event, render_text.Meter()))
+            meter.add(event)
+            self._steps[event.key] = (event, meter)
+            if self._progress:
+                self._draw(event.key)
+            elif not self._timer:
+                self._wait()
+
+    def stop(self) -> None:
+        """Nothing is on the screen, and nothing will come by itself."""
+        with self._lock:
+            if self._timer:
+                self._timer.cancel()
+            if self._progress:
+                self._progress.stop()
+            self._timer = self._progress = None
+            self._phase = ""
+            self._steps.clear()
+            self._tasks.clear()
+
+    def hidden(self) -> _Hidden:
+        """While the context lasts the screen below the last line is ours to write on."""
+        return _Hidden(self)
+
+    def pause(self) -> None:
+        self._lock.acquire()
+        if self._progress:
+            self._progress.stop()
+
+    def resume(self) -> None:
+        try:
+            if self._progress:
+                self._progress.start()
+        finally:
+            self._lock.release()
+
+    def _wait(self) -> None:
+        self._timer = threading.Timer(SHOW_AFTER_S, self._show)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _show(self) -> None:
+        """Runs in the timer's thread."""
+        progress = _make_progress(self._err, color=self._color)  # imports Rich
+        with self._lock:
+            if self._timer is not threading.current_thread():
+                return  # stopped, or begun anew, in the meantime
+            self._progress = progress
+            if self._phase:
+                self._tasks[""] = self._progress.add_task(self._phase, total=None, figures="")
+            for key in self._steps:
+                self._draw(key)
+            self._progress.start()
+
+    def _draw(self, key: str) -> None:
+        assert self._progress is not None
+        event, meter = self._steps[key]
+        text, figures = render_text.one_line(event.text), meter.figures(event)
+        if key not in self._tasks:
+            self._tasks[key] = self._progress.add_task(text, total=event.total, figures=figures)
+        complete = event.total is not None and event.done >= event.total
+        self._progress.update(
+            self._tasks[key],
+            description=text,
+            total=event.total,
+            completed=event.done,
+            figures=figures,
+            visible=not complete,
+        )
+
+
+class _Hidden:
+    """`_Live` taken off the screen for a moment, under its lock."""
+
+    def __init__(self, live: _Live) -> None:
+        self._live = live
+
+    def __enter__(self) -> None:
+        self._live.pause()
+
+    def __exit__(self, *_: object) -> None:
+        self._live.resume()
+
+
+def _make_progress(err: Output, *, color: bool) -> rich.progress.Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+    from rich.text import Text
+
+    class KnownBar(BarColumn):
+        """A bar where the total is known; the spinner says enough where it is not."""
+
+        def render(self, task: Task) -> Any:
+            return Text("") if task.total is None else super().render(task)
+
+    console = Console(file=err.stream, force_terminal=True, no_color=not color, highlight=False)
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        KnownBar(bar_width=24),
+        TextColumn("{task.fields[figures]}", markup=False),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+        refresh_per_second=8,
+    )
+
+
+def _rich_table(columns: Any, rows: Any, box: Any) -> rich.table.Table:
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    table = RichTable(box=box, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(Text(column), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(render_text.neutralise(cell)) for cell in row))
+    return table

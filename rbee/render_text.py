@@ -1,0 +1,172 @@
+"""Events and values as text; pure, shared by the renderers."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rbee.errors import RbeeError
+from rbee.events import PhaseDone, PhaseStarted, Progress, Retry, Timings
+
+#: Rates are taken over this many seconds, so that a stall shows.
+RATE_WINDOW_S = 10.0
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+_TIMING_NAMES = {
+    "connect_s": "connect",
+    "authenticate_s": "authenticate",
+    "probe_s": "probe",
+    "bootstrap_s": "bootstrap",
+    "provision_s": "provision",
+    "load_s": "load",
+    "first_token_s": "first token",
+    "total_s": "total",
+}
+
+
+def neutralise(text: str) -> str:
+    """`text` with control characters, but newline and tab, shown as `\\x1b`: what a terminal must not obey."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def one_line(text: str) -> str:
+    """`text` on one line, neutralised."""
+    return neutralise(" ".join(text.split()))
+
+
+def phase_label(event: PhaseStarted | PhaseDone) -> str:
+    """The phase's number and name in columns of equal width: "3 model    "."""
+    return f"{event.phase.value} {event.phase.name.lower():<8} "
+
+
+def phase_done(event: PhaseDone) -> str:
+    return f"{phase_label(event)}{one_line(event.text)}  ({event.seconds:.1f} s)"
+
+
+def retry(event: Retry) -> str:
+    text = f"{one_line(event.what)}: try {event.attempt} of {event.attempts} failed: {one_line(event.reason)}"
+    return text if event.delay_s is None else f"{text}; next in {event.delay_s:g} s"
+
+
+def error_lines(error: RbeeError) -> list[str]:
+    """The error as the user sees it: what happened, what matters about it, what to do."""
+    lines = [f"error: {one_line(error.message)}"]
+    lines += [f"  {one_line(str(key))}: {one_line(str(value))}" for key, value in error.details.items() if value != ""]
+    if error.hint:
+        lines.append(f"hint: {one_line(error.hint)}")
+    return lines
+
+
+def error_data(error: RbeeError) -> dict[str, Any]:
+    """The error as JSON values."""
+    return {"code": error.code.value, "message": error.message, "details": error.details, "hint": error.hint}
+
+
+def timing_rows(timings: Timings) -> list[tuple[str, str]]:
+    """What was measured, in the order in which it happened."""
+    measured = ((label, getattr(timings, name)) for name, label in _TIMING_NAMES.items())
+    rows = [(label, f"{seconds:.3f} s") for label, seconds in measured if seconds is not None]
+    if timings.tokens_per_s is not None:
+        rows.append(("tokens/s", f"{timings.tokens_per_s:.1f}"))
+    return rows
+
+
+def amount(count: float) -> str:
+    """Bytes in decimal units: 98362432 is "98.4 MB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def clock_time(seconds: float) -> str:
+    """Whole seconds as "12 s", "3:05 min" or "2:10 h"."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
+
+
+def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table as lines: columns as wide as their widest cell, two spaces between, none at the end."""
+    if not rows and not header:
+        return []
+    widths = [max(map(len, column)) for column in zip(*([header] if header else []), *rows, strict=True)]
+    lines = [header, *rows] if header else rows
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+@dataclass(slots=True)
+class Meter:
+    """How one step goes on: its reports in, rate and time left out. clock: seconds, monotonic."""
+
+    clock: Callable[[], float] = time.monotonic
+    began: float = field(init=False)
+    _samples: deque[tuple[float, float]] = field(default_factory=deque, init=False)
+
+    def __post_init__(self) -> None:
+        self.began = self.clock()
+
+    def add(self, progress: Progress) -> None:
+        now = self.clock()
+        if self._samples and progress.done < self._samples[-1][1]:
+            self._samples.clear()  # begun anew
+        self._samples.append((now, progress.done))
+        while now - self._samples[0][0] > RATE_WINDOW_S and len(self._samples) > 2:
+            self._samples.popleft()
+
+    def rate(self) -> float | None:
+        """Units a second over the window, None while too little is known."""
+        if len(self._samples) < 2:
+            return None
+        (then, before), (now, done) = self._samples[0], self._samples[-1]
+        return (done - before) / (now - then) if now - then > 0.2 and done > before else None
+
+    def elapsed(self) -> float:
+        return self.clock() - self.began
+
+    def figures(self, progress: Progress) -> str:
+        """How far it is: amount, share, rate, time left; what is unknown is left out."""
+        rate, parts = self.rate(), [_how_far(progress)]
+        if progress.total:
+            parts.append(f"{min(progress.done / progress.total, 1):.0%}" if progress.unit != "percent" else "")
+        if progress.unit == "bytes" and rate:
+            parts.append(f"{amount(rate)}/s")
+        if progress.total and rate and progress.done < progress.total:
+            parts.append(f"{clock_time((progress.total - progress.done) / rate)} left")
+        return "  ".join(part for part in parts if part)
+
+
+def _how_far(progress: Progress) -> str:
+    if progress.unit == "bytes":
+        return (
+            amount(progress.done) if progress.total is None else f"{amount(progress.done)} of {amount(progress.total)}"
+        )
+    if progress.unit == "percent":
+        return f"{progress.done / (progress.total or 100) * 100:.0f}%"
+    if progress.total is None:
+        return f"{progress.done:g}" if progress.done else ""
+    return f"{progress.done:g}/{progress.total:g}"
+
+
+def plain_value(value: Any) -> str:
+    """A value of a record as text for people."""
+    match value:
+        case None | "" | [] | {}:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case Mapping():
+            return " ".join(f"{key}={item}" for key, item in value.items())
+        case list() | tuple():
+            return ", ".join(map(str, value))
+        case _:
+            return str(value)

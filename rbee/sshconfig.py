@@ -1,0 +1,177 @@
+"""Over which hosts a node is reached, and how each of them: the inventory first, then ~/.ssh/config, then defaults.
+
+Rules
+- What the inventory says wins. Of ~/.ssh/config only what is named in `_hop` counts; nothing there can switch the
+  check of host keys off.
+- Every hop of a chain is resolved on its own, so that each is opened and checked by us.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from asyncssh.config import ConfigParseError, SSHClientConfig
+
+from rbee.errors import ConfigError
+from rbee.inventory import Node
+
+DEFAULT_PORT = 22
+
+_DEFAULT_IDENTITIES = ("id_ed25519", "id_ecdsa", "id_rsa", "id_ed25519_sk", "id_ecdsa_sk")
+_GLOBAL_KNOWN_HOSTS = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
+_TARGET = re.compile(r"(?:ssh://)?(?:(?P<user>[^@]+)@)?(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:]+))(?::(?P<port>\d+))?/?")
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One SSH server on the way, fully resolved.
+
+    name: as the user wrote it. in_inventory: it is a node. explicit_identity: the inventory names the key, and no
+    other is tried. agent: the agent's socket, "" for none. host_key: the pinned fingerprint.
+    known_hosts: the files that decide without a pin. proxy_command: for the first hop only.
+    """
+
+    name: str
+    in_inventory: bool
+    host: str
+    port: int
+    user: str
+    identities: tuple[Path, ...]
+    explicit_identity: bool
+    identities_only: bool
+    certificates: tuple[Path, ...]
+    agent: str
+    host_key: str | None
+    host_key_alias: str | None
+    known_hosts: tuple[Path, ...]
+    proxy_command: str | None
+    family: int
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    @property
+    def target(self) -> str:
+        """As `rbee nodes add` takes it."""
+        port = "" if self.port == DEFAULT_PORT else f":{self.port}"
+        return f"{self.user}@{self.host}{port}"
+
+
+def route(node: Node, nodes: Mapping[str, Node], config: Path | None = None) -> tuple[Hop, ...]:
+    """The hops to `node`, itself last. config: another file than ~/.ssh/config.
+
+    Raises ConfigError for a circle of jump hosts, and for a config that cannot be read.
+    """
+    path = config or Path("~/.ssh/config").expanduser()
+    return _Router(nodes, path if path.exists() else None).to_node(node, ())
+
+
+class _Router:
+    def __init__(self, nodes: Mapping[str, Node], config: Path | None) -> None:
+        self._nodes = nodes
+        self._config = config
+
+    def to_node(self, node: Node, seen: tuple[str, ...]) -> tuple[Hop, ...]:
+        if node.host is None:
+            raise ConfigError(f"{node.name} is this machine, it cannot be a jump host")
+        settings = self._settings(node.host, user=node.user, port=node.port)
+        hop = self._hop(node.name, node.host, settings)
+        hop = replace(hop, in_inventory=True, host_key=node.host_key)
+        if node.identity_file is not None:
+            identity = node.identity_file.expanduser()
+            hop = replace(hop, identities=(identity,), explicit_identity=True, identities_only=True)
+        return self._through(node.jump or _jumps(settings), hop, seen)
+
+    def _to_alias(self, target: str, seen: tuple[str, ...]) -> tuple[Hop, ...]:
+        match = _TARGET.fullmatch(target)
+        if match is None:
+            raise ConfigError(f"{target!r} is no jump host", hint="write it as [USER@]HOST[:PORT]")
+        alias = match["v6"] or match["host"]
+        settings = self._settings(alias, user=match["user"], port=int(match["port"]) if match["port"] else None)
+        return self._through(_jumps(settings), self._hop(alias, alias, settings), seen)
+
+    def _through(self, jumps: tuple[str, ...], hop: Hop, seen: tuple[str, ...]) -> tuple[Hop, ...]:
+        """`hop` behind `jumps`. As with ssh -J, only the first of several jump hosts is reached as it says itself."""
+        if hop.name in seen:
+            circle = " → ".join((*seen[seen.index(hop.name) :], hop.name))
+            raise ConfigError(f"jump hosts go round in a circle: {circle}")
+        if not jumps:
+            return (hop,)
+        before: list[Hop] = []
+        for index, jump in enumerate(jumps):
+            known = self._nodes.get(jump)
+            hops = (
+                self.to_node(known, (*seen, hop.name)) if known is not None else self._to_alias(jump, (*seen, hop.name))
+            )
+            before += hops if index == 0 else hops[-1:]
+        return (*before, replace(hop, proxy_command=None))
+
+    def _settings(self, alias: str, *, user: str | None, port: int | None) -> SSHClientConfig:
+        """What ~/.ssh/config says of `alias`; a user and a port that are given win there too."""
+        paths = [self._config] if self._config is not None else []
+        try:
+            local_user = getpass.getuser()
+            loaded = SSHClientConfig.load(
+                None, paths, False, False, False, local_user, () if user is None else user, alias, port or ()
+            )
+        except (KeyError, OSError, ConfigParseError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"the SSH configuration cannot be used: {error}",
+                hint=f"check it with: ssh -G {alias}",
+            ) from error
+        assert isinstance(loaded, SSHClientConfig)
+        return loaded
+
+    def _hop(self, name: str, alias: str, settings: SSHClientConfig) -> Hop:
+        identities = _paths(settings.get("IdentityFile"))
+        default = Path("~/.ssh").expanduser()
+        user_hosts: Any = settings.get("UserKnownHostsFile")
+        if user_hosts is None:
+            user_hosts = [str(default / "known_hosts"), str(default / "known_hosts2")]
+        global_hosts: Any = settings.get("GlobalKnownHostsFile", list(_GLOBAL_KNOWN_HOSTS))
+        proxy_command: Any = settings.get("ProxyCommand")
+        return Hop(
+            name=name,
+            in_inventory=False,
+            host=str(settings.get("Hostname", alias)),
+            port=int(str(settings.get("Port", DEFAULT_PORT))),
+            user=str(settings.get("User") or getpass.getuser()),
+            identities=identities or tuple(default / name for name in _DEFAULT_IDENTITIES),
+            explicit_identity=False,
+            identities_only=bool(settings.get("IdentitiesOnly", False)),
+            certificates=_paths(settings.get("CertificateFile")),
+            agent=_agent(settings),
+            host_key=None,
+            host_key_alias=settings.get("HostKeyAlias") or None,  # type: ignore[arg-type]
+            known_hosts=_paths([*user_hosts, *global_hosts]),
+            proxy_command=proxy_command,
+            family=int(str(settings.get("AddressFamily", 0))),
+        )
+
+
+def _jumps(settings: SSHClientConfig) -> tuple[str, ...]:
+    value = settings.get("ProxyJump")
+    return tuple(part.strip() for part in str(value).split(",")) if value else ()
+
+
+def _paths(values: Any) -> tuple[Path, ...]:
+    return tuple(Path(value).expanduser() for value in values or ())
+
+
+def _agent(settings: SSHClientConfig) -> str:
+    """The socket of the agent: IdentityAgent, which can also be none or the name of a variable; else SSH_AUTH_SOCK."""
+    value: Any = settings.get("IdentityAgent", "SSH_AUTH_SOCK")
+    if value is None:
+        return ""
+    if value == "SSH_AUTH_SOCK":
+        return os.environ.get("SSH_AUTH_SOCK", "")
+    if value.startswith("$"):
+        return os.environ.get(value.strip("${}"), "")
+    return str(Path(value).expanduser())

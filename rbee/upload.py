@@ -1,0 +1,171 @@
+"""A file onto a node through a shell: staged beside its target, continued after a break, checked, renamed into place.
+
+Rules
+- The part's name holds the keeper and the content's digest, so that what is continued is always the same file.
+- Bytes are written at their own offset and never truncated: two uploads of one file at once write the same bytes.
+- A part becomes the target only after its whole SHA-256 was computed on the node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from rbee.connection import OnBytes, quote
+from rbee.errors import NodeError
+from rbee.shell import ShellConnection
+from rbee_remote.protocol import ErrorCode
+
+#: Bytes of one piece; a part is continued from a whole number of them.
+PIECE = 2**20
+
+_NO_SPACE = ("no space left", "quota exceeded", "disc quota", "file too large")
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What goes where. source: a file or the content itself. size: bytes. part: the staging file on the node."""
+
+    source: Path | bytes
+    size: int
+    target: str
+    part: str
+    sha256: str
+    mode: int
+
+    @classmethod
+    def of(cls, source: Path | bytes, target: str, *, sha256: str, mode: int, keeper_id: str) -> Upload:
+        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        return cls(source, size, target, part_of(target, sha256=sha256, keeper_id=keeper_id), sha256, mode)
+
+    def open(self) -> BinaryIO:
+        return io.BytesIO(self.source) if isinstance(self.source, bytes) else self.source.open("rb")
+
+
+def part_of(target: str, *, sha256: str, keeper_id: str) -> str:
+    """Where a file lies while it is on its way to `target`."""
+    return f"{target}.part-{keeper_id}-{sha256[:8]}"
+
+
+#: Says `ready PIECES FREE_KB` (what it has, and the room that is left), then reads the content from there on on stdin.
+#: Ends with one line: done, short, corrupt, or `failed STEP MESSAGE`.
+_SCRIPT = r"""LC_ALL=C; export LC_ALL; umask 077
+hash_of() {
+  if command -v sha256sum; then sha256sum <"$1"
+  elif command -v shasum; then shasum -a 256 <"$1"
+  else openssl dgst -sha256 -r <"$1"
+  fi 2>/dev/null | sed -n 's/^\([0-9a-f]\{64\}\).*/\1/p'
+}
+fail() { printf 'failed %s %s\n' "$1" "$(printf %s "$2" | tr '\n' ' ')"; exit 1; }
+message=$(mkdir -p "${target%/*}" 2>&1) || fail mkdir "$message"
+[ ! -d "$target" ] || fail mkdir "$target is a folder"
+have=0
+[ ! -f "$part" ] || have=$(($(wc -c <"$part")))
+if [ "$have" -gt "$size" ]; then rm -f "$part"; have=0; fi
+pieces=$((have / 1048576))
+free=$(df -Pk "${target%/*}" 2>/dev/null | sed -n '2s/.* \([0-9][0-9]*\)  *[0-9]*% .*/\1/p')
+printf 'ready %s %s\n' "$pieces" "${free:-unknown}"
+message=$(dd of="$part" bs=1048576 seek="$pieces" conv=notrunc 2>&1) || fail write "$message"
+if [ ! -f "$part" ] && [ "$(hash_of "$target")" = "$sha256" ]; then echo done; exit 0; fi
+message=$(wc -c 2>&1 <"$part") || fail write "$message"
+[ "$((message))" -ge "$size" ] || { echo short; exit 1; }
+sync "$part" >/dev/null 2>&1
+if [ "$(hash_of "$part")" != "$sha256" ]; then rm -f "$part"; echo corrupt; exit 1; fi
+message=$(chmod "$mode" "$part" 2>&1 && mv -f "$part" "$target" 2>&1) || fail rename "$message"
+echo done
+"""
+
+
+def _script(upload: Upload) -> str:
+    values = {
+        "target": upload.target,
+        "part": upload.part,
+        "size": str(upload.size),
+        "sha256": upload.sha256,
+        "mode": f"{upload.mode:o}",
+    }
+    return "".join(f"{name}={quote(value)}\n" for name, value in values.items()) + _SCRIPT
+
+
+async def send(connection: ShellConnection, upload: Upload, on_bytes: OnBytes | None) -> None:
+    """Put the file on the node. A part that turns out corrupt is thrown away, once.
+
+    Raises as `Connection.put`.
+    """
+    for last_try in (False, True):
+        continued, outcome = await _send_once(connection, upload, on_bytes)
+        if outcome == "done":
+            return
+        if outcome == "corrupt" and continued and not last_try:
+            continue
+        raise _failure(upload, outcome)
+
+
+async def _send_once(connection: ShellConnection, upload: Upload, on_bytes: OnBytes | None) -> tuple[bool, str]:
+    """(whether a part was continued, the last line of the script)."""
+    async with connection.feed_script(_script(upload)) as (shell, lines):
+        ready = await anext(lines, b"failed start the script ended at once")
+        match ready.decode(errors="replace").split():
+            case ["ready", pieces, free] if pieces.isdecimal():
+                start = int(pieces) * PIECE
+            case _:
+                return False, ready.decode(errors="replace")
+        if free.isdecimal() and int(free) * 1024 < upload.size - start:
+            raise disk_full(upload, available=int(free) * 1024)
+
+        async def feed() -> None:
+            try:
+                with upload.open() as source:
+                    source.seek(start)
+                    done = start
+                    while piece := await asyncio.to_thread(source.read, PIECE):
+                        await shell.write(piece)
+                        done += len(piece)
+                        if on_bytes is not None:
+                            on_bytes(done, upload.size)
+            finally:
+                shell.write_eof()
+
+        feeding = asyncio.create_task(feed(), name="feed upload")
+        try:
+            outcome = await anext(lines, b"failed start the script ended without a word")
+            if outcome == b"short":
+                await feeding  # its error says why: the source could not be read
+            return start > 0, outcome.decode(errors="replace")
+        finally:
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)  # its failure showed in the outcome
+
+
+def _failure(upload: Upload, outcome: str) -> NodeError:
+    _, _, said = outcome.partition(" ")
+    if any(text in said.lower() for text in _NO_SPACE):
+        return disk_full(upload)
+    if outcome == "corrupt":
+        message, said = f"{upload.target} arrived with another SHA-256 than it should have", ""
+    elif outcome == "short":
+        message, said = "the file became shorter while it was sent", ""
+    else:
+        message = f"{upload.target} cannot be written"
+    return NodeError(
+        ErrorCode.BOOTSTRAP_FAILED,
+        message,
+        hint="check that the node's home for rbee is on a disk you may write to",
+        details={"said": said.strip()} if said else {"sha256": upload.sha256},
+    )
+
+
+def disk_full(upload: Upload, *, available: int | None = None) -> NodeError:
+    """available: bytes, None when nobody said."""
+    details: dict[str, object] = {"path": upload.target, "needed_mb": -(-upload.size // 10**6)}
+    if available is not None:
+        details["available_mb"] = available // 10**6
+    return NodeError(
+        ErrorCode.DISK_FULL,
+        "the node's disk is full",
+        hint="free some space there (`rbee gc`, `rbee models rm`), or set `home` to a larger disk in the inventory",
+        details=details,
+    )

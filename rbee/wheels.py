@@ -1,0 +1,249 @@
+"""The keeper's wheel cache: what a node's runtime is made of, fetched or built once.
+
+    base-KEY/                   the wheels of base.txt for one platform and Python
+    tools-KEY/                  the wheels of build.txt, likewise
+    uv-VERSION-PLATFORM/uv      the binary that makes runtimes
+    llama/BACKEND-PLATFORM/     one llama-cpp-python wheel and `wheel.json`, which says what it needs
+
+Rules
+- Folders get their final name when they are whole: one that exists is complete, and is never changed.
+- What is here is found without a network.
+- One build at a time: the lock lies in the cache, so keepers that share it share its builds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rbee import build, locked, pip, portable
+from rbee.errors import NodeError
+from rbee.events import Emit
+from rbee.files import LocalFile, file_sha256
+from rbee.locks import file_lock
+from rbee.platforms import Target, Version
+from rbee.settings import Settings, expand
+from rbee_remote.protocol import ErrorCode
+
+ENV_CACHE = "RBEE_WHEEL_CACHE"
+ENV_INDEX = "RBEE_WHEEL_INDEX"
+
+#: Compiles on a node, and returns the wheel (in the folder it was given) and the node's own libraries for it.
+BuildOnNode = Callable[[str, Path, Emit], Awaitable[tuple[Path, portable.FindLibrary]]]
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaWheel:
+    """What `wheel.json` says of the wheel beside it. libc_version: the oldest C library it runs with."""
+
+    file: str
+    sha256: str
+    version: str
+    backend: str
+    system: str
+    machine: str
+    libc: str
+    libc_version: Version
+
+    def fits(self, target: Target, backend: str) -> bool:
+        same = (self.version, self.backend) == (locked.llama().version, backend)
+        builder = Target(self.system, self.machine, self.libc, tuple(self.libc_version), target.python)
+        return same and target.runs_what_is_built_on(builder)
+
+
+class WheelCache:
+    """The cache at `root`. logs: where the log of a failed build goes."""
+
+    def __init__(self, root: Path, logs: Path) -> None:
+        self.root = root
+        self._logs = logs
+
+    @classmethod
+    def of(cls, settings: Settings) -> WheelCache:
+        """`$RBEE_WHEEL_CACHE`, which several homes can share, else below the keeper's home."""
+        chosen = os.environ.get(ENV_CACHE)
+        return cls(expand(chosen).absolute() if chosen else settings.cache / "wheels", settings.log)
+
+    async def base_wheels(self, target: Target, emit: Emit) -> list[LocalFile]:
+        """What a runtime needs besides llama-cpp-python. Raises NodeError NODE_UNSUPPORTED or BOOTSTRAP_FAILED."""
+        return await self._locked_wheels(locked.BASE, target, "the runtime's packages", emit)
+
+    async def tool_wheels(self, target: Target, emit: Emit) -> list[LocalFile]:
+        """What compiles llama-cpp-python on a node without internet."""
+        return await self._locked_wheels(locked.BUILD, target, "the build tools", emit)
+
+    async def _locked_wheels(self, lock: str, target: Target, what: str, emit: Emit) -> list[LocalFile]:
+        lines = [line.line() for line in locked.for_target(lock, target)]
+        platforms = target.wheel_platforms()
+        key = hashlib.sha256("\n".join([*lines, *platforms, *map(str, target.python)]).encode()).hexdigest()[:16]
+        folder = self.root / f"{lock.removesuffix('.txt')}-{key}"
+        if not folder.is_dir():
+            hear = pip.report_files(emit, lock, f"fetching {what}", len(lines))
+            options = [*_platform_options(target), "--require-hashes"]
+            await pip.download(lines, folder, options=options, on_line=hear)
+        return [LocalFile.of(path) for path in sorted(folder.glob("*.whl"))]
+
+    async def uv_binary(self, target: Target, emit: Emit) -> Path:
+        """uv for a platform: this keeper's own where that runs there, else from the wheel of the same version."""
+        if target.runs_what_is_built_on(dataclasses.replace(Target.here(), libc_version=())):
+            from uv import find_uv_bin
+
+            return Path(find_uv_bin())
+        folder = self.root / f"uv-{uv_version()}-{target.name}"
+        if not folder.is_dir():
+            hear = pip.report_bytes(emit, "uv", f"fetching uv for {target.name}")
+            async with pip.staging(self.root) as work:
+                wanted = [f"uv=={uv_version()}"]
+                await pip.download(wanted, work / "wheel", options=_platform_options(target), on_line=hear)
+                (wheel,) = (work / "wheel").glob("*.whl")
+                (work / "uv").mkdir()
+                _extract_uv(wheel, work / "uv" / "uv")
+                pip.publish(work / "uv", folder)
+        return folder / "uv"
+
+    def find_llama(self, target: Target, backend: str) -> LocalFile | None:
+        """The llama-cpp-python wheel of a backend that runs on `target`, if the cache has one."""
+        for described in sorted(self.root.glob("llama/*/wheel.json")):
+            known = LlamaWheel(**json.loads(described.read_text(encoding="utf-8")))
+            if known.fits(target, backend):
+                return LocalFile(described.parent / known.file, known.sha256)
+        return None
+
+    def add_wheel(
+        self, path: Path, backend: str, *, find_library: portable.FindLibrary = portable.local_library
+    ) -> LocalFile:
+        """Take a llama-cpp-python wheel into the cache, made fit to travel; one that is there already stays.
+
+        find_library: where the libraries come from that the wheel needs and that may lack elsewhere.
+        """
+        system, machine, libc = _built_for(path)
+        folder = self.root / "llama" / f".adding-{os.urandom(6).hex()}"
+        folder.mkdir(parents=True)
+        try:
+            wheel = folder / path.name
+            if system == "Linux":
+                portable.make_portable(path, wheel, find_library)
+            else:
+                shutil.copyfile(path, wheel)
+            version = portable.needed_glibc(wheel)
+            libc = libc or ("glibc" if version else "musl")
+            known = LlamaWheel(
+                path.name, file_sha256(wheel), path.name.split("-")[1], backend, system, machine, libc, version
+            )
+            (folder / "wheel.json").write_text(json.dumps(dataclasses.asdict(known), indent=1), encoding="utf-8")
+            built = Target(system, machine, libc, version, ())
+            final = folder.with_name(f"{backend}-{known.version}-{built.name}")
+            pip.publish(folder, final)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return LocalFile.of(final / path.name)
+
+    async def llama_wheel(
+        self, target: Target, backend: str, emit: Emit, *, on_node: BuildOnNode | None = None
+    ) -> LocalFile:
+        """The llama-cpp-python wheel of a backend: from the cache, an index of prebuilt ones, or built.
+
+        on_node: builds on the node, None where it has no compiler. Raises NodeError NODE_UNSUPPORTED when there is
+        no way to get one, BOOTSTRAP_FAILED when the way that was tried failed.
+        """
+        if found := self.find_llama(target, backend):
+            return found
+        if index := os.environ.get(ENV_INDEX):
+            return await self._from_index(f"{index.rstrip('/')}/{backend}/", target, backend, emit)
+        here = target.runs_what_is_built_on(Target.here()) and build.missing_tool(backend) is None
+        if not here and on_node is None:
+            raise _no_way(target, backend)
+        async with file_lock(self.root / "build.lock", "builds llama.cpp, which takes minutes", emit):
+            if found := self.find_llama(target, backend):
+                return found
+            return await self._build(target, backend, emit, None if here else on_node)
+
+    def can_get(self, target: Target, backend: str) -> bool:
+        """Whether `llama_wheel` has a way other than the node's own compiler."""
+        here = target.runs_what_is_built_on(Target.here()) and build.missing_tool(backend) is None
+        return here or ENV_INDEX in os.environ or self.find_llama(target, backend) is not None
+
+    async def _build(self, target: Target, backend: str, emit: Emit, on_node: BuildOnNode | None) -> LocalFile:
+        flags = build.cmake_flags(target, backend)
+        async with pip.staging(self.root) as folder:
+            if on_node:
+                wheel, find_library = await on_node(flags, folder, emit)
+            else:
+                wheel = await build.build_here(flags, folder, self.build_log(backend), emit)
+                find_library = portable.local_library
+            return self.add_wheel(wheel, backend, find_library=find_library)
+
+    def build_log(self, backend: str) -> Path:
+        return self._logs / f"build-llama-cpp-python-{backend}.log"
+
+    async def _from_index(self, index: str, target: Target, backend: str, emit: Emit) -> LocalFile:
+        """From a package index of prebuilt wheels; one for each backend, `INDEX/BACKEND/`."""
+        requirement = locked.llama()
+        hear = pip.report_bytes(emit, "llama", f"fetching {requirement.name} {requirement.version} for {backend}")
+        async with pip.staging(self.root) as folder:
+            options = [*_platform_options(target), "--platform", f"linux_{target.machine}", "--index-url", index]
+            wanted = [f"{requirement.name}=={requirement.version}"]
+            await pip.download(wanted, folder / "wheel", options=options, on_line=hear)
+            (wheel,) = (folder / "wheel").glob("*.whl")
+            added = self.add_wheel(wheel, backend)
+        if self.find_llama(target, backend) is None:
+            raise NodeError(
+                ErrorCode.NODE_UNSUPPORTED,
+                f"the prebuilt llama.cpp for {backend} does not run on {target.name}",
+                hint=f"{ENV_INDEX} needs a wheel that was built on an older system",
+            )
+        return added
+
+
+def uv_version() -> str:
+    return importlib.metadata.version("uv")
+
+
+def _platform_options(target: Target) -> Sequence[str]:
+    """pip's options for the wheels of another platform and Python."""
+    platforms = target.wheel_platforms()
+    options = ["--only-binary=:all:", "--implementation", "cp", "--python-version", ".".join(map(str, target.python))]
+    return [*options, *(word for platform in platforms for word in ("--platform", platform))]
+
+
+def _extract_uv(wheel: Path, target: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if re.search(r"\.data/scripts/uv$", name))
+        target.write_bytes(archive.read(name))
+    target.chmod(0o755)
+
+
+def _built_for(wheel: Path) -> tuple[str, str, str]:
+    """System, machine and C library in a wheel's name; the library is "" where the name does not say it."""
+    tag = wheel.stem.rsplit("-", 1)[-1]
+    machine = "aarch64" if tag.endswith(("aarch64", "arm64")) else "x86_64"
+    if tag.startswith("macosx"):
+        return "Darwin", machine, "macos"
+    return "Linux", machine, "musl" if "musllinux" in tag else "glibc" if "manylinux" in tag else ""
+
+
+def _no_way(target: Target, backend: str) -> NodeError:
+    here = Target.here()
+    if target.runs_what_is_built_on(here):
+        tool = build.missing_tool(backend)
+        message = f"llama.cpp for {backend} has to be built once, and this machine has no `{tool}`"
+        hint = "apt install build-essential (dnf: gcc-c++; macOS: xcode-select --install)"
+        if tool != "c++":
+            hint = f'install the toolkit that has `{tool}`, or set backend = "cpu" for the node'
+        return NodeError(ErrorCode.BOOTSTRAP_FAILED, message, hint=hint)
+    return NodeError(
+        ErrorCode.NODE_UNSUPPORTED,
+        f"no llama.cpp for {target.name} ({backend}): this machine ({here.name}) cannot build it, nor can the node",
+        hint="install a compiler on the node (apt install build-essential; apk add build-base), "
+        f"or set {ENV_INDEX} to an index of prebuilt wheels",
+        details={"node": target.name, "keeper": here.name, "backend": backend},
+    )

@@ -1,0 +1,57 @@
+"""`python payload.zip hive | worker | download | inspect | pipe`: everything rbee starts on a node starts here.
+
+Each command imports only what it needs: `pipe` runs once per channel and has to be there at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from rbee_remote.protocol import RemoteError
+
+COMMANDS = ("hive", "worker", "download", "inspect", "pipe")
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit with its status: 0, 1 with a RemoteError as JSON on stdout, or 2 for wrong usage."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="rbee_remote", description="The part of rbee that runs on a node.")
+    parser.add_argument("command", choices=COMMANDS)
+    command = parser.parse_args(arguments[:1]).command
+    try:
+        status = _run(command, arguments[1:])
+    except RemoteError as error:
+        sys.stdout.write(json.dumps(error.encode()) + "\n")
+        sys.stdout.flush()
+        status = 1
+    sys.exit(status)
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    if command == "pipe":
+        from rbee_remote import pipe
+
+        return pipe.main(arguments)
+    if command == "hive":
+        from rbee_remote.hive import daemon
+
+        return daemon.main(arguments)
+    if command == "worker":
+        from rbee_remote import worker
+
+        return worker.main(arguments)
+    if command == "download":
+        from rbee_remote.hive import download
+
+        return download.main(arguments)
+    from rbee_remote import gguf_meta
+
+    return gguf_meta.main(arguments)
+
+
+if __name__ == "__main__":
+    main()

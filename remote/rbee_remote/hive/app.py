@@ -1,0 +1,266 @@
+"""The hive's HTTP API on its unix socket: routes, and nothing that decides.
+
+Whoever can open the socket (mode 0600 in a folder of mode 0700) is the user that the hive runs as; the header
+X-Rbee-Keeper says which keeper it was, for the audit log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import anyio
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from rbee_remote.hive import logs, models
+from rbee_remote.hive.audit import AuditLog
+from rbee_remote.hive.catalog import Catalog, check_ref
+from rbee_remote.hive.layout import Layout
+from rbee_remote.hive.pulls import Pulls
+from rbee_remote.hive.supervisor import Supervisor
+from rbee_remote.hive.worker_record import SERVING, WorkerRecord
+from rbee_remote.protocol import (
+    HEADER_KEEPER,
+    DownloadProgress,
+    DownloadRequest,
+    ErrorCode,
+    HiveInfo,
+    ProtocolError,
+    RegisterRequest,
+    RemoteError,
+    SpawnRequest,
+    StopRequest,
+    decode,
+    encode,
+)
+
+_log = logging.getLogger(__name__)
+
+MAX_BODY = 1 << 20
+MAX_LOG_LINES = 10_000
+STATE_INTERVAL_S = 5.0
+
+_HTTP_STATUS = {
+    ErrorCode.USAGE: 400,
+    ErrorCode.MODEL_NOT_FOUND: 404,
+    ErrorCode.ALL_SLOTS_BUSY: 409,
+    ErrorCode.WORKER_GONE: 410,
+    ErrorCode.MODEL_INVALID: 422,
+    ErrorCode.BACKEND_UNAVAILABLE: 422,
+    ErrorCode.INTERNAL: 500,
+    ErrorCode.DOWNLOAD_FAILED: 502,
+    ErrorCode.RAM_EXHAUSTED: 507,
+    ErrorCode.VRAM_EXHAUSTED: 507,
+    ErrorCode.DISK_FULL: 507,
+}
+
+Message = TypeVar("Message")
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class HiveApi:
+    """The routes' way to the hive. stop: asks the process to end, once the answer is out."""
+
+    layout: Layout
+    catalog: Catalog
+    supervisor: Supervisor
+    pulls: Pulls
+    audit: AuditLog
+    info: Callable[[], HiveInfo]
+    stop: Callable[[StopRequest], None]
+    ending: anyio.Event
+
+    def app(self) -> Starlette:
+        routes: list[tuple[str, str, Handler]] = [
+            ("GET", "/v1/health", self.health),
+            ("GET", "/v1/workers", self.list_workers),
+            ("POST", "/v1/workers", self.ensure_worker),
+            ("POST", "/v1/preflight", self.preflight),
+            ("GET", "/v1/workers/{worker}", self.show_worker),
+            ("DELETE", "/v1/workers/{worker}", self.stop_worker),
+            ("GET", "/v1/workers/{worker}/events", self.worker_events),
+            ("GET", "/v1/models", self.list_models),
+            ("POST", "/v1/models", self.register_model),
+            ("DELETE", "/v1/models", self.remove_model),
+            ("POST", "/v1/models/pull", self.pull_model),
+            ("GET", "/v1/logs", self.show_log),
+            ("POST", "/v1/stop", self.stop_hive),
+        ]
+        return Starlette(
+            routes=[Route(path, handler, methods=[method]) for method, path, handler in routes],
+            exception_handlers={
+                RemoteError: _on_remote_error,
+                ProtocolError: _on_protocol_error,
+                OSError: _on_os_error,
+            },
+        )
+
+    # --- hive -----------------------------------------------------------------------------------------------
+
+    async def health(self, _: Request) -> Response:
+        return JSONResponse(encode(self.info()))
+
+    async def stop_hive(self, request: Request) -> Response:
+        how = await _body(request, StopRequest, StopRequest())
+        self._record(request, "hive.stop")
+        self.stop(how)
+        return JSONResponse(encode(self.info()))
+
+    async def show_log(self, request: Request) -> Response:
+        query = request.query_params
+        path = logs.log_path(self.layout, query.get("worker"))
+        lines = _number(query.get("lines", "100"), "lines", MAX_LOG_LINES)
+        if query.get("follow") != "1":
+            return Response(logs.last_lines(path, lines), media_type="text/plain; charset=utf-8")
+
+        async def stream() -> AsyncIterator[bytes]:
+            async for chunk in logs.follow(path, lines):
+                if self.ending.is_set():
+                    return
+                if chunk:
+                    yield chunk
+
+        return StreamingResponse(stream(), media_type="text/plain; charset=utf-8")
+
+    # --- workers --------------------------------------------------------------------------------------------
+
+    async def list_workers(self, _: Request) -> Response:
+        return JSONResponse({"workers": [encode(worker.info()) for worker in self.supervisor.workers()]})
+
+    async def preflight(self, request: Request) -> Response:
+        return JSONResponse(encode(self.supervisor.preflight(await _body(request, SpawnRequest))))
+
+    async def ensure_worker(self, request: Request) -> Response:
+        spawn = await _body(request, SpawnRequest)
+        worker, started = await self.supervisor.ensure(spawn)
+        if started:
+            self._record(request, "worker.start", model=spawn.model, worker=worker.id)
+        return JSONResponse(encode(worker.info()), status_code=201 if started else 200)
+
+    async def show_worker(self, request: Request) -> Response:
+        return JSONResponse(encode(self._worker(request).info()))
+
+    async def stop_worker(self, request: Request) -> Response:
+        how = await _body(request, StopRequest, StopRequest())
+        worker = self._worker(request)
+        self._record(request, "worker.stop", model=worker.key.model, worker=worker.id)
+        await self.supervisor.stop(worker, how)
+        return JSONResponse(encode(worker.info()))
+
+    async def worker_events(self, request: Request) -> Response:
+        worker = self._worker(request)
+
+        async def stream() -> AsyncIterator[bytes]:
+            while True:
+                changed = worker.changed
+                yield _event("state", encode(worker.info()))
+                if worker.state in SERVING or worker.gone.is_set():
+                    return
+                with anyio.move_on_after(STATE_INTERVAL_S):
+                    await changed.wait()
+
+        return _events(stream())
+
+    def _worker(self, request: Request) -> WorkerRecord:
+        return self.supervisor.find(logs.check_worker_id(request.path_params["worker"]))
+
+    # --- models ---------------------------------------------------------------------------------------------
+
+    async def list_models(self, _: Request) -> Response:
+        return JSONResponse({"models": [encode(model) for model in self.catalog.list()]})
+
+    async def register_model(self, request: Request) -> Response:
+        what = await _body(request, RegisterRequest)
+        self._record(request, "model.register", model=what.model)
+        return JSONResponse(encode(await models.register(self.catalog, what)), status_code=201)
+
+    async def remove_model(self, request: Request) -> Response:
+        model = self.catalog.find(request.query_params.get("model", ""))
+        user = self.supervisor.uses(model.path)
+        if user is not None:
+            raise RemoteError(
+                ErrorCode.ALL_SLOTS_BUSY,
+                f"worker {user.id} uses {model.model}",
+                hint=f"rbee workers stop {user.id}",
+            )
+        self._record(request, "model.remove", model=model.model)
+        return JSONResponse(encode(self.catalog.remove(model.model)))
+
+    async def pull_model(self, request: Request) -> Response:
+        what = await _body(request, DownloadRequest)
+        check_ref(what.model)
+        models.check_sha256(what.sha256)
+        self._record(request, "model.pull", model=what.model)
+
+        async def stream() -> AsyncIterator[bytes]:
+            try:
+                async with contextlib.aclosing(self.pulls.pull(what)) as items:
+                    async for item in items:
+                        yield _event("progress" if isinstance(item, DownloadProgress) else "done", encode(item))
+            except RemoteError as error:
+                yield _event("error", error.encode())
+
+        return _events(stream())
+
+    def _record(self, request: Request, action: str, *, model: str = "", worker: str = "") -> None:
+        self.audit.record(action, keeper=request.headers.get(HEADER_KEEPER, ""), model=model, worker=worker)
+
+
+async def _body(request: Request, kind: type[Message], default: Message | None = None) -> Message:
+    """The request's body as a message; `default` for an empty one. Raises ProtocolError, RemoteError USAGE."""
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > MAX_BODY:
+            raise RemoteError(ErrorCode.USAGE, f"a request may have {MAX_BODY} bytes at most")
+    if not content and default is not None:
+        return default
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"the request is no JSON: {error}") from error
+    return decode(kind, data)
+
+
+def _number(text: str, name: str, most: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise RemoteError(ErrorCode.USAGE, f"{name} has to be a number")
+    return min(int(text), most)
+
+
+def _event(name: str, data: dict[str, Any]) -> bytes:
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
+
+
+def _events(stream: AsyncIterator[bytes]) -> StreamingResponse:
+    return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+def _error_response(error: RemoteError) -> JSONResponse:
+    return JSONResponse(error.encode(), status_code=_HTTP_STATUS.get(error.code, 500))
+
+
+def _on_remote_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RemoteError)
+    return _error_response(error)
+
+
+def _on_protocol_error(_: Request, error: Exception) -> Response:
+    return _error_response(RemoteError(ErrorCode.USAGE, str(error)))
+
+
+def _on_os_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, OSError)
+    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    code = ErrorCode.DISK_FULL if full else ErrorCode.INTERNAL
+    return _error_response(RemoteError(code, f"the node cannot do that: {error.strerror or error}"))

@@ -1,0 +1,115 @@
+"""Taking models into the catalog: checked by checksum, understood as GGUF, and only then registered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from rbee_remote.command import payload_command
+from rbee_remote.hive.catalog import Catalog, check_ref
+from rbee_remote.hive.hashing import sha256_of
+from rbee_remote.protocol import ErrorCode, ModelInfo, ModelMeta, RegisterRequest, RemoteError, decode
+
+_log = logging.getLogger(__name__)
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+#: Reading the vocabulary of a large model with the gguf library takes some 10 s on a slow core.
+_INSPECT_TIMEOUT_S = 120.0
+
+
+async def register(catalog: Catalog, request: RegisterRequest) -> ModelInfo:
+    """Take a file into the catalog. An owned one is renamed to its checksum.
+
+    Raises RemoteError: USAGE, MODEL_NOT_FOUND, MODEL_INVALID, DOWNLOAD_FAILED when the checksum is another one.
+    """
+    check_ref(request.model)
+    check_sha256(request.sha256)
+    owned = catalog.owns(request.path)
+    if not owned and not request.model.startswith("file:"):
+        raise RemoteError(ErrorCode.USAGE, f"{request.model} has to lie in the models folder of this node")
+    path = catalog.locate(request.path) if owned else Path(request.path)
+    if not path.is_file():
+        raise RemoteError(ErrorCode.MODEL_NOT_FOUND, f"there is no file {path} on this node")
+    # Somebody else's file is only read through when there is something to compare it with.
+    sha256 = await anyio.to_thread.run_sync(sha256_of, path) if owned or request.sha256 else ""
+    if request.sha256 and sha256 != request.sha256:
+        raise RemoteError(
+            ErrorCode.DOWNLOAD_FAILED,
+            f"the checksum of {path.name} is wrong",
+            hint="put it there again",
+            details={"expected": request.sha256, "found": sha256},
+        )
+    return await admit(catalog, request, path, sha256=sha256, owned=owned)
+
+
+async def admit(catalog: Catalog, request: RegisterRequest, path: Path, *, sha256: str, owned: bool) -> ModelInfo:
+    """Register a file whose checksum is known to be `sha256`. Raises RemoteError MODEL_INVALID."""
+    meta = await inspect(path)
+    if owned:
+        path = catalog.take_in(path, sha256)
+    info = ModelInfo(
+        model=request.model,
+        path=str(path),
+        size=path.stat().st_size,
+        sha256=sha256,
+        owned=owned,
+        source=request.source,
+        added_at=time.time(),
+        meta=meta,
+    )
+    catalog.add(info)
+    _log.info("registered %s: %s, %d bytes", info.model, path.name, info.size)
+    return info
+
+
+async def inspect(path: Path) -> ModelMeta:
+    """What the file says of itself, read in a process of its own. Raises RemoteError MODEL_INVALID."""
+    process = await asyncio.create_subprocess_exec(
+        *payload_command("inspect", str(path)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    )
+    try:
+        with anyio.fail_after(_INSPECT_TIMEOUT_S):
+            output, _ = await process.communicate()
+    except TimeoutError as error:
+        raise RemoteError(ErrorCode.MODEL_INVALID, f"{path.name} could not be read in time") from error
+    finally:
+        if process.returncode is None:
+            process.kill()
+            with anyio.CancelScope(shield=True):
+                await process.wait()
+    answer = parse_last_line(output)
+    if process.returncode != 0:
+        raise RemoteError.decode(answer)
+    return decode(ModelMeta, answer)
+
+
+def parse_last_line(output: bytes) -> Any:
+    """The JSON value of the last line of a command's stdout; None where it is none."""
+    lines = output.splitlines()
+    try:
+        return json.loads(lines[-1]) if lines else None
+    except ValueError:
+        return None
+
+
+def check_sha256(sha256: str) -> None:
+    """Raises RemoteError USAGE unless it is empty or the hex of a SHA-256."""
+    if sha256 and not _SHA256.fullmatch(sha256):
+        raise RemoteError(ErrorCode.USAGE, "sha256 has to be 64 lower-case hex digits")
+
+
+def describe_source(source: dict[str, Any]) -> str:
+    """A resolved `Source` as the catalog keeps it: where the model came from, with the commit where there is one."""
+    kind = source.get("kind")
+    if kind == "hf":
+        return f"hf:{source.get('repo')}:{source.get('file')}@{source.get('revision')}"
+    return str(source.get("url") or source.get("requirement") or source.get("path") or kind or "")

@@ -1,0 +1,130 @@
+"""One child of the hive: started in a session of its own, watched, ended, reaped.
+
+Rules
+- A signal goes out only while the child is ours: not reaped, and identified by pid, boot id and start time.
+- Signals go to the child's process group, so that what it started ends with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+
+import anyio
+
+from rbee_remote.hive.identity import ProcessIdentity, identify, is_same_process
+from rbee_remote.protocol import ErrorCode, RemoteError
+
+#: Names of variables whose values are nobody's business but the hive's parent's.
+_SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|PRIVATE_KEY|SSH_AUTH_SOCK", re.IGNORECASE)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+#: A status line is a WorkerStatus, whose longest part is an error's text.
+_LINE_LIMIT = 1 << 20
+
+
+def child_environment(base: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
+    """`base` without what looks like a secret, plus `extra`, as it was asked for. Raises RemoteError USAGE."""
+    for name, value in extra.items():
+        if not _VARIABLE.fullmatch(name) or "\0" in value:
+            raise RemoteError(ErrorCode.USAGE, f"{name!r} cannot be an environment variable")
+    return {name: value for name, value in base.items() if not _SECRET.search(name)} | dict(extra)
+
+
+class Child:
+    """A running worker process; made by `start`. The event loop reaps it, whether or not somebody waits."""
+
+    def __init__(self, process: asyncio.subprocess.Process, status: asyncio.StreamReader) -> None:
+        self._process = process
+        self._status = status
+        self.identity: ProcessIdentity = identify(process.pid)
+
+    @classmethod
+    async def start(cls, command: Sequence[str], *, config: bytes, env: Mapping[str, str], log: Path) -> Child:
+        """Start `command --status-fd N`, with `config` on its stdin and stdout and stderr appended to `log`.
+
+        Raises OSError when it cannot be started.
+        """
+        reading, writing = os.pipe()
+        try:
+            with log.open("ab") as log_file:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    f"--status-fd={writing}",
+                    stdin=subprocess.PIPE,
+                    stdout=log_file,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(writing,),
+                    start_new_session=True,
+                    env=dict(env),
+                    cwd="/",
+                )
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        status = asyncio.StreamReader(limit=_LINE_LIMIT)
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(status), os.fdopen(reading, "rb", buffering=0)
+        )
+        child = cls(process, status)
+        await child._send(config)
+        return child
+
+    async def _send(self, config: bytes) -> None:
+        assert self._process.stdin is not None
+        # A child that died before it read its configuration is seen by `wait`, with its exit status.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._process.stdin.write(config)
+            await self._process.stdin.drain()
+        self._process.stdin.close()
+
+    async def statuses(self) -> AsyncIterator[bytes]:
+        """The lines of the status pipe, until the child has closed it."""
+        while line := await self._status.readline():
+            yield line
+
+    async def wait(self) -> int:
+        """The exit status once the child is reaped; negative is the number of the signal that ended it."""
+        return await self._process.wait()
+
+    @property
+    def running(self) -> bool:
+        return self._process.returncode is None
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """Does nothing when the child is gone."""
+        if self.running and is_same_process(self.identity):
+            # Between the check and the signal the child can become a zombie, but only we can reap it.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.identity.pid, number)
+
+    async def end(self, patience_s: float) -> None:
+        """SIGTERM, and where that does not help within `patience_s`, SIGKILL; returns when the child is gone."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            self.signal_group(number)
+            if await self.gone_within(patience_s):
+                return
+        await self.wait()
+
+    async def gone_within(self, seconds: float) -> bool:
+        with anyio.move_on_after(seconds):
+            await self.wait()
+        return not self.running
+
+
+def describe_exit(status: int) -> dict[str, str | int]:
+    """An exit status as details of an error: the signal's name, or the number."""
+    if status >= 0:
+        return {"exit_status": status}
+    try:
+        return {"signal": signal.Signals(-status).name}
+    except ValueError:
+        return {"signal": -status}

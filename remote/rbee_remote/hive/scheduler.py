@@ -1,0 +1,137 @@
+"""What to do when a model is asked for: pure decisions over values.
+
+Rules
+- A worker for the same model and options is always reused, a busy one too: it queues.
+- Only workers that nobody uses are evicted, the one that was used longest ago first, and none in vain.
+- What a stopping worker holds counts until it is gone: the answer is then to wait, and to decide again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rbee_remote.protocol import WorkerOptions, WorkerState
+
+RAM, VRAM = "ram", "vram"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerKey:
+    """Two requests with equal keys share a worker. path: the model's file; options: every field resolved."""
+
+    model: str
+    path: str
+    options: WorkerOptions
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """A worker as far as decisions need it. memory_mb: what its end sets free, of `memory`. last_used: any clock."""
+
+    id: str
+    key: WorkerKey
+    state: WorkerState
+    in_use: bool
+    last_used: float
+    memory: str
+    memory_mb: int
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """free_mb: what a further worker could take of `memory` right now. max_workers: None for no limit."""
+
+    key: WorkerKey
+    memory: str
+    needed_mb: int
+    free_mb: int
+    max_workers: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class MakeRoom:
+    """Stop the workers `evict`, wait until they and the ones in `await_end` are gone, decide again."""
+
+    evict: tuple[str, ...]
+    await_end: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NoSlot:
+    """max_workers is reached, and every worker is in use."""
+
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoMemory:
+    """available_mb: with every evictable worker gone. later_mb: with the ones in use gone, too."""
+
+    needed_mb: int
+    available_mb: int
+    later_mb: int
+
+
+Decision = Reuse | Spawn | MakeRoom | NoSlot | NoMemory
+
+
+def decide(demand: Demand, workers: Iterable[WorkerView]) -> Decision:
+    """`workers`: all of the hive's, failed ones included, which count for nothing."""
+    live = [worker for worker in workers if worker.state is not WorkerState.FAILED]
+    for worker in live:
+        if worker.key == demand.key and worker.state is not WorkerState.STOPPING:
+            return Reuse(worker.id)
+    if _has_room(demand, live, gone=()):
+        return Spawn()
+    stopping = [worker for worker in live if worker.state is WorkerState.STOPPING]
+    if _has_room(demand, live, gone=stopping):
+        return MakeRoom((), tuple(worker.id for worker in stopping))
+    evictable = [worker for worker in live if not worker.in_use and worker.state is not WorkerState.STOPPING]
+    evicted = _evict(demand, live, stopping, sorted(evictable, key=lambda worker: worker.last_used))
+    if evicted is not None:
+        return MakeRoom(tuple(worker.id for worker in evicted), tuple(worker.id for worker in stopping))
+    return _refusal(demand, live, gone=[*stopping, *evictable])
+
+
+def _evict(
+    demand: Demand, live: Sequence[WorkerView], stopping: Sequence[WorkerView], candidates: Sequence[WorkerView]
+) -> list[WorkerView] | None:
+    """The least recently used candidates that make room, without those that it turns out to work without."""
+    for count in range(1, len(candidates) + 1):
+        if _has_room(demand, live, gone=[*stopping, *candidates[:count]]):
+            break
+    else:
+        return None
+    chosen = list(candidates[:count])
+    for worker in reversed(candidates[:count]):
+        rest = [other for other in chosen if other is not worker]
+        if _has_room(demand, live, gone=[*stopping, *rest]):
+            chosen = rest
+    return chosen
+
+
+def _has_room(demand: Demand, live: Sequence[WorkerView], gone: Sequence[WorkerView]) -> bool:
+    slot = demand.max_workers is None or len(live) - len(gone) < demand.max_workers
+    return slot and demand.needed_mb <= demand.free_mb + held_mb(gone, demand.memory)
+
+
+def held_mb(workers: Iterable[WorkerView], memory: str) -> int:
+    return sum(worker.memory_mb for worker in workers if worker.memory == memory)
+
+
+def _refusal(demand: Demand, live: Sequence[WorkerView], gone: Sequence[WorkerView]) -> NoSlot | NoMemory:
+    available = demand.free_mb + held_mb(gone, demand.memory)
+    if demand.needed_mb > available:
+        return NoMemory(demand.needed_mb, available, demand.free_mb + held_mb(live, demand.memory))
+    return NoSlot(len(live))

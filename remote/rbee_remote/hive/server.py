@@ -1,0 +1,165 @@
+"""A hive's life, from its socket to its end: supervisor, routes, and the reasons to stop.
+
+It ends when it is told to (SIGTERM, POST /v1/stop), when it has had neither worker nor download for `idle_exit`
+seconds, and when its socket's file is gone or another's: nobody can reach it then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import anyio
+import uvicorn
+from starlette.types import ASGIApp
+
+from rbee_remote.hive import identity, logs
+from rbee_remote.hive.app import HiveApi
+from rbee_remote.hive.audit import AuditLog
+from rbee_remote.hive.catalog import Catalog
+from rbee_remote.hive.layout import socket_identity
+from rbee_remote.hive.pulls import Pulls
+from rbee_remote.hive.supervisor import Supervisor, Timing
+from rbee_remote.hive.watch import watch
+from rbee_remote.protocol import PROTOCOL, HiveInfo, StopRequest
+
+if TYPE_CHECKING:
+    from rbee_remote.hive.daemon import HiveOptions
+
+_log = logging.getLogger(__name__)
+
+VERSION = "0.1.0"
+#: Seconds that running responses get at the end, so that those who wait learn how it ended.
+_GRACE_S = 2
+
+
+def serve(options: HiveOptions, listener: socket.socket, on_serving: Callable[[], None]) -> None:
+    """Blocks until the hive has ended. on_serving: called when connections to the listener are answered."""
+    asyncio.run(_serve(options, listener, on_serving))
+
+
+async def _serve(options: HiveOptions, listener: socket.socket, on_serving: Callable[[], None]) -> None:
+    async with anyio.create_task_group() as tasks:
+        catalog = Catalog(options.layout.models)
+        timing = Timing(tick=min(1.0, options.idle_exit / 4), stall=options.stall)
+        hive = _Hive(options, Supervisor(options.layout, catalog, tasks, timing=timing), Pulls(catalog, tasks))
+        server = _Server(hive.api(catalog).app(), on_startup=on_serving)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, hive.stop, StopRequest())
+        tasks.start_soon(watch, hive.supervisor)
+        tasks.start_soon(hive.watch_reasons_to_end)
+        tasks.start_soon(server.serve, [listener])
+        await hive.end_when_asked()
+        server.should_exit = True
+        await server.ended.wait()
+        tasks.cancel_scope.cancel()
+    _log.info("the hive has ended")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers, telling when it begins and when it has ended."""
+
+    def __init__(self, app: ASGIApp, on_startup: Callable[[], None]) -> None:
+        config = uvicorn.Config(
+            app, loop="asyncio", http="h11", ws="none", lifespan="off", log_config=None, access_log=False,
+            server_header=False, timeout_graceful_shutdown=_GRACE_S,
+        )  # fmt: skip
+        super().__init__(config)
+        self._on_startup = on_startup
+        self.ended = anyio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_startup()
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().serve(sockets)
+        finally:
+            self.ended.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Hive:
+    def __init__(self, options: HiveOptions, supervisor: Supervisor, pulls: Pulls) -> None:
+        self._options = options
+        self._layout = options.layout
+        self._pulls = pulls
+        self.supervisor = supervisor
+        self._identity = identity.identify(os.getpid())
+        self._instance = secrets.token_hex(8)
+        self._started_at = time.time()
+        self._stop_request = StopRequest()
+        self._stop_asked = anyio.Event()
+        self._ending = anyio.Event()
+
+    def api(self, catalog: Catalog) -> HiveApi:
+        return HiveApi(
+            layout=self._layout,
+            catalog=catalog,
+            supervisor=self.supervisor,
+            pulls=self._pulls,
+            audit=AuditLog(self._layout.audit_log),
+            info=self.info,
+            stop=self.stop,
+            ending=self._ending,
+        )
+
+    def info(self) -> HiveInfo:
+        return HiveInfo(
+            protocol=PROTOCOL,
+            version=VERSION,
+            payload=self._options.payload,
+            instance=self._instance,
+            pid=self._identity.pid,
+            start_ticks=self._identity.start_ticks,
+            boot_id=self._identity.boot_id,
+            started_at=self._started_at,
+            home=str(self._layout.home),
+            socket=str(self._layout.hive_socket),
+            workers=len(self.supervisor.live()),
+            draining=self.supervisor.draining,
+        )
+
+    def stop(self, request: StopRequest) -> None:
+        """Begin to end. Asked again without draining, the workers that still drain are ended at once."""
+        again, self._stop_request = self.supervisor.draining, request
+        self.supervisor.draining = True
+        self._stop_asked.set()
+        if again and not request.drain:
+            self.supervisor.begin_stop_all(request)
+
+    async def end_when_asked(self) -> None:
+        """Returns when the hive is asked to end, and nothing of it runs any more."""
+        await self._stop_asked.wait()
+        _log.info("the hive is stopping, %d workers", len(self.supervisor.live()))
+        self._pulls.cancel_all()
+        await self.supervisor.stop_all(self._stop_request)
+        self._ending.set()
+
+    async def watch_reasons_to_end(self) -> None:
+        """Runs until cancelled."""
+        socket_path, busy_at = self._layout.hive_socket, time.monotonic()
+        own = socket_identity(socket_path)
+        while True:
+            await anyio.sleep(self.supervisor.timing.tick)
+            logs.rotate(self._layout.hive_log)
+            if self.supervisor.live() or self._pulls.running:
+                busy_at = time.monotonic()
+            if socket_identity(socket_path) != own:
+                _log.warning("the socket %s is gone or another's", socket_path)
+                return self.stop(StopRequest())
+            if time.monotonic() - busy_at >= self._options.idle_exit:
+                _log.info("nothing to do for %.0f s", self._options.idle_exit)
+                return self.stop(StopRequest())

@@ -1,0 +1,136 @@
+"""A worker in the hive's table: what was asked for, what it last said of itself, and its process.
+
+Only the supervisor changes a record, and every change goes through `touch`, which wakes those who watch it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+
+from rbee_remote.hive.process import Child
+from rbee_remote.hive.resources import Need, Placement
+from rbee_remote.hive.scheduler import WorkerKey, WorkerView
+from rbee_remote.protocol import RemoteError, WorkerInfo, WorkerState, WorkerStatus
+
+#: States in which a worker serves requests.
+SERVING = (WorkerState.IDLE, WorkerState.READY, WorkerState.BUSY)
+#: States before the first request can be served.
+COMING = (WorkerState.STARTING, WorkerState.LOADING)
+
+
+@dataclass(eq=False)
+class WorkerRecord:
+    """Times named `_at` are Unix seconds where they leave the hive (created_at), else of the monotonic clock."""
+
+    id: str
+    key: WorkerKey
+    need: Need
+    placement: Placement
+    keep_alive_s: float
+    socket: Path
+    log: Path
+    created_at: float = field(default_factory=time.time)
+    state: WorkerState = WorkerState.STARTING
+    progress: float = 0.0
+    slots_free: int = 0
+    device: str = ""
+    rss_mb: int = 0
+    anonymous_mb: int = 0
+    error: RemoteError | None = None
+    child: Child | None = None
+    idle_since: float | None = None
+    used_at: float = field(default_factory=time.monotonic)
+    progress_at: float = field(default_factory=time.monotonic)
+    failed_at: float | None = None
+    missed_checks: int = 0
+    changed: anyio.Event = field(default_factory=anyio.Event)
+    #: Set once there is a process, or never will be one.
+    has_process: anyio.Event = field(default_factory=anyio.Event)
+    gone: anyio.Event = field(default_factory=anyio.Event)
+
+    @property
+    def ctx(self) -> int:
+        assert self.key.options.ctx is not None  # a key's options are resolved
+        return self.key.options.ctx
+
+    @property
+    def slots(self) -> int:
+        return self.key.options.slots
+
+    @property
+    def alive(self) -> bool:
+        return self.state is not WorkerState.FAILED
+
+    @property
+    def in_use(self) -> bool:
+        return self.state not in SERVING or self.slots_free < self.slots
+
+    @property
+    def unseen_mb(self) -> int:
+        """Memory that it will need and that is not missing yet from what the system reports as available.
+
+        The weights are mapped: their pages count as available for as long as the worker lives.
+        """
+        return max(0, self.need.total_mb - self.anonymous_mb)
+
+    def touch(self) -> None:
+        """Wake those who wait for a change."""
+        self.changed.set()
+        self.changed = anyio.Event()
+
+    def apply(self, status: WorkerStatus) -> None:
+        """Take over what the worker said of itself. A worker that is to stop stays so, whatever it says."""
+        now = time.monotonic()
+        if status.progress > self.progress or (self.state in COMING and status.state != self.state):
+            self.progress_at = now
+        if status.slots_free != self.slots_free or status.state is WorkerState.BUSY:
+            self.used_at = now
+        self.progress, self.slots_free = status.progress, status.slots_free
+        self.idle_since = None if status.idle_s is None else now - status.idle_s
+        self.device = status.device or self.device
+        if status.error is not None:
+            self.error = RemoteError.decode(status.error)
+        # A worker that says it failed is of no more use; FAILED it is for us when its process has ended.
+        failed = status.state is WorkerState.FAILED
+        if self.state is not WorkerState.STOPPING:
+            self.state = WorkerState.STOPPING if failed else status.state
+        self.touch()
+
+    def view(self) -> WorkerView:
+        return WorkerView(
+            id=self.id,
+            key=self.key,
+            state=self.state,
+            in_use=self.in_use,
+            last_used=self.used_at,
+            memory=self.placement.memory,
+            memory_mb=self.need.total_mb,
+        )
+
+    def info(self) -> WorkerInfo:
+        identity = self.child.identity if self.child else None
+        return WorkerInfo(
+            id=self.id,
+            model=self.key.model,
+            state=self.state,
+            backend=self.placement.backend,
+            device=self.device or self.placement.device,
+            socket=str(self.socket),
+            pid=identity.pid if identity else 0,
+            start_ticks=identity.start_ticks if identity else 0,
+            boot_id=identity.boot_id if identity else "",
+            ctx=self.ctx,
+            slots=self.slots,
+            slots_free=self.slots_free,
+            keep_alive_s=self.keep_alive_s,
+            created_at=self.created_at,
+            progress=self.progress,
+            rss_mb=self.rss_mb,
+            idle_s=None if self.idle_since is None else time.monotonic() - self.idle_since,
+            log=str(self.log),
+            error=self.error.encode() if self.error else None,
+        )

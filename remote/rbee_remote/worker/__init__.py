@@ -1,0 +1,20 @@
+"""The worker: a process that holds one model in llama.cpp and generates tokens.
+
+    app ─ service ─┬─ loop (engine thread) ─┬─ batching   what the next step computes; pure
+                   │                        ├─ engine     llama.cpp, behind the interface of `interface`
+                   │                        └─ generation one request's tokens to its events; stream cuts the text
+                   ├─ journal   the events of one request, followed by its response
+                   └─ status    what the hive is told
+
+Two threads. The event loop's owns connections, timers and the process's life; the engine's owns the model.
+They share the scheduler under one lock (`loop`), and events go from the engine's to the event loop's, never back.
+"""
+
+from __future__ import annotations
+
+
+def main(argv: list[str]) -> int:
+    """Run a worker from `argv` (without the command's name); its exit status."""
+    from rbee_remote.worker.main import main as run
+
+    return run(argv)

@@ -1,0 +1,147 @@
+"""A worker process from its first line to its last: configuration on stdin, socket, model, answers, end."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import faulthandler
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+
+from rbee_remote.protocol import (
+    ErrorCode,
+    ProtocolError,
+    RemoteError,
+    WorkerConfig,
+    WorkerStatus,
+    decode,
+)
+from rbee_remote.worker.app import make_app
+from rbee_remote.worker.interface import Engine, Progress
+from rbee_remote.worker.service import Service
+from rbee_remote.worker.status import StatusPipe
+
+#: Seconds that responses get to reach their clients once the worker has ended.
+FAREWELL_S = 3
+
+_log = logging.getLogger("rbee.worker")
+
+
+def main(argv: list[str]) -> int:
+    """0 when the worker ended as planned, 1 when it failed, 2 when its configuration is wrong."""
+    parser = argparse.ArgumentParser(prog="worker", description="Serve one model. Reads a WorkerConfig on stdin.")
+    parser.add_argument("--status-fd", type=int, help="descriptor for WorkerStatus lines, whose reader is the hive")
+    options = parser.parse_args(argv)
+    faulthandler.enable()
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    try:
+        config = decode(WorkerConfig, json.load(sys.stdin))
+    except (ProtocolError, ValueError) as error:
+        _log.error("bad configuration: %s", error)
+        return 2
+    return asyncio.run(_serve(config, options.status_fd))
+
+
+async def _serve(config: WorkerConfig, status_fd: int | None) -> int:
+    pipe: StatusPipe | None = None
+
+    def report(status: WorkerStatus) -> None:
+        if pipe:
+            pipe.write(status)
+
+    service = Service(config, _load, report)
+    if status_fd is not None:
+        pipe = StatusPipe(status_fd, on_gone=lambda: _hive_gone(service))
+    with _listening(Path(config.socket)) as listener:
+        _handle_signals(service)
+        server = _Server(_uvicorn_config(service))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        service.start()
+        failure = await service.wait_ended()
+    server.should_exit = True
+    await serving
+    if pipe:
+        pipe.close()
+    return 0 if failure is None else 1
+
+
+def _load(config: WorkerConfig, progress: Progress) -> Engine:
+    """In the engine's thread, so that the socket serves before llama.cpp's libraries are there."""
+    try:
+        from rbee_remote.worker.engine import load_engine
+    except (ImportError, OSError, RuntimeError) as error:
+        raise RemoteError(
+            ErrorCode.BOOTSTRAP_FAILED,
+            f"the runtime's llama.cpp cannot be loaded: {error}",
+            hint="remove the node's folder runtimes; the next command makes it again",
+        ) from error
+    return load_engine(config, progress)
+
+
+def _hive_gone(service: Service) -> None:
+    _log.warning("the hive is gone")
+    service.stop(drain=True)
+
+
+def _handle_signals(service: Service) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: service.stop(drain=False))
+
+
+@contextlib.contextmanager
+def _listening(path: Path) -> Iterator[socket.socket]:
+    """A listening unix socket of mode 0600 at `path`, which appears there only once it accepts connections.
+
+    It replaces what a dead worker left. At the end the path is removed, if it is still this socket's.
+    """
+    staged = path.with_name(f".{os.getpid()}")
+    staged.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(str(staged))
+    finally:
+        os.umask(mask)
+    listener.listen(128)
+    inode = staged.stat().st_ino
+    staged.replace(path)
+    try:
+        yield listener
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_ino == inode:
+                path.unlink()
+
+
+def _uvicorn_config(service: Service) -> uvicorn.Config:
+    return uvicorn.Config(
+        make_app(service),
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=FAREWELL_S,
+    )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: SIGTERM has to end requests first, and the server after them."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield

@@ -1,0 +1,156 @@
+"""Fixtures for every kind of test. Each gives what it starts a home of its own, and checks that nothing is left."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.testbed import assets
+from tests.testbed.cli import Rbee
+from tests.testbed.node import wait_until
+
+os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")  # its image is on a registry that may be out of reach
+os.environ.setdefault("TESTCONTAINERS_HOST_OVERRIDE", "127.0.0.1")
+
+LEAK_PATIENCE_S = 10.0
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A container test without an engine is skipped; with RBEE_REQUIRE_CONTAINERS=1, as in CI, it fails."""
+    if item.get_closest_marker("container") is None or (reason := _why_no_containers()) is None:
+        return
+    if os.environ.get("RBEE_REQUIRE_CONTAINERS") == "1":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+@functools.cache
+def _why_no_containers() -> str | None:
+    from tests.testbed import images
+
+    try:
+        images.node_image()
+    except images.NoTestbed as error:
+        return str(error)
+    return None
+
+
+@pytest.fixture(scope="session")
+def model_path() -> Path:
+    """The real model: SmolLM2-135M-Instruct, Q4_1."""
+    return assets.model()
+
+
+@pytest.fixture
+def rbee(tmp_path: Path) -> Iterator[Rbee]:
+    """A keeper with an empty home. Whatever its `local` node still runs at the end is a leak."""
+    with _keeper(tmp_path) as keeper:
+        yield keeper
+
+
+@pytest.fixture(scope="module")
+def shared_rbee(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rbee]:
+    """A keeper for a whole module, for tests that only add to what is there."""
+    with _keeper(tmp_path_factory.mktemp("keeper")) as keeper:
+        yield keeper
+
+
+@pytest.fixture
+def rbee_home(rbee: Rbee) -> Path:
+    return rbee.home
+
+
+@pytest.fixture(scope="session")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A fresh SSH key pair that every container accepts."""
+    return make_key(tmp_path_factory.mktemp("key") / "id_ed25519")
+
+
+@pytest.fixture
+def ssh_node(key: Any) -> Iterator[Callable[..., Any]]:
+    """Starts nodes: `ssh_node(name=…, image=…, user=…, sshd=[…], memory=…)`; each is stopped at the end."""
+    with ExitStack() as stack:
+        yield _starter(stack, key)
+
+
+@pytest.fixture(scope="module")
+def shared_node(key: Any) -> Iterator[Any]:
+    """One node for a whole module."""
+    with ExitStack() as stack:
+        yield _starter(stack, key)()
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> Iterator[None]:
+    """No thread and no child of the test process outlives a test."""
+    threads = set(threading.enumerate())
+    children = set(psutil.Process().children(recursive=True))
+    yield
+    wait_until(lambda: not _started(threads), LEAK_PATIENCE_S, lambda: f"threads left: {_started(threads)}")
+    wait_until(lambda: not _children(children), LEAK_PATIENCE_S, lambda: f"processes left: {_children(children)}")
+
+
+def make_key(path: Path) -> Any:
+    """A new ed25519 key pair, the private part in `path`."""
+    import asyncssh
+
+    from tests.testbed.node import KeyPair
+
+    pair = asyncssh.generate_private_key("ssh-ed25519")
+    pair.write_private_key(path)
+    path.chmod(0o600)
+    return KeyPair(path, pair.export_public_key().decode().strip())
+
+
+@contextmanager
+def _keeper(folder: Path) -> Iterator[Rbee]:
+    home = folder / ".rbee"
+    home.mkdir()
+    run_dir = Path(tempfile.mkdtemp(prefix="rbee-test-", dir="/tmp"))  # short: a socket's path has 108 bytes at most
+    keeper = Rbee(home, run_dir, {"RBEE_WHEEL_CACHE": str(assets.wheel_cache())})
+    try:
+        yield keeper
+        _end_local_node(keeper)
+    finally:
+        for process in keeper.node_processes():
+            process.kill()
+        shutil.rmtree(run_dir)
+
+
+def _end_local_node(keeper: Rbee) -> None:
+    """Stop the hive of `local` where one runs, as a user would; then nothing may be left of it."""
+    if not keeper.node_processes() and not keeper.sockets():
+        return
+    keeper("hive", "stop", "local")
+    wait_until(lambda: not keeper.node_processes(), LEAK_PATIENCE_S, lambda: f"left: {keeper.node_processes()}")
+    assert keeper.sockets() == []
+
+
+def _starter(stack: ExitStack, key: Any) -> Callable[..., Any]:
+    from tests.testbed.node import ContainerNode, start_node
+
+    def start(**options: Any) -> ContainerNode:
+        container, node = start_node(key, **options)
+        stack.callback(container.stop)
+        return node
+
+    return start
+
+
+def _started(before: set[threading.Thread]) -> list[threading.Thread]:
+    """Threads that would keep the process from ending; libraries' helpers are daemons and do not."""
+    return [thread for thread in threading.enumerate() if thread not in before and not thread.daemon]
+
+
+def _children(before: set[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in psutil.Process().children(recursive=True) if process not in before]

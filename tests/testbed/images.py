@@ -1,0 +1,123 @@
+"""Images of nodes, made once per machine and kept under a tag that names their recipe.
+
+The base is `debian:bookworm-slim` where a registry is in reach. Elsewhere `debootstrap` makes it (as root, from the
+mirror that apt is set up with), which takes about a minute.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import docker
+import docker.errors
+
+HERE = Path(__file__).parent
+REPOSITORY = "rbee-testbed"
+SUITE = "bookworm"
+DEFAULT_MIRROR = "http://deb.debian.org/debian"
+NODE_PACKAGES = ("openssh-server", "python3", "ca-certificates", "procps", "iproute2", "fish", "tcsh", "zsh")
+
+
+class NoTestbed(Exception):
+    """Why containers cannot be had here."""
+
+
+def engine() -> docker.DockerClient:
+    """A client of the container engine; raises NoTestbed where there is none."""
+    try:
+        client = docker.from_env()
+    except docker.errors.DockerException as error:
+        raise NoTestbed(f"no container engine: {error}") from error
+    return client
+
+
+@functools.cache
+def node_image() -> str:
+    """Tag of the image with sshd and a Python without ensurepip, no compiler."""
+    return _derived("node", "Dockerfile", base_image(NODE_PACKAGES))
+
+
+@functools.cache
+def nopython_image() -> str:
+    return _derived("nopython", "Dockerfile.nopython", node_image())
+
+
+@functools.cache
+def venv_image() -> str:
+    """As `node_image`, with what Ansible needs to make a virtual environment."""
+    return _derived("venv", "Dockerfile", base_image((*NODE_PACKAGES, "python3-venv")))
+
+
+def base_image(packages: tuple[str, ...]) -> str:
+    """Tag of a bookworm with `packages` and nothing of ours. Raises NoTestbed with the reason why it cannot be made."""
+    tag = f"{REPOSITORY}:base-{_digest(SUITE, *packages)}"
+    with contextlib.closing(engine()) as client:
+        if _is_there(client, tag):
+            return tag
+        try:
+            client.images.pull("debian", tag=f"{SUITE}-slim")
+        except docker.errors.APIError:
+            _debootstrap(packages, tag)
+        else:
+            install = f"apt-get update && apt-get install -y --no-install-recommends {' '.join(packages)}"
+            recipe = f"FROM debian:{SUITE}-slim\nRUN {install} && rm -rf /var/lib/apt/lists/*\n"
+            with tempfile.TemporaryDirectory() as folder:
+                Path(folder, "Dockerfile").write_text(recipe)
+                client.images.build(path=folder, tag=tag, rm=True)
+    return tag
+
+
+def _derived(name: str, dockerfile: str, base: str) -> str:
+    recipe = [(HERE / file).read_text() for file in (dockerfile, "node-entry")]
+    tag = f"{REPOSITORY}:{name}-{_digest(base, *recipe)}"
+    with contextlib.closing(engine()) as client:
+        if not _is_there(client, tag):
+            client.images.build(path=str(HERE), dockerfile=dockerfile, buildargs={"BASE": base}, tag=tag, rm=True)
+    return tag
+
+
+def _debootstrap(packages: tuple[str, ...], tag: str) -> None:
+    if shutil.which("debootstrap") is None or os.geteuid() != 0:
+        raise NoTestbed("debian:bookworm-slim cannot be pulled, and debootstrap needs to be installed and run as root")
+    with tempfile.TemporaryDirectory(prefix="rbee-testbed-") as folder:
+        root = Path(folder, "root")
+        command = ["debootstrap", "--variant=minbase", f"--include={','.join(packages)}", SUITE, str(root), mirror()]
+        made = subprocess.run(command, capture_output=True, text=True, check=False)
+        if made.returncode != 0:
+            raise NoTestbed(f"debootstrap failed: {made.stdout[-500:]}{made.stderr[-500:]}")
+        shutil.rmtree(root / "var/cache/apt/archives", ignore_errors=True)
+        tar = subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE)
+        try:
+            subprocess.run(["docker", "import", "-", tag], stdin=tar.stdout, check=True, capture_output=True)
+        finally:
+            assert tar.stdout is not None
+            tar.stdout.close()
+            tar.wait()
+
+
+def mirror() -> str:
+    """The Debian mirror that this machine's apt uses, else Debian's own."""
+    lists = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
+    text = "\n".join(path.read_text() for path in lists if path.is_file())
+    found = re.search(r"^(?:deb(?: \[[^]]*\])?|URIs:) +(https?://\S+/debian/?)(?:\s|$)", text, re.MULTILINE)
+    return found[1] if found else DEFAULT_MIRROR
+
+
+def _is_there(client: docker.DockerClient, tag: str) -> bool:
+    try:
+        client.images.get(tag)
+    except docker.errors.ImageNotFound:
+        return False
+    return True
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]

@@ -1,0 +1,128 @@
+"""The rules that keep the house in order: who imports whom, how long a file may be, what the wheel contains."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+KEEPER = ROOT / "rbee"
+REMOTE = ROOT / "remote" / "rbee_remote"
+SOURCES = sorted([*KEEPER.rglob("*.py"), *REMOTE.rglob("*.py")])
+SQL_FILES = {KEEPER / "registry.py", KEEPER / "migrations.py"}
+ENGINE = REMOTE / "worker" / "engine.py"
+LONGEST_FILE = 400
+#: What the runtime on a node holds; everything else there is the standard library.
+RUNTIME = {
+    "starlette", "uvicorn", "anyio", "psutil", "pynvml", "jinja2", "numpy", "gguf", "huggingface_hub", "httpx",
+    "llama_cpp",
+}  # fmt: skip
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, anywhere in it, by its full name."""
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide who depends on whom"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def roots(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports(path)}
+
+
+@pytest.mark.parametrize("path", sorted(REMOTE.rglob("*.py")), ids=relative)
+def test_what_runs_on_a_node_imports_its_runtime_and_nothing_else(path: Path) -> None:
+    foreign = roots(path) - set(sys.stdlib_module_names) - RUNTIME - {"rbee_remote"}
+    assert foreign == set()
+
+
+@pytest.mark.parametrize("name", ["protocol.py", "codec.py", "__init__.py"])
+def test_the_protocol_needs_the_standard_library_alone(name: str) -> None:
+    ours = {module for module in imports(REMOTE / name) if module.split(".")[0] == "rbee_remote"}
+    assert roots(REMOTE / name) <= set(sys.stdlib_module_names) | {"rbee_remote"}
+    assert all(module.startswith("rbee_remote.codec") for module in ours)
+
+
+@pytest.mark.parametrize("path", sorted(KEEPER.rglob("*.py")), ids=relative)
+def test_the_keeper_knows_the_node_by_its_protocol_alone(path: Path) -> None:
+    remote = {name for name in imports(path) if name.split(".")[0] == "rbee_remote"}
+    assert all(name == "rbee_remote.protocol" or name.startswith("rbee_remote.protocol.") for name in remote), remote
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_only_the_engine_imports_llama_cpp(path: Path) -> None:
+    assert path == ENGINE or "llama_cpp" not in roots(path)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_only_the_registry_knows_sql(path: Path) -> None:
+    assert path in SQL_FILES or not roots(path) & {"sqlite3", "sqlite_utils"}
+
+
+@pytest.mark.parametrize("path", sorted(KEEPER.rglob("*.py")), ids=relative)
+def test_only_the_renderer_prints(path: Path) -> None:
+    if path == KEEPER / "render.py":
+        assert path.exists()
+        return
+    tree = ast.parse(path.read_text())
+    calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    assert not [call.lineno for call in calls if isinstance(call, ast.Name) and call.id == "print"]
+    assert "rich" not in roots(path)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=relative)
+def test_files_stay_short_enough_to_read(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= LONGEST_FILE
+
+
+def test_the_wheel_holds_the_two_packages_and_the_requirements(tmp_path: Path) -> None:
+    uv = Path(sys.executable).with_name("uv")
+    subprocess.run([uv, "build", "--quiet", "--wheel", "--out-dir", tmp_path, ROOT], check=True, timeout=120)
+    (wheel,) = tmp_path.glob("rbee-*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    dist_info = {name for name in names if ".dist-info/" in name}
+    assert names - dist_info == wheel_contents()
+    assert {Path(name).name for name in dist_info} >= {"METADATA", "RECORD", "WHEEL", "entry_points.txt"}
+
+
+def wheel_contents() -> set[str]:
+    """The source tree, as a wheel lays it out."""
+    packages = {path.relative_to(base).as_posix() for base, top in ((ROOT, KEEPER), (ROOT / "remote", REMOTE))
+                for path in top.rglob("*") if _belongs(path)}  # fmt: skip
+    requirements = {
+        f"rbee/requirements/{path.name}" for path in (ROOT / "remote/requirements").iterdir() if _belongs(path)
+    }
+    return packages | requirements
+
+
+def _belongs(path: Path) -> bool:
+    return path.is_file() and "__pycache__" not in path.parts
+
+
+def test_the_readme_names_every_command() -> None:
+    readme = (ROOT / "README.md").read_text()
+    listing = subprocess.run(
+        [sys.executable, "-m", "rbee", "--help"], capture_output=True, text=True, check=True, timeout=30
+    )
+    commands = [
+        line.strip(" │").split()[0]
+        for line in listing.stdout.partition("Commands")[2].splitlines()
+        if line[2:3].isalpha()
+    ]
+    assert commands, listing.stdout
+    assert [command for command in commands if f"rbee {command}" not in readme] == []
