@@ -32,8 +32,9 @@ SSH_OPTIONS = (
 def keeper() -> Iterator[Rbee]:
     """A keeper with an empty home and the shared wheel cache."""
     with tempfile.TemporaryDirectory(prefix="rbee-bench-") as folder:
-        home = Path(folder, ".rbee")
+        home = Path(folder, "keeper")
         home.mkdir()
+        Path(folder, "home").mkdir()
         run_dir = Path(folder, "run")
         run_dir.mkdir(mode=0o700)
         rbee = Rbee(home, run_dir, {"RBEE_WHEEL_CACHE": str(assets.wheel_cache())})

@@ -9,6 +9,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -229,7 +230,7 @@ def _translate(error: Exception, hop: Hop, client: _Client, identities: Identiti
         case socket.gaierror():
             return _unreachable(hop, f"the name {hop.host} is not known: {error.strerror}")
         case OSError():
-            return _unreachable(hop, error.strerror or str(error))
+            return _unreachable(hop, os.strerror(error.errno) if error.errno else str(error))
         case asyncssh.Error():
             return _unreachable(hop, error.reason)
         case _:

@@ -134,12 +134,13 @@ def refusal(hop: Hop, trust: Trust, offered: list[HostKey], reason: str) -> Refu
 
 
 def _how_to_pin(hop: Hop, got: HostKey) -> str:
+    compare = "compare it with the machine's own (there: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then "
     if hop.in_inventory:
         return (
-            f"compare it with the machine's own, then pin it: rbee nodes add {hop.name} {hop.target} "
-            f'(or host_key = "{got.fingerprint}" in its table of the inventory)'
+            f'{compare}put host_key = "{got.fingerprint}" into its table of the inventory, '
+            f"or: rbee nodes remove {hop.name}; rbee nodes add {hop.name} {hop.target}"
         )
-    return f"compare it with the machine's own, then let ssh remember it: ssh {hop.name} true"
+    return f"{compare}let ssh remember it: ssh {hop.name} true"
 
 
 def _how_to_replace(hop: Hop, *, pinned: bool) -> str:

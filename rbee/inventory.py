@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +100,21 @@ def load(path: Path | None = None, settings: Settings | None = None) -> Inventor
     settings = settings or Settings.from_environment()
     found = find(path, settings)
     if found is None:
-        return Inventory({LOCAL: Node(LOCAL)})
+        return _at_home(Inventory({LOCAL: Node(LOCAL)}), settings)
     try:
         content = found.read_bytes()
     except FileNotFoundError as error:
         raise ConfigError(f"no inventory at {found}", hint="`rbee nodes add` makes one") from error
     except OSError as error:
         raise ConfigError(f"cannot read the inventory {found}: {error.strerror}") from error
-    return parse(content, found)
+    return _at_home(parse(content, found), settings)
+
+
+def _at_home(inventory: Inventory, settings: Settings) -> Inventory:
+    """The node `local` lives in rbee's own home, which `$RBEE_HOME` may have moved, unless the file says otherwise."""
+    local = inventory.nodes[LOCAL]
+    home = local.home or str(settings.home / "node")
+    return replace(inventory, nodes={**inventory.nodes, LOCAL: replace(local, home=home)})
 
 
 def parse(content: bytes, path: Path) -> Inventory:

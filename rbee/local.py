@@ -16,11 +16,11 @@ from typing import BinaryIO, Self
 
 from rbee.connection import ConnectTimings, OnBytes, Stream, Transport
 from rbee.errors import NodeError
-from rbee.shell import ShellConnection, lost
+from rbee.shell import ShellConnection, Stderr, lost
 from rbee.upload import PIECE, Upload, disk_full
 from rbee_remote.protocol import ErrorCode
 
-_STDERR_KEPT = 2**16
+_CHUNK = 2**16
 _PATIENCE = 2.0
 
 
@@ -38,7 +38,7 @@ class LocalShell:
     def __init__(self, transport: asyncio.SubprocessTransport, process: asyncio.subprocess.Process) -> None:
         self._transport = transport
         self._process = process
-        self._stderr = b""
+        self.stderr = Stderr()
         self._draining = asyncio.create_task(self._drain_stderr(), name="local stderr")
 
     async def write(self, data: bytes) -> None:
@@ -62,10 +62,6 @@ class LocalShell:
         await self._draining
         return status
 
-    @property
-    def stderr(self) -> str:
-        return self._stderr.decode(errors="replace")
-
     async def aclose(self) -> None:
         if self._process.returncode is None:
             await self._end()
@@ -84,8 +80,9 @@ class LocalShell:
 
     async def _drain_stderr(self) -> None:
         assert self._process.stderr is not None
-        while data := await self._process.stderr.read(_STDERR_KEPT):
-            self._stderr = (self._stderr + data)[-_STDERR_KEPT:]
+        while data := await self._process.stderr.read(_CHUNK):
+            self.stderr.feed(data)
+        self.stderr.end()
 
 
 class LocalStream:

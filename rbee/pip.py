@@ -110,7 +110,7 @@ def report_files(emit: Emit, key: str, text: str, total: int) -> child.OnLine:
 
     def hear(line: str) -> None:
         nonlocal begun
-        if line.startswith("Collecting "):
+        if line.startswith(("Collecting ", "Processing ")):  # from an index, from a folder
             begun += 1
             emit(Progress(key, text, float(min(begun, total)), float(total), "steps"))
 

@@ -38,8 +38,6 @@ class Target:
     def of(cls, probe: Probe, python: Version) -> Target:
         """The platform that a probe found. python: the version the runtime will have."""
         name, _, version = probe.libc.partition(" ")
-        if probe.system == "Darwin":
-            name = "macos"
         return cls(probe.system, _machine(probe.machine), name, _version(version), python[:2])
 
     @classmethod
@@ -71,7 +69,7 @@ class Target:
             version = (self.libc_version or _OLDEST_MACOS)[:2]
             return list(mac_platforms((version[0], version[-1]), self._mac_machine()))
         if self.libc == "musl":
-            major, minor = _major_minor(self.libc_version)
+            major, minor = _major_minor(self.libc_version, default=(1, 2))
             return [f"musllinux_{major}_{n}_{self.machine}" for n in range(minor, -1, -1)]
         return self._manylinux()
 
@@ -79,7 +77,7 @@ class Target:
         return "arm64" if self.machine == "aarch64" else self.machine
 
     def _manylinux(self) -> list[str]:
-        major, minor = _major_minor(self.libc_version)
+        major, minor = _major_minor(self.libc_version, default=(2, 17))
         tags = []
         for n in range(minor, _OLDEST_GLIBC.get(self.machine, 17) - 1, -1):
             tags.append(f"manylinux_{major}_{n}_{self.machine}")
@@ -114,9 +112,9 @@ def _version(text: str) -> Version:
     return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
 
 
-def _major_minor(version: Version) -> tuple[int, int]:
-    """Of a C library; (2, 17) stands for an unknown glibc and any musl has a version."""
-    return (version[0], version[1]) if len(version) > 1 else (2, 17)
+def _major_minor(version: Version, *, default: tuple[int, int]) -> tuple[int, int]:
+    """default: the oldest C library that is still met, for a node that does not say its version."""
+    return (version[0], version[1]) if len(version) > 1 else default
 
 
 def _dotted(version: Version) -> str:

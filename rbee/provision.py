@@ -102,7 +102,7 @@ async def push_file(
 ) -> ModelInfo:
     """Send a file of this machine. Its ref afterwards is `file:` and where it lies on the node."""
     emit(Progress("hash", f"reading {path.name}", 0.0, None, "steps"))
-    file = await asyncio.to_thread(LocalFile.of, path.absolute())
+    file = await asyncio.to_thread(lambda: LocalFile.of(path.absolute()))
     async with _turn(context, node, file.sha256, emit):
         target = _blob(attached.probe, file.sha256)
         stored = Stored(file, source=f"file:{file.path}")

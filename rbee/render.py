@@ -18,6 +18,7 @@ from typing import Any, TextIO
 from rbee.errors import RbeeError
 from rbee.events import Event
 from rbee.render_text import neutralise
+from rbee_remote.protocol import ErrorCode
 
 
 class OutputClosed(Exception):
@@ -54,13 +55,24 @@ class Output:
             self.write_raw(neutralise(text) if self.is_terminal else text)
 
     def write_raw(self, text: str) -> None:
-        """Write and flush text of our own, escape sequences and all. Raises OutputClosed."""
+        """Write and flush text of our own, escape sequences and all. Raises OutputClosed, RbeeError DISK_FULL."""
         try:
             self._stream.write(text)
             self._stream.flush()
         except BrokenPipeError as error:
+            self._discard()
             raise OutputClosed from error
+        except OSError as error:
+            self._discard()
+            message = f"cannot write the output: {error.strerror}"
+            raise RbeeError(ErrorCode.DISK_FULL, message, hint="see where the output goes") from error
         self.ends_line = text.endswith("\n")
+
+    def _discard(self) -> None:
+        """What the stream still holds goes nowhere, so that nothing complains about it at exit."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
 
     def end_line(self) -> None:
         """On a terminal: whatever follows begins a line."""

@@ -63,7 +63,7 @@ class PlainRenderer(Renderer):
     def done(self, text: str, data: Mapping[str, Any]) -> None:
         del data  # for --json
         if not self._quiet:
-            self._line(text)
+            self._line(render_text.one_line(text))
 
     def write(self, text: str) -> None:
         self._out.write(text)
@@ -99,7 +99,7 @@ class PlainRenderer(Renderer):
             case Progress():
                 self._step(event)
             case Notice():
-                self._line(event.text)
+                self._line(render_text.one_line(event.text))
             case Retry():
                 self._line(render_text.retry(event))
 
@@ -109,10 +109,11 @@ class PlainRenderer(Renderer):
         if step.is_due(event, self._clock()):
             figures = step.meter.figures(event)
             elapsed = render_text.clock_time(step.meter.elapsed())
-            self._line("  ".join(part for part in (event.text, figures, elapsed) if part))
+            self._line("  ".join(part for part in (render_text.one_line(event.text), figures, elapsed) if part))
 
     def _line(self, text: str) -> None:
-        self._err.write(text.replace("\n", " ") + "\n")
+        """A line of stderr. Whoever calls has put values through `one_line`."""
+        self._err.write_raw(text + "\n")
 
     def _sign(self, sign: str, plain: str) -> str:
         """`sign`, or `plain` where stderr's encoding lacks it."""

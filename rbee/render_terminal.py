@@ -9,7 +9,7 @@ Rules
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rbee import render_text
@@ -76,9 +76,7 @@ class TerminalRenderer(PlainRenderer):
         if not self._out.is_terminal or len(table.rows) > RICH_ROWS:
             super().table(table)
             return
-        from rich import box
-
-        self._rich(_rich_table(table.columns, table.rows, box.SIMPLE_HEAD), self._out)
+        self._rich(_rich_table(table.columns, table.rows, framed=False), self._out)
 
     def record(self, data: Mapping[str, Any]) -> None:
         self._live.stop()
@@ -97,9 +95,7 @@ class TerminalRenderer(PlainRenderer):
         super()._finish(event)
 
     def _show_timings(self, timings: Timings) -> None:
-        from rich import box
-
-        self._rich(_rich_table(("", "timing"), render_text.timing_rows(timings), box.ROUNDED), self._err)
+        self._rich(_rich_table(("", "timing"), render_text.timing_rows(timings), framed=True), self._err)
 
     def _rich(self, renderable: rich.table.Table, output: Output) -> None:
         from rich.console import Console
@@ -110,9 +106,9 @@ class TerminalRenderer(PlainRenderer):
         output.write_raw(capture.get())
 
     def _line(self, text: str) -> None:
-        """A line of stderr, above what moves. Escape sequences in `text` are ours: values were neutralised before."""
+        """Above what moves. Escape sequences in `text` are ours."""
         with self._live.hidden():
-            self._err.write_raw(text.replace("\n", " ") + "\n")
+            super()._line(text)
 
     def _style(self, text: str, codes: str) -> str:
         text = self._sign(text, "+")
@@ -251,11 +247,12 @@ def _make_progress(err: Output, *, color: bool) -> rich.progress.Progress:
     )
 
 
-def _rich_table(columns: Any, rows: Any, box: Any) -> rich.table.Table:
+def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, framed: bool) -> rich.table.Table:
+    from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    table = RichTable(box=box, header_style="bold", pad_edge=False)
+    table = RichTable(box=box.ROUNDED if framed else box.SIMPLE_HEAD, header_style="bold", show_edge=framed)
     for column in columns:
         table.add_column(Text(column), overflow="fold")
     for row in rows:

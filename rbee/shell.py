@@ -15,7 +15,7 @@ import re
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Protocol
 
 from rbee.connection import Completed
@@ -27,6 +27,8 @@ MAX_ANSWER = 16 * 2**20
 MAX_NOISE = 2**20
 
 _CHUNK = 2**16
+_STDERR_KEPT = 2**16
+_STDERR_LAG = 2.0
 
 
 class Shell(Protocol):
@@ -45,11 +47,41 @@ class Shell(Protocol):
         """The exit status, negative for a signal. Raises ConnectError when there is none: the connection was lost."""
 
     @property
-    def stderr(self) -> str:
-        """What came on stderr so far; only the last part when that is long."""
+    def stderr(self) -> Stderr: ...
 
     async def aclose(self) -> None:
         """End what still runs. Idempotent, never raises."""
+
+
+class Stderr:
+    """The last part of what comes on stderr; whoever owns the shell feeds it."""
+
+    def __init__(self) -> None:
+        self._kept = b""
+        self._ended = False
+        self._changed = asyncio.Event()
+
+    def feed(self, data: bytes) -> None:
+        self._kept = (self._kept + data)[-_STDERR_KEPT:]
+        self._changed.set()
+
+    def end(self) -> None:
+        self._ended = True
+        self._changed.set()
+
+    async def until(self, marker: bytes) -> str:
+        """What came before `marker`; waits for that a moment, because stderr may lag behind stdout."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_STDERR_LAG):
+                while marker not in self._kept and not self._ended:
+                    self._changed.clear()
+                    await self._changed.wait()
+        return self._kept.partition(marker)[0].decode(errors="replace")
+
+    @property
+    def last_line(self) -> str:
+        lines = self._kept.decode(errors="replace").strip().splitlines()
+        return lines[-1][:200] if lines else ""
 
 
 def new_nonce() -> str:
@@ -64,7 +96,8 @@ exec 3<&0
 ( while read -r line; do :; done <&3; kill -s TERM -- -$$ || kill -s TERM $$ ) >/dev/null 2>&1 &
 ( {script}
 ) </dev/null 3<&-
-printf '%s:%s:%d\\n' rbee-end {nonce} $?; kill $! 2>/dev/null; exit 0
+status=$?; printf '%s:%s\\n' rbee-end {nonce} >&2
+printf '%s:%s:%d\\n' rbee-end {nonce} $status; kill $! 2>/dev/null; exit 0
 }}
 """.encode()
 
@@ -140,6 +173,7 @@ class Answer:
     def __init__(self, shell: Shell, nonce: str) -> None:
         self._shell = shell
         self._markers = Markers(nonce)
+        self._stderr_end = f"rbee-end:{nonce}\n".encode()
 
     @property
     def noise(self) -> bytes:
@@ -180,13 +214,17 @@ class Answer:
         assert self._markers.status is not None, "the answer was read to its end"
         return self._markers.status
 
+    async def stderr(self) -> str:
+        """What the script wrote to stderr, once its answer is whole."""
+        return await self._shell.stderr.until(self._stderr_end)
+
     async def _more(self) -> bytes:
         if data := await self._shell.read(_CHUNK):
             return self._markers.feed(data)
         status = await self._shell.wait()
         rest = self._markers.finish()
         if not self._markers.begun:
-            raise _no_shell(status, self._markers.noise, self._shell.stderr)
+            raise _no_shell(status, self._markers.noise, self._shell.stderr.last_line)
         # The shell itself was ended, by a signal or by the script: what came is the answer.
         self._markers.status = 128 - status if status < 0 else status or 255
         return rest
@@ -197,12 +235,12 @@ def _too_long() -> NodeError:
 
 
 def _no_shell(status: int, noise: bytes, stderr: str) -> NodeError:
-    said = (stderr.strip() or noise.decode(errors="replace").strip()).splitlines()
+    lines = noise.decode(errors="replace").strip().splitlines()
     return NodeError(
         ErrorCode.NODE_UNSUPPORTED,
         "the login shell of this account runs no commands",
         hint="give the account a login shell such as /bin/sh; a forced command in authorized_keys also has this effect",
-        details={"status": status, "said": said[-1][:200] if said else ""},
+        details={"status": status, "said": stderr or (lines[-1][:200] if lines else "")},
     )
 
 
@@ -226,9 +264,9 @@ class ShellConnection(ABC):
     async def run(self, script: str, *, timeout: float = 60.0) -> Completed:
         """As `Connection.run`."""
         try:
-            async with asyncio.timeout(timeout), self._answer(guarded, script) as (shell, answer):
+            async with asyncio.timeout(timeout), self._answer(guarded, script) as (_, answer):
                 stdout = await answer.whole()
-                return Completed(stdout, shell.stderr, answer.status, answer.noise)
+                return Completed(stdout, await answer.stderr(), answer.status, answer.noise)
         except TimeoutError as error:
             raise ConnectError(
                 ErrorCode.CONNECTION_TIMEOUT,

@@ -20,11 +20,11 @@ import asyncssh
 
 from rbee.connection import ConnectTimings, OnBytes, Stream, Transport, quote
 from rbee.errors import ConnectError, NodeError, RbeeError
-from rbee.shell import Shell, ShellConnection, lost, new_nonce
+from rbee.shell import Shell, ShellConnection, Stderr, lost, new_nonce
 from rbee.upload import Upload, send
 from rbee_remote.protocol import ErrorCode, RemoteError
 
-_STDERR_KEPT = 2**16
+_CHUNK = 2**16
 _PIPE_NOISE = 2**20
 
 
@@ -42,7 +42,7 @@ class SSHShell:
 
     def __init__(self, process: asyncssh.SSHClientProcess[bytes]) -> None:
         self._process = process
-        self._stderr = b""
+        self.stderr = Stderr()
         # Unread stderr would fill the channel's window and stop stdout as well.
         self._draining = asyncio.create_task(self._drain_stderr(), name="ssh stderr")
 
@@ -70,10 +70,6 @@ class SSHShell:
             raise lost("the command ended without an exit status")
         return self._process.exit_status
 
-    @property
-    def stderr(self) -> str:
-        return self._stderr.decode(errors="replace")
-
     async def aclose(self) -> None:
         self._process.close()
         self._draining.cancel()
@@ -81,8 +77,9 @@ class SSHShell:
 
     async def _drain_stderr(self) -> None:
         with suppress(asyncssh.Error, OSError):  # the reader of stdout hears of it too
-            while data := await self._process.stderr.read(_STDERR_KEPT):
-                self._stderr = (self._stderr + data)[-_STDERR_KEPT:]
+            while data := await self._process.stderr.read(_CHUNK):
+                self.stderr.feed(data)
+        self.stderr.end()
 
 
 class SSHStream:
@@ -219,7 +216,7 @@ async def _until_ready(shell: SSHShell, socket: str, ready: bytes) -> bytes:
     while ready not in said and len(said) < _PIPE_NOISE:
         data = await shell.read(2**16)
         if not data:
-            raise _pipe_failed(await shell.wait(), socket, said, shell.stderr)
+            raise _pipe_failed(await shell.wait(), socket, said, shell.stderr.last_line)
         said += data
     _, found, first = said.partition(ready)
     if not found:
@@ -228,17 +225,17 @@ async def _until_ready(shell: SSHShell, socket: str, ready: bytes) -> bytes:
 
 
 def _pipe_failed(status: int, socket: str, said: bytes, stderr: str) -> RbeeError:
-    for line in reversed([*said.decode(errors="replace").splitlines(), *stderr.splitlines()]):
+    for line in (*said.decode(errors="replace").splitlines()[-1:], stderr):
         with suppress(ValueError):
             body: Any = json.loads(line)
             if isinstance(body, dict) and "error" in body:
                 return NodeError.from_remote(RemoteError.decode(body))
-    if status in (126, 127):  # the runtime or the payload is gone: bootstrap makes it anew
+    if status in (2, 126, 127):  # Python found no payload, or the shell no Python: bootstrap makes them anew
         return _nobody_listens(socket)
     return NodeError(
         ErrorCode.BOOTSTRAP_FAILED,
         "the pipe to the node's socket does not work",
-        details={"status": status, "said": (stderr.strip().splitlines() or [""])[-1][:200]},
+        details={"status": status, "said": stderr},
     )
 
 

@@ -60,6 +60,8 @@ hash_of() {
   fi 2>/dev/null | sed -n 's/^\([0-9a-f]\{64\}\).*/\1/p'
 }
 fail() { printf 'failed %s %s\n' "$1" "$(printf %s "$2" | tr '\n' ' ')"; exit 1; }
+# Another upload of the same file may have put it in place meanwhile, and taken the part with it.
+overtaken() { [ "$(hash_of "$target")" != "$sha256" ] || { rm -f "$part"; echo done; exit 0; }; }
 message=$(mkdir -p "${target%/*}" 2>&1) || fail mkdir "$message"
 [ ! -d "$target" ] || fail mkdir "$target is a folder"
 have=0
@@ -69,12 +71,11 @@ pieces=$((have / 1048576))
 free=$(df -Pk "${target%/*}" 2>/dev/null | sed -n '2s/.* \([0-9][0-9]*\)  *[0-9]*% .*/\1/p')
 printf 'ready %s %s\n' "$pieces" "${free:-unknown}"
 message=$(dd of="$part" bs=1048576 seek="$pieces" conv=notrunc 2>&1) || fail write "$message"
-if [ ! -f "$part" ] && [ "$(hash_of "$target")" = "$sha256" ]; then echo done; exit 0; fi
-message=$(wc -c 2>&1 <"$part") || fail write "$message"
-[ "$((message))" -ge "$size" ] || { echo short; exit 1; }
+size_now=$(wc -c 2>&1 <"$part") || { overtaken; fail write "$size_now"; }
+[ "$((size_now))" -ge "$size" ] || { overtaken; echo short; exit 1; }
 sync "$part" >/dev/null 2>&1
-if [ "$(hash_of "$part")" != "$sha256" ]; then rm -f "$part"; echo corrupt; exit 1; fi
-message=$(chmod "$mode" "$part" 2>&1 && mv -f "$part" "$target" 2>&1) || fail rename "$message"
+[ "$(hash_of "$part")" = "$sha256" ] || { overtaken; rm -f "$part"; echo corrupt; exit 1; }
+message=$(chmod "$mode" "$part" 2>&1 && mv -f "$part" "$target" 2>&1) || { overtaken; fail rename "$message"; }
 echo done
 """
 

@@ -119,13 +119,20 @@ class WheelCache:
         return None
 
     def add_wheel(
-        self, path: Path, backend: str, *, find_library: portable.FindLibrary = portable.local_library
+        self,
+        path: Path,
+        backend: str,
+        *,
+        libc: str = "",
+        find_library: portable.FindLibrary = portable.local_library,
     ) -> LocalFile:
         """Take a llama-cpp-python wheel into the cache, made fit to travel; one that is there already stays.
 
+        libc: the C library it was built with, for a name that does not say it: by default that of this machine.
         find_library: where the libraries come from that the wheel needs and that may lack elsewhere.
         """
-        system, machine, libc = _built_for(path)
+        system, machine, named = _built_for(path)
+        libc = named or libc or Target.here().libc
         folder = self.root / "llama" / f".adding-{os.urandom(6).hex()}"
         folder.mkdir(parents=True)
         try:
@@ -135,7 +142,6 @@ class WheelCache:
             else:
                 shutil.copyfile(path, wheel)
             version = portable.needed_glibc(wheel)
-            libc = libc or ("glibc" if version else "musl")
             known = LlamaWheel(
                 path.name, file_sha256(wheel), path.name.split("-")[1], backend, system, machine, libc, version
             )
@@ -180,7 +186,7 @@ class WheelCache:
             else:
                 wheel = await build.build_here(flags, folder, self.build_log(backend), emit)
                 find_library = portable.local_library
-            return self.add_wheel(wheel, backend, find_library=find_library)
+            return self.add_wheel(wheel, backend, libc=target.libc, find_library=find_library)
 
     def build_log(self, backend: str) -> Path:
         return self._logs / f"build-llama-cpp-python-{backend}.log"

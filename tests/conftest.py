@@ -85,9 +85,19 @@ def ssh_node(key: Any) -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture(scope="module")
 def shared_node(key: Any) -> Iterator[Any]:
-    """One node for a whole module."""
+    """One bare node, `gpu1`, for a whole module."""
     with ExitStack() as stack:
         yield _starter(stack, key)()
+
+
+@pytest.fixture(scope="module")
+def warm_node(shared_rbee: Rbee, shared_node: Any) -> Iterator[Any]:
+    """The shared node, known to the shared keeper, bootstrapped, with the model on it; quiet when the module ends."""
+    shared_rbee.inventory.write_text(shared_node.inventory())
+    shared_rbee("infer", "--node", "gpu1", "--max-tokens", "1", "Hello")
+    yield shared_node
+    shared_rbee("hive", "stop", "gpu1")
+    shared_node.assert_quiet()
 
 
 @pytest.fixture(autouse=True)
@@ -114,8 +124,12 @@ def make_key(path: Path) -> Any:
 
 @contextmanager
 def _keeper(folder: Path) -> Iterator[Rbee]:
-    home = folder / ".rbee"
-    home.mkdir()
+    home = folder / "keeper"
+    models = assets.cache_folder() / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    (folder / "home").mkdir()
+    (home / "cache").mkdir(parents=True)
+    (home / "cache" / "models").symlink_to(models)
     run_dir = Path(tempfile.mkdtemp(prefix="rbee-test-", dir="/tmp"))  # short: a socket's path has 108 bytes at most
     keeper = Rbee(home, run_dir, {"RBEE_WHEEL_CACHE": str(assets.wheel_cache())})
     try:

@@ -40,10 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     state = State()
+    _open_closed_streams()
     try:
         return _run(words, state)
     except OutputClosed:
-        return _end_quietly()
+        return 0  # whoever read stdout had enough
     except typer.TyperException as error:
         return _fail(_usage_error(error), state, words)
     except RbeeError as error:
@@ -56,19 +57,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str], state: State) -> int:
     status = make_app()(args=words, prog_name="rbee", standalone_mode=False, obj=state)
-    with contextlib.suppress(ValueError):  # stdout was closed before we began
-        try:
-            sys.stdout.flush()
-        except BrokenPipeError as error:
-            raise OutputClosed from error
     return status if isinstance(status, int) else 0
 
 
+def _open_closed_streams() -> None:
+    """Python has None where the caller closed a stream (`>&-`); what is written there goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - for as long as the process lives
+
+
 def _fail(error: RbeeError, state: State, words: Sequence[str]) -> int:
-    try:
+    with contextlib.suppress(OutputClosed):
         _renderer(state, words).error(error)
-    except OutputClosed:
-        _end_quietly()
     return error.exit_status
 
 
@@ -120,11 +121,3 @@ def _log_traceback(error: Exception) -> Path | None:
     except (RbeeError, OSError):
         return None
     return settings.log_file
-
-
-def _end_quietly() -> int:
-    """Whoever read stdout had enough. What Python still holds for it goes nowhere: nothing complains at exit."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
-    return 0

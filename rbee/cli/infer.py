@@ -24,7 +24,11 @@ def infer(
     shell: Shell,
     prompt: Annotated[
         str | None,
-        typer.Argument(help="What to ask. Standard input, where it is no terminal, follows it.", show_default=False),
+        typer.Argument(
+            metavar="[PROMPT]",
+            help="What to ask. Standard input, where it is no terminal, follows it.",
+            show_default=False,
+        ),
     ] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", metavar="FILE", help="Read the prompt from a file.")

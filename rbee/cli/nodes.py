@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rbee.inventory import Node
 
 _ADDRESS = re.compile(
-    r"(?:(?P<user>[^@]+)@)?(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^\[\]:]+|[0-9A-Fa-f:.%]*:[^\[\]]*:[^\[\]]*))(?::(?P<port>[0-9]+))?"
+    r"(?:(?P<user>[^@]+)@)?(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^\[\]:@]+|[0-9A-Fa-f:.%]*:[^\[\]]*:[^\[\]]*))(?::(?P<port>[0-9]+))?"
 )
 
 
@@ -60,10 +60,9 @@ def add(
     no_check: Annotated[bool, typer.Option("--no-check", help="Write it down without connecting.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Accept the host key unseen.")] = False,
 ) -> None:
-    """Connect to a machine, pin its host key, and write it into the inventory."""
+    """Pin a machine's host key and write it down."""
     from rbee.cli.views import node_data
     from rbee.inventory_edit import add_node
-    from rbee.render_text import one_line
 
     path = shell.writable_inventory()
     node = make_node(name, address, identity=identity, jump=jump, tags=tag, backend=backend, home=home)
@@ -76,7 +75,7 @@ def add(
         node = shell.run(nodes.add(context, node, check_it=True, assume_yes=yes, emit=shell.renderer))
     add_node(path, node)
     key = f", host key {node.host_key}" if node.host_key else ""
-    shell.renderer.done(one_line(f"added {name} to {path}{key}"), {"added": node_data(node), "inventory": str(path)})
+    shell.renderer.done(f"added {name} to {path}{key}", {"added": node_data(node), "inventory": str(path)})
 
 
 def list_(shell: Shell, nodes: NodesArgument = None) -> None:

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from rbee.errors import RbeeError
 from rbee.render import Output, OutputClosed, Renderer, can_ask, make_renderer
+from rbee_remote.protocol import ErrorCode
 
 if TYPE_CHECKING:
     from rbee.context import Context
@@ -185,6 +187,8 @@ def command(app: typer.Typer, name: str, *, example: str) -> Callable[[Callable[
                 _log_to_stderr(shell.options.verbose)
             try:
                 function(shell, **values)
+            except KeyboardInterrupt as error:
+                raise RbeeError(ErrorCode.REQUEST_CANCELED, "canceled") from error  # Typer would end without a word
             finally:
                 if context.obj.renderer:
                     _close(context.obj.renderer)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import pytest
@@ -63,30 +63,29 @@ def connect(events: list[Event]) -> Connect:
 @pytest.fixture(autouse=True)
 async def nothing_left() -> AsyncIterator[None]:
     """No task and no file descriptor outlives a test."""
-    tasks, descriptors = set(asyncio.all_tasks()), _descriptors()
+    tasks, targets = _tasks(), _targets()
     yield
     gc.collect()
     deadline = asyncio.get_running_loop().time() + LEAK_PATIENCE_S
-    while asyncio.get_running_loop().time() < deadline:
-        if asyncio.all_tasks() <= tasks and _descriptors() <= descriptors:
-            break
+    while (_tasks() - tasks or _targets() - targets) and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(0.02)
-    assert asyncio.all_tasks() <= tasks
-    assert {fd: target for fd, target in _targets().items() if fd not in descriptors} == {}
+    assert _tasks() - tasks == set()
+    assert _targets() - targets == set()
 
 
-def _targets() -> dict[str, str]:
-    targets = {}
+def _tasks() -> set[asyncio.Task[Any]]:
+    return {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
+
+
+def _targets() -> set[tuple[str, str]]:
+    """Open descriptors and what they stand for."""
+    targets = set()
     for entry in Path("/proc/self/fd").iterdir():
         try:
-            targets[entry.name] = os.readlink(entry)
+            targets.add((entry.name, str(entry.readlink())))
         except FileNotFoundError:  # the descriptor that lists the folder
             continue
     return targets
-
-
-def _descriptors() -> set[str]:
-    return set(_targets())
 
 
 def write_key(path: Path, key: asyncssh.SSHKey, passphrase: str | None = None) -> Path:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NoReturn
 
 import asyncssh
 
@@ -58,11 +59,15 @@ class _Login(asyncssh.SSHServer):
         return True
 
     def unix_connection_requested(self, dest_path: str) -> bool:
-        return self._sockets
+        return self._sockets or _forbidden()
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
         self._server.tunnels.append((dest_host, dest_port))
-        return self._tunnels
+        return self._tunnels or _forbidden()
+
+
+def _forbidden() -> NoReturn:
+    raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "forwarding is forbidden")
 
 
 @asynccontextmanager
@@ -74,30 +79,12 @@ async def asyncssh_server(
     host_keys: Sequence[asyncssh.SSHKey] | None = None,
     sockets: bool = True,
     tunnels: bool = True,
-    **options: object,
+    certificates: Sequence[asyncssh.SSHCertificate] = (),
 ) -> AsyncIterator[Server]:
     """A server that runs `shell -c COMMAND` for everybody who has one of the keys. sockets, tunnels: forwarding."""
 
     async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
-        child = await asyncio.create_subprocess_exec(
-            *shell,
-            "-c",
-            process.command or "",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            env={**os.environ, **(env or {})},
-        )
-        try:
-            await process.redirect(child.stdin, child.stdout, child.stderr)
-            status = await child.wait()
-            await process.stdout.drain()
-            process.exit(status)
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            await child.wait()
+        await _login_shell(process, [*shell, "-c", process.command or ""], {**os.environ, **(env or {})})
 
     keys = list(host_keys or [asyncssh.generate_private_key("ssh-ed25519")])
     server = Server(0, [key.get_fingerprint() for key in keys])
@@ -106,12 +93,12 @@ async def asyncssh_server(
         0,
         server_factory=lambda: _Login(server, sockets=sockets, tunnels=tunnels),
         server_host_keys=keys,
+        server_host_certs=list(certificates),
         authorized_client_keys=asyncssh.import_authorized_keys(
             "".join(key.export_public_key().decode() for key in authorized)
         ),
         process_factory=run,
         encoding=None,
-        **options,
     )
     server.port = acceptor.get_port()
     try:
@@ -121,6 +108,46 @@ async def asyncssh_server(
         for connection in server.connections:
             connection.abort()
         await acceptor.wait_closed()
+
+
+async def _login_shell(
+    process: asyncssh.SSHServerProcess[bytes], command: Sequence[str], environment: dict[str, str]
+) -> None:
+    """Run a command for a channel, as sshd does: what ends it when the channel closes is the end of its stdin."""
+    pipe = asyncio.subprocess.PIPE
+    child = await asyncio.create_subprocess_exec(
+        *command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True, env=environment
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    assert child.stderr is not None
+    feeding = asyncio.create_task(_pump(process.stdin, child.stdin))
+    try:
+        await asyncio.gather(_pump(child.stdout, process.stdout), _pump(child.stderr, process.stderr))
+        status = await child.wait()
+        if status < 0:
+            process.exit_with_signal(signal.Signals(-status).name.removeprefix("SIG"))
+        else:
+            process.exit(status)
+    finally:
+        feeding.cancel()
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        await child.wait()
+        process.close()
+
+
+async def _pump(source: Any, sink: Any) -> None:
+    with suppress(asyncssh.Error, OSError, asyncssh.BreakReceived, asyncssh.SignalReceived):
+        while data := await source.read(2**16):
+            sink.write(data)
+            await sink.drain()
+    if isinstance(sink, asyncio.StreamWriter):
+        sink.close()
+    else:  # whoever writes to a channel that is gone must not wait for room
+        with suppress(asyncssh.Error, OSError):
+            while await source.read(2**16):
+                pass
 
 
 @asynccontextmanager

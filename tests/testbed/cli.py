@@ -42,7 +42,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Rbee:
-    """A keeper: calling it runs `rbee ARGUMENTS…`. home: its RBEE_HOME. env: what else its commands see."""
+    """A keeper: calling it runs `rbee ARGUMENTS…`. home: its RBEE_HOME. env: what else its commands see.
+
+    Its user's HOME is a folder of its own, so that what rbee writes beside RBEE_HOME shows.
+    """
 
     home: Path
     run_dir: Path
@@ -64,7 +67,7 @@ class Rbee:
             text=True,
             timeout=timeout,
             env=self.environment() | (env or {}),
-            cwd=self.home.parent,
+            cwd=self.user_home,
             check=False,
         )
         result = Result(done.stdout, done.stderr, done.returncode)
@@ -84,7 +87,7 @@ class Rbee:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=self.environment() | (env or {}),
-            cwd=self.home.parent,
+            cwd=self.user_home,
             start_new_session=True,  # Ctrl-C goes to the whole group, as a terminal sends it
         )
         running = Running(process)
@@ -94,18 +97,23 @@ class Rbee:
             running.close()
 
     @property
+    def user_home(self) -> Path:
+        return self.home.parent / "home"
+
+    @property
     def inventory(self) -> Path:
         return self.home / "inventory.toml"
 
     def environment(self) -> dict[str, str]:
         """The caller's environment without its secrets and settings, HOME and runtime folder our own."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
-        user_home = Path.home()
-        for config in (user_home / ".pip/pip.conf", user_home / ".config/pip/pip.conf"):
+        real_home = Path.home()
+        for config in (real_home / ".pip/pip.conf", real_home / ".config/pip/pip.conf"):
             if config.is_file():
                 kept.setdefault("PIP_CONFIG_FILE", str(config))
-        kept.setdefault("PIP_CACHE_DIR", str(user_home / ".cache/pip"))
-        own = {"HOME": str(self.home.parent), "RBEE_HOME": str(self.home), "XDG_RUNTIME_DIR": str(self.run_dir)}
+        kept.setdefault("PIP_CACHE_DIR", str(real_home / ".cache/pip"))
+        kept.setdefault("RUSTUP_HOME", str(real_home / ".rustup"))  # pip runs `rustc --version`; rustup writes there
+        own = {"HOME": str(self.user_home), "RBEE_HOME": str(self.home), "XDG_RUNTIME_DIR": str(self.run_dir)}
         return kept | own | self.env
 
     def node_processes(self) -> list[psutil.Process]:

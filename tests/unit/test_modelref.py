@@ -19,11 +19,19 @@ from rbee_remote.protocol import ErrorCode, Source
         ("hf:a/b", "hf:a/b", Source(kind="hf", repo="a/b")),
         ("HF:a/b", "hf:a/b", Source(kind="hf", repo="a/b")),
         ("hf:a/b:Q4_K_M", "hf:a/b:Q4_K_M", Source(kind="hf", repo="a/b", file="Q4_K_M")),
-        ("hf:a/b:x/y-1.gguf@v1", "hf:a/b:x/y-1.gguf@v1", Source(kind="hf", repo="a/b", file="x/y-1.gguf", revision="v1")),
+        (
+            "hf:a/b:x/y-1.gguf@v1",
+            "hf:a/b:x/y-1.gguf@v1",
+            Source(kind="hf", repo="a/b", file="x/y-1.gguf", revision="v1"),
+        ),
         ("hf:a/b@refs/pr/1", "hf:a/b@refs/pr/1", Source(kind="hf", repo="a/b", revision="refs/pr/1")),
         ("file:/m/a.gguf", "file:/m/a.gguf", Source(kind="file", path="/m/a.gguf")),
         ("file:///m//./a b.gguf", "file:/m/a b.gguf", Source(kind="file", path="/m/a b.gguf")),
-        ("https://h.example/m.gguf#x", "https://h.example/m.gguf", Source(kind="https", url="https://h.example/m.gguf")),
+        (
+            "https://h.example/m.gguf#x",
+            "https://h.example/m.gguf",
+            Source(kind="https", url="https://h.example/m.gguf"),
+        ),
         ("http://127.0.0.1:80/m", "http://127.0.0.1:80/m", Source(kind="https", url="http://127.0.0.1:80/m")),
     ],
 )
@@ -112,7 +120,9 @@ def test_hub_refs_survive_a_round_trip(owner: str, repo: str, file: str | None, 
     assert ref.sources[0] == Source(kind="hf", repo=f"{owner}/{repo}", file=file or "", revision=revision or "")
 
 
-@given(st.text(max_size=60) | st.text(max_size=40).map("file:/{}".format) | st.text(max_size=40).map("hf:a/b:{}".format))
+@given(
+    st.text(max_size=60) | st.text(max_size=40).map("file:/{}".format) | st.text(max_size=40).map("hf:a/b:{}".format)
+)
 def test_whatever_is_taken_is_safe_and_stands_for_itself(text: str) -> None:
     try:
         ref = parse_ref(text)

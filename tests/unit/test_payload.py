@@ -69,7 +69,8 @@ def test_the_real_payload_holds_the_whole_package_and_nothing_else() -> None:
 def test_the_real_payload_runs_isolated_from_everything_around_it(tmp_path: Path) -> None:
     path = tmp_path / build_payload().name
     path.write_bytes(build_payload().data)
-    done = subprocess.run([sys.executable, "-I", path, "--help"], capture_output=True, text=True, cwd=tmp_path)
+    command = [sys.executable, "-I", path, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("hive", "worker", "download", "inspect", "pipe"):
-        assert command in done.stdout
+    for name in ("hive", "worker", "download", "inspect", "pipe"):
+        assert name in done.stdout

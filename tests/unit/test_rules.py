@@ -21,7 +21,7 @@ LONGEST_FILE = 400
 #: What the runtime on a node holds; everything else there is the standard library.
 RUNTIME = {
     "starlette", "uvicorn", "anyio", "psutil", "pynvml", "jinja2", "numpy", "gguf", "huggingface_hub", "httpx",
-    "llama_cpp",
+    "httpx2", "llama_cpp",
 }  # fmt: skip
 
 

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-def write_wheel(folder: Path, name: str, files: Mapping[str, bytes], *, version: str = "1.0", tag: str = "py3-none-any") -> Path:
+def write_wheel(
+    folder: Path, name: str, files: Mapping[str, bytes], *, version: str = "1.0", tag: str = "py3-none-any"
+) -> Path:
     """A wheel with `files` (paths in site-packages and contents)."""
     info = f"{name}-{version}.dist-info"
     content = {

@@ -32,6 +32,13 @@ def check_ref(model: str) -> str:
     return model
 
 
+def check_path(path: str) -> str:
+    """`path`, when it can be one: no control characters, nothing that is no text. Raises RemoteError USAGE."""
+    if not path or not path.isprintable():
+        raise RemoteError(ErrorCode.USAGE, f"{sanitize(path, 80)!r} cannot be a path")
+    return path
+
+
 class Catalog:
     """The hive's only way to its records; used from the event loop alone."""
 
@@ -74,8 +81,8 @@ class Catalog:
 
     def locate(self, path: str) -> Path:
         """The path of an owned file, absolute or relative to the models folder. Raises RemoteError USAGE outside it."""
-        inside = None if "\0" in path else Path(os.path.normpath(self._folder / path)).resolve()
-        if inside is None or inside == self._real or not inside.is_relative_to(self._real):
+        inside = Path(os.path.normpath(self._folder / check_path(path))).resolve()
+        if inside == self._real or not inside.is_relative_to(self._real):
             raise RemoteError(ErrorCode.USAGE, f"{sanitize(path)!r} is not inside the models folder")
         return self._folder / inside.relative_to(self._real)
 

@@ -181,7 +181,7 @@ def fetch(client: httpx.Client, wanted: Wanted, part: PartFile, on_bytes: OnByte
             _check_room(part, total)
             on_bytes(part.size, total)
             if response.status_code != httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-                for chunk in response.iter_raw(256 * 1024):
+                for chunk in response.iter_raw():  # as they come: a size would hold back bytes that a break then loses
                     part.append(chunk)
                     on_bytes(part.size, total)
     except httpx.TransportError as error:

@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 
 from rbee_remote.command import payload_command
-from rbee_remote.hive.catalog import Catalog, check_ref
+from rbee_remote.hive.catalog import Catalog, check_path, check_ref
 from rbee_remote.hive.hashing import sha256_of
 from rbee_remote.protocol import ErrorCode, ModelInfo, ModelMeta, RegisterRequest, RemoteError, decode
 
@@ -33,7 +33,7 @@ async def register(catalog: Catalog, request: RegisterRequest) -> ModelInfo:
     """
     check_ref(request.model)
     check_sha256(request.sha256)
-    owned = catalog.owns(request.path)
+    owned = catalog.owns(check_path(request.path))
     if not owned and not request.model.startswith("file:"):
         raise RemoteError(ErrorCode.USAGE, f"{request.model} has to lie in the models folder of this node")
     path = catalog.locate(request.path) if owned else Path(request.path)

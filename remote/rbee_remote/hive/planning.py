@@ -36,7 +36,7 @@ def make_plan(catalog: Catalog, request: SpawnRequest) -> Plan:
     assert options.ctx is not None  # resolved
     return Plan(
         key=WorkerKey(request.model, model.path, options),
-        need=resources.need(model.meta, model.size, ctx=options.ctx, slots=options.slots),
+        need=resources.need(model.meta, model.size, ctx=options.ctx, slots=options.slots, memory=placement.memory),
         placement=placement,
         request=request,
         env=child_environment(os.environ, request.env),

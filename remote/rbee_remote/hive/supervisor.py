@@ -116,7 +116,7 @@ class Supervisor:
     # --- changing -------------------------------------------------------------------------------------------
 
     async def ensure(self, request: SpawnRequest) -> tuple[WorkerRecord, bool]:
-        """The worker for the request, and whether it was started by this call. It has a process, but need not serve yet.
+        """The worker for the request, and whether this call started it. It has a process, but need not serve yet.
 
         Raises what `preflight` raises, and RemoteError WORKER_GONE when the hive is about to end.
         """

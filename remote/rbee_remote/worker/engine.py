@@ -243,7 +243,7 @@ def _check_file(path: Path) -> None:
         raise RemoteError(ErrorCode.MODEL_INVALID, f"not a GGUF file: {path}")
 
 
-_LEVELS = {1: logging.INFO, 2: logging.WARNING, 3: logging.ERROR, 4: logging.DEBUG}  # enum ggml_log_level
+_LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}  # enum ggml_log_level in ggml.h
 _CONTINUED = 5
 _line: tuple[int, str] = (logging.DEBUG, "")
 _errors: collections.deque[str] = collections.deque(maxlen=4)

@@ -24,7 +24,7 @@ def check(sampling: Sampling) -> None:
         if value is not None and not low <= value <= high:
             raise RemoteError(
                 ErrorCode.USAGE,
-                f"{name} must be from {low:.10g} to {high:.10g}, got {value:.10g}",
+                f"{name} must be from {low:.10g} to {high:.10g}, got {_shown(value)}",
                 details={"field": name},
             )
 
@@ -34,3 +34,10 @@ def resolve_seed(sampling: Sampling) -> int:
     if sampling.seed is not None:
         return sampling.seed
     return secrets.randbelow(2**32 - 1)
+
+
+def _shown(value: float) -> str:
+    try:
+        return f"{value:.10g}"
+    except OverflowError:  # JSON's integers have no bound, floats do
+        return "a larger number" if value > 0 else "a smaller number"

@@ -1,0 +1,123 @@
+"""An engine without a model, for tests of everything around one: what it answers is a function of the prompt.
+
+A token is a byte of UTF-8; BEGIN stands before each prompt and END ends each answer. The engine keeps books like
+llama.cpp does and fails loudly on what llama.cpp would answer with garbage: a gap in a sequence's positions, a
+sample from a row without logits, a generated token that was never fed back.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from rbee_remote.protocol import Sampling, WorkerConfig
+from rbee_remote.worker.interface import BatchToken, Engine, LoadAborted, LoadEngine, ModelInfo, Progress
+
+BEGIN, END = 256, 257
+
+INFO = ModelInfo(
+    n_ctx_train=8192,
+    n_vocab=258,
+    chat_template="{{ bos_token }}{% for message in messages %}{{ message.content }}{% endfor %}",
+    bos="<begin>",
+    eos="<end>",
+    adds_bos=True,
+    adds_eos=False,
+    backend="cpu",
+    device="cpu",
+)
+
+
+class ScriptedEngine:
+    """answer: the bytes generated for a prompt. before_step: called with the number of the step, from 1, before it
+    is computed; what it raises is the engine's failure. can_forget: whether a part of a sequence can be dropped."""
+
+    def __init__(
+        self,
+        answer: Callable[[str], bytes],
+        *,
+        n_batch: int = 16,
+        before_step: Callable[[int], None] = lambda _: None,
+        can_forget: bool = True,
+        info: ModelInfo = INFO,
+    ) -> None:
+        self.info = info
+        self.n_batch = n_batch
+        self.steps = 0
+        self.closed = False
+        self._answer = answer
+        self._before_step = before_step
+        self._can_forget = can_forget
+        self._interrupted = threading.Event()
+        self._memory: dict[int, list[int]] = {}
+        self._answers: dict[int, tuple[int, bytes]] = {}  # seq to the prompt's length and what follows it
+        self._rows: dict[int, int] = {}
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        assert parse_special
+        assert not self.closed
+        return [BEGIN] * add_special + list(text.encode())
+
+    def piece(self, token: int) -> bytes:
+        return bytes([token]) if token < BEGIN else b""
+
+    def is_end(self, token: int) -> bool:
+        return token == END
+
+    def start(self, seq: int, sampling: Sampling, seed: int, prompt: Sequence[int]) -> None:
+        assert sampling.seed in (None, seed)
+        self._memory[seq] = []
+        self._answers[seq] = len(prompt), self._answer(bytes(prompt[1:]).decode())
+
+    def decode(self, batch: Sequence[BatchToken]) -> bool:
+        assert 0 < len(batch) <= self.n_batch
+        self.steps += 1
+        self._before_step(self.steps)
+        self._rows = {}
+        for row, (token, pos, seq, logits) in enumerate(batch):
+            if self._interrupted.is_set() and row >= len(batch) // 2:
+                return False  # half of the step stays in memory, as in llama.cpp
+            assert pos == len(self._memory[seq]), f"position {pos} of sequence {seq} follows {len(self._memory[seq])}"
+            self._memory[seq].append(token)
+            if logits:
+                self._rows[row] = seq
+        return True
+
+    def sample(self, seq: int, row: int) -> int:
+        assert self._rows[row] == seq
+        length, answer = self._answers[seq]
+        generated = bytes(self._memory[seq][length:])
+        assert answer.startswith(generated)
+        return answer[len(generated)] if len(generated) < len(answer) else END
+
+    def forget(self, seq: int, pos: int) -> bool:
+        partly = self._can_forget or pos == 0
+        del self._memory[seq][pos if partly else 0 :]
+        return partly
+
+    def clear(self, seq: int) -> None:
+        self._memory.pop(seq)
+        self._answers.pop(seq)
+
+    def interrupt(self) -> None:
+        self._interrupted.set()
+
+    def rearm(self) -> None:
+        self._interrupted.clear()
+
+    def close(self) -> None:
+        assert not self.closed
+        self.closed = True
+
+
+def loads(engine: Engine, may_load: Callable[[], bool] = lambda: True) -> LoadEngine:
+    """A load that reports progress until `may_load` says that it is complete, and gives `engine`."""
+
+    def load(_: WorkerConfig, progress: Progress) -> Engine:
+        while progress(0.5):
+            if may_load():
+                progress(1.0)
+                return engine
+        raise LoadAborted
+
+    return load

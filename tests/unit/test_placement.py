@@ -1,0 +1,72 @@
+"""Placement as a table."""
+
+from __future__ import annotations
+
+import pytest
+
+from rbee.errors import UsageError
+from rbee.inventory import Node
+from rbee.placement import Reuse, Spawn, place
+from rbee.registry import WorkerRow
+
+MODEL = "smollm2:135m"
+LOCAL, A, B = Node("local"), Node("a", host="a"), Node("b", host="b", max_workers=1)
+
+
+def row(node: str, *, model: str = MODEL, state: str = "idle", free: int = 1, ctx: int = 4096) -> WorkerRow:
+    return WorkerRow(
+        node=node,
+        worker_id="0" * 16,
+        model=model,
+        backend="cpu",
+        device="cpu",
+        state=state,
+        socket="/s",
+        slots=4,
+        slots_free=free,
+        ctx=ctx,
+        keep_alive_s=300.0,
+        boot_id="",
+        pid=1,
+        start_ticks=1,
+        hive_instance="",
+        payload="",
+        created_at="",
+        last_seen_at="",
+    )
+
+
+@pytest.mark.parametrize(
+    ("nodes", "rows", "ctx", "expected"),
+    [
+        pytest.param([A], [], None, "spawn a", id="a named node, nothing known"),
+        pytest.param([A], [row("b")], None, "spawn a", id="a named node wins over a loaded one elsewhere"),
+        pytest.param([A, B, LOCAL], [row("b")], None, "reuse b", id="the node that has the model"),
+        pytest.param([A, B, LOCAL], [row("b", state="ready")], None, "reuse b", id="ready has a free slot too"),
+        pytest.param([A, B, LOCAL], [row("b", free=0, state="busy")], None, "spawn a", id="no free slot"),
+        pytest.param([A, B, LOCAL], [row("b", state="loading")], None, "spawn a", id="still loading"),
+        pytest.param([A, B, LOCAL], [row("b", model="other")], None, "spawn a", id="another model"),
+        pytest.param([A, B], [row("b", ctx=2048)], 4096, "spawn a", id="its context is too small"),
+        pytest.param([A, B], [row("b", ctx=8192)], 4096, "reuse b", id="its context is large enough"),
+        pytest.param([B, A], [row("b", model="other", state="busy", free=0)], None, "spawn a", id="first with room"),
+        pytest.param([B, A], [row("b", model="other")], None, "spawn b", id="an idle worker gives way"),
+        pytest.param([LOCAL, A], [], None, "spawn a", id="local is the last resort"),
+        pytest.param([B, LOCAL], [row("b", model="x", state="busy", free=0)], None, "spawn local", id="else local"),
+        pytest.param([LOCAL, A], [row("local")], None, "reuse local", id="local, where the model is loaded there"),
+    ],
+)
+def test_place(nodes: list[Node], rows: list[WorkerRow], ctx: int | None, expected: str) -> None:
+    decision = place(nodes, rows, MODEL, ctx=ctx)
+    assert f"{type(decision).__name__.lower()} {decision.node.name}" == expected
+    assert isinstance(decision, Reuse | Spawn)
+
+
+def test_of_two_workers_the_one_with_more_free_slots() -> None:
+    decision = place([A], [row("a", free=1), row("a", free=3)], MODEL)
+    assert isinstance(decision, Reuse)
+    assert decision.row.slots_free == 3
+
+
+def test_no_nodes_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="no node"):
+        place([], [], MODEL)

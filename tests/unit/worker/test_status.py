@@ -1,0 +1,70 @@
+"""The status pipe, on a real pipe."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from rbee_remote.protocol import WorkerState, WorkerStatus, decode
+from rbee_remote.worker.status import StatusPipe
+
+STATUS = WorkerStatus("a" * 16, "m", WorkerState.LOADING, 0.5, 2048, 1, 1, 0, None)
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[int, int]]:
+    """Read and write end; the write end is closed by the pipe under test."""
+    read_end, write_end = os.pipe()
+    yield read_end, write_end
+    os.close(read_end)
+
+
+async def test_each_status_is_a_line(ends: tuple[int, int]) -> None:
+    pipe = StatusPipe(ends[1], on_gone=lambda: pytest.fail("the reader is there"))
+    pipe.write(STATUS)
+    ready = dataclasses.replace(STATUS, state=WorkerState.IDLE, idle_s=0.0)
+    pipe.write(ready)
+    pipe.close()
+    lines = os.read(ends[0], 65536).splitlines()
+    assert [decode(WorkerStatus, json.loads(line)) for line in lines] == [STATUS, ready]
+
+
+async def test_a_slow_reader_misses_old_lines_but_never_the_last(ends: tuple[int, int]) -> None:
+    pipe = StatusPipe(ends[1], on_gone=lambda: pytest.fail("the reader is there"))
+    for number in range(2000):
+        pipe.write(dataclasses.replace(STATUS, queued=number))
+    data = b""
+    while b'"queued": 1999' not in data:
+        data += os.read(ends[0], 65536)
+        await asyncio.sleep(0)
+    pipe.close()
+    numbers = [json.loads(line)["queued"] for line in data.splitlines()]
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) < 2000
+
+
+async def test_a_hive_that_is_gone_is_noticed_without_writing() -> None:
+    read_end, write_end = os.pipe()
+    gone = asyncio.Event()
+    StatusPipe(write_end, gone.set)
+    os.close(read_end)
+    await asyncio.wait_for(gone.wait(), 5)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(write_end)
+
+
+async def test_writing_to_a_hive_that_is_gone_says_so_once() -> None:
+    read_end, write_end = os.pipe()
+    told: list[bool] = []
+    pipe = StatusPipe(write_end, lambda: told.append(True))
+    os.close(read_end)
+    pipe.write(STATUS)
+    pipe.write(STATUS)
+    await asyncio.sleep(0)
+    pipe.close()
+    assert told == [True]
