@@ -26,7 +26,7 @@ class Trouble:
     """What goes wrong with content. times: how many responses it still hits, None for all.
 
     cut_after: bytes of a response until the connection is cut. stall_after: bytes until nothing more comes for as long
-    as the hub runs. corrupt: one byte is another. status: answered instead of content. ignore_range: the whole file is sent.
+    as the hub runs. corrupt: one byte is another. status: answered instead of content. ignore_range: all is sent.
     """
 
     cut_after: int | None = None

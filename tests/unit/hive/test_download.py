@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 from pathlib import Path
@@ -33,7 +34,7 @@ def https(url: str) -> Source:
     return Source(kind="https", url=url)
 
 
-def start(request: DownloadRequest, target: Path, *, stall: float = 10.0) -> subprocess.Popen[bytes]:
+def start(request: DownloadRequest, target: Path, *, stall: float = 10.0, **options: Any) -> subprocess.Popen[bytes]:
     command = payload_command("download", "--target", str(target), "--first-delay=0.01", f"--stall={stall}")
     env = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     process = subprocess.Popen(
@@ -275,12 +276,17 @@ def test_two_at_once_fetch_it_once(hub: Hub, target: Path) -> None:
 
 
 def test_a_full_disk_is_said_to_be_one(hub: Hub, target: Path) -> None:
-    """/dev/full takes no byte: as a part, it is the disk that has just run full."""
+    """A limit on the size of files stands in for the disk that runs full while it is written to."""
     hub.add(REPO, FILE, CONTENT)
-    (target.parent / f"{target.name}.part").symlink_to("/dev/full")
-    error = failure(download(hub, target))
+    request = DownloadRequest("m", (HF,), endpoint=hub.url)
+    limit = (300_000, 300_000)
+    stdout, _ = start(
+        request, target, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    ).communicate()
+    error = json.loads(stdout.splitlines()[-1])["error"]
     assert error["code"] == "DISK_FULL"
     assert error["hint"]
+    assert not target.exists()
 
 
 def test_nobody_listens_any_more(hub: Hub, target: Path) -> None:
