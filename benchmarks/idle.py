@@ -16,7 +16,7 @@ WATCHED_S = 60.0
 def measure() -> list[Comparison]:
     with keeper() as rbee:
         rbee("infer", "--node", "local", "--max-tokens", "1", "Hello")
-        for worker in rbee("workers", "list", "--node", "local", "--json").json()["workers"]:
+        for worker in rbee("workers", "list", "local", "--json").json():
             rbee("workers", "stop", worker["id"])
         wait_until(lambda: not rbee.local_workers(), 30, lambda: f"a worker is left: {rbee.local_workers()}")
         (hive,) = (process for process in rbee.node_processes() if "hive" in process.cmdline())

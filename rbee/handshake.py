@@ -33,18 +33,7 @@ AUTHENTICATE_TIMEOUT = 30.0
 KEEPALIVE_INTERVAL = 15
 KEEPALIVE_COUNT = 3
 
-#: Fast ones first: both sides wait for the key exchange, and models are large.
-_KEY_EXCHANGES = [
-    "curve25519-sha256",
-    "curve25519-sha256@libssh.org",
-    "ecdh-sha2-nistp256",
-    "ecdh-sha2-nistp384",
-    "ecdh-sha2-nistp521",
-    "diffie-hellman-group-exchange-sha256",
-    "diffie-hellman-group16-sha512",
-    "diffie-hellman-group18-sha512",
-    "diffie-hellman-group14-sha256",
-]
+#: The fast ones first: models are large. Key exchanges are asyncssh's own choice, which prefers post-quantum ones.
 _CIPHERS = [
     "aes128-gcm@openssh.com",
     "aes256-gcm@openssh.com",
@@ -193,7 +182,6 @@ def _options(
         "known_hosts": lambda _host, _address, _port: ([], authorities, revoked),
         "host_key_alias": hop.host_key_alias,
         "server_host_key_algs": algorithms,
-        "kex_algs": _KEY_EXCHANGES,
         "encryption_algs": _CIPHERS,
         "compression_algs": ["none"],
         "client_keys": None,  # they come from `public_key_auth_requested`

@@ -70,9 +70,12 @@ class LocalShell:
         self._transport.close()
 
     async def _end(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGKILL):
+        """The end of stdin ends a script that still runs, and leaves one alone that is just done; then by force."""
+        self.write_eof()
+        for number in (None, signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
+                if number is not None:
+                    os.killpg(self._process.pid, number)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_PATIENCE):
                     await self._process.wait()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rbee.attach import hive_at
-from rbee.connection import Connection, open_connection
+from rbee.connection import open_connection
 from rbee.context import Context
-from rbee.errors import ConnectError, NodeError, RefusedError, UsageError
+from rbee.errors import RefusedError, UsageError
 from rbee.events import Emit, Event, Notice
+from rbee.forwarding import forwarding_works
 from rbee.inventory import Node
 from rbee.probe import ConnectionFacts, Finding, findings, probe
 from rbee.reach import PerNode, each, reach
@@ -56,16 +55,8 @@ async def check(context: Context, node: Node, emit: Emit) -> list[Finding]:
     with context.open_registry() as registry:
         async with reach(node, context, registry, emit) as connection:
             found = await probe(connection, node)
-            facts = ConnectionFacts(local=node.is_local, forwarding=await _forwards(connection, found.run_dir, context))
+            facts = ConnectionFacts(local=node.is_local, forwarding=await forwarding_works(connection, found.python))
     return findings(found, facts)
-
-
-async def _forwards(connection: Connection, run_dir: str, context: Context) -> bool:
-    """Whether sshd opens channels to unix sockets. It says so even where nobody listens."""
-    connection.transport = "forward"
-    with contextlib.suppress(NodeError, ConnectError):  # no hive, or one that hangs: what counts is the channel
-        await hive_at(connection, run_dir, context).health()
-    return connection.transport == "forward"
 
 
 async def add(context: Context, node: Node, *, check_it: bool, assume_yes: bool, emit: Emit) -> Node:
@@ -91,7 +82,7 @@ async def add(context: Context, node: Node, *, check_it: bool, assume_yes: bool,
         ) as connection:
             found = await probe(connection, node)
             emit(Notice(f"{node.name}: {found.summary}"))
-            facts = ConnectionFacts(local=False, forwarding=await _forwards(connection, found.run_dir, context))
+            facts = ConnectionFacts(local=False, forwarding=await forwarding_works(connection, found.python))
             for finding in findings(found, facts):
                 if finding.level != "ok":
                     emit(Notice(f"{finding.title}: {finding.detail}; {finding.fix}"))

@@ -89,6 +89,7 @@ def _quantization(file_type: int | None) -> str:
     if file_type is None:
         return ""
     try:
-        return LlamaFileType(file_type).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+        name: str = LlamaFileType(file_type).name
     except ValueError:
         return f"file type {file_type}"
+    return name.removeprefix("MOSTLY_").removeprefix("ALL_")

@@ -53,12 +53,12 @@ def test_an_unreachable_node_is_a_row(shared_rbee: Rbee, warm_node: ContainerNod
 
 
 def test_the_hive_tells_its_state_and_stops(shared_rbee: Rbee, warm_node: ContainerNode, worker: Any) -> None:
-    (status,) = shared_rbee("hive", "status", "--json").json()
+    (status,) = shared_rbee("hive", "status", "gpu1", "--json").json()
     assert [status["hive"]["pid"]] == warm_node.pids("hive")
     assert status["hive"]["workers"] == 1
     shared_rbee("hive", "stop", "gpu1")
     warm_node.assert_quiet()
-    (status,) = shared_rbee("hive", "status", "--json").json()
+    (status,) = shared_rbee("hive", "status", "gpu1", "--json").json()
     assert status["hive"] is None
     assert warm_node.processes() == []
 
@@ -86,7 +86,7 @@ def test_models_are_listed_pushed_and_removed(
     assert refused.status != 0
     assert "worker" in refused.stderr
 
-    pushed = shared_rbee("models", "push", "gpu1", str(model_path), "--json").json()
+    pushed = shared_rbee("models", "push", "gpu1", str(model_path), "--json").lines()[-1]
     assert pushed["sha256"] == known["sha256"]
     assert pushed["model"].startswith("file:")
     answer = shared_rbee("infer", "--node", "gpu1", "--model", pushed["model"], "--max-tokens", "4", "Hello")
@@ -99,7 +99,7 @@ def test_models_are_listed_pushed_and_removed(
     assert shared_rbee("models", "list", "--json").json() == []
     assert not [name for name in warm_node.files("/home/bee/.rbee/node/models") if name.endswith(".gguf")]
 
-    pulled = shared_rbee("models", "pull", "gpu1", "smollm2:135m", "--json").json()
+    pulled = shared_rbee("models", "pull", "gpu1", "smollm2:135m", "--json").lines()[-1]
     assert pulled["sha256"] == known["sha256"]
 
 

@@ -18,7 +18,7 @@ def test_an_idle_worker_ends_and_the_next_infer_starts_another(shared_rbee: Rbee
     wait_until(lambda: shared_rbee("workers", "list", "--json").json() == [], 10, lambda: "the hive remembers it")
     assert [path for path in warm_node.sockets() if "worker-" in path] == []
     assert shared_rbee(*words).lines()[-1]["worker"] != first
-    stop_workers(shared_rbee)
+    wait_until(lambda: not warm_node.pids("worker"), 20, lambda: f"still there: {warm_node.processes()}")
 
 
 def test_a_killed_keeper_changes_nothing(shared_rbee: Rbee, warm_node: ContainerNode) -> None:
@@ -41,7 +41,7 @@ def test_a_killed_hive_takes_its_workers_along(shared_rbee: Rbee, warm_node: Con
 
 
 def test_a_hive_without_work_ends(shared_rbee: Rbee, warm_node: ContainerNode) -> None:
-    (status,) = shared_rbee("hive", "status", "--json").json()
+    (status,) = shared_rbee("hive", "status", "gpu1", "--json").json()
     hive = status["hive"]
     shared_rbee("hive", "stop", "gpu1")
     home, run_dir = hive["home"], hive["socket"].rpartition("/")[0]

@@ -31,7 +31,7 @@ def test_add_pins_the_host_key_and_keeps_the_comments(rbee: Rbee, shared_node: C
     assert shared_node.fingerprint() in result.stderr
 
     listed = rbee("nodes", "list", "--json").json()
-    assert [node["name"] for node in listed] == ["attic", "gpu1"]
+    assert [node["name"] for node in listed] == ["attic", "gpu1", "local"]
     shown = rbee("nodes", "show", "gpu1", "--json").json()
     assert (shown["user"], shown["port"], shown["tags"]) == ("bee", shared_node.port, ["cuda"])
     assert shown["keep_alive"] == "2m"

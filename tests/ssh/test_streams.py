@@ -13,6 +13,7 @@ import pytest
 
 from rbee.connection import Connection, Stream
 from rbee.errors import ConnectError, NodeError
+from rbee.forwarding import forwarding_works
 from rbee_remote.protocol import ErrorCode
 from tests.ssh.conftest import Connect
 from tests.ssh.servers import SSHD, asyncssh_server, openssh_server
@@ -201,3 +202,29 @@ async def test_openssh_without_forwarding(
         await _talk(connection, socket)
         assert connection.transport == "pipe"
         await _gone(connection, str(tmp_path / "none.sock"))
+
+
+@needs_openssh
+@pytest.mark.parametrize(("setting", "works"), [("yes", True), ("no", False), ("remote", False)])
+@pytest.mark.parametrize("pipe", [PIPE, None])
+async def test_whether_forwarding_works_is_found_out(
+    pipe: tuple[str, ...] | None,
+    setting: str,
+    works: bool,
+    connect: Connect,
+    user_key: asyncssh.SSHKey,
+    identity: Path,
+    tmp_path: Path,
+) -> None:
+    settings = (f"AllowStreamLocalForwarding {setting}", f"SetEnv TMPDIR={tmp_path}")
+    async with (
+        openssh_server(tmp_path, user_key, *settings) as server,
+        connect(server.node(identity), pipe_command=pipe) as connection,
+    ):
+        assert await forwarding_works(connection, sys.executable) is works
+        assert await forwarding_works(connection, "") is None
+        assert await forwarding_works(connection, "/nowhere/python") is None
+        async with asyncio.timeout(10):
+            while list(tmp_path.glob("tmp.*")):
+                await asyncio.sleep(0.02)
+    assert list(tmp_path.glob("tmp.*")) == []

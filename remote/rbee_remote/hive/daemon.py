@@ -113,14 +113,16 @@ def _detach(options: HiveOptions, deadline: float) -> bytes:
     reading, writing = os.pipe()
     if os.fork() == 0:
         # In the first child: nothing of the starter may run here, neither its `finally` nor its exit handlers.
-        status = 1
         try:
             os.setsid()
             if os.fork() == 0:
                 _be_daemon(options, writing)
-            status = 0
+        except BaseException:
+            # Where it goes: to the hive's log, whose end the starter shows.
+            sys.excepthook(*sys.exc_info())
         finally:
-            os._exit(status)
+            sys.stderr.flush()
+            os._exit(0)
     os.close(writing)
     os.wait()
     with os.fdopen(reading, "rb", buffering=0) as pipe:

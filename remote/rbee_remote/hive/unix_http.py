@@ -28,8 +28,8 @@ def request(path: Path, method: str, target: str, *, body: Any = None, timeout: 
     try:
         content = None if body is None else json.dumps(body)
         connection.request(method, target, content, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        data = response.read(_LIMIT)
+        with connection.getresponse() as response:
+            data = response.read(_LIMIT)
     except http.client.HTTPException as error:
         raise ConnectionError(f"{path.name} does not speak HTTP: {error!r}") from error
     finally:

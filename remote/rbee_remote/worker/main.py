@@ -33,9 +33,9 @@ from rbee_remote.worker.status import StatusPipe
 #: Seconds that responses get to reach their clients once the worker has ended.
 FAREWELL_S = 3
 
-#: How often OpenMP looks whether the other threads are there before it sleeps; llama.cpp has them meet some thousand
-#: times a token. With the default, milliseconds, a core that anyone else wants drops a worker to a twentieth of its
-#: speed, as its threads spin in each other's way; with this, a few microseconds, to a third. Alone it makes no difference.
+#: How often OpenMP's threads look for each other before they sleep; llama.cpp has them meet about a thousand times a
+#: token. By default they look for milliseconds, and where anybody else wants a core they spin in each other's way:
+#: 7 tokens/s instead of 160 were seen. With this, microseconds, it were 40 to 60, and still 160 on idle cores.
 GOMP_SPINCOUNT = "300"
 
 _log = logging.getLogger("rbee.worker")
@@ -68,13 +68,16 @@ async def serve(config: WorkerConfig, load: LoadEngine, status_fd: int | None = 
     service = Service(config, load, report)
     if status_fd is not None:
         pipe = StatusPipe(status_fd, on_gone=lambda: _hive_gone(service))
-    with _listening(Path(config.socket)) as listener, _signals(service):
-        server = _Server(_uvicorn_config(service))
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        service.start()
-        failure = await service.wait_ended()
-    server.should_exit = True
-    await serving
+    path = Path(config.socket)
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as listener:
+        with _listening(listener, path), _signals(service):
+            server = _Server(_uvicorn_config(service))
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            serving.add_done_callback(lambda _: service.stop(drain=False))  # nobody could reach it any more
+            service.start()
+            failure = await service.wait_ended()
+        server.should_exit = True
+        await serving
     if pipe:
         pipe.close()
     return 0 if failure is None else 1
@@ -114,14 +117,13 @@ def _signals(service: Service) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _listening(path: Path) -> Iterator[socket.socket]:
-    """A listening unix socket of mode 0600 at `path`, which appears there only once it accepts connections.
+def _listening(listener: socket.socket, path: Path) -> Iterator[None]:
+    """Have a unix socket of mode 0600 at `path`, which appears there only once it accepts connections.
 
     It replaces what a dead worker left. At the end the path is removed, if it is still this socket's.
     """
     staged = path.with_name(f".{os.getpid()}")
     staged.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o177)
     try:
         listener.bind(str(staged))
@@ -131,7 +133,7 @@ def _listening(path: Path) -> Iterator[socket.socket]:
     inode = staged.stat().st_ino
     staged.replace(path)
     try:
-        yield listener
+        yield
     finally:
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_ino == inode:

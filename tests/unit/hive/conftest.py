@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,29 @@ class HiveFolder:
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[HiveFolder]:
     """Whatever still runs or listens at the end is a leak."""
+    with hive_folder(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def hive(folder: HiveFolder) -> HiveFolder:
+    """A hive that runs, detached."""
+    folder.start()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shared_hive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HiveFolder]:
+    """A hive for tests that change nothing."""
+    with hive_folder(tmp_path_factory.mktemp("shared")) as made:
+        made.start()
+        yield made
+
+
+@contextmanager
+def hive_folder(base: Path) -> Iterator[HiveFolder]:
     run_dir = Path(tempfile.mkdtemp(prefix="rbee-hive-", dir="/tmp"))  # short, for the sockets
-    hive = HiveFolder(Layout(home=tmp_path / "home", run_dir=run_dir / "run"))
+    hive = HiveFolder(Layout(home=base / "home", run_dir=run_dir / "run"))
     try:
         yield hive
         with suppress(OSError):
@@ -83,13 +104,6 @@ def folder(tmp_path: Path) -> Iterator[HiveFolder]:
         for process in hive.processes():
             process.kill()
         shutil.rmtree(run_dir)
-
-
-@pytest.fixture
-def hive(folder: HiveFolder) -> HiveFolder:
-    """A hive that runs, detached."""
-    folder.start()
-    return folder
 
 
 @pytest.fixture

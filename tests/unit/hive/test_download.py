@@ -37,13 +37,9 @@ def https(url: str) -> Source:
 def start(request: DownloadRequest, target: Path, *, stall: float = 10.0, **options: Any) -> subprocess.Popen[bytes]:
     command = payload_command("download", "--target", str(target), "--first-delay=0.01", f"--stall={stall}")
     env = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=env | {"HF_HOME": "/nowhere"},
-    )
+    env["HF_HOME"] = "/nowhere"
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=env, **options)
     assert process.stdin is not None
     process.stdin.write(json.dumps(encode(request)).encode())
     process.stdin.close()
@@ -279,10 +275,12 @@ def test_a_full_disk_is_said_to_be_one(hub: Hub, target: Path) -> None:
     """A limit on the size of files stands in for the disk that runs full while it is written to."""
     hub.add(REPO, FILE, CONTENT)
     request = DownloadRequest("m", (HF,), endpoint=hub.url)
-    limit = (300_000, 300_000)
-    stdout, _ = start(
-        request, target, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    ).communicate()
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+
+    stdout, stderr = start(request, target, preexec_fn=limit).communicate(timeout=60)
+    assert b"Traceback" not in stderr, stderr
     error = json.loads(stdout.splitlines()[-1])["error"]
     assert error["code"] == "DISK_FULL"
     assert error["hint"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -44,8 +45,8 @@ def test_it_holds_no_descriptor_of_its_starter(folder: HiveFolder) -> None:
     pid = folder.parse(done)["pid"]
     with os.fdopen(reading, "rb") as pipe:
         assert pipe.read() == b"", "the end of the pipe comes only when nobody holds it"
-    assert os.readlink(f"/proc/{pid}/fd/0") == "/dev/null"
-    assert os.readlink(f"/proc/{pid}/fd/1") == str(folder.layout.hive_log)
+    assert Path(f"/proc/{pid}/fd/0").readlink() == Path("/dev/null")
+    assert Path(f"/proc/{pid}/fd/1").readlink() == folder.layout.hive_log
 
 
 def test_many_starters_get_one_hive(folder: HiveFolder) -> None:
@@ -128,7 +129,7 @@ def start_and_fail(folder: HiveFolder) -> dict[str, Any]:
     done = subprocess.run(folder.command("--detach"), capture_output=True, timeout=60, check=False)
     assert done.returncode == 1, done
     assert b"Traceback" not in done.stderr
-    error: dict[str, Any] = __import__("json").loads(done.stdout)["error"]
+    error: dict[str, Any] = json.loads(done.stdout)["error"]
     return error
 
 

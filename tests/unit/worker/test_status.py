@@ -40,8 +40,7 @@ async def test_a_slow_reader_misses_old_lines_but_never_the_last(ends: tuple[int
         pipe.write(dataclasses.replace(STATUS, queued=number))
     data = b""
     while b'"queued": 1999' not in data:
-        data += os.read(ends[0], 65536)
-        await asyncio.sleep(0)
+        data += await asyncio.to_thread(os.read, ends[0], 65536)
     pipe.close()
     numbers = [json.loads(line)["queued"] for line in data.splitlines()]
     assert numbers == sorted(set(numbers))

@@ -1,0 +1,275 @@
+"""The hive's routes, asked over its socket as a keeper does."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import random
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rbee
+from rbee_remote.protocol import DownloadRequest, Source, encode
+from tests.hub import COMMIT, Hub, Trouble
+from tests.testbed.node import wait_until
+from tests.unit.hive.conftest import HiveFolder, make_gguf
+
+REPO = "owner/tiny-GGUF"
+FILE = "tiny-Q8_0.gguf"
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=60)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(60)
+        self.sock.connect(str(self._path))
+
+
+@contextmanager
+def streaming(hive: HiveFolder, method: str, target: str, body: Any = None) -> Iterator[http.client.HTTPResponse]:
+    connection = _Connection(hive.layout.hive_socket)
+    connection.request(method, target, None if body is None else json.dumps(body), {"X-Rbee-Keeper": "keeper\x011"})
+    response = connection.getresponse()
+    try:
+        yield response
+    finally:
+        response.close()
+        connection.close()
+
+
+def events(response: http.client.HTTPResponse) -> Iterator[tuple[str, Any]]:
+    name = ""
+    for line in response:
+        field, _, value = line.decode().rstrip("\n").partition(": ")
+        if field == "event":
+            name = value
+        elif field == "data":
+            yield name, json.loads(value)
+
+
+def pull_request(hub: Hub, **fields: Any) -> dict[str, Any]:
+    source = Source(kind="hf", repo=REPO)
+    return encode(DownloadRequest(fields.pop("model", "tiny"), (source,), endpoint=hub.url, **fields))
+
+
+def model_files(hive: HiveFolder) -> list[str]:
+    return sorted(path.name for path in hive.layout.models.iterdir() if path.suffix != ".json")
+
+
+def part_size(hive: HiveFolder) -> int:
+    return sum(path.stat().st_size for path in hive.layout.models.glob("*.part"))
+
+
+def test_the_version_is_the_projects(hive: HiveFolder) -> None:
+    assert hive.ask("GET", "/v1/health")[1]["version"] == rbee.__version__
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "body"),
+    [
+        ("POST", "/v1/workers", {}),
+        ("POST", "/v1/workers", []),
+        ("POST", "/v1/workers", {"model": 1}),
+        ("POST", "/v1/workers", {"model": "m", "options": {"slots": "two"}}),
+        ("POST", "/v1/preflight", {"model": "\x00"}),
+        ("POST", "/v1/stop", {"drain": "yes"}),
+        ("POST", "/v1/models", {"model": "m", "path": "../../etc/passwd"}),
+        ("POST", "/v1/models", {"model": "m", "path": "/etc/passwd"}),
+        ("POST", "/v1/models", {"model": "m", "path": "a\x00b"}),
+        ("POST", "/v1/models", {"model": "m", "path": "a", "sha256": "../x"}),
+        ("POST", "/v1/models", {"model": "m", "path": "x" * (2 << 20)}),
+        ("POST", "/v1/models/pull", {"model": "a\nb", "sources": []}),
+        ("GET", "/v1/workers/..hive", None),
+        ("GET", "/v1/logs?worker=../hive", None),
+        ("GET", "/v1/logs?lines=many", None),
+        ("DELETE", "/v1/models", None),
+    ],
+)
+def test_what_makes_no_sense_is_refused(shared_hive: HiveFolder, method: str, target: str, body: Any) -> None:
+    status, answer = shared_hive.ask(method, target, body)
+    assert (status, answer["error"]["code"]) == (400, "USAGE")
+    assert shared_hive.ask("GET", "/v1/health")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "body", "status", "code"),
+    [
+        ("POST", "/v1/workers", {"model": "m"}, 404, "MODEL_NOT_FOUND"),
+        ("DELETE", "/v1/models?model=m", None, 404, "MODEL_NOT_FOUND"),
+        ("POST", "/v1/models", {"model": "m", "path": "nothing.gguf"}, 404, "MODEL_NOT_FOUND"),
+        ("GET", "/v1/workers/0123456789abcdef", None, 410, "WORKER_GONE"),
+        ("GET", "/v1/workers/0123456789abcdef/events", None, 410, "WORKER_GONE"),
+        ("GET", "/v1/logs?worker=0123456789abcdef", None, 410, "WORKER_GONE"),
+    ],
+)
+def test_what_is_not_there_says_so(
+    shared_hive: HiveFolder, method: str, target: str, body: Any, status: int, code: str
+) -> None:
+    got, answer = shared_hive.ask(method, target, body)
+    assert (got, answer["error"]["code"]) == (status, code)
+
+
+def test_a_file_that_is_no_model_is_not_registered(hive: HiveFolder) -> None:
+    (hive.layout.models / "text.gguf").write_text("once upon a time")
+    status, answer = hive.ask("POST", "/v1/models", {"model": "m", "path": "text.gguf"})
+    assert (status, answer["error"]["code"]) == (422, "MODEL_INVALID")
+    assert hive.ask("GET", "/v1/models") == (200, {"models": []})
+
+
+def test_a_wrong_checksum_is_not_registered(hive: HiveFolder, tiny_gguf: Path) -> None:
+    shutil.copy(tiny_gguf, hive.layout.models / "a.gguf")
+    status, answer = hive.ask("POST", "/v1/models", {"model": "m", "path": "a.gguf", "sha256": "0" * 64})
+    assert status == 502
+    assert answer["error"]["details"]["found"] == hashlib.sha256(tiny_gguf.read_bytes()).hexdigest()
+
+
+def test_an_owned_model_is_named_by_its_checksum_and_removed_with_its_file(hive: HiveFolder, tiny_gguf: Path) -> None:
+    info = hive.register("m", tiny_gguf)
+    sha256 = hashlib.sha256(tiny_gguf.read_bytes()).hexdigest()
+    assert model_files(hive) == [f"{sha256}.gguf"]
+    assert (info["owned"], info["sha256"], info["meta"]["n_head_kv"]) == (True, sha256, 2)
+    assert hive.ask("GET", "/v1/models") == (200, {"models": [info]})
+    assert hive.ask("DELETE", "/v1/models?model=m") == (200, info)
+    assert model_files(hive) == []
+
+
+def test_a_file_of_the_users_is_registered_where_it_lies(hive: HiveFolder, tiny_gguf: Path) -> None:
+    model = f"file:{tiny_gguf}"
+    status, info = hive.ask("POST", "/v1/models", {"model": model, "path": str(tiny_gguf)})
+    assert status == 201
+    assert (info["owned"], info["path"]) == (False, str(tiny_gguf))
+    hive.ask("DELETE", f"/v1/models?model={model}")
+    assert tiny_gguf.exists()
+
+
+def test_a_pull_reports_and_registers(hive: HiveFolder, hub: Hub, tiny_gguf: Path) -> None:
+    sha256 = hub.add(REPO, FILE, tiny_gguf.read_bytes())
+    with streaming(hive, "POST", "/v1/models/pull", pull_request(hub)) as response:
+        got = list(events(response))
+    assert {name for name, _ in got[:-1]} == {"progress"}
+    name, info = got[-1]
+    assert (name, info["model"], info["sha256"]) == ("done", "tiny", sha256)
+    assert info["source"] == f"hf:{REPO}:{FILE}@{COMMIT}"
+    assert hive.ask("GET", "/v1/models") == (200, {"models": [info]})
+    assert model_files(hive) == [f"{sha256}.gguf"]
+
+
+def test_a_pull_that_fails_ends_with_the_error(hive: HiveFolder, hub: Hub) -> None:
+    with streaming(hive, "POST", "/v1/models/pull", pull_request(hub)) as response:
+        *_, (name, error) = events(response)
+    assert (name, error["error"]["code"]) == ("error", "MODEL_NOT_FOUND")
+
+
+def test_a_pull_of_what_is_no_model_is_not_registered(hive: HiveFolder, hub: Hub) -> None:
+    hub.add(REPO, FILE, b"no model")
+    with streaming(hive, "POST", "/v1/models/pull", pull_request(hub)) as response:
+        *_, (name, error) = events(response)
+    assert (name, error["error"]["code"]) == ("error", "MODEL_INVALID")
+    assert hive.ask("GET", "/v1/models") == (200, {"models": []})
+
+
+def test_two_pulls_of_one_model_share_a_download(hive: HiveFolder, hub: Hub, tiny_gguf: Path) -> None:
+    hub.add(REPO, FILE, tiny_gguf.read_bytes())
+    hub.trouble = Trouble(status=503, times=1)
+    with (
+        streaming(hive, "POST", "/v1/models/pull", pull_request(hub)) as one,
+        streaming(hive, "POST", "/v1/models/pull", pull_request(hub)) as two,
+    ):
+        first, second = list(events(one))[-1], list(events(two))[-1]
+    assert first == second
+    assert first[0] == "done"
+    assert len(hub.content_requests()) == 2, "one refused, one that brought it"
+
+
+def test_a_pull_ends_with_its_last_client(hive: HiveFolder, hub: Hub) -> None:
+    hub.add(REPO, FILE, random.Random(1).randbytes(500_000))
+    hub.trouble = Trouble(stall_after=200_000)
+    with streaming(hive, "POST", "/v1/models/pull", pull_request(hub)) as response:
+        assert next(events(response))[0] == "progress"
+        wait_until(lambda: part_size(hive) > 100_000, 15, lambda: f"no part: {model_files(hive)}")
+        assert len(hive.processes()) == 2
+    wait_until(lambda: len(hive.processes()) == 1, 15, lambda: f"still there: {hive.processes()}")
+    assert part_size(hive) > 100_000, "the next pull goes on from there"
+
+
+def test_a_token_is_in_no_command_line_and_no_log(hive: HiveFolder, hub: Hub) -> None:
+    token = "hf_" + "z" * 30
+    hub.add(REPO, FILE, random.Random(1).randbytes(500_000))
+    hub.token, hub.trouble = token, Trouble(stall_after=200_000)
+    with streaming(hive, "POST", "/v1/models/pull", pull_request(hub, token=token)) as response:
+        next(events(response))
+        wait_until(lambda: len(hive.processes()) == 2, 15, lambda: f"no download: {hive.processes()}")
+        wait_until(hub.content_requests, 15, lambda: "nothing was fetched")
+        for process in hive.processes():
+            assert token not in " ".join(process.cmdline())
+            assert token not in " ".join(process.environ().values())
+    assert all(token.encode() not in path.read_bytes() for path in hive.layout.logs.iterdir())
+
+
+def test_each_line_of_the_audit_log_vouches_for_the_one_before(hive: HiveFolder, tiny_gguf: Path) -> None:
+    hive.register("m", tiny_gguf)
+    with streaming(hive, "DELETE", "/v1/models?model=m") as response:
+        assert response.status == 200
+    lines = hive.layout.audit_log.read_bytes().splitlines()
+    entries = [json.loads(line) for line in lines]
+    assert [(entry["action"], entry["model"]) for entry in entries] == [("model.register", "m"), ("model.remove", "m")]
+    assert entries[1]["keeper"] == "keeper\\x011"
+    assert entries[1]["previous"] == hashlib.sha256(lines[0]).hexdigest()
+
+
+def test_logs_are_shown_and_followed(hive: HiveFolder, tiny_gguf: Path) -> None:
+    with streaming(hive, "GET", "/v1/logs?follow=1&lines=5") as response:
+        hive.register("followed", tiny_gguf)
+        line = response.readline().decode()
+        while "followed" not in line:
+            line = response.readline().decode()
+        assert "registered followed" in line
+    with streaming(hive, "GET", "/v1/logs?lines=1") as response:
+        assert len(response.read().splitlines()) == 1
+
+
+def test_following_ends_with_the_hive(hive: HiveFolder) -> None:
+    with streaming(hive, "GET", "/v1/logs?follow=1") as response:
+        _, info = hive.ask("POST", "/v1/stop")
+        response.read()
+    hive.until_gone(info["pid"])
+
+
+def test_a_changed_model_is_a_new_file(hive: HiveFolder, tiny_gguf: Path, tmp_path: Path) -> None:
+    first = hive.register("m", tiny_gguf)
+    second = hive.register("m", make_gguf(tmp_path / "other.gguf", block_count=3))
+    assert first["path"] != second["path"]
+    assert hive.ask("GET", "/v1/models")[1]["models"] == [second]
+
+
+@pytest.mark.model
+def test_a_real_worker_from_its_start_to_its_end(hive: HiveFolder, model_path: Path) -> None:
+    hive.register("smollm2:135m", model_path)
+    spawn = {"model": "smollm2:135m", "options": {"ctx": 512}}
+    status, worker = hive.ask("POST", "/v1/workers", spawn)
+    assert status == 201
+    assert hive.ask("POST", "/v1/workers", spawn)[1]["id"] == worker["id"]
+    with streaming(hive, "GET", f"/v1/workers/{worker['id']}/events") as response:
+        states = [info["state"] for _, info in events(response)]
+    assert states[-1] == "idle"
+    assert set(states[:-1]) <= {"starting", "loading"}
+    status, refused = hive.ask("DELETE", "/v1/models?model=smollm2:135m")
+    assert (status, refused["error"]["code"]) == (409, "ALL_SLOTS_BUSY")
+    status, stopped = hive.ask("DELETE", f"/v1/workers/{worker['id']}", {"drain": True, "patience_s": 5})
+    assert (status, stopped["state"]) == (200, "stopping")
+    assert hive.ask("GET", "/v1/workers") == (200, {"workers": []})
+    assert not Path(worker["socket"]).exists()
+    assert Path(worker["log"]).stat().st_size > 0
+    assert subprocess.run(["kill", "-0", str(worker["pid"])], capture_output=True, check=False).returncode == 1
