@@ -24,7 +24,7 @@ MODEL = "/home/bee/model.gguf"
 
 def measure() -> list[Comparison]:
     with key_pair() as key, tempfile.TemporaryDirectory() as folder:
-        wheels = Path(folder, "wheels")
+        wheels = Path(folder, "wheels.tar")
         _collect_wheels(key, wheels)
         samples = in_turn({"ansible": _ansible(key, wheels), "rbee": lambda: _rbee(key)})
     return [compare("rbee infer on a bare node, to the first token", samples, "rbee", "ansible", goal=0.3)]
@@ -52,7 +52,7 @@ def _ansible(key: KeyPair, wheels: Path) -> Callable[[], float]:
             )
             variables = f"wheels={wheels} model={MODEL} serve={PLAYBOOK / 'serve.py'}"
             words = (ansible_folder() / "ansible-playbook", "-i", hosts, "-e", variables, PLAYBOOK / "cold.yml")
-            playbook = command(*words, env=ansible_environment())
+            playbook = command(*words, env=ansible_environment(Path(folder)))
             start = time.monotonic()
             playbook()
             return time.monotonic() - start
@@ -61,18 +61,22 @@ def _ansible(key: KeyPair, wheels: Path) -> Callable[[], float]:
 
 
 def _collect_wheels(key: KeyPair, target: Path) -> None:
-    """The wheels that rbee puts on such a node, taken from one where it did: what the playbook gets is the same."""
-    target.mkdir()
+    """A tar of the wheels that rbee puts on such a node, named by one where it did: the playbook gets the same.
+
+    One archive, because Ansible takes a second for each file that it copies.
+    """
     with keeper() as rbee, node(key) as source:
         _put_model(source)
         rbee.inventory.write_text(source.inventory())
         rbee("infer", "--node", "node", "--model", f"file:{MODEL}", "--max-tokens", "1", "Hello")
         installed = source.exec("find /home/bee/.rbee/node/runtimes -name '*.dist-info' -printf '%f\\n'").split()
     wanted = {name.removesuffix(".dist-info").lower() for name in installed}
-    for wheel in assets.wheel_cache().rglob("*.whl"):
-        if "-".join(wheel.name.split("-")[:2]).lower() in wanted:
-            (target / wheel.name).symlink_to(wheel)
-    assert len(list(target.iterdir())) >= len(wanted), f"wheels missing for {wanted}"
+    found = {wheel.name: wheel for wheel in assets.wheel_cache().rglob("*.whl")}
+    chosen = [path for name, path in found.items() if "-".join(name.split("-")[:2]).lower() in wanted]
+    assert len(chosen) >= len(wanted), f"wheels missing for {wanted}"
+    with tarfile.open(target, "w") as tar:
+        for path in chosen:
+            tar.add(path, path.name)
 
 
 def _put_model(target: ContainerNode) -> None:

@@ -1,4 +1,4 @@
-"""`rbee nodes ping` of 50 nodes, against plain asyncssh and against Ansible. One sshd plays all nodes."""
+"""`rbee nodes ping` of 50 nodes, against plain asyncssh and against Ansible. This machine's sshd plays all nodes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import getpass
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import asyncssh
@@ -18,6 +18,8 @@ from tests.testbed.node import KeyPair, until_sshd_answers
 
 NODES = 50
 PORT = 22022
+#: OpenSSH listens on 16 sockets at most (MAX_LISTEN_SOCKS); a process serves that many addresses.
+PER_SSHD = 16
 ADDRESSES = tuple(f"127.0.1.{number}" for number in range(1, NODES + 1))
 
 
@@ -31,7 +33,7 @@ def measure() -> list[Comparison]:
             {
                 "asyncssh": lambda: asyncio.run(_gather(key)),
                 "rbee": command(rbee_command(), "nodes", "ping", env=rbee.environment()),
-                "ansible -f 50": command(*words, env=ansible_environment()),
+                "ansible -f 50": command(*words, env=ansible_environment(Path(folder))),
             }
         )
     return [
@@ -53,7 +55,7 @@ async def _gather(key: KeyPair) -> None:
 
 @contextmanager
 def sshd(key: KeyPair) -> Iterator[str]:
-    """One sshd that listens on all addresses; yields the fingerprint of its host key."""
+    """sshd on all addresses; yields the fingerprint of its host key."""
     with tempfile.TemporaryDirectory(prefix="rbee-bench-sshd-") as folder:
         host_key = asyncssh.generate_private_key("ssh-ed25519")
         path = Path(folder, "host_key")
@@ -71,19 +73,26 @@ def sshd(key: KeyPair) -> Iterator[str]:
             "Port": PORT,
             "PidFile": "none",
         }
-        config = Path(folder, "sshd_config")
-        lines = [f"{name} {value}" for name, value in options.items()] + [
-            f"ListenAddress {address}" for address in ADDRESSES
-        ]
-        config.write_text("\n".join(lines) + "\n")
+        common = [f"{name} {value}" for name, value in options.items()]
         Path("/run/sshd").mkdir(exist_ok=True)
-        server = subprocess.Popen(["/usr/sbin/sshd", "-D", "-f", config], stderr=subprocess.DEVNULL)
-        try:
-            until_sshd_answers(ADDRESSES[-1], PORT)
+        with ExitStack() as servers:
+            for start in range(0, NODES, PER_SSHD):
+                group = ADDRESSES[start : start + PER_SSHD]
+                config = Path(folder, f"sshd_config.{group[0]}")
+                config.write_text("\n".join([*common, *(f"ListenAddress {address}" for address in group)]) + "\n")
+                servers.enter_context(_process("/usr/sbin/sshd", "-D", "-f", config))
+                until_sshd_answers(group[-1], PORT)
             yield host_key.get_fingerprint("sha256")
-        finally:
-            server.terminate()
-            server.wait()
+
+
+@contextmanager
+def _process(*words: str | Path) -> Iterator[None]:
+    process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def _table(address: str, key: KeyPair, fingerprint: str) -> str:

@@ -21,11 +21,15 @@ from tests.testbed.node import ContainerNode, KeyPair, start_node
 os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
 os.environ.setdefault("TESTCONTAINERS_HOST_OVERRIDE", "127.0.0.1")
 
-#: Plain OpenSSH: no master, no configuration of this user's, no question asked.
-SSH_OPTIONS = (
+#: No configuration of this user's, no question asked.
+NEUTRAL = (
     "-F", "/dev/null", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-    "-o", "LogLevel=ERROR", "-o", "BatchMode=yes", "-o", "ControlMaster=no",
+    "-o", "LogLevel=ERROR", "-o", "BatchMode=yes",
 )  # fmt: skip
+#: Plain OpenSSH, without a master.
+SSH_OPTIONS = (*NEUTRAL, "-o", "ControlMaster=no")
+#: Ansible's own default: one connection to a host serves all tasks.
+ANSIBLE_SSH_OPTIONS = (*NEUTRAL, "-o", "ControlMaster=auto", "-o", "ControlPersist=60s")
 
 
 @contextmanager
@@ -88,15 +92,15 @@ def ansible_folder() -> Path:
     return folder / "bin"
 
 
-def ansible_environment() -> dict[str, str]:
-    """Ansible as its users tune it: no host key questions, pipelining on."""
-    ssh_args = " ".join(option for option in SSH_OPTIONS if "ControlMaster" not in option)
+def ansible_environment(folder: Path) -> dict[str, str]:
+    """Ansible at its best: connections kept, pipelining on, no host key questions. folder: for its control sockets."""
     return dict(os.environ) | {
         "ANSIBLE_HOST_KEY_CHECKING": "False",
         "ANSIBLE_PIPELINING": "True",
         "ANSIBLE_LOCALHOST_WARNING": "False",
         "ANSIBLE_PYTHON_INTERPRETER": "/usr/bin/python3",
-        "ANSIBLE_SSH_ARGS": ssh_args.removesuffix(" -o"),
+        "ANSIBLE_SSH_ARGS": " ".join(ANSIBLE_SSH_OPTIONS),
+        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(folder),
     }
 
 

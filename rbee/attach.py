@@ -16,13 +16,12 @@ from rbee.connection import Connection, quote
 from rbee.context import Context
 from rbee.errors import NodeError
 from rbee.events import Emit, Notice
-from rbee.hive_client import HiveClient
+from rbee.hive_client import HiveClient, hive_at
 from rbee.inventory import Node
 from rbee.locks import keeper_lock
 from rbee.payload import Payload, build_payload
 from rbee.probe import Probe, probe
 from rbee_remote.protocol import (
-    HIVE_SOCKET,
     PROTOCOL,
     ErrorCode,
     HiveInfo,
@@ -74,8 +73,8 @@ async def _current_hive(
     connection: Connection, found: Probe, ready: bootstrap.Ready, context: Context, emit: Emit
 ) -> tuple[HiveClient, HiveInfo]:
     """The node's hive, ours or newer with the same protocol."""
-    hive = hive_at(connection, found.run_dir, context)
-    info = await health_or_none(hive) if found.hive_socket_present else None
+    hive = hive_at(connection, found.run_dir, keeper_id=context.keeper_id)
+    info = await hive.health_or_none() if found.hive_socket_present else None
     if info and _is_outdated(info, ready):
         emit(Notice(f"replacing the hive of rbee {info.version} (its workers finish what they do first)"))
         await hive.stop(StopRequest(drain=True))
@@ -83,20 +82,6 @@ async def _current_hive(
     if info is None:
         info = await _start_hive(connection, found, ready)
     return hive, info
-
-
-def hive_at(connection: Connection, run_dir: str, context: Context) -> HiveClient:
-    return HiveClient(connection, f"{run_dir}/{HIVE_SOCKET}", keeper_id=context.keeper_id)
-
-
-async def health_or_none(hive: HiveClient) -> HiveInfo | None:
-    """None where nobody listens: no hive runs, whatever is left of its socket."""
-    try:
-        return await hive.health()
-    except NodeError as error:
-        if error.code is not ErrorCode.WORKER_GONE:
-            raise
-        return None
 
 
 def _is_outdated(info: HiveInfo, ready: bootstrap.Ready) -> bool:

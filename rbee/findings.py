@@ -58,7 +58,12 @@ def _findings(probe: Probe, connection: ConnectionFacts) -> Iterator[Finding]:
         yield _forwarding(connection)
         yield _logout(probe)
     if probe.tmp_noexec:
-        yield Finding("warn", "noexec", "/tmp is mounted noexec", "only matters for builds: set TMPDIR in the node's env")
+        yield Finding(
+            "warn",
+            "noexec",
+            "/tmp is mounted noexec",  # noqa: S108 - a message
+            "only matters for builds: set TMPDIR in the node's env",
+        )
 
 
 def _system(probe: Probe) -> Finding:

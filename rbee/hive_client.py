@@ -13,6 +13,7 @@ from rbee.socket_http import SocketHttp
 from rbee_remote.protocol import (
     HEADER_KEEPER,
     HEADER_WORKER,
+    HIVE_SOCKET,
     Done,
     DownloadProgress,
     DownloadRequest,
@@ -48,6 +49,15 @@ class HiveClient:
 
     async def health(self) -> HiveInfo:
         return _decode(HiveInfo, await self._http.request("GET", "/v1/health"))
+
+    async def health_or_none(self) -> HiveInfo | None:
+        """None where nobody listens: no hive runs, whatever is left of its socket."""
+        try:
+            return await self.health()
+        except NodeError as error:
+            if error.code is not ErrorCode.WORKER_GONE:
+                raise
+            return None
 
     async def workers(self) -> list[WorkerInfo]:
         return _decode_list(WorkerInfo, await self._http.request("GET", "/v1/workers"), "workers")
@@ -105,6 +115,11 @@ class HiveClient:
     async def stop(self, stop: StopRequest) -> HiveInfo:
         """Ask the hive to end; it answers when its workers are gone."""
         return _decode(HiveInfo, await self._http.request("POST", "/v1/stop", encode(stop), timeout=STOP_TIMEOUT_S))
+
+
+def hive_at(connection: Connection, run_dir: str, *, keeper_id: str) -> HiveClient:
+    """The hive whose runtime folder is `run_dir`, whether or not it runs."""
+    return HiveClient(connection, f"{run_dir}/{HIVE_SOCKET}", keeper_id=keeper_id)
 
 
 class WorkerClient:

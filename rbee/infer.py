@@ -10,24 +10,22 @@ import uuid
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from rbee.answer import Answer, answer
-from rbee.attach import Attached, attach
 from rbee.connection import Connection
 from rbee.context import Context
 from rbee.errors import NodeError, RbeeError
 from rbee.events import Emit, Finished, Notice, Phase, Progress, Timings
-from rbee.hive_client import HiveClient, WorkerClient
+from rbee.hive_client import HiveClient, WorkerClient, hive_at
 from rbee.infer_request import InferRequest
 from rbee.inventory import Node
 from rbee.modelref import parse_ref
 from rbee.phases import PhaseClock
 from rbee.placement import Reuse, place
-from rbee.provision import ensure_model
 from rbee.reach import reach, remember
 from rbee.registry import Registry
 from rbee_remote.protocol import (
-    HIVE_SOCKET,
     ErrorCode,
     GenerateRequest,
     RemoteError,
@@ -36,6 +34,9 @@ from rbee_remote.protocol import (
     WorkerOptions,
     WorkerState,
 )
+
+if TYPE_CHECKING:
+    from rbee.attach import Attached
 
 DEFAULT_MODEL = "smollm2:135m"
 #: Reasons to try the next node, where the user named none.
@@ -118,7 +119,8 @@ async def _on_known_worker(trip: _Trip, known: Reuse) -> Finished | None:
     connection = await trip.connect(known.node)
     row = known.row
     worker = WorkerClient(connection, row.socket, worker_id=row.worker_id, keeper_id=trip.context.keeper_id)
-    hive = HiveClient(connection, _hive_socket(row.socket), keeper_id=trip.context.keeper_id)
+    run_dir = row.socket.rpartition("/")[0]  # hive and workers share it
+    hive = hive_at(connection, run_dir, keeper_id=trip.context.keeper_id)
     try:
         return await _inference(trip, known.node, worker, hive, row.worker_id, row.model)
     except NodeError as error:
@@ -130,6 +132,9 @@ async def _on_known_worker(trip: _Trip, known: Reuse) -> Finished | None:
 
 async def _on_new_worker(trip: _Trip, node: Node) -> Finished:
     """Phases 2 to 8. The hive may know a worker that the registry did not: then 3 to 7 are over at once."""
+    from rbee.attach import attach  # not needed for a warm worker, which is to answer at once
+    from rbee.provision import ensure_model
+
     clock, context, request = trip.clock, trip.context, trip.request
     with clock.phase(Phase.NODE, f"connecting to {node.name}") as outcome:
         connection = await trip.connect(node)
@@ -238,11 +243,6 @@ def _timings(trip: _Trip, node: Node, result: Answer) -> Timings:
         total_s=trip.clock.elapsed(),
         tokens_per_s=result.tokens_per_s,
     )
-
-
-def _hive_socket(worker_socket: str) -> str:
-    """Hive and workers share the runtime folder."""
-    return f"{worker_socket.rpartition('/')[0]}/{HIVE_SOCKET}"
 
 
 def _deadline_exceeded(request: InferRequest, clock: PhaseClock) -> NodeError:

@@ -11,18 +11,20 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from rbee.attach import Attached, health_or_none, hive_at
 from rbee.connection import Connection, open_connection
 from rbee.context import Context
 from rbee.errors import ConnectError, RbeeError
 from rbee.events import Emit
-from rbee.hive_client import HiveClient
+from rbee.hive_client import HiveClient, hive_at
 from rbee.inventory import Node
 from rbee.probe import Probe, probe
 from rbee.registry import NodeFacts, Registry
 from rbee_remote.protocol import ErrorCode, HiveInfo
+
+if TYPE_CHECKING:
+    from rbee.attach import Attached
 
 #: Connecting takes three tries of ten seconds at worst; the question itself a few more.
 NODE_DEADLINE_S = 45.0
@@ -88,8 +90,8 @@ async def running_hive(
     """The hive of a node if one runs; nothing is installed or started to find out."""
     async with reach(node, context, registry, emit) as connection:
         found = await probe(connection, node)
-        client = hive_at(connection, found.run_dir, context)
-        info = await health_or_none(client) if found.hive_socket_present else None
+        client = hive_at(connection, found.run_dir, keeper_id=context.keeper_id)
+        info = await client.health_or_none() if found.hive_socket_present else None
         yield RunningHive(client, info, connection, found) if info else None
 
 

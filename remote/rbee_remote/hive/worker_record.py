@@ -93,7 +93,7 @@ class WorkerRecord:
         self.idle_since = None if status.idle_s is None else now - status.idle_s
         self.device = status.device or self.device
         if status.error is not None:
-            self.error = RemoteError.decode(status.error)
+            self.error = RemoteError.decode({"error": status.error})
         # A worker that says it failed is of no more use; FAILED it is for us when its process has ended.
         failed = status.state is WorkerState.FAILED
         if self.state is not WorkerState.STOPPING:
@@ -132,5 +132,5 @@ class WorkerRecord:
             rss_mb=self.rss_mb,
             idle_s=None if self.idle_since is None else time.monotonic() - self.idle_since,
             log=str(self.log),
-            error=self.error.encode() if self.error else None,
+            error=self.error.encode()["error"] if self.error else None,
         )

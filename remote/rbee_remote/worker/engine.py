@@ -25,6 +25,8 @@ N_BATCH = 512
 #: How many of the last tokens repeat_penalty looks at: llama.cpp's default.
 PENALTY_WINDOW = 64
 
+MAX_THREADS = 512  # GGML_MAX_N_THREADS
+
 _ABORTED = 2  # llama_decode's result after its abort callback said yes
 
 _log = logging.getLogger("rbee.llama")
@@ -36,8 +38,9 @@ class LlamaEngine:
     n_batch = N_BATCH
 
     def __init__(self, config: WorkerConfig, progress: Progress) -> None:
-        """Raises RemoteError MODEL_NOT_FOUND, MODEL_INVALID, RAM_EXHAUSTED, VRAM_EXHAUSTED or BACKEND_UNAVAILABLE;
-        LoadAborted when `progress` said so."""
+        """Raises RemoteError USAGE, MODEL_NOT_FOUND, MODEL_INVALID, RAM_EXHAUSTED, VRAM_EXHAUSTED or
+        BACKEND_UNAVAILABLE; LoadAborted when `progress` said so."""
+        _check_options(config)
         _check_file(Path(config.path))
         with contextlib.ExitStack() as owned:
             available = backends.load(llama._lib, Path(llama.__file__).parent.parent)
@@ -230,6 +233,19 @@ def load_engine(config: WorkerConfig, progress: Progress) -> LlamaEngine:
     llama.llama_log_set(_log_callback, None)
     llama.llama_backend_init()
     return LlamaEngine(config, progress)
+
+
+def _check_options(config: WorkerConfig) -> None:
+    """llama.cpp aborts the process over some of these, and wraps others around."""
+    options = config.options
+    most_slots = min(int(llama.llama_max_parallel_sequences()), N_BATCH)
+    for name, value, most in (
+        ("slots", options.slots, most_slots),
+        ("ctx", config.ctx, (2**31 - 1) // max(options.slots, 1)),
+        ("threads", options.threads or 1, MAX_THREADS),
+    ):
+        if not 1 <= value <= most:
+            raise RemoteError(ErrorCode.USAGE, f"{name} must be from 1 to {most}, got {value}")
 
 
 def _check_file(path: Path) -> None:

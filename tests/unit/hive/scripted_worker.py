@@ -83,7 +83,7 @@ def main() -> int:
         time.sleep(600)
     if script == "fail":
         error = {"code": "MODEL_INVALID", "message": "no model", "details": {}, "hint": ""}
-        worker.say("failed", error={"error": error})
+        worker.say("failed", error=error)
         return 1
     worker.serve()
     return 0

@@ -273,3 +273,14 @@ def test_a_real_worker_from_its_start_to_its_end(hive: HiveFolder, model_path: P
     assert not Path(worker["socket"]).exists()
     assert Path(worker["log"]).stat().st_size > 0
     assert subprocess.run(["kill", "-0", str(worker["pid"])], capture_output=True, check=False).returncode == 1
+
+
+@pytest.mark.model
+def test_why_a_real_worker_could_not_load_reaches_who_waits(hive: HiveFolder, tiny_gguf: Path) -> None:
+    hive.register("tiny", tiny_gguf)
+    _, worker = hive.ask("POST", "/v1/workers", {"model": "tiny", "options": {"backend": "cpu"}})
+    with streaming(hive, "GET", f"/v1/workers/{worker['id']}/events") as response:
+        *_, (_, last) = events(response)
+    assert (last["state"], last["error"]["code"]) == ("failed", "MODEL_INVALID")
+    assert hive.ask("GET", "/v1/workers")[1]["workers"][0]["state"] == "failed"
+    assert hive.ask("GET", "/v1/health")[1]["workers"] == 0

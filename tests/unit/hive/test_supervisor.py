@@ -128,7 +128,7 @@ async def test_a_crash_is_told_with_signal_and_log_and_then_forgotten(layout: La
     async with supervising(layout, replace(TIMING, failed_visible=1.0)) as supervisor:
         worker, _ = await supervisor.ensure(spawn(script="crash"))
         await until(worker, worker.gone.is_set)
-        error = RemoteError.decode(worker.info().error)
+        error = RemoteError.decode({"error": worker.info().error})
         assert worker.info().state is WorkerState.FAILED
         assert error.code is ErrorCode.WORKER_CRASHED
         assert error.details["signal"] == "SIGSEGV"

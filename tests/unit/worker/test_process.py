@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -236,7 +237,7 @@ def test_sigterm_cancels_what_runs(start: Start) -> None:
 
 
 def test_a_hive_that_dies_takes_the_worker_along(folder: Path, model_path: Path, tmp_path: Path) -> None:
-    """The hive is a process whose only job here is to hold the read end of the pipe, and to die."""
+    """All that a hive is to its worker is the read end of the pipe, which closes when the hive dies."""
     config = WorkerConfig("a" * 16, "m", str(model_path), str(folder / "w.sock"), WorkerOptions(), 512, -1.0)
     read_end, write_end = os.pipe()
     worker = subprocess.Popen(
@@ -247,7 +248,6 @@ def test_a_hive_that_dies_takes_the_worker_along(folder: Path, model_path: Path,
         env={**os.environ, "PYTHONPATH": str(REMOTE)},
     )
     os.close(write_end)
-    assert os.read(read_end, 0) == b""
     assert worker.stdin is not None
     worker.stdin.write(json.dumps(asdict(config)).encode())
     worker.stdin.close()
@@ -291,10 +291,31 @@ def test_a_backend_that_is_not_there_is_named(start: Start) -> None:
     assert "cpu" in error["details"]["available"]
 
 
-def test_a_context_that_no_machine_holds_is_out_of_memory(start: Start) -> None:
-    worker = start(ctx=2**30, options=WorkerOptions(slots=3))
+def test_a_context_larger_than_memory_is_out_of_memory(start: Start) -> None:
+    """200,000 tokens need 4.5 GB of cache, and the process may have 3."""
+    worker = start(ctx=200_000)
+    resource.prlimit(worker.child.pid, resource.RLIMIT_AS, (3 << 30, 3 << 30))
     assert worker.end() == 1
-    assert worker.statuses[-1]["error"]["code"] in ("RAM_EXHAUSTED", "VRAM_EXHAUSTED")
+    error = worker.statuses[-1]["error"]
+    assert error["code"] == "RAM_EXHAUSTED"
+    assert "1 x 200000 tokens" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"options": WorkerOptions(slots=0)}, "slots must be from 1 to"),
+        ({"options": WorkerOptions(slots=100_000)}, "slots must be from 1 to"),
+        ({"ctx": 0}, "ctx must be from 1 to"),
+        ({"ctx": 2**31, "options": WorkerOptions(slots=4)}, "ctx must be from 1 to"),
+        ({"options": WorkerOptions(threads=-1)}, "threads must be from 1 to"),
+    ],
+)
+def test_impossible_options_are_named(start: Start, values: dict[str, Any], words: str) -> None:
+    worker = start(**values)
+    assert worker.end() == 1
+    assert worker.statuses[-1]["error"]["code"] == "USAGE"
+    assert words in worker.statuses[-1]["error"]["message"]
 
 
 def test_a_bad_configuration_is_exit_2(tmp_path: Path) -> None:
