@@ -28,8 +28,8 @@ NEUTRAL = (
 )  # fmt: skip
 #: Plain OpenSSH, without a master.
 SSH_OPTIONS = (*NEUTRAL, "-o", "ControlMaster=no")
-#: Ansible's own default: one connection to a host serves all tasks.
-ANSIBLE_SSH_OPTIONS = (*NEUTRAL, "-o", "ControlMaster=auto", "-o", "ControlPersist=60s")
+#: As Ansible's own default, one connection to a host serves all tasks of a run (it is kept 60 s there).
+ANSIBLE_SSH_OPTIONS = (*NEUTRAL, "-o", "ControlMaster=auto", "-o", "ControlPersist=10s")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import json
 import time
 from dataclasses import dataclass, field
 
-from rbee import __version__, bootstrap
+from rbee import __version__
 from rbee.connection import Connection, quote
 from rbee.context import Context
 from rbee.errors import NodeError
@@ -19,8 +19,9 @@ from rbee.events import Emit, Notice
 from rbee.hive_client import HiveClient, hive_at
 from rbee.inventory import Node
 from rbee.locks import keeper_lock
-from rbee.payload import Payload, build_payload
 from rbee.probe import Probe, probe
+from rbee.runtime import bootstrap
+from rbee.runtime.payload import Payload, build_payload
 from rbee_remote.protocol import (
     PROTOCOL,
     ErrorCode,

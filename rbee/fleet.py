@@ -13,9 +13,9 @@ from rbee.errors import NodeError, UsageError
 from rbee.events import Emit, Event
 from rbee.hive_client import WorkerClient
 from rbee.inventory import Node
-from rbee.modelref import parse_ref
+from rbee.models.provision import ensure_model, push_file, push_model
+from rbee.models.ref import parse_ref
 from rbee.probe import probe
-from rbee.provision import ensure_model, push_file, push_model
 from rbee.reach import PerNode, each, reach, remember, running_hive
 from rbee.registry import Registry
 from rbee_remote.protocol import ErrorCode, HiveInfo, ModelInfo, StopRequest, WorkerInfo, WorkerStatus

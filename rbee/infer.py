@@ -20,7 +20,7 @@ from rbee.events import Emit, Finished, Notice, Phase, Progress, Timings
 from rbee.hive_client import HiveClient, WorkerClient, hive_at
 from rbee.infer_request import InferRequest
 from rbee.inventory import Node
-from rbee.modelref import parse_ref
+from rbee.models.ref import parse_ref
 from rbee.phases import PhaseClock
 from rbee.placement import Reuse, place
 from rbee.reach import reach, remember
@@ -133,7 +133,7 @@ async def _on_known_worker(trip: _Trip, known: Reuse) -> Finished | None:
 async def _on_new_worker(trip: _Trip, node: Node) -> Finished:
     """Phases 2 to 8. The hive may know a worker that the registry did not: then 3 to 7 are over at once."""
     from rbee.attach import attach  # not needed for a warm worker, which is to answer at once
-    from rbee.provision import ensure_model
+    from rbee.models.provision import ensure_model
 
     clock, context, request = trip.clock, trip.context, trip.request
     with clock.phase(Phase.NODE, f"connecting to {node.name}") as outcome:

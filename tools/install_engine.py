@@ -12,11 +12,12 @@ import subprocess
 import sys
 import time
 
-from rbee import events, locked
+from rbee import events
 from rbee.errors import RbeeError
-from rbee.platforms import Target
+from rbee.runtime import locked
+from rbee.runtime.platforms import Target
+from rbee.runtime.wheels import WheelCache
 from rbee.settings import Settings
-from rbee.wheels import WheelCache
 
 REPORT_EVERY_S = 10.0
 

@@ -62,7 +62,7 @@ def add(
 ) -> None:
     """Pin a machine's host key and write it down."""
     from rbee.cli.views import node_data
-    from rbee.inventory_edit import add_node
+    from rbee.inventory.edit import add_node
 
     path = shell.writable_inventory()
     node = make_node(name, address, identity=identity, jump=jump, tags=tag, backend=backend, home=home)
@@ -94,7 +94,7 @@ def show(shell: Shell, node: NodeArgument) -> None:
 
 def remove(shell: Shell, node: NodeArgument) -> None:
     """Take a node out of the inventory. What is on the machine stays there."""
-    from rbee.inventory_edit import remove_node
+    from rbee.inventory.edit import remove_node
 
     path = shell.writable_inventory()
     remove_node(path, node)
@@ -138,7 +138,7 @@ def make_node(
 ) -> Node:
     """A node from the words of a command line, checked as the inventory's are. Raises UsageError."""
     from rbee.inventory import LOCAL, Node
-    from rbee.inventory_schema import ALL, KEYS, check_name
+    from rbee.inventory.schema import ALL, KEYS, check_name
 
     match = _ADDRESS.fullmatch(address)
     if not match:

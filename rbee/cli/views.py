@@ -9,7 +9,7 @@ from rbee.durations import format_duration
 from rbee.errors import RbeeError
 from rbee.inventory import Node
 from rbee.render import Table
-from rbee.render_text import amount, clock_time, error_data, one_line
+from rbee.render.text import amount, clock_time, error_data, one_line
 from rbee_remote.protocol import ErrorCode
 
 if TYPE_CHECKING:

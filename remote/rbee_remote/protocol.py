@@ -1,5 +1,5 @@
-"""What keeper, hive and worker say to each other. Standard library only: with `codec` beside it, the one
-part of this package that the keeper imports.
+"""What keeper, hive and worker say to each other. Standard library only: with `codec` and `failures`
+beside it, the one part of this package that the keeper imports.
 
 Rules
 - Every message is a frozen dataclass. `encode` turns it into JSON values, `decode` checks every field on the way in.
@@ -16,6 +16,8 @@ from typing import Any
 from rbee_remote.codec import ProtocolError as ProtocolError
 from rbee_remote.codec import decode as decode
 from rbee_remote.codec import encode as encode
+from rbee_remote.failures import ErrorCode as ErrorCode
+from rbee_remote.failures import RemoteError as RemoteError
 
 PROTOCOL = 1
 
@@ -28,38 +30,6 @@ HEADER_WORKER = "X-Rbee-Worker"
 HIVE_SOCKET = "hive.sock"
 
 
-class ErrorCode(str, enum.Enum):
-    """Every error a user can meet, by the name that `--json` shows."""
-
-    INTERNAL = "INTERNAL"
-    USAGE = "USAGE"
-    CONFIG_INVALID = "CONFIG_INVALID"
-    REGISTRY_CORRUPT = "REGISTRY_CORRUPT"
-    CONNECTION_TIMEOUT = "CONNECTION_TIMEOUT"
-    CONNECTION_LOST = "CONNECTION_LOST"
-    AUTH_FAILED = "AUTH_FAILED"
-    HOST_KEY_UNKNOWN = "HOST_KEY_UNKNOWN"
-    HOST_KEY_MISMATCH = "HOST_KEY_MISMATCH"
-    INVALID_API_KEY = "INVALID_API_KEY"
-    BOOTSTRAP_FAILED = "BOOTSTRAP_FAILED"
-    NODE_UNSUPPORTED = "NODE_UNSUPPORTED"
-    DISK_FULL = "DISK_FULL"
-    VERSION_MISMATCH = "VERSION_MISMATCH"
-    MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
-    DOWNLOAD_FAILED = "DOWNLOAD_FAILED"
-    MODEL_INVALID = "MODEL_INVALID"
-    RAM_EXHAUSTED = "RAM_EXHAUSTED"
-    VRAM_EXHAUSTED = "VRAM_EXHAUSTED"
-    BACKEND_UNAVAILABLE = "BACKEND_UNAVAILABLE"
-    WORKER_CRASHED = "WORKER_CRASHED"
-    WORKER_GONE = "WORKER_GONE"  # never shown: the keeper falls back to phase 2
-    LOADING_TIMEOUT = "LOADING_TIMEOUT"
-    ALL_SLOTS_BUSY = "ALL_SLOTS_BUSY"
-    PARTIAL_FAILURE = "PARTIAL_FAILURE"
-    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
-    REQUEST_CANCELED = "REQUEST_CANCELED"
-
-
 class WorkerState(str, enum.Enum):
     """Where a worker stands. `idle` and `ready` have a free slot; only `idle` counts down its keep-alive."""
 
@@ -70,42 +40,6 @@ class WorkerState(str, enum.Enum):
     BUSY = "busy"
     STOPPING = "stopping"
     FAILED = "failed"
-
-
-class RemoteError(Exception):
-    """An expected failure on a node. Travels as `{"error": {code, message, details, hint}}`.
-
-    details: JSON values, shown to the user as `key value` pairs.
-    """
-
-    def __init__(self, code: ErrorCode, message: str, *, hint: str = "", details: dict[str, Any] | None = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.hint = hint
-        self.details = details or {}
-
-    def encode(self) -> dict[str, Any]:
-        body = {"code": self.code.value, "message": self.message, "details": self.details, "hint": self.hint}
-        return {"error": body}
-
-    @classmethod
-    def decode(cls, data: Any) -> RemoteError:
-        """The error inside `data`; a `RemoteError` with code INTERNAL where `data` is not one. Never raises."""
-        body = data.get("error") if isinstance(data, dict) else None
-        if not isinstance(body, dict):
-            return cls(ErrorCode.INTERNAL, "the node answered with something that is no rbee error")
-        try:
-            code = ErrorCode(body.get("code"))
-        except ValueError:
-            code = ErrorCode.INTERNAL
-        details = body.get("details")
-        return cls(
-            code,
-            str(body.get("message", "")),
-            hint=str(body.get("hint", "")),
-            details=details if isinstance(details, dict) else {},
-        )
 
 
 # --- hive -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rbee import locked
+from rbee.runtime import locked
 from tests.unit.tiny_packages import lock_line
 
 

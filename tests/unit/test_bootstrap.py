@@ -12,20 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from rbee import bootstrap, locked
-from rbee.bootstrap import Step, check, plan
 from rbee.context import Context
 from rbee.errors import NodeError
 from rbee.events import Event, Notice, Progress
 from rbee.inventory import Inventory, Node
 from rbee.local import LocalConnection
-from rbee.node_scripts import IMPORTS
-from rbee.payload import build_payload
-from rbee.platforms import Target
 from rbee.probe import Gpu, Probe
+from rbee.runtime import bootstrap, locked
+from rbee.runtime.bootstrap import Step, check, plan
+from rbee.runtime.node_scripts import IMPORTS
+from rbee.runtime.payload import build_payload
+from rbee.runtime.platforms import Target
+from rbee.runtime.wheels import WheelCache, uv_version
 from rbee.settings import Settings
 from rbee.testing import FakeConnection
-from rbee.wheels import WheelCache, uv_version
 from rbee_remote.protocol import ErrorCode
 from tests.unit.package_index import PackageIndex
 from tests.unit.tiny_packages import write_source, write_wheel

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from rbee.errors import ConfigError, UsageError
 from rbee.inventory import LOCAL, Inventory, Node, load, parse
-from rbee.inventory_edit import add_node, remove_node
-from rbee.inventory_schema import BACKENDS, KEYS, check_name
+from rbee.inventory.edit import add_node, remove_node
+from rbee.inventory.schema import BACKENDS, KEYS, check_name
 from rbee.settings import Settings
 
 ROOT = Path(__file__).parents[2]

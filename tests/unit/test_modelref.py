@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbee.errors import NodeError, RbeeError, UsageError
-from rbee.modelref import built_in, describe_source, parse_ref
+from rbee.models.ref import built_in, describe_source, parse_ref
 from rbee_remote.protocol import ErrorCode, Source
 
 

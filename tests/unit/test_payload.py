@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rbee.payload import build_payload, pack, package_folder
+from rbee.runtime.payload import build_payload, pack, package_folder
 
 
 @pytest.fixture

@@ -13,17 +13,17 @@ from threading import Thread
 
 import pytest
 
-from rbee import modelref
 from rbee.context import Context
 from rbee.errors import ConfigError, NodeError, RbeeError, UsageError
 from rbee.events import Event, Notice, Progress, Retry
-from rbee.hub_token import hub_token
 from rbee.inventory import Inventory, Node
 from rbee.local import LocalConnection
-from rbee.modelref import ModelRef, parse_ref
-from rbee.payload import Payload, build_payload
+from rbee.models import ref as modelref
+from rbee.models.hub_token import hub_token
+from rbee.models.provision import download_request, ensure_model, push_file, push_model
+from rbee.models.ref import ModelRef, parse_ref
 from rbee.probe import Probe
-from rbee.provision import download_request, ensure_model, push_file, push_model
+from rbee.runtime.payload import Payload, build_payload
 from rbee.settings import Settings
 from rbee_remote.protocol import (
     DownloadProgress,

@@ -16,7 +16,7 @@ import pytest
 
 from rbee.errors import ConfigError
 from rbee.registry import NodeFacts, Registry
-from rbee.registry_file import VERSION
+from rbee.registry.file import VERSION
 from rbee_remote.protocol import ErrorCode, WorkerInfo, WorkerState
 
 MODEL = "smollm2:135m"

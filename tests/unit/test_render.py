@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from rbee.errors import ConfigError, RbeeError
 from rbee.events import Event, Finished, Notice, Phase, PhaseDone, PhaseStarted, Progress, Retry, Timings, Token
 from rbee.render import Output, OutputClosed, Table, make_renderer
-from rbee.render_plain import PlainRenderer
-from rbee.render_text import Meter, amount, clock_time, columns, neutralise
+from rbee.render.plain import PlainRenderer
+from rbee.render.text import Meter, amount, clock_time, columns, neutralise
 from rbee_remote.protocol import ErrorCode, Usage
 
 TIMINGS = Timings(connect_s=0.12, first_token_s=0.5, tokens_per_s=101.26)

@@ -11,11 +11,11 @@ import numpy
 import psutil
 import pytest
 
-from rbee import build, locked, portable
 from rbee.errors import NodeError
 from rbee.events import Event, Notice, Progress
-from rbee.platforms import Target
-from rbee.wheels import WheelCache
+from rbee.runtime import build, locked, portable
+from rbee.runtime.platforms import Target
+from rbee.runtime.wheels import WheelCache
 from rbee_remote.protocol import ErrorCode
 from tests.unit.package_index import PackageIndex
 from tests.unit.tiny_packages import lock_line, write_source, write_wheel

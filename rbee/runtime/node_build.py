@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rbee import build, node_scripts, portable
 from rbee.connection import Connection, quote
 from rbee.errors import NodeError
 from rbee.events import Emit
 from rbee.files import LocalFile
-from rbee.platforms import Target
-from rbee.put_files import put_files
+from rbee.runtime import build, node_scripts, portable
+from rbee.runtime.platforms import Target
+from rbee.runtime.put_files import put_files
 from rbee_remote.protocol import ErrorCode
 
 if TYPE_CHECKING:
-    from rbee.wheels import WheelCache
+    from rbee.runtime.wheels import WheelCache
 
 FETCH_TIMEOUT_S = 900.0
 

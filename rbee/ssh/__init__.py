@@ -18,11 +18,11 @@ import asyncssh
 from rbee.connection import AskPassphrase, ConnectTimings
 from rbee.errors import ConnectError
 from rbee.events import Emit, Retry
-from rbee.handshake import Opened, open_hop, show_host_key
-from rbee.hostkeys import HostKey
 from rbee.inventory import Node
-from rbee.ssh_channels import SSHConnection
-from rbee.sshconfig import Hop, route
+from rbee.ssh.channels import SSHConnection
+from rbee.ssh.config import Hop, route
+from rbee.ssh.handshake import Opened, open_hop, show_host_key
+from rbee.ssh.hostkeys import HostKey
 
 #: Seconds before the second and the third try.
 DELAYS = (0.2, 0.4)

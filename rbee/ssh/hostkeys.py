@@ -14,7 +14,7 @@ from pathlib import Path
 import asyncssh
 
 from rbee.errors import RefusedError
-from rbee.sshconfig import DEFAULT_PORT, Hop
+from rbee.ssh.config import DEFAULT_PORT, Hop
 from rbee_remote.protocol import ErrorCode
 
 #: Families of plain host keys in the order of preference, each with its signature algorithms.

@@ -22,8 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from rbee import registry_file
-from rbee.registry_file import immediate, translated
+from rbee.registry import file as registry_file
+from rbee.registry.file import immediate, translated
 from rbee_remote.protocol import WorkerInfo, WorkerState
 
 if TYPE_CHECKING:

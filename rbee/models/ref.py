@@ -81,7 +81,7 @@ def parse_ref(text: str) -> ModelRef:
 @functools.cache
 def built_in() -> dict[str, BuiltIn]:
     """The models of `models.toml`, by name."""
-    tables = tomllib.loads(files("rbee").joinpath("models.toml").read_text(encoding="utf-8"))
+    tables = tomllib.loads(files("rbee.models").joinpath("models.toml").read_text(encoding="utf-8"))
     return {name: _built_in(name, table) for name, table in tables.items()}
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from rbee.durations import format_duration
 from rbee.errors import ConfigError, UsageError
 from rbee.inventory import Node, parse
-from rbee.inventory_schema import LOCAL, nearest
+from rbee.inventory.schema import LOCAL, nearest
 from rbee.settings import make_private_folder
 
 

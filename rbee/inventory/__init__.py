@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from rbee.errors import ConfigError, UsageError
-from rbee.inventory_schema import ALL, REACH, nearest, read_table
-from rbee.inventory_schema import LOCAL as LOCAL
+from rbee.inventory.schema import ALL, REACH, nearest, read_table
+from rbee.inventory.schema import LOCAL as LOCAL
 from rbee.settings import Settings
 
 

@@ -20,9 +20,9 @@ import asyncssh
 
 from rbee.connection import AskPassphrase
 from rbee.errors import ConfigError, ConnectError, RbeeError, RefusedError
-from rbee.hostkeys import HostKey, Trust, refusal, trust_of
-from rbee.identities import Identities, open_identities
-from rbee.sshconfig import Hop
+from rbee.ssh.config import Hop
+from rbee.ssh.hostkeys import HostKey, Trust, refusal, trust_of
+from rbee.ssh.identities import Identities, open_identities
 from rbee_remote.protocol import ErrorCode
 
 #: Seconds a try may take until the server asks for a key; then agent, token and server have this long for each key.

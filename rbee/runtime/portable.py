@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rbee.platforms import Version
+from rbee.runtime.platforms import Version
 
 #: What a GNU/Linux has wherever there is a Python: libstdc++ comes with apt, dnf, zypper and pacman themselves.
 _PROVIDED = re.compile(r"^(lib(c|m|dl|rt|pthread|stdc\+\+|gcc_s)|ld-linux.*)\.so\.\d+$")

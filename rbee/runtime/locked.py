@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from rbee.payload import package_folder
-from rbee.platforms import Target
+from rbee.runtime.payload import package_folder
+from rbee.runtime.platforms import Target
 
 #: What the runtime holds besides llama-cpp-python, and what builds llama-cpp-python on a node.
 BASE = "base.txt"
@@ -33,7 +33,7 @@ class Locked:
 
 def folder() -> Path:
     """Where the locks lie: in the installed package, or beside the code for nodes in a checkout."""
-    installed = Path(__file__).parent / "requirements"
+    installed = Path(__file__).parent.parent / "requirements"
     return installed if installed.is_dir() else package_folder().parent / "requirements"
 
 

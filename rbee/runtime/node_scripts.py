@@ -12,7 +12,7 @@ from rbee.files import LocalFile
 #: Minutes after which a leftover belongs to nobody any more.
 STALE_MINUTES = 24 * 60
 #: What the hive and the workers import; a runtime in which one of them fails never gets its name.
-IMPORTS = "anyio, gguf, httpx, huggingface_hub, jinja2, numpy, psutil, pynvml, starlette, uvicorn, llama_cpp"
+IMPORTS = "anyio, gguf, huggingface_hub, jinja2, numpy, psutil, pynvml, starlette, uvicorn, llama_cpp"
 
 #: A folder of that name means that another bootstrap was first: its runtime is as good as ours.
 _RENAME = """\

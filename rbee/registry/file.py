@@ -72,7 +72,7 @@ def _connect(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
 
 def _migrate(connection: sqlite3.Connection) -> None:
     """All steps that are missing, or none. Two at once: the second waits, and finds nothing to do."""
-    from rbee.migrations import MIGRATIONS
+    from rbee.registry.migrations import MIGRATIONS
 
     wrapped = database(connection)
     connection.execute("pragma journal_mode = wal")

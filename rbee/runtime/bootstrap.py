@@ -15,20 +15,20 @@ import functools
 import uuid
 from dataclasses import dataclass, replace
 
-from rbee import build, locked, node_scripts
 from rbee.connection import Connection
 from rbee.context import Context
 from rbee.errors import NodeError
 from rbee.events import Emit, Notice, Progress
 from rbee.files import LocalFile
 from rbee.inventory import Node
-from rbee.node_build import NodeBuilder
-from rbee.node_scripts import Place
-from rbee.payload import Payload
-from rbee.platforms import Target, Version
 from rbee.probe import Probe
-from rbee.put_files import put_files
-from rbee.wheels import WheelCache, uv_version
+from rbee.runtime import build, locked, node_scripts
+from rbee.runtime.node_build import NodeBuilder
+from rbee.runtime.node_scripts import Place
+from rbee.runtime.payload import Payload
+from rbee.runtime.platforms import Target, Version
+from rbee.runtime.put_files import put_files
+from rbee.runtime.wheels import WheelCache, uv_version
 from rbee_remote.protocol import ErrorCode
 
 OLDEST_PYTHON = (3, 10)

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rbee import render_text
 from rbee.errors import RbeeError
 from rbee.events import Event, Finished, Notice, PhaseDone, PhaseStarted, Progress, Retry, Timings, Token
 from rbee.render import Output, Renderer, Table
+from rbee.render import text as render_text
 
 #: A step is reported again after this many seconds or this share of its total, whichever comes first.
 EVERY_S = 5.0

@@ -21,13 +21,13 @@ from rbee.context import Context
 from rbee.errors import NodeError, UsageError
 from rbee.events import Emit, Notice, Progress, Retry
 from rbee.files import LocalFile
-from rbee.hub_token import hub_token
 from rbee.inventory import Node
 from rbee.locks import keeper_lock
-from rbee.model_store import ModelStore, Stored
-from rbee.modelref import ModelRef
-from rbee.payload import Payload
+from rbee.models.hub_token import hub_token
+from rbee.models.ref import ModelRef
+from rbee.models.store import ModelStore, Stored
 from rbee.probe import Probe
+from rbee.runtime.payload import Payload
 from rbee_remote.protocol import DownloadProgress, DownloadRequest, ErrorCode, ModelInfo, RegisterRequest
 
 #: Tries of the `download` process for each source.

@@ -25,12 +25,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rbee import build, locked, pip, portable
 from rbee.errors import NodeError
 from rbee.events import Emit
 from rbee.files import LocalFile, file_sha256
 from rbee.locks import file_lock
-from rbee.platforms import Target, Version
+from rbee.runtime import build, locked, pip, portable
+from rbee.runtime.platforms import Target, Version
 from rbee.settings import Settings, expand
 from rbee_remote.protocol import ErrorCode
 

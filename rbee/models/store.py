@@ -16,13 +16,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rbee import child, pip
 from rbee.errors import NodeError
 from rbee.events import Emit, Notice, Progress
 from rbee.files import LocalFile
 from rbee.locks import file_lock
-from rbee.modelref import ModelRef, describe_source
-from rbee.payload import Payload
+from rbee.models.ref import ModelRef, describe_source
+from rbee.runtime import child, pip
+from rbee.runtime.payload import Payload
 from rbee.settings import Settings
 from rbee_remote.protocol import (
     DownloadProgress,

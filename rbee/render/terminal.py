@@ -12,11 +12,11 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rbee import render_text
 from rbee.errors import RbeeError
 from rbee.events import Event, PhaseDone, PhaseStarted, Progress, Timings, Token
 from rbee.render import Output, Table
-from rbee.render_plain import PlainRenderer
+from rbee.render import text as render_text
+from rbee.render.plain import PlainRenderer
 
 if TYPE_CHECKING:
     import rich.progress

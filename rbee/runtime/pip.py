@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from rbee import child
 from rbee.errors import NodeError
 from rbee.events import Emit, Progress
+from rbee.runtime import child
 from rbee_remote.protocol import ErrorCode
 
 _RAW_PROGRESS = re.compile(r"^\s*Progress (\d+) of (\d+)$")

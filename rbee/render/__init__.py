@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from rbee.errors import RbeeError
 from rbee.events import Event
-from rbee.render_text import neutralise
+from rbee.render.text import neutralise
 from rbee_remote.protocol import ErrorCode
 
 
@@ -166,15 +166,15 @@ def make_renderer(
     """
     out, err = Output(stdout or sys.stdout), Output(stderr or sys.stderr)
     if json:
-        from rbee.render_json import JsonRenderer
+        from rbee.render.json_lines import JsonRenderer
 
         return JsonRenderer(out, stream=stream)
     moves = err.is_terminal and os.environ.get("TERM", "dumb") != "dumb"
     if moves and not quiet:
-        from rbee.render_terminal import TerminalRenderer
+        from rbee.render.terminal import TerminalRenderer
 
         color = color and not os.environ.get("NO_COLOR")
         return TerminalRenderer(out, err, verbose=verbose, color=color, stream=stream, timing=timing)
-    from rbee.render_plain import PlainRenderer
+    from rbee.render.plain import PlainRenderer
 
     return PlainRenderer(out, err, quiet=quiet, verbose=verbose, stream=stream, timing=timing)

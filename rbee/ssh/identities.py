@@ -17,7 +17,7 @@ import asyncssh
 
 from rbee.connection import AskPassphrase
 from rbee.errors import ConfigError, RefusedError
-from rbee.sshconfig import Hop
+from rbee.ssh.config import Hop
 from rbee_remote.protocol import ErrorCode
 
 #: Seconds an agent may take to list its keys. Signing may take longer: some ask their owner.

@@ -18,7 +18,7 @@ from typing import Any
 from rbee.errors import RbeeError
 from rbee.events import Event, Finished, PhaseDone, PhaseStarted, Token
 from rbee.render import Output, Renderer, Table
-from rbee.render_text import error_data
+from rbee.render.text import error_data
 
 _NAMES = {"PhaseStarted": "phase", "PhaseDone": "phase_done"}
 

@@ -16,10 +16,10 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from rbee import child, locked, pip
 from rbee.errors import NodeError
 from rbee.events import Emit, Progress
-from rbee.platforms import Target
+from rbee.runtime import child, locked, pip
+from rbee.runtime.platforms import Target
 from rbee_remote.protocol import ErrorCode
 
 BACKENDS = ("cpu", "cuda", "rocm", "vulkan", "metal")

@@ -1,0 +1,66 @@
+"""Models from a hub: the real huggingface_hub client on the node, or at the keeper, against a hub with bad days."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.hub import COMMIT, Hub, Trouble, running_hub
+from tests.testbed.cli import Rbee
+from tests.testbed.node import ContainerNode
+
+pytestmark = pytest.mark.model
+
+REPO = "bees/Tiny-GGUF"
+FILE = "tiny-Q4_1.gguf"
+REF = f"hf:{REPO}:Q4_1"
+TOKEN = "hf_secretsecretsecret"
+
+
+@pytest.fixture
+def hub(model_path: Path) -> Iterator[Hub]:
+    with running_hub() as started:
+        started.add(REPO, FILE, model_path.read_bytes())
+        yield started
+
+
+def test_a_download_that_breaks_goes_on_where_it_stopped(rbee: Rbee, hub: Hub) -> None:
+    hub.trouble = Trouble(cut_after=20_000_000, times=2)
+    pulled = rbee("models", "pull", "local", REF, "--json", env={"HF_ENDPOINT": hub.url}).lines()[-1]
+    assert pulled["size"] == len(hub.files[REPO][FILE])
+    assert COMMIT in pulled["source"]
+    ranges = [seen.headers.get("Range", seen.headers.get("range")) for seen in hub.content_requests()]
+    assert any(value and not value.startswith("bytes=0-") for value in ranges), ranges
+    assert rbee("infer", "--model", REF, "--max-tokens", "4", "Hello", env={"HF_ENDPOINT": hub.url}).stdout.strip()
+
+
+def test_a_corrupt_file_of_the_right_size_is_never_registered(rbee: Rbee, hub: Hub) -> None:
+    hub.trouble = Trouble(corrupt=True)
+    result = rbee("models", "pull", "local", REF, "--json", status=6, env={"HF_ENDPOINT": hub.url})
+    assert result.lines()[-1]["error"]["code"] == "DOWNLOAD_FAILED"
+    assert rbee("models", "list", "local", "--json").json() == []
+
+
+def test_a_token_is_used_and_never_shown(rbee: Rbee, hub: Hub) -> None:
+    hub.token = TOKEN
+    env = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
+    pulled = rbee("models", "pull", "local", REF, "-v", env=env)
+    assert TOKEN not in pulled.stdout + pulled.stderr
+    logs = [path for path in rbee.home.rglob("*") if path.is_file() and path.suffix in {".log", ".json", ".db"}]
+    assert logs
+    assert [path for path in logs if TOKEN.encode() in path.read_bytes()] == []
+    for process in rbee.node_processes():
+        assert TOKEN not in " ".join(process.cmdline())
+        assert TOKEN not in str(process.environ())
+
+
+@pytest.mark.container
+def test_the_keeper_downloads_for_a_node_without_a_way_out(
+    shared_rbee: Rbee, warm_node: ContainerNode, hub: Hub
+) -> None:
+    shared_rbee("models", "pull", "gpu1", REF, env={"HF_ENDPOINT": hub.url})
+    listed = shared_rbee("models", "list", "gpu1", "--json").json()
+    assert {model["model"] for model in listed} >= {REF}
+    assert hub.content_requests()
