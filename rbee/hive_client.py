@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -105,16 +106,23 @@ class HiveClient:
     async def remove(self, model: str) -> ModelInfo:
         return _decode(ModelInfo, await self._http.request("DELETE", f"/v1/models?{urlencode({'model': model})}"))
 
-    def logs(
-        self, *, worker: str = "", lines: int = 100, follow: bool = False
-    ) -> AbstractAsyncContextManager[AsyncIterable[bytes]]:
-        """The hive's log, or a worker's; with `follow` without an end."""
-        query = urlencode({"worker": worker, "lines": lines, "follow": int(follow)})
-        return self._http.bytes(f"/v1/logs?{query}", silence=None if follow else 30.0)
-
     async def stop(self, stop: StopRequest) -> HiveInfo:
-        """Ask the hive to end; it answers when its workers are gone."""
-        return _decode(HiveInfo, await self._http.request("POST", "/v1/stop", encode(stop), timeout=STOP_TIMEOUT_S))
+        """Ask the hive to end, and wait until it is gone.
+
+        Raises NodeError ALL_SLOTS_BUSY when its workers are still at work after three minutes.
+        """
+        info = _decode(HiveInfo, await self._http.request("POST", "/v1/stop", encode(stop)))
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                while (now := await self.health_or_none()) and now.instance == info.instance:  # noqa: ASYNC110 - it is elsewhere
+                    await asyncio.sleep(0.1)
+        except TimeoutError as error:
+            raise NodeError(
+                ErrorCode.ALL_SLOTS_BUSY,
+                f"the hive still waits for its {info.workers} workers to finish",
+                hint="try again later; `rbee hive stop NODE --now` does not wait for running requests",
+            ) from error
+        return info
 
 
 def hive_at(connection: Connection, run_dir: str, *, keeper_id: str) -> HiveClient:

@@ -18,7 +18,7 @@ from rbee.connection import ConnectTimings, OnBytes, Stream, Transport
 from rbee.errors import NodeError
 from rbee.shell import ShellConnection, Stderr, lost
 from rbee.upload import PIECE, Upload, disk_full
-from rbee_remote.protocol import ErrorCode
+from rbee_remote.protocol import SECRET_VARIABLE, ErrorCode
 
 _CHUNK = 2**16
 _PATIENCE = 2.0
@@ -132,6 +132,7 @@ class LocalConnection(ShellConnection):
         transport, protocol = await loop.subprocess_exec(
             lambda: asyncio.subprocess.SubprocessStreamProtocol(limit=2**16, loop=loop),
             "/bin/sh",
+            env={name: value for name, value in os.environ.items() if not SECRET_VARIABLE.search(name)},
             start_new_session=True,
         )
         return LocalShell(transport, asyncio.subprocess.Process(transport, protocol, loop))

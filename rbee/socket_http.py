@@ -70,12 +70,6 @@ class SocketHttp:
             yield _raise_errors(parse_events(response.aiter_stream()))
 
     @asynccontextmanager
-    async def bytes(self, path: str, *, silence: float | None) -> AsyncIterator[AsyncIterable[bytes]]:
-        """The pieces of a plain body as they come."""
-        async with self._open("GET", path, None, silence) as response:
-            yield response.aiter_stream()
-
-    @asynccontextmanager
     async def _open(self, method: str, path: str, body: Any, timeout: float | None) -> AsyncIterator[httpcore.Response]:
         content = None if body is None else json.dumps(body).encode()
         headers = [*self._headers, *([(b"Content-Type", b"application/json")] if content else [])]

@@ -69,6 +69,10 @@ async def open_hop(hop: Hop, tunnel: asyncssh.SSHClientConnection | None, ask: A
             others = trust.pinned and refused.offered is not None
             if not others or not trust.algorithms(without=frozenset(key.algorithm for key in seen)):
                 raise refusal(hop, trust, seen, refused.reason) from refused
+        except ConnectError as error:
+            if seen:  # some servers hang up when they are asked for a type of key that they do not have
+                raise refusal(hop, trust, seen, error.message) from error
+            raise
         except _NothingInCommon as error:
             if seen:
                 raise refusal(hop, trust, seen, error.reason) from error

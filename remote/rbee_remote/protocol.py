@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import re
 from typing import Any
 
 from rbee_remote.codec import ProtocolError as ProtocolError
@@ -28,6 +29,9 @@ HEADER_WORKER = "X-Rbee-Worker"
 
 #: Relative names inside the node's runtime folder (mode 0700).
 HIVE_SOCKET = "hive.sock"
+
+#: Names of environment variables whose values no process of ours on a node may carry: others can read them there.
+SECRET_VARIABLE = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|PRIVATE_KEY|SSH_AUTH_SOCK", re.IGNORECASE)
 
 
 class WorkerState(str, enum.Enum):

@@ -45,7 +45,6 @@ from rbee_remote.protocol import (
 _log = logging.getLogger(__name__)
 
 MAX_BODY = 1 << 20
-MAX_LOG_LINES = 10_000
 STATE_INTERVAL_S = 5.0
 
 _HTTP_STATUS = {
@@ -92,7 +91,6 @@ class HiveApi:
             ("POST", "/v1/models", self.register_model),
             ("DELETE", "/v1/models", self.remove_model),
             ("POST", "/v1/models/pull", self.pull_model),
-            ("GET", "/v1/logs", self.show_log),
             ("POST", "/v1/stop", self.stop_hive),
         ]
         return Starlette(
@@ -114,22 +112,6 @@ class HiveApi:
         self._record(request, "hive.stop")
         self.stop(how)
         return JSONResponse(encode(self.info()))
-
-    async def show_log(self, request: Request) -> Response:
-        query = request.query_params
-        path = logs.log_path(self.layout, query.get("worker"))
-        lines = _number(query.get("lines", "100"), "lines", MAX_LOG_LINES)
-        if query.get("follow") != "1":
-            return Response(logs.last_lines(path, lines), media_type="text/plain; charset=utf-8")
-
-        async def stream() -> AsyncIterator[bytes]:
-            async for chunk in logs.follow(path, lines):
-                if self.ending.is_set():
-                    return
-                if chunk:
-                    yield chunk
-
-        return StreamingResponse(stream(), media_type="text/plain; charset=utf-8")
 
     # --- workers --------------------------------------------------------------------------------------------
 
@@ -229,12 +211,6 @@ async def _body(request: Request, kind: type[Message], default: Message | None =
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"the request is no JSON: {error}") from error
     return decode(kind, data)
-
-
-def _number(text: str, name: str, most: int) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise RemoteError(ErrorCode.USAGE, f"{name} has to be a number")
-    return min(int(text), most)
 
 
 def _event(name: str, data: dict[str, Any]) -> bytes:

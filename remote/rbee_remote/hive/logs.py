@@ -1,16 +1,12 @@
-"""Log files of a node: their last lines, following them, and keeping them small."""
+"""Log files of a node: their last lines, and keeping them small. Keepers read them with `tail`, hive or no hive."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import anyio
-
-from rbee_remote.hive.layout import Layout
 from rbee_remote.protocol import ErrorCode, RemoteError
 
 MAX_BYTES = 8 * 1024 * 1024
@@ -26,16 +22,6 @@ def check_worker_id(worker: str) -> str:
     return worker
 
 
-def log_path(layout: Layout, worker: str | None) -> Path:
-    """The hive's log, or a worker's. Raises RemoteError USAGE, WORKER_GONE."""
-    if worker is None:
-        return layout.hive_log
-    path = layout.worker_log(check_worker_id(worker))
-    if not path.exists():
-        raise RemoteError(ErrorCode.WORKER_GONE, f"there is no log of a worker {worker}")
-    return path
-
-
 def last_lines(path: Path, count: int) -> bytes:
     """At most `count` lines from the end of the file; b"" when there is no file or count is 0."""
     if count <= 0 or not path.exists():
@@ -49,36 +35,6 @@ def last_lines(path: Path, count: int) -> bytes:
             file.seek(position)
             data = file.read(step) + data
     return b"".join(data.splitlines(keepends=True)[-count:])
-
-
-async def follow(path: Path, lines: int) -> AsyncIterator[bytes]:
-    """The last lines, then what is appended, for ever; b"" now and then, so that the caller can end.
-
-    A file that was cut or replaced is read from its beginning.
-    """
-    yield last_lines(path, lines)
-    position, inode = _size_and_inode(path)
-    while True:
-        await anyio.sleep(POLL_S)
-        size, current = _size_and_inode(path)
-        if current != inode or size < position:
-            position, inode = 0, current
-        if size > position:
-            with path.open("rb") as file:
-                file.seek(position)
-                chunk = file.read(_TAIL_BLOCK)
-            position += len(chunk)
-            yield chunk
-        else:
-            yield b""
-
-
-def _size_and_inode(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return 0, 0
-    return status.st_size, status.st_ino
 
 
 def rotate(path: Path, max_bytes: int = MAX_BYTES) -> None:

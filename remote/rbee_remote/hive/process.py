@@ -19,10 +19,8 @@ from pathlib import Path
 import anyio
 
 from rbee_remote.hive.identity import ProcessIdentity, identify, is_same_process
-from rbee_remote.protocol import ErrorCode, RemoteError
+from rbee_remote.protocol import SECRET_VARIABLE, ErrorCode, RemoteError
 
-#: Names of variables whose values are nobody's business but the hive's parent's.
-_SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|PRIVATE_KEY|SSH_AUTH_SOCK", re.IGNORECASE)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 #: A status line is a WorkerStatus, whose longest part is an error's text.
@@ -34,7 +32,7 @@ def child_environment(base: Mapping[str, str], extra: Mapping[str, str]) -> dict
     for name, value in extra.items():
         if not _VARIABLE.fullmatch(name) or "\0" in value:
             raise RemoteError(ErrorCode.USAGE, f"{name!r} cannot be an environment variable")
-    return {name: value for name, value in base.items() if not _SECRET.search(name)} | dict(extra)
+    return {name: value for name, value in base.items() if not SECRET_VARIABLE.search(name)} | dict(extra)
 
 
 class Child:

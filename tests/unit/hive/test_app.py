@@ -92,8 +92,6 @@ def test_the_version_is_the_projects(hive: HiveFolder) -> None:
         ("POST", "/v1/models", {"model": "m", "path": "x" * (2 << 20)}),
         ("POST", "/v1/models/pull", {"model": "a\nb", "sources": []}),
         ("GET", "/v1/workers/..hive", None),
-        ("GET", "/v1/logs?worker=../hive", None),
-        ("GET", "/v1/logs?lines=many", None),
         ("DELETE", "/v1/models", None),
     ],
 )
@@ -111,7 +109,6 @@ def test_what_makes_no_sense_is_refused(shared_hive: HiveFolder, method: str, ta
         ("POST", "/v1/models", {"model": "m", "path": "nothing.gguf"}, 404, "MODEL_NOT_FOUND"),
         ("GET", "/v1/workers/0123456789abcdef", None, 410, "WORKER_GONE"),
         ("GET", "/v1/workers/0123456789abcdef/events", None, 410, "WORKER_GONE"),
-        ("GET", "/v1/logs?worker=0123456789abcdef", None, 410, "WORKER_GONE"),
     ],
 )
 def test_what_is_not_there_says_so(
@@ -227,24 +224,6 @@ def test_each_line_of_the_audit_log_vouches_for_the_one_before(hive: HiveFolder,
     assert [(entry["action"], entry["model"]) for entry in entries] == [("model.register", "m"), ("model.remove", "m")]
     assert entries[1]["keeper"] == "keeper\\x011"
     assert entries[1]["previous"] == hashlib.sha256(lines[0]).hexdigest()
-
-
-def test_logs_are_shown_and_followed(hive: HiveFolder, tiny_gguf: Path) -> None:
-    with streaming(hive, "GET", "/v1/logs?follow=1&lines=5") as response:
-        hive.register("followed", tiny_gguf)
-        line = response.readline().decode()
-        while "followed" not in line:
-            line = response.readline().decode()
-        assert "registered followed" in line
-    with streaming(hive, "GET", "/v1/logs?lines=1") as response:
-        assert len(response.read().splitlines()) == 1
-
-
-def test_following_ends_with_the_hive(hive: HiveFolder) -> None:
-    with streaming(hive, "GET", "/v1/logs?follow=1") as response:
-        _, info = hive.ask("POST", "/v1/stop")
-        response.read()
-    hive.until_gone(info["pid"])
 
 
 def test_a_changed_model_is_a_new_file(hive: HiveFolder, tiny_gguf: Path, tmp_path: Path) -> None:
