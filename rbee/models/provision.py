@@ -150,6 +150,7 @@ async def _send(
             emit(Progress("send", text, float(done), float(total)))
 
         await connection.put(stored.file.path, target, sha256=stored.file.sha256, on_bytes=on_bytes)
+    emit(Progress("check", f"checking {model}", 0.0, None, "steps"))
     request = RegisterRequest(model=model, path=target, sha256=stored.file.sha256, source=stored.source)
     return await attached.hive.register(request)
 

@@ -11,9 +11,9 @@ from rbee.events import Event, Finished, Notice, PhaseDone, PhaseStarted, Progre
 from rbee.render import Output, Renderer, Table
 from rbee.render import text as render_text
 
-#: A step is reported again after this many seconds or this share of its total, whichever comes first.
+#: A step is reported when it begins, then every so many seconds, and when it is complete if it took one of these.
 EVERY_S = 5.0
-EVERY_SHARE = 0.1
+WORTH_AN_END_S = 1.0
 
 
 class PlainRenderer(Renderer):
@@ -133,19 +133,20 @@ class _Step:
 
     def __init__(self, meter: render_text.Meter) -> None:
         self.meter = meter
-        self._last: tuple[float, float] | None = None
+        self._reported_at: float | None = None
+        self._done = 0.0
         self._complete = False
 
     def is_due(self, event: Progress, now: float) -> bool:
-        """Whether this report is worth a line: the first, the last, and some between. True is remembered."""
+        """Whether this report is worth a line: the first, the last of a long step, some between. True is remembered."""
         complete = event.total is not None and event.done >= event.total
-        if self._last is None or event.done < self._last[1]:
+        if self._reported_at is None or event.done < self._done:
             due = True
         elif complete:
-            due = not self._complete
+            due = not self._complete and self.meter.elapsed() >= WORTH_AN_END_S
         else:
-            share = (event.done - self._last[1]) / event.total if event.total else 0.0
-            due = share >= EVERY_SHARE or now - self._last[0] >= EVERY_S
+            due = now - self._reported_at >= EVERY_S
         if due:
-            self._last, self._complete = (now, event.done), complete
+            self._reported_at, self._complete = now, complete
+        self._done = event.done
         return due

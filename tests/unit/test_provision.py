@@ -180,7 +180,7 @@ async def test_a_node_without_a_way_out_gets_it_from_here(bed: Bed, site: str) -
     assert any(isinstance(event, Notice) and "gpu1 has no way" in event.text for event in bed.events)
     keys = [event.key for event in bed.events if isinstance(event, Progress)]
     assert keys[0] == "model"
-    assert keys[-1] == "send"
+    assert keys[-2:] == ["send", "check"]
 
 
 async def test_what_was_fetched_here_serves_the_next_node_without_a_network(bed: Bed, site: str) -> None:
@@ -191,7 +191,7 @@ async def test_what_was_fetched_here_serves_the_next_node_without_a_network(bed:
     bed.blob.unlink()
     await push_model(bed.attached, bed.connection, GPU1, ref, bed.context, bed.events.append)
     assert bed.blob.read_bytes() == CONTENT
-    assert {event.key for event in bed.events if isinstance(event, Progress)} == {"send"}
+    assert {event.key for event in bed.events if isinstance(event, Progress)} == {"send", "check"}
 
 
 async def test_a_download_that_fails_here_too_says_what_the_source_said(bed: Bed, site: str) -> None:

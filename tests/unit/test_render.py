@@ -61,7 +61,6 @@ def test_plain() -> None:
         "gpu1: try 3 of 3 failed: timed out",
         "+ 2 node     gpu1 is ready  (0.3 s)",
         "downloading smollm2:135m  0 B of 98.4 MB  0%  0 s",
-        "downloading smollm2:135m  98.4 MB of 98.4 MB  100%  0 s",
         "+ 3 model    smollm2:135m is on gpu1  (0.0 s)",
         "waiting: another rbee prepares gpu1",
         "+ 8 inference 2 tokens  (1.0 s)",
@@ -91,17 +90,18 @@ def test_without_streaming_the_answer_comes_whole_and_is_not_lost_in_an_error() 
     assert play(TRIP, stream=False)[0] == "Hello\n"
 
 
-def test_progress_is_a_line_every_tenth_or_every_few_seconds() -> None:
+def test_progress_is_a_line_at_the_beginning_every_few_seconds_and_at_a_late_end() -> None:
     now = [0.0]
     err = io.StringIO()
     renderer = PlainRenderer(Output(io.StringIO()), Output(err), clock=lambda: now[0])
-    for done in range(1001):
-        now[0] += 0.001
-        renderer(Progress("k", "copying", done, 1000))
-    assert len(err.getvalue().splitlines()) == 11
+    for key, step_s in (("quick", 0.0005), ("slow", 0.0125)):
+        for done in range(1001):
+            now[0] += step_s
+            renderer(Progress(key, key, done, 1000))
+    assert [line.split()[0] for line in err.getvalue().splitlines()] == ["quick", "slow", "slow", "slow", "slow"]
     for _ in range(100):
         now[0] += 1
-        renderer(Progress("slow", "building", 0, None, "steps"))
+        renderer(Progress("build", "building", 0, None, "steps"))
     assert err.getvalue().count("building") == 20
 
 
