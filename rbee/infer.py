@@ -96,9 +96,9 @@ class _Trip:
 
 async def _infer(trip: _Trip) -> Finished:
     nodes = trip.context.inventory.select(trip.request.node)
-    with trip.clock.phase(Phase.REGISTRY, "registry") as outcome:
+    with trip.clock.phase(Phase.REGISTRY, "workers.db") as outcome:
         chosen = place(nodes, trip.registry.fresh_rows(), trip.model(nodes[0]), ctx=trip.ctx(nodes[0]))
-        outcome.text = f"{chosen.row.model} runs on {chosen.node.name}" if isinstance(chosen, Reuse) else "nothing warm"
+        outcome.text = f"{chosen.row.model} runs on {chosen.node.name}" if isinstance(chosen, Reuse) else "no warm worker"
     if isinstance(chosen, Reuse):
         finished = await _on_known_worker(trip, chosen)
         if finished:
@@ -155,7 +155,7 @@ async def _on_new_worker(trip: _Trip, node: Node) -> Finished:
         info = await attached.hive.ensure_worker(spawn)
         outcome.text = f"worker {info.id[:8]}"
 
-    with clock.phase(Phase.REGISTER, "registry"):
+    with clock.phase(Phase.REGISTER, "workers.db"):
         trip.record(node, info, attached)
 
     with clock.phase(Phase.READY, "loading the model") as outcome:
@@ -214,7 +214,8 @@ async def _inference(
             save_to=trip.context.settings.log / f"answer-{stamp}-{generate.request_id[:8]}.txt",
             retries=request.retry,
         )
-        outcome.text = f"{result.usage.completion_tokens} tokens"
+        tokens = result.usage.completion_tokens
+        outcome.text = f"{tokens} token{'' if tokens == 1 else 's'}"
     trip.registry.seen(node.name, worker_id)
     timings = _timings(trip, node, result)
     return Finished(result.finish_reason, result.usage, timings, node.name, model, worker_id)

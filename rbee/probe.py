@@ -108,7 +108,7 @@ class Probe:
         parts = [
             f"{self.os_release or self.system} {self.machine}",
             f"{self.cores} cores",
-            f"{self.ram_available_mb} of {self.ram_total_mb} MB free",
+            f"{self.ram_available_mb / 1000:.1f} of {self.ram_total_mb / 1000:.1f} GB free",
             gpus,
             f"Python {python}",
         ]

@@ -87,7 +87,7 @@ def test_a_linux_node_is_understood() -> None:
         uv=frozenset({"uv-0.9.1"}),
     )
     assert found.summary == (
-        "Debian GNU/Linux 12 (bookworm) x86_64, 8 cores, 8192 of 16384 MB free, NVIDIA H100 80GB HBM3, Python 3.12.4"
+        "Debian GNU/Linux 12 (bookworm) x86_64, 8 cores, 8.2 of 16.4 GB free, NVIDIA H100 80GB HBM3, Python 3.12.4"
     )
 
 
