@@ -7,7 +7,7 @@ import importlib
 
 from benchmarks.harness import Report, machine
 
-NAMES = ("startup", "warm", "cold", "fanout", "idle")
+NAMES = ("startup", "warm", "cold", "fanout", "idle", "portable")
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ Rules
 from __future__ import annotations
 
 import shlex
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from rbee.inventory import Node
 OnBytes = Callable[[int, int], None]
 
 #: Called with a prompt; answers with the passphrase of an encrypted key.
-AskPassphrase = Callable[[str], str]
+AskPassphrase = Callable[[str], Awaitable[str]]
 
 #: How a stream reaches a socket on the node: an SSH channel to it, or the `pipe` command behind a channel.
 Transport = Literal["forward", "pipe"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from rbee.inventory import Inventory
@@ -15,12 +15,12 @@ class Context:
     """keeper_id: 16 hex digits. open_registry: opens workers.db; whoever opens it closes it.
 
     ask: puts a yes-or-no question to the user; ask_passphrase: shows its prompt and reads without echo, "" for no
-    answer. Both None where there is nobody to ask: no terminal, or --json. Both block.
+    answer. Both None where there is nobody to ask: no terminal, or --json.
     """
 
     settings: Settings
     inventory: Inventory
     open_registry: OpenRegistry
     keeper_id: str
-    ask: Callable[[str], bool] | None = None
-    ask_passphrase: Callable[[str], str] | None = None
+    ask: Callable[[str], Awaitable[bool]] | None = None
+    ask_passphrase: Callable[[str], Awaitable[str]] | None = None

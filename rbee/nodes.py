@@ -74,7 +74,7 @@ async def add(context: Context, node: Node, *, check_it: bool, assume_yes: bool,
         key = await scan_host_key(node, nodes, emit=emit)
         emit(Notice(f"{node.host} shows the host key {key.fingerprint} ({key.algorithm})"))
         if not assume_yes:
-            _accept(context, node, key.fingerprint)
+            await _accept(context, node, key.fingerprint)
         node = replace(node, host_key=key.fingerprint)
     if check_it:
         async with open_connection(
@@ -89,7 +89,7 @@ async def add(context: Context, node: Node, *, check_it: bool, assume_yes: bool,
     return node
 
 
-def _accept(context: Context, node: Node, fingerprint: str) -> None:
+async def _accept(context: Context, node: Node, fingerprint: str) -> None:
     if context.ask is None:
         raise RefusedError(
             ErrorCode.HOST_KEY_UNKNOWN,
@@ -97,7 +97,7 @@ def _accept(context: Context, node: Node, fingerprint: str) -> None:
             hint=f"compare {fingerprint} with the node's own, then add `--yes`",
             details={"got": fingerprint},
         )
-    if not context.ask("Is this the key of that machine?"):
+    if not await context.ask("Is this the key of that machine?"):
         raise RefusedError(
             ErrorCode.HOST_KEY_UNKNOWN,
             f"the host key of {node.name} was not accepted",

@@ -1,6 +1,6 @@
 """Make the README's picture from what a terminal showed.
 
-    tmux capture-pane -e -p | python tools/terminal_picture.py docs/first-answer.svg
+tmux capture-pane -e -p | python tools/terminal_picture.py docs/first-answer.svg
 """
 
 import io

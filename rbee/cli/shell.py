@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from rbee.errors import RbeeError
-from rbee.render import Output, OutputClosed, Renderer, can_ask, make_renderer
+from rbee.render import Output, OutputClosed, Renderer, make_renderer
 from rbee_remote.protocol import ErrorCode
 
 if TYPE_CHECKING:
@@ -130,16 +130,17 @@ class Shell:
     def context(self) -> Context:
         """Raises ConfigError for a wrong inventory."""
         from rbee.context import Context
+        from rbee.render.question import Questions, can_ask
         from rbee.settings import keeper_id
 
-        asks = can_ask() and not self.options.json
+        questions = Questions(self.renderer.close) if can_ask() and not self.options.json else None
         return Context(
             settings=self.settings,
             inventory=self.inventory,
             open_registry=self.open_registry,
             keeper_id=keeper_id(self.settings),
-            ask=self.renderer.ask if asks else None,
-            ask_passphrase=self.renderer.ask_passphrase if asks else None,
+            ask=questions.confirm if questions else None,
+            ask_passphrase=questions.passphrase if questions else None,
         )
 
     def open_registry(self) -> Registry:

@@ -113,39 +113,9 @@ class Renderer(ABC):
     def write(self, text: str) -> None:
         """Text that was asked for, such as a log, to stdout as it comes. Raises OutputClosed."""
 
-    def ask(self, question: str) -> bool:
-        """Put a yes-or-no question to the terminal; anything but yes is no. Blocks."""
-        return self._ask(f"{neutralise(question)} [y/N] ", echo=True).strip().lower() in ("y", "yes")
-
-    def ask_passphrase(self, prompt: str) -> str:
-        """Read a line from the terminal without echo; "" where it ends. Blocks."""
-        return self._ask(neutralise(prompt), echo=False)
-
     @abstractmethod
     def close(self) -> None:
         """End what moves on the screen. Idempotent."""
-
-    def _ask(self, prompt: str, *, echo: bool) -> str:
-        self.close()
-        if not echo:
-            import getpass
-
-            return getpass.getpass(prompt)
-        with open("/dev/tty", "r+", buffering=1) as terminal:  # noqa: PTH123 - the terminal, whatever stdin is
-            terminal.write(prompt)
-            terminal.flush()
-            return terminal.readline()
-
-
-def can_ask() -> bool:
-    """Whether somebody sits at a terminal: stderr is one, and it can be opened for reading."""
-    if not sys.stderr.isatty():
-        return False
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
-    except OSError:
-        return False
-    return True
 
 
 def make_renderer(

@@ -90,7 +90,7 @@ class Identities:
 
     async def _unlock(self, path: Path, ask: AskPassphrase) -> asyncssh.SSHKeyPair | None:
         for _ in range(_PASSPHRASE_TRIES):
-            passphrase = await asyncio.to_thread(ask, f"Passphrase for {path}: ")
+            passphrase = await ask(f"Passphrase for {path}: ")
             if not passphrase:
                 return None
             try:

@@ -46,7 +46,7 @@ async def test_an_encrypted_key_is_opened_with_the_passphrase(
     answers = iter(["wrong", "open sesame"])
     prompts = []
 
-    def ask(prompt: str) -> str:
+    async def ask(prompt: str) -> str:
         prompts.append(prompt)
         return next(answers)
 
