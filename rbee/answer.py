@@ -85,13 +85,14 @@ async def _one_try(
                     case Done():
                         return heard.answer(event)
         raise NodeError(ErrorCode.WORKER_GONE, "the worker's stream ended in mid-answer")
-    except asyncio.CancelledError:
-        await _cancel(worker, request.request_id)
-        raise
     except (NodeError, ConnectError) as error:
         if heard.max_tokens is None:
             raise
         raise await _broken(error, heard, explain, save_to) from error
+    except BaseException:
+        # Ctrl-C, a deadline, a stdout that is closed or full: nobody is going to read the rest.
+        await _cancel(worker, request.request_id)
+        raise
 
 
 async def _cancel(worker: WorkerClient, request_id: str) -> None:

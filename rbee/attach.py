@@ -76,8 +76,10 @@ async def _current_hive(
     """The node's hive, ours or newer with the same protocol."""
     hive = hive_at(connection, found.run_dir, keeper_id=context.keeper_id)
     info = await hive.health_or_none() if found.hive_socket_present else None
-    if info and _is_outdated(info, ready):
-        emit(Notice(f"replacing the hive of rbee {info.version} (its workers finish what they do first)"))
+    outdated = info is not None and _is_outdated(info, ready)
+    if info and (outdated or info.draining):
+        what = f"replacing the hive of rbee {info.version}" if outdated else "waiting for the hive that is stopping"
+        emit(Notice(f"{what} (its workers finish what they do first)"))
         await hive.stop(StopRequest(drain=True))
         info = None
     if info is None:
@@ -120,6 +122,7 @@ async def _start_hive(connection: Connection, found: Probe, ready: bootstrap.Rea
         raise NodeError(
             ErrorCode.BOOTSTRAP_FAILED,
             "the hive did not start",
-            hint=f"look at {found.home}/log/hive.log on the node",
+            hint=f"look at {found.home}/log/hive.log on the node; if files there are damaged, remove "
+            f"{ready.runtime} and {ready.payload}: the next command makes them anew",
             details={"status": result.status, "stderr": result.stderr.strip()[-400:]},
         ) from error

@@ -111,7 +111,7 @@ def _home(probe: Probe) -> Finding:
 
 def _disk(probe: Probe) -> Finding:
     detail = f"{probe.disk_free_mb} MB free"
-    fix = "free some space (`rbee gc`, `rbee models rm`), or set `home` to a larger disk"
+    fix = "free some space (`rbee models rm`), or set `home` to a larger disk"
     if probe.disk_free_mb < _DISK_NEEDED_MB:
         return Finding("fail", "disk", detail, fix)
     return (

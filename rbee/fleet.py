@@ -194,4 +194,8 @@ async def logs(
                     found = True
             if not found:
                 what = f"of a worker {worker}" if worker else "of a hive"
-                raise NodeError(ErrorCode.WORKER_GONE, f"there is no log {what} on {node.name}")
+                raise NodeError(
+                    ErrorCode.WORKER_GONE,
+                    f"there is no log {what} on {node.name}",
+                    hint="`rbee workers list` shows the ids" if worker else "the first `rbee infer` starts one there",
+                )

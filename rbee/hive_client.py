@@ -76,9 +76,10 @@ class HiveClient:
         return _decode(WorkerInfo, await self._http.request("POST", "/v1/workers", encode(spawn)))
 
     @asynccontextmanager
-    async def worker_states(self, worker_id: str) -> AsyncIterator[AsyncIterator[WorkerInfo]]:
-        """A worker's state at each change, until it serves or failed."""
-        async with self._http.events("GET", f"/v1/workers/{quote(worker_id)}/events") as events:
+    async def worker_states(self, worker_id: str, *, follower: str) -> AsyncIterator[AsyncIterator[WorkerInfo]]:
+        """A worker's state at each change, until it serves or failed. follower: a name for `StopRequest.follower`."""
+        path = f"/v1/workers/{quote(worker_id)}/events?{urlencode({'follower': follower})}"
+        async with self._http.events("GET", path) as events:
             yield (_decode(WorkerInfo, event.data) async for event in events)
 
     async def stop_worker(self, worker_id: str, stop: StopRequest | None = None) -> WorkerInfo:

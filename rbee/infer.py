@@ -6,16 +6,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from rbee.answer import Answer, answer
+from rbee.answer import CANCEL_TIMEOUT_S, Answer, answer
 from rbee.connection import Connection
 from rbee.context import Context
-from rbee.errors import NodeError, RbeeError
+from rbee.errors import ConnectError, NodeError, RbeeError
 from rbee.events import Emit, Finished, Notice, Phase, Progress, Timings
 from rbee.hive_client import HiveClient, WorkerClient, hive_at
 from rbee.infer_request import InferRequest
@@ -30,6 +31,7 @@ from rbee_remote.protocol import (
     GenerateRequest,
     RemoteError,
     SpawnRequest,
+    StopRequest,
     WorkerInfo,
     WorkerOptions,
     WorkerState,
@@ -86,6 +88,11 @@ class _Trip:
     def ctx(self, node: Node) -> int | None:
         return self.request.ctx or node.ctx
 
+    def may_go_on(self, error: RbeeError) -> bool:
+        """Whether another node may answer instead: nothing was answered yet, and the error is this node's alone."""
+        elsewhere = isinstance(error, ConnectError) or error.code in NO_ROOM
+        return elsewhere and self.clock.current is not Phase.INFERENCE
+
     async def connect(self, node: Node) -> Connection:
         """The connection to a node, opened once."""
         if node.name not in self.connections:
@@ -98,20 +105,33 @@ async def _infer(trip: _Trip) -> Finished:
     nodes = trip.context.inventory.select(trip.request.node)
     with trip.clock.phase(Phase.REGISTRY, "workers.db") as outcome:
         chosen = place(nodes, trip.registry.fresh_rows(), trip.model(nodes[0]), ctx=trip.ctx(nodes[0]))
-        outcome.text = f"{chosen.row.model} runs on {chosen.node.name}" if isinstance(chosen, Reuse) else "no warm worker"
-    if isinstance(chosen, Reuse):
-        finished = await _on_known_worker(trip, chosen)
-        if finished:
-            return finished
+        outcome.text = (
+            f"{chosen.row.model} runs on {chosen.node.name}" if isinstance(chosen, Reuse) else "no warm worker"
+        )
+    known = chosen if isinstance(chosen, Reuse) else None
     remaining = [chosen.node, *(node for node in nodes if node != chosen.node)]
     while True:
         node = remaining.pop(0)
         try:
-            return await _on_new_worker(trip, node)
-        except NodeError as error:
-            if error.code not in NO_ROOM or not remaining:
+            return await _on_node(trip, node, known)
+        except (NodeError, ConnectError) as error:
+            if not remaining or not trip.may_go_on(error):
                 raise
-            trip.emit(Notice(f"no room on {node.name}: {error.message}"))
+            trip.emit(Notice(f"leaving out {node.name}: {error.message}"))
+            known = None
+
+
+async def _on_node(trip: _Trip, node: Node, known: Reuse | None) -> Finished:
+    """On the worker that is known, else phases 2 to 8: twice where the worker or its hive ends on the way."""
+    if known and (finished := await _on_known_worker(trip, known)):
+        return finished
+    try:
+        return await _on_new_worker(trip, node)
+    except NodeError as error:
+        if error.code is not ErrorCode.WORKER_GONE:
+            raise
+        trip.emit(Notice(f"{error.message}; asking {node.name} again"))
+        return await _on_new_worker(trip, node)
 
 
 async def _on_known_worker(trip: _Trip, known: Reuse) -> Finished | None:
@@ -136,7 +156,7 @@ async def _on_new_worker(trip: _Trip, node: Node) -> Finished:
     from rbee.models.provision import ensure_model
 
     clock, context, request = trip.clock, trip.context, trip.request
-    with clock.phase(Phase.NODE, f"connecting to {node.name}") as outcome:
+    with clock.phase(Phase.NODE, node.name) as outcome:
         connection = await trip.connect(node)
         attached = trip.attached = await attach(connection, node, context, trip.emit)
         remember(trip.registry, node, connection, attached)
@@ -178,17 +198,34 @@ def _spawn_request(request: InferRequest, node: Node, model: str) -> SpawnReques
 
 
 async def _until_ready(hive: HiveClient, info: WorkerInfo, emit: Emit) -> WorkerInfo:
-    """Wait for a worker that loads. Raises NodeError with what the hive says of one that failed."""
+    """Wait for a worker that loads; whoever waits in vain gives it up.
+
+    Raises NodeError: what the hive says of one that failed, WORKER_GONE for one that somebody stopped.
+    """
     if info.state in {WorkerState.STARTING, WorkerState.LOADING}:
-        async with hive.worker_states(info.id) as states:
-            async for state in states:
-                info = state
-                emit(Progress("load", "loading", 100 * info.progress, 100, "percent"))
+        follower = uuid.uuid4().hex
+        try:
+            async with hive.worker_states(info.id, follower=follower) as states:
+                async for state in states:
+                    info = state
+                    emit(Progress("load", "loading", 100 * info.progress, 100, "percent"))
+        except (NodeError, ConnectError):
+            raise
+        except BaseException:  # Ctrl-C, a deadline, a stdout that is closed: we want it no more
+            await _give_up(hive, info.id, follower)
+            raise
     if info.state is WorkerState.FAILED:
         raise NodeError.from_remote(RemoteError.decode({"error": info.error}))
     if info.state in {WorkerState.STARTING, WorkerState.LOADING, WorkerState.STOPPING}:
-        raise NodeError(ErrorCode.WORKER_CRASHED, f"the worker is {info.state.value}", hint="run it again")
+        raise NodeError(ErrorCode.WORKER_GONE, f"the worker is {info.state.value}", hint="run it again")
     return info
+
+
+async def _give_up(hive: HiveClient, worker_id: str, follower: str) -> None:
+    """Stop a load that nobody else waits for. Best effort: such a worker ends after its keep-alive anyway."""
+    with contextlib.suppress(RbeeError, TimeoutError):
+        async with asyncio.timeout(CANCEL_TIMEOUT_S):
+            await hive.stop_worker(worker_id, StopRequest(drain=False, patience_s=2.0, follower=follower))
 
 
 async def _inference(
@@ -203,6 +240,7 @@ async def _inference(
         sampling=request.sampling,
         stop=request.stop,
         timeout_s=None if request.timeout_s is None else max(0.001, request.timeout_s - clock.elapsed()),
+        keep_alive_s=request.keep_alive_s,
     )
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     with clock.phase(Phase.INFERENCE, model) as outcome:

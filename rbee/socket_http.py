@@ -55,7 +55,7 @@ class SocketHttp:
             return None
         try:
             return json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise NodeError(ErrorCode.INTERNAL, f"the answer to {method} {path} is no JSON") from error
 
     @asynccontextmanager
@@ -98,20 +98,22 @@ async def parse_events(chunks: AsyncIterable[bytes]) -> AsyncIterator[ServerSent
     """
     buffer = b""
     lines: list[str] = []
+    size = 0
     async for chunk in chunks:
         buffer += chunk
         *complete, buffer = buffer.split(b"\n")
-        if len(buffer) > MAX_BODY:
-            raise NodeError(ErrorCode.INTERNAL, "the node sent an event without an end")
         for raw in complete:
             line = raw.rstrip(b"\r").decode("utf-8", "replace")
             if line:
                 lines.append(line)
+                size += len(raw)
                 continue
             event = _event(lines)
-            lines = []
+            lines, size = [], 0
             if event:
                 yield event
+        if size + len(buffer) > MAX_BODY:
+            raise NodeError(ErrorCode.INTERNAL, "the node sent an event without an end")
 
 
 def _event(lines: Iterable[str]) -> ServerSentEvent | None:
@@ -125,7 +127,7 @@ def _event(lines: Iterable[str]) -> ServerSentEvent | None:
         return None
     try:
         return ServerSentEvent(fields["event"], json.loads(fields["data"]), fields["id"])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise NodeError(ErrorCode.INTERNAL, "the node sent an event that is no JSON") from error
 
 
@@ -148,7 +150,7 @@ async def _read(response: httpcore.Response) -> bytes:
 def _loads_or_none(content: bytes) -> Any:
     try:
         return json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

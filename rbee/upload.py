@@ -167,6 +167,6 @@ def disk_full(upload: Upload, *, available: int | None = None) -> NodeError:
     return NodeError(
         ErrorCode.DISK_FULL,
         "the node's disk is full",
-        hint="free some space there (`rbee gc`, `rbee models rm`), or set `home` to a larger disk in the inventory",
+        hint="free some space there (`rbee models rm`), or set `home` to a larger disk in the inventory",
         details=details,
     )

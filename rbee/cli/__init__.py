@@ -39,6 +39,8 @@ def make_app() -> typer.Typer:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["--version"]:  # what one types by habit
+        words[0] = "version"
     state = State()
     _open_closed_streams()
     try:

@@ -170,7 +170,11 @@ def milliseconds(seconds: float | None) -> str:
 
 
 def why(error: RbeeError | None) -> str:
-    return one_line(error.message) if error else ""
+    """An error in a cell: what happened, and the reason where the message has none."""
+    if error is None:
+        return ""
+    reason = error.details.get("reason")
+    return one_line(f"{error.message}: {reason}" if reason else error.message)
 
 
 def partial_failure(errors: Sequence[RbeeError | None]) -> RbeeError | None:

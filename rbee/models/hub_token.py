@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +13,10 @@ from rbee.settings import expand, user_home
 
 
 def hub_token(environ: Mapping[str, str] | None = None) -> str:
-    """`$HF_TOKEN`, else the file's content, else "". Raises ConfigError for a file that others can read."""
+    """`$HF_TOKEN`, else the file's content, else "". Raises ConfigError for what is none, or what others can read."""
     env = os.environ if environ is None else environ
     if token := env.get("HF_TOKEN", "").strip():
-        return token
+        return _checked(token, "HF_TOKEN")
     path = token_path(env)
     try:
         with path.open(encoding="utf-8") as file:
@@ -24,11 +25,21 @@ def hub_token(environ: Mapping[str, str] | None = None) -> str:
                     f"the hub token in {path} can be read by other users",
                     hint=f"chmod 600 {path} (and think about making a fresh one)",
                 )
-            return file.read().strip()
+            return _checked(file.read().strip(), str(path))
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the hub token in {path} cannot be read: {error}", hint="set HF_TOKEN instead") from error
+
+
+def _checked(token: str, where: str) -> str:
+    """The error tells where the token is, and nothing of it."""
+    if not re.fullmatch(r"[!-~]*", token):
+        raise ConfigError(
+            f"the hub token in {where} is none: it has spaces, line ends or other characters that no token has",
+            hint="a token is one word, such as hf_…",
+        )
+    return token
 
 
 def token_path(env: Mapping[str, str]) -> Path:

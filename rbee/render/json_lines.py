@@ -24,16 +24,19 @@ _NAMES = {"PhaseStarted": "phase", "PhaseDone": "phase_done"}
 
 
 class JsonRenderer(Renderer):
-    """stream: False keeps the tokens back; `finished` then carries the answer's `text`."""
+    """stream: False keeps the tokens back; `finished` then carries the answer's `text`.
+
+    Of an answer that did not become whole, one `token` event before the error has all the text there is.
+    """
 
     def __init__(self, out: Output, *, stream: bool = True) -> None:
         self._out = out
         self._stream = stream
-        self._held: list[str] = []
+        self._held: list[Token] = []
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Token) and not self._stream:
-            self._held.append(event.text)
+            self._held.append(event)
             return
         data: dict[str, Any] = {"event": _NAMES.get(type(event).__name__, type(event).__name__.lower())}
         if isinstance(event, PhaseStarted | PhaseDone):
@@ -43,10 +46,13 @@ class JsonRenderer(Renderer):
         else:
             data |= asdict(event)
         if isinstance(event, Finished) and not self._stream:
-            data["text"] = "".join(self._held)
+            data["text"] = self._take_held()
         self._print(data)
 
     def error(self, error: RbeeError) -> None:
+        if self._held:
+            tokens = self._held[-1].tokens
+            self._print({"event": "token", "text": self._take_held(), "tokens": tokens})
         self._print({"error": error_data(error)})
 
     def table(self, table: Table) -> None:
@@ -66,6 +72,10 @@ class JsonRenderer(Renderer):
 
     def close(self) -> None:
         """Nothing moves."""
+
+    def _take_held(self) -> str:
+        held, self._held = self._held, []
+        return "".join(token.text for token in held)
 
     def _print(self, data: Any) -> None:
         self._out.write_raw(json.dumps(data, ensure_ascii=self._out.is_terminal, default=str) + "\n")

@@ -50,12 +50,15 @@ class Questions:
     async def _line(self, prompt: str, *, echo: bool) -> str:
         async with self._turn:
             self._before()
-            terminal = _open()
+            terminal, answer = _open(), ""
             try:
                 with _echo(terminal, wanted=echo):
                     os.write(terminal, neutralise(prompt).encode(errors="replace"))
-                    return await _read_line(terminal)
+                    answer = await _read_line(terminal)
+                    return answer.rstrip("\r\n")
             finally:
+                if not echo or not answer.endswith("\n"):
+                    os.write(terminal, b"\n")
                 os.close(terminal)
 
 
@@ -65,7 +68,7 @@ def _open() -> int:
 
 @contextmanager
 def _echo(terminal: int, *, wanted: bool) -> Iterator[None]:
-    """Whether what is typed shows on the screen; the line's end always does."""
+    """Whether what is typed shows on the screen."""
     if wanted:
         yield
         return
@@ -77,7 +80,6 @@ def _echo(terminal: int, *, wanted: bool) -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(terminal, termios.TCSAFLUSH, before)
-        os.write(terminal, b"\n")
 
 
 async def _read_line(terminal: int) -> str:
@@ -89,4 +91,4 @@ async def _read_line(terminal: int) -> str:
         await ready.wait()
     finally:
         loop.remove_reader(terminal)
-    return os.read(terminal, _LONGEST_LINE).decode(errors="replace").rstrip("\r\n")
+    return os.read(terminal, _LONGEST_LINE).decode(errors="replace")

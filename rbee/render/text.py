@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from rbee.errors import RbeeError
@@ -50,13 +51,15 @@ def phase_done(event: PhaseDone) -> str:
 
 def retry(event: Retry) -> str:
     text = f"{one_line(event.what)}: try {event.attempt} of {event.attempts} failed: {one_line(event.reason)}"
-    return text if event.delay_s is None else f"{text}; next in {event.delay_s:g} s"
+    return f"{text}; next in {event.delay_s:g} s" if event.delay_s else text
 
 
 def error_lines(error: RbeeError) -> list[str]:
     """The error as the user sees it: what happened, what matters about it, what to do."""
     lines = [f"error: {one_line(error.message)}"]
-    lines += [f"  {one_line(str(key))}: {one_line(str(value))}" for key, value in error.details.items() if value != ""]
+    lines += [
+        f"  {one_line(key)}: {one_line(plain_value(value))}" for key, value in error.details.items() if value != ""
+    ]
     if error.hint:
         lines.append(f"hint: {one_line(error.hint)}")
     return lines
@@ -164,6 +167,8 @@ def plain_value(value: Any) -> str:
             return "-"
         case bool():
             return "yes" if value else "no"
+        case Enum():
+            return str(value.value)
         case Mapping():
             return " ".join(f"{key}={item}" for key, item in value.items())
         case list() | tuple():

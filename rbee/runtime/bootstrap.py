@@ -63,6 +63,11 @@ class Ready:
     def command(self) -> tuple[str, ...]:
         return (self.python, "-I", self.payload)
 
+    @property
+    def runtime(self) -> str:
+        """The folder of the runtime."""
+        return self.python.removesuffix("/bin/python")
+
 
 def plan(probe: Probe, payload_digest: str, runtime_key: str, uv: str) -> list[Step]:
     """The steps that are missing, in order. uv: its version."""
@@ -245,7 +250,17 @@ class _Bootstrap:
     async def _create_runtime(self, place: Place, wheels: list[LocalFile]) -> None:
         self.emit(Progress("runtime", Step.RUNTIME.value, 0.0, None, "steps"))
         script = node_scripts.create_runtime(place, uuid.uuid4().hex[:12], self.runtime.key, wheels)
-        await self._run(script, "its runtime could not be made")
+        failure = "its runtime could not be made"
+        try:
+            await self._run(script, failure)
+        except NodeError as error:
+            if error.code is ErrorCode.DISK_FULL:
+                raise
+            self.emit(Notice(f"{error.message}; trying once more with uv and wheels sent anew"))
+            await self._run(node_scripts.discard(place), "could not remove what may be damaged")
+            await self._upload_uv()
+            await self._upload_wheels(place)
+            await self._run(script, failure)
 
     async def _upload_payload(self) -> None:
         target = f"{self.probe.home}/payloads/{self.payload.name}"

@@ -14,15 +14,18 @@ STALE_MINUTES = 24 * 60
 #: What the hive and the workers import; a runtime in which one of them fails never gets its name.
 IMPORTS = "anyio, gguf, huggingface_hub, jinja2, numpy, psutil, pynvml, starlette, uvicorn, llama_cpp"
 
-#: A folder of that name means that another bootstrap was first: its runtime is as good as ours.
+#: A folder of that name means that another bootstrap was first, whose runtime is as good as ours; or that there is
+#: what somebody half deleted, which goes with the staging folder.
 _RENAME = """\
-import os, sys
-staged, final = sys.argv[1:]
+import os, subprocess, sys
+staged, final, imports = sys.argv[1:]
 try:
     os.rename(staged, final)
 except OSError:
-    if not os.path.exists(final + "/bin/python"):
-        raise
+    python = final + "/bin/python"
+    if not os.path.exists(python) or subprocess.call([python, "-I", "-c", imports], stderr=subprocess.DEVNULL):
+        os.rename(final, staged + ".damaged")
+        os.rename(staged, final)
 """
 
 
@@ -53,6 +56,11 @@ def wheel_path(home: str, wheel: LocalFile) -> str:
     return f"{home}/runtimes/wheels/{wheel.sha256[:16]}/{wheel.name}"
 
 
+def discard(place: Place) -> str:
+    """Remove uv and all wheels: one of them may be damaged."""
+    return f"rm -rf {quote(place.uv)} {quote(f'{place.home}/runtimes/wheels')}\n"
+
+
 def fetch_python(place: Place, version: str, timeout_s: int) -> str:
     """Print the path of a Python of our own, fetched by uv where it is not there yet. Needs the internet."""
     uv = quote(place.uv)
@@ -71,21 +79,22 @@ def create_runtime(place: Place, nonce: str, key: str, wheels: Sequence[LocalFil
     """Make the runtime `key` from wheels that are on the node: staged, verified, renamed."""
     uv = quote(place.uv)
     own = '"$staging/venv/bin/python"'
+    imports = quote(f"import {IMPORTS}")
     requirements = [
         f"{_project(wheel)} @ file://{urllib.parse.quote(wheel_path(place.home, wheel))} --hash=sha256:{wheel.sha256}"
         for wheel in wheels
     ]
     return _lines(
         *_environment(place.home),
-        *_staging(place.home, nonce),
+        *staging(place.home, nonce),
         'export UV_CACHE_DIR="$staging/cache" UV_OFFLINE=1 UV_PYTHON_DOWNLOADS=never',
         f'{uv} venv -q --relocatable --no-project --python {quote(place.python)} "$staging/venv"',
         "cat > \"$staging/requirements.txt\" <<'END'",
         *requirements,
         "END",
         f'{uv} pip install -q --no-index --no-deps --require-hashes --python {own} -r "$staging/requirements.txt"',
-        f"{own} -I -c {quote(f'import {IMPORTS}')}",
-        f'{own} -I -c {quote(_RENAME)} "$staging/venv" {quote(f"{place.home}/runtimes/{key}")}',
+        f"{own} -I -c {imports}",
+        f'{own} -I -c {quote(_RENAME)} "$staging/venv" {quote(f"{place.home}/runtimes/{key}")} {imports}',
     )
 
 
@@ -115,13 +124,15 @@ def staging_path(home: str, nonce: str) -> str:
     return f"{home}/runtimes/.staging-{nonce}"
 
 
-def _staging(home: str, nonce: str) -> list[str]:
+def staging(home: str, nonce: str) -> list[str]:
     """A staging folder that goes when the script ends, however it ends."""
     return [
         "umask 077",
         f"staging={quote(staging_path(home, nonce))}",
         "trap 'rm -rf \"$staging\"' EXIT",
         "trap 'exit 1' HUP INT TERM",
+        # dash writes "Terminated" where nobody reads any more, and would die of that before it cleans up.
+        "trap '' PIPE",
         'mkdir "$staging"',
     ]
 

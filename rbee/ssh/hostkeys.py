@@ -8,6 +8,7 @@ Rules
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,9 +137,10 @@ def refusal(hop: Hop, trust: Trust, offered: list[HostKey], reason: str) -> Refu
 def _how_to_pin(hop: Hop, got: HostKey) -> str:
     compare = "compare it with the machine's own (there: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then "
     if hop.in_inventory:
+        identity = f" --identity {shlex.quote(str(hop.identities[0]))}" if hop.explicit_identity else ""
         return (
             f'{compare}put host_key = "{got.fingerprint}" into its table of the inventory, '
-            f"or: rbee nodes remove {hop.name}; rbee nodes add {hop.name} {hop.target}"
+            f"or: rbee nodes remove {hop.name}; rbee nodes add {hop.name} {hop.target}{identity}"
         )
     return f"{compare}let ssh remember it: ssh {hop.name} true"
 

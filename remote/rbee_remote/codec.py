@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 import types
 import typing
 from typing import Any, TypeVar, Union
@@ -49,11 +50,22 @@ def _decode(kind: Any, data: Any, where: str) -> Any:
             return kind(data)
         except ValueError as error:
             raise ProtocolError(f"{where}: {data!r} is none of {[member.value for member in kind]}") from error
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
+    if kind is float and isinstance(data, (int, float)) and not isinstance(data, bool):
+        return _decode_float(data, where)
     if kind is not Any and (not isinstance(data, kind) or (isinstance(data, bool) and kind is not bool)):
         raise ProtocolError(f"{where}: expected {kind.__name__}, got {type(data).__name__}")
     return data
+
+
+def _decode_float(data: int | float, where: str) -> float:
+    """Python's parser takes NaN, Infinity and integers without a bound; none of them is a JSON number for the peer."""
+    try:
+        value = float(data)
+    except OverflowError as error:
+        raise ProtocolError(f"{where}: too large a number") from error
+    if not math.isfinite(value):
+        raise ProtocolError(f"{where}: {value} is no number")
+    return value
 
 
 def _decode_dataclass(kind: Any, data: Any, where: str) -> Any:

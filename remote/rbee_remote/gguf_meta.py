@@ -1,7 +1,6 @@
 """`inspect FILE`: what a GGUF file says of itself, as ModelMeta JSON.
 
-A process of its own, because the gguf library brings numpy along, and the hive that asks stays small.
-Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+A process of its own: a damaged file must not harm the hive, and the gguf library, whose tables are used, brings numpy.
 """
 
 from __future__ import annotations
@@ -13,10 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rbee_remote.gguf_file import GgufFile, read_gguf
 from rbee_remote.protocol import ErrorCode, ModelMeta, RemoteError, encode
 
-#: What the gguf library raises on a file that is cut or is no GGUF: it checks little by itself.
-_READER_ERRORS = (ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError, OSError)
+#: No model has figures beyond this; with them the arithmetic of a fit would mean nothing.
+_MOST = 2**31
 
 
 def main(argv: list[str]) -> int:
@@ -30,63 +30,83 @@ def main(argv: list[str]) -> int:
 
 def read_meta(path: Path) -> ModelMeta:
     """Raises RemoteError MODEL_NOT_FOUND when there is no such file, MODEL_INVALID when it is no whole GGUF model."""
-    from gguf import GGUFReader
-
     if not path.is_file():
         raise RemoteError(ErrorCode.MODEL_NOT_FOUND, f"there is no file {path}")
     try:
-        return _meta(GGUFReader(path))
-    except _READER_ERRORS as error:
+        file = read_gguf(path)
+        _check_whole(file)
+        return _meta(file)
+    except OSError as error:
+        raise RemoteError(ErrorCode.MODEL_INVALID, f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
         raise RemoteError(
             ErrorCode.MODEL_INVALID,
-            f"{path.name} is not a whole GGUF model: {error}",
+            f"not a whole GGUF model: {error}",
             hint="download it again, or check that it is a GGUF file",
         ) from error
 
 
-def _meta(reader: Any) -> ModelMeta:
-    def value(key: str) -> Any:
-        field = reader.get_field(key)
-        return None if field is None else field.contents()
+def _check_whole(file: GgufFile) -> None:
+    """Raises ValueError unless every tensor is inside the file, and the file is all of the model."""
+    from gguf.constants import GGML_QUANT_SIZES
 
-    def number(key: str, default: int | None = None) -> int:
-        found = value(f"{architecture}.{key}")
-        if found is None:
-            if default is None:
-                raise ValueError(f"the key {architecture}.{key} is missing")
-            return default
-        return _mean(found)
+    parts = file.values.get("split.count", 0)
+    if not isinstance(parts, int) or parts > 1:
+        raise ValueError(f"it is one of {parts} files that make one model, and such are not supported")
+    if not file.tensors:
+        raise ValueError("it has no tensors")
+    blocks = {kind.value: sizes for kind, sizes in GGML_QUANT_SIZES.items()}
+    for tensor in file.tensors:
+        # Of a type that is younger than the gguf library here the size is not known.
+        elements, size = blocks.get(tensor.kind, (1, 0))
+        missing = tensor.offset + tensor.elements // elements * size - file.size
+        if missing > 0:
+            raise ValueError(f"it ends {missing} bytes before the end of {tensor.name}")
 
-    architecture = value("general.architecture")
+
+def _meta(file: GgufFile) -> ModelMeta:
+    architecture = file.values.get("general.architecture")
     if not isinstance(architecture, str):
         raise ValueError("the key general.architecture is missing")  # noqa: TRY004 - reported as a bad file
-    n_embd, n_head = number("embedding_length"), number("attention.head_count", 1)
+
+    def number(key: str, default: int | None = None, *, least: int = 1) -> int:
+        found = file.values.get(f"{architecture}.{key}", default)
+        if found is None:
+            raise ValueError(f"the key {architecture}.{key} is missing")
+        mean = _mean(found)
+        if not least <= mean <= _MOST:
+            raise ValueError(f"{architecture}.{key} cannot be {mean}")
+        return mean
+
+    n_embd, n_head = number("embedding_length"), number("attention.head_count", 1, least=0)
     head_dim = n_embd // max(n_head, 1)
-    tokens = reader.get_field("tokenizer.ggml.tokens")
     return ModelMeta(
         architecture=architecture,
         n_layers=number("block_count"),
         n_ctx_train=number("context_length"),
         n_embd=n_embd,
-        n_vocab=number("vocab_size", len(tokens.data) if tokens else 0),
-        n_head_kv=number("attention.head_count_kv", n_head),
-        head_dim_k=number("attention.key_length", head_dim),
-        head_dim_v=number("attention.value_length", head_dim),
-        quantization=_quantization(value("general.file_type")),
-        parameters=sum(int(tensor.n_elements) for tensor in reader.tensors),
+        n_vocab=number("vocab_size", file.lengths.get("tokenizer.ggml.tokens", 0), least=0),
+        n_head_kv=number("attention.head_count_kv", n_head, least=0),
+        head_dim_k=number("attention.key_length", head_dim, least=0),
+        head_dim_v=number("attention.value_length", head_dim, least=0),
+        quantization=_quantization(file.values.get("general.file_type")),
+        parameters=sum(tensor.elements for tensor in file.tensors),
     )
 
 
 def _mean(found: Any) -> int:
     """Some models give one number per layer: their mean, rounded up, makes the same total over all layers."""
-    return math.ceil(sum(found) / len(found)) if isinstance(found, list) else int(found)
+    numbers = found if isinstance(found, list) else [found]
+    if not numbers or not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
+        raise ValueError(f"{str(found)[:40]!r} stands where a number has to")
+    return math.ceil(sum(numbers) / len(numbers))
 
 
-def _quantization(file_type: int | None) -> str:
+def _quantization(file_type: Any) -> str:
     """The name of `general.file_type`, as in file names: 15 is Q4_K_M. Empty when the file does not say."""
-    from gguf import LlamaFileType
+    from gguf.constants import LlamaFileType
 
-    if file_type is None:
+    if not isinstance(file_type, int):
         return ""
     try:
         name: str = LlamaFileType(file_type).name

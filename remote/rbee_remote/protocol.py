@@ -154,10 +154,13 @@ class StopRequest:
     """POST /v1/stop (hive) or DELETE /v1/workers/ID with a body.
 
     drain: let running requests finish first. patience_s: seconds each step of the kill ladder waits.
+    follower: the name under which the caller followed the worker's load, which it gives up: a worker that serves
+    already, or whose load somebody else follows, is then left alone.
     """
 
     drain: bool = True
     patience_s: float = 5.0
+    follower: str = ""
 
 
 # --- models -----------------------------------------------------------------------------------------------------
@@ -288,6 +291,7 @@ class GenerateRequest:
     request_id: 32 hex digits, chosen by the client, so that it can cancel before the first byte came back.
     Either messages (rendered with the model's chat template) or prompt (taken raw). max_tokens: None for what the
     context still holds. timeout_s: seconds left of the caller's deadline, queueing included; None for none.
+    keep_alive_s: from now on for the worker, None to leave it as it is; negative for never.
     """
 
     request_id: str
@@ -297,6 +301,7 @@ class GenerateRequest:
     sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()
     timeout_s: float | None = None
+    keep_alive_s: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -353,6 +358,7 @@ class WorkerStatus:
     slots_free: int
     queued: int
     idle_s: float | None
+    keep_alive_s: float | None = None
     device: str = ""
     error: dict[str, Any] | None = None
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import psutil
 import pytest
 
-from tests.testbed.cli import Rbee
+from tests.testbed.cli import Rbee, Running
+from tests.testbed.node import wait_until
 
 pytestmark = pytest.mark.model
 
@@ -22,3 +24,40 @@ def test_a_file_on_this_machine(rbee: Rbee, model_path: object) -> None:
     assert result.lines()[-1]["model"] == f"file:{model_path}"
     (listed,) = rbee("models", "list", "--json").json()
     assert listed["owned"] is False
+
+
+def test_without_a_node_one_that_cannot_be_reached_is_left_out(rbee: Rbee, free_port: int) -> None:
+    rbee.inventory.write_text(f'[nodes.dead]\nhost = "127.0.0.1"\nport = {free_port}\n')
+    result = rbee("infer", "--max-tokens", "4", "Hello")
+    assert result.stdout.strip()
+    assert "leaving out dead" in result.stderr
+    assert rbee("infer", "--node", "dead", "Hello", status=3).stdout == ""
+
+
+def test_ctrl_c_during_loading_stops_the_worker(rbee: Rbee) -> None:
+    with rbee.start("infer", "Hello") as running:
+        worker = held_while_loading(rbee, running)
+        running.interrupt()
+        assert running.finish(15).status == 130
+    assert not worker.is_running()
+
+
+def test_a_hive_that_dies_during_loading_is_replaced(rbee: Rbee) -> None:
+    with rbee.start("infer", "--max-tokens", "4", "Hello") as running:
+        worker = held_while_loading(rbee, running)
+        (hive,) = (process for process in rbee.node_processes() if "hive" in process.info["cmdline"])
+        hive.kill()
+        worker.resume()
+        result = running.finish(60)
+    assert result.status == 0, result.stderr
+    assert result.stdout.strip()
+    wait_until(lambda: not worker.is_running(), 10, lambda: "the worker of the dead hive still runs")
+
+
+def held_while_loading(rbee: Rbee, running: Running) -> psutil.Process:
+    """The worker that `running` waits for, stopped in the middle of its start."""
+    wait_until(lambda: bool(rbee.local_workers()), 120, lambda: running.text("stderr"))
+    (worker,) = rbee.local_workers()
+    worker.suspend()
+    running.wait_for("loading  0%")
+    return worker

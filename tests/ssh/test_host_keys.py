@@ -59,7 +59,7 @@ async def test_an_unknown_key_is_refused_with_its_fingerprint_and_how_to_pin_it(
     assert error.code is ErrorCode.HOST_KEY_UNKNOWN
     assert error.details["fingerprint"] == server.host_keys[0]
     assert f'host_key = "{server.host_keys[0]}"' in error.hint
-    assert f"rbee nodes add gpu1 bee@127.0.0.1:{server.port}" in error.hint
+    assert error.hint.endswith(f"rbee nodes add gpu1 bee@127.0.0.1:{server.port} --identity {identity}")
     assert events == []
     assert server.logins == []
 

@@ -86,6 +86,9 @@ async def test_an_interrupted_upload_is_continued(
                 )
             )
             await cut.wait()
+            async with asyncio.timeout(20):
+                while not _part(target).exists() or _part(target).stat().st_size < PIECE:
+                    await asyncio.sleep(0.01)  # what was sent may still be on its way
             server.connections[-1].abort()
             with pytest.raises(ConnectError) as caught:
                 await putting

@@ -129,9 +129,7 @@ class Rbee:
         return [path for path in self.run_dir.rglob("*") if path.is_socket()]
 
     def local_workers(self) -> list[psutil.Process]:
-        return [
-            process for process in self.node_processes() if process.cmdline()[-1:] and "worker" in process.cmdline()
-        ]
+        return [process for process in self.node_processes() if "worker" in process.info["cmdline"]]
 
     def _command(self, args: tuple[str, ...]) -> list[str]:
         return [sys.executable, "-m", "rbee", *args]

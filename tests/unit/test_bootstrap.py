@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,7 +22,7 @@ from rbee.events import Event, Notice, Progress
 from rbee.inventory import Inventory, Node
 from rbee.local import LocalConnection
 from rbee.probe import Gpu, Probe
-from rbee.runtime import bootstrap, locked
+from rbee.runtime import bootstrap, locked, node_scripts
 from rbee.runtime.bootstrap import Step, check, plan
 from rbee.runtime.node_scripts import IMPORTS
 from rbee.runtime.payload import build_payload
@@ -229,9 +233,54 @@ async def test_an_interrupted_bootstrap_is_not_seen_and_the_next_one_succeeds(be
         await task
     assert task.cancelled()
     assert bed.probe().runtimes == frozenset()
+    async with asyncio.timeout(10):
+        while bed.left_over():
+            await asyncio.sleep(0.02)
     go_on.touch()
     ready = await bed.ensure()
     assert Path(ready.python).exists()
+
+
+@pytest.mark.parametrize("gone", ["bin/python", "bin", "lib"])
+async def test_a_runtime_that_was_half_deleted_is_made_anew(bed: Testbed, gone: str) -> None:
+    bed.provide_llama()
+    runtime = Path((await bed.ensure()).runtime)
+    shutil.move(runtime / gone, bed.home / "gone")
+    await bed.ensure(bed.probe(runtimes=frozenset()))
+    assert (runtime / gone).exists()
+    assert bed.left_over() == []
+
+
+async def test_damaged_wheels_and_a_damaged_uv_are_sent_anew(bed: Testbed) -> None:
+    bed.provide_llama()
+    shutil.rmtree((await bed.ensure()).runtime)
+    wheel = next(bed.home.glob("runtimes/wheels/*/numpy-*.whl"))
+    for file in (wheel, bed.home / "runtimes" / f"uv-{uv_version()}"):
+        os.truncate(file, 100)
+    assert Path((await bed.ensure()).python).exists()
+    assert any(isinstance(event, Notice) and "sent anew" in event.text for event in bed.events)
+    assert bed.left_over() == []
+
+
+def test_the_staging_folder_goes_when_nobody_reads_any_more(tmp_path: Path) -> None:
+    """What a killed keeper leaves: the shell is to end, and cannot even say so."""
+    home, staging = tmp_path / "home", tmp_path / "home/runtimes/.staging-n"
+    script = node_scripts.prepare(str(home)) + "\n".join([*node_scripts.staging(str(home), "n"), "sleep 60", "true"])
+    with subprocess.Popen(
+        ["/bin/sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    ) as shell:
+        assert shell.stdin
+        assert shell.stdout
+        shell.stdin.write(script.encode())
+        shell.stdin.close()
+        deadline = time.monotonic() + 20
+        while not staging.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        shell.stdout.close()
+        os.killpg(shell.pid, signal.SIGTERM)
+        shell.wait(20)
+    assert not staging.exists()
 
 
 async def test_wheels_that_are_on_the_node_do_not_travel_again(bed: Testbed) -> None:

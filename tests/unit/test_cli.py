@@ -184,6 +184,10 @@ def test_a_bug_is_one_line_with_its_traceback_in_the_log(
     assert json.loads(out)["error"]["code"] == "INTERNAL"
 
 
+def test_the_version_by_habit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--version") == run(capsys, "version")
+
+
 def test_ctrl_c_is_request_canceled(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt() -> str:
         raise KeyboardInterrupt

@@ -311,3 +311,12 @@ def test_only_a_request_to_the_hub_carries_token_and_endpoint(monkeypatch: pytes
     elsewhere = download_request(parse_ref("https://example.org/m.gguf"))
     assert (elsewhere.token, elsewhere.endpoint) == ("", "")
     assert json.dumps(modelref.describe_source(to_hub.sources[0])) == '"hf:a/b:Q4_K_M@main"'
+
+
+@pytest.mark.parametrize("token", ["hf_secret\nX-Evil: y", "hf_secret two", "hf_secr\xe9t", "hf_secret\x01x"])
+def test_what_cannot_be_a_token_is_refused_and_not_shown(token: str) -> None:
+    """The HTTP library would quote it in its error."""
+    with pytest.raises(ConfigError) as failure:
+        hub_token({"HF_TOKEN": token})
+    assert "HF_TOKEN" in failure.value.message
+    assert "secr" not in failure.value.message + failure.value.hint

@@ -22,7 +22,7 @@ from rbee.events import Event, Finished, Notice, Phase, PhaseDone, PhaseStarted,
 from rbee.render import Output, OutputClosed, Table, make_renderer
 from rbee.render.plain import PlainRenderer
 from rbee.render.text import Meter, amount, clock_time, columns, neutralise
-from rbee_remote.protocol import ErrorCode, Usage
+from rbee_remote.protocol import ErrorCode, Usage, WorkerState
 
 TIMINGS = Timings(connect_s=0.12, first_token_s=0.5, tokens_per_s=101.26)
 FINISHED = Finished("stop", Usage(5, 2), TIMINGS, "gpu1", "smollm2:135m", "a" * 16)
@@ -132,6 +132,17 @@ def test_json_without_streaming_has_the_text_at_the_end() -> None:
     assert all(line["event"] != "token" for line in lines)
 
 
+def test_json_without_streaming_keeps_the_text_of_an_answer_that_broke_off() -> None:
+    out = io.StringIO()
+    renderer = make_renderer(stdout=out, stderr=io.StringIO(), json=True, stream=False)
+    renderer(Token("The sky", 2))
+    renderer(Token(" is", 3))
+    renderer.error(ERROR)
+    token, error = (json.loads(line) for line in out.getvalue().splitlines())
+    assert token == {"event": "token", "text": "The sky is", "tokens": 3}
+    assert list(error) == ["error"]
+
+
 def test_errors_in_text_and_json() -> None:
     err, out = io.StringIO(), io.StringIO()
     make_renderer(stdout=io.StringIO(), stderr=err).error(ERROR)
@@ -160,8 +171,10 @@ def test_tables() -> None:
 
 def test_a_record() -> None:
     out = io.StringIO()
-    make_renderer(stdout=out, stderr=io.StringIO()).record({"host_key": None, "tags": ["a", "b"], "slots": 2})
-    assert out.getvalue() == "host key  -\ntags      a, b\nslots     2\n"
+    make_renderer(stdout=out, stderr=io.StringIO()).record(
+        {"host_key": None, "tags": ["a", "b"], "slots": 2, "state": WorkerState.IDLE}
+    )
+    assert out.getvalue() == "host key  -\ntags      a, b\nslots     2\nstate     idle\n"
 
 
 def test_a_reader_that_hangs_up_is_no_connection_error() -> None:

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 import anyio
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -99,6 +100,9 @@ class HiveApi:
                 RemoteError: _on_remote_error,
                 ProtocolError: _on_protocol_error,
                 OSError: _on_os_error,
+                ClientDisconnect: _on_client_gone,
+                HTTPException: _on_http_error,
+                Exception: _on_bug,
             },
         )
 
@@ -134,21 +138,27 @@ class HiveApi:
     async def stop_worker(self, request: Request) -> Response:
         how = await _body(request, StopRequest, StopRequest())
         worker = self._worker(request)
+        if how.follower and worker.is_wanted_without(how.follower):
+            return JSONResponse(encode(worker.info()))
         self._record(request, "worker.stop", model=worker.key.model, worker=worker.id)
         await self.supervisor.stop(worker, how)
         return JSONResponse(encode(worker.info()))
 
     async def worker_events(self, request: Request) -> Response:
-        worker = self._worker(request)
+        worker, follower = self._worker(request), request.query_params.get("follower", "")
 
         async def stream() -> AsyncIterator[bytes]:
-            while True:
-                changed = worker.changed
-                yield _event("state", encode(worker.info()))
-                if worker.state in SERVING or worker.gone.is_set():
-                    return
-                with anyio.move_on_after(STATE_INTERVAL_S):
-                    await changed.wait()
+            worker.followers.append(follower)
+            try:
+                while True:
+                    changed = worker.changed
+                    yield _event("state", encode(worker.info()))
+                    if worker.state in SERVING or worker.gone.is_set():
+                        return
+                    with anyio.move_on_after(STATE_INTERVAL_S):
+                        await changed.wait()
+            finally:
+                worker.followers.remove(follower)
 
         return _events(stream())
 
@@ -228,6 +238,23 @@ def _error_response(error: RemoteError) -> JSONResponse:
 def _on_remote_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RemoteError)
     return _error_response(error)
+
+
+def _on_http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    body = RemoteError(ErrorCode.USAGE, f"the hive has no such request: {error.detail}").encode()
+    return JSONResponse(body, status_code=error.status_code)
+
+
+def _on_client_gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=400)  # nobody reads it
+
+
+def _on_bug(_: Request, error: Exception) -> Response:
+    """Starlette raises it again once this is sent, so that the log has the traceback."""
+    return _error_response(
+        RemoteError(ErrorCode.INTERNAL, f"{type(error).__name__}: {error}", hint="rbee logs NODE shows more")
+    )
 
 
 def _on_protocol_error(_: Request, error: Exception) -> Response:

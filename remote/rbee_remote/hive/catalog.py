@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import hashlib
 import json
 import logging
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -23,6 +25,9 @@ from rbee_remote.protocol import ErrorCode, ModelInfo, ProtocolError, RemoteErro
 _log = logging.getLogger(__name__)
 
 MAX_REF = 1024
+MAX_PATH = 4095
+
+_RECORD = re.compile(r"[0-9a-f]{32}\.json")
 
 
 def check_ref(model: str) -> str:
@@ -34,7 +39,7 @@ def check_ref(model: str) -> str:
 
 def check_path(path: str) -> str:
     """`path`, when it can be one: no control characters, nothing that is no text. Raises RemoteError USAGE."""
-    if not path or not path.isprintable():
+    if not path or not path.isprintable() or len(os.fsencode(path)) > MAX_PATH:
         raise RemoteError(ErrorCode.USAGE, f"{sanitize(path, 80)!r} cannot be a path")
     return path
 
@@ -47,17 +52,19 @@ class Catalog:
         self._real = folder.resolve()
 
     def list(self) -> list[ModelInfo]:
-        found = [self._load(path) for path in sorted(self._folder.glob("*.json"))]
+        # Downloads keep notes of their own in the folder; only these names are records.
+        found = [self._load(path) for path in sorted(self._folder.glob("*.json")) if _RECORD.fullmatch(path.name)]
         return sorted((info for info in found if info is not None), key=lambda info: info.model)
 
     def find(self, model: str) -> ModelInfo:
         """Raises RemoteError MODEL_NOT_FOUND, USAGE."""
         info = self._load(self._record(check_ref(model)))
         if info is None or info.model != model:
+            nearest = difflib.get_close_matches(model, (other.model for other in self.list()), n=1, cutoff=0.7)
             raise RemoteError(
                 ErrorCode.MODEL_NOT_FOUND,
                 f"{model} is not on this node",
-                hint=f"rbee models pull {model}",
+                hint=f"did you mean {nearest[0]}?" if nearest else f"rbee models pull NODE {model}",
             )
         return info
 
@@ -75,9 +82,14 @@ class Catalog:
         """
         info = self.find(model)
         self._record(model).unlink()
-        if info.owned and all(other.path != info.path for other in self.list()):
-            self.locate(info.path).unlink(missing_ok=True)
+        if info.owned:
+            self.discard(self.locate(info.path))
         return info
+
+    def discard(self, path: Path) -> None:
+        """Delete an owned file, unless a record needs it."""
+        if all(other.path != str(path) for other in self.list()):
+            path.unlink(missing_ok=True)
 
     def locate(self, path: str) -> Path:
         """The path of an owned file, absolute or relative to the models folder. Raises RemoteError USAGE outside it."""
@@ -121,11 +133,19 @@ class Catalog:
             _log.warning("dropping the record %s: %s", path.name, error)
             path.unlink(missing_ok=True)
             return None
-        if not Path(info.path).is_file():
+        if not is_file(Path(info.path)):
             _log.warning("dropping %s: its file %s is gone", info.model, info.path)
             path.unlink(missing_ok=True)
             return None
         return info
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file, and one that this user can come to."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _name(model: str) -> str:

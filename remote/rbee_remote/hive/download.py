@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import random
+import re
 import signal
 import sys
 import time
@@ -17,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
 from rbee_remote.hive import hub
 from rbee_remote.hive.fetch import (
@@ -50,6 +52,10 @@ MAX_DELAY_S = 30.0
 PROGRESS_INTERVAL_S = 0.2
 CONNECT_TIMEOUT_S = 10.0
 
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+#: What a header can carry; what cannot be a token must not come near the HTTP library, whose errors would quote it.
+_TOKEN = re.compile(r"[!-~]*")
+
 
 @dataclass(frozen=True, slots=True)
 class Patience:
@@ -71,6 +77,8 @@ def main(argv: list[str]) -> int:
         request = decode(DownloadRequest, json.load(sys.stdin))
     except (ProtocolError, ValueError) as error:
         raise RemoteError(ErrorCode.USAGE, str(error)) from error
+    if not _TOKEN.fullmatch(request.token):
+        raise RemoteError(ErrorCode.USAGE, "the hub token has characters that no token has")
     patience = Patience(first_delay=options.first_delay, stall=options.stall)
     try:
         resolved, fetched = _Download(request, options.target, patience).run()
@@ -214,7 +222,12 @@ def _worst(failures: list[RemoteError], request: DownloadRequest) -> RemoteError
 
 
 def _check_url(url: str) -> str:
-    if not url.startswith(("https://", "http://127.0.0.1", "http://localhost", "http://[::1]")):
+    try:
+        parts = urlsplit(url)
+        fetched = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
+    except ValueError:
+        fetched = False
+    if not fetched:
         raise RemoteError(ErrorCode.USAGE, f"{url} is not fetched: only https is", hint="use an https:// address")
     return url
 

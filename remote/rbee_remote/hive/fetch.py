@@ -111,8 +111,12 @@ class PartFile:
         self._digest.update(data)
         self.size += len(data)
 
-    def flush(self) -> None:
+    def close(self) -> None:
+        """Keep what came, for the next try, unless nothing came. Whoever waits for the lock looks again."""
         self._file.flush()
+        if not os.fstat(self._file.fileno()).st_size and self.path.exists():
+            self.path.unlink()
+            self._note.unlink(missing_ok=True)
 
     def check(self, wanted: Wanted, total: int | None) -> None:
         """Raises Retryable when something is missing (BROKEN) or wrong (CORRUPT; the part is then gone)."""
@@ -161,7 +165,7 @@ def open_part(target: Path) -> Iterator[PartFile]:
         try:
             yield part
         finally:
-            part.flush()
+            part.close()
 
 
 def fetch(client: httpx.Client, wanted: Wanted, part: PartFile, on_bytes: OnBytes) -> Fetched:
@@ -195,6 +199,8 @@ def fetch(client: httpx.Client, wanted: Wanted, part: PartFile, on_bytes: OnByte
 def _begin(response: httpx.Response, wanted: Wanted, part: PartFile) -> int | None:
     """Match the answer with the part; the total in bytes, where the server says it."""
     status = response.status_code
+    if wanted.url.startswith("https:") and any(hop.url.scheme != "https" for hop in (*response.history, response)):
+        raise RemoteError(ErrorCode.DOWNLOAD_FAILED, f"{wanted.url} leads to an address that is not https")
     etag = response.headers.get("ETag", "")
     if status == 206:
         start, total = _content_range(response)
@@ -249,7 +255,7 @@ def disk_full(target: Path, *, needed: int | None = None) -> RemoteError:
     return RemoteError(
         ErrorCode.DISK_FULL,
         f"there is no room for the model in {target.parent}",
-        hint="remove models (rbee models rm), run rbee gc, or set home to a larger disk",
+        hint="remove models (rbee models rm), or set home to a larger disk",
         details=details,
     )
 

@@ -90,7 +90,7 @@ def choose_file(names: Iterable[str], wanted: str, repo: str) -> str:
     Raises RemoteError MODEL_NOT_FOUND, which lists what there is.
     """
     available = list(names)
-    if wanted in available:
+    if wanted in available and not _SPLIT.search(wanted):
         return wanted
     models = sorted(
         (name for name in available if _is_model(name)), key=lambda name: (name.count("/"), len(name), name)

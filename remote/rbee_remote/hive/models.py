@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 
 from rbee_remote.command import payload_command
-from rbee_remote.hive.catalog import Catalog, check_path, check_ref
+from rbee_remote.hive.catalog import Catalog, check_path, check_ref, is_file
 from rbee_remote.hive.hashing import sha256_of
 from rbee_remote.protocol import ErrorCode, ModelInfo, ModelMeta, RegisterRequest, RemoteError, decode
 
@@ -37,8 +37,8 @@ async def register(catalog: Catalog, request: RegisterRequest) -> ModelInfo:
     if not owned and not request.model.startswith("file:"):
         raise RemoteError(ErrorCode.USAGE, f"{request.model} has to lie in the models folder of this node")
     path = catalog.locate(request.path) if owned else Path(request.path)
-    if not path.is_file():
-        raise RemoteError(ErrorCode.MODEL_NOT_FOUND, f"there is no file {path} on this node")
+    if not is_file(path):
+        raise RemoteError(ErrorCode.MODEL_NOT_FOUND, f"there is no file {path} on this node, or none that may be read")
     # Somebody else's file is only read through when there is something to compare it with.
     sha256 = await anyio.to_thread.run_sync(sha256_of, path) if owned or request.sha256 else ""
     if request.sha256 and sha256 != request.sha256:
@@ -52,8 +52,18 @@ async def register(catalog: Catalog, request: RegisterRequest) -> ModelInfo:
 
 
 async def admit(catalog: Catalog, request: RegisterRequest, path: Path, *, sha256: str, owned: bool) -> ModelInfo:
-    """Register a file whose checksum is known to be `sha256`. Raises RemoteError MODEL_INVALID."""
-    meta = await inspect(path)
+    """Register a file whose checksum is known to be `sha256`.
+
+    Raises RemoteError MODEL_INVALID; an owned file is gone then.
+    """
+    try:
+        meta = await inspect(path)
+    except RemoteError as error:
+        if owned and error.code is ErrorCode.MODEL_INVALID:
+            catalog.discard(path)
+        raise RemoteError(
+            error.code, f"{request.model}: {error.message}", hint=error.hint, details=error.details
+        ) from error
     if owned:
         path = catalog.take_in(path, sha256)
     info = ModelInfo(
@@ -80,7 +90,7 @@ async def inspect(path: Path) -> ModelMeta:
         with anyio.fail_after(_INSPECT_TIMEOUT_S):
             output, _ = await process.communicate()
     except TimeoutError as error:
-        raise RemoteError(ErrorCode.MODEL_INVALID, f"{path.name} could not be read in time") from error
+        raise RemoteError(ErrorCode.MODEL_INVALID, "the file could not be read in time") from error
     finally:
         if process.returncode is None:
             process.kill()

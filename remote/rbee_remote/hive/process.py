@@ -22,6 +22,7 @@ from rbee_remote.hive.identity import ProcessIdentity, identify, is_same_process
 from rbee_remote.protocol import SECRET_VARIABLE, ErrorCode, RemoteError
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_VALUE = re.compile(r"[^\0\ud800-\udfff]*")
 
 #: A status line is a WorkerStatus, whose longest part is an error's text.
 _LINE_LIMIT = 1 << 20
@@ -30,7 +31,7 @@ _LINE_LIMIT = 1 << 20
 def child_environment(base: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
     """`base` without what looks like a secret, plus `extra`, as it was asked for. Raises RemoteError USAGE."""
     for name, value in extra.items():
-        if not _VARIABLE.fullmatch(name) or "\0" in value:
+        if not _VARIABLE.fullmatch(name) or not _VALUE.fullmatch(value):
             raise RemoteError(ErrorCode.USAGE, f"{name!r} cannot be an environment variable")
     return {name: value for name, value in base.items() if not SECRET_VARIABLE.search(name)} | dict(extra)
 

@@ -107,6 +107,8 @@ def resolve_options(options: WorkerOptions, meta: ModelMeta, backend: str) -> Wo
         raise RemoteError(ErrorCode.USAGE, f"slots has to be between 1 and 256, not {options.slots}")
     if options.threads is not None and not 1 <= options.threads <= 1024:
         raise RemoteError(ErrorCode.USAGE, f"threads has to be between 1 and 1024, not {options.threads}")
+    if options.gpu_layers is not None and not 0 <= options.gpu_layers <= 4096:
+        raise RemoteError(ErrorCode.USAGE, f"gpu_layers has to be between 0 and 4096, not {options.gpu_layers}")
     gpu_layers = 0 if backend == "cpu" else options.gpu_layers
     return WorkerOptions(
         ctx=ctx,
@@ -175,6 +177,8 @@ def available_ram_mb() -> int:
     available: int = psutil.virtual_memory().available
     limits = [available, *_cgroup_rooms()]
     if limit := os.environ.get("RBEE_RAM_LIMIT_MB"):
+        if not limit.isdecimal():
+            raise RemoteError(ErrorCode.USAGE, f"RBEE_RAM_LIMIT_MB has to be a number of megabytes, not {limit!r}")
         limits.append(int(limit) * MB)
     return max(0, min(limits)) // MB
 

@@ -47,6 +47,8 @@ class WorkerRecord:
     progress_at: float = field(default_factory=time.monotonic)
     failed_at: float | None = None
     missed_checks: int = 0
+    #: The names of those who follow its load, and will send it their requests.
+    followers: list[str] = field(default_factory=list)
     changed: anyio.Event = field(default_factory=anyio.Event)
     #: Set once there is a process, or never will be one.
     has_process: anyio.Event = field(default_factory=anyio.Event)
@@ -68,6 +70,10 @@ class WorkerRecord:
     @property
     def in_use(self) -> bool:
         return self.state not in SERVING or self.slots_free < self.slots
+
+    def is_wanted_without(self, follower: str) -> bool:
+        """Whether it is of use to anybody but the follower who gives it up."""
+        return self.state in SERVING or any(name != follower for name in self.followers)
 
     @property
     def unseen_mb(self) -> int:
@@ -91,6 +97,8 @@ class WorkerRecord:
             self.used_at = now
         self.progress, self.slots_free = status.progress, status.slots_free
         self.idle_since = None if status.idle_s is None else now - status.idle_s
+        if status.keep_alive_s is not None:
+            self.keep_alive_s = status.keep_alive_s
         self.device = status.device or self.device
         if status.error is not None:
             self.error = RemoteError.decode({"error": status.error})

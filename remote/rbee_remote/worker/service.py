@@ -28,6 +28,9 @@ from rbee_remote.worker.loop import EngineThread
 #: keep-alive is shorter: 0 means "end after the answer", not before it.
 FIRST_REQUEST_S = 10.0
 
+#: How long a running request goes on for a client whose connection dropped, before its slot is free for others.
+ORPHAN_S = 60.0
+
 _log = logging.getLogger("rbee.worker")
 
 
@@ -47,6 +50,7 @@ class Service:
         self._idle_since: float | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._served = False
+        self._keep_alive_s = config.keep_alive_s
         self._ended = asyncio.Event()
         self._published: tuple[object, ...] = ()
 
@@ -76,6 +80,7 @@ class Service:
             slots_free=slots - taken,
             queued=running + waiting - taken,
             idle_s=idle,
+            keep_alive_s=self._keep_alive_s,
             device=self._device,
             error=None if self._failure is None else self._failure.encode()["error"],
         )
@@ -97,6 +102,8 @@ class Service:
             timer = self._loop.call_later(request.timeout_s, self._end, request.request_id, "deadline")
             generation.journal.when_closed(timer.cancel)
         self._served = True
+        if request.keep_alive_s is not None:
+            self._keep_alive_s = request.keep_alive_s
         self.on_change()
         return generation.journal
 
@@ -105,8 +112,13 @@ class Service:
         return self._end(request_id, "canceled")
 
     def dropped(self, request_id: str) -> None:
-        """The client of a request is gone. One that runs goes on: its connection may have dropped, and come back."""
+        """The response to a request is over, read to its end or not.
+
+        One that runs goes on for a while: its client's connection may have dropped, and come back.
+        """
         self._end(request_id, "canceled", only_waiting=True)
+        if request_id in self._engine.open_requests():
+            self._loop.call_later(ORPHAN_S, self._end, request_id, "canceled")
 
     def stop(self, *, drain: bool) -> None:
         """End the worker: after the open requests, or by cancelling them."""
@@ -158,14 +170,13 @@ class Service:
         return found
 
     def _arm_idle_timer(self) -> None:
-        keep_alive = self.config.keep_alive_s
-        if keep_alive < 0:
+        if self._keep_alive_s < 0:
             return
-        patience = keep_alive if self._served else max(keep_alive, FIRST_REQUEST_S)
+        patience = self._keep_alive_s if self._served else max(self._keep_alive_s, FIRST_REQUEST_S)
         self._idle_timer = self._loop.call_later(patience, self._idle_over)
 
     def _idle_over(self) -> None:
-        _log.info("idle for its keep-alive of %g s", self.config.keep_alive_s)
+        _log.info("idle for its keep-alive of %g s", self._keep_alive_s)
         self.stop(drain=True)
 
     def _state_with(self, taken: int) -> WorkerState:
@@ -193,7 +204,7 @@ class Service:
     def _publish(self) -> None:
         """Tell the hive and who follows, unless only time has passed."""
         status = self.status()
-        news = (status.state, status.progress, status.slots_free, status.queued, status.error)
+        news = (status.state, status.progress, status.slots_free, status.queued, status.keep_alive_s, status.error)
         if news != self._published:
             self._published = news
             self._report(status)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -174,7 +176,39 @@ def test_a_pull_of_what_is_no_model_is_not_registered(hive: HiveFolder, hub: Hub
     with streaming(hive, "POST", "/v1/models/pull", pull_request(hub)) as response:
         *_, (name, error) = events(response)
     assert (name, error["error"]["code"]) == ("error", "MODEL_INVALID")
+    assert error["error"]["message"].startswith("tiny: ")
     assert hive.ask("GET", "/v1/models") == (200, {"models": []})
+    assert list(hive.layout.models.iterdir()) == []
+
+
+def test_a_pull_that_was_broken_off_goes_on_where_it_stopped(hive: HiveFolder, hub: Hub, tiny_gguf: Path) -> None:
+    """Whatever is asked of the hive in between: every pull of a keeper begins with a look into the catalog."""
+    hub.add(REPO, FILE, tiny_gguf.read_bytes())
+    hub.trouble = Trouble(stall_after=50_000, times=1)
+    with streaming(hive, "POST", "/v1/models/pull", pull_request(hub)):
+        wait_until(lambda: part_size(hive) > 30_000, 15, lambda: f"no part: {model_files(hive)}")
+    wait_until(lambda: len(hive.processes()) == 1, 15, lambda: f"still there: {hive.processes()}")
+    assert hive.ask("GET", "/v1/models") == (200, {"models": []})
+    with streaming(hive, "POST", "/v1/models/pull", pull_request(hub)) as response:
+        assert list(events(response))[-1][0] == "done"
+    assert hub.content_requests()[-1].headers["range"] == "bytes=50000-"
+
+
+@pytest.mark.parametrize(
+    "body", ['{"model": "m", "keep_alive_s": Infinity}', f'{{"model": "m", "keep_alive_s": 1{"0" * 400}}}']
+)
+def test_a_number_that_json_does_not_have_is_refused(shared_hive: HiveFolder, body: str) -> None:
+    connection = _Connection(shared_hive.layout.hive_socket)
+    connection.request("POST", "/v1/workers", body)
+    response = connection.getresponse()
+    assert (response.status, b"keep_alive_s" in response.read()) == (400, True)
+    connection.close()
+
+
+def test_a_file_that_nobody_can_come_to_is_not_found(shared_hive: HiveFolder) -> None:
+    path = f"/{'b' * 300}"
+    status, answer = shared_hive.ask("POST", "/v1/models", {"model": f"file:{path}", "path": path})
+    assert (status, answer["error"]["code"]) == (404, "MODEL_NOT_FOUND")
 
 
 def test_two_pulls_of_one_model_share_a_download(hive: HiveFolder, hub: Hub, tiny_gguf: Path) -> None:
@@ -252,6 +286,28 @@ def test_a_real_worker_from_its_start_to_its_end(hive: HiveFolder, model_path: P
     assert not Path(worker["socket"]).exists()
     assert Path(worker["log"]).stat().st_size > 0
     assert subprocess.run(["kill", "-0", str(worker["pid"])], capture_output=True, check=False).returncode == 1
+
+
+@pytest.mark.model
+def test_a_load_ends_with_the_last_who_gives_it_up(hive: HiveFolder, model_path: Path) -> None:
+    hive.register("smollm2:135m", model_path)
+    _, worker = hive.ask("POST", "/v1/workers", {"model": "smollm2:135m", "options": {"ctx": 512}})
+    os.kill(worker["pid"], signal.SIGSTOP)  # a load that takes its time
+    target = f"/v1/workers/{worker['id']}"
+
+    def give_up(follower: str) -> str:
+        stop = {"drain": False, "patience_s": 0.2, "follower": follower}
+        return str(hive.ask("DELETE", target, stop)[1]["state"])
+
+    with streaming(hive, "GET", f"{target}/events?follower=two") as two:
+        with streaming(hive, "GET", f"{target}/events?follower=one") as one:
+            next(events(one))
+            next(events(two))
+            assert give_up("one") in ("starting", "loading")
+        assert give_up("two") == "stopping"
+        *_, (_, last) = events(two)
+    assert last["state"] == "stopping"
+    assert hive.ask("GET", "/v1/workers") == (200, {"workers": []})
 
 
 @pytest.mark.model

@@ -52,7 +52,7 @@ def test_a_record_whose_file_is_gone_is_dropped(models: Path) -> None:
 def test_a_damaged_record_is_dropped_and_the_others_stay(models: Path, content: bytes) -> None:
     catalog = Catalog(models)
     catalog.add(info("m", models / "a.gguf"))
-    (models / "damaged.json").write_bytes(content)
+    (models / f"{'d' * 32}.json").write_bytes(content)
     assert [entry.model for entry in catalog.list()] == ["m"]
 
 
@@ -127,3 +127,19 @@ def test_every_ref_that_is_accepted_can_be_stored_and_found(model: str) -> None:
         entry = info(model, Path(base) / "a.gguf")
         catalog.add(entry)
         assert catalog.find(model) == entry
+
+
+def test_notes_of_downloads_are_no_records_and_stay(models: Path) -> None:
+    """Without its note an unfinished download cannot go on."""
+    note = models / "incoming-0123.gguf.part.json"
+    note.write_text("{}")
+    assert Catalog(models).list() == []
+    assert note.exists()
+
+
+def test_a_name_that_is_nearly_right_gets_a_hint(models: Path) -> None:
+    catalog = Catalog(models)
+    catalog.add(info("hf:bees/tiny:Q4_1", models / "a.gguf"))
+    with pytest.raises(RemoteError) as failure:
+        catalog.remove("hf:bees/tiny:Q4_0")
+    assert failure.value.hint == "did you mean hf:bees/tiny:Q4_1?"

@@ -296,3 +296,15 @@ def test_nobody_listens_any_more(hub: Hub, target: Path) -> None:
     assert process.stderr is not None
     assert b"Traceback" not in process.stderr.read()
     process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1.example.org/m", "http://localhost@example.org/m", "https://[::1", "file:///m"]
+)
+def test_only_https_and_loopback_are_fetched(hub: Hub, target: Path, url: str) -> None:
+    assert download(hub, target, https(url))[-1]["error"]["code"] == "USAGE"
+    assert list(target.parent.iterdir()) == [], "nothing came, nothing stays"
+
+
+def test_what_cannot_be_a_token_stays_out_of_the_error(hub: Hub, target: Path) -> None:
+    assert download(hub, target, token=f"{TOKEN}\n")[-1]["error"]["code"] == "USAGE"

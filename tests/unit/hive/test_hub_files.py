@@ -33,7 +33,9 @@ def test_a_name_or_a_quantisation_means_one_file(wanted: str, expected: str) -> 
     assert choose_file(FILES, wanted, "o/r") == expected
 
 
-@pytest.mark.parametrize("wanted", ["Q4", "Q8_0", "F16", "K_M.*", "README"])
+@pytest.mark.parametrize(
+    "wanted", ["Q4", "Q8_0", "F16", "K_M.*", "README", next(name for name in FILES if "-of-" in name)]
+)
 def test_anything_else_lists_what_there_is(wanted: str) -> None:
     with pytest.raises(RemoteError) as failure:
         choose_file(FILES, wanted, "o/r")

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from rbee_remote.protocol import ErrorCode, RemoteError, WorkerConfig, WorkerOptions
+from rbee_remote.worker import service
 from rbee_remote.worker.interface import Engine, LoadEngine, Progress
 from rbee_remote.worker.main import serve
 from rbee_remote.worker.testing import ScriptedEngine, loads
@@ -235,7 +236,7 @@ async def test_a_prompt_longer_than_the_context_is_refused_at_once(folder: Path)
         (b'{"request_id": 1}', 400, "GenerateRequest.request_id: expected str, got int"),
         (json.dumps(request("a", max_tokens=True)).encode(), 400, "max_tokens: expected int"),
         (json.dumps(request("a", sampling={"temperature": 9})).encode(), 400, "temperature must be from 0 to 5, got 9"),
-        (json.dumps(request("a", sampling={"top_p": float("nan")})).encode(), 400, "top_p must be from 0 to 1"),
+        (json.dumps(request("a", sampling={"top_p": float("nan")})).encode(), 400, "top_p: nan is no number"),
         (b"x" * (8 * 2**20 + 1), 413, "larger than"),
     ],
     ids=lambda value: repr(value)[:24],
@@ -387,6 +388,23 @@ async def test_a_dropped_connection_does_not_end_a_running_request(folder: Path)
     assert engine.steps == 7, "the prompt's step and one for each letter"
 
 
+async def test_a_request_whose_client_does_not_come_back_frees_its_slot(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "ORPHAN_S", 0.05)
+    gate = Gate()
+    engine = ScriptedEngine(lambda _: b"x" * 60, before_step=gate.wait)
+    async with running(folder, loads(engine)) as worker:
+        first = asyncio.create_task(worker.generate("abc"))
+        await gate.until_reached()
+        await cancel(first)
+        await asyncio.sleep(0.2)
+        gate.let(2)
+        await worker.until(lambda status: status["state"] == "idle")
+        gate.let(100)
+    assert engine.steps < 10
+
+
 async def test_a_failing_engine_fails_its_requests_and_ends_the_worker(folder: Path) -> None:
     gate = Gate()
 
@@ -459,6 +477,14 @@ async def ended(worker: Worker) -> int:
 async def test_the_worker_ends_after_its_keep_alive(folder: Path) -> None:
     async with running(folder, loads(ScriptedEngine(echo)), keep_alive_s=0.2) as worker:
         assert text(await worker.generate("abc")) == "abc"
+        assert await ended(worker) == 0
+
+
+async def test_a_request_can_change_the_keep_alive(folder: Path) -> None:
+    async with running(folder, loads(ScriptedEngine(echo)), keep_alive_s=-1.0) as worker:
+        await worker.generate("a")
+        assert (await worker.health())["keep_alive_s"] == -1.0
+        await worker.generate("b", keep_alive_s=0.1)
         assert await ended(worker) == 0
 
 

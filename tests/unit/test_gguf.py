@@ -1,0 +1,122 @@
+"""The head of a GGUF file is read as the gguf library reads it, and nothing in it can do harm."""
+
+from __future__ import annotations
+
+import random
+import struct
+from pathlib import Path
+
+import pytest
+from gguf import GGUFReader
+
+from rbee_remote.gguf_file import read_gguf
+from rbee_remote.gguf_meta import read_meta
+from rbee_remote.protocol import ErrorCode, RemoteError
+from tests.unit.hive.conftest import make_gguf
+
+UINT8, UINT32, INT32, STRING, ARRAY = 0, 4, 5, 8, 9
+
+
+def text(value: str) -> bytes:
+    return struct.pack("<Q", len(value.encode())) + value.encode()
+
+
+def entry(key: str, kind: int, value: bytes) -> bytes:
+    return text(key) + struct.pack("<I", kind) + value
+
+
+def uint32(key: str, value: int) -> bytes:
+    return entry(key, UINT32, struct.pack("<I", value))
+
+
+def array(key: str, kind: int, count: int, content: bytes = b"") -> bytes:
+    return entry(key, ARRAY, struct.pack("<IQ", kind, count) + content)
+
+
+BASE = {
+    "general.architecture": entry("general.architecture", STRING, text("llama")),
+    "llama.block_count": uint32("llama.block_count", 2),
+    "llama.context_length": uint32("llama.context_length", 128),
+    "llama.embedding_length": uint32("llama.embedding_length", 64),
+    "llama.attention.head_count": uint32("llama.attention.head_count", 4),
+}
+TENSOR = text("t") + struct.pack("<IQIQ", 1, 4, 0, 0)
+
+
+def gguf(path: Path, *more: bytes, tensor: bytes = TENSOR, keys: int | None = None, **changed: bytes) -> Path:
+    """A file with one tensor of 4 floats. more: further entries. changed: by the last word of the key."""
+    entries = [changed.get(key.rpartition(".")[2], value) for key, value in BASE.items()] + list(more)
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, len(entries) if keys is None else keys) + b"".join(entries) + tensor
+    path.write_bytes(head + bytes(-len(head) % 32) + bytes(16))
+    return path
+
+
+def invalid(path: Path) -> str:
+    with pytest.raises(RemoteError) as failure:
+        read_meta(path)
+    assert failure.value.code is ErrorCode.MODEL_INVALID
+    return failure.value.message
+
+
+@pytest.mark.model
+def test_keys_and_tensors_are_those_that_the_library_reads(model_path: Path) -> None:
+    ours, theirs = read_gguf(model_path), GGUFReader(model_path)
+    assert [(t.name, t.shape, t.kind, t.offset) for t in ours.tensors] == [
+        (t.name, tuple(int(n) for n in t.shape), t.tensor_type.value, t.data_offset) for t in theirs.tensors
+    ]
+    fields = {name: field for name, field in theirs.fields.items() if not name.startswith("GGUF.")}
+    assert set(ours.values) == set(fields)
+    kept = {key: value for key, value in ours.values.items() if value is not None}
+    assert kept == {key: fields[key].contents() for key in kept}
+    assert ours.lengths["tokenizer.ggml.tokens"] == 49152
+
+
+def test_a_small_whole_file_is_taken(tmp_path: Path) -> None:
+    meta = read_meta(
+        gguf(tmp_path / "m.gguf", array("llama.attention.head_count_kv", UINT32, 2, struct.pack("<II", 1, 2)))
+    )
+    assert (meta.n_layers, meta.n_head_kv, meta.head_dim_k, meta.parameters) == (2, 2, 16, 4)
+
+
+@pytest.mark.parametrize(
+    ("entries", "why"),
+    [
+        ([array("x", STRING, 2**62)], "ends before"),
+        ([array("x", STRING, 2**40, bytes(1_000_000))], "ends before"),
+        ([array("x", UINT8, 2**62, bytes(1_000_000))], "ends before"),
+        ([array("x", ARRAY, 1, struct.pack("<IQ", ARRAY, 1) * 5000)], "unknown kind 9"),
+        ([entry("x", STRING, struct.pack("<Q", 2**63))], "ends before"),
+        ([entry("x", 99, b"")], "unknown kind 99"),
+        ([array("llama.attention.head_count_kv", UINT32, 0)], "where a number has to"),
+        ([uint32("general.alignment", 3)], "alignment"),
+        ([entry("split.count", 2, struct.pack("<H", 3))], "one of 3 files"),
+    ],
+)
+def test_a_hostile_entry_makes_a_model_invalid(tmp_path: Path, entries: list[bytes], why: str) -> None:
+    assert why in invalid(gguf(tmp_path / "m.gguf", *entries))
+
+
+def test_counts_and_figures_that_no_model_has_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    assert "claims" in invalid(gguf(path, keys=2**63))
+    negative = entry("llama.block_count", INT32, struct.pack("<i", -2))
+    assert "cannot be -2" in invalid(gguf(path, block_count=negative))
+    assert "where a number has to" in invalid(gguf(path, block_count=entry("llama.block_count", STRING, text("2"))))
+    assert "before the end of t" in invalid(gguf(path, tensor=text("t") + struct.pack("<IQQIQ", 2, 2**32, 2**32, 0, 0)))
+
+
+def test_whatever_is_cut_or_damaged_is_invalid_or_read_and_never_worse(tmp_path: Path) -> None:
+    whole = make_gguf(tmp_path / "whole.gguf").read_bytes()
+    path, chance = tmp_path / "damaged.gguf", random.Random(3)
+    for length in range(0, len(whole), 997):
+        path.write_bytes(whole[:length])
+        invalid(path)
+    for _ in range(200):
+        damaged = bytearray(whole)
+        for _ in range(4):
+            damaged[chance.randrange(600)] = chance.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            read_meta(path)
+        except RemoteError as error:
+            assert error.code is ErrorCode.MODEL_INVALID
