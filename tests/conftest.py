@@ -125,11 +125,9 @@ def make_key(path: Path) -> Any:
 @contextmanager
 def _keeper(folder: Path) -> Iterator[Rbee]:
     home = folder / "keeper"
-    models = assets.cache_folder() / "models"
-    models.mkdir(parents=True, exist_ok=True)
     (folder / "home").mkdir()
-    (home / "cache").mkdir(parents=True)
-    (home / "cache" / "models").symlink_to(models)
+    (home / "cache" / "models").mkdir(parents=True)
+    assets.store_built_in_model(home / "cache" / "models")
     run_dir = Path(tempfile.mkdtemp(prefix="rbee-test-", dir="/tmp"))  # short: a socket's path has 108 bytes at most
     keeper = Rbee(home, run_dir, {"RBEE_WHEEL_CACHE": str(assets.wheel_cache())})
     try:

@@ -163,7 +163,7 @@ def _link(source: Path, target: Path) -> bool:
     """Give a file of this machine a second name; False where file systems or their rules do not allow it."""
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.link(source, target, follow_symlinks=True)
+        os.link(source.resolve(), target)  # os.link itself would link to a symbolic link on Linux
     except FileExistsError:
         return True
     except OSError:

