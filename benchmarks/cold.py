@@ -52,7 +52,7 @@ def _ansible(key: KeyPair, wheels: Path) -> Callable[[], float]:
             )
             variables = f"wheels={wheels} model={MODEL} serve={PLAYBOOK / 'serve.py'}"
             words = (ansible_folder() / "ansible-playbook", "-i", hosts, "-e", variables, PLAYBOOK / "cold.yml")
-            playbook = command(*words, env=ansible_environment(Path(folder)))
+            playbook = command(*words, env=ansible_environment(Path(folder), pipelining=False))
             start = time.monotonic()
             playbook()
             return time.monotonic() - start

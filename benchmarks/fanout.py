@@ -45,7 +45,7 @@ def measure() -> list[Comparison]:
 def _without_kept_connections(words: list[str | Path]) -> None:
     """Every round connects anew: a folder for control sockets that no round before it has used."""
     with tempfile.TemporaryDirectory() as sockets:
-        command(*words, env=ansible_environment(Path(sockets)))()
+        command(*words, env=ansible_environment(Path(sockets), pipelining=False))()
 
 
 async def _gather(key: KeyPair) -> None:

@@ -92,11 +92,14 @@ def ansible_folder() -> Path:
     return folder / "bin"
 
 
-def ansible_environment(folder: Path) -> dict[str, str]:
-    """Ansible at its best: connections kept, pipelining on, no host key questions. folder: for its control sockets."""
+def ansible_environment(folder: Path, *, pipelining: bool) -> dict[str, str]:
+    """Ansible with connections kept, as it comes, and no host key questions. folder: for its control sockets.
+
+    pipelining: modules travel through ssh's stdin instead of as files, which Ansible can but does not do by itself.
+    """
     return dict(os.environ) | {
         "ANSIBLE_HOST_KEY_CHECKING": "False",
-        "ANSIBLE_PIPELINING": "True",
+        "ANSIBLE_PIPELINING": str(pipelining),
         "ANSIBLE_LOCALHOST_WARNING": "False",
         "ANSIBLE_PYTHON_INTERPRETER": "/usr/bin/python3",
         "ANSIBLE_SSH_ARGS": " ".join(ANSIBLE_SSH_OPTIONS),

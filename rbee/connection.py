@@ -9,14 +9,11 @@ Rules
 from __future__ import annotations
 
 import shlex
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
-
-from rbee.events import Emit
-from rbee.inventory import Node
 
 #: Called with the bytes that are on the node so far, and the total.
 OnBytes = Callable[[int, int], None]
@@ -60,7 +57,7 @@ class Stream(Protocol):
 
 
 class Connection(Protocol):
-    """An open way to one node; made by `open_connection`, which also closes it."""
+    """An open way to one node; made by `reach.open_connection`, which also closes it."""
 
     timings: ConnectTimings
 
@@ -105,37 +102,3 @@ class Connection(Protocol):
 def quote(value: str) -> str:
     """`value` as one word of a POSIX shell."""
     return shlex.quote(value)
-
-
-@asynccontextmanager
-async def open_connection(
-    node: Node,
-    inventory_nodes: Mapping[str, Node],
-    *,
-    emit: Emit,
-    keeper_id: str,
-    transport_hint: Transport | None = None,
-    pipe_command: tuple[str, ...] | None = None,
-    ask_passphrase: AskPassphrase | None = None,
-) -> AsyncIterator[Connection]:
-    """Reach `node`, and let go of it at the end.
-
-    inventory_nodes: by name; a jump host that is one of them is reached by its own settings and host key.
-    keeper_id: names the parts of files that this keeper sends. transport_hint: what worked last time.
-    ask_passphrase: None where nobody can be asked; encrypted keys then need an agent.
-    Raises ConnectError, RefusedError, ConfigError.
-    """
-    if node.is_local:
-        from rbee.local import LocalConnection
-
-        async with LocalConnection(keeper_id=keeper_id) as local:
-            yield local
-        return
-    from rbee.ssh import connect
-
-    async with connect(
-        node, inventory_nodes, emit=emit, keeper_id=keeper_id, ask_passphrase=ask_passphrase
-    ) as connection:
-        connection.transport = transport_hint or "forward"
-        connection.pipe_command = pipe_command
-        yield connection

@@ -6,14 +6,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rbee.connection import open_connection
 from rbee.context import Context
 from rbee.errors import RefusedError, UsageError
 from rbee.events import Emit, Event, Notice
+from rbee.findings import ConnectionFacts, Finding, findings
 from rbee.forwarding import forwarding_works
 from rbee.inventory import Node
-from rbee.probe import ConnectionFacts, Finding, findings, probe
-from rbee.reach import PerNode, each, reach
+from rbee.probe import probe
+from rbee.reach import PerNode, each, open_connection, reach
 from rbee_remote.protocol import ErrorCode
 
 

@@ -16,9 +16,6 @@ from importlib.resources import files
 
 from rbee.connection import Connection, quote
 from rbee.errors import NodeError
-from rbee.findings import ConnectionFacts as ConnectionFacts
-from rbee.findings import Finding as Finding
-from rbee.findings import findings as findings
 from rbee.inventory import Node
 from rbee_remote.protocol import HIVE_SOCKET, ErrorCode
 

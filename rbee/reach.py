@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from rbee.connection import Connection, open_connection
+from rbee.connection import AskPassphrase, Connection, Transport
 from rbee.context import Context
 from rbee.errors import ConnectError, RbeeError
 from rbee.events import Emit
@@ -49,6 +49,40 @@ class RunningHive:
     info: HiveInfo
     connection: Connection
     probe: Probe
+
+
+@asynccontextmanager
+async def open_connection(
+    node: Node,
+    inventory_nodes: Mapping[str, Node],
+    *,
+    emit: Emit,
+    keeper_id: str,
+    transport_hint: Transport | None = None,
+    pipe_command: tuple[str, ...] | None = None,
+    ask_passphrase: AskPassphrase | None = None,
+) -> AsyncIterator[Connection]:
+    """Reach `node`, and let go of it at the end.
+
+    inventory_nodes: by name; a jump host that is one of them is reached by its own settings and host key.
+    keeper_id: names the parts of files that this keeper sends. transport_hint: what worked last time.
+    ask_passphrase: None where nobody can be asked; encrypted keys then need an agent.
+    Raises ConnectError, RefusedError, ConfigError.
+    """
+    if node.is_local:
+        from rbee.local import LocalConnection
+
+        async with LocalConnection(keeper_id=keeper_id) as local:
+            yield local
+        return
+    from rbee.ssh import connect
+
+    async with connect(
+        node, inventory_nodes, emit=emit, keeper_id=keeper_id, ask_passphrase=ask_passphrase
+    ) as connection:
+        connection.transport = transport_hint or "forward"
+        connection.pipe_command = pipe_command
+        yield connection
 
 
 @asynccontextmanager

@@ -13,8 +13,8 @@ from rbee.render.text import amount, clock_time, error_data, one_line
 from rbee_remote.protocol import ErrorCode
 
 if TYPE_CHECKING:
+    from rbee.findings import Finding
     from rbee.nodes import Ping
-    from rbee.probe import Finding
     from rbee.reach import PerNode
     from rbee_remote.protocol import HiveInfo, ModelInfo, WorkerInfo, WorkerStatus
 

@@ -41,7 +41,7 @@ async def connect(
     keeper_id: str,
     ask_passphrase: AskPassphrase | None = None,
 ) -> AsyncIterator[SSHConnection]:
-    """Reach `node` over its jump hosts. Raises as `open_connection`."""
+    """Reach `node` over its jump hosts. Raises as `reach.open_connection`."""
     started = time.monotonic()
     async with AsyncExitStack() as stack:
         *before, last = route(node, nodes)

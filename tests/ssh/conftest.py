@@ -12,9 +12,10 @@ from typing import Any
 import asyncssh
 import pytest
 
-from rbee.connection import Connection, open_connection
+from rbee.connection import Connection
 from rbee.events import Event
 from rbee.inventory import Node
+from rbee.reach import open_connection
 
 LEAK_PATIENCE_S = 5.0
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from rbee.connection import Connection, open_connection
+from rbee.connection import Connection
 from rbee.errors import ConnectError, NodeError
 from rbee.events import Event
 from rbee.inventory import Node
+from rbee.reach import open_connection
 from rbee_remote.protocol import ErrorCode
 
 CONTENT = os.urandom(2**21 + 17)

@@ -18,11 +18,10 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from rbee_remote.hive import logs, unix_http
-from rbee_remote.hive.layout import Layout, socket_identity
+from rbee_remote.hive.layout import HiveOptions, Layout, socket_identity
 from rbee_remote.protocol import ErrorCode, HiveInfo, ProtocolError, RemoteError, decode
 
 START_TIMEOUT_S = 30.0
@@ -30,16 +29,6 @@ IDLE_EXIT_S = 600.0
 _RETRY_S = 0.1
 #: What the detached process writes to the one that waits for it.
 _SERVING, _LOCKED = b"serving", b"locked"
-
-
-@dataclass(frozen=True, slots=True)
-class HiveOptions:
-    """payload: digest of the payload it runs from. idle_exit, stall: seconds; see `server`."""
-
-    layout: Layout
-    payload: str
-    idle_exit: float
-    stall: float
 
 
 def main(argv: list[str]) -> int:

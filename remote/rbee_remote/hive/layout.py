@@ -98,3 +98,13 @@ def socket_identity(path: Path) -> tuple[int, int, int] | None:
         return None
     # Inode numbers are used again at once on some file systems; the time tells those apart.
     return status.st_dev, status.st_ino, status.st_ctime_ns
+
+
+@dataclass(frozen=True, slots=True)
+class HiveOptions:
+    """payload: digest of the payload it runs from. idle_exit, stall: seconds; see `server`."""
+
+    layout: Layout
+    payload: str
+    idle_exit: float
+    stall: float

@@ -7,32 +7,27 @@ seconds, and when its socket's file is gone or another's: nobody can reach it th
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import anyio
-import uvicorn
 from starlette.types import ASGIApp
 
 from rbee_remote.hive import identity, logs
 from rbee_remote.hive.app import HiveApi
 from rbee_remote.hive.audit import AuditLog
 from rbee_remote.hive.catalog import Catalog
-from rbee_remote.hive.layout import socket_identity
+from rbee_remote.hive.layout import HiveOptions, socket_identity
 from rbee_remote.hive.pulls import Pulls
 from rbee_remote.hive.supervisor import Supervisor, Timing
 from rbee_remote.hive.watch import watch
 from rbee_remote.protocol import PROTOCOL, HiveInfo, StopRequest
-
-if TYPE_CHECKING:
-    from rbee_remote.hive.daemon import HiveOptions
+from rbee_remote.socket_server import SocketServer
 
 _log = logging.getLogger(__name__)
 
@@ -58,21 +53,17 @@ async def _serve(options: HiveOptions, listener: socket.socket, on_serving: Call
         tasks.start_soon(hive.watch_reasons_to_end)
         tasks.start_soon(server.serve, [listener])
         await hive.end_when_asked()
-        server.should_exit = True
+        server.end()
         await server.ended.wait()
         tasks.cancel_scope.cancel()
     _log.info("the hive has ended")
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, telling when it begins and when it has ended."""
+class _Server(SocketServer):
+    """Tells when it begins and when it has ended."""
 
     def __init__(self, app: ASGIApp, on_startup: Callable[[], None]) -> None:
-        config = uvicorn.Config(
-            app, loop="asyncio", http="h11", ws="none", lifespan="off", log_config=None, access_log=False,
-            server_header=False, timeout_graceful_shutdown=_GRACE_S,
-        )  # fmt: skip
-        super().__init__(config)
+        super().__init__(app, grace_s=_GRACE_S)
         self._on_startup = on_startup
         self.ended = anyio.Event()
 
@@ -85,10 +76,6 @@ class _Server(uvicorn.Server):
             await super().serve(sockets)
         finally:
             self.ended.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class _Hive:

@@ -15,8 +15,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import uvicorn
-
 from rbee_remote.protocol import (
     ErrorCode,
     ProtocolError,
@@ -25,6 +23,7 @@ from rbee_remote.protocol import (
     WorkerStatus,
     decode,
 )
+from rbee_remote.socket_server import SocketServer
 from rbee_remote.worker.app import make_app
 from rbee_remote.worker.interface import Engine, LoadEngine, Progress
 from rbee_remote.worker.service import Service
@@ -72,12 +71,12 @@ async def serve(config: WorkerConfig, load: LoadEngine, status_fd: int | None = 
     path = Path(config.socket)
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as listener:
         with _listening(listener, path), _signals(service):
-            server = _Server(_uvicorn_config(service))
+            server = SocketServer(make_app(service), grace_s=FAREWELL_S)
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             serving.add_done_callback(lambda _: service.stop(drain=False))  # nobody could reach it any more
             service.start()
             failure = await service.wait_ended()
-        server.should_exit = True
+        server.end()
         await serving
     if pipe:
         pipe.close()
@@ -139,26 +138,3 @@ def _listening(listener: socket.socket, path: Path) -> Iterator[None]:
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_ino == inode:
                 path.unlink()
-
-
-def _uvicorn_config(service: Service) -> uvicorn.Config:
-    return uvicorn.Config(
-        make_app(service),
-        loop="asyncio",
-        http="h11",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        timeout_graceful_shutdown=FAREWELL_S,
-    )
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: SIGTERM has to end requests first, and the server after them."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
