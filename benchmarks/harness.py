@@ -109,7 +109,7 @@ def machine() -> dict[str, object]:
         "kernel": platform.release().split("-")[0],
         "python": platform.python_version(),
         "openssh": _openssh(),
-        "versions": {name: version(name) for name in ("rbee", "asyncssh", "httpx", "uv")},
+        "versions": {name: version(name) for name in ("rbee", "asyncssh", "httpcore", "uv")},
     }
 
 
