@@ -27,13 +27,12 @@ CANCEL_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer. first_token_s and total_s: since the request was sent; tokens_per_s: from the first token on."""
+    """A whole answer. first_token_s: since the request was sent; tokens_per_s: from the first token on."""
 
     text: str
     finish_reason: str
     usage: Usage
     first_token_s: float
-    total_s: float
     tokens_per_s: float | None
 
 
@@ -53,11 +52,11 @@ async def answer(
     """Generate, and report each token.
 
     explain: what the hive says about a worker that hung up. save_to: where the text of a broken answer goes.
-    retries: how often a busy worker is asked again.
+    retries: how often a busy worker is asked again, three times at most.
     Raises NodeError ALL_SLOTS_BUSY after the last try, WORKER_GONE when the worker was not there to begin with,
     WORKER_CRASHED when it died with the answer half done, ConnectError when the connection was lost.
     """
-    delays = [BUSY_DELAYS_S[min(i, len(BUSY_DELAYS_S) - 1)] for i in range(retries)]
+    delays = BUSY_DELAYS_S[:retries]
     for attempt, delay in enumerate((*delays, None), start=1):
         try:
             return await _one_try(worker, request, emit=emit, explain=explain, save_to=save_to)
@@ -149,7 +148,6 @@ class _Heard:
             finish_reason=done.finish_reason,
             usage=done.usage,
             first_token_s=first_at - self.sent_at,
-            total_s=now - self.sent_at,
             tokens_per_s=further / (now - first_at) if further > 0 and now > first_at else None,
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rbee import __version__
 from rbee.connection import Connection, quote
@@ -20,6 +20,7 @@ from rbee.hive_client import HiveClient, hive_at
 from rbee.inventory import Node
 from rbee.locks import keeper_lock
 from rbee.probe import Probe, probe
+from rbee.registry import NodeFacts, Registry
 from rbee.runtime import bootstrap
 from rbee.runtime.payload import Payload, build_payload
 from rbee_remote.protocol import (
@@ -49,8 +50,8 @@ class Attached:
     payload: Payload = field(repr=False)
 
 
-async def attach(connection: Connection, node: Node, context: Context, emit: Emit) -> Attached:
-    """Probe the node, put what is missing, and find or start its hive.
+async def attach(connection: Connection, node: Node, context: Context, registry: Registry, emit: Emit) -> Attached:
+    """Probe the node, put what is missing, find or start its hive, and remember the way there.
 
     Raises NodeError NODE_UNSUPPORTED, BOOTSTRAP_FAILED, DISK_FULL or VERSION_MISMATCH, and ConnectError.
     """
@@ -66,6 +67,7 @@ async def attach(connection: Connection, node: Node, context: Context, emit: Emi
             ready = await bootstrap.ensure(connection, found, node, payload, context=context, emit=emit)
     connection.pipe_command = (*ready.command, "pipe")
     hive, info = await _current_hive(connection, found, ready, context, emit)
+    _remember(registry, node, connection, found, ready, info)
     done = time.monotonic()
     return Attached(hive, info, found, ready, probed - began, done - probed, payload)
 
@@ -126,3 +128,21 @@ async def _start_hive(connection: Connection, found: Probe, ready: bootstrap.Rea
             f"{ready.runtime} and {ready.payload}: the next command makes them anew",
             details={"status": result.status, "stderr": result.stderr.strip()[-400:]},
         ) from error
+
+
+def _remember(
+    registry: Registry, node: Node, connection: Connection, found: Probe, ready: bootstrap.Ready, info: HiveInfo
+) -> None:
+    """Keep what the next connection to this node can start from; nothing is written while nothing changes."""
+    facts = NodeFacts(
+        node=node.name,
+        transport=connection.transport,
+        home=found.home,
+        run_dir=found.run_dir,
+        python=ready.python,
+        payload=ready.payload,
+        hive_socket=info.socket,
+    )
+    known = registry.node_facts(node.name)
+    if known is None or replace(known, last_seen_at="") != facts:
+        registry.remember_node(facts)

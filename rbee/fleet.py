@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from rbee.attach import Attached, attach
@@ -16,8 +17,7 @@ from rbee.inventory import Node
 from rbee.models.provision import ensure_model, push_file, push_model
 from rbee.models.ref import parse_ref
 from rbee.probe import probe
-from rbee.reach import PerNode, each, reach, remember, running_hive
-from rbee.registry import Registry
+from rbee.reach import PerNode, each, reach, running_hive
 from rbee_remote.protocol import ErrorCode, HiveInfo, ModelInfo, StopRequest, WorkerInfo, WorkerStatus
 
 
@@ -31,13 +31,11 @@ async def workers(context: Context, nodes: Sequence[Node]) -> list[PerNode[list[
 
         async def ask(node: Node) -> list[WorkerInfo]:
             async with running_hive(node, context, registry, _silent) as hive:
-                found = await hive.client.workers() if hive else []
-                registry.sync_node(
-                    node.name,
-                    found,
-                    hive_instance=hive.info.instance if hive else "",
-                    payload=hive.info.payload if hive else "",
-                )
+                if not hive:
+                    registry.sync_node(node.name, [])
+                    return []
+                found = await hive.client.workers()
+                registry.sync_node(node.name, found, hive_instance=hive.info.instance, payload=hive.info.payload)
                 return found
 
         return await each(nodes, ask)
@@ -122,41 +120,40 @@ async def models(context: Context, nodes: Sequence[Node]) -> list[PerNode[list[M
                 found = await probe(connection, node)
                 if not (found.runtimes and found.payloads):
                     return []
-                return await (await attach(connection, node, context, _silent)).hive.models()
+                return await (await attach(connection, node, context, registry, _silent)).hive.models()
 
         return await each(nodes, ask)
 
 
 async def pull(context: Context, node: Node, ref: str, emit: Emit) -> ModelInfo:
     """Have a model on a node: downloaded there, or pushed when the node has no way out."""
-    with context.open_registry() as registry:
-        async with reach(node, context, registry, emit) as connection:
-            attached = await _attach(connection, node, context, registry, emit)
-            return await ensure_model(attached, connection, node, parse_ref(ref), context, emit)
+    wanted = parse_ref(ref)  # before anything is put on the node for its sake
+    async with _attached(context, node, emit) as (connection, attached):
+        return await ensure_model(attached, connection, node, wanted, context, emit)
 
 
 async def push(context: Context, node: Node, model: Path | str, emit: Emit) -> ModelInfo:
     """Send a model from here: a file of this machine, or what a ref names, downloaded here first."""
-    with context.open_registry() as registry:
-        async with reach(node, context, registry, emit) as connection:
-            attached = await _attach(connection, node, context, registry, emit)
-            if isinstance(model, Path):
-                return await push_file(attached, connection, node, model, context, emit)
-            return await push_model(attached, connection, node, parse_ref(model), context, emit)
+    wanted = model if isinstance(model, Path) else parse_ref(model)
+    async with _attached(context, node, emit) as (connection, attached):
+        if isinstance(wanted, Path):
+            return await push_file(attached, connection, node, wanted, context, emit)
+        return await push_model(attached, connection, node, wanted, context, emit)
 
 
 async def remove_model(context: Context, node: Node, ref: str, emit: Emit) -> ModelInfo:
     """Take a model out of a node's catalog, and off its disk where rbee put it there."""
+    wanted = parse_ref(ref)
+    async with _attached(context, node, emit) as (_, attached):
+        return await attached.hive.remove(wanted.canonical)
+
+
+@asynccontextmanager
+async def _attached(context: Context, node: Node, emit: Emit) -> AsyncIterator[tuple[Connection, Attached]]:
+    """A node that is ready to work; what it lacks is put there."""
     with context.open_registry() as registry:
         async with reach(node, context, registry, emit) as connection:
-            attached = await _attach(connection, node, context, registry, emit)
-            return await attached.hive.remove(parse_ref(ref).canonical)
-
-
-async def _attach(connection: Connection, node: Node, context: Context, registry: Registry, emit: Emit) -> Attached:
-    attached = await attach(connection, node, context, emit)
-    remember(registry, node, connection, attached)
-    return attached
+            yield connection, await attach(connection, node, context, registry, emit)
 
 
 async def logs(

@@ -21,10 +21,10 @@ from rbee.events import Emit, Finished, Notice, Phase, Progress, Timings
 from rbee.hive_client import HiveClient, WorkerClient, hive_at
 from rbee.infer_request import InferRequest
 from rbee.inventory import Node
-from rbee.models.ref import parse_ref
+from rbee.models.ref import ModelRef, parse_ref
 from rbee.phases import PhaseClock
 from rbee.placement import Reuse, place
-from rbee.reach import reach, remember
+from rbee.reach import reach
 from rbee.registry import Registry
 from rbee_remote.protocol import (
     ErrorCode,
@@ -76,9 +76,9 @@ class _Trip:
     connections: dict[str, Connection] = field(default_factory=dict)
     attached: Attached | None = None
 
-    def model(self, node: Node) -> str:
-        """The canonical ref of the model to use on a node."""
-        return parse_ref(self.request.model or node.model or DEFAULT_MODEL).canonical
+    def ref(self, node: Node) -> ModelRef:
+        """The model to use on a node."""
+        return parse_ref(self.request.model or node.model or DEFAULT_MODEL)
 
     def record(self, node: Node, info: WorkerInfo, attached: Attached) -> None:
         self.registry.upsert_worker(
@@ -104,7 +104,7 @@ class _Trip:
 async def _infer(trip: _Trip) -> Finished:
     nodes = trip.context.inventory.select(trip.request.node)
     with trip.clock.phase(Phase.REGISTRY, "workers.db") as outcome:
-        chosen = place(nodes, trip.registry.fresh_rows(), trip.model(nodes[0]), ctx=trip.ctx(nodes[0]))
+        chosen = place(nodes, trip.registry.fresh_rows(), trip.ref(nodes[0]).canonical, ctx=trip.ctx(nodes[0]))
         outcome.text = (
             f"{chosen.row.model} runs on {chosen.node.name}" if isinstance(chosen, Reuse) else "no warm worker"
         )
@@ -155,17 +155,17 @@ async def _on_new_worker(trip: _Trip, node: Node) -> Finished:
     from rbee.attach import attach  # not needed for a warm worker, which is to answer at once
     from rbee.models.provision import ensure_model
 
-    clock, context, request = trip.clock, trip.context, trip.request
+    clock, context = trip.clock, trip.context
     with clock.phase(Phase.NODE, node.name) as outcome:
         connection = await trip.connect(node)
-        attached = trip.attached = await attach(connection, node, context, trip.emit)
-        remember(trip.registry, node, connection, attached)
+        attached = trip.attached = await attach(connection, node, context, trip.registry, trip.emit)
         outcome.text = f"{node.name}: {attached.probe.summary}"
 
-    with clock.phase(Phase.MODEL, trip.model(node)) as outcome:
-        model = await ensure_model(attached, connection, node, parse_ref(trip.model(node)), context, trip.emit)
+    ref = trip.ref(node)
+    with clock.phase(Phase.MODEL, ref.canonical) as outcome:
+        model = await ensure_model(attached, connection, node, ref, context, trip.emit)
         outcome.text = f"{model.model} is on {node.name} ({model.size / 1e6:,.0f} MB)"
-    spawn = _spawn_request(request, node, model.model)
+    spawn = _spawn_request(trip, node, model.model)
 
     with clock.phase(Phase.FIT, "memory") as outcome:
         fit = await attached.hive.preflight(spawn)
@@ -187,11 +187,12 @@ async def _on_new_worker(trip: _Trip, node: Node) -> Finished:
     return await _inference(trip, node, worker, attached.hive, info.id, info.model)
 
 
-def _spawn_request(request: InferRequest, node: Node, model: str) -> SpawnRequest:
+def _spawn_request(trip: _Trip, node: Node, model: str) -> SpawnRequest:
+    keep_alive_s = trip.request.keep_alive_s
     return SpawnRequest(
         model=model,
-        options=WorkerOptions(ctx=request.ctx or node.ctx, slots=node.slots, backend=node.backend),
-        keep_alive_s=node.keep_alive_s if request.keep_alive_s is None else request.keep_alive_s,
+        options=WorkerOptions(ctx=trip.ctx(node), slots=node.slots, backend=node.backend),
+        keep_alive_s=node.keep_alive_s if keep_alive_s is None else keep_alive_s,
         max_workers=node.max_workers,
         env=dict(node.env),
     )

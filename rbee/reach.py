@@ -11,7 +11,7 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from rbee.connection import AskPassphrase, Connection, Transport
 from rbee.context import Context
@@ -20,11 +20,8 @@ from rbee.events import Emit
 from rbee.hive_client import HiveClient, hive_at
 from rbee.inventory import Node
 from rbee.probe import Probe, probe
-from rbee.registry import NodeFacts, Registry
+from rbee.registry import Registry
 from rbee_remote.protocol import ErrorCode, HiveInfo
-
-if TYPE_CHECKING:
-    from rbee.attach import Attached
 
 #: Connecting takes three tries of ten seconds at worst; the question itself a few more.
 NODE_DEADLINE_S = 45.0
@@ -99,22 +96,6 @@ async def reach(node: Node, context: Context, registry: Registry, emit: Emit) ->
         ask_passphrase=context.ask_passphrase,
     ) as connection:
         yield connection
-
-
-def remember(registry: Registry, node: Node, connection: Connection, attached: Attached) -> None:
-    """Keep what the next connection to this node can start from."""
-    facts = NodeFacts(
-        node=node.name,
-        transport=connection.transport,
-        home=attached.probe.home,
-        run_dir=attached.probe.run_dir,
-        python=attached.ready.python,
-        payload=attached.ready.payload,
-        hive_socket=attached.info.socket,
-    )
-    known = registry.node_facts(node.name)
-    if known is None or dataclasses.replace(known, last_seen_at="") != facts:
-        registry.remember_node(facts)
 
 
 @asynccontextmanager

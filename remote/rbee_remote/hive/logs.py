@@ -10,7 +10,6 @@ from pathlib import Path
 from rbee_remote.protocol import ErrorCode, RemoteError
 
 MAX_BYTES = 8 * 1024 * 1024
-POLL_S = 0.3
 _TAIL_BLOCK = 64 * 1024
 _WORKER_ID = re.compile(r"[0-9a-f]{16}")
 
