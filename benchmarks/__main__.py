@@ -7,7 +7,7 @@ import importlib
 
 from benchmarks.harness import Report, machine
 
-NAMES = ("startup", "warm", "cold", "fanout", "idle", "portable")
+NAMES = ("startup", "warm", "cold", "fanout", "idle", "portable", "stream", "batch", "prefix")
 
 
 def main() -> None:

@@ -23,18 +23,18 @@ TOKENS = 256
 _GENERATE = """
 import sys, time
 from rbee_remote.protocol import Sampling, WorkerConfig, WorkerOptions
-from rbee_remote.worker.engine import load_engine
+from rbee_remote.worker.llama.engine import load_engine
 from rbee_remote.worker.interface import BatchToken
 path, count = sys.argv[1], int(sys.argv[2])
 engine = load_engine(WorkerConfig("0" * 16, "m", path, "", WorkerOptions(), 1024, 1.0), lambda share: True)
 prompt = engine.tokenize("Why is the sky blue?", add_special=True, parse_special=True)
 engine.start(0, Sampling(temperature=0.0), 1, prompt)
 engine.decode([BatchToken(token, pos, 0, pos == len(prompt) - 1) for pos, token in enumerate(prompt)])
-token, pos, row = engine.sample(0, len(prompt) - 1), len(prompt), 0
+token, pos = engine.sample(0, len(prompt) - 1).token, len(prompt)
 began = time.perf_counter()
 for _ in range(count):
     engine.decode([BatchToken(token, pos, 0, True)])
-    token, pos = engine.sample(0, 0), pos + 1
+    token, pos = engine.sample(0, 0).token, pos + 1
 print(time.perf_counter() - began)
 """
 

@@ -75,16 +75,23 @@ class HiveInfo:
 class WorkerOptions:
     """How a model is to be loaded. Two requests with equal model and options share a worker.
 
-    ctx: tokens per slot, None for the smaller of 4096 and what the model was trained for. slots: parallel requests.
-    backend: auto, cpu, cuda, metal, rocm or vulkan. gpu_layers: None for all that a GPU backend can take.
-    threads: None for the number of physical cores the process may use.
+    ctx: tokens per slot, None for the smaller of 4096 and what the model was trained for, 0 for the most that fits.
+    slots: parallel requests, None for 4 or as many as fit. backend: auto, cpu, cuda, metal, rocm or vulkan.
+    gpu_layers: None for as many as the GPUs hold. threads: None for the number of physical cores the process may use.
+    kv_type: of the KV cache's values, as ggml names it: f16, bf16, f32, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl.
+    flash_attention: auto, on or off. devices: the GPUs to use, by ggml's names (CUDA0) or numbers; none for all.
+    tensor_split: share of the model for each device, in their order; none for by free memory.
     """
 
     ctx: int | None = None
-    slots: int = 1
+    slots: int | None = None
     backend: str = "auto"
     gpu_layers: int | None = None
     threads: int | None = None
+    kv_type: str = "f16"
+    flash_attention: str = "auto"
+    devices: tuple[str, ...] = ()
+    tensor_split: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -108,6 +115,8 @@ class Fit:
     """POST /v1/preflight with a `SpawnRequest`: what the model needs and what the node has, in MB (10**6 bytes).
 
     needed_mb is weights_mb + kv_mb + compute_mb. memory: "ram" or "vram", whichever holds the weights.
+    ctx and slots: what a worker would get. measured: whether llama.cpp was asked, or a formula over the model's
+    metadata was enough, which is an upper bound.
     """
 
     memory: str
@@ -118,6 +127,9 @@ class Fit:
     compute_mb: int
     backend: str
     device: str
+    ctx: int = 0
+    slots: int = 0
+    measured: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -229,7 +241,12 @@ class RegisterRequest:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelMeta:
-    """What a GGUF file says of itself, as far as a fit needs it. Sizes in the model's own units."""
+    """What a GGUF file says of itself, as far as a fit needs it. Sizes in the model's own units.
+
+    kv_per_token: values that all layers together keep of a token in the KV cache; kv_per_token_swa: those of the
+    layers that keep the last n_swa tokens only; state_per_slot: values of the recurrent layers' states, whatever the
+    context. All 0 where the file was read before they were looked for.
+    """
 
     architecture: str
     n_layers: int
@@ -241,6 +258,11 @@ class ModelMeta:
     head_dim_v: int
     quantization: str = ""
     parameters: int = 0
+    n_head: int = 0
+    kv_per_token: int = 0
+    kv_per_token_swa: int = 0
+    n_swa: int = 0
+    state_per_slot: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -257,31 +279,101 @@ class ModelInfo:
     meta: ModelMeta
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class NeedsRequest:
+    """POST /v1/models/needs: what `model` needs at each of `ctx` x `slots`; answers with `ModelNeeds`.
+
+    ctx: tokens per slot; none for a ladder up to what the model was trained for. slots: none for 1, 2, 4 and 8.
+    options: how it would be loaded; its ctx and slots are not looked at.
+    """
+
+    model: str
+    options: WorkerOptions = WorkerOptions()
+    ctx: tuple[int, ...] = ()
+    slots: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NeedPoint:
+    """ctx: tokens per slot."""
+
+    ctx: int
+    slots: int
+    needed_mb: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelNeeds:
+    """A model and the memory it needs, in MB. available_mb: of `memory`, with the workers gone that nobody uses.
+
+    points: one for each context size and slot count that was asked for. largest: by slot count, the most tokens per
+    slot that `ctx: 0` would give, with what that needs; ctx is 0 where nothing fits.
+    """
+
+    info: ModelInfo
+    memory: str
+    backend: str
+    device: str
+    available_mb: int
+    points: tuple[NeedPoint, ...]
+    largest: tuple[NeedPoint, ...]
+    measured: bool = False
+
+
 # --- worker -----------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a chat. role: system, user, assistant or tool."""
+    """One turn of a chat, in OpenAI's form. role: system, user, assistant or tool.
+
+    tool_calls: of an assistant's turn. tool_call_id: which call a tool's turn answers. name: who speaks.
+    """
 
     role: str
     content: str
+    tool_calls: tuple[dict[str, Any], ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sampling:
     """How the next token is chosen. Ranges are checked by `sampling.check`; the field's name stands in the error.
 
-    temperature 0 is greedy. top_k 0, top_p 1, min_p 0 and repeat_penalty 1 switch the respective sampler off.
-    seed None: a fresh one, told in `Started`.
+    temperature 0 is greedy. top_k 0, top_p 1, min_p 0, typical_p 1, repeat_penalty 1, frequency_penalty 0,
+    presence_penalty 0, dry_multiplier 0, xtc_probability 0 and mirostat 0 switch the respective sampler off.
+    mirostat: 0 or 2; it takes the place of top_k, top_p, min_p, typical_p and xtc. penalty_last_n and
+    dry_penalty_last_n: how many tokens back they look, -1 for the whole context. logit_bias: token ids as text to what
+    is added to their logits. seed None: a fresh one, told in `Started`. grammar: GBNF; json_schema: a JSON schema;
+    one of them at most. logprobs: how many of the likeliest tokens are told with each token, 0 for the chosen one
+    alone, None for nothing.
     """
 
     temperature: float = 0.8
     top_k: int = 40
     top_p: float = 0.95
     min_p: float = 0.05
+    typical_p: float = 1.0
     repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    penalty_last_n: int = 64
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    logit_bias: dict[str, float] = dataclasses.field(default_factory=dict)
     seed: int | None = None
+    grammar: str = ""
+    json_schema: dict[str, Any] | None = None
+    logprobs: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -289,9 +381,10 @@ class GenerateRequest:
     """POST /v1/inference on a worker's socket: a stream of `Started`, `TokenEvent`s, and `Done` or an error.
 
     request_id: 32 hex digits, chosen by the client, so that it can cancel before the first byte came back.
-    Either messages (rendered with the model's chat template) or prompt (taken raw). max_tokens: None for what the
-    context still holds. timeout_s: seconds left of the caller's deadline, queueing included; None for none.
-    keep_alive_s: from now on for the worker, None to leave it as it is; negative for never.
+    One of messages (rendered with the model's chat template), prompt (taken raw) and tokens (taken as they are).
+    max_tokens: None for what the context still holds. timeout_s: seconds left of the caller's deadline, queueing included;
+    None for none. keep_alive_s: from now on for the worker, None to leave it as it is; negative for never.
+    tools: functions that the model may call, in OpenAI's form, for the chat template.
     """
 
     request_id: str
@@ -302,15 +395,41 @@ class GenerateRequest:
     stop: tuple[str, ...] = ()
     timeout_s: float | None = None
     keep_alive_s: float | None = None
+    tools: tuple[dict[str, Any], ...] = ()
+    tokens: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Started:
-    """Event `started`: the request has its slot. max_tokens: what will be generated at most."""
+    """Event `started`: the request has its slot. max_tokens: what will be generated at most.
+
+    reused_tokens: how many of prompt_tokens were computed already, for a request before.
+    """
 
     prompt_tokens: int
     max_tokens: int
     seed: int
+    reused_tokens: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Logprob:
+    """A token with the natural logarithm of its probability, before any sampler but the model's own softmax.
+
+    token: its text, U+FFFD where its bytes are no whole characters. bytes: those bytes.
+    """
+
+    token: str
+    bytes: tuple[int, ...]
+    logprob: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Logprobs:
+    """chosen: the token that was taken. top: the likeliest ones, likeliest first."""
+
+    chosen: Logprob
+    top: tuple[Logprob, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -319,6 +438,7 @@ class TokenEvent:
 
     text: str
     tokens: int
+    logprobs: Logprobs | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -346,6 +466,45 @@ class Done:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class MeasureRequest:
+    """POST /v1/admin/measure on a worker's socket: a stream of `MeasureProgress`, and `Measured` or an error.
+
+    prompt_tokens: of the prompt to compute; generated_tokens: to compute one by one; 0 leaves that test out.
+    repetitions: of each test, after one that does not count.
+    """
+
+    prompt_tokens: int = 512
+    generated_tokens: int = 128
+    repetitions: int = 5
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MeasureProgress:
+    """Event `progress`: what runs now, as llama-bench names it (pp512, tg128), and how many runs of all are over."""
+
+    test: str
+    done: int
+    total: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MeasuredTest:
+    """seconds: of each repetition, for `tokens` tokens."""
+
+    test: str
+    tokens: int
+    seconds: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Measured:
+    """Event `done`. threads: that computed, what the CPU computes of it."""
+
+    tests: tuple[MeasuredTest, ...]
+    threads: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class WorkerStatus:
     """GET /v1/health of a worker, and each line it writes to the hive's status pipe."""
 
@@ -365,7 +524,10 @@ class WorkerStatus:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """What a worker process reads on stdin: one JSON object, then the end. ctx is resolved: tokens per slot."""
+    """What a worker process reads on stdin: one JSON object, then the end.
+
+    ctx and slots are resolved, whatever `options` leaves open: tokens per slot, and requests computed at once.
+    """
 
     id: str
     model: str
@@ -374,4 +536,5 @@ class WorkerConfig:
     options: WorkerOptions
     ctx: int
     keep_alive_s: float
+    slots: int = 1
     queue: int = 64

@@ -1,30 +1,43 @@
 """What scheduling asks of an engine, and nothing of llama.cpp.
 
-Two classes have it: `engine.LlamaEngine` and `testing.ScriptedEngine`.
+Two classes have it: `llama.engine.LlamaEngine` and `testing.ScriptedEngine`.
 
-Words: a sequence (`seq`, from 0 to slots - 1) is one request's context in the engine's memory; a row is the index of
-a token in the batch whose logits were asked for.
+Words: a sequence (`seq`, from 0 to slots - 1) is the context of one slot in the engine's memory, which stays there
+when a request ends, for the next one that begins alike; a row is the index of a token in the batch whose output was
+asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from rbee_remote.protocol import Sampling, WorkerConfig
+from rbee_remote.protocol import Logprobs, Sampling, WorkerConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 #: Called with the loaded share from 0 to 1, in the loading thread; False aborts the load.
 Progress = Callable[[float], bool]
 
 
 class BatchToken(NamedTuple):
-    """One token of a step: its position in its sequence, and whether the logits after it are wanted."""
+    """One token of a step: its position in its sequence, and whether the output after it is wanted."""
 
     token: int
     pos: int
     seq: int
-    logits: bool
+    output: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A token that was chosen. logprobs: None unless the request asked for them."""
+
+    token: int
+    logprobs: Logprobs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +47,8 @@ class ModelInfo:
     chat_template: the Jinja source from the GGUF, None where it has none. bos and eos: their text, empty where the
     vocabulary has none. adds_bos, adds_eos: whether `tokenize` with add_special puts them there.
     device: "cpu", or the name of the GPU. backend: cpu, cuda, metal, rocm, vulkan, …
+    pooling: how the embedding of a text is made of its tokens': mean, last or cls; mean where the model does not say.
+    can_share: whether a sequence can take over a part of what another one computes just now.
     """
 
     n_ctx_train: int
@@ -45,6 +60,8 @@ class ModelInfo:
     adds_eos: bool
     backend: str
     device: str
+    pooling: str = "mean"
+    can_share: bool = True
 
 
 class LoadAborted(Exception):
@@ -70,19 +87,38 @@ class Engine(Protocol):
         """Whether the model ends its answer with this token."""
 
     def start(self, seq: int, sampling: Sampling, seed: int, prompt: Sequence[int]) -> None:
-        """Clear the sequence and give it a sampler chain of its own."""
+        """Give the sequence a sampler. Its memory stays as it is. Raises RemoteError USAGE naming the field that
+        llama.cpp does not take, a grammar for instance; the sequence has no sampler then."""
 
-    def decode(self, batch: Sequence[BatchToken]) -> bool:
-        """Compute a step. False when `interrupt` cut it short: part of it may stand in the sequences' memory."""
+    def decode(self, batch: Sequence[BatchToken], *, embeddings: bool = False) -> bool:
+        """Compute a step. False when `interrupt` cut it short: part of it may stand in the sequences' memory.
 
-    def sample(self, seq: int, row: int) -> int:
+        embeddings: whether `embedding` is going to be asked for rows of this step.
+        """
+
+    def sample(self, seq: int, row: int) -> Sampled:
         """The next token of `seq` from the logits of `row` of the last decode."""
 
-    def forget(self, seq: int, pos: int) -> bool:
-        """Drop the memory of `seq` from position `pos`. False where the model cannot and forgot the whole sequence."""
+    def embedding(self, row: int) -> NDArray[np.float32]:
+        """The last hidden state after the token of `row` of the last decode: n_embd numbers, good until the next."""
 
-    def clear(self, seq: int) -> None:
-        """Drop the sequence's memory and its sampler chain."""
+    def finish(self, seq: int) -> None:
+        """Take the sequence's sampler away. Its memory stays."""
+
+    def reusable(self, seq: int, count: int) -> int:
+        """How many of the first `count` tokens in the memory of `seq` a new request can build on: `count`, or 0 where
+        a sliding window or a recurrent state has lost what is needed."""
+
+    def truncate(self, seq: int, count: int) -> bool:
+        """Keep the first `count` tokens in the memory of `seq`. False where the model cannot, and it is empty now."""
+
+    def copy(self, source: int, target: int, count: int) -> bool:
+        """Make the memory of `target` the first `count` tokens of `source`. False where the model cannot, and `target`
+        is empty now."""
+
+    def measure(self, prompt_tokens: int, generated_tokens: int) -> float | None:
+        """Seconds for a prompt of random tokens, then as many single steps, in sequence 0, without sampling: what
+        llama-bench calls pp and tg. Every sequence is empty before and after. None when `interrupt` cut it short."""
 
     def interrupt(self) -> None:
         """From any thread: end the running `decode` as soon as possible, or the next one if none runs."""

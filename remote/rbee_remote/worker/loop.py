@@ -6,27 +6,32 @@ Rules
 - The scheduler and the tables of requests are touched under `_lock`, which no step holds while it computes.
 - Requests that have a slot are ended by this thread; those that wait, by whoever ends them. So the events of one
   request never cross.
+- Work that needs the engine for itself (`run_alone`) begins when nobody has a slot; who comes meanwhile waits.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError, WorkerConfig
-from rbee_remote.worker.batching import Plan, QueueFull, Scheduler, Span
-from rbee_remote.worker.generation import Generation
+from rbee_remote.worker.batching import Plan, QueueFull, Scheduler
+from rbee_remote.worker.generation import Embedding, Generation
 from rbee_remote.worker.interface import Engine, LoadAborted, LoadEngine, ModelInfo
-from rbee_remote.worker.journal import Event
 from rbee_remote.worker.prompt import Prompt, Prompter
+from rbee_remote.worker.steps import Steps, Task, endings, failing
 
 #: Seconds between two reports of loading progress.
 PROGRESS_INTERVAL_S = 0.1
 
 _log = logging.getLogger("rbee.worker")
+
+T = TypeVar("T")
+Alone = tuple[Callable[[Engine], Any], "concurrent.futures.Future[Any]"]
 
 
 class Listener(Protocol):
@@ -59,7 +64,8 @@ class EngineThread:
         self._prompter: Prompter | None = None
         self._scheduler: Scheduler | None = None
         self._early: dict[str, Generation] = {}  # came while the model was loading, in order
-        self._open: dict[str, Generation] = {}  # known to the scheduler
+        self._open: dict[str, Task] = {}  # known to the scheduler
+        self._alone: Alone | None = None
         self._ending: dict[str, str] = {}  # have a slot and are to end: key to finish_reason
         self._stopping = False
         self._closed = False
@@ -82,11 +88,11 @@ class EngineThread:
             self._lock.notify()
 
     def counts(self) -> tuple[int, int]:
-        """Requests that have a slot, and that wait."""
+        """Requests that have a slot, and that wait. Work that needs the engine for itself counts as one that has."""
         with self._lock:
             if self._scheduler is None:
                 return 0, len(self._early)
-            return self._scheduler.running, self._scheduler.waiting
+            return self._scheduler.running + (self._alone is not None), self._scheduler.waiting
 
     def open_requests(self) -> list[str]:
         """Their keys."""
@@ -98,6 +104,13 @@ class EngineThread:
         with self._tokenizing:
             return self._prompter.prepare(request) if self._prompter else None
 
+    def tokenize(self, text: str) -> list[int]:
+        """From any thread: a text's tokens, with what the model wants around it. Only once the model is loaded."""
+        with self._tokenizing:
+            if self._prompter is None or self._engine is None:
+                raise RemoteError(ErrorCode.WORKER_GONE, "the worker ended")
+            return self._engine.tokenize(text, add_special=True, parse_special=True)
+
     def submit(self, generation: Generation) -> None:
         """Queue a request, with its prompt unless the model is still loading.
 
@@ -107,22 +120,50 @@ class EngineThread:
             if self._closed:
                 raise RemoteError(ErrorCode.WORKER_GONE, "the worker ended")
             if self._scheduler is None:
-                if len(self._early) >= self._config.options.slots + self._config.queue:
+                if len(self._early) >= self._config.slots + self._config.queue:
                     raise QueueFull
                 self._early[generation.key] = generation
                 return
             if generation.prompt is None:  # the load ended between `prepare` and this call
                 generation.prompt = self.prepare(generation.request)
-            assert generation.prompt is not None
-            self._scheduler.submit(generation.key, generation.prompt.tokens)
-            self._open[generation.key] = generation
+            self._enqueue(self._scheduler, generation)
             self._lock.notify()
+
+    def submit_embedding(self, embedding: Embedding) -> None:
+        """Queue a text to embed, once the model is loaded. Raises as `submit` does."""
+        with self._lock:
+            if self._closed or self._scheduler is None:
+                raise RemoteError(ErrorCode.WORKER_GONE, "the worker ended")
+            self._scheduler.submit(embedding.key, embedding.tokens, embeds=True)
+            self._open[embedding.key] = embedding
+            self._lock.notify()
+
+    def run_alone(self, job: Callable[[Engine], T]) -> concurrent.futures.Future[T]:
+        """Have the engine's thread call `job` while it computes nothing else. The engine's memory is lost.
+
+        Raises RemoteError ALL_SLOTS_BUSY unless the model is loaded and nobody uses it.
+        """
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        with self._lock:
+            if self._scheduler is None or self._closed:
+                raise RemoteError(ErrorCode.ALL_SLOTS_BUSY, "the model is not loaded yet")
+            if self._alone or self._open:
+                raise RemoteError(ErrorCode.ALL_SLOTS_BUSY, "the worker is at work", hint="try again when it is idle")
+            self._alone = job, future
+            self._lock.notify()
+        return future
+
+    def interrupt(self) -> None:
+        """Cut the running step short; what it would have computed is planned again."""
+        with self._lock:
+            if self._engine:
+                self._engine.interrupt()
 
     def end(self, key: str, reason: str, *, only_waiting: bool = False) -> bool:
         """On the event loop's thread: end a request, within one step. False if there is none of that key (or none
         that waits)."""
         with self._lock:
-            generation = self._early.pop(key, None)
+            generation: Task | None = self._early.pop(key, None)
             if generation is None and self._scheduler is not None:
                 entry = self._scheduler.entry(key)
                 if entry is not None and entry.slot is None:
@@ -136,8 +177,8 @@ class EngineThread:
                     return True
         if generation is None:
             return False
-        for event in generation.finish(reason):
-            generation.journal.append(event)
+        for call in endings(generation, reason):
+            call()
         return True
 
     def _run(self) -> None:
@@ -167,81 +208,68 @@ class EngineThread:
 
     def _open_for_work(self, engine: Engine) -> Scheduler:
         """Take over the requests that came while the model was loading; those that it cannot take get their error."""
-        options = self._config.options
         prompter = Prompter(engine, self._config.ctx)
         with self._lock:
             self._engine, self._prompter = engine, prompter
-            self._scheduler = Scheduler(options.slots, self._config.queue, engine.n_batch)
+            self._scheduler = Scheduler(
+                self._config.slots, self._config.queue, engine.n_batch, shares=engine.info.can_share
+            )
             for generation in self._early.values():
                 try:
                     generation.prompt = prompter.prepare(generation.request)
                 except RemoteError as error:
-                    self._emit(generation, error)
+                    self._outbox.append(failing(generation, error))
                     continue
-                self._scheduler.submit(generation.key, generation.prompt.tokens)
-                self._open[generation.key] = generation
+                self._enqueue(self._scheduler, generation)
             self._early.clear()
             self._outbox.append(lambda: self._listener.on_loaded(engine.info))
             self._flush()
             return self._scheduler
 
+    def _enqueue(self, scheduler: Scheduler, generation: Generation) -> None:
+        """A request with a seed computes all of its prompt itself: tokens that were computed in other company differ in
+        their last bits, and the same seed is to give the same text."""
+        assert generation.prompt is not None
+        scheduler.submit(generation.key, generation.prompt.tokens, reuse=generation.request.sampling.seed is None)
+        self._open[generation.key] = generation
+
     def _loop(self, engine: Engine, scheduler: Scheduler) -> None:
+        steps = Steps(engine, scheduler, self._open, self._outbox.append, self._listener.on_change)
         while True:
             with self._lock:
-                while not (self._stopping or self._ending or scheduler.running or scheduler.waiting):
+                while not (self._stopping or self._ending or self._alone or scheduler.running or scheduler.waiting):
                     self._lock.wait()
                 if self._stopping:
                     return
                 engine.rearm()  # before looking at what it was about, so that none is missed
                 for key, reason in self._ending.items():
-                    self._finish(engine, scheduler, key, reason)
+                    steps.finish(key, reason)
                 self._ending.clear()
-                plan = scheduler.plan()
-                for key, slot in plan.seated:
-                    self._seat(engine, self._open[key], slot)
+                alone = None if scheduler.running else self._alone
+                plan = Plan() if alone else steps.plan()
             self._flush()
-            if plan.batch:
-                self._step(engine, scheduler, plan)
+            if alone:
+                self._run_alone(engine, scheduler, alone)
+            elif plan.batch:
+                whole = steps.compute(plan)
+                with self._lock:
+                    if whole:
+                        steps.take(plan)
+                    else:
+                        steps.take_back(plan)
             self._flush()
 
-    def _seat(self, engine: Engine, generation: Generation, slot: int) -> None:
-        assert generation.prompt is not None
-        engine.start(slot, generation.request.sampling, generation.seed, generation.prompt.tokens)
-        self._emit(generation, generation.seat())
-        self._outbox.append(self._listener.on_change)
-
-    def _step(self, engine: Engine, scheduler: Scheduler, plan: Plan) -> None:
-        whole = engine.decode(plan.batch)
+    def _run_alone(self, engine: Engine, scheduler: Scheduler, alone: Alone) -> None:
+        job, future = alone
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(job(engine))
+            except Exception as error:  # whoever asked for the job gets its error
+                future.set_exception(error)
         with self._lock:
-            if not whole:
-                _take_back(engine, scheduler, plan)
-                return
-            scheduler.commit(plan)
-            for span in plan.spans:
-                if span.row is not None:
-                    self._sample(engine, scheduler, span, span.row)
-
-    def _sample(self, engine: Engine, scheduler: Scheduler, span: Span, row: int) -> None:
-        generation = self._open[span.key]
-        token = engine.sample(span.slot, row)
-        event = generation.advance(engine.piece(token), is_end=engine.is_end(token))
-        if event is not None:
-            self._emit(generation, event)
-        if generation.finish_reason is None:
-            scheduler.append(span.key, token)
-        else:
-            self._finish(engine, scheduler, span.key, generation.finish_reason)
-
-    def _finish(self, engine: Engine, scheduler: Scheduler, key: str, reason: str) -> None:
-        generation = self._open.pop(key, None)
-        if generation is None:
-            return  # it ended by itself in the step that its cancel interrupted
-        slot = scheduler.remove(key)
-        assert slot is not None
-        engine.clear(slot)
-        for event in generation.finish(reason):
-            self._emit(generation, event)
-        self._outbox.append(self._listener.on_change)
+            self._alone = None
+            scheduler.forget()
+            self._outbox.append(self._listener.on_change)
 
     def _close_engine(self, engine: Engine) -> None:
         with self._lock:
@@ -254,29 +282,24 @@ class EngineThread:
         with self._lock:
             self._closed = True
             left = [*self._early.values(), *self._open.values()]
+            alone, self._alone = self._alone, None
             self._early.clear()
             self._open.clear()
             self._scheduler = None
-        for generation in left:
-            self._emit(generation, failure or RemoteError(ErrorCode.WORKER_GONE, "the worker ended"))
+        error = failure or RemoteError(ErrorCode.WORKER_GONE, "the worker ended")
+        for task in left:
+            self._outbox.append(failing(task, error))
+        if alone and not alone[1].done():
+            alone[1].set_exception(error)
         self._outbox.append(lambda: self._listener.on_end(failure))
         self._flush()
 
-    def _emit(self, generation: Generation, event: Event) -> None:
-        """Into the outbox: a step's events cross over to the event loop in one go."""
-        self._outbox.append(lambda: generation.journal.append(event))
-
     def _flush(self) -> None:
+        """A step's events cross over to the event loop in one go."""
         if self._outbox:
-            calls, self._outbox = self._outbox, []
+            calls = self._outbox.copy()
+            self._outbox.clear()
             self._post(lambda: _call_all(calls))
-
-
-def _take_back(engine: Engine, scheduler: Scheduler, plan: Plan) -> None:
-    """An interrupted step may have left some of its tokens in the engine's memory; all of it is planned again."""
-    for span in plan.spans:
-        if not engine.forget(span.slot, span.start):
-            scheduler.rewind(span.key)
 
 
 def _call_all(calls: list[Callable[[], None]]) -> None:

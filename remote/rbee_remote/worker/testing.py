@@ -2,7 +2,8 @@
 
 A token is a byte of UTF-8; BEGIN stands before each prompt and END ends each answer. The engine keeps books like
 llama.cpp does and fails loudly on what llama.cpp would answer with garbage: a gap in a sequence's positions, a
-sample from a row without logits, a generated token that was never fed back.
+prompt that is not what stands in the memory, a sample from a row without logits, a generated token that was never fed
+back.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rbee_remote.protocol import Sampling, WorkerConfig
-from rbee_remote.worker.interface import BatchToken, Engine, LoadAborted, LoadEngine, ModelInfo, Progress
+from rbee_remote.worker.interface import BatchToken, Engine, LoadAborted, LoadEngine, ModelInfo, Progress, Sampled
 
 BEGIN, END = 256, 257
 
@@ -30,7 +34,8 @@ INFO = ModelInfo(
 
 class ScriptedEngine:
     """answer: the bytes generated for a prompt. before_step: called with the number of the step, from 1, before it
-    is computed; what it raises is the engine's failure. can_forget: whether a part of a sequence can be dropped."""
+    is computed; what it raises is the engine's failure. can_forget: whether a part of a sequence can be dropped.
+    steps, computed: how many steps and tokens of them there were."""
 
     def __init__(
         self,
@@ -44,14 +49,16 @@ class ScriptedEngine:
         self.info = info
         self.n_batch = n_batch
         self.steps = 0
+        self.computed = 0
         self.closed = False
         self._answer = answer
         self._before_step = before_step
         self._can_forget = can_forget
         self._interrupted = threading.Event()
         self._memory: dict[int, list[int]] = {}
-        self._answers: dict[int, tuple[int, bytes]] = {}  # seq to the prompt's length and what follows it
-        self._rows: dict[int, int] = {}
+        self._answers: dict[int, tuple[list[int], bytes]] = {}  # seq to a prompt and what follows it
+        self._rows: dict[int, tuple[int, int]] = {}  # index in the batch to the token's sequence and the token
+        self._embeddings = False
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         assert parse_special
@@ -66,38 +73,58 @@ class ScriptedEngine:
 
     def start(self, seq: int, sampling: Sampling, seed: int, prompt: Sequence[int]) -> None:
         assert sampling.seed in (None, seed)
-        self._memory[seq] = []
-        self._answers[seq] = len(prompt), self._answer(bytes(prompt[1:]).decode())
+        assert seq not in self._answers
+        self._answers[seq] = list(prompt), self._answer(bytes(prompt[1:]).decode())
 
-    def decode(self, batch: Sequence[BatchToken]) -> bool:
+    def decode(self, batch: Sequence[BatchToken], *, embeddings: bool = False) -> bool:
         assert 0 < len(batch) <= self.n_batch
         self.steps += 1
         self._before_step(self.steps)
         self._rows = {}
-        for row, (token, pos, seq, logits) in enumerate(batch):
+        for row, (token, pos, seq, output) in enumerate(batch):
             if self._interrupted.is_set() and row >= len(batch) // 2:
                 return False  # half of the step stays in memory, as in llama.cpp
-            assert pos == len(self._memory[seq]), f"position {pos} of sequence {seq} follows {len(self._memory[seq])}"
-            self._memory[seq].append(token)
-            if logits:
-                self._rows[row] = seq
+            memory = self._memory.setdefault(seq, [])
+            assert pos == len(memory), f"position {pos} of sequence {seq} follows {len(memory)}"
+            memory.append(token)
+            self.computed += 1
+            if output:
+                self._rows[row] = seq, token
+        self._embeddings = embeddings
         return True
 
-    def sample(self, seq: int, row: int) -> int:
-        assert self._rows[row] == seq
-        length, answer = self._answers[seq]
-        generated = bytes(self._memory[seq][length:])
+    def sample(self, seq: int, row: int) -> Sampled:
+        assert self._rows[row][0] == seq
+        prompt, answer = self._answers[seq]
+        memory = self._memory[seq]
+        assert memory[: len(prompt)] == prompt
+        generated = bytes(memory[len(prompt) :])
         assert answer.startswith(generated)
-        return answer[len(generated)] if len(generated) < len(answer) else END
+        return Sampled(answer[len(generated)] if len(generated) < len(answer) else END)
 
-    def forget(self, seq: int, pos: int) -> bool:
-        partly = self._can_forget or pos == 0
-        del self._memory[seq][pos if partly else 0 :]
-        return partly
+    def embedding(self, row: int) -> NDArray[np.float32]:
+        """One dimension for each token there is."""
+        assert self._embeddings
+        hidden = np.zeros(self.info.n_vocab, np.float32)
+        hidden[self._rows[row][1]] = 1
+        return hidden
 
-    def clear(self, seq: int) -> None:
-        self._memory.pop(seq)
-        self._answers.pop(seq)
+    def finish(self, seq: int) -> None:
+        self._answers.pop(seq, None)
+
+    def reusable(self, seq: int, count: int) -> int:
+        assert count <= len(self._memory[seq])
+        return count if self._can_forget or count == len(self._memory[seq]) else 0
+
+    def truncate(self, seq: int, count: int) -> bool:
+        memory = self._memory.setdefault(seq, [])
+        kept = self._can_forget or count in (0, len(memory))
+        del memory[count if kept else 0 :]
+        return kept
+
+    def copy(self, source: int, target: int, count: int) -> bool:
+        self._memory[target] = self._memory[source].copy()
+        return self.truncate(target, count)
 
     def interrupt(self) -> None:
         self._interrupted.set()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from rbee_remote.protocol import ErrorCode, RemoteError
-from rbee_remote.worker.backends import Device, choose
+from rbee_remote.worker.llama.backends import Device, choose
 
 CPU = Device(1, 0, "cpu", "AMD EPYC")
 CUDA = [Device(2, 1, "cuda", "NVIDIA H100"), Device(3, 1, "cuda", "NVIDIA H100")]

@@ -53,6 +53,7 @@ class Process:
         self.child.stdin.write(json.dumps(asdict(config)).encode())
         self.child.stdin.close()
         self.statuses: list[dict[str, Any]] = []
+        self.started: list[dict[str, Any]] = []
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
         self.client = httpx.Client(
@@ -82,6 +83,8 @@ class Process:
             if line.startswith("data: "):
                 data = json.loads(line[6:])
                 text += data.get("text", "")
+                if "reused_tokens" in data:
+                    self.started.append(data)
         return text, data
 
     def end(self) -> int:
@@ -165,7 +168,7 @@ def test_a_prompt_longer_than_the_context_is_refused_with_figures(start: Start) 
 
 
 def test_eight_requests_on_two_slots_get_the_answers_they_would_get_alone(start: Start) -> None:
-    worker = start(options=WorkerOptions(slots=2)).ready()
+    worker = start(slots=2).ready()
     prompts = [f"{n}, {n + 1}, {n + 2}, {n + 3}," for n in range(1, 9)]
 
     def complete(prompt: str) -> str:
@@ -179,8 +182,44 @@ def test_eight_requests_on_two_slots_get_the_answers_they_would_get_alone(start:
     assert worker.client.get("/v1/health").json()["slots_free"] == 2
 
 
+TOLD = [{"role": "system", "content": "You answer questions about the countries of Europe, shortly and truly. " * 4}]
+
+
+def told(question: str) -> list[dict[str, str]]:
+    return [*TOLD, {"role": "user", "content": question}]
+
+
+def test_the_next_turn_of_a_chat_computes_only_what_is_new_and_answers_the_same(start: Start) -> None:
+    worker = start(slots=2, ctx=1024).ready()
+    chat = told("Name the capital of France.")
+    first, _ = worker.generate(messages=chat, sampling={"temperature": 0}, max_tokens=16)
+    chat += [{"role": "assistant", "content": first}, {"role": "user", "content": "And that of Spain?"}]
+    second, done = worker.generate(messages=chat, sampling={"temperature": 0}, max_tokens=16)
+    assert worker.started[-1]["reused_tokens"] > 0.7 * done["usage"]["prompt_tokens"]
+    # With a seed nothing is taken over from other requests.
+    alone, _ = worker.generate(messages=chat, sampling={"temperature": 0, "seed": 1}, max_tokens=16)
+    assert worker.started[-1]["reused_tokens"] == 0
+    assert second == alone
+
+
+def test_requests_at_once_compute_their_common_system_prompt_once(start: Start) -> None:
+    worker = start(slots=4, ctx=512).ready()
+    capitals = {"France": "Paris", "Italy": "Rom", "Germany": "Berlin", "Greece": "Athens"}
+
+    def capital(country: str) -> str:
+        chat = told(f"Name the capital of {country}.")
+        return worker.generate(messages=chat, sampling={"temperature": 0}, max_tokens=12)[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = dict(zip(capitals, pool.map(capital, capitals), strict=True))
+    reused = sorted(started["reused_tokens"] for started in worker.started)
+    assert reused[0] == 0
+    assert reused[1] > 50
+    assert all(capitals[country] in answer for country, answer in answers.items()), answers
+
+
 def test_every_slot_has_the_whole_context(start: Start) -> None:
-    worker = start(options=WorkerOptions(slots=2), ctx=256).ready()
+    worker = start(slots=2, ctx=256).ready()
     with ThreadPoolExecutor(2) as pool:
         prompts = ["a " * 200, "b " * 200]
         answers = list(pool.map(lambda prompt: worker.generate(prompt=prompt, stop=["\u0000"]), prompts))
@@ -304,10 +343,10 @@ def test_a_context_larger_than_memory_is_out_of_memory(start: Start) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"options": WorkerOptions(slots=0)}, "slots must be from 1 to"),
-        ({"options": WorkerOptions(slots=100_000)}, "slots must be from 1 to"),
+        ({"slots": 0}, "slots must be from 1 to"),
+        ({"slots": 100_000}, "slots must be from 1 to"),
         ({"ctx": 0}, "ctx must be from 1 to"),
-        ({"ctx": 2**31, "options": WorkerOptions(slots=4)}, "ctx must be from 1 to"),
+        ({"ctx": 2**31, "slots": 4}, "ctx must be from 1 to"),
         ({"options": WorkerOptions(threads=-1)}, "threads must be from 1 to"),
     ],
 )

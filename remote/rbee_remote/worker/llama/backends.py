@@ -21,12 +21,14 @@ _OUR_NAMES = {"mtl": "metal", "hip": "rocm"}
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """handle: ggml_backend_dev_t. backend: cpu, cuda, metal, … name: what its maker calls it."""
+    """handle: ggml_backend_dev_t. backend: cpu, cuda, metal, … name: what its maker calls it. id: ggml's own name for
+    it, CUDA0."""
 
     handle: int
     kind: int
     backend: str
     name: str
+    id: str = ""
 
     @property
     def is_gpu(self) -> bool:
@@ -63,16 +65,52 @@ def devices(lib: ctypes.CDLL) -> list[Device]:
     return [_describe(lib, lib.ggml_backend_dev_get(index)) for index in range(lib.ggml_backend_dev_count())]
 
 
-def choose(available: Sequence[Device], backend: str, gpu_layers: int | None) -> list[Device]:
-    """The GPUs to load onto, all of one backend; empty for the CPU.
+def choose(
+    available: Sequence[Device],
+    backend: str,
+    gpu_layers: int | None,
+    wanted: Sequence[str] = (),
+    split: Sequence[float] = (),
+) -> list[Device]:
+    """The GPUs to load onto, all of one backend, in the order they are wanted; empty for the CPU.
 
-    backend: as in WorkerOptions. Raises RemoteError BACKEND_UNAVAILABLE naming what there is.
+    backend: as in WorkerOptions; wanted and split: its devices and tensor_split. Raises RemoteError BACKEND_UNAVAILABLE
+    naming what there is; USAGE for a device that is not there or there twice, and for a split of another length.
     """
+    chosen = _of_backend(available, backend, gpu_layers)
+    if chosen and wanted:
+        chosen = [_named(chosen, name) for name in wanted]
+        if len({device.id or device.handle for device in chosen}) < len(chosen):
+            raise RemoteError(ErrorCode.USAGE, f"a device is named twice: {', '.join(wanted)}")
+    if chosen and split and len(split) != len(chosen):
+        raise RemoteError(
+            ErrorCode.USAGE,
+            f"tensor_split has {len(split)} shares for {len(chosen)} devices",
+            hint=f"one for each of {', '.join(device.id for device in chosen)}",
+        )
+    return chosen
+
+
+def _named(devices: Sequence[Device], name: str) -> Device:
+    """By ggml's name, or by its number among these."""
+    for index, device in enumerate(devices):
+        if name == str(index) or name.lower() == device.id.lower():
+            return device
+    there = [device.id for device in devices]
+    raise RemoteError(
+        ErrorCode.USAGE,
+        f"there is no device {name!r} on this node",
+        hint=f"there are {', '.join(there)}",
+        details={"device": name, "available": there},
+    )
+
+
+def _of_backend(available: Sequence[Device], backend: str, gpu_layers: int | None) -> list[Device]:
     gpus = [device for device in available if device.is_gpu]
     if backend == "cpu" or gpu_layers == 0 or (backend == "auto" and not gpus):
         return []
-    wanted = gpus[0].backend if backend == "auto" else backend
-    chosen = [device for device in gpus if device.backend == wanted]
+    name = gpus[0].backend if backend == "auto" else backend
+    chosen = [device for device in gpus if device.backend == name]
     if not chosen:
         there = sorted({device.backend for device in available})
         raise RemoteError(
@@ -87,7 +125,7 @@ def choose(available: Sequence[Device], backend: str, gpu_layers: int | None) ->
 
 def _describe(lib: ctypes.CDLL, handle: int) -> Device:
     pointer = ctypes.c_void_p(handle)
-    for function in (lib.ggml_backend_dev_description, lib.ggml_backend_reg_name):
+    for function in (lib.ggml_backend_dev_description, lib.ggml_backend_dev_name, lib.ggml_backend_reg_name):
         function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_char_p
     lib.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
     lib.ggml_backend_dev_backend_reg.argtypes = [ctypes.c_void_p]
@@ -98,4 +136,5 @@ def _describe(lib: ctypes.CDLL, handle: int) -> Device:
         kind=lib.ggml_backend_dev_type(pointer),
         backend=_OUR_NAMES.get(backend, backend),
         name=lib.ggml_backend_dev_description(pointer).decode(errors="replace"),
+        id=lib.ggml_backend_dev_name(pointer).decode(errors="replace"),
     )

@@ -1,0 +1,131 @@
+"""A worker and a llama-server side by side, and clients that stream from both in the same way: OpenAI's API over a unix
+socket, as httpx speaks it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks.llama_cpp import llama_server
+from rbee_remote.protocol import WorkerConfig, WorkerOptions, encode
+from tests.testbed import assets
+
+REMOTE = Path(__file__).parent.parent / "remote"
+START_S = 60.0
+#: The tokens that end a text of the model used here: <|endoftext|> and <|im_end|>. Kept away, so that a stream has as
+#: many tokens as it is asked for.
+NO_END = {"0": -100, "2": -100}
+
+Peers = Mapping[str, httpx.AsyncClient]
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """One answer. first_s, total_s: from sending the request. gap_s: the longest between two tokens."""
+
+    first_s: float
+    total_s: float
+    gap_s: float
+    tokens: int
+
+
+@asynccontextmanager
+async def both(slots: int, ctx: int, threads: int) -> AsyncIterator[Peers]:
+    """Clients of a worker ("rbee") and of a llama-server, each with `slots` slots of `ctx` tokens."""
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(llama_server(assets.model(), slots, ctx, threads))
+        ours = await stack.enter_async_context(worker(slots, ctx, threads))
+        yield {"rbee": ours, "llama-server": server.client}
+
+
+@asynccontextmanager
+async def worker(slots: int, ctx: int, threads: int) -> AsyncIterator[httpx.AsyncClient]:
+    """A worker with the real model, without a hive, until the block ends."""
+    with tempfile.TemporaryDirectory(prefix="rbee-bench-worker-") as folder:
+        socket = Path(folder, "w.sock")
+        options = WorkerOptions(ctx=ctx, slots=slots, threads=threads, backend="cpu")
+        config = WorkerConfig(
+            secrets.token_hex(8), "model", str(assets.model()), str(socket), options, ctx, -1, slots=slots
+        )
+        with Path(folder, "log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "rbee_remote", "worker"),
+                stdin=subprocess.PIPE,
+                stderr=log,
+                env=dict(os.environ) | {"PYTHONPATH": str(REMOTE)},
+            )
+        try:
+            await _configure(process, config)
+            transport = httpx.AsyncHTTPTransport(uds=str(socket))
+            async with httpx.AsyncClient(transport=transport, base_url="http://worker", timeout=None) as client:
+                await _wait_ready(client, process, Path(folder, "log"))
+                yield client
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            await process.wait()
+
+
+async def stream(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> Streamed:
+    """Send a streaming request and read it to its end. Raises RuntimeError for what is no answer."""
+    started = time.perf_counter()
+    async with client.stream("POST", path, json={**body, "stream": True}) as response:
+        if response.status_code != 200:
+            raise RuntimeError(f"{path}: {response.status_code} {(await response.aread()).decode()[:500]}")
+        lines = response.aiter_lines()
+        arrivals = [time.perf_counter() async for line in lines if line.startswith("data: {") and _has_text(line)]
+    if not arrivals:
+        raise RuntimeError(f"{path}: an answer without text")
+    gaps = [after - before for before, after in itertools.pairwise(arrivals)]
+    return Streamed(arrivals[0] - started, time.perf_counter() - started, max(gaps, default=0.0), len(arrivals))
+
+
+async def in_turn(
+    peers: Peers, thing: Callable[[httpx.AsyncClient, int], Awaitable[float]], rounds: int = 5
+) -> dict[str, tuple[float, ...]]:
+    """What `thing` measures for each peer, one after the other, in each round; it gets the number of the round, 0 for
+    one that does not count."""
+    samples: dict[str, list[float]] = {name: [] for name in peers}
+    for number in range(rounds + 1):
+        for name, client in peers.items():
+            value = await thing(client, number)
+            if number:
+                samples[name].append(round(value, 5))
+    return {name: tuple(values) for name, values in samples.items()}
+
+
+def _has_text(line: str) -> bool:
+    chunk = json.loads(line[6:])
+    return any(choice.get("text") or choice.get("delta", {}).get("content") for choice in chunk.get("choices", ()))
+
+
+async def _configure(process: asyncio.subprocess.Process, config: WorkerConfig) -> None:
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(encode(config)).encode())
+    process.stdin.close()
+
+
+async def _wait_ready(client: httpx.AsyncClient, process: asyncio.subprocess.Process, log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while process.returncode is None and time.monotonic() < deadline:
+        try:
+            if (await client.get("/v1/ready")).is_success:
+                return
+        except httpx.TransportError:
+            pass  # the socket is not there yet
+        await asyncio.sleep(0.05)
+    raise RuntimeError(f"the worker did not become ready:\n{log.read_text(errors='replace')[-2000:]}")

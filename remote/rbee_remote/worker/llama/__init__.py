@@ -1,0 +1,8 @@
+"""llama.cpp behind `interface.Engine`: the one package that imports llama_cpp.
+
+engine ─┬─ load       a model and its context, from a WorkerConfig; what llama.cpp says when it cannot
+        ├─ measure    its speed, as llama-bench measures it
+        ├─ samplers   one request's sampler chain, grammar and logprobs
+        ├─ backends   ggml's devices
+        └─ log        llama.cpp's log to ours
+"""

@@ -1,0 +1,214 @@
+"""llama.cpp behind the interface of `interface.Engine`.
+
+llama-cpp-python's ctypes bindings of the C API are used, not its `Llama`, which serves one request at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from llama_cpp import llama_cpp as llama
+from numpy.typing import NDArray
+
+from rbee_remote.protocol import ErrorCode, RemoteError, Sampling, WorkerConfig
+from rbee_remote.worker.interface import BatchToken, ModelInfo, Progress, Sampled
+from rbee_remote.worker.llama import backends, load, log
+from rbee_remote.worker.llama.measure import measure
+from rbee_remote.worker.llama.samplers import Sampler
+
+_ABORTED = 2  # llama_decode's result after its abort callback said yes
+
+
+class LlamaEngine:
+    """A model in llama.cpp with `slots` sequences of `ctx` tokens each. Made by `load_engine`."""
+
+    n_batch = load.N_BATCH
+
+    def __init__(self, config: WorkerConfig, progress: Progress) -> None:
+        """Raises RemoteError USAGE, MODEL_NOT_FOUND, MODEL_INVALID, RAM_EXHAUSTED, VRAM_EXHAUSTED or
+        BACKEND_UNAVAILABLE; LoadAborted when `progress` said so."""
+        load.check_options(config)
+        load.check_file(Path(config.path))
+        with contextlib.ExitStack() as owned:
+            available = backends.load(llama._lib, Path(llama.__file__).parent.parent)
+            options = config.options
+            self._gpus = backends.choose(
+                available, options.backend, options.gpu_layers, options.devices, options.tensor_split
+            )
+            self._model = load.load_model(config, self._gpus, progress)
+            owned.callback(llama.llama_model_free, self._model)
+            self._vocab = llama.llama_model_get_vocab(self._model)
+            self._context = load.make_context(self._model, config, on_gpu=bool(self._gpus))
+            owned.callback(llama.llama_free, self._context)
+            self._memory = llama.llama_get_memory(self._context)
+            if not self._memory:
+                raise RemoteError(ErrorCode.MODEL_INVALID, "the model only encodes; it cannot generate text")
+            self._batch = llama.llama_batch_init(load.N_BATCH, 0, 1)
+            owned.callback(llama.llama_batch_free, self._batch)
+            self._samplers: dict[int, Sampler] = {}
+            owned.callback(self._close_samplers)
+            self._install_interrupt()
+            self._embeddings = False
+            self._n_embd = llama.llama_model_n_embd(self._model)
+            self._n_swa = llama.llama_model_n_swa(self._model)
+            # A recurrent state stands for all tokens before it, and cannot go back.
+            self._only_whole = llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model)
+            self.info = self._read_info()
+            self._owned = owned.pop_all()
+
+    def close(self) -> None:
+        self._owned.close()
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        data = text.encode("utf-8")
+        room = len(data) + 8  # a token has at least one byte, BOS and EOS have none
+        while True:
+            tokens = (llama.llama_token * room)()
+            count = llama.llama_tokenize(self._vocab, data, len(data), tokens, room, add_special, parse_special)
+            if count >= 0:
+                return list(tokens[:count])
+            room = -count
+
+    def piece(self, token: int) -> bytes:
+        return self._text(token, special=False)
+
+    def is_end(self, token: int) -> bool:
+        return bool(llama.llama_vocab_is_eog(self._vocab, token))
+
+    def start(self, seq: int, sampling: Sampling, seed: int, prompt: Sequence[int]) -> None:
+        self._samplers[seq] = Sampler(self._vocab, sampling, seed, prompt)
+
+    def decode(self, batch: Sequence[BatchToken], *, embeddings: bool = False) -> bool:
+        self._set_embeddings(on=embeddings)
+        c_batch = self._batch
+        c_batch.n_tokens = len(batch)
+        for index, (token, pos, seq, output) in enumerate(batch):
+            c_batch.token[index] = token
+            c_batch.pos[index] = pos
+            c_batch.n_seq_id[index] = 1
+            c_batch.seq_id[index][0] = seq
+            c_batch.logits[index] = output
+        result = llama.llama_decode(self._context, c_batch)
+        if result not in (0, _ABORTED):
+            raise RuntimeError(f"llama_decode failed with {result} on a batch of {len(batch)} tokens")
+        return bool(result == 0)
+
+    def sample(self, seq: int, row: int) -> Sampled:
+        return self._samplers[seq].sample(self._context, row)
+
+    def embedding(self, row: int) -> NDArray[np.float32]:
+        hidden = llama.llama_get_embeddings_ith(self._context, row)
+        return np.ctypeslib.as_array(hidden, (self._n_embd,))
+
+    def reusable(self, seq: int, count: int) -> int:
+        first = llama.llama_memory_seq_pos_min(self._memory, seq)
+        last = llama.llama_memory_seq_pos_max(self._memory, seq)
+        if self._only_whole:
+            return count if last == count - 1 else 0
+        # With a sliding window the memory drops what lies far behind the last token.
+        needed_from = max(0, count - self._n_swa) if self._n_swa else 0
+        return count if 0 <= first <= needed_from and last >= count - 1 else 0
+
+    def truncate(self, seq: int, count: int) -> bool:
+        if llama.llama_memory_seq_rm(self._memory, seq, count, -1):
+            return True
+        llama.llama_memory_seq_rm(self._memory, seq, -1, -1)
+        return False
+
+    def copy(self, source: int, target: int, count: int) -> bool:
+        # Between sequences with caches of their own llama.cpp copies all or nothing.
+        llama.llama_memory_seq_rm(self._memory, target, -1, -1)
+        llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+        return self.truncate(target, count)
+
+    def measure(self, prompt_tokens: int, generated_tokens: int) -> float | None:
+        self._set_embeddings(on=False)
+        return measure(
+            self._context,
+            prompt_tokens,
+            generated_tokens,
+            n_batch=self.n_batch,
+            interrupted=lambda: self._interrupted[0] != b"\x00",
+        )
+
+    def finish(self, seq: int) -> None:
+        sampler = self._samplers.pop(seq, None)
+        if sampler is not None:
+            sampler.close()
+
+    def interrupt(self) -> None:
+        self._interrupted[0] = b"\x01"
+
+    def rearm(self) -> None:
+        self._interrupted[0] = b"\x00"
+
+    def _set_embeddings(self, *, on: bool) -> None:
+        if on != self._embeddings:
+            self._embeddings = on
+            llama.llama_set_embeddings(self._context, on)
+
+    def _install_interrupt(self) -> None:
+        """llama.cpp asks an abort callback after each of some 500 graph nodes of a step, so it must not be Python's,
+        which would wait for the interpreter's lock each time. The C library has a function that answers "is this byte
+        set" at the price of a call: strlen of a string of one byte or none."""
+        self._interrupted = ctypes.create_string_buffer(2)
+        strlen = ctypes.cast(ctypes.CDLL(None).strlen, llama.ggml_abort_callback)
+        llama.llama_set_abort_callback(self._context, strlen, ctypes.cast(self._interrupted, ctypes.c_void_p))
+
+    def _read_info(self) -> ModelInfo:
+        template = llama.llama_model_chat_template(self._model, None)
+        bos, eos = llama.llama_vocab_bos(self._vocab), llama.llama_vocab_eos(self._vocab)
+        return ModelInfo(
+            n_ctx_train=llama.llama_model_n_ctx_train(self._model),
+            n_vocab=llama.llama_vocab_n_tokens(self._vocab),
+            chat_template=template.decode(errors="replace") if template else None,
+            bos=self._text(bos, special=True).decode(errors="replace") if bos >= 0 else "",
+            eos=self._text(eos, special=True).decode(errors="replace") if eos >= 0 else "",
+            adds_bos=llama.llama_vocab_get_add_bos(self._vocab),
+            adds_eos=llama.llama_vocab_get_add_eos(self._vocab),
+            backend=self._gpus[0].backend if self._gpus else "cpu",
+            device=", ".join(device.name for device in self._gpus) or "cpu",
+            pooling=self._pooling(),
+            can_share=not self._only_whole,
+        )
+
+    def _pooling(self) -> str:
+        """llama.cpp pools whole sequences, in one step; here a text can take several, so its tokens' states are asked
+        for and pooled by us."""
+        architecture, pooling = self._metadata("general.architecture"), ""
+        if architecture:
+            pooling = self._metadata(f"{architecture}.pooling_type")
+        return {str(llama.LLAMA_POOLING_TYPE_CLS): "cls", str(llama.LLAMA_POOLING_TYPE_LAST): "last"}.get(
+            pooling, "mean"
+        )
+
+    def _metadata(self, key: str) -> str:
+        """A value of the GGUF's metadata; empty where there is none."""
+        buffer = ctypes.create_string_buffer(128)
+        length = llama.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
+        return buffer.value.decode(errors="replace") if length >= 0 else ""
+
+    def _text(self, token: int, *, special: bool) -> bytes:
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            length = llama.llama_token_to_piece(self._vocab, token, buffer, room, 0, special)
+            if length >= 0:
+                return buffer.raw[:length]
+            room = -length
+
+    def _close_samplers(self) -> None:
+        for sampler in self._samplers.values():
+            sampler.close()
+        self._samplers.clear()
+
+
+def load_engine(config: WorkerConfig, progress: Progress) -> LlamaEngine:
+    """`interface.LoadEngine` of llama.cpp."""
+    log.install()
+    llama.llama_backend_init()
+    return LlamaEngine(config, progress)

@@ -1,0 +1,170 @@
+"""A model and its context in llama.cpp, from a WorkerConfig; and what went wrong, in our words."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from llama_cpp import llama_cpp as llama
+
+from rbee_remote.protocol import ErrorCode, RemoteError, WorkerConfig, WorkerOptions
+from rbee_remote.worker import cpus
+from rbee_remote.worker.interface import LoadAborted, Progress
+from rbee_remote.worker.llama.backends import Device
+from rbee_remote.worker.llama.log import collected_errors, collected_lines
+
+#: Tokens of a step at most: enough to keep a GPU busy with a prompt.
+N_BATCH = 512
+
+MAX_THREADS = 512  # GGML_MAX_N_THREADS
+
+
+#: WorkerOptions.kv_type in ggml's numbers.
+_KV_TYPES = {
+    "f32": llama.GGML_TYPE_F32,
+    "f16": llama.GGML_TYPE_F16,
+    "bf16": 30,  # GGML_TYPE_BF16, which the bindings leave out
+    "q8_0": llama.GGML_TYPE_Q8_0,
+    "q5_1": llama.GGML_TYPE_Q5_1,
+    "q5_0": llama.GGML_TYPE_Q5_0,
+    "q4_1": llama.GGML_TYPE_Q4_1,
+    "q4_0": llama.GGML_TYPE_Q4_0,
+    "iq4_nl": llama.GGML_TYPE_IQ4_NL,
+}
+_UNQUANTISED = ("f32", "f16", "bf16")
+
+_FLASH_ATTENTION = {
+    "auto": llama.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    "on": llama.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    "off": llama.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+
+
+def load_model(config: WorkerConfig, gpus: Sequence[Device], progress: Progress) -> llama.llama_model_p:
+    """gpus: where to load it, none for the CPU.
+
+    Raises LoadAborted when `progress` said so; RemoteError MODEL_INVALID, RAM_EXHAUSTED, VRAM_EXHAUSTED.
+    """
+    load = _Load(progress)
+    params = model_params(config.options, gpus)
+    params.progress_callback = callback = llama.llama_progress_callback(load.report)
+    with collected_lines(_REPACKED) as repacked, collected_errors() as errors:
+        load.stop_when = lambda: bool(repacked)
+        model = llama.llama_model_load_from_file(config.path.encode(), params)
+        if load.stopped and not load.aborted:
+            load.stop_when = None
+            params.load_mode = llama.LLAMA_LOAD_MODE_NONE
+            model = llama.llama_model_load_from_file(config.path.encode(), params)
+    del callback  # llama.cpp calls it no more
+    if load.aborted:
+        raise LoadAborted
+    if not model:
+        raise _load_error(ErrorCode.MODEL_INVALID, "llama.cpp cannot load the model", errors, on_gpu=bool(gpus))
+    return model
+
+
+#: What llama.cpp says before it loads weights that it rearranges for the processor. They are copies, so a file that is
+#: mapped beside them would only make the process look twice as large as it is: such a model is read instead.
+_REPACKED = "_REPACK model buffer size"
+
+
+class _Load:
+    """What llama.cpp's progress callback does. stopped: it ended the load; aborted: because the caller wanted it."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.stop_when: Callable[[], bool] | None = None
+        self.aborted = self.stopped = False
+
+    def report(self, share: float, _: object) -> bool:
+        self.aborted = self.aborted or not self._progress(share)
+        self.stopped = self.aborted or (self.stop_when is not None and self.stop_when())
+        return not self.stopped
+
+
+def model_params(options: WorkerOptions, gpus: Sequence[Device]) -> llama.llama_model_params:
+    """gpus: as `backends.choose` gives them. The options are checked by `check_options` and `choose`."""
+    params = llama.llama_model_default_params()
+    handles = (ctypes.c_void_p * (len(gpus) + 1))(*(device.handle for device in gpus), None)  # ends with NULL
+    params.devices = ctypes.cast(handles, ctypes.c_void_p)
+    params.n_gpu_layers = 0 if not gpus else -1 if options.gpu_layers is None else options.gpu_layers
+    if gpus and options.tensor_split:
+        shares = (ctypes.c_float * llama.llama_max_devices())(*options.tensor_split)
+        params.tensor_split = ctypes.cast(shares, ctypes.POINTER(ctypes.c_float))
+    return params
+
+
+def context_params(options: WorkerOptions, *, ctx: int, slots: int) -> llama.llama_context_params:
+    """ctx: tokens per slot."""
+    params = llama.llama_context_default_params()
+    # Each sequence has a cache of its own (kv_unified off), and llama.cpp divides n_ctx among them: with a common one
+    # every token of a step looks at the cells of all, which costs 8 % at 8 streams.
+    params.n_ctx = ctx * slots
+    params.n_seq_max = slots
+    params.kv_unified = False
+    params.n_batch = N_BATCH
+    params.n_ubatch = N_BATCH
+    params.n_threads = params.n_threads_batch = options.threads or cpus.usable_cores()
+    params.type_k = params.type_v = _KV_TYPES[options.kv_type]
+    params.flash_attn_type = _FLASH_ATTENTION[options.flash_attention]
+    params.no_perf = True
+    return params
+
+
+def make_context(model: llama.llama_model_p, config: WorkerConfig, *, on_gpu: bool) -> llama.llama_context_p:
+    """Raises RemoteError RAM_EXHAUSTED or VRAM_EXHAUSTED; USAGE where the model's heads do not take the KV type."""
+    params = context_params(config.options, ctx=config.ctx, slots=config.slots)
+    with collected_errors() as errors:
+        context = llama.llama_init_from_model(model, params)
+    if not context:
+        if any("does not divide" in error for error in errors):
+            what = f"this model's heads do not fit into the blocks of {config.options.kv_type}"
+            raise RemoteError(ErrorCode.USAGE, what, hint="--kv-type f16", details={"llama.cpp": "; ".join(errors)})
+        what = f"no room for {config.slots} x {config.ctx} tokens of context"
+        raise _load_error(ErrorCode.RAM_EXHAUSTED, what, errors, on_gpu=on_gpu)
+    return context
+
+
+def check_options(config: WorkerConfig) -> None:
+    """llama.cpp aborts the process over some of these, and wraps others around. Raises RemoteError USAGE."""
+    options = config.options
+    most_slots = min(int(llama.llama_max_parallel_sequences()), N_BATCH)
+    for name, value, most in (
+        ("slots", config.slots, most_slots),
+        ("ctx", config.ctx, (2**31 - 1) // max(config.slots, 1)),
+        ("threads", options.threads or 1, MAX_THREADS),
+    ):
+        if not 1 <= value <= most:
+            raise RemoteError(ErrorCode.USAGE, f"{name} must be from 1 to {most}, got {value}")
+    for name, choice, known in (
+        ("kv_type", options.kv_type, _KV_TYPES),
+        ("flash_attention", options.flash_attention, _FLASH_ATTENTION),
+    ):
+        if choice not in known:
+            raise RemoteError(ErrorCode.USAGE, f"{name} must be one of {', '.join(known)}, got {choice!r}")
+    if options.flash_attention == "off" and options.kv_type not in _UNQUANTISED:
+        raise RemoteError(ErrorCode.USAGE, f"a KV cache of {options.kv_type} needs flash attention")
+
+
+def check_file(path: Path) -> None:
+    """llama.cpp says the same of every file it does not like. Raises RemoteError MODEL_NOT_FOUND, MODEL_INVALID."""
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise RemoteError(ErrorCode.MODEL_NOT_FOUND, f"cannot read the model: {error.strerror}: {path}") from error
+    if magic != b"GGUF":
+        raise RemoteError(ErrorCode.MODEL_INVALID, f"not a GGUF file: {path}")
+
+
+def _load_error(code: ErrorCode, what: str, errors: Sequence[str], *, on_gpu: bool) -> RemoteError:
+    """llama.cpp tells only its log what went wrong."""
+    said = "; ".join(errors)
+    if any(word in said.lower() for word in ("out of memory", "failed to allocate", "unable to allocate")):
+        code = ErrorCode.RAM_EXHAUSTED
+    if code is ErrorCode.RAM_EXHAUSTED and on_gpu:
+        code = ErrorCode.VRAM_EXHAUSTED
+    hints = {ErrorCode.MODEL_INVALID: "the file may be broken, or too new for this llama.cpp"}
+    hint = hints.get(code, "use a smaller context, fewer slots or a smaller quantisation")
+    return RemoteError(code, what, hint=hint, details={"llama.cpp": said} if said else {})
