@@ -7,7 +7,7 @@ import importlib
 
 from benchmarks.harness import Report, machine
 
-NAMES = ("startup", "warm", "cold", "fanout", "idle", "portable", "stream", "batch", "prefix")
+NAMES = ("startup", "warm", "cold", "fanout", "idle", "fit", "portable", "stream", "batch", "prefix", "soak")
 
 
 def main() -> None:

@@ -25,7 +25,10 @@ ROUNDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One figure. value: ours over theirs, or in `unit` where nothing is compared. goal: at most this."""
+    """One figure. value: ours over theirs, or in `unit` where nothing is compared. goal: at most this; least: no less.
+
+    samples_in: the unit of ours and theirs.
+    """
 
     name: str
     value: float
@@ -34,10 +37,12 @@ class Comparison:
     against: str = ""
     ours: tuple[float, ...] = ()
     theirs: tuple[float, ...] = ()
+    least: float = 0.0
+    samples_in: str = "s"
 
     @property
     def reached(self) -> bool:
-        return self.value <= self.goal
+        return self.least <= self.value <= self.goal
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +54,8 @@ class Report:
     def table(self) -> str:
         rows = [("what", "ours", "against", "theirs", "figure", "goal", "")]
         for figure in self.figures:
-            ours, theirs = (_seconds(samples) for samples in (figure.ours, figure.theirs))
-            goal = f"<= {figure.goal:g} {figure.unit}"
+            ours, theirs = (_median(samples, figure.samples_in) for samples in (figure.ours, figure.theirs))
+            goal = f"{f'{figure.least:g} to' if figure.least else '<='} {figure.goal:g} {figure.unit}"
             verdict = "reached" if figure.reached else "missed"
             rows.append((figure.name, ours, figure.against, theirs, f"{figure.value:.2f} {figure.unit}", goal, verdict))
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -118,5 +123,5 @@ def _openssh() -> str:
     return shown.split(",")[0].strip()
 
 
-def _seconds(samples: tuple[float, ...]) -> str:
-    return f"{statistics.median(samples):.3f} s" if samples else ""
+def _median(samples: tuple[float, ...], unit: str) -> str:
+    return f"{statistics.median(samples):.3f} {unit}" if samples else ""

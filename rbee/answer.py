@@ -2,6 +2,7 @@
 
 Rules
 - A request that is not going to be read any more is canceled on the worker before this module lets go of it.
+- A connection that is lost is no end: `unbroken` comes back for the rest.
 - Text that was generated is never lost: whatever ends an answer early, the text is in a file and the error names it.
 """
 
@@ -11,12 +12,16 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rbee.errors import ConnectError, NodeError, RbeeError
+from rbee.deadline import Deadline
+from rbee.errors import ConfigError, ConnectError, NodeError, RbeeError, RefusedError
 from rbee.events import Emit, Retry, Token
 from rbee.hive_client import WorkerClient
+from rbee.link import Link
+from rbee.unbroken import Patience, unbroken
 from rbee_remote.protocol import Done, ErrorCode, GenerateRequest, Started, TokenEvent, Usage, WorkerInfo
 
 #: How long a request waits before it asks a worker again whose slots and queue are full.
@@ -40,26 +45,32 @@ class Answer:
 Explain = Callable[[], Awaitable[WorkerInfo | None]]
 
 
-async def answer(
-    worker: WorkerClient,
-    request: GenerateRequest,
-    *,
-    emit: Emit,
-    explain: Explain,
-    save_to: Path,
-    retries: int = len(BUSY_DELAYS_S),
-) -> Answer:
-    """Generate, and report each token.
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How an answer is had. link: what `worker` speaks over, opened anew when it breaks.
 
     explain: what the hive says about a worker that hung up. save_to: where the text of a broken answer goes.
-    retries: how often a busy worker is asked again, three times at most.
+    """
+
+    worker: WorkerClient
+    link: Link
+    explain: Explain
+    save_to: Path
+    deadline: Deadline = field(default_factory=Deadline)
+    patience: Patience = field(default_factory=Patience)
+
+
+async def answer(way: Way, request: GenerateRequest, *, emit: Emit, retries: int = len(BUSY_DELAYS_S)) -> Answer:
+    """Generate, and report each token once.
+
+    retries: how often a busy worker is asked again, three times at most. The deadline is the caller's to enforce.
     Raises NodeError ALL_SLOTS_BUSY after the last try, WORKER_GONE when the worker was not there to begin with,
-    WORKER_CRASHED when it died with the answer half done, ConnectError when the connection was lost.
+    WORKER_CRASHED when it died with the answer half done, ConnectError when the connection was lost for good.
     """
     delays = BUSY_DELAYS_S[:retries]
     for attempt, delay in enumerate((*delays, None), start=1):
         try:
-            return await _one_try(worker, request, emit=emit, explain=explain, save_to=save_to)
+            return await _one_try(way, request, emit)
         except NodeError as error:
             if error.code is not ErrorCode.ALL_SLOTS_BUSY or delay is None:
                 raise
@@ -68,12 +79,11 @@ async def answer(
     raise AssertionError("the last try returns or raises")
 
 
-async def _one_try(
-    worker: WorkerClient, request: GenerateRequest, *, emit: Emit, explain: Explain, save_to: Path
-) -> Answer:
+async def _one_try(way: Way, request: GenerateRequest, emit: Emit) -> Answer:
     heard = _Heard()
+    stream = unbroken(way.worker, request, link=way.link, deadline=way.deadline, emit=emit, patience=way.patience)
     try:
-        async with worker.generate(request) as events:
+        async with aclosing(stream) as events:
             async for event in events:
                 match event:
                     case Started():
@@ -83,33 +93,43 @@ async def _one_try(
                         emit(Token(event.text, event.tokens))
                     case Done():
                         return heard.answer(event)
-        raise NodeError(ErrorCode.WORKER_GONE, "the worker's stream ended in mid-answer")
-    except (NodeError, ConnectError) as error:
+        raise AssertionError("an unbroken stream ends with Done or raises")
+    except (NodeError, ConnectError, RefusedError, ConfigError) as error:
         if heard.max_tokens is None:
             raise
-        raise await _broken(error, heard, explain, save_to) from error
+        broken = await _broken(error, heard, way)
+        if broken is error:
+            raise
+        raise broken from error
     except BaseException:
         # Ctrl-C, a deadline, a stdout that is closed or full: nobody is going to read the rest.
-        await _cancel(worker, request.request_id)
+        await _cancel(way, request.request_id)
         raise
 
 
-async def _cancel(worker: WorkerClient, request_id: str) -> None:
-    """Best effort: a worker that cannot be told any more ends the request at its last token by itself."""
+async def _cancel(way: Way, request_id: str) -> None:
+    """Best effort: a worker that cannot be told any more ends the request a minute later, or at its deadline."""
+    if way.deadline.passed:
+        return
     with contextlib.suppress(RbeeError, TimeoutError):
         async with asyncio.timeout(CANCEL_TIMEOUT_S):
-            await worker.cancel(request_id)
+            try:
+                async with asyncio.timeout(CANCEL_TIMEOUT_S / 2):
+                    await way.worker.cancel(request_id)
+            except (ConnectError, TimeoutError):  # Ctrl-C came because nothing came any more
+                await way.link.reopen()
+                await way.worker.cancel(request_id)
 
 
-async def _broken(error: RbeeError, heard: _Heard, explain: Explain, save_to: Path) -> RbeeError:
+async def _broken(error: RbeeError, heard: _Heard, way: Way) -> RbeeError:
     """The error for an answer that began and did not end, with its text saved."""
     progress = f"{heard.tokens} of {heard.max_tokens} tokens"
-    details = {"generated": progress, **heard.save(save_to)}
-    if isinstance(error, ConnectError):
-        return ConnectError(error.code, f"{error.message}, after {progress}", hint=error.hint, details=details)
+    details = {"generated": progress, **heard.save(way.save_to)}
     if error.code is not ErrorCode.WORKER_GONE:
-        return NodeError(error.code, f"{error.message}, after {progress}", hint=error.hint, details=details)
-    info = await explain()
+        error.message = f"{error.message}, after {progress}"
+        error.details = {**error.details, **details}
+        return error
+    info = await way.explain()
     if info and info.error:
         details["reason"] = info.error.get("message", "")
     if info and info.log:

@@ -40,6 +40,7 @@ EXIT_STATUS: dict[ErrorCode, int] = {
     ErrorCode.BACKEND_UNAVAILABLE: 7,
     ErrorCode.WORKER_CRASHED: 8,
     ErrorCode.WORKER_GONE: 8,
+    ErrorCode.REQUEST_GONE: 8,
     ErrorCode.LOADING_TIMEOUT: 8,
     ErrorCode.ALL_SLOTS_BUSY: 9,
     ErrorCode.PARTIAL_FAILURE: 10,

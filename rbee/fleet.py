@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rbee.attach import Attached, attach
@@ -13,12 +14,23 @@ from rbee.context import Context
 from rbee.errors import NodeError, UsageError
 from rbee.events import Emit, Event
 from rbee.hive_client import WorkerClient
+from rbee.infer_request import InferRequest
 from rbee.inventory import Node
+from rbee.load_options import worker_options
 from rbee.models.provision import ensure_model, push_file, push_model
 from rbee.models.ref import parse_ref
 from rbee.probe import probe
 from rbee.reach import PerNode, each, reach, running_hive
-from rbee_remote.protocol import ErrorCode, HiveInfo, ModelInfo, StopRequest, WorkerInfo, WorkerStatus
+from rbee_remote.protocol import (
+    ErrorCode,
+    HiveInfo,
+    ModelInfo,
+    ModelNeeds,
+    NeedsRequest,
+    StopRequest,
+    WorkerInfo,
+    WorkerStatus,
+)
 
 
 def _silent(_: Event) -> None:
@@ -121,6 +133,36 @@ async def models(context: Context, nodes: Sequence[Node]) -> list[PerNode[list[M
                 if not (found.runtimes and found.payloads):
                     return []
                 return await (await attach(connection, node, context, registry, _silent)).hive.models()
+
+        return await each(nodes, ask)
+
+
+async def model_needs(
+    context: Context, nodes: Sequence[Node], ref: str, asked: InferRequest, *, slots: tuple[int, ...]
+) -> list[PerNode[ModelNeeds | None]]:
+    """What a model is, and what it needs, on each node that has it; None where it is not.
+
+    asked: how it would be loaded, and with ctx for which context alone. slots: at which counts, none for some.
+    A node that rbee never set up is left as it is. Raises UsageError for a ref that is none.
+    """
+    wanted = parse_ref(ref)
+
+    with context.open_registry() as registry:
+
+        async def ask(node: Node) -> ModelNeeds | None:
+            async with reach(node, context, registry, _silent) as connection:
+                found = await probe(connection, node)
+                if not (found.runtimes and found.payloads):
+                    return None
+                hive = (await attach(connection, node, context, registry, _silent)).hive
+                options = worker_options(replace(asked, ctx=None, slots=None), replace(node, ctx=None, slots=None))
+                ctx = (asked.ctx,) if asked.ctx else ()
+                try:
+                    return await hive.needs(NeedsRequest(wanted.canonical, options, ctx=ctx, slots=slots))
+                except NodeError as error:
+                    if error.code is not ErrorCode.MODEL_NOT_FOUND:
+                        raise
+                    return None
 
         return await each(nodes, ask)
 

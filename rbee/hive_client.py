@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
 from rbee.connection import Connection
 from rbee.errors import NodeError
-from rbee.socket_http import SocketHttp
+from rbee.socket_http import STREAM_SILENCE_S, ServerSentEvent, SocketHttp
 from rbee_remote.protocol import (
     HEADER_KEEPER,
     HEADER_WORKER,
     HIVE_SOCKET,
+    BenchProgress,
+    BenchRequest,
+    BenchResult,
     Done,
     DownloadProgress,
     DownloadRequest,
@@ -23,6 +26,8 @@ from rbee_remote.protocol import (
     GenerateRequest,
     HiveInfo,
     ModelInfo,
+    ModelNeeds,
+    NeedsRequest,
     ProtocolError,
     RegisterRequest,
     SpawnRequest,
@@ -40,6 +45,8 @@ T = TypeVar("T")
 
 #: A stop waits for running requests and then for each step of the kill ladder.
 STOP_TIMEOUT_S = 180.0
+#: llama.cpp reads the model's vocabulary and lays out a graph for each context size.
+NEEDS_TIMEOUT_S = 90.0
 
 
 class HiveClient:
@@ -95,6 +102,11 @@ class HiveClient:
         """Take a file on the node into the catalog; checking its SHA-256 takes seconds per gigabyte."""
         return _decode(ModelInfo, await self._http.request("POST", "/v1/models", encode(request), timeout=600.0))
 
+    async def needs(self, request: NeedsRequest) -> ModelNeeds:
+        """What a model on the node needs. Raises NodeError MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE."""
+        answer = await self._http.request("POST", "/v1/models/needs", encode(request), timeout=NEEDS_TIMEOUT_S)
+        return _decode(ModelNeeds, answer)
+
     async def pull(self, request: DownloadRequest) -> AsyncIterator[DownloadProgress | ModelInfo]:
         """Download on the node: progress, and the model as the last item. Closing the generator cancels."""
         async with self._http.events("POST", "/v1/models/pull", encode(request)) as events:
@@ -141,13 +153,58 @@ class WorkerClient:
         return _decode(WorkerStatus, await self._http.request("GET", "/v1/health", timeout=5.0))
 
     @asynccontextmanager
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[AsyncIterator[Generated]]:
-        """The events of one answer. Raises NodeError WORKER_GONE, ALL_SLOTS_BUSY, USAGE before the first."""
-        async with self._http.events("POST", "/v1/inference", encode(request)) as events:
-            yield (_generated(event.event, event.data) async for event in events)
+    async def generate(
+        self, request: GenerateRequest, *, silence_s: float = STREAM_SILENCE_S
+    ) -> AsyncIterator[AsyncIterator[Numbered]]:
+        """The events of one answer, from the first. Asked again with the same id, the worker computes it once.
+
+        silence_s: without a byte after which the worker is taken for hung; it sends a comment every three.
+        Raises NodeError WORKER_GONE, ALL_SLOTS_BUSY, USAGE before the first.
+        """
+        async with self._http.events("POST", "/v1/inference", encode(request), silence=silence_s) as events:
+            yield (_numbered(event) async for event in events)
+
+    @asynccontextmanager
+    async def resume(
+        self, request_id: str, *, after: int, silence_s: float = STREAM_SILENCE_S
+    ) -> AsyncIterator[AsyncIterator[Numbered]]:
+        """The events of a request that runs or ended a short while ago, those with a number above `after`.
+
+        Raises NodeError REQUEST_GONE where the worker has forgotten it, WORKER_GONE.
+        """
+        headers = {"Last-Event-ID": str(after)}
+        path = f"/v1/requests/{quote(request_id)}/events"
+        async with self._http.events("GET", path, silence=silence_s, headers=headers) as events:
+            yield (_numbered(event) async for event in events)
+
+    @asynccontextmanager
+    async def bench(self, request: BenchRequest) -> AsyncIterator[AsyncIterator[BenchProgress | BenchResult]]:
+        """Progress, and the result as the last item; leaving the context ends the measurement.
+
+        Raises NodeError ALL_SLOTS_BUSY, USAGE or WORKER_GONE before the first.
+        """
+        async with self._http.events("POST", "/v1/admin/bench", encode(request)) as events:
+            yield (_bench_event(event) async for event in events)
 
     async def cancel(self, request_id: str) -> None:
         await self._http.request("DELETE", f"/v1/requests/{quote(request_id)}", timeout=5.0)
+
+
+class Numbered(NamedTuple):
+    """An event of an answer. number: 1 for the first."""
+
+    number: int
+    event: Generated
+
+
+def _numbered(event: ServerSentEvent) -> Numbered:
+    if not event.id.isdecimal():
+        raise NodeError(ErrorCode.INTERNAL, f"the worker sent an event without a number: {event.id!r}")
+    return Numbered(int(event.id), _generated(event.event, event.data))
+
+
+def _bench_event(event: ServerSentEvent) -> BenchProgress | BenchResult:
+    return _decode(BenchResult, event.data) if event.event == "done" else _decode(BenchProgress, event.data)
 
 
 def _generated(event: str, data: Any) -> Generated:

@@ -6,21 +6,24 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import uuid
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from rbee.answer import CANCEL_TIMEOUT_S, Answer, answer
+from rbee.answer import Answer, Way, answer
 from rbee.connection import Connection
 from rbee.context import Context
+from rbee.deadline import Deadline
 from rbee.errors import ConnectError, NodeError, RbeeError
-from rbee.events import Emit, Finished, Notice, Phase, Progress, Timings
+from rbee.events import Emit, Finished, Notice, Phase, Timings
 from rbee.hive_client import HiveClient, WorkerClient, hive_at
 from rbee.infer_request import InferRequest
 from rbee.inventory import Node
+from rbee.link import Link
+from rbee.load_options import is_for_the_hive, worker_options
+from rbee.loading import until_ready
 from rbee.models.ref import ModelRef, parse_ref
 from rbee.phases import PhaseClock
 from rbee.placement import Reuse, place
@@ -29,12 +32,9 @@ from rbee.registry import Registry
 from rbee_remote.protocol import (
     ErrorCode,
     GenerateRequest,
-    RemoteError,
+    ModelInfo,
     SpawnRequest,
-    StopRequest,
     WorkerInfo,
-    WorkerOptions,
-    WorkerState,
 )
 
 if TYPE_CHECKING:
@@ -50,11 +50,11 @@ async def infer(request: InferRequest, context: Context, emit: Emit) -> Finished
 
     Raises RbeeError for all that a user can meet. Canceled (Ctrl-C), it stops what it started.
     """
-    clock = PhaseClock(emit)
+    clock, deadline = PhaseClock(emit), Deadline.after(request.timeout_s)
     try:
-        async with asyncio.timeout(request.timeout_s), AsyncExitStack() as open_things:
+        async with asyncio.timeout(deadline.left()), AsyncExitStack() as open_things:
             registry = open_things.enter_context(context.open_registry())
-            finished = await _infer(_Trip(request, context, emit, clock, registry, open_things))
+            finished = await _infer(Trip(request, context, emit, clock, registry, open_things, deadline))
     except TimeoutError as error:
         raise _deadline_exceeded(request, clock) from error
     if finished.finish_reason == "deadline":
@@ -64,8 +64,8 @@ async def infer(request: InferRequest, context: Context, emit: Emit) -> Finished
 
 
 @dataclass(slots=True)
-class _Trip:
-    """One `infer` on its way. open_things: what is closed at its end."""
+class Trip:
+    """One `infer` on its way. open_things: what is closed at its end. deadline: told to hive and worker, too."""
 
     request: InferRequest
     context: Context
@@ -73,7 +73,8 @@ class _Trip:
     clock: PhaseClock
     registry: Registry
     open_things: AsyncExitStack
-    connections: dict[str, Connection] = field(default_factory=dict)
+    deadline: Deadline = field(default_factory=Deadline)
+    connections: dict[str, Link] = field(default_factory=dict)
     attached: Attached | None = None
 
     def ref(self, node: Node) -> ModelRef:
@@ -85,15 +86,12 @@ class _Trip:
             node.name, info, hive_instance=attached.info.instance, payload=attached.info.payload
         )
 
-    def ctx(self, node: Node) -> int | None:
-        return self.request.ctx or node.ctx
-
     def may_go_on(self, error: RbeeError) -> bool:
         """Whether another node may answer instead: nothing was answered yet, and the error is this node's alone."""
         elsewhere = isinstance(error, ConnectError) or error.code in NO_ROOM
         return elsewhere and self.clock.current is not Phase.INFERENCE
 
-    async def connect(self, node: Node) -> Connection:
+    async def connect(self, node: Node) -> Link:
         """The connection to a node, opened once."""
         if node.name not in self.connections:
             way = reach(node, self.context, self.registry, self.emit)
@@ -101,10 +99,26 @@ class _Trip:
         return self.connections[node.name]
 
 
-async def _infer(trip: _Trip) -> Finished:
+@dataclass(frozen=True, slots=True)
+class ReadyWorker:
+    """A worker that serves, and the way to it."""
+
+    connection: Connection
+    attached: Attached
+    model: ModelInfo
+    info: WorkerInfo
+
+    def client(self, keeper_id: str) -> WorkerClient:
+        return WorkerClient(self.connection, self.info.socket, worker_id=self.info.id, keeper_id=keeper_id)
+
+
+async def _infer(trip: Trip) -> Finished:
     nodes = trip.context.inventory.select(trip.request.node)
     with trip.clock.phase(Phase.REGISTRY, "workers.db") as outcome:
-        chosen = place(nodes, trip.registry.fresh_rows(), trip.ref(nodes[0]).canonical, ctx=trip.ctx(nodes[0]))
+        rows, request = trip.registry.fresh_rows(), trip.request
+        reuse = not is_for_the_hive(request)
+        model = trip.ref(nodes[0]).canonical
+        chosen = place(nodes, rows, model, ctx=request.ctx, slots=request.slots, reuse=reuse)
         outcome.text = (
             f"{chosen.row.model} runs on {chosen.node.name}" if isinstance(chosen, Reuse) else "no warm worker"
         )
@@ -121,7 +135,7 @@ async def _infer(trip: _Trip) -> Finished:
             known = None
 
 
-async def _on_node(trip: _Trip, node: Node, known: Reuse | None) -> Finished:
+async def _on_node(trip: Trip, node: Node, known: Reuse | None) -> Finished:
     """On the worker that is known, else phases 2 to 8: twice where the worker or its hive ends on the way."""
     if known and (finished := await _on_known_worker(trip, known)):
         return finished
@@ -134,7 +148,7 @@ async def _on_node(trip: _Trip, node: Node, known: Reuse | None) -> Finished:
         return await _on_new_worker(trip, node)
 
 
-async def _on_known_worker(trip: _Trip, known: Reuse) -> Finished | None:
+async def _on_known_worker(trip: Trip, known: Reuse) -> Finished | None:
     """Phase 8 at once; None when the worker turns out to be gone, and phase 2 has to follow."""
     connection = await trip.connect(known.node)
     row = known.row
@@ -150,8 +164,15 @@ async def _on_known_worker(trip: _Trip, known: Reuse) -> Finished | None:
         return None
 
 
-async def _on_new_worker(trip: _Trip, node: Node) -> Finished:
+async def _on_new_worker(trip: Trip, node: Node) -> Finished:
     """Phases 2 to 8. The hive may know a worker that the registry did not: then 3 to 7 are over at once."""
+    ready = await ready_worker(trip, node)
+    worker = ready.client(trip.context.keeper_id)
+    return await _inference(trip, node, worker, ready.attached.hive, ready.info.id, ready.info.model)
+
+
+async def ready_worker(trip: Trip, node: Node) -> ReadyWorker:
+    """Phases 2 to 7: a worker for the trip's model that serves. `rbee bench` goes this far, and measures it."""
     from rbee.attach import attach  # not needed for a warm worker, which is to answer at once
     from rbee.models.provision import ensure_model
 
@@ -179,60 +200,29 @@ async def _on_new_worker(trip: _Trip, node: Node) -> Finished:
         trip.record(node, info, attached)
 
     with clock.phase(Phase.READY, "loading the model") as outcome:
-        info = await _until_ready(attached.hive, info, trip.emit)
+        info = await until_ready(attached.hive, info, trip.deadline, trip.emit)
         trip.record(node, info, attached)
         outcome.text = f"{info.slots_free} of {info.slots} slots free, {info.ctx:,} tokens of context each"
 
-    worker = WorkerClient(connection, info.socket, worker_id=info.id, keeper_id=context.keeper_id)
-    return await _inference(trip, node, worker, attached.hive, info.id, info.model)
+    return ReadyWorker(connection, attached, model, info)
 
 
-def _spawn_request(trip: _Trip, node: Node, model: str) -> SpawnRequest:
+def _spawn_request(trip: Trip, node: Node, model: str) -> SpawnRequest:
     keep_alive_s = trip.request.keep_alive_s
     return SpawnRequest(
         model=model,
-        options=WorkerOptions(ctx=trip.ctx(node), slots=node.slots, backend=node.backend),
+        options=worker_options(trip.request, node),
         keep_alive_s=node.keep_alive_s if keep_alive_s is None else keep_alive_s,
         max_workers=node.max_workers,
+        timeout_s=trip.deadline.left(),
         env=dict(node.env),
     )
 
 
-async def _until_ready(hive: HiveClient, info: WorkerInfo, emit: Emit) -> WorkerInfo:
-    """Wait for a worker that loads; whoever waits in vain gives it up.
-
-    Raises NodeError: what the hive says of one that failed, WORKER_GONE for one that somebody stopped.
-    """
-    if info.state in {WorkerState.STARTING, WorkerState.LOADING}:
-        follower = uuid.uuid4().hex
-        try:
-            async with hive.worker_states(info.id, follower=follower) as states:
-                async for state in states:
-                    info = state
-                    emit(Progress("load", "loading", 100 * info.progress, 100, "percent"))
-        except (NodeError, ConnectError):
-            raise
-        except BaseException:  # Ctrl-C, a deadline, a stdout that is closed: we want it no more
-            await _give_up(hive, info.id, follower)
-            raise
-    if info.state is WorkerState.FAILED:
-        raise NodeError.from_remote(RemoteError.decode({"error": info.error}))
-    if info.state in {WorkerState.STARTING, WorkerState.LOADING, WorkerState.STOPPING}:
-        raise NodeError(ErrorCode.WORKER_GONE, f"the worker is {info.state.value}", hint="run it again")
-    return info
-
-
-async def _give_up(hive: HiveClient, worker_id: str, follower: str) -> None:
-    """Stop a load that nobody else waits for. Best effort: such a worker ends after its keep-alive anyway."""
-    with contextlib.suppress(RbeeError, TimeoutError):
-        async with asyncio.timeout(CANCEL_TIMEOUT_S):
-            await hive.stop_worker(worker_id, StopRequest(drain=False, patience_s=2.0, follower=follower))
-
-
 async def _inference(
-    trip: _Trip, node: Node, worker: WorkerClient, hive: HiveClient, worker_id: str, model: str
+    trip: Trip, node: Node, worker: WorkerClient, hive: HiveClient, worker_id: str, model: str
 ) -> Finished:
-    request, clock = trip.request, trip.clock
+    request = trip.request
     generate = GenerateRequest(
         request_id=uuid.uuid4().hex,
         messages=request.messages,
@@ -240,19 +230,18 @@ async def _inference(
         max_tokens=request.max_tokens,
         sampling=request.sampling,
         stop=request.stop,
-        timeout_s=None if request.timeout_s is None else max(0.001, request.timeout_s - clock.elapsed()),
         keep_alive_s=request.keep_alive_s,
     )
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    with clock.phase(Phase.INFERENCE, model) as outcome:
-        result = await answer(
-            worker,
-            generate,
-            emit=trip.emit,
-            explain=lambda: _what_became_of(hive, worker_id),
-            save_to=trip.context.settings.log / f"answer-{stamp}-{generate.request_id[:8]}.txt",
-            retries=request.retry,
-        )
+    way = Way(
+        worker=worker,
+        link=await trip.connect(node),
+        explain=lambda: _what_became_of(hive, worker_id),
+        save_to=trip.context.settings.log / f"answer-{stamp}-{generate.request_id[:8]}.txt",
+        deadline=trip.deadline,
+    )
+    with trip.clock.phase(Phase.INFERENCE, model) as outcome:
+        result = await answer(way, generate, emit=trip.emit, retries=request.retry)
         tokens = result.usage.completion_tokens
         outcome.text = f"{tokens} token{'' if tokens == 1 else 's'}"
     trip.registry.seen(node.name, worker_id)
@@ -268,7 +257,7 @@ async def _what_became_of(hive: HiveClient, worker_id: str) -> WorkerInfo | None
         return None
 
 
-def _timings(trip: _Trip, node: Node, result: Answer) -> Timings:
+def _timings(trip: Trip, node: Node, result: Answer) -> Timings:
     seconds, attached = trip.clock.seconds, trip.attached
     connected = trip.connections[node.name].timings
     load = sum(seconds[phase] for phase in (Phase.START, Phase.REGISTER, Phase.READY)) if attached else None

@@ -30,32 +30,43 @@ class Spawn:
     node: Node
 
 
-def place(nodes: Sequence[Node], rows: Sequence[WorkerRow], model: str, *, ctx: int | None = None) -> Reuse | Spawn:
+def place(
+    nodes: Sequence[Node],
+    rows: Sequence[WorkerRow],
+    model: str,
+    *,
+    ctx: int | None = None,
+    slots: int | None = None,
+    reuse: bool = True,
+) -> Reuse | Spawn:
     """Choose among `nodes`, in this order: a usable worker that holds `model`; a node with room; the first.
 
     nodes: what `--node` means; one node is an explicit choice. Of several, `local` is the last resort.
-    rows: what the registry holds that is fresh enough to believe. ctx: the context the request asks for, None for
-    any; a worker loaded with less does not serve it. Raises UsageError for no nodes.
+    rows: what the registry holds that is fresh enough to believe. ctx and slots: what the request asks for, None for
+    what the node's entry says, or any; a worker loaded with less context, or with another number of slots, does not
+    serve it. reuse: whether a row can tell at all which worker serves. Raises UsageError for no nodes.
     """
     if not nodes:
         raise UsageError("there is no node to choose from", hint="`rbee nodes add` adds one")
     ordered = sorted(nodes, key=lambda node: node.is_local)
-    for node in ordered:
-        row = _usable(node, rows, model, ctx)
+    for node in ordered if reuse else ():
+        row = _usable(node, rows, model, ctx, slots)
         if row:
             return Reuse(node, row)
     return Spawn(next((node for node in ordered if _has_room(node, rows)), ordered[-1]))
 
 
-def _usable(node: Node, rows: Sequence[WorkerRow], model: str, ctx: int | None) -> WorkerRow | None:
+def _usable(node: Node, rows: Sequence[WorkerRow], model: str, ctx: int | None, slots: int | None) -> WorkerRow | None:
     """The worker of `node` with the most free slots, of those that can take the request at once."""
-    usable = [row for row in rows if row.node == node.name and row.model == model and row.is_usable and fits(row, ctx)]
+    ctx, slots = node.ctx if ctx is None else ctx, node.slots if slots is None else slots
+    candidates = (row for row in rows if row.node == node.name and row.model == model and row.is_usable)
+    usable = [row for row in candidates if fits(row, ctx, slots)]
     return max(usable, key=lambda row: row.slots_free, default=None)
 
 
-def fits(row: WorkerRow, ctx: int | None) -> bool:
-    """Whether the worker's context holds what was asked for."""
-    return ctx is None or row.ctx >= ctx
+def fits(row: WorkerRow, ctx: int | None, slots: int | None = None) -> bool:
+    """Whether the worker's context holds what was asked for, and it has as many slots. None: any will do."""
+    return (ctx is None or row.ctx >= ctx) and (slots is None or row.slots == slots)
 
 
 def _has_room(node: Node, rows: Sequence[WorkerRow]) -> bool:

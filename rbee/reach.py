@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Generic, TypeVar
 
 from rbee.connection import AskPassphrase, Connection, Transport
@@ -19,6 +19,7 @@ from rbee.errors import ConnectError, RbeeError
 from rbee.events import Emit
 from rbee.hive_client import HiveClient, hive_at
 from rbee.inventory import Node
+from rbee.link import Link
 from rbee.probe import Probe, probe
 from rbee.registry import Registry
 from rbee_remote.protocol import ErrorCode, HiveInfo
@@ -83,19 +84,44 @@ async def open_connection(
 
 
 @asynccontextmanager
-async def reach(node: Node, context: Context, registry: Registry, emit: Emit) -> AsyncIterator[Connection]:
+async def reach(node: Node, context: Context, registry: Registry, emit: Emit) -> AsyncIterator[Link]:
     """A connection to `node` that knows what worked last time. Raises ConnectError, RefusedError, ConfigError."""
     facts = registry.node_facts(node.name)
-    async with open_connection(
-        node,
-        context.inventory.nodes,
-        emit=emit,
-        keeper_id=context.keeper_id,
-        transport_hint="pipe" if facts and facts.transport == "pipe" else None,
-        pipe_command=(facts.python, "-I", facts.payload, "pipe") if facts else None,
-        ask_passphrase=context.ask_passphrase,
-    ) as connection:
-        yield connection
+    passphrases = Passphrases(context.ask_passphrase) if context.ask_passphrase else None
+
+    def opener(emit: Emit) -> AbstractAsyncContextManager[Connection]:
+        return open_connection(
+            node,
+            context.inventory.nodes,
+            emit=emit,
+            keeper_id=context.keeper_id,
+            transport_hint="pipe" if facts and facts.transport == "pipe" else None,
+            pipe_command=(facts.python, "-I", facts.payload, "pipe") if facts else None,
+            ask_passphrase=passphrases.asking() if passphrases else None,
+        )
+
+    async with Link(node.name, opener, emit) as link:
+        yield link
+
+
+class Passphrases:
+    """What the user typed, so that a connection that is made anew in mid-answer does not ask again."""
+
+    def __init__(self, ask: AskPassphrase) -> None:
+        self._ask = ask
+        self._known: dict[str, str] = {}
+
+    def asking(self) -> AskPassphrase:
+        """For one opening: what was typed before is tried once, then the user is asked."""
+        tried: set[str] = set()
+
+        async def answer(prompt: str) -> str:
+            if prompt in tried or prompt not in self._known:
+                self._known[prompt] = await self._ask(prompt)
+            tried.add(prompt)
+            return self._known[prompt]
+
+        return answer
 
 
 @asynccontextmanager
@@ -111,9 +137,9 @@ async def running_hive(
 
 
 async def each(
-    nodes: Sequence[Node], ask: Callable[[Node], Awaitable[T]], *, deadline_s: float = NODE_DEADLINE_S
+    nodes: Sequence[Node], ask: Callable[[Node], Awaitable[T]], *, deadline_s: float | None = NODE_DEADLINE_S
 ) -> list[PerNode[T]]:
-    """Ask all nodes at once; the results stand in the order of the nodes."""
+    """Ask all nodes at once; the results stand in the order of the nodes. deadline_s: of each, None for none."""
 
     async def one(node: Node) -> PerNode[T]:
         try:

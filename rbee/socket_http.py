@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,26 @@ from rbee_remote.protocol import ErrorCode, RemoteError
 MAX_BODY = 16 * 2**20
 #: Hives and workers send a comment line every few seconds while a stream has nothing to say.
 STREAM_SILENCE_S = 30.0
+#: Opening a stream takes a round trip, or the start of a small process.
+CONNECT_TIMEOUT_S = 10.0
+
+
+class HungUpError(NodeError):
+    """WORKER_GONE, perhaps: the stream ended before the answer did. Its server has died, or the way to it has."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(ErrorCode.WORKER_GONE, f"the process that served {what} hung up")
+
+
+class SilenceError(ConnectError):
+    """CONNECTION_TIMEOUT: nothing came for as long as was waited. The process on the node hangs, or the network."""
+
+    def __init__(self, what: str, seconds: float) -> None:
+        super().__init__(
+            ErrorCode.CONNECTION_TIMEOUT,
+            f"no answer to {what} for {seconds:g} s",
+            hint="the process on the node hangs or the network stalls; see `rbee logs NODE`",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +67,9 @@ class SocketHttp:
         """The JSON value of the answer, None for an empty one.
 
         timeout: seconds of silence after which the peer is taken for hung.
-        Raises NodeError for the peer's own error, WORKER_GONE when nobody listens or it hung up, ConnectError.
+        Raises NodeError for the peer's own error, WORKER_GONE when nobody listens, HungUpError, ConnectError.
         """
-        async with self._open(method, path, body, timeout) as response:
+        async with self._open(method, path, body, timeout, {}) as response:
             content = await _read(response)
         if not content:
             return None
@@ -60,20 +80,31 @@ class SocketHttp:
 
     @asynccontextmanager
     async def events(
-        self, method: str, path: str, body: Any = None, *, silence: float = STREAM_SILENCE_S
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        silence: float = STREAM_SILENCE_S,
+        headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[AsyncIterator[ServerSentEvent]]:
         """The events of a stream as they come; an event named `error` is raised as NodeError.
 
-        silence: seconds without a byte after which the peer is taken for hung.
+        silence: seconds without a byte after which the peer is taken for hung. Raises as `request`.
         """
-        async with self._open(method, path, body, silence) as response:
+        async with self._open(method, path, body, silence, headers or {}) as response:
             yield _raise_errors(parse_events(response.aiter_stream()))
 
     @asynccontextmanager
-    async def _open(self, method: str, path: str, body: Any, timeout: float | None) -> AsyncIterator[httpcore.Response]:
+    async def _open(
+        self, method: str, path: str, body: Any, timeout: float, more_headers: Mapping[str, str]
+    ) -> AsyncIterator[httpcore.Response]:
         content = None if body is None else json.dumps(body).encode()
-        headers = [*self._headers, *([(b"Content-Type", b"application/json")] if content else [])]
-        extensions = {"timeout": {"connect": 10.0, "read": timeout, "write": timeout, "pool": None}}
+        headers = [*self._headers, *((key.encode(), value.encode()) for key, value in more_headers.items())]
+        headers += [(b"Content-Type", b"application/json")] if content else []
+        extensions = {
+            "timeout": {"connect": min(CONNECT_TIMEOUT_S, timeout), "read": timeout, "write": timeout, "pool": None}
+        }
         try:
             async with self._pool.stream(
                 method, f"http://rbee{path}", headers=headers, content=content, extensions=extensions
@@ -82,13 +113,9 @@ class SocketHttp:
                     raise NodeError.from_remote(RemoteError.decode(_loads_or_none(await _read(response))))
                 yield response
         except httpcore.TimeoutException as error:
-            raise ConnectError(
-                ErrorCode.CONNECTION_TIMEOUT,
-                f"no answer to {method} {path} for {timeout:.0f} s",
-                hint="the process on the node hangs or the network stalls; see `rbee logs NODE`",
-            ) from error
+            raise SilenceError(f"{method} {path}", timeout) from error
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            raise NodeError(ErrorCode.WORKER_GONE, f"the process that served {method} {path} hung up") from error
+            raise HungUpError(f"{method} {path}") from error
 
 
 async def parse_events(chunks: AsyncIterable[bytes]) -> AsyncIterator[ServerSentEvent]:

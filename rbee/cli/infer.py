@@ -8,6 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rbee.cli.constraints import GrammarOption, SchemaOption, decode_text, read_constraints, read_text
+from rbee.cli.load_options import (
+    CtxOption,
+    DeviceOption,
+    FlashAttentionOption,
+    GpuLayersOption,
+    KvTypeOption,
+    SlotsOption,
+    TensorSplitOption,
+    load_options,
+)
 from rbee.cli.options import NodeOption, duration
 from rbee.cli.shell import Shell, command
 from rbee.errors import UsageError
@@ -68,7 +79,15 @@ def infer(
     stop: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="End the answer before this text; may be repeated.")
     ] = None,
-    ctx: Annotated[int | None, typer.Option(min=16, metavar="N", help="Context in tokens.")] = None,
+    schema: SchemaOption = None,
+    grammar: GrammarOption = None,
+    ctx: CtxOption = None,
+    slots: SlotsOption = None,
+    kv_type: KvTypeOption = None,
+    flash_attention: FlashAttentionOption = None,
+    device: DeviceOption = None,
+    tensor_split: TensorSplitOption = None,
+    gpu_layers: GpuLayersOption = None,
     raw: Annotated[bool, typer.Option("--raw", help="Take the prompt as it is, without the chat template.")] = False,
     keep_alive: Annotated[
         str | None, typer.Option(metavar="TIME", help="How long the idle worker stays: 90s, 5m, never.")
@@ -102,6 +121,7 @@ def infer(
         "min_p": min_p,
         "repeat_penalty": repeat_penalty,
         "seed": seed,
+        **read_constraints(schema, grammar),
     }
     messages = [Message("system", system)] if system is not None else []
     limit = duration(timeout, "--timeout")
@@ -110,10 +130,18 @@ def infer(
         prompt=text if raw else None,
         node=node,
         model=model,
-        sampling=Sampling(**{key: value for key, value in chosen.items() if value is not None}),  # type: ignore[arg-type]
+        sampling=Sampling(**{key: value for key, value in chosen.items() if value is not None}),
         stop=tuple(stop or ()),
         max_tokens=max_tokens,
-        ctx=ctx,
+        **load_options(
+            ctx=ctx,
+            slots=slots,
+            kv_type=kv_type,
+            flash_attention=flash_attention,
+            device=device,
+            tensor_split=tensor_split,
+            gpu_layers=gpu_layers,
+        ),
         keep_alive_s=duration(keep_alive, "--keep-alive"),
         timeout_s=None if limit == NEVER else limit,
         retry=retry,
@@ -142,7 +170,7 @@ def read_prompt(argument: str | None, file: Path | None) -> str:
     if file is not None:
         parts.append(_read_file(file))
     if argument == "-" or not _is_interactive():
-        parts.append(_decode(sys.stdin.buffer.read(), "standard input"))
+        parts.append(decode_text(sys.stdin.buffer.read(), "standard input"))
     text = "\n\n".join(part for part in (part.strip("\r\n") for part in parts) if part)
     if not text.strip():
         raise UsageError("there is no prompt", hint='rbee infer "Why is the sky blue?", or --file, or standard input')
@@ -155,16 +183,4 @@ def _is_interactive() -> bool:
 
 
 def _read_file(path: Path) -> str:
-    if str(path) == "-":
-        return _decode(sys.stdin.buffer.read(), "standard input")
-    try:
-        return _decode(path.read_bytes(), str(path))
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _decode(content: bytes, name: str) -> str:
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{name} is not UTF-8 text (byte {error.start})") from error
+    return decode_text(sys.stdin.buffer.read(), "standard input") if str(path) == "-" else read_text(path)

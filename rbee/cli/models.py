@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
-from rbee.cli.options import NodeArgument, NodesArgument
+from rbee.cli.load_options import CtxOption, FlashAttentionOption, KvTypeOption, SlotsOption, load_options
+from rbee.cli.options import NodeArgument, NodeOption, NodesArgument
 from rbee.cli.shell import Shell, command, group
-from rbee.errors import UsageError
+from rbee.errors import NodeError, UsageError
 from rbee.settings import expand
+from rbee_remote.protocol import ErrorCode
 
 RefArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="smollm2:135m, hf:OWNER/REPO:QUANT, file:PATH, https://…")
@@ -20,6 +22,7 @@ RefArgument = Annotated[
 def register(app: typer.Typer) -> None:
     models = group(app, "models", "The models on the nodes' disks.")
     command(models, "list", example="rbee models list gpu1")(list_)
+    command(models, "show", example="rbee models show smollm2:135m --node gpu1 --kv-type q8_0")(show)
     command(models, "pull", example="rbee models pull gpu1 hf:HuggingFaceTB/SmolLM2-360M-Instruct-GGUF:Q8_0")(pull)
     command(models, "push", example="rbee models push gpu1 ./my-model.gguf")(push)
     command(models, "rm", example="rbee models rm gpu1 smollm2:135m")(rm)
@@ -32,6 +35,45 @@ def list_(shell: Shell, nodes: NodesArgument = None) -> None:
 
     context = shell.context
     shell.renderer.table(models_table(shell.run(fleet.models(context, context.inventory.select(nodes)))))
+
+
+def show(
+    shell: Shell,
+    model: RefArgument,
+    node: NodeOption = None,
+    ctx: CtxOption = None,
+    slots: SlotsOption = None,
+    kv_type: KvTypeOption = None,
+    flash_attention: FlashAttentionOption = None,
+) -> None:
+    """Show what a model is, what memory it needs, and how much context each node has room for."""
+    from rbee import fleet
+    from rbee.cli.needs_view import needs_data, needs_table, summary
+    from rbee.cli.views import partial_failure
+    from rbee.infer_request import InferRequest
+
+    given = load_options(ctx=ctx, slots=slots, kv_type=kv_type, flash_attention=flash_attention)
+    asked = InferRequest(**given)
+    counts = () if asked.slots is None else (asked.slots,)
+    context = shell.context
+    nodes = context.inventory.select(node)
+    answers = shell.run(fleet.model_needs(context, nodes, model, asked, slots=counts))
+    having = [(answer.node, answer.value) for answer in answers if answer.value]
+    failure = partial_failure([answer.error for answer in answers])
+    if not having:
+        raise failure or NodeError(
+            ErrorCode.MODEL_NOT_FOUND,
+            f"{model} is on none of {len(nodes)} nodes" if len(nodes) > 1 else f"{model} is not on {nodes[0].name}",
+            hint="`rbee models list` shows what is there, `rbee models pull` brings it",
+        )
+    if shell.options.json:
+        shell.renderer.record({"models": [needs_data(node, needs) for node, needs in having]})
+    else:
+        for each_node, needs in having:
+            shell.renderer.record(summary(each_node, needs))
+            shell.renderer.table(needs_table(needs))
+    if failure:
+        raise failure
 
 
 def pull(shell: Shell, node: NodeArgument, model: RefArgument) -> None:

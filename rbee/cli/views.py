@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from rbee.durations import format_duration
 from rbee.errors import RbeeError
-from rbee.inventory import Node
+from rbee.inventory import LOAD_KEYS, Node, load_value
 from rbee.render import Table
 from rbee.render.text import amount, clock_time, error_data, one_line
 from rbee_remote.protocol import ErrorCode
 
 if TYPE_CHECKING:
+    from rbee.bench import Bench
     from rbee.findings import Finding
     from rbee.nodes import Ping
     from rbee.reach import PerNode
@@ -35,8 +36,7 @@ def node_data(node: Node) -> dict[str, Any]:
         "model": node.model,
         "keep_alive": format_duration(node.keep_alive_s),
         "max_workers": node.max_workers,
-        "slots": node.slots,
-        "ctx": node.ctx,
+        **{key: load_value(node, key) for key in LOAD_KEYS},
         "env": node.env,
     }
 
@@ -163,6 +163,48 @@ def hives_table(answers: Sequence[PerNode[HiveInfo | None]]) -> Table:
             rows.append((name, state, hive.version, str(hive.pid), str(hive.workers), hive.home))
             data.append({"node": name, "hive": encode(hive)})
     return Table(("NODE", "HIVE", "VERSION", "PID", "WORKERS", "NOTE"), rows, data)
+
+
+def bench_table(answers: Sequence[PerNode[Bench]]) -> Table:
+    """A row for each test of a node, one for a node that failed."""
+    from rbee.bench import speed
+    from rbee_remote.protocol import encode
+
+    rows: list[Sequence[str]] = []
+    data: list[Mapping[str, Any]] = []
+    for answer in answers:
+        name = answer.node.name
+        if answer.error:
+            rows.append((name, *("-" * 6), "FAILED", "-", why(answer.error)))
+            data.append({"node": name, **_error(answer.error)})
+        if answer.value:
+            cells, values = _bench_cells(answer.value)
+            for test in answer.value.result.tests:
+                measured = speed(test)
+                rows.append((name, *cells, test.test, f"{measured.mean:.2f} ± {measured.deviation:.2f}", ""))
+                rates = {"tokens_per_s": measured.mean, "deviation": measured.deviation}
+                data.append({"node": name, **values, **encode(test), **rates})
+    columns = ("NODE", "MODEL", "SIZE", "PARAMETERS", "BACKEND", "DEVICE", "THREADS", "TEST", "TOKENS/S", "WHY")
+    return Table(columns, rows, data)
+
+
+def _bench_cells(bench: Bench) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """What all rows of a node have in common, as texts and as JSON values."""
+    worker, model, threads = bench.worker, bench.model, bench.result.threads
+    parameters = model.meta.parameters
+    shown = f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.2f} M" if parameters else "-"
+    values = {
+        "model": model.model,
+        "size": model.size,
+        "parameters": parameters,
+        "quantization": model.meta.quantization,
+        "backend": worker.backend,
+        "device": worker.device,
+        "threads": threads,
+        "ctx": worker.ctx,
+        "slots": worker.slots,
+    }
+    return (model.model, amount(model.size), shown, worker.backend, worker.device, str(threads)), values
 
 
 def milliseconds(seconds: float | None) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rbee.errors import ConfigError, UsageError
-from rbee.inventory.schema import ALL, REACH, nearest, read_table
+from rbee.inventory.schema import ALL, ALL_LAYERS, AUTO, AUTO_CTX, AUTO_LAYERS, REACH, nearest, read_table
 from rbee.inventory.schema import LOCAL as LOCAL
 from rbee.settings import Settings
 
@@ -27,7 +27,9 @@ class Node:
 
     host None: this machine, without SSH. port and user None: what ~/.ssh/config says, else 22 and the own name.
     host_key: "SHA256:…", None where known_hosts decides. home: None for ~/.rbee/node, else absolute or ~-relative, on
-    the node. keep_alive_s: seconds, negative for never. ctx: tokens per slot.
+    the node. keep_alive_s: seconds, negative for never.
+    How models are loaded, None for what rbee chooses: ctx, in tokens per slot, 0 for the most that fits; slots;
+    kv_type; flash_attention; devices; tensor_split; gpu_layers, -1 for as many as the GPUs hold.
     """
 
     name: str
@@ -43,13 +45,32 @@ class Node:
     model: str | None = None
     keep_alive_s: float = 300.0
     max_workers: int | None = None
-    slots: int = 1
+    slots: int | None = None
     ctx: int | None = None
+    kv_type: str | None = None
+    flash_attention: str | None = None
+    devices: tuple[str, ...] | None = None
+    tensor_split: tuple[float, ...] | None = None
+    gpu_layers: int | None = None
     env: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_local(self) -> bool:
         return self.host is None
+
+
+#: How models are loaded, in the order of inventory.example.toml.
+LOAD_KEYS = ("slots", "ctx", "kv_type", "flash_attention", "devices", "tensor_split", "gpu_layers")
+
+
+def load_value(node: Node, key: str) -> Any:
+    """What the inventory says for one of LOAD_KEYS: a TOML value, None for nothing."""
+    value = getattr(node, key)
+    if key == "ctx" and value == AUTO_CTX:
+        return AUTO
+    if key == "gpu_layers" and value in (AUTO_LAYERS, ALL_LAYERS):
+        return AUTO if value == AUTO_LAYERS else "all"
+    return list(value) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True, slots=True)

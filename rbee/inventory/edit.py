@@ -17,7 +17,7 @@ from typing import Any
 
 from rbee.durations import format_duration
 from rbee.errors import ConfigError, UsageError
-from rbee.inventory import Node, parse
+from rbee.inventory import LOAD_KEYS, Node, load_value, parse
 from rbee.inventory.schema import LOCAL, nearest
 from rbee.settings import make_private_folder
 
@@ -70,9 +70,9 @@ def toml_keys(node: Node) -> dict[str, Any]:
         keys["tags"] = sorted(node.tags)
     if node.keep_alive_s != plain.keep_alive_s:
         keys["keep_alive"] = format_duration(node.keep_alive_s)
-    for key in ("max_workers", "slots", "ctx", "env"):
+    for key in ("max_workers", *LOAD_KEYS, "env"):
         if getattr(node, key) != getattr(plain, key):
-            keys[key] = getattr(node, key)
+            keys[key] = load_value(node, key) if key in LOAD_KEYS else getattr(node, key)
     return keys
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,6 +20,12 @@ ALL = "all"
 REACH = frozenset({"host", "port", "user", "identity_file", "host_key", "jump"})
 
 BACKENDS = ("auto", "cpu", "cuda", "metal", "rocm", "vulkan")
+KV_TYPES = ("f16", "bf16", "f32", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+FLASH_ATTENTION = ("auto", "on", "off")
+
+AUTO = "auto"
+#: Numbers that stand for words: the most tokens of context that fit, as many layers as the GPUs hold, every layer.
+AUTO_CTX, AUTO_LAYERS, ALL_LAYERS = 0, -1, 4096
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -177,6 +184,42 @@ def _jump(value: Any) -> tuple[str, ...]:
     return hops
 
 
+def _choice(choices: tuple[str, ...], what: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        text = _text(value)
+        if text not in choices:
+            raise ValueError(f"{text!r} is no {what}; one of {', '.join(choices)}")
+        return text
+
+    return check
+
+
+def _number_or(words: dict[str, int], low: int, high: int) -> Callable[[Any], int]:
+    """A whole number, or one of the words that stand for one."""
+
+    def check(value: Any) -> int:
+        if not isinstance(value, str):
+            return _whole(value, low, high)
+        if value not in words:
+            raise ValueError(f"{value!r} is neither a whole number nor {' or '.join(map(repr, words))}")
+        return words[value]
+
+    return check
+
+
+def _shares(value: Any) -> tuple[float, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"expected a list of numbers, got {_kind(value)}")
+    for item in value:
+        if isinstance(item, bool) or not isinstance(item, (int, float)):
+            raise ValueError(f"expected numbers, got {item!r}" if isinstance(item, str) else "expected numbers")
+        if not math.isfinite(item) or item < 0:
+            raise ValueError(f"{item} cannot be a share")
+    if not any(value):
+        raise ValueError("no share is above 0")
+    return tuple(float(item) for item in value)
+
+
 def _env(value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
         raise ValueError(f"expected a table of texts, got {_kind(value)}")
@@ -205,6 +248,11 @@ KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "keep_alive": ("keep_alive_s", _duration),
     "max_workers": ("max_workers", lambda value: _whole(value, 1, 1024)),
     "slots": ("slots", lambda value: _whole(value, 1, 256)),
-    "ctx": ("ctx", lambda value: _whole(value, 16, 2**24)),
+    "ctx": ("ctx", _number_or({AUTO: AUTO_CTX}, 16, 2**24)),
+    "kv_type": ("kv_type", _choice(KV_TYPES, "type of a KV cache")),
+    "flash_attention": ("flash_attention", _choice(FLASH_ATTENTION, "way of flash attention")),
+    "devices": ("devices", lambda value: _list(value, lambda item: _word(item, "a device's name"))),
+    "tensor_split": ("tensor_split", _shares),
+    "gpu_layers": ("gpu_layers", _number_or({AUTO: AUTO_LAYERS, "all": ALL_LAYERS}, 0, ALL_LAYERS)),
     "env": ("env", _env),
 }

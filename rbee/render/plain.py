@@ -99,9 +99,16 @@ class PlainRenderer(Renderer):
             case Progress():
                 self._step(event)
             case Notice():
+                self._interrupt()
                 self._line(render_text.one_line(event.text))
             case Retry():
+                self._interrupt()
                 self._line(render_text.retry(event))
+
+    def _interrupt(self) -> None:
+        """What comes in mid-answer begins a line where both streams are shown; elsewhere the answer stays as it is."""
+        if self._err.is_terminal:
+            self._out.end_line()
 
     def _step(self, event: Progress) -> None:
         step = self._steps.setdefault(event.key, _Step(render_text.Meter(self._clock)))

@@ -163,14 +163,14 @@ def _how_far(progress: Progress) -> str:
 def plain_value(value: Any) -> str:
     """A value of a record as text for people."""
     match value:
-        case None | "" | [] | {}:
+        case None | "" | []:
             return "-"
         case bool():
             return "yes" if value else "no"
         case Enum():
             return str(value.value)
         case Mapping():
-            return " ".join(f"{key}={item}" for key, item in value.items())
+            return " ".join(f"{key}={item}" for key, item in value.items() if item not in (None, [])) or "-"
         case list() | tuple():
             return ", ".join(map(str, value))
         case _:

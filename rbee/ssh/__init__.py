@@ -107,3 +107,6 @@ async def _close(connection: asyncssh.SSHClientConnection) -> None:
     except TimeoutError:  # the other side does not say goodbye
         connection.abort()
         await connection.wait_closed()
+    except asyncio.CancelledError:
+        connection.abort()
+        raise

@@ -163,6 +163,10 @@ class SSHConnection(ShellConnection):
         try:
             reader, writer = await self._connection.open_unix_connection(socket, encoding=None)
         except asyncssh.ChannelOpenError as error:
+            # asyncssh gives sshd's own answer for a connection that is lost; its clean-up may still be one turn away.
+            await asyncio.sleep(0)
+            if self._connection.is_closed():
+                raise lost(error) from error
             if error.code == asyncssh.OPEN_CONNECT_FAILED or error.code in _FORBIDDEN:
                 raise
             raise lost(error) from error

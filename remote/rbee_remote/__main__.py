@@ -1,4 +1,4 @@
-"""`python payload.zip hive | worker | download | inspect | pipe`: everything rbee starts on a node starts here.
+"""`python payload.zip hive | worker | download | inspect | measure | pipe`: all that rbee starts on a node starts here.
 
 Each command imports only what it needs: `pipe` runs once per channel and has to be there at once.
 """
@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from rbee_remote.protocol import RemoteError
 
-COMMANDS = ("hive", "worker", "download", "inspect", "pipe")
+COMMANDS = ("hive", "worker", "download", "inspect", "measure", "pipe")
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -48,6 +48,10 @@ def _run(command: str, arguments: list[str]) -> int:
         from rbee_remote.hive import download
 
         return download.main(arguments)
+    if command == "measure":
+        from rbee_remote.worker.llama import memory
+
+        return memory.main(arguments)
     from rbee_remote import gguf_meta
 
     return gguf_meta.main(arguments)

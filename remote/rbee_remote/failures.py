@@ -31,6 +31,7 @@ class ErrorCode(str, enum.Enum):
     BACKEND_UNAVAILABLE = "BACKEND_UNAVAILABLE"
     WORKER_CRASHED = "WORKER_CRASHED"
     WORKER_GONE = "WORKER_GONE"  # never shown: the keeper falls back to phase 2
+    REQUEST_GONE = "REQUEST_GONE"  # never shown: a worker forgets ended requests, and the answer is lost then
     LOADING_TIMEOUT = "LOADING_TIMEOUT"
     ALL_SLOTS_BUSY = "ALL_SLOTS_BUSY"
     PARTIAL_FAILURE = "PARTIAL_FAILURE"

@@ -8,12 +8,19 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import platform
 import sys
 from pathlib import Path
 from typing import Any
 
 from rbee_remote.gguf_file import GgufFile, read_gguf
+from rbee_remote.gguf_memory import cache_shape
 from rbee_remote.protocol import ErrorCode, ModelMeta, RemoteError, encode
+
+#: Types whose matrices llama.cpp copies into another order for some processors (ggml-cpu/repack.cpp).
+_REARRANGED = {"Q4_0", "Q2_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "MXFP4"}
+#: … and for those of this machine's kind alone.
+_REARRANGED_HERE = {"Q8_0"} if platform.machine() in ("aarch64", "arm64", "riscv64") else set()
 
 #: No model has figures beyond this; with them the arithmetic of a fit would mean nothing.
 _MOST = 2**31
@@ -64,6 +71,19 @@ def _check_whole(file: GgufFile) -> None:
             raise ValueError(f"it ends {missing} bytes before the end of {tensor.name}")
 
 
+def _tied_bytes(file: GgufFile) -> int:
+    """Of the token embedding, where it is the output's matrix too, in a type that llama.cpp may rearrange."""
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    by_name = {tensor.name: tensor for tensor in file.tensors}
+    embedding = by_name.get("token_embd.weight")
+    kinds = {GGMLQuantizationType[name] for name in _REARRANGED | _REARRANGED_HERE}
+    if embedding is None or embedding.kind not in kinds or "output.weight" in by_name:
+        return 0
+    elements, size = GGML_QUANT_SIZES[GGMLQuantizationType(embedding.kind)]
+    return embedding.elements // int(elements) * int(size)
+
+
 def _meta(file: GgufFile) -> ModelMeta:
     architecture = file.values.get("general.architecture")
     if not isinstance(architecture, str):
@@ -80,6 +100,7 @@ def _meta(file: GgufFile) -> ModelMeta:
 
     n_embd, n_head = number("embedding_length"), number("attention.head_count", 1, least=0)
     head_dim = n_embd // max(n_head, 1)
+    cache = cache_shape(architecture, file.values, number)
     return ModelMeta(
         architecture=architecture,
         n_layers=number("block_count"),
@@ -91,6 +112,12 @@ def _meta(file: GgufFile) -> ModelMeta:
         head_dim_v=number("attention.value_length", head_dim, least=0),
         quantization=_quantization(file.values.get("general.file_type")),
         parameters=sum(tensor.elements for tensor in file.tensors),
+        n_head=n_head,
+        kv_per_token=cache.kv_per_token,
+        kv_per_token_swa=cache.kv_per_token_swa,
+        n_swa=cache.n_swa,
+        state_per_slot=cache.state_per_slot,
+        tied_bytes=_tied_bytes(file),
     )
 
 

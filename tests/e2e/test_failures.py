@@ -24,7 +24,7 @@ class TestOnAWarmNode:
             running.wait_for_pieces(3)
             running.interrupt()
             assert running.finish(10).status == 130
-        wait_until(lambda: free_slots(shared_rbee) == [1], 5, lambda: f"slots: {free_slots(shared_rbee)}")
+        wait_until(lambda: free_slots(shared_rbee) == [4], 5, lambda: f"slots: {free_slots(shared_rbee)}")
         assert len(warm_node.pids("worker")) == 1
 
     def test_a_worker_that_dies_in_mid_answer(self, shared_rbee: Rbee, warm_node: ContainerNode) -> None:

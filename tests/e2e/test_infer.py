@@ -153,4 +153,4 @@ def registry_row(rbee: Rbee, node: str) -> tuple[object, ...]:
         (row,) = database.execute("select * from workers where node = ?", (node,)).fetchall()
     assert row["state"] in {"idle", "ready"}
     times = row["created_at"] <= row["last_seen_at"]
-    return row["model"], row["backend"], row["socket"].endswith(".sock"), row["slots"] == 1, times
+    return row["model"], row["backend"], row["socket"].endswith(".sock"), row["slots"] == 4, times

@@ -1,45 +1,114 @@
-"""Phase 8 against a real worker whose engine is scripted: nothing goes on for an answer that nobody reads."""
+"""Phase 8 against a real worker whose engine is scripted: nothing goes on for an answer that nobody reads, and nothing
+waits longer than it may."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
+import threading
 import time
 import uuid
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rbee.answer import answer
-from rbee.events import Event, Token
+from rbee.answer import Way, answer
+from rbee.deadline import Deadline
+from rbee.errors import NodeError
+from rbee.events import Event, Retry, Token
 from rbee.hive_client import WorkerClient
+from rbee.link import Link
 from rbee.local import LocalConnection
 from rbee.render import OutputClosed
-from rbee_remote.protocol import GenerateRequest, WorkerInfo
+from rbee_remote.protocol import ErrorCode, GenerateRequest, WorkerInfo
 from rbee_remote.worker.testing import ScriptedEngine, loads
-from tests.unit.worker.test_app import running
+from tests.unit.worker.test_app import Worker, running
 
 
 async def nothing_known() -> WorkerInfo | None:
     return None
 
 
+@contextlib.asynccontextmanager
+async def way_to(engine: ScriptedEngine, **config: Any) -> AsyncIterator[tuple[Way, Worker]]:
+    with tempfile.TemporaryDirectory(prefix="rbee-test-", dir="/tmp") as folder, tempfile.TemporaryDirectory() as saved:
+        async with (
+            running(Path(folder), loads(engine), ctx=8192, **config) as worker,
+            Link("local", lambda _: LocalConnection(keeper_id="keeper"), print_nothing) as link,
+        ):
+            client = WorkerClient(link, str(worker.socket), worker_id="a" * 16, keeper_id="keeper")
+            yield Way(client, link, explain=nothing_known, save_to=Path(saved) / "answer.txt"), worker
+
+
+def print_nothing(_: Event) -> None:
+    return
+
+
+def ask(prompt: str = "abc") -> GenerateRequest:
+    return GenerateRequest(uuid.uuid4().hex, prompt=prompt)
+
+
 async def test_a_reader_who_hangs_up_ends_the_generation() -> None:
     engine = ScriptedEngine(lambda _: b"x" * 4000, before_step=lambda _: time.sleep(0.005))
-    request = GenerateRequest(uuid.uuid4().hex, prompt="abc")
 
     def hang_up(event: Event) -> None:
         if isinstance(event, Token):
             raise OutputClosed
 
-    with tempfile.TemporaryDirectory(prefix="rbee-test-", dir="/tmp") as folder:
-        async with (
-            running(Path(folder), loads(engine), ctx=8192) as worker,
-            LocalConnection(keeper_id="keeper") as connection,
-        ):
-            client = WorkerClient(connection, str(worker.socket), worker_id="a" * 16, keeper_id="keeper")
-            with pytest.raises(OutputClosed):
-                await answer(client, request, emit=hang_up, explain=nothing_known, save_to=Path(folder) / "answer.txt")
-            async with asyncio.timeout(2):
-                await worker.until(lambda status: status["state"] == "idle")
+    async with way_to(engine) as (way, worker):
+        with pytest.raises(OutputClosed):
+            await answer(way, ask(), emit=hang_up)
+        async with asyncio.timeout(2):
+            await worker.until(lambda status: status["state"] == "idle")
     assert engine.steps < 100
+
+
+async def test_a_local_worker_that_dies_is_not_waited_for() -> None:
+    heard: list[Event] = []
+
+    def explode(step: int) -> None:
+        if step == 10:
+            raise RuntimeError("the GPU fell off the bus")
+
+    async with way_to(ScriptedEngine(lambda _: b"x" * 100, before_step=explode)) as (way, worker):
+        with pytest.raises(NodeError) as caught:
+            await answer(way, ask(), emit=heard.append)
+        assert await worker.task == 1
+        assert caught.value.code is ErrorCode.WORKER_CRASHED
+        assert way.save_to.read_text() == "x" * sum(isinstance(event, Token) for event in heard) != ""
+
+
+async def test_a_busy_worker_is_asked_again_with_what_is_left_of_the_time() -> None:
+    """The deadline is absolute: the second try tells the worker less than the first, and no wait goes beyond it."""
+    passes = threading.Event()
+
+    def hold(_: int) -> None:
+        assert passes.wait(20)
+
+    engine = ScriptedEngine(lambda _: b"x", before_step=hold)
+    reported: list[Event] = []
+    async with way_to(engine, queue=0) as (way, worker):
+        holding = asyncio.create_task(answer(way, ask("first"), emit=print_nothing))
+        await worker.until(lambda status: status["slots_free"] == 0)
+        hurried = replace(way, deadline=Deadline.after(1.5))
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(hurried.deadline.left()):
+                await answer(hurried, ask("second"), emit=reported.append)
+        took = time.monotonic() - began
+        passes.set()
+        assert (await holding).text == "x"
+    assert [event.attempt for event in reported if isinstance(event, Retry)] == [1, 2]
+    assert took < 1 + 2, "the second wait was cut short"
+
+
+async def test_the_worker_ends_what_the_keepers_deadline_ends() -> None:
+    engine = ScriptedEngine(lambda _: b"x" * 4000, before_step=lambda _: time.sleep(0.005))
+    async with way_to(engine) as (way, _):
+        result = await answer(replace(way, deadline=Deadline.after(0.5)), ask(), emit=print_nothing)
+    assert result.finish_reason == "deadline"
+    assert 0 < len(result.text) < 4000

@@ -71,6 +71,17 @@ def test_keys_and_tensors_are_those_that_the_library_reads(model_path: Path) -> 
     assert ours.lengths["tokenizer.ggml.tokens"] == 49152
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "tied"), [("token_embd.weight", 2, 18), ("token_embd.weight", 0, 0), ("blk.0.attn_q.weight", 2, 0)]
+)
+def test_an_embedding_that_is_the_output_too_may_be_kept_twice(tmp_path: Path, name: str, kind: int, tied: int) -> None:
+    """Kind 2 is Q4_0, 18 bytes for 32 values; 0 is F32, which llama.cpp leaves in order."""
+    tensor = text(name) + struct.pack("<IQIQ", 1, 32 if kind else 4, kind, 0)
+    path = gguf(tmp_path / "m.gguf", tensor=tensor)
+    path.write_bytes(path.read_bytes() + bytes(16))
+    assert read_meta(path).tied_bytes == tied
+
+
 def test_a_small_whole_file_is_taken(tmp_path: Path) -> None:
     meta = read_meta(
         gguf(tmp_path / "m.gguf", array("llama.attention.head_count_kv", UINT32, 2, struct.pack("<II", 1, 2)))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rbee.errors import ConfigError, UsageError
 from rbee.inventory import LOCAL, Inventory, Node, load, parse
 from rbee.inventory.edit import add_node, remove_node
-from rbee.inventory.schema import BACKENDS, KEYS, check_name
+from rbee.inventory.schema import BACKENDS, FLASH_ATTENTION, KEYS, KV_TYPES, check_name
 from rbee.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +92,20 @@ def test_a_node_without_a_host_is_reached_by_its_name() -> None:
         ('[nodes.gpu1]\nhome = "/a/../.."', "absolute", "home"),
         ("[nodes.gpu1]\nslots = 0", "not between", "slots"),
         ("[nodes.gpu1]\nctx = 1.5", "got a number", "ctx"),
+        ("[nodes.gpu1]\nctx = 0", "not between", "ctx"),
+        ("[nodes.gpu1]\nctx = 'most'", "neither a whole number nor 'auto'", "ctx"),
+        ("[nodes.gpu1]\nkv_type = 'q3_k'", "no type of a KV cache; one of f16", "kv_type"),
+        ("[nodes.gpu1]\nflash_attention = true", "expected text", "flash_attention"),
+        ("[nodes.gpu1]\nflash_attention = 'yes'", "one of auto, on, off", "flash_attention"),
+        ("[nodes.gpu1]\ndevices = 'CUDA0'", "expected a list", "devices"),
+        ("[nodes.gpu1]\ndevices = ['CUDA0', 'CUDA0']", "twice", "devices"),
+        ("[nodes.gpu1]\ntensor_split = '3,1'", "expected a list of numbers", "tensor_split"),
+        ("[nodes.gpu1]\ntensor_split = [3, 'x']", "expected numbers, got 'x'", "tensor_split"),
+        ("[nodes.gpu1]\ntensor_split = [3, -1]", "-1 cannot be a share", "tensor_split"),
+        ("[nodes.gpu1]\ntensor_split = [0, 0]", "no share is above 0", "tensor_split"),
+        ("[nodes.gpu1]\ngpu_layers = 'some'", "neither a whole number nor 'auto' or 'all'", "gpu_layers"),
+        ("[nodes.gpu1]\ngpu_layers = -1", "not between", "gpu_layers"),
+        ("[defaults]\nslots = 'auto'", "expected a whole number", "slots"),
         ("[nodes.gpu1]\nenv = { A = 1 }", "A: expected text", "env"),
         ('[nodes.gpu1]\nenv = { "A B" = "x" }', "environment variable", "env"),
         ('[nodes.gpu1]\nmodel = "a\\u001bb"', "control characters", "model"),
@@ -291,8 +305,13 @@ NODES = st.builds(
     tags=st.frozensets(NAMES, max_size=3),
     backend=st.sampled_from(BACKENDS),
     keep_alive_s=st.just(-1.0) | st.integers(0, 10**6).map(float),
-    slots=st.integers(1, 256),
-    ctx=st.none() | st.integers(16, 2**20),
+    slots=st.none() | st.integers(1, 256),
+    ctx=st.none() | st.just(0) | st.integers(16, 2**20),
+    kv_type=st.none() | st.sampled_from(KV_TYPES),
+    flash_attention=st.none() | st.sampled_from(FLASH_ATTENTION),
+    devices=st.none() | st.lists(WORDS, max_size=3, unique=True).map(tuple),
+    tensor_split=st.none() | st.lists(st.floats(0.1, 10), min_size=1, max_size=3).map(tuple),
+    gpu_layers=st.none() | st.integers(-1, 4096),
     env=st.dictionaries(
         st.text(string.ascii_letters + "_", min_size=1, max_size=8),
         st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=20),

@@ -61,6 +61,29 @@ def test_place(nodes: list[Node], rows: list[WorkerRow], ctx: int | None, expect
     assert isinstance(decision, Reuse | Spawn)
 
 
+@pytest.mark.parametrize(
+    ("node", "slots", "expected"),
+    [
+        (A, None, Reuse),
+        (A, 4, Reuse),
+        (A, 2, Spawn),
+        (Node("a", host="a", slots=4), None, Reuse),
+        (Node("a", host="a", slots=2), None, Spawn),
+        (Node("a", host="a", slots=2), 4, Reuse),
+        (Node("a", host="a", ctx=8192), None, Spawn),
+        (Node("a", host="a", ctx=0), None, Reuse),
+    ],
+)
+def test_what_the_request_says_goes_before_what_the_node_does(
+    node: Node, slots: int | None, expected: type[Reuse | Spawn]
+) -> None:
+    assert isinstance(place([node], [row("a")], MODEL, slots=slots), expected)
+
+
+def test_where_no_row_can_tell_the_hive_is_asked() -> None:
+    assert place([A, LOCAL], [row("local")], MODEL, reuse=False) == Spawn(A)
+
+
 def test_of_two_workers_the_one_with_more_free_slots() -> None:
     decision = place([A], [row("a", free=1), row("a", free=3)], MODEL)
     assert isinstance(decision, Reuse)

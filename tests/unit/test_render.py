@@ -21,7 +21,7 @@ from rbee.errors import ConfigError, RbeeError
 from rbee.events import Event, Finished, Notice, Phase, PhaseDone, PhaseStarted, Progress, Retry, Timings, Token
 from rbee.render import Output, OutputClosed, Table, make_renderer
 from rbee.render.plain import PlainRenderer
-from rbee.render.text import Meter, amount, clock_time, columns, neutralise
+from rbee.render.text import Meter, amount, clock_time, columns, neutralise, plain_value
 from rbee_remote.protocol import ErrorCode, Usage, WorkerState
 
 TIMINGS = Timings(connect_s=0.12, first_token_s=0.5, tokens_per_s=101.26)
@@ -172,9 +172,16 @@ def test_tables() -> None:
 def test_a_record() -> None:
     out = io.StringIO()
     make_renderer(stdout=out, stderr=io.StringIO()).record(
-        {"host_key": None, "tags": ["a", "b"], "slots": 2, "state": WorkerState.IDLE}
+        {"host_key": None, "tags": ["a", "b"], "slots": 2, "state": WorkerState.IDLE, "env": {"A": "1", "B": ""}}
     )
-    assert out.getvalue() == "host key  -\ntags      a, b\nslots     2\nstate     idle\n"
+    assert out.getvalue() == "host key  -\ntags      a, b\nslots     2\nstate     idle\nenv       A=1 B=\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [({}, "-"), ({"ctx": 512, "devices": [], "error": None}, "ctx=512"), ([], "-"), ("", "-")]
+)
+def test_what_is_empty_is_a_dash(value: object, text: str) -> None:
+    assert plain_value(value) == text
 
 
 def test_a_reader_that_hangs_up_is_no_connection_error() -> None:
@@ -277,6 +284,24 @@ def test_on_one_terminal_nothing_moves_once_tokens_flow(monkeypatch: pytest.Monk
         shown = both.close()
     assert "First and last\n" in shown
     assert re.search(r"First and last\n.*✓.*8 inference 2 tokens", shown)
+
+
+def test_on_one_terminal_a_notice_in_mid_answer_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    with terminals(monkeypatch, 1) as (both,), make_renderer(stdout=both.stream, stderr=both.stream) as renderer:
+        for event in (Token("Once upon a t", 1), Notice("lost the connection to gpu1"), Token("ime", 2), FINISHED):
+            renderer(event)
+        renderer.close()
+        assert both.close() == "Once upon a t\nlost the connection to gpu1\nime\n"
+
+
+def test_a_notice_does_not_break_an_answer_that_goes_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    err = io.StringIO()
+    with terminals(monkeypatch, 1) as (out,), make_renderer(stdout=out.stream, stderr=err) as renderer:
+        for event in (Token("Once upon a t", 1), Notice("lost the connection to gpu1"), Token("ime", 2), FINISHED):
+            renderer(event)
+        renderer.close()
+        assert out.close() == "Once upon a time\n"
+    assert err.getvalue() == "lost the connection to gpu1\n"
 
 
 def test_a_terminal_is_not_driven_by_what_a_model_or_node_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ LONGEST_FILE = 400
 #: What the runtime on a node holds; everything else there is the standard library.
 RUNTIME = {
     "starlette", "uvicorn", "anyio", "psutil", "pynvml", "jinja2", "numpy", "gguf", "huggingface_hub", "httpx",
-    "httpx2", "llama_cpp",
+    "httpx2", "llama_cpp", "prometheus_client",
 }  # fmt: skip
 
 
@@ -52,11 +52,18 @@ def test_what_runs_on_a_node_imports_its_runtime_and_nothing_else(path: Path) ->
     assert foreign == set()
 
 
-@pytest.mark.parametrize("name", ["protocol.py", "codec.py", "failures.py", "__init__.py"])
-def test_the_protocol_needs_the_standard_library_alone(name: str) -> None:
-    ours = {module for module in imports(REMOTE / name) if module.split(".")[0] == "rbee_remote"}
-    assert roots(REMOTE / name) <= set(sys.stdlib_module_names) | {"rbee_remote"}
-    assert all(module.startswith(("rbee_remote.codec", "rbee_remote.failures")) for module in ours)
+PROTOCOL = sorted(
+    [*(REMOTE / "protocol").glob("*.py"), *(REMOTE / name for name in ("codec.py", "failures.py", "__init__.py"))]
+)
+
+
+@pytest.mark.parametrize("path", PROTOCOL, ids=relative)
+def test_the_protocol_needs_the_standard_library_alone(path: Path) -> None:
+    ours = {module for module in imports(path) if module.split(".")[0] == "rbee_remote"}
+    assert roots(path) <= set(sys.stdlib_module_names) | {"rbee_remote"}
+    assert all(
+        module.startswith(("rbee_remote.codec", "rbee_remote.failures", "rbee_remote.protocol")) for module in ours
+    )
 
 
 @pytest.mark.parametrize("path", sorted(KEEPER.rglob("*.py")), ids=relative)

@@ -34,6 +34,7 @@ from rbee_remote.protocol import (
     DownloadRequest,
     ErrorCode,
     HiveInfo,
+    NeedsRequest,
     ProtocolError,
     RegisterRequest,
     RemoteError,
@@ -57,6 +58,7 @@ _HTTP_STATUS = {
     ErrorCode.BACKEND_UNAVAILABLE: 422,
     ErrorCode.INTERNAL: 500,
     ErrorCode.DOWNLOAD_FAILED: 502,
+    ErrorCode.DEADLINE_EXCEEDED: 504,
     ErrorCode.RAM_EXHAUSTED: 507,
     ErrorCode.VRAM_EXHAUSTED: 507,
     ErrorCode.DISK_FULL: 507,
@@ -91,6 +93,7 @@ class HiveApi:
             ("GET", "/v1/models", self.list_models),
             ("POST", "/v1/models", self.register_model),
             ("DELETE", "/v1/models", self.remove_model),
+            ("POST", "/v1/models/needs", self.model_needs),
             ("POST", "/v1/models/pull", self.pull_model),
             ("POST", "/v1/stop", self.stop_hive),
         ]
@@ -123,7 +126,7 @@ class HiveApi:
         return JSONResponse({"workers": [encode(worker.info()) for worker in self.supervisor.workers()]})
 
     async def preflight(self, request: Request) -> Response:
-        return JSONResponse(encode(self.supervisor.preflight(await _body(request, SpawnRequest))))
+        return JSONResponse(encode(await self.supervisor.preflight(await _body(request, SpawnRequest))))
 
     async def ensure_worker(self, request: Request) -> Response:
         spawn = await _body(request, SpawnRequest)
@@ -169,6 +172,9 @@ class HiveApi:
 
     async def list_models(self, _: Request) -> Response:
         return JSONResponse({"models": [encode(model) for model in self.catalog.list()]})
+
+    async def model_needs(self, request: Request) -> Response:
+        return JSONResponse(encode(await self.supervisor.needs(await _body(request, NeedsRequest))))
 
     async def register_model(self, request: Request) -> Response:
         what = await _body(request, RegisterRequest)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
 import re
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
-import anyio
 import anyio.to_thread
 
-from rbee_remote.command import payload_command
 from rbee_remote.hive.catalog import Catalog, check_path, check_ref, is_file
 from rbee_remote.hive.hashing import sha256_of
+from rbee_remote.hive.helper import run_helper
 from rbee_remote.protocol import ErrorCode, ModelInfo, ModelMeta, RegisterRequest, RemoteError, decode
 
 _log = logging.getLogger(__name__)
@@ -83,32 +79,12 @@ async def admit(catalog: Catalog, request: RegisterRequest, path: Path, *, sha25
 
 async def inspect(path: Path) -> ModelMeta:
     """What the file says of itself, read in a process of its own. Raises RemoteError MODEL_INVALID."""
-    process = await asyncio.create_subprocess_exec(
-        *payload_command("inspect", str(path)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
-    )
     try:
-        with anyio.fail_after(_INSPECT_TIMEOUT_S):
-            output, _ = await process.communicate()
-    except TimeoutError as error:
+        return decode(ModelMeta, await run_helper("inspect", str(path), timeout_s=_INSPECT_TIMEOUT_S))
+    except RemoteError as error:
+        if error.code is not ErrorCode.LOADING_TIMEOUT:
+            raise
         raise RemoteError(ErrorCode.MODEL_INVALID, "the file could not be read in time") from error
-    finally:
-        if process.returncode is None:
-            process.kill()
-            with anyio.CancelScope(shield=True):
-                await process.wait()
-    answer = parse_last_line(output)
-    if process.returncode != 0:
-        raise RemoteError.decode(answer)
-    return decode(ModelMeta, answer)
-
-
-def parse_last_line(output: bytes) -> Any:
-    """The JSON value of the last line of a command's stdout; None where it is none."""
-    lines = output.splitlines()
-    try:
-        return json.loads(lines[-1]) if lines else None
-    except ValueError:
-        return None
 
 
 def check_sha256(sha256: str) -> None:

@@ -4,75 +4,152 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from rbee_remote.hive import options as load_options
 from rbee_remote.hive import resources, scheduler
 from rbee_remote.hive.catalog import Catalog
-from rbee_remote.hive.process import child_environment
+from rbee_remote.hive.meter import Job, Meter, subject_of
+from rbee_remote.hive.needs import Estimate, Need
+from rbee_remote.hive.process import DEVICE_ORDER, child_environment
+from rbee_remote.hive.resources import Placement
 from rbee_remote.hive.scheduler import Demand, NoMemory, NoSlot, WorkerKey
 from rbee_remote.hive.worker_record import COMING, WorkerRecord
-from rbee_remote.protocol import ErrorCode, Fit, RemoteError, SpawnRequest, WorkerState
+from rbee_remote.protocol import ErrorCode, Fit, ModelInfo, RemoteError, SpawnRequest, WorkerOptions, WorkerState
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A spawn request with nothing left open. env: of the worker's process."""
+    """A spawn request with nothing left open. env: of the worker's process. measured: whether `need` is llama.cpp's
+    word. host_mb: what stays in RAM of a model that GPUs hold only in part."""
 
     key: WorkerKey
-    need: resources.Need
-    placement: resources.Placement
+    need: Need
+    placement: Placement
     request: SpawnRequest
     env: dict[str, str]
+    measured: bool = False
+    host_mb: int = 0
 
 
-def make_plan(catalog: Catalog, request: SpawnRequest) -> Plan:
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """A model and how it is to be loaded: asked is `closed`, the estimate has no answer of llama.cpp yet."""
+
+    model: ModelInfo
+    placement: Placement
+    asked: WorkerOptions
+    estimate: Estimate
+
+
+def make_loading(catalog: Catalog, name: str, asked: WorkerOptions) -> Loading:
     """Raises RemoteError MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE."""
-    model = catalog.find(request.model)
+    model = catalog.find(name)
+    placement = resources.place(asked.backend, asked.gpu_layers, resources.gpus(), asked.devices, asked.tensor_split)
+    asked = load_options.closed(
+        asked,
+        model.meta,
+        backend=placement.backend,
+        on_gpu=placement.device != "cpu",
+        threads=resources.physical_cores(),
+    )
+    estimate = Estimate(
+        model.meta,
+        model.size,
+        memory=placement.memory,
+        kv_type=asked.kv_type,
+        flash_attention=asked.flash_attention,
+        gpus=len(placement.gpus),
+    )
+    return Loading(model, placement, asked, estimate)
+
+
+def make_plan(catalog: Catalog, request: SpawnRequest, live: Sequence[WorkerRecord], meter: Meter) -> Plan | Job:
+    """What a worker for the request is, or would be; or what has to be measured before that can be said.
+
+    Raises RemoteError MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE.
+    """
     if request.max_workers is not None and request.max_workers < 1:
         raise RemoteError(ErrorCode.USAGE, "max_workers has to be at least 1")
-    options = request.options
-    placement = resources.place(options.backend, options.gpu_layers, resources.gpus())
-    options = resources.resolve_options(options, model.meta, placement.backend)
-    assert options.ctx is not None  # resolved
+    env = DEVICE_ORDER | child_environment(os.environ, request.env)
+    loading = make_loading(catalog, request.model, request.options)
+    model, placement, asked = loading.model, loading.placement, loading.asked
+    wanted = WorkerKey(model.model, model.path, asked, asked)
+    for worker in live:
+        if worker.key.serves(wanted) and worker.state is not WorkerState.STOPPING:
+            return Plan(replace(worker.key, asked=asked), worker.need, worker.placement, request, env, worker.measured)
+    available = available_mb(placement, live)
+    subject = subject_of(model.path, asked)
+    points = load_options.points_of_interest(asked, loading.estimate, available)
+    if job := meter.missing(subject, points):
+        return job
+    estimate = replace(loading.estimate, answer=meter.answer(subject))
+    options = load_options.resolve(asked, estimate, available)
+    assert options.ctx is not None
+    assert options.slots is not None
     return Plan(
-        key=WorkerKey(request.model, model.path, options),
-        need=resources.need(model.meta, model.size, ctx=options.ctx, slots=options.slots, memory=placement.memory),
+        key=WorkerKey(model.model, model.path, options, asked),
+        need=load_options.need_of(options, estimate),
         placement=placement,
         request=request,
-        env=child_environment(os.environ, request.env),
+        env=env,
+        measured=estimate.measured(options.ctx, options.slots) is not None,
+        host_mb=load_options.host_mb(options, estimate),
     )
 
 
 def make_demand(plan: Plan, live: Sequence[WorkerRecord]) -> Demand:
-    """free_mb: what is available now, less what the workers that are there will still take."""
-    memory = plan.placement.memory
+    """Raises RemoteError RAM_EXHAUSTED where a part of the model has to stay in RAM, and finds no room there."""
+    if plan.host_mb > resources.available_ram_mb():
+        raise refusal(NoMemory(plan.host_mb, resources.available_ram_mb(), 0), plan, scheduler.RAM)
+    free = free_mb(plan.placement, live)
+    return Demand(plan.key, plan.placement.memory, plan.need.total_mb, free, plan.request.max_workers)
+
+
+def free_mb(placement: Placement, live: Sequence[WorkerRecord]) -> int:
+    """What is available now, less what the workers that are there will still take."""
+    memory = placement.memory
     if memory == scheduler.VRAM:
-        free = sum(gpu.free_mb for gpu in resources.gpus())
-        taken = sum(worker.need.total_mb for worker in live if worker.state in COMING)
+        free = resources.free_vram_mb(placement, resources.gpus())
+        taken = sum(
+            worker.need.total_mb
+            for worker in live
+            if worker.state in COMING and worker.placement.gpu_ids & placement.gpu_ids
+        )
     else:
         free = resources.available_ram_mb()
         taken = sum(worker.unseen_mb for worker in live if worker.placement.memory == memory)
-    return Demand(plan.key, memory, plan.need.total_mb, max(0, free - taken), plan.request.max_workers)
+    return max(0, free - taken)
 
 
-def make_fit(plan: Plan, demand: Demand, live: Sequence[WorkerRecord]) -> Fit:
-    """available_mb: with the workers gone that nobody uses."""
+def available_mb(placement: Placement, live: Sequence[WorkerRecord]) -> int:
+    """What a worker could have with those gone that nobody uses."""
     leaving = [worker.view() for worker in live if not worker.in_use or worker.state is WorkerState.STOPPING]
+    return free_mb(placement, live) + scheduler.held_mb(leaving, placement.memory)
+
+
+def make_fit(plan: Plan, live: Sequence[WorkerRecord]) -> Fit:
+    """available_mb: with the workers gone that nobody uses."""
     weights, kv, compute = plan.need.parts_mb
+    options = plan.key.options
     return Fit(
-        memory=demand.memory,
-        needed_mb=demand.needed_mb,
-        available_mb=demand.free_mb + scheduler.held_mb(leaving, demand.memory),
+        memory=plan.placement.memory,
+        needed_mb=plan.need.total_mb,
+        available_mb=available_mb(plan.placement, live),
         weights_mb=weights,
         kv_mb=kv,
         compute_mb=compute,
         backend=plan.placement.backend,
         device=plan.placement.device,
+        ctx=options.ctx or 0,
+        slots=options.slots or 0,
+        measured=plan.measured,
     )
 
 
-def refusal(decision: NoSlot | NoMemory, plan: Plan) -> RemoteError:
-    """ALL_SLOTS_BUSY where waiting can help, RAM_EXHAUSTED or VRAM_EXHAUSTED where it cannot."""
+def refusal(decision: NoSlot | NoMemory, plan: Plan, memory: str = "") -> RemoteError:
+    """ALL_SLOTS_BUSY where waiting can help, RAM_EXHAUSTED or VRAM_EXHAUSTED where it cannot. memory: which one is
+    short, the placement's unless said."""
     if isinstance(decision, NoSlot):
         return RemoteError(
             ErrorCode.ALL_SLOTS_BUSY,
@@ -88,11 +165,11 @@ def refusal(decision: NoSlot | NoMemory, plan: Plan) -> RemoteError:
             hint="try again later, or stop a worker",
             details=details,
         )
-    vram = plan.placement.memory == scheduler.VRAM
+    memory = memory or plan.placement.memory
+    vram = memory == scheduler.VRAM
     return RemoteError(
         ErrorCode.VRAM_EXHAUSTED if vram else ErrorCode.RAM_EXHAUSTED,
-        f"{plan.key.model} needs {decision.needed_mb} MB of {plan.placement.memory.upper()}, "
-        f"{decision.available_mb} MB are available",
+        f"{plan.key.model} needs {decision.needed_mb} MB of {memory.upper()}, {decision.available_mb} MB are available",
         hint="a smaller quantisation, a smaller context (--ctx), fewer slots, or another node",
         details=details,
     )

@@ -21,6 +21,7 @@ from anyio.abc import TaskGroup
 from rbee_remote.command import payload_command
 from rbee_remote.hive import models
 from rbee_remote.hive.catalog import Catalog
+from rbee_remote.hive.helper import parse_last_line
 from rbee_remote.hive.process import child_environment
 from rbee_remote.protocol import (
     DownloadProgress,
@@ -130,7 +131,7 @@ class Pulls:
             process.stdin.close()
             answer: Any = None
             async for line in process.stdout:
-                answer = models.parse_last_line(line)
+                answer = parse_last_line(line)
                 with contextlib.suppress(ProtocolError):  # the last line is no progress, but the result
                     pull.progress = decode(DownloadProgress, answer)
                     pull.touch()

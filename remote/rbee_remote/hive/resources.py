@@ -1,4 +1,4 @@
-"""What a node has (RAM, VRAM, backends), and what a model needs of it.
+"""What a node has: RAM, VRAM, backends; and where a worker would compute.
 
 MB are 10**6 bytes. `RBEE_RAM_LIMIT_MB` in the hive's environment lowers what counts as available RAM.
 """
@@ -9,6 +9,7 @@ import functools
 import importlib.util
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,107 +17,48 @@ from typing import Any
 import psutil
 
 from rbee_remote.hive.scheduler import RAM, VRAM
-from rbee_remote.protocol import ErrorCode, ModelMeta, RemoteError, WorkerOptions
+from rbee_remote.protocol import ErrorCode, RemoteError
 
 _log = logging.getLogger(__name__)
 
 MB = 10**6
-DEFAULT_CTX = 4096
 
 #: How llama.cpp names the library of a backend: libggml-<name>.so beside libllama, or where the wheel puts it.
 _BACKEND_LIBRARIES = {"cuda": "cuda", "metal": "metal", "rocm": "hip", "vulkan": "vulkan"}
 
-# What a worker takes beside weights and KV cache: see `compute_bytes`.
-_UBATCH = 512  # the worker's micro-batch in tokens
-_PROCESS_BYTES = 60 * MB  # Python, the HTTP server and llama.cpp's libraries
-_VOCAB_ENTRY_BYTES = 400  # llama.cpp's tables for one token of the vocabulary
-_ACTIVATIONS = 16  # f32 vectors of n_embd per token that are alive at once, the feed-forward's wider ones included
-_CUDA_CONTEXT_BYTES = 500 * MB
-
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
+    """index: the driver's, in the order of the PCI bus."""
+
     index: int
     name: str
     total_mb: int
     free_mb: int
 
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """What one worker takes, in bytes."""
-
-    weights: int
-    kv: int
-    compute: int
-
     @property
-    def total_mb(self) -> int:
-        return sum(self.parts_mb)
-
-    @property
-    def parts_mb(self) -> tuple[int, int, int]:
-        """Weights, KV cache, compute buffers: each rounded up, so that the total is the sum of what is shown."""
-        return _up(self.weights), _up(self.kv), _up(self.compute)
+    def id(self) -> str:
+        """ggml's name for it. The hive has workers count devices as the driver does."""
+        return f"CUDA{self.index}"
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a worker computes. memory: which kind holds the weights. device: "cpu", or the GPU's name."""
+    """Where a worker computes. memory: which kind holds the weights. device: "cpu", or the GPUs' names.
+
+    gpus: those whose memory is known, as they were when the worker was placed. split: shares of the model for each of
+    them, none for by free memory.
+    """
 
     backend: str
     device: str
     memory: str
+    gpus: tuple[Gpu, ...] = ()
+    split: tuple[float, ...] = ()
 
-
-def need(meta: ModelMeta, size: int, *, ctx: int, slots: int, memory: str = RAM) -> Need:
-    """size: of the model's file in bytes. ctx: tokens per slot. memory: RAM or VRAM."""
-    cells = ctx * slots
-    return Need(weights=size, kv=kv_bytes(meta, cells), compute=compute_bytes(meta, cells, memory))
-
-
-def kv_bytes(meta: ModelMeta, cells: int) -> int:
-    """The KV cache in f16, 2 bytes a value: llama.cpp, src/llama-kv-cache.cpp, size_k_bytes and size_v_bytes.
-
-    The number of cells is padded to 256 there (llama_context: GGML_PAD(n_ctx, 256)).
-    """
-    padded = -(-cells // 256) * 256
-    return meta.n_layers * padded * meta.n_head_kv * (meta.head_dim_k + meta.head_dim_v) * 2
-
-
-def compute_bytes(meta: ModelMeta, cells: int, memory: str = RAM) -> int:
-    """What computing takes, the process itself included, for a micro-batch of 512 tokens and flash attention.
-
-    llama.cpp reserves a buffer for the worst graph (graph_reserve in src/llama-context.cpp): activations in f32, the
-    attention mask in f16, the logits of every token in f32. On a GPU all of it is taken. In RAM only what is written to
-    counts, and the worker asks for one token's logits per slot. Compared with the resident memory of a worker with
-    SmolLM2-135M after a prompt that fills its context, for RAM: 2 to 4 % more than it was, from 2048 to 8192 cells.
-    """
-    graph = _UBATCH * (meta.n_embd * 4 * _ACTIVATIONS + cells * 2)
-    if memory == VRAM:
-        return _CUDA_CONTEXT_BYTES + graph + _UBATCH * meta.n_vocab * 4
-    return _PROCESS_BYTES + graph + meta.n_vocab * _VOCAB_ENTRY_BYTES
-
-
-def resolve_options(options: WorkerOptions, meta: ModelMeta, backend: str) -> WorkerOptions:
-    """The options with nothing left open, so that equal loads compare equal. Raises RemoteError USAGE."""
-    ctx = min(DEFAULT_CTX, meta.n_ctx_train) if options.ctx is None else options.ctx
-    if not 1 <= ctx <= 2**24:
-        raise RemoteError(ErrorCode.USAGE, f"ctx has to be between 1 and {2**24}, not {ctx}")
-    if not 1 <= options.slots <= 256:
-        raise RemoteError(ErrorCode.USAGE, f"slots has to be between 1 and 256, not {options.slots}")
-    if options.threads is not None and not 1 <= options.threads <= 1024:
-        raise RemoteError(ErrorCode.USAGE, f"threads has to be between 1 and 1024, not {options.threads}")
-    if options.gpu_layers is not None and not 0 <= options.gpu_layers <= 4096:
-        raise RemoteError(ErrorCode.USAGE, f"gpu_layers has to be between 0 and 4096, not {options.gpu_layers}")
-    gpu_layers = 0 if backend == "cpu" else options.gpu_layers
-    return WorkerOptions(
-        ctx=ctx,
-        slots=options.slots,
-        backend=backend,
-        gpu_layers=gpu_layers,
-        threads=options.threads or physical_cores(),
-    )
+    @property
+    def gpu_ids(self) -> frozenset[str]:
+        return frozenset(gpu.id for gpu in self.gpus)
 
 
 def physical_cores() -> int:
@@ -126,14 +68,29 @@ def physical_cores() -> int:
     return max(1, min(physical, allowed))
 
 
-def place(backend: str, gpu_layers: int | None, gpus: tuple[Gpu, ...]) -> Placement:
-    """Where a worker with this backend computes. Raises RemoteError BACKEND_UNAVAILABLE, USAGE."""
+def place(
+    backend: str,
+    gpu_layers: int | None,
+    gpus: tuple[Gpu, ...],
+    devices: Sequence[str] = (),
+    split: tuple[float, ...] = (),
+) -> Placement:
+    """Where a worker with this backend computes. devices, split: WorkerOptions.devices and tensor_split.
+
+    Raises RemoteError BACKEND_UNAVAILABLE, USAGE.
+    """
     known = ("auto", "cpu", *_BACKEND_LIBRARIES)
     if backend not in known:
         raise RemoteError(ErrorCode.USAGE, f"{backend!r} is no backend", hint=f"one of {', '.join(known)}")
     if backend == "auto":
         backend = _best_backend(gpus)
     if backend == "cpu" or gpu_layers == 0:
+        if devices or split:
+            raise RemoteError(
+                ErrorCode.USAGE,
+                f"there is no GPU to choose: this worker computes with backend {backend}, on the CPU",
+                hint="leave out --device and --tensor-split, or choose another node",
+            )
         return Placement(backend, "cpu", RAM)
     if backend not in runtime_backends():
         raise RemoteError(
@@ -144,9 +101,50 @@ def place(backend: str, gpu_layers: int | None, gpus: tuple[Gpu, ...]) -> Placem
     if backend == "cuda":
         if not gpus:
             raise RemoteError(ErrorCode.BACKEND_UNAVAILABLE, "this node shows no NVIDIA GPU", hint="--backend cpu")
-        return Placement(backend, max(gpus, key=lambda gpu: gpu.free_mb).name, VRAM)
+        chosen = choose_gpus(gpus, devices)
+        _check_split(split, chosen)
+        return Placement(backend, ", ".join(gpu.name for gpu in chosen), VRAM, chosen, split)
     # Vulkan, ROCm and Metal devices are not measured: Metal's memory is RAM, the others fail while loading.
     return Placement(backend, backend, RAM)
+
+
+def choose_gpus(gpus: tuple[Gpu, ...], devices: Sequence[str]) -> tuple[Gpu, ...]:
+    """The GPUs that `devices` name, by ggml's name or by number, in that order; all for none. Raises RemoteError USAGE
+    that lists what there is."""
+    by_name = {gpu.id.lower(): gpu for gpu in gpus} | {str(gpu.index): gpu for gpu in gpus}
+    for name in devices:
+        if name.lower() not in by_name:
+            there = [gpu.id for gpu in gpus]
+            raise RemoteError(
+                ErrorCode.USAGE,
+                f"there is no device {name!r} on this node",
+                hint=f"there are {', '.join(f'{gpu.id} ({gpu.name})' for gpu in gpus)}",
+                details={"device": name, "available": there},
+            )
+    chosen = tuple(by_name[name.lower()] for name in devices) or gpus
+    if len(set(chosen)) < len(chosen):
+        raise RemoteError(ErrorCode.USAGE, f"a device is named twice: {', '.join(devices)}")
+    return chosen
+
+
+def _check_split(split: tuple[float, ...], gpus: tuple[Gpu, ...]) -> None:
+    if split and len(split) != len(gpus):
+        raise RemoteError(
+            ErrorCode.USAGE,
+            f"tensor_split has {len(split)} shares for {len(gpus)} GPUs",
+            hint=f"one for each of {', '.join(gpu.id for gpu in gpus)}, or choose some with --device",
+        )
+
+
+def free_vram_mb(placement: Placement, gpus: Sequence[Gpu]) -> int:
+    """How large a model the chosen GPUs could hold together. Split in given shares, the first one that is full is the
+    limit. gpus: all of the node, as they are now."""
+    by_id = {gpu.id: gpu.free_mb for gpu in gpus}
+    free = [by_id.get(gpu.id, 0) for gpu in placement.gpus]
+    if not placement.split:
+        return sum(free)
+    whole = sum(placement.split)
+    return int(min(mb * whole / share for mb, share in zip(free, placement.split, strict=True) if share))
 
 
 def _best_backend(gpus: tuple[Gpu, ...]) -> str:
@@ -239,7 +237,3 @@ def _gpu(nvml: Any, index: int) -> Gpu:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
     memory, name = nvml.nvmlDeviceGetMemoryInfo(handle), nvml.nvmlDeviceGetName(handle)
     return Gpu(index, name, int(memory.total) // MB, int(memory.free) // MB)
-
-
-def _up(size: int) -> int:
-    return -(-size // MB)

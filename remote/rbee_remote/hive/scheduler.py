@@ -1,7 +1,8 @@
 """What to do when a model is asked for: pure decisions over values.
 
 Rules
-- A worker for the same model and options is always reused, a busy one too: it queues.
+- A worker for the same model that has the options asked for is always reused, a busy one too: it queues. What was left
+  open matches whatever the worker got: one that has fewer slots because memory was short is found again.
 - Only workers that nobody uses are evicted, the one that was used longest ago first, and none in vain.
 - What a stopping worker holds counts until it is gone: the answer is then to wait, and to decide again.
 """
@@ -9,20 +10,44 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from rbee_remote.protocol import WorkerOptions, WorkerState
 
 RAM, VRAM = "ram", "vram"
 
+#: WorkerOptions.ctx for the most that fits.
+AUTO_CTX = 0
+#: What the fields are that rbee chooses, by the memory there is, when they are left open.
+_OPEN: dict[str, object] = {"slots": None, "gpu_layers": None, "devices": (), "tensor_split": ()}
+
+
+def matches(has: WorkerOptions, given: WorkerOptions, asked: WorkerOptions) -> bool:
+    """Whether a worker's options are those that are `asked` for. has: resolved. given: as they were asked for."""
+    for field in fields(asked):
+        wanted = getattr(asked, field.name)
+        if field.name == "ctx" and wanted == AUTO_CTX:
+            if given.ctx != AUTO_CTX:
+                return False
+        elif wanted != getattr(has, field.name) and not (field.name in _OPEN and wanted == _OPEN[field.name]):
+            return False
+    return True
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerKey:
-    """Two requests with equal keys share a worker. path: the model's file; options: every field resolved."""
+    """What a worker is. path: the model's file. options: every field resolved; asked: as they were asked for, with open
+    what rbee chose by the memory there was."""
 
     model: str
     path: str
     options: WorkerOptions
+    asked: WorkerOptions
+
+    def serves(self, demand: WorkerKey) -> bool:
+        """Whether the worker of this key does what `demand` asks; it need not be what would be started for it now."""
+        same = (self.model, self.path) == (demand.model, demand.path)
+        return same and matches(self.options, self.asked, demand.asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +115,7 @@ def decide(demand: Demand, workers: Iterable[WorkerView]) -> Decision:
     """`workers`: all of the hive's, failed ones included, which count for nothing."""
     live = [worker for worker in workers if worker.state is not WorkerState.FAILED]
     for worker in live:
-        if worker.key == demand.key and worker.state is not WorkerState.STOPPING:
+        if worker.key.serves(demand.key) and worker.state is not WorkerState.STOPPING:
             return Reuse(worker.id)
     if _has_room(demand, live, gone=()):
         return Spawn()

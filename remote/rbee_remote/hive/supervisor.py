@@ -24,13 +24,17 @@ from rbee_remote.hive import planning, scheduler, watch
 from rbee_remote.hive.catalog import Catalog
 from rbee_remote.hive.layout import Layout
 from rbee_remote.hive.logs import last_lines
+from rbee_remote.hive.meter import Job, Meter
+from rbee_remote.hive.need_table import make_needs
 from rbee_remote.hive.planning import Plan
-from rbee_remote.hive.process import Child, describe_exit
+from rbee_remote.hive.process import Child, describe_exit, spinning
 from rbee_remote.hive.scheduler import MakeRoom, NoMemory, NoSlot, Reuse, Spawn
 from rbee_remote.hive.worker_record import SERVING, WorkerRecord
 from rbee_remote.protocol import (
     ErrorCode,
     Fit,
+    ModelNeeds,
+    NeedsRequest,
     ProtocolError,
     RemoteError,
     SpawnRequest,
@@ -79,6 +83,7 @@ class Supervisor:
         self.timing = timing
         self._command = list(worker_command or payload_command("worker"))
         self._workers: dict[str, WorkerRecord] = {}
+        self._meter = Meter()
         self.draining = False
 
     # --- asking ---------------------------------------------------------------------------------------------
@@ -100,39 +105,61 @@ class Supervisor:
         """A live worker that holds the model file `path`."""
         return next((worker for worker in self.live() if worker.key.path == path), None)
 
-    def preflight(self, request: SpawnRequest) -> Fit:
+    async def preflight(self, request: SpawnRequest) -> Fit:
         """What the model needs and what it could have, idle workers of other models evicted.
 
         Raises RemoteError: MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE, RAM_EXHAUSTED, VRAM_EXHAUSTED, ALL_SLOTS_BUSY.
         """
-        plan = planning.make_plan(self._catalog, request)
+        plan = await self._plan(request)
         live = self.live()
-        demand = planning.make_demand(plan, live)
-        decision = scheduler.decide(demand, [worker.view() for worker in live])
+        decision = scheduler.decide(planning.make_demand(plan, live), [worker.view() for worker in live])
         if isinstance(decision, (NoSlot, NoMemory)):
             raise planning.refusal(decision, plan)
-        return planning.make_fit(plan, demand, live)
+        return planning.make_fit(plan, live)
+
+    async def needs(self, request: NeedsRequest) -> ModelNeeds:
+        """What a model needs at several context sizes and slot counts.
+
+        Raises RemoteError: MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE.
+        """
+        while isinstance(table := make_needs(self._catalog, request, self.live(), self._meter), Job):
+            await self._meter.measure(table)
+        return table
+
+    async def _plan(self, request: SpawnRequest) -> Plan:
+        """Nothing is awaited between the last look at the workers and the return."""
+        while isinstance(plan := planning.make_plan(self._catalog, request, self.live(), self._meter), Job):
+            await self._meter.measure(plan)
+        return plan
 
     # --- changing -------------------------------------------------------------------------------------------
 
     async def ensure(self, request: SpawnRequest) -> tuple[WorkerRecord, bool]:
         """The worker for the request, and whether this call started it. It has a process, but need not serve yet.
 
-        Raises what `preflight` raises, and RemoteError WORKER_GONE when the hive is about to end.
+        Raises what `preflight` raises, and RemoteError: WORKER_GONE when the hive is about to end, DEADLINE_EXCEEDED.
         """
+        with anyio.move_on_after(request.timeout_s):
+            return await self._ensure(request)
+        message = f"no worker for {request.model} could be started before the deadline"
+        raise RemoteError(ErrorCode.DEADLINE_EXCEEDED, message, hint="give it more with `--timeout`")
+
+    async def _ensure(self, request: SpawnRequest) -> tuple[WorkerRecord, bool]:
         while True:
+            plan = await self._plan(request)
             if self.draining:
                 raise RemoteError(ErrorCode.WORKER_GONE, "the hive is stopping", hint="try again in a moment")
-            plan = planning.make_plan(self._catalog, request)
             live = self.live()
             decision = scheduler.decide(planning.make_demand(plan, live), [worker.view() for worker in live])
             match decision:
                 case Reuse(worker_id):
                     worker = self._workers[worker_id]
+                    worker.want(request.timeout_s)
                     await worker.has_process.wait()
                     return worker, False
                 case Spawn():
                     worker = self._spawn(plan)
+                    worker.want(request.timeout_s)
                     await worker.has_process.wait()
                     return worker, True
                 case MakeRoom(evict, await_end):
@@ -185,6 +212,7 @@ class Supervisor:
             key=plan.key,
             need=plan.need,
             placement=plan.placement,
+            measured=plan.measured,
             keep_alive_s=plan.request.keep_alive_s,
             socket=self._layout.worker_socket(worker_id),
             log=self._layout.worker_log(worker_id),
@@ -226,11 +254,12 @@ class Supervisor:
             socket=str(worker.socket),
             options=worker.key.options,
             ctx=worker.ctx,
+            slots=worker.slots,
             keep_alive_s=worker.keep_alive_s,
         )
-        return await Child.start(
-            self._command, config=json.dumps(encode(config)).encode(), env=plan.env, log=worker.log
-        )
+        others = any(other is not worker and other.placement.device == "cpu" for other in self.live())
+        env = spinning(plan.env, shared=others)
+        return await Child.start(self._command, config=json.dumps(encode(config)).encode(), env=env, log=worker.log)
 
     def _on_status(self, worker: WorkerRecord, line: bytes) -> None:
         try:

@@ -38,6 +38,7 @@ async def watch(supervisor: Supervisor) -> None:
         for worker in supervisor.live():
             measure(worker)
             _check_progress(supervisor, worker, now)
+            _check_wanted(supervisor, worker, now)
         if now - checked_at >= supervisor.timing.check:
             checked_at = now
             async with anyio.create_task_group() as checks:
@@ -65,6 +66,19 @@ def _check_progress(supervisor: Supervisor, worker: WorkerRecord, now: float) ->
         f"loading {worker.key.model} made no progress for {supervisor.timing.stall:.0f} s",
         hint="look at the worker's log; a slow or full disk is the usual reason",
         details={"progress_percent": round(worker.progress * 100), "log": str(worker.log)},
+    )
+    supervisor.fail(worker, error)
+
+
+def _check_wanted(supervisor: Supervisor, worker: WorkerRecord, now: float) -> None:
+    """Keepers that die do not say so, but their deadlines pass."""
+    if worker.state not in COMING or worker.error is not None or now < worker.wanted_until:
+        return
+    error = RemoteError(
+        ErrorCode.DEADLINE_EXCEEDED,
+        f"{worker.key.model} was not loaded before the deadline of everybody who asked for it",
+        hint="give it more with `--timeout`",
+        details={"progress_percent": round(worker.progress * 100)},
     )
     supervisor.fail(worker, error)
 

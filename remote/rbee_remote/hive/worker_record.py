@@ -5,14 +5,16 @@ Only the supervisor changes a record, and every change goes through `touch`, whi
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
 
+from rbee_remote.hive.needs import Need
 from rbee_remote.hive.process import Child
-from rbee_remote.hive.resources import Need, Placement
+from rbee_remote.hive.resources import Placement
 from rbee_remote.hive.scheduler import WorkerKey, WorkerView
 from rbee_remote.protocol import RemoteError, WorkerInfo, WorkerState, WorkerStatus
 
@@ -24,12 +26,16 @@ COMING = (WorkerState.STARTING, WorkerState.LOADING)
 
 @dataclass(eq=False)
 class WorkerRecord:
-    """Times named `_at` are Unix seconds where they leave the hive (created_at), else of the monotonic clock."""
+    """measured: whether `need` is llama.cpp's word.
+
+    Times named `_at` are Unix seconds where they leave the hive (created_at), else of the monotonic clock.
+    """
 
     id: str
     key: WorkerKey
     need: Need
     placement: Placement
+    measured: bool
     keep_alive_s: float
     socket: Path
     log: Path
@@ -47,6 +53,8 @@ class WorkerRecord:
     progress_at: float = field(default_factory=time.monotonic)
     failed_at: float | None = None
     missed_checks: int = 0
+    #: The latest deadline of those who asked for it, on the monotonic clock; inf where somebody has none.
+    wanted_until: float = 0.0
     #: The names of those who follow its load, and will send it their requests.
     followers: list[str] = field(default_factory=list)
     changed: anyio.Event = field(default_factory=anyio.Event)
@@ -61,6 +69,7 @@ class WorkerRecord:
 
     @property
     def slots(self) -> int:
+        assert self.key.options.slots is not None  # a key's options are resolved
         return self.key.options.slots
 
     @property
@@ -74,6 +83,11 @@ class WorkerRecord:
     def is_wanted_without(self, follower: str) -> bool:
         """Whether it is of use to anybody but the follower who gives it up."""
         return self.state in SERVING or any(name != follower for name in self.followers)
+
+    def want(self, timeout_s: float | None) -> None:
+        """Somebody asks for it who will wait that long, None for as long as it takes."""
+        until = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        self.wanted_until = max(self.wanted_until, until)
 
     @property
     def unseen_mb(self) -> int:
@@ -141,4 +155,5 @@ class WorkerRecord:
             idle_s=None if self.idle_since is None else time.monotonic() - self.idle_since,
             log=str(self.log),
             error=self.error.encode()["error"] if self.error else None,
+            options=self.key.options,
         )

@@ -4,16 +4,24 @@
     GET    /v1/ready                200 when a request would be computed, 503 before
     GET    /v1/loading/progress     SSE `progress` events with WorkerStatus until the load is over
     POST   /v1/inference            GenerateRequest -> SSE `started`, `token`…, `done` or `error`, ids from 1
+                                    (a request that came before is not computed twice: its events come again)
+    GET    /v1/requests/ID/events   the same events, those after `Last-Event-ID` (or ?after=N); 404 REQUEST_GONE
     DELETE /v1/requests/ID          cancels: 202, or 404
+    GET    /metrics                 what the worker has done, for Prometheus
     POST   /v1/admin/shutdown       StopRequest or nothing -> 202
+    POST   /v1/admin/bench          BenchRequest -> SSE `progress`…, `done` or `error`
 
-Errors are RemoteError.encode() with a status of 4xx or 5xx, or the `error` event once a stream has begun.
+Errors are RemoteError.encode() with a status of 4xx or 5xx, or the `error` event once a stream has begun. `openai` adds
+OpenAI's API to these, with errors in its form.
 """
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import json
-from collections.abc import AsyncIterator, Callable
+import re
+from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -34,17 +42,19 @@ from rbee_remote.protocol import (
     decode,
     encode,
 )
+from rbee_remote.worker.bench import bench_endpoint
+from rbee_remote.worker.body import read_json
 from rbee_remote.worker.journal import Journal
+from rbee_remote.worker.journals import Journals
+from rbee_remote.worker.openai.routes import openai_routes
 from rbee_remote.worker.service import Service
-
-#: Bytes of a request's body at most: a context of a million tokens is about half of it.
-MAX_BODY = 8 * 2**20
 
 #: Seconds between two SSE comments while nothing else is to say.
 HEARTBEAT_S = 3.0
 
 _STATUS: dict[ErrorCode, int] = {
     ErrorCode.USAGE: 400,
+    ErrorCode.REQUEST_GONE: 404,
     ErrorCode.WORKER_GONE: 410,
     ErrorCode.MODEL_INVALID: 422,
     ErrorCode.ALL_SLOTS_BUSY: 503,
@@ -69,14 +79,25 @@ def make_app(service: Service) -> ASGIApp:
 
     async def inference(request: Request) -> Response:
         message = await _read(request, GenerateRequest)
-        journal = await service.submit(message)
-        return _Followed(journal, lambda: service.dropped(message.request_id))
+        await service.submit(message)
+        return _Events(service.journals, message.request_id)
+
+    async def events(request: Request) -> Response:
+        request_id = request.path_params["request_id"]
+        known = service.journals.find(request_id).last_id
+        return _Events(service.journals, request_id, after=_last_event_id(request, known))
 
     async def cancel(request: Request) -> Response:
         request_id = request.path_params["request_id"]
         if service.cancel(request_id):
             return JSONResponse({}, status_code=202)
-        return _error(RemoteError(ErrorCode.USAGE, "no such request is open"), 404)
+        raise RemoteError(ErrorCode.REQUEST_GONE, f"no request {request_id} is open")
+
+    async def metrics(request: Request) -> Response:
+        await asyncio.to_thread(importlib.import_module, "prometheus_client")  # the first time it takes 40 ms
+        accept = request.headers.get("Accept", "")
+        content, media_type = service.metrics.render(service.config, service.status(), accept)
+        return Response(content, media_type=media_type)
 
     async def shutdown(request: Request) -> Response:
         message = await _read(request, StopRequest, default=StopRequest())
@@ -89,8 +110,12 @@ def make_app(service: Service) -> ASGIApp:
             Route("/v1/ready", ready),
             Route("/v1/loading/progress", loading_progress),
             Route("/v1/inference", inference, methods=["POST"]),
+            Route("/v1/requests/{request_id}/events", events),
             Route("/v1/requests/{request_id}", cancel, methods=["DELETE"]),
             Route("/v1/admin/shutdown", shutdown, methods=["POST"]),
+            Route("/v1/admin/bench", bench_endpoint(service), methods=["POST"]),
+            Route("/metrics", metrics),
+            *openai_routes(service),
         ],
         exception_handlers={RemoteError: _on_remote_error, HTTPException: _on_http_error, Exception: _on_bug},
     )
@@ -113,22 +138,22 @@ class _Addressed:
         await app(scope, receive, send)
 
 
-class _Followed(StreamingResponse):
-    """A journal as SSE. on_over: called when the response is over, by its end or because the client went away."""
+class _Events(StreamingResponse):
+    """The events of a request as SSE, those with a number above `after`. While it is open, the request has a reader."""
 
-    def __init__(self, journal: Journal, on_over: Callable[[], None]) -> None:
-        super().__init__(_lines(journal), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-        self._on_over = on_over
+    def __init__(self, journals: Journals, request_id: str, after: int = 0) -> None:
+        lines = _lines(journals.find(request_id), after)
+        super().__init__(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        self._journals = journals
+        self._request_id = request_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
+        with self._journals.following(self._request_id):
             await super().__call__(scope, receive, send)
-        finally:
-            self._on_over()
 
 
-async def _lines(journal: Journal) -> AsyncIterator[str]:
-    async for record in journal.follow(HEARTBEAT_S):
+async def _lines(journal: Journal, after: int) -> AsyncIterator[str]:
+    async for record in journal.follow(HEARTBEAT_S, after):
         if record is None:
             yield ": waiting\n\n"
         else:
@@ -149,25 +174,27 @@ def _sse(lines: AsyncIterator[str]) -> Response:
     return StreamingResponse(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
+def _last_event_id(request: Request, known: int) -> int:
+    """How many events the client has already. known: how many there are. Raises RemoteError USAGE."""
+    said = request.headers.get("Last-Event-ID") or request.query_params.get("after") or "0"
+    if not re.fullmatch(r"[0-9]{1,9}", said) or int(said) > known:
+        raise RemoteError(ErrorCode.USAGE, f"Last-Event-ID must be a number from 0 to {known}, got {said!r:.20}")
+    return int(said)
+
+
 async def _read(request: Request, cls: type[T], default: T | None = None) -> T:
     """The body as a message. default: for an empty body. Raises RemoteError USAGE."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise HTTPException(413, f"the request is larger than {MAX_BODY} bytes")
-    if not body and default is not None:
+    body = await read_json(request, may_be_empty=default is not None)
+    if body is None and default is not None:
         return default
     try:
-        return decode(cls, json.loads(body))
+        return decode(cls, body)
     except ProtocolError as error:
         raise RemoteError(ErrorCode.USAGE, str(error)) from error
-    except (ValueError, RecursionError) as error:
-        raise RemoteError(ErrorCode.USAGE, f"the body is not JSON: {error}") from error
 
 
 def _error(error: RemoteError, status: int) -> JSONResponse:
-    headers = {"Retry-After": "1"} if status == 503 else {}
+    headers = {"Retry-After": str(error.details.get("retry_after_s", 1))} if status == 503 else {}
     return JSONResponse(error.encode(), status_code=status, headers=headers)
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from rbee_remote.worker.interface import BatchToken
 from rbee_remote.worker.prefix import Memories, Move, worth_waiting_for
 
-#: Tokens of a text to embed that one step takes: each has an output as wide as the vocabulary.
+#: Tokens to embed that one step takes: each has an output as wide as the vocabulary.
 EMBEDDED_AT_ONCE = 32
 
 #: How many of the first tokens in a slot's memory can be built on: `Engine.reusable`.
@@ -220,8 +220,15 @@ class Scheduler:
 
 def _divide(budget: int, prompts: Sequence[Entry]) -> list[tuple[Entry, int]]:
     """Tokens of each prompt that is not whole: the eldest gets half of the budget, the next half of the rest, and what
-    is left over goes round again. So each moves on, and a short one is not kept waiting by a long one before it."""
-    wanted = {entry.key: min(entry.missing, EMBEDDED_AT_ONCE) if entry.embeds else entry.missing for entry in prompts}
+    is left over goes round again. So each moves on, and a short one is not kept waiting by a long one before it.
+
+    Of texts to embed only the eldest moves on.
+    """
+    embedded = next((entry for entry in prompts if entry.embeds), None)
+    wanted = {entry.key: entry.missing for entry in prompts if not entry.embeds}
+    if embedded:
+        wanted[embedded.key] = min(embedded.missing, EMBEDDED_AT_ONCE)
+        prompts = [entry for entry in prompts if entry.key in wanted]
     shares = dict.fromkeys(wanted, 0)
     for last_round in (False, True):
         for entry in prompts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -22,6 +23,22 @@ CHATML = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
+#: What is looked for in a prompt, to see what a template makes of tools and calls.
+_PROBE = "probe_of_rbee"
+_PROBE_TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": _PROBE,
+        "description": "d",
+        "parameters": {
+            "type": "object",
+            "properties": {"p": {"type": "string", "description": "d"}},
+            "required": ["p"],
+        },
+    },
+}
+_ASKED: dict[str, Any] = {"role": "user", "content": "u"}
+
 _HINT = "use --raw to send the prompt without the model's chat template"
 
 
@@ -37,21 +54,21 @@ class ChatTemplate:
                 ErrorCode.MODEL_INVALID, f"the model's chat template cannot be read: {error}", hint=_HINT
             ) from error
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The prompt, ending where the assistant's answer begins.
+    def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> str:
+        """The prompt, ending where the assistant's answer begins. tools: what it may call, in OpenAI's form.
 
-        Raises RemoteError: USAGE with the template's own words where it refuses the messages, MODEL_INVALID where it
-        breaks on them.
+        Raises RemoteError: USAGE with the template's own words where it refuses the messages, and where it knows
+        nothing of tools; MODEL_INVALID where it breaks on them.
         """
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            return self._template.render(
-                messages=turns,
-                add_generation_prompt=True,
-                raise_exception=_raise_exception,
-                strftime_now=_strftime_now,
-                **self._special,
+        if tools and not self._takes_tools:
+            raise RemoteError(
+                ErrorCode.USAGE,
+                "tools: the model's chat template knows nothing of tools",
+                hint="load a model that was trained to call them",
+                details={"field": "tools"},
             )
+        try:
+            return self._render([self._turn(message) for message in messages], tools)
         except _Refused as error:
             raise RemoteError(
                 ErrorCode.USAGE, f"the model's chat template refuses the messages: {error}", hint=_HINT
@@ -60,6 +77,66 @@ class ChatTemplate:
             raise RemoteError(
                 ErrorCode.MODEL_INVALID, f"the model's chat template fails: {error}", hint=_HINT
             ) from error
+
+    def _render(self, turns: list[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> str:
+        return self._template.render(
+            messages=turns,
+            add_generation_prompt=True,
+            raise_exception=_raise_exception,
+            strftime_now=_strftime_now,
+            **({"tools": list(tools)} if tools else {}),
+            **self._special,
+        )
+
+    def _turn(self, message: Message) -> dict[str, Any]:
+        """A message as templates know it. Keys that say nothing are left out: many ask only whether they are there."""
+        turn: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.tool_calls:
+            turn["tool_calls"] = [self._call(call) for call in message.tool_calls]
+        if message.tool_call_id:
+            turn["tool_call_id"] = message.tool_call_id
+        if message.name:
+            turn["name"] = message.name
+        return turn
+
+    def _call(self, call: dict[str, Any]) -> dict[str, Any]:
+        """With its arguments as an object where the template writes JSON of them."""
+        function = call["function"]
+        if not self._takes_objects:
+            return call
+        try:
+            arguments = json.loads(function["arguments"])
+        except (ValueError, RecursionError):
+            return call  # what a model wrote need not be JSON; the template gets it as it is
+        return {**call, "function": {**function, "arguments": arguments}}
+
+    @functools.cached_property
+    def _takes_tools(self) -> bool:
+        """Whether a tool's name gets into the prompt."""
+        return _PROBE in self._try([_ASKED], [_PROBE_TOOL])
+
+    @functools.cached_property
+    def _takes_objects(self) -> bool:
+        """Whether the template knows what to do with arguments that are an object, as most do: where it takes them for
+        text, it fails on them, or writes them as Python would."""
+        shown = self._try(_called({_PROBE: 1}), [_PROBE_TOOL])
+        if shown:
+            return f"{{'{_PROBE}'" not in shown
+        return not self._try(_called(json.dumps({_PROBE: 1})), [_PROBE_TOOL])
+
+    def _try(self, turns: list[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> str:
+        """What the template makes of it; nothing where it fails."""
+        try:
+            return self._render(turns, tools)
+        except Exception:  # a template is a program that came with the model: it can fail in any way
+            return ""
+
+
+def _called(arguments: Any) -> list[dict[str, Any]]:
+    """A chat in which a tool was called and has answered."""
+    call = {"id": "call00001", "type": "function", "function": {"name": _PROBE, "arguments": arguments}}
+    answer = {"role": "tool", "content": "1", "tool_call_id": "call00001", "name": _PROBE}
+    return [_ASKED, {"role": "assistant", "content": "", "tool_calls": [call]}, answer]
 
 
 class _Refused(Exception):

@@ -97,7 +97,8 @@ class Engine(Protocol):
         """
 
     def sample(self, seq: int, row: int) -> Sampled:
-        """The next token of `seq` from the logits of `row` of the last decode."""
+        """The next token of `seq` from the logits of `row` of the last decode. Raises RemoteError USAGE where the
+        request's grammar has become too ambiguous to follow."""
 
     def embedding(self, row: int) -> NDArray[np.float32]:
         """The last hidden state after the token of `row` of the last decode: n_embd numbers, good until the next."""
@@ -115,6 +116,9 @@ class Engine(Protocol):
     def copy(self, source: int, target: int, count: int) -> bool:
         """Make the memory of `target` the first `count` tokens of `source`. False where the model cannot, and `target`
         is empty now."""
+
+    def set_threads(self, count: int) -> None:
+        """How many threads the next steps compute with."""
 
     def measure(self, prompt_tokens: int, generated_tokens: int) -> float | None:
         """Seconds for a prompt of random tokens, then as many single steps, in sequence 0, without sampling: what

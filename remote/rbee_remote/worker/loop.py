@@ -20,6 +20,8 @@ from typing import Any, Protocol, TypeVar
 
 from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError, WorkerConfig
 from rbee_remote.worker.batching import Plan, QueueFull, Scheduler
+from rbee_remote.worker.cpus import usable_cores
+from rbee_remote.worker.crowd import Crowd
 from rbee_remote.worker.generation import Embedding, Generation
 from rbee_remote.worker.interface import Engine, LoadAborted, LoadEngine, ModelInfo
 from rbee_remote.worker.prompt import Prompt, Prompter
@@ -234,7 +236,8 @@ class EngineThread:
         self._open[generation.key] = generation
 
     def _loop(self, engine: Engine, scheduler: Scheduler) -> None:
-        steps = Steps(engine, scheduler, self._open, self._outbox.append, self._listener.on_change)
+        crowd = Crowd.of_this_machine(self._config.options.threads or usable_cores())
+        steps = Steps(engine, scheduler, self._open, self._outbox.append, self._listener.on_change, crowd)
         while True:
             with self._lock:
                 while not (self._stopping or self._ending or self._alone or scheduler.running or scheduler.waiting):
@@ -249,6 +252,7 @@ class EngineThread:
                 plan = Plan() if alone else steps.plan()
             self._flush()
             if alone:
+                steps.use_all_threads()
                 self._run_alone(engine, scheduler, alone)
             elif plan.batch:
                 whole = steps.compute(plan)

@@ -32,11 +32,9 @@ from rbee_remote.worker.status import StatusPipe
 #: Seconds that responses get to reach their clients once the worker has ended.
 FAREWELL_S = 3
 
-#: How often OpenMP's threads look for each other before they sleep; llama.cpp has them meet about a thousand times a
-#: token. By default they look for milliseconds, and who shares cores spins in each other's way: two workers on two
-#: cores made 4 tokens/s each, and with this 50. Alone it costs 5 % of a small model's 136 tokens/s. 1000 costs 2 %, but
-#: then a busy neighbour halves what this leaves.
-GOMP_SPINCOUNT = "300"
+#: How often OpenMP's threads look for each other before they sleep: nearly as fast alone as for ever, and no company is
+#: starved. A hive, which knows the neighbours, says it itself (`hive.process.spinning`, with the figures).
+GOMP_SPINCOUNT = "30000"
 
 _log = logging.getLogger("rbee.worker")
 
@@ -87,7 +85,7 @@ def _load(config: WorkerConfig, progress: Progress) -> Engine:
     """In the engine's thread, so that the socket serves before llama.cpp's libraries are there."""
     os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)
     try:
-        from rbee_remote.worker.engine import load_engine
+        from rbee_remote.worker.llama.engine import load_engine
     except (ImportError, OSError, RuntimeError) as error:
         raise RemoteError(
             ErrorCode.BOOTSTRAP_FAILED,

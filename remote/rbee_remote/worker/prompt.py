@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError
 from rbee_remote.worker import sampling
@@ -28,23 +30,24 @@ class Prompt:
 def check(request: GenerateRequest) -> None:
     """What can be said about a request without a model. Raises RemoteError USAGE naming the field."""
     if not re.fullmatch(r"[0-9a-f]{32}", request.request_id):
-        raise _usage("request_id must be 32 hex digits in lower case")
-    if (request.prompt is None) == (not request.messages):
-        raise _usage("either messages or prompt must be given")
+        raise _usage("request_id", "must be 32 hex digits in lower case")
+    if (request.prompt is not None) + bool(request.messages) + bool(request.tokens) != 1:
+        raise _usage("", "one of messages, prompt and tokens must be given")
     for index, message in enumerate(request.messages):
         if message.role not in ROLES:
-            raise _usage(f"messages[{index}].role must be one of {', '.join(ROLES)}, got {message.role!r}")
+            raise _usage(f"messages[{index}].role", f"must be one of {', '.join(ROLES)}, got {message.role!r}")
         _check_text(f"messages[{index}].content", message.content)
+        _check_calls(f"messages[{index}].tool_calls", message.tool_calls)
     _check_text("prompt", request.prompt or "")
     if request.max_tokens is not None and request.max_tokens < 1:
-        raise _usage(f"max_tokens must be 1 or more, got {request.max_tokens}")
+        raise _usage("max_tokens", f"must be 1 or more, got {request.max_tokens}")
     if len(request.stop) > MAX_STOPS:
-        raise _usage(f"stop must have at most {MAX_STOPS} strings, got {len(request.stop)}")
+        raise _usage("stop", f"must have at most {MAX_STOPS} strings, got {len(request.stop)}")
     for index, text in enumerate(request.stop):
         if not 0 < len(text) <= MAX_STOP_LENGTH:
-            raise _usage(f"stop[{index}] must have 1 to {MAX_STOP_LENGTH} characters, got {len(text)}")
+            raise _usage(f"stop[{index}]", f"must have 1 to {MAX_STOP_LENGTH} characters, got {len(text)}")
     if request.timeout_s is not None and not (math.isfinite(request.timeout_s) and request.timeout_s > 0):
-        raise _usage(f"timeout_s must be more than 0 seconds, got {request.timeout_s}")
+        raise _usage("timeout_s", f"must be more than 0 seconds, got {request.timeout_s}")
     sampling.check(request.sampling)
 
 
@@ -58,11 +61,9 @@ class Prompter:
     def prepare(self, request: GenerateRequest) -> Prompt:
         """Tokens of a checked request. Raises RemoteError: USAGE where the prompt leaves no room in the context, and
         what the chat template raises."""
-        text = request.prompt if request.prompt is not None else self._template.render(request.messages)
-        text = _without_special(text, self._engine.info)
-        tokens = self._engine.tokenize(text, add_special=True, parse_special=True)
+        tokens = self._tokens(request)
         if not tokens:
-            raise _usage("the prompt is empty")
+            raise _usage("", "the prompt is empty")
         room = self._ctx - len(tokens)
         if room < 1:
             raise RemoteError(
@@ -72,6 +73,17 @@ class Prompter:
                 details={"prompt_tokens": len(tokens), "ctx": self._ctx},
             )
         return Prompt(tuple(tokens), min(request.max_tokens or room, room))
+
+    def _tokens(self, request: GenerateRequest) -> list[int]:
+        info = self._engine.info
+        if request.tokens:
+            check_tokens(request.tokens, info.n_vocab)
+            return list(request.tokens)
+        text = request.prompt
+        if text is None:
+            text = self._template.render(request.messages, request.tools)
+            _check_text("messages", text)  # a template may have put together what is no text: halves of a character
+        return self._engine.tokenize(_without_special(text, info), add_special=True, parse_special=True)
 
     @functools.cached_property
     def _template(self) -> ChatTemplate:
@@ -88,12 +100,31 @@ def _without_special(text: str, info: ModelInfo) -> str:
     return text
 
 
+def _check_calls(field: str, calls: tuple[dict[str, Any], ...]) -> None:
+    """Templates look at the function's name and arguments; what else a call has is theirs."""
+    for index, call in enumerate(calls):
+        function = call.get("function")
+        if not isinstance(function, dict):
+            raise _usage(f"{field}[{index}].function", "must be an object")
+        for name in ("name", "arguments"):
+            if not isinstance(function.get(name), str):
+                raise _usage(f"{field}[{index}].function.{name}", "must be a string")
+
+
+def check_tokens(tokens: Sequence[int], n_vocab: int) -> None:
+    """Raises RemoteError USAGE for one that is not in the vocabulary, on which llama.cpp gives up."""
+    wrong = next((token for token in tokens if not 0 <= token < n_vocab), None)
+    if wrong is not None:
+        raise _usage("tokens", f"must be from 0 to {n_vocab - 1}, got {wrong}")
+
+
 def _check_text(field: str, text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise _usage(f"{field} is not valid Unicode: {error.reason}") from error
+        raise _usage(field, f"is not valid Unicode: {error.reason}") from error
 
 
-def _usage(message: str) -> RemoteError:
-    return RemoteError(ErrorCode.USAGE, message)
+def _usage(field: str, what: str) -> RemoteError:
+    """field: empty where it is not about one."""
+    return RemoteError(ErrorCode.USAGE, f"{field} {what}".strip(), details={"field": field} if field else {})

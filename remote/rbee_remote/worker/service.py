@@ -6,6 +6,7 @@
 Rules
 - Everything here runs on the event loop's thread.
 - A request is refused before anything of it is kept, or it gets a journal that ends with `done` or `error`.
+- The clock of a request's deadline starts when it comes in, and ends it wherever it is by then.
 - Once stopping, nobody comes in, and the worker ends when the last open request has ended.
 """
 
@@ -13,44 +14,62 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable
+import math
+import uuid
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError, WorkerConfig, WorkerState, WorkerStatus
+from rbee_remote.protocol import (
+    Done,
+    ErrorCode,
+    GenerateRequest,
+    RemoteError,
+    Usage,
+    WorkerConfig,
+    WorkerState,
+    WorkerStatus,
+    WorkerTimings,
+)
 from rbee_remote.worker import prompt
 from rbee_remote.worker.batching import QueueFull
-from rbee_remote.worker.generation import Generation
-from rbee_remote.worker.interface import LoadEngine, ModelInfo
+from rbee_remote.worker.generation import Embedding, Generation
+from rbee_remote.worker.interface import Engine, LoadEngine, ModelInfo
 from rbee_remote.worker.journal import Journal, Signal
+from rbee_remote.worker.journals import Journals
+from rbee_remote.worker.keep_alive import KeepAlive
 from rbee_remote.worker.loop import EngineThread
+from rbee_remote.worker.metrics import Metrics
 
-#: A worker that has just loaded waits at least this long for the request that it was started for, even where its
-#: keep-alive is shorter: 0 means "end after the answer", not before it.
-FIRST_REQUEST_S = 10.0
-
-#: How long a running request goes on for a client whose connection dropped, before its slot is free for others.
-ORPHAN_S = 60.0
+#: Most seconds after which a client that found no room is told to come again.
+MAX_RETRY_AFTER_S = 30
 
 _log = logging.getLogger("rbee.worker")
 
+T = TypeVar("T")
+
 
 class Service:
-    """report: called with each new status, loading progress about ten times a second. `changed` wakes with it."""
+    """report: called with each new status, loading progress about ten times a second. `changed` wakes with it.
+
+    journals: of the requests that are open, and of those that ended a short while ago.
+    """
 
     def __init__(self, config: WorkerConfig, load: LoadEngine, report: Callable[[WorkerStatus], None]) -> None:
         self.config = config
         self.changed = Signal()
+        self.journals = Journals(self._end)
+        self.metrics = Metrics()
         self._report = report
         self._loop = asyncio.get_running_loop()
         self._engine = EngineThread(config, load, self, self._loop.call_soon_threadsafe)
+        self._preparing: dict[str, Journal] = {}  # of requests whose prompt is being made
+        self._typical_s = 0.0  # what a request takes in its slot, of late
         self._state = WorkerState.STARTING
         self._progress = 0.0
         self._device = ""
+        self._info: ModelInfo | None = None
         self._failure: RemoteError | None = None
-        self._idle_since: float | None = None
-        self._idle_timer: asyncio.TimerHandle | None = None
-        self._served = False
-        self._keep_alive_s = config.keep_alive_s
+        self._keep_alive = KeepAlive(config.keep_alive_s, stay=lambda: self.journals.unread, over=self._idle_over)
         self._ended = asyncio.Event()
         self._published: tuple[object, ...] = ()
 
@@ -67,9 +86,8 @@ class Service:
 
     def status(self) -> WorkerStatus:
         running, waiting = self._engine.counts()
-        slots = self.config.options.slots
+        slots = self.config.slots
         taken = min(slots, running + waiting)
-        idle = None if self._idle_since is None else time.monotonic() - self._idle_since
         return WorkerStatus(
             id=self.config.id,
             model=self.config.model,
@@ -79,46 +97,106 @@ class Service:
             slots=slots,
             slots_free=slots - taken,
             queued=running + waiting - taken,
-            idle_s=idle,
-            keep_alive_s=self._keep_alive_s,
+            idle_s=self._keep_alive.idle_s,
+            keep_alive_s=self._keep_alive.seconds,
             device=self._device,
             error=None if self._failure is None else self._failure.encode()["error"],
         )
 
     async def submit(self, request: GenerateRequest) -> Journal:
-        """Take a request in. Raises RemoteError: USAGE, ALL_SLOTS_BUSY, WORKER_GONE, or why the load failed."""
+        """Take a request in, or find the journal that it got when it came before.
+
+        Raises RemoteError: USAGE, ALL_SLOTS_BUSY, WORKER_GONE, or why the load failed.
+        """
         prompt.check(request)
+        if known := self.journals.same(request):
+            return known
         self._check_open()
-        prepared = await asyncio.to_thread(self._engine.prepare, request)
-        self._check_open()
-        if request.request_id in self._engine.open_requests():
-            raise RemoteError(ErrorCode.USAGE, f"request_id {request.request_id} is in use")
-        generation = Generation(request, Journal(), prepared)
-        try:
-            self._engine.submit(generation)
-        except QueueFull as error:
-            raise self._busy() from error
+        journal = self.journals.open(request)
+        journal.when_closed(lambda: self.metrics.ended(journal))
         if request.timeout_s is not None:
             timer = self._loop.call_later(request.timeout_s, self._end, request.request_id, "deadline")
-            generation.journal.when_closed(timer.cancel)
-        self._served = True
+            journal.when_closed(timer.cancel)
+        try:
+            await self._enter(request, journal)
+        except BaseException as error:
+            self.journals.forget(request.request_id, journal)
+            if not journal.closed:  # somebody may follow it already
+                bug = RemoteError(ErrorCode.INTERNAL, f"the request was not taken in: {error!r}")
+                journal.append(error if isinstance(error, RemoteError) else bug)
+            raise
+        journal.when_closed(lambda: self._on_done(journal))
+        return journal
+
+    async def _enter(self, request: GenerateRequest, journal: Journal) -> None:
+        """Make the prompt and queue the request, unless it is ended meanwhile."""
+        self._preparing[request.request_id] = journal
+        try:
+            prepared = await asyncio.to_thread(self._engine.prepare, request)
+        finally:
+            if self._preparing.get(request.request_id) is journal:
+                del self._preparing[request.request_id]
+        if journal.closed:
+            return
+        self._check_open()
+        try:
+            self._engine.submit(Generation(request, journal, prepared))
+        except QueueFull as error:
+            raise self._busy() from error
+        self._keep_alive.served = True
         if request.keep_alive_s is not None:
-            self._keep_alive_s = request.keep_alive_s
+            self._keep_alive.seconds = request.keep_alive_s
         self.on_change()
-        return generation.journal
+
+    async def tokenize(self, text: str) -> list[int]:
+        """A text's tokens, once the model is loaded. Raises RemoteError WORKER_GONE, or why the load failed."""
+        await self._loaded()
+        return await asyncio.to_thread(self._engine.tokenize, text)
+
+    async def embed(self, tokens: Sequence[int]) -> list[float]:
+        """The embedding of a text: n_embd numbers, of length 1 as a vector. It waits for a slot as any request does.
+
+        Raises RemoteError: USAGE for a text that is empty or longer than the context, ALL_SLOTS_BUSY, WORKER_GONE, or
+        why the load failed.
+        """
+        info = await self._loaded()
+        if not 0 < len(tokens) <= self.config.ctx:
+            raise RemoteError(
+                ErrorCode.USAGE, f"a text to embed must have 1 to {self.config.ctx} tokens, got {len(tokens)}"
+            )
+        prompt.check_tokens(tokens, info.n_vocab)
+        future: asyncio.Future[list[float]] = self._loop.create_future()
+        embedding = Embedding(uuid.uuid4().hex, tokens, info.pooling, future)
+        try:
+            self._engine.submit_embedding(embedding)
+        except QueueFull as error:
+            raise self._busy() from error
+        self._keep_alive.served = True
+        self.on_change()
+        try:
+            return await future
+        except asyncio.CancelledError:  # its client went away
+            self._end(embedding.key, "canceled")
+            raise
+
+    async def run_alone(self, job: Callable[[Engine], T]) -> T:
+        """Call `job` on the engine's thread while it computes nothing else; canceled, the engine is interrupted.
+
+        Raises RemoteError ALL_SLOTS_BUSY when the worker is at work, and what `job` raises.
+        """
+        await self._loaded()
+        running = self._engine.run_alone(job)
+        self._keep_alive.served = True
+        self.on_change()
+        try:
+            return await asyncio.wrap_future(running)
+        except asyncio.CancelledError:
+            self._engine.interrupt()
+            raise
 
     def cancel(self, request_id: str) -> bool:
         """False if no such request is open."""
         return self._end(request_id, "canceled")
-
-    def dropped(self, request_id: str) -> None:
-        """The response to a request is over, read to its end or not.
-
-        One that runs goes on for a while: its client's connection may have dropped, and come back.
-        """
-        self._end(request_id, "canceled", only_waiting=True)
-        if request_id in self._engine.open_requests():
-            self._loop.call_later(ORPHAN_S, self._end, request_id, "canceled")
 
     def stop(self, *, drain: bool) -> None:
         """End the worker: after the open requests, or by cancelling them."""
@@ -128,6 +206,7 @@ class Service:
         if not drain:
             for key in self._engine.open_requests():
                 self._engine.end(key, "canceled")
+            self._engine.interrupt()  # what runs alone ends too
         self.on_change()
 
     def on_progress(self, share: float) -> None:
@@ -136,6 +215,7 @@ class Service:
 
     def on_loaded(self, info: ModelInfo) -> None:
         _log.info("loaded on %s (%s)", info.device, info.backend)
+        self._info = info
         self._progress = 1.0
         self._device = info.device
         if self._state is WorkerState.LOADING:
@@ -147,14 +227,7 @@ class Service:
         busy = bool(running or waiting)
         if self._state is WorkerState.STOPPING and not busy:
             self._engine.stop()
-        if busy or self._state is not WorkerState.READY:
-            self._idle_since = None
-            if self._idle_timer:
-                self._idle_timer.cancel()
-                self._idle_timer = None
-        elif self._idle_since is None:
-            self._idle_since = time.monotonic()
-            self._arm_idle_timer()
+        self._keep_alive.set_idle(self._state is WorkerState.READY and not busy)
         self._publish()
 
     def on_end(self, failure: RemoteError | None) -> None:
@@ -164,19 +237,23 @@ class Service:
         self._ended.set()
 
     def _end(self, request_id: str, reason: str, *, only_waiting: bool = False) -> bool:
+        preparing = self._preparing.pop(request_id, None)
+        if preparing:
+            preparing.append(Done(reason, Usage(0, 0), WorkerTimings(0.0, 0.0, 0.0)))
+            return True
         found = self._engine.end(request_id, reason, only_waiting=only_waiting)
         if found:
             self.on_change()
         return found
 
-    def _arm_idle_timer(self) -> None:
-        if self._keep_alive_s < 0:
-            return
-        patience = self._keep_alive_s if self._served else max(self._keep_alive_s, FIRST_REQUEST_S)
-        self._idle_timer = self._loop.call_later(patience, self._idle_over)
+    def _on_done(self, journal: Journal) -> None:
+        if isinstance(journal.last, Done):
+            timings = journal.last.timings
+            taken = timings.prompt_s + timings.generate_s
+            self._typical_s += (taken - self._typical_s) / 4 if self._typical_s else taken
 
     def _idle_over(self) -> None:
-        _log.info("idle for its keep-alive of %g s", self._keep_alive_s)
+        _log.info("idle for its keep-alive of %g s", self._keep_alive.seconds)
         self.stop(drain=True)
 
     def _state_with(self, taken: int) -> WorkerState:
@@ -184,7 +261,7 @@ class Service:
             return self._state
         if taken == 0:
             return WorkerState.IDLE
-        return WorkerState.BUSY if taken == self.config.options.slots else WorkerState.READY
+        return WorkerState.BUSY if taken == self.config.slots else WorkerState.READY
 
     def _check_open(self) -> None:
         if self._failure:
@@ -192,13 +269,23 @@ class Service:
         if self._state is WorkerState.STOPPING:
             raise RemoteError(ErrorCode.WORKER_GONE, "the worker is ending")
 
+    async def _loaded(self) -> ModelInfo:
+        """Wait for the model. Raises RemoteError why there is none."""
+        while self._info is None:
+            self._check_open()
+            await self.changed.wait(1.0)
+        self._check_open()
+        return self._info
+
     def _busy(self) -> RemoteError:
+        """With the seconds after which a slot should have come free."""
         running, waiting = self._engine.counts()
+        retry_after = min(MAX_RETRY_AFTER_S, max(1, math.ceil(self._typical_s / self.config.slots)))
         return RemoteError(
             ErrorCode.ALL_SLOTS_BUSY,
             f"all slots of the worker are busy: {running} running, {waiting} waiting",
             hint="try again in a while, or load the model with more --slots or on another node",
-            details={"slots": self.config.options.slots, "running": running, "waiting": waiting},
+            details={"slots": self.config.slots, "running": running, "waiting": waiting, "retry_after_s": retry_after},
         )
 
     def _publish(self) -> None:

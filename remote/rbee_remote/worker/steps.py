@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from rbee_remote.protocol import RemoteError
 from rbee_remote.worker.batching import Plan, Scheduler, Span
+from rbee_remote.worker.crowd import Crowd
 from rbee_remote.worker.generation import Embedding, Generation
 from rbee_remote.worker.interface import Engine
 from rbee_remote.worker.journal import Event
@@ -23,7 +24,10 @@ Task = Generation | Embedding
 
 
 class Steps:
-    """open_tasks: key to each request that the scheduler knows. on_change: told when one takes a slot or ends."""
+    """open_tasks: key to each request that the scheduler knows. on_change: told when one takes a slot or ends.
+
+    crowd: how many threads are worth it.
+    """
 
     def __init__(
         self,
@@ -32,6 +36,7 @@ class Steps:
         open_tasks: dict[str, Task],
         tell: Callable[[Callable[[], None]], None],
         on_change: Callable[[], None],
+        crowd: Crowd,
     ) -> None:
         self._engine = engine
         self._scheduler = scheduler
@@ -39,6 +44,8 @@ class Steps:
         self._tell = tell
         self._on_change = on_change
         self._pace = PrefillPace(engine.n_batch)
+        self._crowd = crowd
+        self._threads = 0  # not set yet
 
     def plan(self) -> Plan:
         """The next step, those that begin with it begun; an empty one where a beginning failed."""
@@ -49,10 +56,14 @@ class Steps:
     def compute(self, plan: Plan) -> bool:
         """False when it was interrupted."""
         started = time.monotonic()
+        self._use_threads(self._crowd.most if self._repeatable() else self._crowd.look(started))
         whole = self._engine.decode(plan.batch, embeddings=plan.embeds)
         if whole:
             self._pace.observe(len(plan.batch), time.monotonic() - started)
         return whole
+
+    def use_all_threads(self) -> None:
+        self._use_threads(self._crowd.most)
 
     def take(self, plan: Plan) -> None:
         """Sample from a step that was computed."""
@@ -82,6 +93,19 @@ class Steps:
             self._tell(call)
         self._tell(self._on_change)
 
+    def _repeatable(self) -> bool:
+        """Whether somebody's text is to depend on nothing but a seed: llama.cpp adds up attention over a long context
+        in as many parts as there are threads."""
+        return any(isinstance(task, Generation) and task.request.sampling.seed is not None for task in self._tasks())
+
+    def _tasks(self) -> list[Task]:
+        return list(self._open.values())
+
+    def _use_threads(self, count: int) -> None:
+        if count != self._threads:
+            self._threads = count
+            self._engine.set_threads(count)
+
     def _begin(self, move: Move) -> bool:
         """Give a request its slot's memory. False where the step cannot go on as it was planned."""
         task = self._open[move.key]
@@ -97,12 +121,16 @@ class Steps:
             try:
                 self._engine.start(move.slot, task.request.sampling, task.seed, task.prompt.tokens)
             except RemoteError as error:
-                del self._open[move.key]
-                self._scheduler.remove(move.key)
-                self._tell(failing(task, error))
+                self._fail(move.key, task, error)
                 return False
             self._tell(_appending(task, task.begin(move.count if kept else 0)))
         return kept
+
+    def _fail(self, key: str, task: Task, error: RemoteError) -> None:
+        """End a request that has a slot but no sampler."""
+        del self._open[key]
+        self._scheduler.remove(key)
+        self._tell(failing(task, error))
 
     def _pool(self, span: Span, embedding: Embedding) -> None:
         for row in range(span.first, span.first + span.count):
@@ -111,7 +139,13 @@ class Steps:
             self.finish(span.key, "stop")
 
     def _sample(self, span: Span, generation: Generation, row: int) -> None:
-        sampled = self._engine.sample(span.slot, row)
+        try:
+            sampled = self._engine.sample(span.slot, row)
+        except RemoteError as error:
+            self._engine.finish(span.slot)
+            self._fail(span.key, generation, error)
+            self._tell(self._on_change)
+            return
         token = sampled.token
         event = generation.advance(sampled, self._engine.piece(token), is_end=self._engine.is_end(token))
         if event is not None:

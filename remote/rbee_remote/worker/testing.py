@@ -48,6 +48,7 @@ class ScriptedEngine:
     ) -> None:
         self.info = info
         self.n_batch = n_batch
+        self.threads = 0
         self.steps = 0
         self.computed = 0
         self.closed = False
@@ -125,6 +126,22 @@ class ScriptedEngine:
     def copy(self, source: int, target: int, count: int) -> bool:
         self._memory[target] = self._memory[source].copy()
         return self.truncate(target, count)
+
+    def set_threads(self, count: int) -> None:
+        assert count > 0
+        self.threads = count
+
+    def measure(self, prompt_tokens: int, generated_tokens: int) -> float | None:
+        """A millisecond for each step."""
+        assert not self._answers
+        steps = -(-prompt_tokens // self.n_batch) + generated_tokens
+        self._memory.clear()
+        for _ in range(steps):
+            self.steps += 1
+            self._before_step(self.steps)
+            if self._interrupted.is_set():
+                return None
+        return steps / 1000
 
     def interrupt(self) -> None:
         self._interrupted.set()

@@ -21,7 +21,7 @@ class Worker:
     def __init__(self, status_fd: int, config: dict[str, Any]) -> None:
         self.status_fd = status_fd
         self.config = config
-        self.slots = config["options"]["slots"]
+        self.slots = config["slots"]
 
     def say(self, state: str, *, progress: float = 1.0, error: Any = None) -> None:
         taken = 1 if state == "busy" else 0

@@ -86,6 +86,8 @@ def test_the_version_is_the_projects(hive: HiveFolder) -> None:
         ("POST", "/v1/workers", {"model": 1}),
         ("POST", "/v1/workers", {"model": "m", "options": {"slots": "two"}}),
         ("POST", "/v1/preflight", {"model": "\x00"}),
+        ("POST", "/v1/models/needs", {"model": "m", "ctx": [0]}),
+        ("POST", "/v1/models/needs", {"model": "m", "slots": [1, 1000]}),
         ("POST", "/v1/stop", {"drain": "yes"}),
         ("POST", "/v1/models", {"model": "m", "path": "../../etc/passwd"}),
         ("POST", "/v1/models", {"model": "m", "path": "/etc/passwd"}),
@@ -107,6 +109,7 @@ def test_what_makes_no_sense_is_refused(shared_hive: HiveFolder, method: str, ta
     ("method", "target", "body", "status", "code"),
     [
         ("POST", "/v1/workers", {"model": "m"}, 404, "MODEL_NOT_FOUND"),
+        ("POST", "/v1/models/needs", {"model": "m"}, 404, "MODEL_NOT_FOUND"),
         ("DELETE", "/v1/models?model=m", None, 404, "MODEL_NOT_FOUND"),
         ("POST", "/v1/models", {"model": "m", "path": "nothing.gguf"}, 404, "MODEL_NOT_FOUND"),
         ("GET", "/v1/workers/0123456789abcdef", None, 410, "WORKER_GONE"),
@@ -319,3 +322,30 @@ def test_why_a_real_worker_could_not_load_reaches_who_waits(hive: HiveFolder, ti
     assert (last["state"], last["error"]["code"]) == ("failed", "MODEL_INVALID")
     assert hive.ask("GET", "/v1/workers")[1]["workers"][0]["state"] == "failed"
     assert hive.ask("GET", "/v1/health")[1]["workers"] == 0
+
+
+def test_what_a_model_needs_is_told_where_llama_cpp_cannot_load_it(hive: HiveFolder, tiny_gguf: Path) -> None:
+    hive.register("m", tiny_gguf)
+    status, needs = hive.ask("POST", "/v1/models/needs", {"model": "m"})
+    assert (status, needs["measured"], needs["memory"], needs["info"]["model"]) == (200, False, "ram", "m")
+    assert [(point["ctx"], point["slots"]) for point in needs["points"]] == [(2048, slots) for slots in (1, 2, 4, 8)]
+    assert [(point["ctx"], point["slots"]) for point in needs["largest"]] == [(2048, slots) for slots in (1, 2, 4, 8)]
+    sizes = [point["needed_mb"] for point in needs["points"]]
+    assert sizes == sorted(sizes)
+    _, some = hive.ask("POST", "/v1/models/needs", {"model": "m", "ctx": [512, 4096], "slots": [3]})
+    assert [(point["ctx"], point["slots"]) for point in some["points"]] == [(512, 3), (4096, 3)]
+    status, answer = hive.ask("POST", "/v1/models/needs", {"model": "m", "slots": list(range(1, 200))})
+    assert (status, answer["error"]["code"]) == (400, "USAGE")
+
+
+@pytest.mark.model
+def test_what_a_model_needs_is_told_by_llama_cpp(hive: HiveFolder, model_path: Path) -> None:
+    hive.register("m", model_path)
+    _, needs = hive.ask("POST", "/v1/models/needs", {"model": "m", "options": {"kv_type": "q4_0"}, "slots": [1, 2]})
+    assert needs["measured"]
+    assert sorted({point["ctx"] for point in needs["points"]}) == [2048, 4096, 8192]
+    assert [point["ctx"] for point in needs["largest"]] == [8192, 8192]
+    by_point = {(point["ctx"], point["slots"]): point["needed_mb"] for point in needs["points"]}
+    growth = by_point[8192, 1] - by_point[4096, 1]
+    assert abs(growth - (by_point[4096, 1] - by_point[2048, 1]) * 2) <= 4, "in a straight line, but for rounding"
+    assert by_point[4096, 2] > by_point[4096, 1]

@@ -1,67 +1,17 @@
-"""What a model needs, compared with what a worker really takes, and what a node has."""
+"""What a node has, and where a worker computes."""
 
 from __future__ import annotations
 
-import json
-import socket
+import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rbee_remote.gguf_meta import read_meta
 from rbee_remote.hive import resources
-from rbee_remote.hive.resources import Gpu, Placement, kv_bytes, need, place
-from rbee_remote.protocol import ErrorCode, ModelMeta, RemoteError
-from tests.testbed.node import wait_until
-from tests.unit.hive.conftest import HiveFolder
-
-LLAMA_8B = ModelMeta("llama", 32, 131072, 4096, 128256, 8, 128, 128)
-
-
-def test_the_kv_cache_is_what_llama_cpp_prints() -> None:
-    """llama.cpp's own line for Llama 3 8B: `n_ctx = 8192 … KV self size = 1024.00 MiB`."""
-    assert kv_bytes(LLAMA_8B, 8192) == 1024 * 2**20
-
-
-@given(st.integers(1, 2**17), st.integers(1, 16), st.integers(0, 2**40))
-def test_more_context_and_slots_never_need_less(ctx: int, slots: int, size: int) -> None:
-    some = need(LLAMA_8B, size, ctx=ctx, slots=slots)
-    assert need(LLAMA_8B, size, ctx=ctx + 1, slots=slots).total_mb >= some.total_mb
-    assert need(LLAMA_8B, size, ctx=ctx, slots=slots + 1).total_mb >= some.total_mb
-    assert sum(some.parts_mb) == some.total_mb >= size / 10**6
-
-
-def post(path: str, target: str, body: dict[str, Any]) -> bytes:
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(120)
-        connection.connect(path)
-        content = json.dumps(body).encode()
-        head = f"POST {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(content)}\r\n\r\n"
-        connection.sendall(head.encode() + content)
-        answer = b""
-        while chunk := connection.recv(1 << 16):
-            answer += chunk
-    return answer
-
-
-@pytest.mark.model
-@pytest.mark.parametrize("ctx", [2048, 4096, 8192])
-def test_the_need_is_what_a_worker_takes(hive: HiveFolder, model_path: Path, ctx: int) -> None:
-    """At most 10 % more than the resident memory after a prompt longer than a micro-batch, and never less."""
-    hive.register("smollm2:135m", model_path)
-    spawn = {"model": "smollm2:135m", "options": {"ctx": ctx, "backend": "cpu"}}
-    needed_mb = hive.ask("POST", "/v1/preflight", spawn)[1]["needed_mb"]
-    _, worker = hive.ask("POST", "/v1/workers", spawn)
-    state = f"/v1/workers/{worker['id']}"
-    wait_until(lambda: hive.ask("GET", state)[1]["state"] == "idle", 60, lambda: str(hive.ask("GET", state)))
-    request = {"request_id": f"{ctx:032x}", "prompt": "word " * 1500, "max_tokens": 4}
-    assert b"event: done" in post(worker["socket"], "/v1/inference", request)
-    resident_mb = psutil.Process(worker["pid"]).memory_info().rss / 10**6
-    assert resident_mb <= needed_mb <= 1.1 * resident_mb
+from rbee_remote.hive.resources import Gpu, Placement, free_vram_mb, place
+from rbee_remote.protocol import ErrorCode, RemoteError
 
 
 @pytest.mark.model
@@ -98,16 +48,22 @@ def test_control_groups_of_both_versions_limit_what_is_available(tmp_path: Path)
     assert resources._cgroup_rooms(tmp_path / "one", tmp_path / "own1") == [500]
 
 
+H100 = Gpu(0, "H100", 80000, 70000)
+A100 = Gpu(1, "A100", 40000, 39000)
+
+
 @pytest.mark.parametrize(
     ("backend", "layers", "gpus", "runtime", "expected"),
     [
         ("auto", None, (), set(), Placement("cpu", "cpu", "ram")),
-        ("auto", None, (Gpu(0, "H100", 80000, 70000),), set(), Placement("cpu", "cpu", "ram")),
+        ("auto", None, (H100,), set(), Placement("cpu", "cpu", "ram")),
         ("auto", None, (), {"cuda"}, Placement("cpu", "cpu", "ram")),
-        ("auto", None, (Gpu(0, "H100", 80000, 70000),), {"cuda"}, Placement("cuda", "H100", "vram")),
-        ("cuda", 0, (Gpu(0, "H100", 80000, 70000),), {"cuda"}, Placement("cuda", "cpu", "ram")),
+        ("auto", None, (H100,), {"cuda"}, Placement("cuda", "H100", "vram", (H100,))),
+        ("auto", None, (H100, A100), {"cuda"}, Placement("cuda", "H100, A100", "vram", (H100, A100))),
+        ("auto", None, (), {"metal"}, Placement("metal", "metal", "ram")),
+        ("cuda", 0, (H100,), {"cuda"}, Placement("cuda", "cpu", "ram")),
         ("cuda", None, (), {"cuda"}, ErrorCode.BACKEND_UNAVAILABLE),
-        ("cuda", None, (Gpu(0, "H100", 80000, 70000),), set(), ErrorCode.BACKEND_UNAVAILABLE),
+        ("cuda", None, (H100,), set(), ErrorCode.BACKEND_UNAVAILABLE),
         ("tpu", None, (), set(), ErrorCode.USAGE),
     ],
 )
@@ -126,3 +82,58 @@ def test_where_a_worker_computes(
         assert failure.value.code is expected
     else:
         assert place(backend, layers, gpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("devices", "split", "expected"),
+    [
+        ((), (), (H100, A100)),
+        (("CUDA1",), (), (A100,)),
+        (("cuda1", "0"), (), (A100, H100)),
+        (("CUDA0", "CUDA1"), (3.0, 1.0), (H100, A100)),
+        (("CUDA2",), (), r"no device 'CUDA2'.*there are CUDA0 \(H100\), CUDA1 \(A100\)"),
+        (("-1",), (), "no device '-1'"),
+        (("CUDA0", "0"), (), "named twice"),
+        ((), (1.0,), "1 shares for 2 GPUs.*one for each of CUDA0, CUDA1"),
+        (("CUDA0",), (3.0, 1.0), "2 shares for 1 GPUs"),
+    ],
+)
+def test_devices_are_named_as_ggml_does_or_by_number(
+    monkeypatch: pytest.MonkeyPatch,
+    devices: tuple[str, ...],
+    split: tuple[float, ...],
+    expected: tuple[Gpu, ...] | str,
+) -> None:
+    monkeypatch.setattr(resources, "runtime_backends", lambda: frozenset({"cuda"}))
+    if isinstance(expected, tuple):
+        placement = place("auto", None, (H100, A100), devices, split)
+        assert (placement.gpus, placement.split) == (expected, split)
+        return
+    with pytest.raises(RemoteError) as failure:
+        place("auto", None, (H100, A100), devices, split)
+    assert failure.value.code is ErrorCode.USAGE
+    assert re.search(expected, f"{failure.value.message}; {failure.value.hint}")
+
+
+def test_a_gpu_cannot_be_chosen_where_the_processor_computes() -> None:
+    with pytest.raises(RemoteError, match="no GPU to choose") as failure:
+        place("cpu", None, (H100,), ("CUDA0",))
+    assert failure.value.code is ErrorCode.USAGE
+
+
+@pytest.mark.parametrize(
+    ("gpus", "split", "now", "expected"),
+    [
+        ((H100,), (), (H100, A100), 70000),
+        ((H100, A100), (), (H100, A100), 109000),
+        ((H100, A100), (1.0, 1.0), (H100, A100), 78000),
+        ((H100, A100), (3.0, 1.0), (H100, A100), 93333),
+        ((H100, A100), (1.0, 0.0), (H100, A100), 70000),
+        ((H100, A100), (), (replace(H100, free_mb=1000), A100), 40000),
+        ((A100,), (), (H100,), 0),
+    ],
+)
+def test_given_shares_end_where_the_first_gpu_is_full(
+    gpus: tuple[Gpu, ...], split: tuple[float, ...], now: tuple[Gpu, ...], expected: int
+) -> None:
+    assert free_vram_mb(Placement("cuda", "", "vram", gpus, split), now) == expected

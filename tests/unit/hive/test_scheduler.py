@@ -23,11 +23,11 @@ from rbee_remote.hive.scheduler import (
 )
 from rbee_remote.protocol import WorkerOptions, WorkerState
 
-OPTIONS = WorkerOptions(ctx=4096, backend="cpu", threads=1)
+OPTIONS = WorkerOptions(ctx=4096, slots=4, backend="cpu", gpu_layers=0, threads=1)
 
 
 def key(model: str) -> WorkerKey:
-    return WorkerKey(model, f"/models/{model}", OPTIONS)
+    return WorkerKey(model, f"/models/{model}", OPTIONS, OPTIONS)
 
 
 def worker(name: str, model: str = "other", *, used: float = 0.0, mb: int = 100, **changes: object) -> WorkerView:

@@ -115,7 +115,7 @@ async def test_a_worker_says_how_it_is_and_is_stopped(layout: Layout) -> None:
         worker = await serving(supervisor, spawn(keep_alive_s=7))
         await until(worker, lambda: worker.rss_mb > 0)
         info = worker.info()
-        assert (info.state, info.ctx, info.slots_free, info.keep_alive_s) == (WorkerState.IDLE, 2048, 1, 7)
+        assert (info.state, info.ctx, info.slots_free, info.keep_alive_s) == (WorkerState.IDLE, 2048, 4, 7)
         assert info.pid == pid(worker)
         assert info.idle_s is not None
         await supervisor.stop(worker, QUICK)
@@ -224,7 +224,7 @@ async def test_what_does_not_fit_is_refused_with_figures(layout: Layout, monkeyp
     monkeypatch.setenv("RBEE_RAM_LIMIT_MB", "10")
     async with supervising(layout) as supervisor:
         with pytest.raises(RemoteError) as early:
-            supervisor.preflight(spawn())
+            await supervisor.preflight(spawn())
         with pytest.raises(RemoteError) as late:
             await supervisor.ensure(spawn())
         for error in (early.value, late.value):
@@ -239,10 +239,10 @@ async def test_memory_is_made_by_evicting_and_what_loads_is_counted(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with supervising(layout) as supervisor:
-        needed = supervisor.preflight(spawn()).needed_mb
+        needed = (await supervisor.preflight(spawn())).needed_mb
         monkeypatch.setenv("RBEE_RAM_LIMIT_MB", str(needed * 3 // 2))
         first = await serving(supervisor, spawn("one"))
-        assert supervisor.preflight(spawn("two")).available_mb >= needed
+        assert (await supervisor.preflight(spawn("two"))).available_mb >= needed
         second, _ = await supervisor.ensure(spawn("two"))
         assert first.gone.is_set()
         assert supervisor.live() == [second]
@@ -289,3 +289,45 @@ async def test_secrets_of_the_hives_environment_stay_there(layout: Layout, monke
         environment = Path(f"/proc/{pid(worker)}/environ").read_bytes().split(b"\0")
         assert b"HARMLESS=1" in environment
         assert not [line for line in environment if b"hf_secret" in line]
+
+
+async def test_there_are_fewer_slots_where_memory_is_short_and_that_worker_is_found_again(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with supervising(layout) as supervisor:
+        request = spawn()
+        two = await supervisor.preflight(replace(request, options=replace(request.options, slots=2)))
+        four = await supervisor.preflight(request)
+        assert (four.slots, four.ctx) == (4, 2048)
+        assert two.needed_mb < four.needed_mb
+        monkeypatch.setenv("RBEE_RAM_LIMIT_MB", str(four.needed_mb - 1))
+        worker = await serving(supervisor, request)
+        assert worker.slots < 4
+        assert worker.info().options == worker.key.options
+        monkeypatch.delenv("RBEE_RAM_LIMIT_MB")
+        again, started = await supervisor.ensure(request)
+        assert (again, started) == (worker, False)
+        exactly, started = await supervisor.ensure(replace(request, options=replace(request.options, slots=4)))
+        assert (exactly.slots, started) == (4, True)
+
+
+async def test_the_largest_context_is_found_again(layout: Layout) -> None:
+    async with supervising(layout) as supervisor:
+        request = replace(spawn(), options=WorkerOptions(backend="cpu", ctx=0))
+        worker = await serving(supervisor, request)
+        assert worker.ctx == 2048, "what the model was trained for"
+        assert (await supervisor.ensure(request))[0] is worker
+
+
+async def test_a_worker_spins_long_while_it_has_the_cores_to_itself(layout: Layout) -> None:
+    def spins(worker: WorkerRecord) -> bytes:
+        environment = Path(f"/proc/{pid(worker)}/environ").read_bytes().split(b"\0")
+        (value,) = (line.partition(b"=")[2] for line in environment if line.startswith(b"GOMP_SPINCOUNT="))
+        return value
+
+    async with supervising(layout) as supervisor:
+        alone = await serving(supervisor, spawn("one"))
+        beside = await serving(supervisor, spawn("two"))
+        told = spawn("three")
+        told = replace(told, env={**told.env, "GOMP_SPINCOUNT": "7"})
+        assert (spins(alone), spins(beside), spins(await serving(supervisor, told))) == (b"30000", b"300", b"7")

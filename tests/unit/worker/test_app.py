@@ -10,16 +10,16 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from rbee_remote.protocol import ErrorCode, RemoteError, WorkerConfig, WorkerOptions
-from rbee_remote.worker import service
-from rbee_remote.worker.interface import Engine, LoadEngine, Progress
+from rbee_remote.protocol import ErrorCode, RemoteError, Sampling, WorkerConfig, WorkerOptions
+from rbee_remote.worker import journals
+from rbee_remote.worker.interface import Engine, LoadEngine, Progress, Sampled
 from rbee_remote.worker.main import serve
 from rbee_remote.worker.testing import ScriptedEngine, loads
 
@@ -92,7 +92,7 @@ async def running(
     folder: Path, load: LoadEngine, *, status_fd: int | None = None, **values: Any
 ) -> AsyncIterator[Worker]:
     """At the end it is told to stop, and must leave no socket."""
-    settings = {"options": WorkerOptions(slots=1), "ctx": 64, "keep_alive_s": 60.0, "queue": 4, **values}
+    settings = {"options": WorkerOptions(), "ctx": 64, "keep_alive_s": 60.0, "queue": 4, **values}
     config = WorkerConfig(id="a" * 16, model="m", path="/none", socket=str(folder / "w.sock"), **settings)
     task = asyncio.create_task(serve(config, load, status_fd))
     socket = Path(config.socket)
@@ -139,7 +139,7 @@ async def test_an_answer_comes_as_numbered_events(folder: Path) -> None:
         events = await worker.generate("abc", sampling={"seed": 7})
     assert [number for number, _, _ in events] == [1, 2, 3, 4, 5, 6]
     assert [name for _, name, _ in events] == ["started", *["token"] * 4, "done"]
-    assert events[0][2] == {"prompt_tokens": 4, "max_tokens": 60, "seed": 7}
+    assert events[0][2] == {"prompt_tokens": 4, "max_tokens": 60, "seed": 7, "reused_tokens": 0}
     assert [(data["text"], data["tokens"]) for _, name, data in events if name == "token"] == [
         ("h", 1),
         ("", 2),
@@ -171,7 +171,7 @@ async def test_where_an_answer_ends(folder: Path, values: dict[str, Any], expect
 
 async def test_many_requests_share_two_slots(folder: Path) -> None:
     prompts = [f"{number} " * (number + 1) for number in range(6)]
-    async with running(folder, loads(ScriptedEngine(echo)), options=WorkerOptions(slots=2)) as worker:
+    async with running(folder, loads(ScriptedEngine(echo)), slots=2) as worker:
         answers = await asyncio.gather(*(worker.generate(prompt) for prompt in prompts))
         status = await worker.until(lambda status: status["state"] == "idle")
     assert [text(events) for events in answers] == prompts
@@ -288,7 +288,7 @@ async def test_an_id_that_is_in_use_is_refused(folder: Path) -> None:
     async with running(folder, loads(ScriptedEngine(echo, before_step=gate.wait))) as worker:
         first = asyncio.create_task(worker.client.post("/v1/inference", json=body))
         await gate.until_reached()
-        second = await worker.client.post("/v1/inference", json=body)
+        second = await worker.client.post("/v1/inference", json=body | {"prompt": "two"})
         gate.let(100)
         assert (await first).status_code == 200
     assert second.status_code == 400
@@ -301,7 +301,7 @@ async def test_cancel_ends_a_running_request_within_a_step_and_spares_the_others
 ) -> None:
     gate = Gate()
     engine = ScriptedEngine(echo, before_step=gate.wait, can_forget=can_forget)
-    async with running(folder, loads(engine), options=WorkerOptions(slots=2), ctx=4096) as worker:
+    async with running(folder, loads(engine), slots=2, ctx=4096) as worker:
         spared = asyncio.create_task(worker.generate("spare me", sampling={"seed": 1}))
         await gate.until_reached()
         gate.let(3)
@@ -391,7 +391,7 @@ async def test_a_dropped_connection_does_not_end_a_running_request(folder: Path)
 async def test_a_request_whose_client_does_not_come_back_frees_its_slot(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "ORPHAN_S", 0.05)
+    monkeypatch.setattr(journals, "ORPHAN_S", 0.05)
     gate = Gate()
     engine = ScriptedEngine(lambda _: b"x" * 60, before_step=gate.wait)
     async with running(folder, loads(engine)) as worker:
@@ -415,7 +415,7 @@ async def test_a_failing_engine_fails_its_requests_and_ends_the_worker(folder: P
 
     read_end, write_end = os.pipe()
     engine = ScriptedEngine(echo, before_step=explode)
-    async with running(folder, loads(engine), status_fd=write_end, options=WorkerOptions(slots=2)) as worker:
+    async with running(folder, loads(engine), status_fd=write_end, slots=2) as worker:
         requests = [asyncio.create_task(worker.generate(prompt)) for prompt in ("abcdef", "ghijkl")]
         await worker.until(lambda status: status["slots_free"] == 0)
         gate.let(3)
@@ -429,6 +429,38 @@ async def test_a_failing_engine_fails_its_requests_and_ends_the_worker(folder: P
     assert engine.closed
     final = status_lines(read_end)[-1]
     assert (final["state"], final["error"]["code"]) == ("failed", "WORKER_CRASHED")
+
+
+class PickyEngine(ScriptedEngine):
+    """Refuses what says so, as llama.cpp refuses a grammar: at its start, or after three tokens."""
+
+    def start(self, seq: int, sampling: Sampling, seed: int, prompt: Sequence[int]) -> None:
+        if sampling.grammar == 'root ::= "start"':
+            raise RemoteError(ErrorCode.USAGE, "not at the start")
+        self.left = 3 if sampling.grammar else -1
+        super().start(seq, sampling, seed, prompt)
+
+    def sample(self, seq: int, row: int) -> Sampled:
+        if self.left == 0:
+            raise RemoteError(ErrorCode.USAGE, "no further")
+        self.left -= 1
+        return super().sample(seq, row)
+
+
+@pytest.mark.parametrize(
+    ("when", "said", "before"), [("start", "not at the start", ""), ("middle", "no further", "one")]
+)
+async def test_a_request_that_the_engine_refuses_frees_its_slot(
+    folder: Path, when: str, said: str, before: str
+) -> None:
+    async with running(folder, loads(PickyEngine(lambda _: b"one two"))) as worker:
+        refused = await worker.generate("x", sampling={"grammar": f'root ::= "{when}"'})
+        answered = await worker.generate("y")
+        status = await worker.until(lambda status: status["state"] == "idle")
+    assert (last(refused)["error"]["code"], last(refused)["error"]["message"]) == ("USAGE", said)
+    assert text(refused) == before
+    assert text(answered) == "one two"
+    assert status["slots_free"] == 1
 
 
 async def test_a_failed_load_is_told_to_hive_and_clients(folder: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from rbee_remote.protocol import GenerateRequest, Sampling, WorkerConfig, WorkerOptions
 from rbee_remote.worker.batching import Scheduler
+from rbee_remote.worker.crowd import Crowd
 from rbee_remote.worker.generation import Embedding, Generation
 from rbee_remote.worker.interface import Engine
 from rbee_remote.worker.journal import Journal
@@ -33,7 +34,9 @@ class Worker:
         self.open: dict[str, Generation | Embedding] = {}
         self.scheduler = Scheduler(slots, 8, engine.n_batch, shares=engine.info.can_share)
         self.reused: dict[str, int] = {}
-        self._steps = Steps(engine, self.scheduler, self.open, lambda call: call(), lambda: None)
+        self._steps = Steps(
+            engine, self.scheduler, self.open, lambda call: call(), lambda: None, Crowd.of_this_machine(1)
+        )
 
     def submit(self, prompt: Sequence[int], *, reuse: bool = True) -> Generation:
         request = GenerateRequest(f"{len(self.reused):032x}", prompt="-", sampling=Sampling(temperature=0))

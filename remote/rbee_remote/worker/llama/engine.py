@@ -18,7 +18,7 @@ from rbee_remote.protocol import ErrorCode, RemoteError, Sampling, WorkerConfig
 from rbee_remote.worker.interface import BatchToken, ModelInfo, Progress, Sampled
 from rbee_remote.worker.llama import backends, load, log
 from rbee_remote.worker.llama.measure import measure
-from rbee_remote.worker.llama.samplers import Sampler
+from rbee_remote.worker.llama.samplers import Sampler, Samplers
 
 _ABORTED = 2  # llama_decode's result after its abort callback said yes
 
@@ -49,6 +49,7 @@ class LlamaEngine:
                 raise RemoteError(ErrorCode.MODEL_INVALID, "the model only encodes; it cannot generate text")
             self._batch = llama.llama_batch_init(load.N_BATCH, 0, 1)
             owned.callback(llama.llama_batch_free, self._batch)
+            self._make_sampler = Samplers(self._vocab, config.ctx, self.piece).make
             self._samplers: dict[int, Sampler] = {}
             owned.callback(self._close_samplers)
             self._install_interrupt()
@@ -80,7 +81,7 @@ class LlamaEngine:
         return bool(llama.llama_vocab_is_eog(self._vocab, token))
 
     def start(self, seq: int, sampling: Sampling, seed: int, prompt: Sequence[int]) -> None:
-        self._samplers[seq] = Sampler(self._vocab, sampling, seed, prompt)
+        self._samplers[seq] = self._make_sampler(sampling, seed, prompt)
 
     def decode(self, batch: Sequence[BatchToken], *, embeddings: bool = False) -> bool:
         self._set_embeddings(on=embeddings)
@@ -124,6 +125,9 @@ class LlamaEngine:
         llama.llama_memory_seq_rm(self._memory, target, -1, -1)
         llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
         return self.truncate(target, count)
+
+    def set_threads(self, count: int) -> None:
+        llama.llama_set_n_threads(self._context, count, count)
 
     def measure(self, prompt_tokens: int, generated_tokens: int) -> float | None:
         self._set_embeddings(on=False)

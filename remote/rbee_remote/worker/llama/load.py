@@ -10,6 +10,7 @@ from llama_cpp import llama_cpp as llama
 
 from rbee_remote.protocol import ErrorCode, RemoteError, WorkerConfig, WorkerOptions
 from rbee_remote.worker import cpus
+from rbee_remote.worker.batching import EMBEDDED_AT_ONCE
 from rbee_remote.worker.interface import LoadAborted, Progress
 from rbee_remote.worker.llama.backends import Device
 from rbee_remote.worker.llama.log import collected_errors, collected_lines
@@ -49,7 +50,7 @@ def load_model(config: WorkerConfig, gpus: Sequence[Device], progress: Progress)
     load = _Load(progress)
     params = model_params(config.options, gpus)
     params.progress_callback = callback = llama.llama_progress_callback(load.report)
-    with collected_lines(_REPACKED) as repacked, collected_errors() as errors:
+    with collected_lines(REPACKED) as repacked, collected_errors() as errors:
         load.stop_when = lambda: bool(repacked)
         model = llama.llama_model_load_from_file(config.path.encode(), params)
         if load.stopped and not load.aborted:
@@ -66,7 +67,7 @@ def load_model(config: WorkerConfig, gpus: Sequence[Device], progress: Progress)
 
 #: What llama.cpp says before it loads weights that it rearranges for the processor. They are copies, so a file that is
 #: mapped beside them would only make the process look twice as large as it is: such a model is read instead.
-_REPACKED = "_REPACK model buffer size"
+REPACKED = "_REPACK model buffer size"
 
 
 class _Load:
@@ -103,8 +104,14 @@ def context_params(options: WorkerOptions, *, ctx: int, slots: int) -> llama.lla
     params.n_ctx = ctx * slots
     params.n_seq_max = slots
     params.kv_unified = False
+    # Layers that see a window keep no more than that: with all of it, five sixths of some models' cache would be there
+    # only for prompts that branch off further back.
+    params.swa_full = False
+    params.pooling_type = llama.LLAMA_POOLING_TYPE_NONE  # see LlamaEngine._pooling
     params.n_batch = N_BATCH
     params.n_ubatch = N_BATCH
+    # Outputs of a step, each as wide as the vocabulary: by default there is room for n_batch of them.
+    params.n_outputs_max = slots + EMBEDDED_AT_ONCE
     params.n_threads = params.n_threads_batch = options.threads or cpus.usable_cores()
     params.type_k = params.type_v = _KV_TYPES[options.kv_type]
     params.flash_attn_type = _FLASH_ATTENTION[options.flash_attention]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ def main(argv: list[str]) -> int:
         request = decode(MeasureRequest, json.load(sys.stdin))
     except (ProtocolError, ValueError) as error:
         raise RemoteError(ErrorCode.USAGE, f"bad request: {error}") from error
+    logging.basicConfig(level=logging.ERROR)  # its warnings are for who loads the model
     log.install()
     llama.llama_backend_init()
     sys.stdout.write(json.dumps(encode(measure(request))) + "\n")
@@ -54,7 +56,7 @@ def measure(request: MeasureRequest) -> MeasureAnswer:
     params = load.model_params(options, gpus)
     params.no_alloc, params.load_mode = True, llama.LLAMA_LOAD_MODE_NONE
     with contextlib.ExitStack() as owned:
-        with log.collected_errors() as errors:
+        with log.collected_lines(load.REPACKED) as repacked, log.collected_errors() as errors:
             model = llama.llama_model_load_from_file(request.path.encode(), params)
         if not model:
             raise RemoteError(
@@ -62,7 +64,7 @@ def measure(request: MeasureRequest) -> MeasureAnswer:
             )
         owned.callback(llama.llama_model_free, model)
         points = tuple(_measure_at(model, options, point, on_gpu=bool(gpus)) for point in request.points)
-        return MeasureAnswer(psutil.Process().memory_info().rss, points)
+        return MeasureAnswer(psutil.Process().memory_info().rss, bool(repacked), points)
 
 
 def _measure_at(model: llama.llama_model_p, options: WorkerOptions, point: Point, *, on_gpu: bool) -> Measured:

@@ -1,49 +1,96 @@
-"""One request's sampler in llama.cpp: from the logits of a row to the next token."""
+"""One request's sampler: from the logits of a row to the next token.
+
+With a grammar the token is sampled without it first. Mostly the grammar allows that one; only where it does not are all
+tokens held against the grammar, and one of those that it allows is sampled, as llama.cpp's own programs do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import ctypes
+from collections.abc import Callable, Sequence
 
+import numpy as np
 from llama_cpp import llama_cpp as llama
+from numpy.typing import NDArray
 
 from rbee_remote.protocol import Sampling
+from rbee_remote.worker.gbnf import GrammarError
 from rbee_remote.worker.interface import Sampled
+from rbee_remote.worker.llama.chain import make_chain
+from rbee_remote.worker.llama.grammars import Grammars, refused
+from rbee_remote.worker.llama.logprobs import logprobs
+from rbee_remote.worker.matcher import Matcher
 
-#: How many of the last tokens repeat_penalty looks at: llama.cpp's default.
-PENALTY_WINDOW = 64
+_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
+
+
+class Samplers:
+    """Makes the samplers of one model. n_ctx: tokens of a sequence's context. piece: the bytes of a token."""
+
+    def __init__(self, vocab: llama.llama_vocab_p, n_ctx: int, piece: Callable[[int], bytes]) -> None:
+        self.vocab = vocab
+        self.n_ctx = n_ctx
+        self.n_vocab = llama.llama_vocab_n_tokens(vocab)
+        self.piece = piece
+        self.grammars = Grammars(vocab, piece)
+
+    def make(self, sampling: Sampling, seed: int, prompt: Sequence[int]) -> Sampler:
+        """seed: the resolved one. prompt: counts for the penalties. Raises RemoteError USAGE naming the field that
+        this model, or its grammar, does not take."""
+        matcher = self.grammars.matcher(sampling)
+        return Sampler(self, sampling, make_chain(self.vocab, sampling, seed, prompt, self.n_ctx), matcher)
 
 
 class Sampler:
-    """Made for one request, with `close` at its end. seed: the resolved one. prompt: counts for the penalties."""
+    """Made by `Samplers.make` for one request, with `close` at its end."""
 
-    def __init__(self, vocab: llama.llama_vocab_p, sampling: Sampling, seed: int, prompt: Sequence[int]) -> None:
-        self._chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
-        for sampler in _samplers(vocab, sampling, seed):
-            llama.llama_sampler_chain_add(self._chain, sampler)
-        for token in prompt[-PENALTY_WINDOW:]:
-            llama.llama_sampler_accept(self._chain, token)
+    def __init__(
+        self, common: Samplers, sampling: Sampling, chain: llama.llama_sampler_p, matcher: Matcher | None
+    ) -> None:
+        self._common = common
+        self._sampling = sampling
+        self._chain = chain
+        self._matcher = matcher
 
     def sample(self, context: llama.llama_context_p, row: int) -> Sampled:
-        """The next token from the logits of `row` of the last decode; it counts as generated."""
-        return Sampled(int(llama.llama_sampler_sample(self._chain, context, row)))
+        """The next token from the logits of `row` of the last decode; it counts as generated.
+
+        Raises RemoteError USAGE where the grammar has become too ambiguous to follow.
+        """
+        if self._matcher is None:
+            token = int(llama.llama_sampler_sample(self._chain, context, row))
+        else:
+            try:
+                token = self._sample_constrained(self._matcher, self._logits(context, row))
+            except GrammarError as error:
+                raise refused(self._sampling, error) from error
+        if self._sampling.logprobs is None:
+            return Sampled(token)
+        told = logprobs(self._logits(context, row), token, self._sampling.logprobs, self._common.piece)
+        return Sampled(token, told)
 
     def close(self) -> None:
         llama.llama_sampler_free(self._chain)
 
+    def _sample_constrained(self, matcher: Matcher, logits: NDArray[np.float32]) -> int:
+        token = self._choose(np.arange(len(logits)), logits)
+        if not matcher.allows(token):
+            allowed = np.flatnonzero(matcher.vocabulary.allowed(matcher))
+            # Nothing may follow, not even the end: what the model could not put into tokens ends here.
+            token = self._choose(allowed, logits[allowed]) if len(allowed) else min(matcher.vocabulary.ends)
+        matcher.accept(token)
+        llama.llama_sampler_accept(self._chain, token)
+        return token
 
-def _samplers(vocab: llama.llama_vocab_p, sampling: Sampling, seed: int) -> Iterator[llama.llama_sampler_p]:
-    """In llama.cpp's own order. Samplers that are switched off are left out, not asked to do nothing."""
-    if sampling.repeat_penalty != 1:
-        n_vocab = llama.llama_vocab_n_tokens(vocab)
-        yield llama.llama_sampler_init_penalties(n_vocab, PENALTY_WINDOW, sampling.repeat_penalty, 0.0, 0.0)
-    if sampling.temperature == 0:
-        yield llama.llama_sampler_init_greedy()
-        return
-    if sampling.top_k > 0:
-        yield llama.llama_sampler_init_top_k(sampling.top_k)
-    if sampling.top_p < 1:
-        yield llama.llama_sampler_init_top_p(sampling.top_p, 1)
-    if sampling.min_p > 0:
-        yield llama.llama_sampler_init_min_p(sampling.min_p, 1)
-    yield llama.llama_sampler_init_temp(sampling.temperature)
-    yield llama.llama_sampler_init_dist(seed)
+    def _choose(self, tokens: NDArray[np.intp], logits: NDArray[np.float32]) -> int:
+        """One of `tokens`, by the chain."""
+        candidates = np.empty(len(tokens), _CANDIDATE)
+        candidates["id"] = tokens
+        candidates["logit"] = logits
+        pointer = candidates.ctypes.data_as(ctypes.POINTER(llama.llama_token_data))
+        array = llama.llama_token_data_array(pointer, len(candidates), -1, False)
+        llama.llama_sampler_apply(self._chain, ctypes.byref(array))
+        return int(array.data[array.selected].id)
+
+    def _logits(self, context: llama.llama_context_p, row: int) -> NDArray[np.float32]:
+        return np.ctypeslib.as_array(llama.llama_get_logits_ith(context, row), (self._common.n_vocab,))

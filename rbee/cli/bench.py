@@ -1,0 +1,76 @@
+"""`rbee bench`: nodes compared by their speed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rbee.cli.load_options import (
+    CtxOption,
+    DeviceOption,
+    FlashAttentionOption,
+    GpuLayersOption,
+    KvTypeOption,
+    TensorSplitOption,
+    load_options,
+)
+from rbee.cli.options import complete_node
+from rbee.cli.shell import Shell, command
+from rbee.errors import UsageError
+
+MAX_REPETITIONS = 1000
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "bench", example="rbee bench all --model smollm2:135m")(bench)
+
+
+def bench(
+    shell: Shell,
+    nodes: Annotated[str, typer.Argument(metavar="NODE", help="A node, @TAG or all.", autocompletion=complete_node)],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="REF", help="smollm2:135m, hf:OWNER/REPO:QUANT, file:PATH, https://…"),
+    ] = None,
+    prompt: Annotated[
+        int, typer.Option("--prompt", "-p", min=0, metavar="N", help="Tokens of the prompt to compute; 0: none.")
+    ] = 512,
+    gen: Annotated[
+        int, typer.Option("--gen", "-n", min=0, metavar="N", help="Tokens to compute one by one; 0: none.")
+    ] = 128,
+    repetitions: Annotated[
+        int, typer.Option("--repetitions", "-r", min=1, max=MAX_REPETITIONS, metavar="N", help="Runs of each test.")
+    ] = 5,
+    ctx: CtxOption = None,
+    kv_type: KvTypeOption = None,
+    flash_attention: FlashAttentionOption = None,
+    device: DeviceOption = None,
+    tensor_split: TensorSplitOption = None,
+    gpu_layers: GpuLayersOption = None,
+) -> None:
+    """Measure how fast nodes compute a model, all at once: tokens per second, as llama-bench tells them."""
+    from rbee.bench import bench as run_bench
+    from rbee.cli.views import bench_table, partial_failure
+    from rbee.infer_request import InferRequest
+    from rbee_remote.protocol import BenchRequest
+
+    if prompt == gen == 0:
+        raise UsageError("there is nothing to measure", hint="leave out --prompt 0 or --gen 0")
+    load = InferRequest(
+        model=model,
+        **load_options(
+            ctx=ctx,
+            kv_type=kv_type,
+            flash_attention=flash_attention,
+            device=device,
+            tensor_split=tensor_split,
+            gpu_layers=gpu_layers,
+        ),
+    )
+    context, request = shell.context, BenchRequest(prompt, gen, repetitions)
+    answers = shell.run(run_bench(context.inventory.select(nodes), request, load, context, shell.renderer))
+    shell.renderer.table(bench_table(answers))
+    failure = partial_failure([answer.error for answer in answers])
+    if failure:
+        raise failure

@@ -1,0 +1,64 @@
+"""What a model needs of this node at several context sizes and slot counts: the table behind `rbee models show`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rbee_remote.hive import options as load_options
+from rbee_remote.hive import planning
+from rbee_remote.hive.catalog import Catalog
+from rbee_remote.hive.meter import Job, Meter, subject_of
+from rbee_remote.hive.needs import Estimate
+from rbee_remote.hive.scheduler import AUTO_CTX
+from rbee_remote.hive.worker_record import WorkerRecord
+from rbee_remote.measuring import Point
+from rbee_remote.protocol import ErrorCode, ModelNeeds, NeedPoint, NeedsRequest, RemoteError, WorkerOptions
+
+_SLOTS = (1, 2, 4, 8)
+#: Smaller ones are measured too, but tell nobody much.
+_LEAST_SHOWN_CTX = 2048
+#: What one request may ask for: each point is a context that llama.cpp lays out, some milliseconds.
+_MOST_POINTS = 256
+
+
+def make_needs(catalog: Catalog, request: NeedsRequest, live: Sequence[WorkerRecord], meter: Meter) -> ModelNeeds | Job:
+    """The table, or what has to be measured first. Raises RemoteError MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE."""
+    for name, values, most in (("ctx", request.ctx, 2**24), ("slots", request.slots, 256)):
+        if any(not 1 <= value <= most for value in values):
+            raise RemoteError(ErrorCode.USAGE, f"{name} has to be between 1 and {most}")
+    loading = planning.make_loading(catalog, request.model, replace(request.options, ctx=None, slots=None))
+    meta = loading.model.meta
+    steps = load_options.ladder(meta)
+    shown = request.ctx or tuple(ctx for ctx in steps if ctx >= min(_LEAST_SHOWN_CTX, meta.n_ctx_train))
+    slot_counts = request.slots or _SLOTS
+    points = tuple(Point(ctx, slots) for slots in slot_counts for ctx in sorted({*steps, *shown}))
+    if len(points) > _MOST_POINTS:
+        raise RemoteError(ErrorCode.USAGE, f"{len(points)} points are too many, {_MOST_POINTS} the most")
+    subject = subject_of(loading.model.path, loading.asked)
+    if job := meter.missing(subject, points):
+        return job
+    estimate = replace(loading.estimate, answer=meter.answer(subject))
+    available = planning.available_mb(loading.placement, live)
+    return ModelNeeds(
+        info=loading.model,
+        memory=loading.placement.memory,
+        backend=loading.placement.backend,
+        device=loading.placement.device,
+        available_mb=available,
+        points=tuple(_point(estimate, ctx, slots) for ctx in shown for slots in slot_counts),
+        largest=tuple(_largest(loading.asked, estimate, slots, available) for slots in slot_counts),
+        measured=estimate.answer is not None,
+    )
+
+
+def _point(estimate: Estimate, ctx: int, slots: int) -> NeedPoint:
+    return NeedPoint(ctx, slots, estimate.need(ctx, slots).total_mb)
+
+
+def _largest(asked: WorkerOptions, estimate: Estimate, slots: int, available_mb: int) -> NeedPoint:
+    """What AUTO_CTX gives; ctx 0 where not even the smallest context fits."""
+    whole = replace(asked, ctx=AUTO_CTX, slots=slots, gpu_layers=asked.gpu_layers)
+    options = load_options.resolve(whole, estimate, available_mb)
+    needed = load_options.need_of(options, estimate).total_mb
+    return NeedPoint((options.ctx or 0) if needed <= available_mb else 0, slots, needed)

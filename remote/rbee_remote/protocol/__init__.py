@@ -1,0 +1,63 @@
+"""What keeper, hive and worker say to each other. Standard library only: with `codec` and `failures`
+beside it, the one part of this package that the keeper imports.
+
+Rules
+- Every message is a frozen dataclass. `encode` turns it into JSON values, `decode` checks every field on the way in.
+- A field that is unknown is ignored (a newer peer may send more); one that is missing or of the wrong type is an error.
+- `PROTOCOL` grows when a peer of the number before could misunderstand; a hive refuses nothing, the keeper compares.
+"""
+
+from __future__ import annotations
+
+import re
+
+from rbee_remote.codec import ProtocolError as ProtocolError
+from rbee_remote.codec import decode as decode
+from rbee_remote.codec import encode as encode
+from rbee_remote.failures import ErrorCode as ErrorCode
+from rbee_remote.failures import RemoteError as RemoteError
+from rbee_remote.protocol.bench import BenchProgress as BenchProgress
+from rbee_remote.protocol.bench import BenchRequest as BenchRequest
+from rbee_remote.protocol.bench import BenchResult as BenchResult
+from rbee_remote.protocol.bench import BenchTest as BenchTest
+from rbee_remote.protocol.generation import Done as Done
+from rbee_remote.protocol.generation import GenerateRequest as GenerateRequest
+from rbee_remote.protocol.generation import Logprob as Logprob
+from rbee_remote.protocol.generation import Logprobs as Logprobs
+from rbee_remote.protocol.generation import Message as Message
+from rbee_remote.protocol.generation import Sampling as Sampling
+from rbee_remote.protocol.generation import Started as Started
+from rbee_remote.protocol.generation import TokenEvent as TokenEvent
+from rbee_remote.protocol.generation import Usage as Usage
+from rbee_remote.protocol.generation import WorkerTimings as WorkerTimings
+from rbee_remote.protocol.hive import Fit as Fit
+from rbee_remote.protocol.hive import HiveInfo as HiveInfo
+from rbee_remote.protocol.hive import SpawnRequest as SpawnRequest
+from rbee_remote.protocol.hive import StopRequest as StopRequest
+from rbee_remote.protocol.hive import WorkerInfo as WorkerInfo
+from rbee_remote.protocol.load import WorkerConfig as WorkerConfig
+from rbee_remote.protocol.load import WorkerOptions as WorkerOptions
+from rbee_remote.protocol.load import WorkerState as WorkerState
+from rbee_remote.protocol.load import WorkerStatus as WorkerStatus
+from rbee_remote.protocol.models import DownloadProgress as DownloadProgress
+from rbee_remote.protocol.models import DownloadRequest as DownloadRequest
+from rbee_remote.protocol.models import ModelInfo as ModelInfo
+from rbee_remote.protocol.models import ModelMeta as ModelMeta
+from rbee_remote.protocol.models import ModelNeeds as ModelNeeds
+from rbee_remote.protocol.models import NeedPoint as NeedPoint
+from rbee_remote.protocol.models import NeedsRequest as NeedsRequest
+from rbee_remote.protocol.models import RegisterRequest as RegisterRequest
+from rbee_remote.protocol.models import Source as Source
+
+PROTOCOL = 1
+
+#: Headers of every request. The keeper's id names its leases; the worker's id makes sure that a socket
+#: found in a cache still belongs to the worker it was recorded for.
+HEADER_KEEPER = "X-Rbee-Keeper"
+HEADER_WORKER = "X-Rbee-Worker"
+
+#: Relative names inside the node's runtime folder (mode 0700).
+HIVE_SOCKET = "hive.sock"
+
+#: Names of environment variables whose values no process of ours on a node may carry: others can read them there.
+SECRET_VARIABLE = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|PRIVATE_KEY|SSH_AUTH_SOCK", re.IGNORECASE)

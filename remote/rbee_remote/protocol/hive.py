@@ -1,0 +1,115 @@
+"""What the keeper asks of a hive about itself and its workers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from rbee_remote.protocol.load import WorkerOptions, WorkerState
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HiveInfo:
+    """GET /v1/health of a hive, and what `hive --detach` prints once it serves.
+
+    instance: 16 hex digits, made at start. started_at: Unix seconds on the node's clock.
+    payload: digest of the payload it runs from. boot_id and start_ticks identify the process across reboots.
+    """
+
+    protocol: int
+    version: str
+    payload: str
+    instance: str
+    pid: int
+    start_ticks: int
+    boot_id: str
+    started_at: float
+    home: str
+    socket: str
+    workers: int
+    draining: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SpawnRequest:
+    """POST /v1/workers: make sure that a worker for `model` runs. Answers with `WorkerInfo`, started or found.
+
+    model: a ref that stands in the node's catalog. keep_alive_s: seconds of idleness until the worker exits;
+    negative for never. max_workers: the node's limit from the inventory, None for no limit.
+    env: variables for the worker's process. timeout_s: seconds left of the caller's deadline, None for none: a load
+    that nobody wants for longer is given up when it passes.
+    """
+
+    model: str
+    options: WorkerOptions = dataclasses.field(default_factory=WorkerOptions)
+    keep_alive_s: float = 300.0
+    max_workers: int | None = None
+    env: dict[str, str] = dataclasses.field(default_factory=dict)
+    timeout_s: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fit:
+    """POST /v1/preflight with a `SpawnRequest`: what the model needs and what the node has, in MB (10**6 bytes).
+
+    needed_mb is weights_mb + kv_mb + compute_mb. memory: "ram" or "vram", whichever holds the weights.
+    ctx and slots: what a worker would get. measured: whether llama.cpp was asked, or a formula over the model's
+    metadata was enough, which is an upper bound.
+    """
+
+    memory: str
+    needed_mb: int
+    available_mb: int
+    weights_mb: int
+    kv_mb: int
+    compute_mb: int
+    backend: str
+    device: str
+    ctx: int = 0
+    slots: int = 0
+    measured: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """One worker, as the hive knows it: GET /v1/workers and each `state` event of /v1/workers/ID/events.
+
+    id: instance id, 16 hex digits. device: "cpu", or the GPU's name. progress: loaded share from 0 to 1.
+    rss_mb: resident memory in MB, 0 while unknown. idle_s: seconds since the last request ended, None while one runs.
+    options: how the model is loaded, with nothing left open.
+    """
+
+    id: str
+    model: str
+    state: WorkerState
+    backend: str
+    device: str
+    socket: str
+    pid: int
+    start_ticks: int
+    boot_id: str
+    ctx: int
+    slots: int
+    slots_free: int
+    keep_alive_s: float
+    created_at: float
+    progress: float = 0.0
+    rss_mb: int = 0
+    idle_s: float | None = None
+    log: str = ""
+    error: dict[str, Any] | None = None
+    options: WorkerOptions | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StopRequest:
+    """POST /v1/stop (hive) or DELETE /v1/workers/ID with a body.
+
+    drain: let running requests finish first. patience_s: seconds each step of the kill ladder waits.
+    follower: the name under which the caller followed the worker's load, which it gives up: a worker that serves
+    already, or whose load somebody else follows, is then left alone.
+    """
+
+    drain: bool = True
+    patience_s: float = 5.0
+    follower: str = ""

@@ -1,0 +1,78 @@
+"""How a model is to be loaded, and where a worker stands."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Any
+
+
+class WorkerState(str, enum.Enum):
+    """Where a worker stands. `idle` and `ready` have a free slot; only `idle` counts down its keep-alive."""
+
+    STARTING = "starting"
+    LOADING = "loading"
+    IDLE = "idle"
+    READY = "ready"
+    BUSY = "busy"
+    STOPPING = "stopping"
+    FAILED = "failed"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """How a model is to be loaded. Two requests with equal model and options share a worker.
+
+    ctx: tokens per slot, None for the smaller of 4096 and what the model was trained for, 0 for the most that fits.
+    slots: parallel requests, None for 4 or as many as fit. backend: auto, cpu, cuda, metal, rocm or vulkan.
+    gpu_layers: None for as many as the GPUs hold. threads: None for the number of physical cores the process may use.
+    kv_type: of the KV cache's values, as ggml names it: f16, bf16, f32, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl.
+    flash_attention: auto, on or off. devices: the GPUs to use, by ggml's names (CUDA0) or numbers; none for all.
+    tensor_split: share of the model for each device, in their order; none for by free memory.
+    """
+
+    ctx: int | None = None
+    slots: int | None = None
+    backend: str = "auto"
+    gpu_layers: int | None = None
+    threads: int | None = None
+    kv_type: str = "f16"
+    flash_attention: str = "auto"
+    devices: tuple[str, ...] = ()
+    tensor_split: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """GET /v1/health of a worker, and each line it writes to the hive's status pipe."""
+
+    id: str
+    model: str
+    state: WorkerState
+    progress: float
+    ctx: int
+    slots: int
+    slots_free: int
+    queued: int
+    idle_s: float | None
+    keep_alive_s: float | None = None
+    device: str = ""
+    error: dict[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """What a worker process reads on stdin: one JSON object, then the end.
+
+    ctx and slots are resolved, whatever `options` leaves open: tokens per slot, and requests computed at once.
+    """
+
+    id: str
+    model: str
+    path: str
+    socket: str
+    options: WorkerOptions
+    ctx: int
+    keep_alive_s: float
+    slots: int = 1
+    queue: int = 64

@@ -1,0 +1,49 @@
+"""What the README says of OpenAI's clients: a worker's socket through OpenSSH, and the program that is shown there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.testbed.cli import Rbee
+from tests.testbed.node import ContainerNode, wait_until
+
+pytestmark = [pytest.mark.container, pytest.mark.model]
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+PROGRAM = next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "OpenAI" in block)
+
+
+def test_the_readmes_program_prints_an_answer(
+    shared_rbee: Rbee, warm_node: ContainerNode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared_rbee(
+        "infer", "--node", "gpu1", "--model", "smollm2:135m", "--keep-alive", "1h", "--max-tokens", "1", "Hello"
+    )
+    (listed,) = shared_rbee("workers", "list", "gpu1", "--json").json()
+    worker = shared_rbee("workers", "show", listed["id"][:4], "--json").json()
+    with forwarded(warm_node, worker["socket"]) as socket:
+        exec(compile(PROGRAM.replace("/tmp/gpu1.sock", str(socket)), "README.md", "exec"), {})
+    assert len(capsys.readouterr().out.split()) > 3
+
+
+@contextmanager
+def forwarded(node: ContainerNode, remote: str) -> Iterator[Path]:
+    """A socket here that `ssh -L` takes to the one on the node."""
+    with tempfile.TemporaryDirectory(prefix="rbee-test-", dir="/tmp") as folder:
+        local = Path(folder) / "gpu1.sock"
+        trust = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "IdentitiesOnly=yes"]
+        way = ["-F", "none", *trust, "-i", str(node.key.private), "-p", str(node.port), f"{node.user}@{node.host}"]
+        tunnel = subprocess.Popen(["ssh", "-N", "-L", f"{local}:{remote}", *way], stderr=subprocess.DEVNULL)
+        try:
+            wait_until(local.exists, 20, lambda: "ssh has made no socket")
+            yield local
+        finally:
+            tunnel.terminate()
+            tunnel.wait(10)

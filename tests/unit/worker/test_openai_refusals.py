@@ -1,0 +1,215 @@
+"""What is refused on OpenAI's endpoints and how, and what happens to a request whose client goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from rbee_remote.worker.testing import ScriptedEngine, loads
+from tests.unit.worker.test_app import Gate, echo, running
+from tests.unit.worker.test_openai import WEATHER, Client, chat, says, serving
+
+DEEP: Any = {"type": "function", "function": {"name": "deep", "parameters": {}}}
+for _ in range(700):
+    DEEP["function"]["parameters"] = {"items": DEEP["function"]["parameters"]}
+
+
+def _json(body: dict[str, Any]) -> bytes:
+    return json.dumps(body).encode()
+
+
+BAD: list[tuple[str, dict[str, Any], str | None, str]] = [
+    ("chat/completions", {"messages": []}, "messages", "at least one"),
+    ("chat/completions", {"messages": "hi"}, "messages", "expected a list"),
+    ("chat/completions", {"messages": [{"role": "user"}]}, "messages[0].content", "missing"),
+    ("chat/completions", {"messages": [{"content": "x"}]}, "messages[0].role", "missing"),
+    ("chat/completions", {"messages": [{"role": "bot", "content": "x"}]}, "messages[0].role", "one of"),
+    (
+        "chat/completions",
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+        "messages[0].content[0]",
+        "text alone",
+    ),
+    ("chat/completions", chat("\ud800"), "messages[0].content", "not valid Unicode"),
+    ("chat/completions", chat("x", temperature="hot"), "temperature", "expected float"),
+    ("chat/completions", chat("x", temperature=9), "temperature", "from 0 to"),
+    ("chat/completions", chat("x", top_k=1.5), "top_k", "expected int"),
+    ("chat/completions", chat("x", stream="yes"), "stream", "expected bool"),
+    ("chat/completions", chat("x", n=0), "n", "from 1 to 128"),
+    ("chat/completions", chat("x", max_tokens=0), "max_tokens", "1 or more"),
+    ("chat/completions", chat("x", stop=[1]), "stop", "list of strings"),
+    ("chat/completions", chat("x", stop=[""]), "stop[0]", "1 to 256"),
+    ("chat/completions", chat("x", stream_options={"include_usage": 1}), "stream_options.include_usage", "true"),
+    ("chat/completions", chat("x", top_logprobs=1), "top_logprobs", "needs logprobs"),
+    ("chat/completions", chat("x", logprobs=True, top_logprobs=21), "top_logprobs", "from 0 to 20"),
+    ("chat/completions", chat("x", response_format={"type": "xml"}), "response_format.type", "json_schema"),
+    (
+        "chat/completions",
+        chat("x", response_format={"type": "json_schema"}),
+        "response_format.json_schema.schema",
+        "JSON schema",
+    ),
+    (
+        "chat/completions",
+        chat("x", tools=[WEATHER], response_format={"type": "json_object"}),
+        "response_format",
+        "cannot be combined",
+    ),
+    ("chat/completions", chat("x", functions=[]), "functions", "use tools"),
+    ("chat/completions", chat("x", tools=[{"type": "code"}]), "tools[0].type", "function"),
+    ("chat/completions", chat("x", tools=[WEATHER]), "tools", "knows nothing of tools"),
+    ("chat/completions", chat("x", tool_choice="required"), "tool_choice", "needs tools"),
+    (
+        "chat/completions",
+        chat("x", tools=[WEATHER], tool_choice={"type": "function", "function": {"name": "none"}}),
+        "tool_choice",
+        "no tool 'none'",
+    ),
+    ("completions", {}, "prompt", "must be a text"),
+    ("completions", {"prompt": ""}, "prompt", "empty"),
+    ("completions", {"prompt": [[97], "a"]}, "prompt", "must be a text"),
+    ("completions", {"prompt": [999]}, "tokens", "from 0 to 257"),
+    ("completions", {"prompt": "x", "suffix": "y"}, "suffix", "not served"),
+    ("completions", {"prompt": "x", "best_of": 2}, "best_of", "same as n"),
+    ("completions", {"prompt": "x", "echo": True, "logprobs": 1}, "echo", "logprobs"),
+    ("completions", {"prompt": [97], "echo": True}, "echo", "tokens"),
+    ("completions", {"prompt": "x", "logprobs": 99}, "logprobs", "from 0 to 20"),
+    ("embeddings", {}, "input", "must be a text"),
+    ("embeddings", {"input": [""]}, "input", "empty"),
+    ("embeddings", {"input": "x", "encoding_format": "hex"}, "encoding_format", "base64"),
+    ("embeddings", {"input": "x", "dimensions": 0}, "dimensions", "1 or more"),
+    ("embeddings", {"input": "x", "dimensions": 999}, "dimensions", "258 at most"),
+    ("embeddings", {"input": [999]}, "tokens", "from 0 to 257"),
+    ("embeddings", {"input": "x" * 5000}, None, "1 to 2048 tokens"),
+]
+
+
+async def test_bad_requests_name_the_field(folder: Path) -> None:
+    async with serving(folder, says("x")) as (client, worker):
+        for path, body, field, words in BAD:
+            response = await worker.client.post(f"/v1/{path}", content=_json(body))
+            error = response.json()["error"]
+            assert (response.status_code, error["param"]) == (400, field), (body, error)
+            assert error["type"] == "invalid_request_error"
+            assert words in error["message"], error
+        answer = await client.chat.completions.create(**chat("still serves"))
+    assert answer.choices[0].message.content == "x"
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "status", "words"),
+    [
+        ("chat/completions", b"", 400, "not JSON"),
+        ("completions", b"[1]", 400, "JSON object"),
+        ("embeddings", b"{" * 100_000, 400, "not JSON"),
+        ("chat/completions", _json(chat("x", tools=[DEEP], tool_choice="required")), 400, "nested too deeply"),
+        ("completions", b" " * (8 * 2**20 + 1), 413, "larger than"),
+        ("chat/completions", _json(chat("x") | {"model": "gpt\ud800"}), 404, "has the model 'm'"),
+    ],
+)
+async def test_bad_bodies(folder: Path, path: str, content: bytes, status: int, words: str) -> None:
+    async with serving(folder, says("x")) as (_, worker):
+        response = await worker.client.post(f"/v1/{path}", content=content)
+    assert response.status_code == status
+    assert words in response.json()["error"]["message"]
+
+
+async def test_errors_are_those_of_the_client(folder: Path) -> None:
+    async with serving(folder, says("x"), ctx=8) as (client, _):
+        with pytest.raises(openai.NotFoundError) as missing:
+            await client.chat.completions.create(**chat("x") | {"model": "gpt-5"})
+        for stream in (False, True):
+            with pytest.raises(openai.BadRequestError) as long:
+                await client.chat.completions.create(**chat("much too long"), stream=stream)
+    assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
+    assert long.value.code == "context_length_exceeded"
+
+
+async def test_a_full_worker_says_when_to_come_again(folder: Path) -> None:
+    gate = Gate()
+    async with serving(folder, ScriptedEngine(echo, before_step=gate.wait), slots=1, queue=1) as (client, worker):
+        with pytest.raises(openai.InternalServerError) as caught:
+            await client.chat.completions.create(**chat("x"), n=3)
+        busy = [asyncio.create_task(client.chat.completions.create(**chat("y"))) for _ in range(2)]
+        gate.let(1000)  # the three were given up: not one of them keeps its place
+        assert [(await task).choices[0].message.content for task in busy] == ["y", "y"]
+        await worker.until(lambda status: status["state"] == "idle")
+    assert caught.value.status_code == 503
+    assert caught.value.code == "ALL_SLOTS_BUSY"
+    assert int(caught.value.response.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_goes_away_has_canceled(folder: Path, stream: bool) -> None:
+    gate = Gate()
+    engine = ScriptedEngine(echo, before_step=gate.wait)
+    async with serving(folder, engine) as (client, worker):
+        call = asyncio.create_task(_read_all(client, stream))
+        await worker.until(lambda status: status["slots_free"] == 0)
+        call.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await call
+        await worker.until(lambda status: _idle_or_step(status, gate))
+    assert engine.steps < 50  # an answer has 100 tokens
+
+
+def _idle_or_step(status: dict[str, Any], gate: Gate) -> bool:
+    """Lets the engine take one step each time that it is asked."""
+    gate.let(1)
+    return status["state"] == "idle"
+
+
+async def _read_all(client: Client, stream: bool) -> None:
+    answer: Any = await client.completions.create(model="m", prompt="x" * 100, n=2, stream=stream)
+    if stream:
+        async for _ in answer:
+            pass
+
+
+async def test_a_client_that_goes_away_embeds_no_more(folder: Path) -> None:
+    gate = Gate()
+    engine = ScriptedEngine(echo, before_step=gate.wait)
+    async with serving(folder, engine, slots=1) as (client, worker):
+        call = asyncio.create_task(client.embeddings.create(model="m", input=["x" * 100] * 50))
+        await gate.until_reached()
+        call.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await call
+        await worker.until(lambda status: _idle_or_step(status, gate))
+    assert engine.steps < 50  # a text takes seven, all of them 350
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_requests_wait_for_the_model(folder: Path, stream: bool) -> None:
+    gate = Gate()
+
+    def may_load() -> bool:
+        gate.wait()
+        return True
+
+    async with running(folder, loads(says("hi"), may_load), ctx=64) as worker:
+        call = asyncio.create_task(worker.client.post("/v1/chat/completions", json=chat("x", stream=stream)))
+        await worker.until(lambda status: status["queued"] + 1 - status["slots_free"] == 1)
+        gate.let(1)
+        response = await call
+    assert response.status_code == 200
+    assert "h" in response.text
+
+
+async def test_an_engine_that_fails_is_an_error_of_the_server(folder: Path) -> None:
+    def break_down(step: int) -> None:
+        if step > 3:
+            raise RuntimeError("out of order")
+
+    engine = ScriptedEngine(echo, before_step=break_down)
+    async with running(folder, loads(engine), ctx=256) as worker:
+        response = await worker.client.post("/v1/completions", json={"prompt": "abcdef", "stream": True})
+        assert response.status_code == 200
+        assert '"code": "WORKER_CRASHED"' in response.text
+        assert "[DONE]" not in response.text
