@@ -119,7 +119,7 @@ class Journal:
 
 def _record(number: int, event: Event) -> Record:
     if isinstance(event, TokenEvent) and event.logprobs is None:  # nearly all of them
-        return Record(number, "token", {"text": event.text, "tokens": event.tokens})
+        return Record(number, "token", {"text": event.text, "tokens": event.tokens, "logprobs": None})
     data = event.encode() if isinstance(event, RemoteError) else encode(event)
     return Record(number, _NAMES[type(event)], data)
 
