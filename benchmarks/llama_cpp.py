@@ -34,6 +34,8 @@ from tests.testbed import assets
 
 PROGRAMS = ("llama-server", "llama-bench")
 START_S = 120.0
+#: llama-server hangs up on a connection that is idle for 5 s, just when the next request may be on its way.
+NO_KEEP_ALIVE = httpx.Limits(max_keepalive_connections=0)
 STOP_S = 10.0
 
 #: Beyond the wheel's flags: no network and no web page in the server, and libraries that are found beside the programs.
@@ -79,7 +81,7 @@ async def llama_server(
                 program, *words, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=_environment()
             )
         try:
-            transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=httpx.Limits())
+            transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=NO_KEEP_ALIVE)
             async with httpx.AsyncClient(transport=transport, base_url="http://llama-server", timeout=None) as client:
                 await _wait_ready(client, process, log)
                 yield LlamaServer(client, socket, process.pid)

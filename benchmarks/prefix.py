@@ -12,7 +12,7 @@ from rbee_remote.worker.cpus import usable_cores
 
 TURNS = 4
 #: About 370 tokens of a turn.
-_WORDS = 180
+_WORDS = 124
 
 
 def measure() -> list[Comparison]:

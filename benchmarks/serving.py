@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.llama_cpp import llama_server
+from benchmarks.llama_cpp import NO_KEEP_ALIVE, llama_server
 from rbee_remote.protocol import WorkerConfig, WorkerOptions, encode
 from tests.testbed import assets
 
@@ -70,7 +70,7 @@ async def worker(slots: int, ctx: int, threads: int) -> AsyncIterator[httpx.Asyn
             )
         try:
             await _configure(process, config)
-            transport = httpx.AsyncHTTPTransport(uds=str(socket))
+            transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=NO_KEEP_ALIVE)
             async with httpx.AsyncClient(transport=transport, base_url="http://worker", timeout=None) as client:
                 await _wait_ready(client, process, Path(folder, "log"))
                 yield client

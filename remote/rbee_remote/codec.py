@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import math
 import types
 import typing
@@ -71,7 +72,7 @@ def _decode_float(data: int | float, where: str) -> float:
 def _decode_dataclass(kind: Any, data: Any, where: str) -> Any:
     if not isinstance(data, dict):
         raise ProtocolError(f"{where}: expected an object, got {type(data).__name__}")
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     values = {}
     for field in dataclasses.fields(kind):
         if field.name in data:
@@ -79,6 +80,12 @@ def _decode_dataclass(kind: Any, data: Any, where: str) -> Any:
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ProtocolError(f"{where}.{field.name}: missing")
     return kind(**values)
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """The fields' types of a dataclass, read once: a stream decodes the same message for every token."""
+    return typing.get_type_hints(kind)
 
 
 def _decode_dict(kind: Any, data: Any, where: str) -> dict[str, Any]:

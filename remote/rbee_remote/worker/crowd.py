@@ -53,10 +53,14 @@ class Crowd:
         if self._before is not None and now - self._before.at < WINDOW_S:
             return self.threads
         before, self._before = self._before, self._read()
-        # After a pause the window says what went on while nothing was computed here.
-        if before is not None and self._before.at - before.at < 4 * WINDOW_S:
+        if before is not None:
             self.threads = self._fitting(before, self._before)
         return self.threads
+
+    def pause(self) -> None:
+        """Nothing is computed for a while: what others do meanwhile says nothing of the time after."""
+        self._before = None
+        self.threads = self.most
 
     def _fitting(self, before: Use, after: Use) -> int:
         others = max(0.0, (after.busy - before.busy) - (after.own - before.own)) / (after.at - before.at)

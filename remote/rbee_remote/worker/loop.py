@@ -241,6 +241,7 @@ class EngineThread:
         while True:
             with self._lock:
                 while not (self._stopping or self._ending or self._alone or scheduler.running or scheduler.waiting):
+                    steps.pause()
                     self._lock.wait()
                 if self._stopping:
                     return

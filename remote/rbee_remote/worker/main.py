@@ -32,9 +32,9 @@ from rbee_remote.worker.status import StatusPipe
 #: Seconds that responses get to reach their clients once the worker has ended.
 FAREWELL_S = 3
 
-#: How often OpenMP's threads look for each other before they sleep: nearly as fast alone as for ever, and no company is
-#: starved. A hive, which knows the neighbours, says it itself (`hive.process.spinning`, with the figures).
-GOMP_SPINCOUNT = "30000"
+#: How often OpenMP's threads look for each other before they sleep. A hive, which knows the neighbours, says it itself
+#: (`hive.process.spinning`, with the figures).
+GOMP_SPINCOUNT = "300000"
 
 _log = logging.getLogger("rbee.worker")
 

@@ -62,6 +62,10 @@ class Steps:
             self._pace.observe(len(plan.batch), time.monotonic() - started)
         return whole
 
+    def pause(self) -> None:
+        """Nothing is left to compute for now."""
+        self._crowd.pause()
+
     def use_all_threads(self) -> None:
         self._use_threads(self._crowd.most)
 

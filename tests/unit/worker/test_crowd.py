@@ -23,9 +23,7 @@ def threads(others: Sequence[float], *, processors: int = 8, most: int = 8) -> l
     return [crowd.look(use.at) for use in uses][1:]
 
 
-@pytest.mark.parametrize(
-    ("load", "expected"), [(0.0, 8), (0.3, 8), (1.0, 7), (4.1, 4), (7.9, 1), (30.0, 1)], ids=str
-)
+@pytest.mark.parametrize(("load", "expected"), [(0.0, 8), (0.3, 8), (1.0, 7), (4.1, 4), (7.9, 1), (30.0, 1)], ids=str)
 def test_others_get_what_they_use(load: float, expected: int) -> None:
     assert threads([load]) == [expected]
 
@@ -49,9 +47,11 @@ def test_between_two_windows_nothing_is_read() -> None:
 
 
 def test_what_went_on_in_a_pause_says_nothing() -> None:
-    uses = iter([Use(0.0, 0.0, 0.0), Use(100.0, 200.0, 0.0)])
+    uses = iter([Use(0.0, 0.0, 0.0), Use(1.0, 2.0, 0.0), Use(9.0, 18.0, 0.0)])
     crowd = Crowd(2, 2, lambda: next(uses))
-    assert [crowd.look(0.0), crowd.look(100.0)] == [2, 2]
+    assert [crowd.look(0.0), crowd.look(1.0)] == [2, 1]
+    crowd.pause()
+    assert crowd.look(9.0) == 2
 
 
 def test_busy_programs_of_this_machine_are_seen() -> None:

@@ -54,6 +54,7 @@ class LlamaEngine:
             owned.callback(self._close_samplers)
             self._install_interrupt()
             self._embeddings = False
+            self._pieces: dict[int, bytes] = {}  # as far as they were used
             self._n_embd = llama.llama_model_n_embd(self._model)
             self._n_swa = llama.llama_model_n_swa(self._model)
             # A recurrent state stands for all tokens before it, and cannot go back.
@@ -75,7 +76,10 @@ class LlamaEngine:
             room = -count
 
     def piece(self, token: int) -> bytes:
-        return self._text(token, special=False)
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._text(token, special=False)
+        return piece
 
     def is_end(self, token: int) -> bool:
         return bool(llama.llama_vocab_is_eog(self._vocab, token))
