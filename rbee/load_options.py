@@ -7,7 +7,7 @@ from rbee.inventory import Node
 from rbee.inventory.schema import AUTO_LAYERS
 from rbee_remote.protocol import WorkerOptions
 
-#: Options that the registry does not know of a worker: only its hive can say whether one has them.
+#: Options that a request may set beside the node's: only the hive can say whether a worker has them.
 _ONLY_THE_HIVE_KNOWS = ("kv_type", "flash_attention", "devices", "tensor_split", "gpu_layers")
 
 

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 
 from rbee.errors import UsageError
 from rbee.inventory import Node
-from rbee.registry import WorkerRow
+from rbee.registry import WorkerRow, joined
+from rbee_remote.protocol import WorkerOptions
+
+_DEFAULT = WorkerOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,8 @@ def place(
     nodes: what `--node` means; one node is an explicit choice. Of several, `local` is the last resort.
     rows: what the registry holds that is fresh enough to believe. ctx and slots: what the request asks for, None for
     what the node's entry says, or any; a worker loaded with less context, or with another number of slots, does not
-    serve it. reuse: whether a row can tell at all which worker serves. Raises UsageError for no nodes.
+    serve it, nor one that was loaded in another way than the node's entry says. reuse: whether a row can tell at all
+    which worker serves. Raises UsageError for no nodes.
     """
     if not nodes:
         raise UsageError("there is no node to choose from", hint="`rbee nodes add` adds one")
@@ -60,13 +64,23 @@ def _usable(node: Node, rows: Sequence[WorkerRow], model: str, ctx: int | None, 
     """The worker of `node` with the most free slots, of those that can take the request at once."""
     ctx, slots = node.ctx if ctx is None else ctx, node.slots if slots is None else slots
     candidates = (row for row in rows if row.node == node.name and row.model == model and row.is_usable)
-    usable = [row for row in candidates if fits(row, ctx, slots)]
+    usable = [row for row in candidates if fits(row, ctx, slots) and _is_loaded_for(row, node)]
     return max(usable, key=lambda row: row.slots_free, default=None)
 
 
 def fits(row: WorkerRow, ctx: int | None, slots: int | None = None) -> bool:
     """Whether the worker's context holds what was asked for, and it has as many slots. None: any will do."""
     return (ctx is None or row.ctx >= ctx) and (slots is None or row.slots == slots)
+
+
+def _is_loaded_for(row: WorkerRow, node: Node) -> bool:
+    """Whether the worker was loaded as the node's entry says: another request may have asked for something else."""
+    return (
+        row.kv_type == (node.kv_type or _DEFAULT.kv_type)
+        and row.flash_attention == (node.flash_attention or _DEFAULT.flash_attention)
+        and (not node.devices or row.devices == joined(node.devices))
+        and (not node.tensor_split or row.tensor_split == joined(node.tensor_split))
+    )
 
 
 def _has_room(node: Node, rows: Sequence[WorkerRow]) -> bool:

@@ -52,6 +52,8 @@ def decode_text(content: bytes, name: str) -> str:
 def _read_schema(given: str) -> dict[str, Any]:
     import json
 
+    if not given.strip():
+        raise UsageError("--schema is empty", hint="a file with a JSON schema, or the schema itself")
     is_json = given.lstrip().startswith(("{", "[", '"'))
     name = "the value of --schema" if is_json else given
     try:

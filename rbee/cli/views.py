@@ -184,7 +184,10 @@ def bench_table(answers: Sequence[PerNode[Bench]]) -> Table:
                 rows.append((name, *cells, test.test, f"{measured.mean:.2f} ± {measured.deviation:.2f}", ""))
                 rates = {"tokens_per_s": measured.mean, "deviation": measured.deviation}
                 data.append({"node": name, **values, **encode(test), **rates})
+    columns: tuple[str, ...]
     columns = ("NODE", "MODEL", "SIZE", "PARAMETERS", "BACKEND", "DEVICE", "THREADS", "TEST", "TOKENS/S", "WHY")
+    if not any(answer.error for answer in answers):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
     return Table(columns, rows, data)
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rbee.registry import file as registry_file
 from rbee.registry.file import immediate, translated
-from rbee_remote.protocol import WorkerInfo, WorkerState
+from rbee_remote.protocol import WorkerInfo, WorkerOptions, WorkerState
 
 if TYPE_CHECKING:
     from sqlite_utils.db import Database
@@ -35,7 +35,10 @@ FRESH_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerRow:
-    """A row of `workers`. created_at, last_seen_at: ISO 8601, UTC, milliseconds; other fields as in WorkerInfo."""
+    """A row of `workers`. created_at, last_seen_at: ISO 8601, UTC, milliseconds; other fields as in WorkerInfo.
+
+    kv_type, flash_attention, devices, tensor_split: of its options, the last two as the command line writes them.
+    """
 
     node: str
     worker_id: str
@@ -55,6 +58,10 @@ class WorkerRow:
     payload: str
     created_at: str
     last_seen_at: str
+    kv_type: str
+    flash_attention: str
+    devices: str
+    tensor_split: str
 
     @property
     def is_idle(self) -> bool:
@@ -189,6 +196,7 @@ class Registry:
 
 
 def _worker_record(node: str, info: WorkerInfo, hive_instance: str, payload: str) -> dict[str, Any]:
+    options = info.options or WorkerOptions()
     row = WorkerRow(
         node=node,
         worker_id=info.id,
@@ -208,8 +216,17 @@ def _worker_record(node: str, info: WorkerInfo, hive_instance: str, payload: str
         payload=payload,
         created_at=_iso(info.created_at),
         last_seen_at=_iso(time.time()),
+        kv_type=options.kv_type,
+        flash_attention=options.flash_attention,
+        devices=joined(options.devices),
+        tensor_split=joined(options.tensor_split),
     )
     return asdict(row)
+
+
+def joined(values: Sequence[str | float]) -> str:
+    """devices or tensor_split, as a row holds them."""
+    return ",".join(map(str, values))
 
 
 def _iso(seconds: float) -> str:

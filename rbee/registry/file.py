@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sqlite_utils.db import Database
 
 #: Grows with each step in `migrations`; kept in `PRAGMA user_version`.
-VERSION = 1
+VERSION = 2
 BUSY_TIMEOUT_S = 5.0
 
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}

@@ -53,3 +53,10 @@ def m001_workers_and_nodes(db: Database) -> None:
         },
         pk="node",
     )
+
+
+@MIGRATIONS()
+def m002_how_workers_are_loaded(db: Database) -> None:
+    """kv_type, flash_attention, devices, tensor_split. Workers seen before have none, which is nobody's wish."""
+    for column in ("kv_type", "flash_attention", "devices", "tensor_split"):
+        db.table("workers").add_column(column, str, not_null_default="")

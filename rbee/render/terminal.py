@@ -252,7 +252,9 @@ def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, framed
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    table = RichTable(box=box.ROUNDED if framed else box.SIMPLE_HEAD, header_style="bold", show_edge=framed)
+    padding = (0, 1) if framed else (0, 1, 0, 0)
+    style = box.ROUNDED if framed else box.SIMPLE_HEAD
+    table = RichTable(box=style, header_style="bold", show_edge=framed, pad_edge=framed, padding=padding)
     for column in columns:
         table.add_column(Text(column), overflow="fold")
     for row in rows:

@@ -28,7 +28,8 @@ def test_a_killed_keeper_changes_nothing(shared_rbee: Rbee, warm_node: Container
         running.wait_for_pieces(3)
         running.kill()
         running.finish(10)
-    wait_until(lambda: not warm_node.pids("worker"), 60, lambda: f"still there: {warm_node.processes()}")
+    # The answer goes on to its end, and stays for a minute for whoever comes back for it; only then the worker ends.
+    wait_until(lambda: not warm_node.pids("worker"), 120, lambda: f"still there: {warm_node.processes()}")
     assert len(warm_node.pids("hive")) == 1
 
 

@@ -132,3 +132,10 @@ async def test_a_context_that_does_not_hold_the_tests_is_refused_before_any_node
 def test_what_cannot_be_measured_is_a_usage_error(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "local", *words]) == 2
     assert capsys.readouterr().out == ""
+
+
+def test_reasons_have_a_column_only_where_something_failed() -> None:
+    result = BenchResult((BenchTest("pp512", 512, (1.0,)),), threads=2)
+    table = bench_table([PerNode(Node("gpu1"), Bench(WORKER, MODEL, result))])
+    assert table.columns[-1] == "TOKENS/S"
+    assert table.rows[0][-1] == "512.00 ± 0.00"

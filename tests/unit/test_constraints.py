@@ -30,6 +30,7 @@ def test_a_grammar_is_a_file(tmp_path: Path) -> None:
         ('"x"', "the value of --schema is no JSON schema"),
         ('{"a":' * 100_000, "the value of --schema has too many levels"),
         ("missing.json", "cannot read missing.json: No such file or directory"),
+        (" ", "--schema is empty"),
         (".", "cannot read .: Is a directory"),
     ],
 )

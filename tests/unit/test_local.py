@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import socket
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -103,6 +105,18 @@ async def test_a_stream_reaches_a_socket_and_says_when_nobody_is_there(connectio
     with pytest.raises(NodeError) as caught:
         await connection.open_stream(f"/tmp/{'x' * 120}")
     assert caught.value.code is ErrorCode.BOOTSTRAP_FAILED
+
+
+async def test_a_peer_that_ends_without_reading_has_hung_up(connection: Connection) -> None:
+    with tempfile.TemporaryDirectory(prefix="rbee-", dir="/tmp") as folder, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{folder}/s")
+        listener.listen(1)
+        stream = await connection.open_stream(f"{folder}/s")
+        accepted, _ = listener.accept()
+        await stream.write(b"GET / HTTP/1.1")
+        accepted.close()
+        assert await stream.read(100) == b""
+        await stream.aclose()
 
 
 def _runs(pid: int) -> bool:

@@ -13,7 +13,18 @@ MODEL = "smollm2:135m"
 LOCAL, A, B = Node("local"), Node("a", host="a"), Node("b", host="b", max_workers=1)
 
 
-def row(node: str, *, model: str = MODEL, state: str = "idle", free: int = 1, ctx: int = 4096) -> WorkerRow:
+def row(
+    node: str,
+    *,
+    model: str = MODEL,
+    state: str = "idle",
+    free: int = 1,
+    ctx: int = 4096,
+    kv_type: str = "f16",
+    flash_attention: str = "auto",
+    devices: str = "",
+    tensor_split: str = "",
+) -> WorkerRow:
     return WorkerRow(
         node=node,
         worker_id="0" * 16,
@@ -33,6 +44,10 @@ def row(node: str, *, model: str = MODEL, state: str = "idle", free: int = 1, ct
         payload="",
         created_at="",
         last_seen_at="",
+        kv_type=kv_type,
+        flash_attention=flash_attention,
+        devices=devices,
+        tensor_split=tensor_split,
     )
 
 
@@ -93,3 +108,24 @@ def test_of_two_workers_the_one_with_more_free_slots() -> None:
 def test_no_nodes_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="no node"):
         place([], [], MODEL)
+
+
+@pytest.mark.parametrize(
+    ("node", "loaded", "expected"),
+    [
+        (A, {"kv_type": "q8_0"}, Spawn),
+        (A, {"flash_attention": "off"}, Spawn),
+        (A, {"kv_type": "", "flash_attention": ""}, Spawn),  # a registry of an older rbee
+        (A, {"devices": "CUDA1", "tensor_split": "1.0"}, Reuse),  # the hive takes any for a node that names none
+        (Node("a", host="a", kv_type="q8_0"), {"kv_type": "q8_0"}, Reuse),
+        (Node("a", host="a", kv_type="q8_0"), {}, Spawn),
+        (Node("a", host="a", devices=("CUDA0", "1")), {"devices": "CUDA0,1"}, Reuse),
+        (Node("a", host="a", devices=("CUDA0",)), {"devices": "CUDA1"}, Spawn),
+        (Node("a", host="a", tensor_split=(3.0, 1.0)), {"tensor_split": "3.0,1.0"}, Reuse),
+        (Node("a", host="a", tensor_split=(3.0, 1.0)), {"tensor_split": ""}, Spawn),
+    ],
+)
+def test_a_worker_that_was_loaded_in_another_way_is_not_taken_for_the_nodes(
+    node: Node, loaded: dict[str, str], expected: type
+) -> None:
+    assert isinstance(place([node], [row("a", **loaded)], MODEL), expected)

@@ -170,6 +170,12 @@ def refusal(decision: NoSlot | NoMemory, plan: Plan, memory: str = "") -> Remote
     return RemoteError(
         ErrorCode.VRAM_EXHAUSTED if vram else ErrorCode.RAM_EXHAUSTED,
         f"{plan.key.model} needs {decision.needed_mb} MB of {memory.upper()}, {decision.available_mb} MB are available",
-        hint="a smaller quantisation, a smaller context (--ctx), fewer slots, or another node",
+        hint=_how_to_need_less(plan.key.options),
         details=details,
     )
+
+
+def _how_to_need_less(options: WorkerOptions) -> str:
+    """Fewer slots are no advice where there is one already, as when memory was short and slots were left open."""
+    fewer = ", fewer slots (--slots)" if (options.slots or 1) > 1 else ""
+    return f"a smaller quantisation, a smaller context (--ctx){fewer}, or another node"

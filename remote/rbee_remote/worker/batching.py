@@ -94,6 +94,7 @@ class Scheduler:
     queue: int
     n_batch: int
     shares: bool = True
+    _embeds_next: bool = True
     _queued: deque[Entry] = field(default_factory=deque)
     _seated: dict[str, Entry] = field(default_factory=dict)
     _memories: Memories = field(init=False)
@@ -141,7 +142,7 @@ class Scheduler:
         """
         self._seat()
         moves = tuple(self._begin(reusable))
-        ready = [entry for entry in self._seated.values() if entry.begun]
+        ready = self._take_turns([entry for entry in self._seated.values() if entry.begun])
         decoding = [(entry, 1) for entry in ready if entry.missing == 1]
         budget = self.n_batch - len(decoding)
         if decoding and prefill is not None:
@@ -172,6 +173,15 @@ class Scheduler:
         assert not self._seated
         self._memories = Memories(self.slots)
 
+    def _take_turns(self, ready: list[Entry]) -> list[Entry]:
+        """Where a step embeds, llama.cpp makes an output of each of its tokens, and has room for few: texts to embed
+        and prompts go into steps of their own, in turn."""
+        prompts = any(entry.missing > 1 for entry in ready if not entry.embeds)
+        if not prompts or not any(entry.embeds for entry in ready):
+            return ready
+        embeds, self._embeds_next = self._embeds_next, not self._embeds_next
+        return [entry for entry in ready if entry.embeds == embeds or (not entry.embeds and entry.missing == 1)]
+
     def _seat(self) -> None:
         taken = {entry.slot for entry in self._seated.values()}
         free = [slot for slot in range(self.slots) if slot not in taken]
@@ -183,15 +193,19 @@ class Scheduler:
 
     def _begin(self, reusable: Reusable) -> Iterator[Move]:
         """Give those their slot's memory that were seated, unless somebody is about to compute what they need too."""
+        copied: set[int] = set()  # slots of which `reusable` does not know yet what they are going to hold
         for entry in self._seated.values():
             if entry.begun or self._still_follows(entry):
                 continue
             assert entry.slot is not None
             wanted = entry.tokens[:-1] if entry.reuse else []  # the last one is computed in any case, for its output
-            move = self._memories.best(entry.key, entry.slot, wanted, self._running_tokens(), reusable)
+            sources = [slot for slot in range(self.slots) if slot != entry.slot and slot not in copied]
+            move = self._memories.best(entry.key, entry.slot, sources, wanted, self._running_tokens(), reusable)
             entry.follows = self._leader(entry, move.count) if self.shares and wanted else None
             if entry.follows is None:
                 entry.begun, entry.computed = True, move.count
+                if move.source != move.slot:
+                    copied.add(move.slot)
                 yield move
 
     def _still_follows(self, entry: Entry) -> bool:

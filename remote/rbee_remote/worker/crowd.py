@@ -52,7 +52,10 @@ class Crowd:
         """The number of threads for the next step. now: seconds on the monotonic clock."""
         if self._before is not None and now - self._before.at < WINDOW_S:
             return self.threads
-        before, self._before = self._before, self._read()
+        try:
+            before, self._before = self._before, self._read()
+        except (OSError, psutil.Error):  # some systems keep from their programs what the others do
+            return self.threads
         if before is not None:
             self.threads = self._fitting(before, self._before)
         return self.threads

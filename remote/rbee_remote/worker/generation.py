@@ -99,6 +99,10 @@ class Embedding:
         self._future = future
         self._pooled: NDArray[np.float32] | None = None
 
+    def restart(self) -> None:
+        """All of its tokens are computed again."""
+        self._pooled = None
+
     def add(self, hidden: NDArray[np.float32]) -> None:
         """Take the hidden state of the next token."""
         if self._pooled is None or self._pooling == "last":

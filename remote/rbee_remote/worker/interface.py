@@ -93,7 +93,8 @@ class Engine(Protocol):
     def decode(self, batch: Sequence[BatchToken], *, embeddings: bool = False) -> bool:
         """Compute a step. False when `interrupt` cut it short: part of it may stand in the sequences' memory.
 
-        embeddings: whether `embedding` is going to be asked for rows of this step.
+        embeddings: whether `embedding` is going to be asked for rows of this step; each of its tokens has an output
+        then.
         """
 
     def sample(self, seq: int, row: int) -> Sampled:

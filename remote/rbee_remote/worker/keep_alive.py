@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 #: A worker that has just loaded waits at least this long for the request that it was started for, even where its
 #: keep-alive is shorter: 0 means "end after the answer", not before it.
@@ -25,6 +26,7 @@ class KeepAlive:
         self.served = False
         self._stay = stay
         self._over = over
+        self._holds = 0
         self._since: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -32,6 +34,15 @@ class KeepAlive:
     def idle_s(self) -> float | None:
         """Seconds since it became idle, None while something runs."""
         return None if self._since is None else time.monotonic() - self._since
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While somebody is being served, also between the pieces of it: the worker is kept."""
+        self._holds += 1
+        try:
+            yield
+        finally:
+            self._holds -= 1
 
     def set_idle(self, idle: bool) -> None:
         if idle and self._since is None:
@@ -47,7 +58,7 @@ class KeepAlive:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._run_down)
 
     def _run_down(self) -> None:
-        if self._stay():
+        if self._holds or self._stay():
             self._wait(STAY_S)
         else:
             self._over()

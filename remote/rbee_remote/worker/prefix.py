@@ -54,11 +54,18 @@ class Memories:
         return min(free, key=lambda slot: (len(self._left[slot]) > 0, self._used[slot]))
 
     def best(
-        self, key: str, slot: int, tokens: Sequence[int], running: Running, reusable: Callable[[int, int], int]
+        self,
+        key: str,
+        slot: int,
+        sources: Iterable[int],
+        tokens: Sequence[int],
+        running: Running,
+        reusable: Callable[[int, int], int],
     ) -> Move:
-        """The largest start of `tokens` that is in any slot's memory, to be had in `slot`."""
+        """The largest start of `tokens` that is in the memory of `slot`, or to be copied there from one of
+        `sources`."""
         own = reusable(slot, common) if (common := self._common(slot, tokens, running)) else 0
-        source, common = self._closest(tokens, (other for other in range(len(self._left)) if other != slot), running)
+        source, common = self._closest(tokens, sources, running)
         copied = reusable(source, common) if common >= LEAST_COPIED else 0
         if copied >= own + LEAST_COPIED:
             return Move(key, source, slot, copied)

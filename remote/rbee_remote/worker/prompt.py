@@ -36,9 +36,9 @@ def check(request: GenerateRequest) -> None:
     for index, message in enumerate(request.messages):
         if message.role not in ROLES:
             raise _usage(f"messages[{index}].role", f"must be one of {', '.join(ROLES)}, got {message.role!r}")
-        _check_text(f"messages[{index}].content", message.content)
+        check_text(f"messages[{index}].content", message.content)
         _check_calls(f"messages[{index}].tool_calls", message.tool_calls)
-    _check_text("prompt", request.prompt or "")
+    check_text("prompt", request.prompt or "")
     if request.max_tokens is not None and request.max_tokens < 1:
         raise _usage("max_tokens", f"must be 1 or more, got {request.max_tokens}")
     if len(request.stop) > MAX_STOPS:
@@ -82,7 +82,7 @@ class Prompter:
         text = request.prompt
         if text is None:
             text = self._template.render(request.messages, request.tools)
-            _check_text("messages", text)  # a template may have put together what is no text: halves of a character
+            check_text("messages", text)  # a template may have put together what is no text: halves of a character
         return self._engine.tokenize(_without_special(text, info), add_special=True, parse_special=True)
 
     @functools.cached_property
@@ -118,7 +118,8 @@ def check_tokens(tokens: Sequence[int], n_vocab: int) -> None:
         raise _usage("tokens", f"must be from 0 to {n_vocab - 1}, got {wrong}")
 
 
-def _check_text(field: str, text: str) -> None:
+def check_text(field: str, text: str) -> None:
+    """Raises RemoteError USAGE for halves of a character, which have no UTF-8."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -51,7 +51,7 @@ T = TypeVar("T")
 class Service:
     """report: called with each new status, loading progress about ten times a second. `changed` wakes with it.
 
-    journals: of the requests that are open, and of those that ended a short while ago.
+    journals: of the requests that are open, and of those that ended a short while ago. keep_alive: its clock when idle.
     """
 
     def __init__(self, config: WorkerConfig, load: LoadEngine, report: Callable[[WorkerStatus], None]) -> None:
@@ -69,7 +69,7 @@ class Service:
         self._device = ""
         self._info: ModelInfo | None = None
         self._failure: RemoteError | None = None
-        self._keep_alive = KeepAlive(config.keep_alive_s, stay=lambda: self.journals.unread, over=self._idle_over)
+        self.keep_alive = KeepAlive(config.keep_alive_s, stay=lambda: self.journals.unread, over=self._idle_over)
         self._ended = asyncio.Event()
         self._published: tuple[object, ...] = ()
 
@@ -97,8 +97,8 @@ class Service:
             slots=slots,
             slots_free=slots - taken,
             queued=running + waiting - taken,
-            idle_s=self._keep_alive.idle_s,
-            keep_alive_s=self._keep_alive.seconds,
+            idle_s=self.keep_alive.idle_s,
+            keep_alive_s=self.keep_alive.seconds,
             device=self._device,
             error=None if self._failure is None else self._failure.encode()["error"],
         )
@@ -118,7 +118,8 @@ class Service:
             timer = self._loop.call_later(request.timeout_s, self._end, request.request_id, "deadline")
             journal.when_closed(timer.cancel)
         try:
-            await self._enter(request, journal)
+            with self.keep_alive.held():
+                await self._enter(request, journal)
         except BaseException as error:
             self.journals.forget(request.request_id, journal)
             if not journal.closed:  # somebody may follow it already
@@ -143,9 +144,9 @@ class Service:
             self._engine.submit(Generation(request, journal, prepared))
         except QueueFull as error:
             raise self._busy() from error
-        self._keep_alive.served = True
+        self.keep_alive.served = True
         if request.keep_alive_s is not None:
-            self._keep_alive.seconds = request.keep_alive_s
+            self.keep_alive.seconds = request.keep_alive_s
         self.on_change()
 
     async def tokenize(self, text: str) -> list[int]:
@@ -171,7 +172,7 @@ class Service:
             self._engine.submit_embedding(embedding)
         except QueueFull as error:
             raise self._busy() from error
-        self._keep_alive.served = True
+        self.keep_alive.served = True
         self.on_change()
         try:
             return await future
@@ -186,7 +187,7 @@ class Service:
         """
         await self._loaded()
         running = self._engine.run_alone(job)
-        self._keep_alive.served = True
+        self.keep_alive.served = True
         self.on_change()
         try:
             return await asyncio.wrap_future(running)
@@ -227,7 +228,7 @@ class Service:
         busy = bool(running or waiting)
         if self._state is WorkerState.STOPPING and not busy:
             self._engine.stop()
-        self._keep_alive.set_idle(self._state is WorkerState.READY and not busy)
+        self.keep_alive.set_idle(self._state is WorkerState.READY and not busy)
         self._publish()
 
     def on_end(self, failure: RemoteError | None) -> None:
@@ -253,7 +254,7 @@ class Service:
             self._typical_s += (taken - self._typical_s) / 4 if self._typical_s else taken
 
     def _idle_over(self) -> None:
-        _log.info("idle for its keep-alive of %g s", self._keep_alive.seconds)
+        _log.info("idle for its keep-alive of %g s", self.keep_alive.seconds)
         self.stop(drain=True)
 
     def _state_with(self, taken: int) -> WorkerState:

@@ -84,6 +84,9 @@ class Steps:
         for span in plan.spans:
             if not self._engine.truncate(span.slot, span.start):
                 self._scheduler.rewind(span.key)
+                task = self._open[span.key]
+                if isinstance(task, Embedding):
+                    task.restart()
 
     def finish(self, key: str, reason: str) -> None:
         """End a request that has a slot. Nothing happens to one that ended already."""

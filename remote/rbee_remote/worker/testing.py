@@ -79,6 +79,7 @@ class ScriptedEngine:
 
     def decode(self, batch: Sequence[BatchToken], *, embeddings: bool = False) -> bool:
         assert 0 < len(batch) <= self.n_batch
+        assert not embeddings or all(token.output for token in batch)  # llama.cpp makes all of them
         self.steps += 1
         self._before_step(self.steps)
         self._rows = {}

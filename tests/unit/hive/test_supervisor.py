@@ -231,7 +231,10 @@ async def test_what_does_not_fit_is_refused_with_figures(layout: Layout, monkeyp
             assert error.code is ErrorCode.RAM_EXHAUSTED
             assert error.details["available_mb"] == 10
             assert error.details["needed_mb"] > 10
-            assert error.hint
+            assert "slots" not in error.hint  # one was all that was tried in the end
+        with pytest.raises(RemoteError, match="MB are available") as many:
+            await supervisor.ensure(replace(spawn(), options=replace(spawn().options, slots=4)))
+        assert "fewer slots" in many.value.hint
         assert supervisor.workers() == []
 
 

@@ -210,6 +210,38 @@ def test_a_text_to_embed_has_an_output_for_each_token_and_takes_little_of_a_step
     assert [token.output for token in plan.batch] == [True] * EMBEDDED_AT_ONCE
 
 
+def test_texts_to_embed_and_prompts_take_turns_and_who_decodes_is_in_each_step() -> None:
+    """A step that embeds has an output for each of its tokens, and room for few."""
+    scheduler = Scheduler(slots=3, queue=0, n_batch=512)
+    scheduler.submit("decodes", [1])
+    scheduler.submit("text", range(200, 200 + 2 * EMBEDDED_AT_ONCE), embeds=True)
+    scheduler.submit("prompt", range(900, 1500), reuse=False)
+    steps = []
+    for _ in range(4):
+        plan = scheduler.plan()
+        assert not plan.embeds or all(token.output for token in plan.batch)
+        steps.append([span.key for span in plan.spans])
+        scheduler.commit(plan)
+        scheduler.append("decodes", 2)
+        if scheduler.entry("text") and not scheduler.entry("text").missing:  # type: ignore[union-attr]
+            scheduler.remove("text")
+    assert steps == [["decodes", "text"], ["decodes", "prompt"], ["decodes", "text"], ["decodes", "prompt"]]
+
+
+def test_a_slot_that_gets_a_copy_is_no_source_before_the_engine_has_made_it() -> None:
+    """What the engine says of a slot's memory is about what it holds now."""
+    scheduler = Scheduler(slots=3, queue=0, n_batch=512)
+    for key, prompt in (("trunk", [*LONG, 901]), ("second", [77]), ("third", [78])):
+        scheduler.submit(key, prompt)
+    finish(scheduler, "second")
+    scheduler.remove("third")
+    held = {0: len(LONG) + 1, 1: 1, 2: 0}
+    for key in ("a", "b"):
+        scheduler.submit(key, [*LONG, 1000 + ord(key)])
+    plan = scheduler.plan(reusable=lambda slot, count: count if held[slot] >= count else 0)
+    assert [(move.source, move.count) for move in plan.moves] == [(0, len(LONG))] * 2
+
+
 class Traffic(RuleBasedStateMachine):
     """Requests come, are cancelled anywhere, and are computed by a model memory kept beside the scheduler.
 

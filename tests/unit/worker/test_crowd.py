@@ -23,6 +23,14 @@ def threads(others: Sequence[float], *, processors: int = 8, most: int = 8) -> l
     return [crowd.look(use.at) for use in uses][1:]
 
 
+def test_where_the_use_of_processors_is_secret_all_threads_compute() -> None:
+    def refuse() -> Use:
+        raise PermissionError("/proc/stat")
+
+    crowd = Crowd(8, 8, refuse)
+    assert [crowd.look(now) for now in (0.0, 1.0)] == [8, 8]
+
+
 @pytest.mark.parametrize(("load", "expected"), [(0.0, 8), (0.3, 8), (1.0, 7), (4.1, 4), (7.9, 1), (30.0, 1)], ids=str)
 def test_others_get_what_they_use(load: float, expected: int) -> None:
     assert threads([load]) == [expected]

@@ -3,6 +3,7 @@ model gives alone."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -46,6 +47,21 @@ class Worker:
         self.reused[generation.key] = 0
         return generation
 
+    def embed(self, tokens: Sequence[int], *, cut: int | None = None) -> list[float]:
+        """cut: the number of the step that is interrupted."""
+        loop = asyncio.new_event_loop()
+        embedding = Embedding("text", tokens, "mean", loop.create_future())
+        self.scheduler.submit("text", tokens, embeds=True)
+        self.open["text"] = embedding
+        step = 0
+        while not embedding._future.done():
+            if step == cut:
+                self.cut_step()
+            self.step()
+            step += 1
+        loop.close()
+        return embedding._future.result()
+
     def run(self) -> None:
         while self.open:
             self.step()
@@ -57,6 +73,13 @@ class Worker:
         if plan.batch:
             assert self._steps.compute(plan)
             self._steps.take(plan)
+
+    def cut_step(self) -> None:
+        plan = self._steps.plan()
+        self.engine.interrupt()
+        assert not self._steps.compute(plan)
+        self.engine.rearm()
+        self._steps.take_back(plan)
 
     def tokens(self, prompt: Sequence[int], *, reuse: bool = True) -> tuple[list[int], int]:
         """What follows a prompt, and how many of its tokens were reused."""
@@ -128,6 +151,27 @@ def test_two_that_begin_alike_get_the_answers_they_would_get_alone(open_worker: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_text_is_embedded_beside_a_long_prompt(open_worker: Open, kind: str) -> None:
+    worker = open_worker(kind)
+    prompt, to_embed = text(1, 900), text(2, 70)
+    expected, _ = worker.tokens(prompt, reuse=False)
+    alone = worker.embed(to_embed)
+    generation = worker.submit(prompt, reuse=False)
+    entry = worker.scheduler.entry(generation.key)
+    assert entry is not None
+    assert worker.embed(to_embed) == pytest.approx(alone, abs=1e-4)
+    worker.run()
+    assert entry.tokens[len(prompt) :] == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_interrupted_step_counts_no_token_of_an_embedding_twice(open_worker: Open, kind: str) -> None:
+    worker = open_worker(kind)
+    alone = worker.embed(text(2, 70))
+    assert worker.embed(text(2, 70), cut=1) == pytest.approx(alone, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_interrupted_step_changes_nothing(open_worker: Open, kind: str) -> None:
     worker = open_worker(kind)
     prompt = text(4, 700)
@@ -136,10 +180,9 @@ def test_an_interrupted_step_changes_nothing(open_worker: Open, kind: str) -> No
     entry = worker.scheduler.entry(generation.key)
     assert entry is not None
     worker.step()
-    plan = worker.scheduler.plan()
-    worker.engine.interrupt()
-    assert not worker._steps.compute(plan)
-    worker.engine.rearm()
-    worker._steps.take_back(plan)
+    worker.cut_step()
+    while len(entry.tokens) == len(prompt):
+        worker.step()
+    worker.cut_step()
     worker.run()
     assert entry.tokens[len(prompt) :] == expected

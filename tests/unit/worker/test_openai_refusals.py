@@ -41,7 +41,7 @@ BAD: list[tuple[str, dict[str, Any], str | None, str]] = [
     ("chat/completions", chat("x", temperature=9), "temperature", "from 0 to"),
     ("chat/completions", chat("x", top_k=1.5), "top_k", "expected int"),
     ("chat/completions", chat("x", stream="yes"), "stream", "expected bool"),
-    ("chat/completions", chat("x", n=0), "n", "from 1 to 128"),
+    ("chat/completions", chat("x", n=0), "n", "from 1 to 6"),
     ("chat/completions", chat("x", max_tokens=0), "max_tokens", "1 or more"),
     ("chat/completions", chat("x", stop=[1]), "stop", "list of strings"),
     ("chat/completions", chat("x", stop=[""]), "stop[0]", "1 to 256"),
@@ -82,6 +82,7 @@ BAD: list[tuple[str, dict[str, Any], str | None, str]] = [
     ("completions", {"prompt": "x", "logprobs": 99}, "logprobs", "from 0 to 20"),
     ("embeddings", {}, "input", "must be a text"),
     ("embeddings", {"input": [""]}, "input", "empty"),
+    ("embeddings", {"input": ["x", "\ud800"]}, "input", "not valid Unicode"),
     ("embeddings", {"input": "x", "encoding_format": "hex"}, "encoding_format", "base64"),
     ("embeddings", {"input": "x", "dimensions": 0}, "dimensions", "1 or more"),
     ("embeddings", {"input": "x", "dimensions": 999}, "dimensions", "258 at most"),
@@ -134,15 +135,32 @@ async def test_errors_are_those_of_the_client(folder: Path) -> None:
 async def test_a_full_worker_says_when_to_come_again(folder: Path) -> None:
     gate = Gate()
     async with serving(folder, ScriptedEngine(echo, before_step=gate.wait), slots=1, queue=1) as (client, worker):
+        first = asyncio.create_task(client.chat.completions.create(**chat("y")))
+        await worker.until(lambda status: status["slots_free"] == 0)
         with pytest.raises(openai.InternalServerError) as caught:
-            await client.chat.completions.create(**chat("x"), n=3)
-        busy = [asyncio.create_task(client.chat.completions.create(**chat("y"))) for _ in range(2)]
-        gate.let(1000)  # the three were given up: not one of them keeps its place
-        assert [(await task).choices[0].message.content for task in busy] == ["y", "y"]
+            await client.chat.completions.create(**chat("x"), n=2)
+        second = asyncio.create_task(client.chat.completions.create(**chat("y")))
+        gate.let(1000)  # the two were given up: not one of them keeps its place
+        assert [(await task).choices[0].message.content for task in (first, second)] == ["y", "y"]
         await worker.until(lambda status: status["state"] == "idle")
     assert caught.value.status_code == 503
     assert caught.value.code == "ALL_SLOTS_BUSY"
     assert int(caught.value.response.headers["retry-after"]) >= 1
+
+
+async def test_more_than_there_can_ever_be_room_for_is_no_matter_of_coming_again(folder: Path) -> None:
+    async with serving(folder, says("x"), slots=1, queue=1) as (client, _):
+        with pytest.raises(openai.BadRequestError, match="from 1 to 2, got 3"):
+            await client.chat.completions.create(**chat("x"), n=3)
+        with pytest.raises(openai.BadRequestError, match="must be 2 at most"):
+            await client.completions.create(model="m", prompt=["x"] * 3)
+
+
+async def test_a_worker_without_keep_alive_serves_all_of_a_list(folder: Path) -> None:
+    async with serving(folder, says("x"), slots=1, keep_alive_s=0.0) as (client, worker):
+        answer = await client.embeddings.create(model="m", input=["a", "b", "c", "d"])
+        assert len(answer.data) == 4
+        assert await asyncio.wait_for(asyncio.shield(worker.task), 10) == 0
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -163,6 +181,34 @@ def _idle_or_step(status: dict[str, Any], gate: Gate) -> bool:
     """Lets the engine take one step each time that it is asked."""
     gate.let(1)
     return status["state"] == "idle"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_worker_that_is_ended_says_that_it_was_not_the_client(folder: Path, stream: bool) -> None:
+    gate = Gate()
+    async with serving(folder, ScriptedEngine(echo, before_step=gate.wait)) as (client, worker):
+        call = asyncio.create_task(_read_all(client, stream))
+        await worker.until(lambda status: status["slots_free"] == 0)
+        gate.let(2)
+        await worker.client.post("/v1/admin/shutdown", json={"drain": False})
+        gate.let(1000)
+        with pytest.raises(openai.APIError) as caught:
+            await call
+    assert caught.value.code == "WORKER_GONE"
+
+
+async def test_a_client_that_leaves_in_mid_request_is_no_fault_of_the_worker(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(folder, says("x")) as (_, worker):
+        for path in ("chat/completions", "embeddings", "inference"):
+            _, writer = await asyncio.open_unix_connection(worker.socket)
+            writer.write(f"POST /v1/{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{{".encode())
+            await writer.drain()
+            writer.close()
+        await worker.health()
+        await asyncio.sleep(0.05)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def _read_all(client: Client, stream: bool) -> None:

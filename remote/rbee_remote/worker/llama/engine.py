@@ -149,10 +149,12 @@ class LlamaEngine:
             sampler.close()
 
     def interrupt(self) -> None:
+        log.interrupted = True
         self._interrupted[0] = b"\x01"
 
     def rearm(self) -> None:
         self._interrupted[0] = b"\x00"
+        log.interrupted = False
 
     def _set_embeddings(self, *, on: bool) -> None:
         if on != self._embeddings:

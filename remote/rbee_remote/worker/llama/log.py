@@ -14,6 +14,8 @@ _log = logging.getLogger("rbee.llama")
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}  # enum ggml_log_level in ggml.h
 _CONTINUED = 5
 _line: tuple[int, str] = (logging.DEBUG, "")
+#: Whether a step is being cut short, see `LlamaEngine.interrupt`.
+interrupted = False
 _errors: collections.deque[str] = collections.deque(maxlen=4)
 _wanted: list[tuple[str, list[str]]] = []
 
@@ -27,6 +29,8 @@ def _on_log(level: int, text: bytes | None, _: object) -> None:
     if not whole.endswith("\n"):
         return
     _line = (python_level, "")
+    if interrupted and python_level > logging.DEBUG:
+        python_level = logging.DEBUG  # a step that was cut short on purpose is an error to llama.cpp
     if whole.strip(" .\n"):
         _log.log(python_level, "%s", whole.rstrip())
     if python_level >= logging.ERROR:

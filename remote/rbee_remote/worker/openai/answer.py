@@ -19,7 +19,7 @@ import anyio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError
+from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError, WorkerState
 from rbee_remote.worker.journal import Journal
 from rbee_remote.worker.openai import errors
 from rbee_remote.worker.service import Service
@@ -109,9 +109,9 @@ async def respond(service: Service, job: Job, receive: Receive) -> Response:
     try:
         if job.stream:
             await _settle(journals)
-            return _Chunks(job, journals, usage, {**head, "object": job.chunk_kind}, end)
+            return _Chunks(service, job, journals, usage, {**head, "object": job.chunk_kind}, end)
         for part, journal in zip(job.parts, journals, strict=True):
-            async for _ in _choices(part, journal, usage):
+            async for _ in _choices(service, part, journal, usage):
                 pass
     except BaseException:
         end()
@@ -127,8 +127,9 @@ async def respond(service: Service, job: Job, receive: Receive) -> Response:
 async def _submit(service: Service, job: Job) -> list[Journal]:
     journals: list[Journal] = []
     try:
-        for part in job.parts:
-            journals.append(await service.submit(part.request))  # noqa: PERF401 - those before a refusal count
+        with service.keep_alive.held():
+            for part in job.parts:
+                journals.append(await service.submit(part.request))  # noqa: PERF401 - those before a refusal count
     except BaseException:
         _end(service, job, journals)
         raise
@@ -169,7 +170,9 @@ async def when_gone(receive: Receive, cancel: Callable[[], object]) -> None:
     cancel()
 
 
-async def _choices(part: Part, journal: Journal, usage: Usage) -> AsyncIterator[list[dict[str, Any]] | None]:
+async def _choices(
+    service: Service, part: Part, journal: Journal, usage: Usage
+) -> AsyncIterator[list[dict[str, Any]] | None]:
     """A stream's `choices` from one request's events; None for a heartbeat. Raises the error that ends them."""
     choice = part.choice
     async for record in journal.follow(HEARTBEAT_S):
@@ -183,12 +186,14 @@ async def _choices(part: Part, journal: Journal, usage: Usage) -> AsyncIterator[
             yield choice.feed(record.data["text"], record.data["logprobs"])
         elif record.event == "done":
             usage.done(record.data)
-            yield choice.closing(_finish_reason(record.data["finish_reason"]))
+            yield choice.closing(_finish_reason(service, record.data["finish_reason"]))
         else:
             raise RemoteError.decode(record.data)
 
 
-def _finish_reason(reason: str) -> str:
+def _finish_reason(service: Service, reason: str) -> str:
+    if reason == "canceled" and service.status().state is WorkerState.STOPPING:
+        raise RemoteError(ErrorCode.WORKER_GONE, "the worker is ending")
     if reason == "canceled":
         raise RemoteError(ErrorCode.REQUEST_CANCELED, "the request was canceled")
     if reason == "deadline":
@@ -200,10 +205,17 @@ class _Chunks(Response):
     """A job's answer as SSE, its parts side by side."""
 
     def __init__(
-        self, job: Job, journals: list[Journal], usage: Usage, head: dict[str, Any], end: Callable[[], None]
+        self,
+        service: Service,
+        job: Job,
+        journals: list[Journal],
+        usage: Usage,
+        head: dict[str, Any],
+        end: Callable[[], None],
     ) -> None:
         super().__init__(media_type="text/event-stream", headers={"Cache-Control": "no-store"})
         del self.headers["content-length"]
+        self._service = service
         self._job = job
         self._journals = journals
         self._usage = usage
@@ -232,7 +244,7 @@ class _Chunks(Response):
         await _send_line(send, "data: [DONE]\n\n")
 
     async def _send_part(self, send: Send, part: Part, journal: Journal) -> None:
-        async for choices in _choices(part, journal, self._usage):
+        async for choices in _choices(self._service, part, journal, self._usage):
             if choices is None:
                 await _send_line(send, ": waiting\n\n")
             else:

@@ -29,10 +29,10 @@ class ChatBody(fields.Body):
     parallel_tool_calls: bool | None = None
 
 
-def read(data: Any) -> Job:
-    """Raises RemoteError USAGE naming the field."""
+def read(data: Any, most: int = fields.MOST_CHOICES) -> Job:
+    """most: choices that the worker has room for. Raises RemoteError USAGE naming the field."""
     body = fields.read(ChatBody, data)
-    fields.check_choices(body)
+    fields.check_choices(body, most)
     for name in ("functions", "function_call"):
         if data.get(name) is not None:
             raise wrong(name, "is not served; use tools and tool_choice")

@@ -23,14 +23,14 @@ class CompletionBody(fields.Body):
     logprobs: int | None = None
 
 
-def read(data: Any) -> Job:
-    """Raises RemoteError USAGE naming the field."""
+def read(data: Any, most: int = fields.MOST_CHOICES) -> Job:
+    """most: choices that the worker has room for. Raises RemoteError USAGE naming the field."""
     body = fields.read(CompletionBody, data)
-    fields.check_choices(body)
+    fields.check_choices(body, most)
     prompts = fields.texts_or_tokens("prompt", body.prompt)
     _check(body, prompts)
-    if len(prompts) * body.n > fields.MOST_CHOICES:
-        raise wrong("prompt", f"prompts times n must be {fields.MOST_CHOICES} at most")
+    if len(prompts) * body.n > most:
+        raise wrong("prompt", f"prompts times n must be {most} at most")
     ids = part_ids(len(prompts) * body.n)
     parts = []
     for number, request_id in enumerate(ids):

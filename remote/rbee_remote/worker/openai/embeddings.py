@@ -12,6 +12,7 @@ from typing import Any
 from rbee_remote.worker.openai import fields
 from rbee_remote.worker.openai.answer import all_or_none
 from rbee_remote.worker.openai.errors import wrong
+from rbee_remote.worker.prompt import check_text
 from rbee_remote.worker.service import Service
 
 #: OpenAI's own limit.
@@ -43,6 +44,9 @@ async def embed(service: Service, body: EmbeddingsBody) -> dict[str, Any]:
     inputs = fields.texts_or_tokens("input", body.input)
     if len(inputs) > MOST_INPUTS:
         raise wrong("input", f"must hold {MOST_INPUTS} texts at most, got {len(inputs)}")
+    for value in inputs:
+        if isinstance(value, str):
+            check_text("input", value)
     places = asyncio.Semaphore(service.config.slots)  # the queue is for others too
 
     async def one(value: str | tuple[int, ...]) -> tuple[int, list[float]]:
@@ -52,7 +56,8 @@ async def embed(service: Service, body: EmbeddingsBody) -> dict[str, Any]:
             service.metrics.embedded(len(tokens))
             return len(tokens), _shortened(vector, body.dimensions)
 
-    results = await all_or_none(one(value) for value in inputs)
+    with service.keep_alive.held():
+        results = await all_or_none(one(value) for value in inputs)
     tokens = sum(count for count, _ in results)
     return {
         "object": "list",

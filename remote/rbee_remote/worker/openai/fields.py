@@ -50,9 +50,9 @@ def sampling(data: dict[str, Any], **values: Any) -> Sampling:
     return read(Sampling, {**given, **values})
 
 
-def check_choices(body: Body) -> None:
-    if not 1 <= body.n <= MOST_CHOICES:
-        raise wrong("n", f"must be from 1 to {MOST_CHOICES}, got {body.n}")
+def check_choices(body: Body, most: int) -> None:
+    if not 1 <= body.n <= most:
+        raise wrong("n", f"must be from 1 to {most}, got {body.n}")
 
 
 def for_choice(request: GenerateRequest, request_id: str, choice: int) -> GenerateRequest:

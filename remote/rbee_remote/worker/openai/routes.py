@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from rbee_remote.protocol import ErrorCode, RemoteError
 from rbee_remote.worker.body import read_json
-from rbee_remote.worker.openai import chat, completions, embeddings, errors
+from rbee_remote.worker.openai import chat, completions, embeddings, errors, fields
 from rbee_remote.worker.openai.answer import respond, when_gone
 from rbee_remote.worker.service import Service
 
@@ -27,6 +27,8 @@ _log = logging.getLogger("rbee.worker")
 
 def openai_routes(service: Service) -> list[Route]:
     started_at = int(time.time())
+    # More at once would find the queue full each time that they came.
+    most = min(fields.MOST_CHOICES, service.config.slots + service.config.queue)
 
     async def list_models(_: Request) -> Response:
         return JSONResponse({"object": "list", "data": [_model(service, started_at)]})
@@ -36,12 +38,12 @@ def openai_routes(service: Service) -> list[Route]:
         return JSONResponse(_model(service, started_at))
 
     async def chat_completions(request: Request) -> Response:
-        job = chat.read(await read_json(request))
+        job = chat.read(await read_json(request), most)
         _check_model(service, job.model)
         return await respond(service, job, request.receive)
 
     async def text_completions(request: Request) -> Response:
-        job = completions.read(await read_json(request))
+        job = completions.read(await read_json(request), most)
         _check_model(service, job.model)
         return await respond(service, job, request.receive)
 
