@@ -105,7 +105,8 @@ async def running(
             yield Worker(task, client, socket)
         finally:
             if socket.exists():
-                await client.post("/v1/admin/shutdown", json={"drain": False})
+                with contextlib.suppress(httpx.TransportError):  # it may be ending already
+                    await client.post("/v1/admin/shutdown", json={"drain": False})
     await asyncio.wait_for(task, 10)
     assert list(folder.iterdir()) == []
 
