@@ -88,6 +88,31 @@ def ssh_node(key: Any) -> Iterator[Callable[..., Any]]:
         yield _starter(stack, key)
 
 
+@pytest.fixture(scope="session")
+def bootstrapped_image(key: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image of a node that has runtime and model already, so that a test's first `infer` takes two seconds."""
+    from tests.testbed import images
+
+    def bootstrap(image: str, tag: str) -> None:
+        with _keeper(tmp_path_factory.mktemp("bootstrap")) as keeper, ExitStack() as stack:
+            node = _starter(stack, key)(image=image)
+            keeper.inventory.write_text(node.inventory())
+            keeper("infer", "--node", "gpu1", "--max-tokens", "1", "Hello")
+            keeper("hive", "stop", "gpu1")
+            node.exec("cd /home/bee/.rbee/node && rm -rf log payloads && rm -rf /tmp/rbee-*")
+            node.keep_as(tag)
+
+    return images.bootstrapped_image(bootstrap)
+
+
+@pytest.fixture
+def ready_node(key: Any, bootstrapped_image: str) -> Iterator[Callable[..., Any]]:
+    """Starts nodes as `ssh_node` does, with runtime and model on them for user bee; hive and worker are not started."""
+    with ExitStack() as stack:
+        start = _starter(stack, key)
+        yield functools.partial(start, image=bootstrapped_image)
+
+
 @pytest.fixture(scope="module")
 def shared_node(key: Any) -> Iterator[Any]:
     """One bare node, `gpu1`, for a whole module."""

@@ -14,10 +14,13 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import docker
 import docker.errors
+
+from tests.testbed import assets
 
 HERE = Path(__file__).parent
 REPOSITORY = "rbee-testbed"
@@ -54,6 +57,20 @@ def nopython_image() -> str:
 def venv_image() -> str:
     """As `node_image`, with what Ansible needs to make a virtual environment."""
     return _derived("venv", "Dockerfile", base_image((*NODE_PACKAGES, "python3-venv")))
+
+
+def bootstrapped_image(bootstrap: Callable[[str, str], None]) -> str:
+    """As `node_image`, with the runtime and the built-in model on it for user bee; no payload, no logs.
+
+    bootstrap: called with an image to start a node of, and the tag under which the node is to be kept.
+    """
+    locks = (HERE.parents[1] / "remote/requirements").glob("*.txt")
+    parts = [*(path.read_text() for path in sorted(locks)), assets.MODEL_SHA256]
+    tag = f"{REPOSITORY}:ready-{_digest(node_image(), *parts)}"
+    with contextlib.closing(engine()) as client:
+        if not _is_there(client, tag):
+            bootstrap(node_image(), tag)
+    return tag
 
 
 def base_image(packages: tuple[str, ...]) -> str:

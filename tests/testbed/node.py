@@ -52,6 +52,11 @@ class ContainerNode:
         result = self._container.get_wrapped_container().exec_run(["/bin/sh", "-c", script], user=user)
         return result.exit_code, result.output.decode(errors="replace")
 
+    def keep_as(self, tag: str) -> None:
+        """Make an image of what is in the container now."""
+        repository, _, name = tag.partition(":")
+        self._container.get_wrapped_container().commit(repository, name)
+
     def put_archive(self, folder: str, tar: IO[bytes]) -> None:
         """Unpack a tar archive below `folder`, past SSH."""
         assert self._container.get_wrapped_container().put_archive(folder, tar)

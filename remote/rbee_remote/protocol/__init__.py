@@ -16,6 +16,8 @@ from rbee_remote.codec import decode as decode
 from rbee_remote.codec import encode as encode
 from rbee_remote.failures import ErrorCode as ErrorCode
 from rbee_remote.failures import RemoteError as RemoteError
+from rbee_remote.protocol.audit import AuditBreak as AuditBreak
+from rbee_remote.protocol.audit import AuditHead as AuditHead
 from rbee_remote.protocol.bench import BenchProgress as BenchProgress
 from rbee_remote.protocol.bench import BenchRequest as BenchRequest
 from rbee_remote.protocol.bench import BenchResult as BenchResult
@@ -35,6 +37,8 @@ from rbee_remote.protocol.hive import HiveInfo as HiveInfo
 from rbee_remote.protocol.hive import SpawnRequest as SpawnRequest
 from rbee_remote.protocol.hive import StopRequest as StopRequest
 from rbee_remote.protocol.hive import WorkerInfo as WorkerInfo
+from rbee_remote.protocol.load import Lease as Lease
+from rbee_remote.protocol.load import Served as Served
 from rbee_remote.protocol.load import WorkerConfig as WorkerConfig
 from rbee_remote.protocol.load import WorkerOptions as WorkerOptions
 from rbee_remote.protocol.load import WorkerState as WorkerState
@@ -48,12 +52,19 @@ from rbee_remote.protocol.models import NeedPoint as NeedPoint
 from rbee_remote.protocol.models import NeedsRequest as NeedsRequest
 from rbee_remote.protocol.models import RegisterRequest as RegisterRequest
 from rbee_remote.protocol.models import Source as Source
+from rbee_remote.protocol.sweep import FileSeen as FileSeen
+from rbee_remote.protocol.sweep import ProcessSeen as ProcessSeen
+from rbee_remote.protocol.sweep import Survey as Survey
+from rbee_remote.protocol.sweep import TidyReport as TidyReport
+from rbee_remote.protocol.sweep import TidyRequest as TidyRequest
+from rbee_remote.protocol.sweep import TidyResult as TidyResult
 
 PROTOCOL = 1
 
-#: Headers of every request. The keeper's id names its leases; the worker's id makes sure that a socket
-#: found in a cache still belongs to the worker it was recorded for.
+#: Headers of every request. The keeper's id names its leases, `user@host` (percent-encoded) is for the audit log; the
+#: worker's id makes sure that a socket found in a cache still belongs to the worker it was recorded for.
 HEADER_KEEPER = "X-Rbee-Keeper"
+HEADER_WHO = "X-Rbee-Who"
 HEADER_WORKER = "X-Rbee-Worker"
 
 #: Relative names inside the node's runtime folder (mode 0700).

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from rbee_remote.protocol.load import WorkerOptions, WorkerState
+from rbee_remote.protocol.load import Lease, WorkerOptions, WorkerState
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -99,6 +99,7 @@ class WorkerInfo:
     log: str = ""
     error: dict[str, Any] | None = None
     options: WorkerOptions | None = None
+    leases: tuple[Lease, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -108,8 +109,11 @@ class StopRequest:
     drain: let running requests finish first. patience_s: seconds each step of the kill ladder waits.
     follower: the name under which the caller followed the worker's load, which it gives up: a worker that serves
     already, or whose load somebody else follows, is then left alone.
+    only_idle_s: end it only if it has been idle for that long and no other keeper's lease holds it; else it is refused
+    with ALL_SLOTS_BUSY, and nothing has changed. None for no such condition.
     """
 
     drain: bool = True
     patience_s: float = 5.0
     follower: str = ""
+    only_idle_s: float | None = None

@@ -43,8 +43,38 @@ class WorkerOptions:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Lease:
+    """A keeper's claim on a worker: until it is over, the worker stays, and nobody else's clean-up ends it.
+
+    keeper: its id, "" for clients that do not say (OpenAI's). left_s: seconds until it is over, on the node's clock;
+    None while a request of that keeper is open, and for a keep-alive without end.
+    """
+
+    keeper: str
+    left_s: float | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Served:
+    """A request that has ended, for the audit log: neither prompt nor answer. finish: stop, length, canceled, …
+
+    who: `user@host` of the keeper, as it says.
+    """
+
+    request_id: str
+    keeper: str
+    who: str
+    prompt_tokens: int
+    completion_tokens: int
+    finish: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """GET /v1/health of a worker, and each line it writes to the hive's status pipe."""
+    """GET /v1/health of a worker, and each line it writes to the hive's status pipe.
+
+    served: in lines to the hive, the requests that ended since the line before; none is left out.
+    """
 
     id: str
     model: str
@@ -58,6 +88,8 @@ class WorkerStatus:
     keep_alive_s: float | None = None
     device: str = ""
     error: dict[str, Any] | None = None
+    leases: tuple[Lease, ...] = ()
+    served: tuple[Served, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,6 +97,7 @@ class WorkerConfig:
     """What a worker process reads on stdin: one JSON object, then the end.
 
     ctx and slots are resolved, whatever `options` leaves open: tokens per slot, and requests computed at once.
+    keeper: the id of the one that asked for it, whose lease is the first.
     """
 
     id: str
@@ -76,3 +109,4 @@ class WorkerConfig:
     keep_alive_s: float
     slots: int = 1
     queue: int = 64
+    keeper: str = ""
