@@ -15,7 +15,7 @@ from rbee.cli.load_options import (
     TensorSplitOption,
     load_options,
 )
-from rbee.cli.options import complete_node
+from rbee.cli.options import ModelOption, complete_node
 from rbee.cli.shell import Shell, command
 from rbee.errors import UsageError
 
@@ -29,10 +29,7 @@ def register(app: typer.Typer) -> None:
 def bench(
     shell: Shell,
     nodes: Annotated[str, typer.Argument(metavar="NODE", help="A node, @TAG or all.", autocompletion=complete_node)],
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", metavar="REF", help="smollm2:135m, hf:OWNER/REPO:QUANT, file:PATH, https://…"),
-    ] = None,
+    model: ModelOption = None,
     prompt: Annotated[
         int, typer.Option("--prompt", "-p", min=0, metavar="N", help="Tokens of the prompt to compute; 0: none.")
     ] = 512,

@@ -19,7 +19,7 @@ from rbee.cli.load_options import (
     TensorSplitOption,
     load_options,
 )
-from rbee.cli.options import NodeOption, duration
+from rbee.cli.options import ModelOption, NodeOption, duration
 from rbee.cli.shell import Shell, command
 from rbee.errors import UsageError
 
@@ -45,10 +45,7 @@ def infer(
         Path | None, typer.Option("--file", "-f", metavar="FILE", help="Read the prompt from a file.")
     ] = None,
     node: NodeOption = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", metavar="REF", help="smollm2:135m, hf:OWNER/REPO:QUANT, file:PATH, https://…"),
-    ] = None,
+    model: ModelOption = None,
     system: Annotated[str | None, typer.Option("--system", "-s", metavar="TEXT", help="The system message.")] = None,
     max_tokens: Annotated[
         int | None, typer.Option("--max-tokens", "-n", min=1, metavar="N", help="Generate at most this many tokens.")

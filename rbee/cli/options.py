@@ -33,6 +33,10 @@ NodesArgument = Annotated[
     str | None,
     typer.Argument(metavar="[NODE]", help="A node, @TAG or all; left out: all.", autocompletion=complete_node),
 ]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="REF", help="smollm2:135m, hf:OWNER/REPO:QUANT, file:PATH, https://…"),
+]
 NowOption = Annotated[bool, typer.Option("--now", help="Do not wait for running requests.")]
 WorkerArgument = Annotated[str, typer.Argument(metavar="ID", help="The worker's id, or the beginning of it.")]
 

@@ -14,11 +14,12 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import docker
 import docker.errors
+import filelock
 
 from tests.testbed import assets
 
@@ -67,7 +68,7 @@ def bootstrapped_image(bootstrap: Callable[[str, str], None]) -> str:
     locks = (HERE.parents[1] / "remote/requirements").glob("*.txt")
     parts = [*(path.read_text() for path in sorted(locks)), assets.MODEL_SHA256]
     tag = f"{REPOSITORY}:ready-{_digest(node_image(), *parts)}"
-    with contextlib.closing(engine()) as client:
+    with _making(tag) as client:
         if not _is_there(client, tag):
             bootstrap(node_image(), tag)
     return tag
@@ -76,7 +77,7 @@ def bootstrapped_image(bootstrap: Callable[[str, str], None]) -> str:
 def base_image(packages: tuple[str, ...]) -> str:
     """Tag of a bookworm with `packages` and nothing of ours. Raises NoTestbed with the reason why it cannot be made."""
     tag = f"{REPOSITORY}:base-{_digest(SUITE, *packages)}"
-    with contextlib.closing(engine()) as client:
+    with _making(tag) as client:
         if _is_there(client, tag):
             return tag
         try:
@@ -95,7 +96,7 @@ def base_image(packages: tuple[str, ...]) -> str:
 def _derived(name: str, dockerfile: str, base: str) -> str:
     recipe = [(HERE / file).read_text() for file in (dockerfile, "node-entry")]
     tag = f"{REPOSITORY}:{name}-{_digest(base, *recipe)}"
-    with contextlib.closing(engine()) as client:
+    with _making(tag) as client:
         if not _is_there(client, tag):
             client.images.build(path=str(HERE), dockerfile=dockerfile, buildargs={"BASE": base}, tag=tag, rm=True)
     return tag
@@ -126,6 +127,15 @@ def mirror() -> str:
     text = "\n".join(path.read_text() for path in lists if path.is_file())
     found = re.search(r"^(?:deb(?: \[[^]]*\])?|URIs:) +(https?://\S+/debian/?)(?:\s|$)", text, re.MULTILINE)
     return found[1] if found else DEFAULT_MIRROR
+
+
+@contextlib.contextmanager
+def _making(tag: str) -> Iterator[docker.DockerClient]:
+    """An engine's client, for one process at a time that may make the image."""
+    folder = assets.cache_folder() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder / f"{tag.replace(':', '-')}.lock"), contextlib.closing(engine()) as client:
+        yield client
 
 
 def _is_there(client: docker.DockerClient, tag: str) -> bool:
