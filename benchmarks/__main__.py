@@ -7,7 +7,21 @@ import importlib
 
 from benchmarks.harness import Report, machine
 
-NAMES = ("startup", "warm", "cold", "fanout", "idle", "fit", "portable", "stream", "batch", "prefix", "soak")
+NAMES = (
+    "startup",
+    "warm",
+    "cold",
+    "fanout",
+    "gc",
+    "idle",
+    "fit",
+    "portable",
+    "stream",
+    "batch",
+    "prefix",
+    "soak",
+    "cycles",
+)
 
 
 def main() -> None:

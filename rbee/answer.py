@@ -11,23 +11,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
+from rbee.canceling import CANCEL_TIMEOUT_S, LOST_TIMEOUT_S, tell
 from rbee.deadline import Deadline
 from rbee.errors import ConfigError, ConnectError, NodeError, RbeeError, RefusedError
 from rbee.events import Emit, Retry, Token
 from rbee.hive_client import WorkerClient
 from rbee.link import Link
-from rbee.unbroken import Patience, unbroken
-from rbee_remote.protocol import Done, ErrorCode, GenerateRequest, Started, TokenEvent, Usage, WorkerInfo
+from rbee.unbroken import Explain, Patience, unbroken
+from rbee_remote.protocol import Done, ErrorCode, GenerateRequest, Started, TokenEvent, Usage
 
 #: How long a request waits before it asks a worker again whose slots and queue are full.
 BUSY_DELAYS_S = (1.0, 2.0, 4.0)
-#: How long Ctrl-C waits for the worker to say that it stopped.
-CANCEL_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +40,75 @@ class Answer:
     tokens_per_s: float | None
 
 
-#: Asks the hive what became of the worker; None when the hive cannot be asked or knows nothing.
-Explain = Callable[[], Awaitable[WorkerInfo | None]]
+@dataclass(slots=True)
+class Draft:
+    """What came of an answer so far. path: where its text goes if nothing more comes.
+
+    sent_at: when the request was sent last, on the monotonic clock. max_tokens: None until the worker has begun.
+    """
+
+    path: Path
+    sent_at: float = 0.0
+    max_tokens: int | None = None
+    tokens: int = 0
+    pieces: list[str] = field(default_factory=list)
+    first_at: float | None = None
+    first_tokens: int = 0
+
+    @classmethod
+    def of(cls, folder: Path, request_id: str) -> Draft:
+        """The file's name says when it was."""
+        stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+        return cls(folder / f"answer-{stamp}-{request_id[:8]}.txt")
+
+    @property
+    def progress(self) -> str:
+        return f"{self.tokens} of {self.max_tokens} tokens"
+
+    def add(self, event: TokenEvent) -> None:
+        self.tokens = event.tokens
+        self.pieces.append(event.text)
+        if self.first_at is None:
+            self.first_at, self.first_tokens = time.monotonic(), event.tokens
+
+    def whole(self, done: Done) -> Answer:
+        now = time.monotonic()
+        first_at = self.first_at or now
+        further = self.tokens - self.first_tokens
+        return Answer(
+            text="".join(self.pieces),
+            finish_reason=done.finish_reason,
+            usage=done.usage,
+            first_token_s=first_at - self.sent_at,
+            tokens_per_s=further / (now - first_at) if further > 0 and now > first_at else None,
+        )
+
+    def save(self) -> dict[str, str]:
+        """How far it came and where its text went, as details of an error; no text, no file."""
+        if self.max_tokens is None:
+            return {}
+        details = {"generated": self.progress}
+        if not any(self.pieces):
+            return details
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text("".join(self.pieces), encoding="utf-8")
+        except OSError as error:
+            return {**details, "not saved": str(error)}
+        return {**details, "saved": str(self.path)}
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
     """How an answer is had. link: what `worker` speaks over, opened anew when it breaks.
 
-    explain: what the hive says about a worker that hung up. save_to: where the text of a broken answer goes.
+    explain: what the hive says about a worker that hung up or fell silent. draft: takes in what comes.
     """
 
     worker: WorkerClient
     link: Link
     explain: Explain
-    save_to: Path
+    draft: Draft
     deadline: Deadline = field(default_factory=Deadline)
     patience: Patience = field(default_factory=Patience)
 
@@ -80,56 +133,68 @@ async def answer(way: Way, request: GenerateRequest, *, emit: Emit, retries: int
 
 
 async def _one_try(way: Way, request: GenerateRequest, emit: Emit) -> Answer:
-    heard = _Heard()
-    stream = unbroken(way.worker, request, link=way.link, deadline=way.deadline, emit=emit, patience=way.patience)
+    draft = way.draft
+    draft.sent_at = time.monotonic()
+    stream = unbroken(
+        way.worker,
+        request,
+        link=way.link,
+        explain=way.explain,
+        deadline=way.deadline,
+        emit=emit,
+        patience=way.patience,
+    )
     try:
         async with aclosing(stream) as events:
             async for event in events:
                 match event:
                     case Started():
-                        heard.max_tokens = event.max_tokens
+                        draft.max_tokens = event.max_tokens
                     case TokenEvent():
-                        heard.add(event)
+                        draft.add(event)
                         emit(Token(event.text, event.tokens))
                     case Done():
-                        return heard.answer(event)
+                        return draft.whole(event)
         raise AssertionError("an unbroken stream ends with Done or raises")
     except (NodeError, ConnectError, RefusedError, ConfigError) as error:
-        if heard.max_tokens is None:
+        if draft.max_tokens is None:
             raise
-        broken = await _broken(error, heard, way)
+        broken = await _broken(error, way)
         if broken is error:
             raise
         raise broken from error
     except BaseException:
         # Ctrl-C, a deadline, a stdout that is closed or full: nobody is going to read the rest.
-        await _cancel(way, request.request_id)
+        await _cancel(way, request.request_id, emit)
         raise
 
 
-async def _cancel(way: Way, request_id: str) -> None:
+async def _cancel(way: Way, request_id: str, emit: Emit) -> None:
     """Best effort: a worker that cannot be told any more ends the request a minute later, or at its deadline."""
     if way.deadline.passed:
         return
-    with contextlib.suppress(RbeeError, TimeoutError):
-        async with asyncio.timeout(CANCEL_TIMEOUT_S):
-            try:
+
+    async def telling() -> None:
+        if way.link.is_open:
+            with contextlib.suppress(ConnectError, TimeoutError):  # Ctrl-C came because nothing came any more
                 async with asyncio.timeout(CANCEL_TIMEOUT_S / 2):
-                    await way.worker.cancel(request_id)
-            except (ConnectError, TimeoutError):  # Ctrl-C came because nothing came any more
-                await way.link.reopen()
-                await way.worker.cancel(request_id)
+                    return await way.worker.cancel(request_id)
+        await way.link.reopen()
+        return await way.worker.cancel(request_id)
+
+    timeout_s = CANCEL_TIMEOUT_S if way.link.is_open else LOST_TIMEOUT_S
+    otherwise = "its worker ends the answer within a minute"
+    await tell(way.link.node, telling(), emit, otherwise=otherwise, timeout_s=timeout_s)
 
 
-async def _broken(error: RbeeError, heard: _Heard, way: Way) -> RbeeError:
+async def _broken(error: RbeeError, way: Way) -> RbeeError:
     """The error for an answer that began and did not end, with its text saved."""
-    progress = f"{heard.tokens} of {heard.max_tokens} tokens"
-    details = {"generated": progress, **heard.save(way.save_to)}
+    progress, details = way.draft.progress, way.draft.save()
     if error.code is not ErrorCode.WORKER_GONE:
         error.message = f"{error.message}, after {progress}"
         error.details = {**error.details, **details}
         return error
-    info = await way.explain()
+    info = (await way.explain()).worker
     if info and info.error:
         details["reason"] = info.error.get("message", "")
     if info and info.log:
@@ -140,44 +205,3 @@ async def _broken(error: RbeeError, heard: _Heard, way: Way) -> RbeeError:
         hint="the next `rbee infer` starts a new worker; `rbee logs NODE` says what happened to this one",
         details=details,
     )
-
-
-@dataclass(slots=True)
-class _Heard:
-    """What came of an answer so far. max_tokens: None until the worker has begun."""
-
-    sent_at: float = field(default_factory=time.monotonic)
-    max_tokens: int | None = None
-    tokens: int = 0
-    pieces: list[str] = field(default_factory=list)
-    first_at: float | None = None
-    first_tokens: int = 0
-
-    def add(self, event: TokenEvent) -> None:
-        self.tokens = event.tokens
-        self.pieces.append(event.text)
-        if self.first_at is None:
-            self.first_at, self.first_tokens = time.monotonic(), event.tokens
-
-    def answer(self, done: Done) -> Answer:
-        now = time.monotonic()
-        first_at = self.first_at or now
-        further = self.tokens - self.first_tokens
-        return Answer(
-            text="".join(self.pieces),
-            finish_reason=done.finish_reason,
-            usage=done.usage,
-            first_token_s=first_at - self.sent_at,
-            tokens_per_s=further / (now - first_at) if further > 0 and now > first_at else None,
-        )
-
-    def save(self, path: Path) -> dict[str, str]:
-        """Where the text went, as details of an error; no text, no file."""
-        if not any(self.pieces):
-            return {}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(self.pieces), encoding="utf-8")
-        except OSError as error:
-            return {"not saved": str(error)}
-        return {"saved": str(path)}

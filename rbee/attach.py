@@ -7,15 +7,16 @@ Rules
 
 from __future__ import annotations
 
-import json
+import re
 import time
 from dataclasses import dataclass, field, replace
 
 from rbee import __version__
 from rbee.connection import Connection, quote
 from rbee.context import Context
-from rbee.errors import NodeError
+from rbee.errors import ConnectError, NodeError
 from rbee.events import Emit, Notice
+from rbee.findings import how_to_free_run_dir, how_to_linger
 from rbee.hive_client import HiveClient, hive_at
 from rbee.inventory import Node
 from rbee.locks import keeper_lock
@@ -23,6 +24,7 @@ from rbee.probe import Probe, probe
 from rbee.registry import NodeFacts, Registry
 from rbee.runtime import bootstrap
 from rbee.runtime.payload import Payload, build_payload
+from rbee.socket_http import SilenceError
 from rbee_remote.protocol import (
     PROTOCOL,
     ErrorCode,
@@ -31,6 +33,7 @@ from rbee_remote.protocol import (
     RemoteError,
     StopRequest,
     decode,
+    parse_json,
 )
 
 #: A hive starts in a fraction of a second; on a node that swaps or has a slow home it may take a while.
@@ -58,6 +61,7 @@ async def attach(connection: Connection, node: Node, context: Context, registry:
     began = time.monotonic()
     payload = build_payload()
     found = await probe(connection, node)
+    _check_run_dir(found)
     probed = time.monotonic()
     if bootstrap.is_complete(found, node, payload, context):
         ready = await bootstrap.ensure(connection, found, node, payload, context=context, emit=emit)
@@ -66,25 +70,47 @@ async def attach(connection: Connection, node: Node, context: Context, registry:
             found = await probe(connection, node)
             ready = await bootstrap.ensure(connection, found, node, payload, context=context, emit=emit)
     connection.pipe_command = (*ready.command, "pipe")
-    hive, info = await _current_hive(connection, found, ready, context, emit)
+    hive, info = await _current_hive(connection, node, found, ready, context, emit)
     _remember(registry, node, connection, found, ready, info)
     done = time.monotonic()
     return Attached(hive, info, found, ready, probed - began, done - probed, payload)
 
 
+def _check_run_dir(found: Probe) -> None:
+    """Nobody else may own the folder for sockets: a hive there could be anybody's."""
+    if found.run_dir_problem:
+        raise NodeError(
+            ErrorCode.NODE_UNSUPPORTED,
+            f"there is no safe folder for sockets on the node: {found.run_dir_problem}",
+            hint=how_to_free_run_dir(found),
+            details={"run_dir": found.run_dir},
+        )
+
+
 async def _current_hive(
-    connection: Connection, found: Probe, ready: bootstrap.Ready, context: Context, emit: Emit
+    connection: Connection, node: Node, found: Probe, ready: bootstrap.Ready, context: Context, emit: Emit
 ) -> tuple[HiveClient, HiveInfo]:
     """The node's hive, ours or newer with the same protocol."""
     hive = hive_at(connection, found.run_dir, keeper_id=context.keeper_id)
-    info = await hive.health_or_none() if found.hive_socket_present else None
-    outdated = info is not None and _is_outdated(info, ready)
+    try:
+        info = await hive.health_or_none() if found.hive_socket_present else None
+    except SilenceError as error:
+        raise ConnectError(
+            ErrorCode.CONNECTION_TIMEOUT,
+            f"the hive on {node.name} runs but does not answer",
+            hint="the node may swap, or the process was stopped: "
+            f"`rbee gc --node {node.name} --dry-run` shows its pid; once it is ended there, another is started",
+            details={"reason": error.message},
+        ) from error
+    outdated = info is not None and _is_outdated(info, ready) and not await _is_shared(hive, info, context)
     if info and (outdated or info.draining):
         what = f"replacing the hive of rbee {info.version}" if outdated else "waiting for the hive that is stopping"
         emit(Notice(f"{what} (its workers finish what they do first)"))
         await hive.stop(StopRequest(drain=True))
         info = None
     if info is None:
+        if found.kill_user_processes and not found.user_scope:
+            emit(Notice(f"workers will end with this session (KillUserProcesses=yes); {how_to_linger(found)}"))
         info = await _start_hive(connection, found, ready)
     return hive, info
 
@@ -106,21 +132,32 @@ def _is_outdated(info: HiveInfo, ready: bootstrap.Ready) -> bool:
     return info.protocol < PROTOCOL or _numbers(info.version) <= _numbers(__version__)
 
 
+async def _is_shared(hive: HiveClient, info: HiveInfo, context: Context) -> bool:
+    """Whether another keeper's worker runs in a hive of our version with another payload: then it stays for now, or
+    two checkouts that take turns would end each other's workers each time."""
+    if (info.protocol, info.version) != (PROTOCOL, __version__):
+        return False
+    leases = [lease for worker in await hive.workers() for lease in worker.leases]
+    return any(lease.keeper != context.keeper_id for lease in leases)
+
+
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
+    return tuple(int(part) for part in version.split(".") if re.fullmatch(r"[0-9]{1,9}", part))
 
 
 async def _start_hive(connection: Connection, found: Probe, ready: bootstrap.Ready) -> HiveInfo:
     """Start the hive, or find the one that somebody else started in the meantime."""
     words = [*ready.command, "hive", "--home", found.home, "--run-dir", found.run_dir]
     words += ["--payload", ready.digest, "--detach"]
+    if found.user_scope:
+        words = ["systemd-run", "--user", "--scope", "--quiet", *words]
     result = await connection.run(f"exec {' '.join(map(quote, words))}", timeout=START_TIMEOUT_S)
     try:
-        answer = json.loads(result.stdout)
+        answer = parse_json(result.stdout)
         if isinstance(answer, dict) and "error" in answer:
             raise NodeError.from_remote(RemoteError.decode(answer))
         return decode(HiveInfo, answer)
-    except (ValueError, ProtocolError) as error:
+    except ProtocolError as error:
         raise NodeError(
             ErrorCode.BOOTSTRAP_FAILED,
             "the hive did not start",

@@ -11,17 +11,19 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from rbee import audit
 from rbee.context import Context
 from rbee.errors import NodeError, UsageError
 from rbee.events import Emit, Event, Notice, Progress, Retry
 from rbee.hive_client import WorkerClient
-from rbee.infer import Trip, ready_worker
+from rbee.infer import ready_worker
 from rbee.infer_request import InferRequest
 from rbee.inventory import Node
 from rbee.inventory.schema import AUTO_CTX
 from rbee.phases import PhaseClock
 from rbee.reach import PerNode, each
 from rbee.registry import Registry
+from rbee.trip import Trip
 from rbee_remote.protocol import (
     BenchProgress,
     BenchRequest,
@@ -75,7 +77,10 @@ async def bench(
             asked = node.ctx if load.ctx is None else load.ctx
             wanted = dataclasses.replace(load, ctx=context_size(asked, needed))
             report = emit if len(nodes) == 1 else _naming(node, emit)
-            return await _on_node(node, wanted, request, context, registry, report)
+            with audit.recorded(context.settings, "bench", emit=report, node=node.name) as details:
+                result = await _on_node(node, wanted, request, context, registry, report)
+                details |= {"model": result.model.model, "worker": result.worker.id}
+                return result
 
         return await each(nodes, ask, deadline_s=None)
 

@@ -2,7 +2,7 @@
 
     RbeeError                    code, message, hint, details
     ├── UsageError               USAGE                                   exit 2
-    ├── ConfigError              CONFIG_INVALID, REGISTRY_CORRUPT        exit 2
+    ├── ConfigError              CONFIG_INVALID, REGISTRY_CORRUPT, AUDIT_BROKEN  exit 2
     ├── ConnectError             CONNECTION_TIMEOUT, CONNECTION_LOST     exit 3
     ├── RefusedError             AUTH_FAILED, HOST_KEY_*                 exit 4
     └── NodeError                whatever a node reported, or bootstrap found   exit 5 to 9, 124
@@ -22,6 +22,7 @@ EXIT_STATUS: dict[ErrorCode, int] = {
     ErrorCode.USAGE: 2,
     ErrorCode.CONFIG_INVALID: 2,
     ErrorCode.REGISTRY_CORRUPT: 2,
+    ErrorCode.AUDIT_BROKEN: 2,
     ErrorCode.CONNECTION_TIMEOUT: 3,
     ErrorCode.CONNECTION_LOST: 3,
     ErrorCode.AUTH_FAILED: 4,

@@ -138,7 +138,7 @@ def _gpus(probe: Probe) -> Finding:
 
 def _run_dir(probe: Probe) -> Finding:
     if probe.run_dir_problem:
-        return Finding("fail", "sockets", probe.run_dir_problem, "remove it, or have its owner remove it")
+        return Finding("fail", "sockets", probe.run_dir_problem, how_to_free_run_dir(probe))
     return Finding("ok", "sockets", probe.run_dir)
 
 
@@ -162,7 +162,22 @@ def _forwarding(connection: ConnectionFacts) -> Finding:
 
 
 def _logout(probe: Probe) -> Finding:
-    if probe.kill_user_processes:
-        fix = f"loginctl enable-linger {probe.user or 'USER'}, or KillUserProcesses=no in logind.conf"
-        return Finding("warn", "KillUserProcesses", "workers end when the last session ends", fix)
-    return Finding("ok", "KillUserProcesses", "workers outlive the session")
+    if not probe.kill_user_processes:
+        return Finding("ok", "KillUserProcesses", "workers outlive the session")
+    if probe.user_scope:
+        return Finding("ok", "KillUserProcesses", "workers outlive the session in a scope of the user's own")
+    return Finding("warn", "KillUserProcesses", "workers end when the last session ends", how_to_linger(probe))
+
+
+def how_to_linger(probe: Probe) -> str:
+    """What to do where logind ends workers together with the session."""
+    return (
+        f"on the node: loginctl enable-linger {probe.user or 'USER'}, or as root KillUserProcesses=no in "
+        "/etc/systemd/logind.conf"
+    )
+
+
+def how_to_free_run_dir(probe: Probe) -> str:
+    """What to do where the folder for sockets cannot be ours."""
+    folder = probe.run_dir.rpartition("/")[0]
+    return f"look at it with `ls -ld {folder}` and have its owner or root remove it, or set XDG_RUNTIME_DIR there"

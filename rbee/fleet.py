@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from rbee import audit
 from rbee.attach import Attached, attach
 from rbee.connection import Connection, quote
 from rbee.context import Context
 from rbee.errors import NodeError, UsageError
-from rbee.events import Emit, Event
+from rbee.events import Emit, Event, Notice
 from rbee.hive_client import WorkerClient
 from rbee.infer_request import InferRequest
 from rbee.inventory import Node
@@ -20,7 +22,8 @@ from rbee.load_options import worker_options
 from rbee.models.provision import ensure_model, push_file, push_model
 from rbee.models.ref import parse_ref
 from rbee.probe import probe
-from rbee.reach import PerNode, each, reach, running_hive
+from rbee.reach import NODE_DEADLINE_S, PerNode, each, reach, running_hive
+from rbee.registry import Changes, Registry
 from rbee_remote.protocol import (
     ErrorCode,
     HiveInfo,
@@ -42,15 +45,49 @@ async def workers(context: Context, nodes: Sequence[Node]) -> list[PerNode[list[
     with context.open_registry() as registry:
 
         async def ask(node: Node) -> list[WorkerInfo]:
-            async with running_hive(node, context, registry, _silent) as hive:
-                if not hive:
-                    registry.sync_node(node.name, [])
-                    return []
-                found = await hive.client.workers()
-                registry.sync_node(node.name, found, hive_instance=hive.info.instance, payload=hive.info.payload)
-                return found
+            found, _ = await _synced(node, context, registry)
+            return found
 
         return await each(nodes, ask)
+
+
+async def sync(
+    context: Context, nodes: Sequence[Node], *, deadline_s: float = NODE_DEADLINE_S
+) -> list[PerNode[Changes]]:
+    """Make the registry's rows of each node what its hive says now; a node that does not answer keeps its rows.
+
+    deadline_s: of each node.
+    """
+    with context.open_registry() as registry:
+
+        async def ask(node: Node) -> Changes:
+            _, changes = await _synced(node, context, registry)
+            return changes
+
+        return await each(nodes, ask, deadline_s=deadline_s)
+
+
+async def rebuild(context: Context, emit: Emit) -> None:
+    """Fill a registry that lost its rows: all nodes are asked at once, and those that do not answer soon are named."""
+    answers = await sync(replace(context, ask=None, ask_passphrase=None), context.inventory.select("all"), deadline_s=5)
+    found = sum(len(answer.value.added) for answer in answers if answer.value)
+    silent = [answer.node.name for answer in answers if answer.error]
+    text = f"the registry was rebuilt from the hives: {found} worker{'' if found == 1 else 's'} found"
+    if silent:
+        text += f"; no answer from {', '.join(silent)}: `rbee workers sync` asks again"
+    emit(Notice(text))
+
+
+async def _synced(node: Node, context: Context, registry: Registry) -> tuple[list[WorkerInfo], Changes]:
+    """What the hive of a node says, and what that changed in the registry. No hive has no workers."""
+    async with running_hive(node, context, registry, _silent) as hive:
+        asked_at = time.time()
+        if not hive:
+            return [], registry.sync_node(node.name, [], asked_at=asked_at)
+        found, info = await hive.client.workers(), hive.info
+        return found, registry.sync_node(
+            node.name, found, hive_instance=info.instance, payload=info.payload, asked_at=asked_at
+        )
 
 
 async def find_worker(context: Context, nodes: Sequence[Node], prefix: str) -> tuple[Node, WorkerInfo]:
@@ -94,12 +131,14 @@ async def _health(connection: Connection, info: WorkerInfo, context: Context) ->
 
 async def stop_worker(context: Context, node: Node, worker_id: str, *, drain: bool, emit: Emit) -> WorkerInfo:
     """Stop a worker; returns when its process is gone. drain: running requests finish first."""
-    with context.open_registry() as registry:
+    recorded = audit.recorded(context.settings, "worker.stop", emit=emit, node=node.name, worker=worker_id)
+    with recorded as details, context.open_registry() as registry:
         async with running_hive(node, context, registry, emit) as hive:
             if not hive:
                 raise NodeError(ErrorCode.WORKER_GONE, f"no hive runs on {node.name}", hint="nothing to stop")
             info = await hive.client.stop_worker(worker_id, StopRequest(drain=drain))
         registry.drop(node.name, worker_id)
+        details["model"] = info.model
         return info
 
 
@@ -116,9 +155,11 @@ async def hives(context: Context, nodes: Sequence[Node]) -> list[PerNode[HiveInf
 
 async def stop_hive(context: Context, node: Node, *, drain: bool, emit: Emit) -> HiveInfo | None:
     """Stop a node's workers and its hive; None where none ran. drain: running requests finish first."""
-    with context.open_registry() as registry:
+    recorded = audit.recorded(context.settings, "hive.stop", emit=emit, node=node.name)
+    with recorded as details, context.open_registry() as registry:
         async with running_hive(node, context, registry, emit) as hive:
             stopped = await hive.client.stop(StopRequest(drain=drain)) if hive else None
+            details["workers"] = stopped.workers if stopped else None
         registry.sync_node(node.name, [])
         return stopped
 
@@ -170,24 +211,34 @@ async def model_needs(
 async def pull(context: Context, node: Node, ref: str, emit: Emit) -> ModelInfo:
     """Have a model on a node: downloaded there, or pushed when the node has no way out."""
     wanted = parse_ref(ref)  # before anything is put on the node for its sake
-    async with _attached(context, node, emit) as (connection, attached):
-        return await ensure_model(attached, connection, node, wanted, context, emit)
+    recorded = audit.recorded(context.settings, "model.pull", emit=emit, node=node.name, model=wanted.canonical)
+    with recorded as details:
+        async with _attached(context, node, emit) as (connection, attached):
+            info = await ensure_model(attached, connection, node, wanted, context, emit)
+        details["bytes"] = info.size
+        return info
 
 
 async def push(context: Context, node: Node, model: Path | str, emit: Emit) -> ModelInfo:
     """Send a model from here: a file of this machine, or what a ref names, downloaded here first."""
     wanted = model if isinstance(model, Path) else parse_ref(model)
-    async with _attached(context, node, emit) as (connection, attached):
-        if isinstance(wanted, Path):
-            return await push_file(attached, connection, node, wanted, context, emit)
-        return await push_model(attached, connection, node, wanted, context, emit)
+    name = str(wanted) if isinstance(wanted, Path) else wanted.canonical
+    with audit.recorded(context.settings, "model.push", emit=emit, node=node.name, model=name) as details:
+        async with _attached(context, node, emit) as (connection, attached):
+            if isinstance(wanted, Path):
+                info = await push_file(attached, connection, node, wanted, context, emit)
+            else:
+                info = await push_model(attached, connection, node, wanted, context, emit)
+        details["bytes"] = info.size
+        return info
 
 
 async def remove_model(context: Context, node: Node, ref: str, emit: Emit) -> ModelInfo:
     """Take a model out of a node's catalog, and off its disk where rbee put it there."""
     wanted = parse_ref(ref)
-    async with _attached(context, node, emit) as (_, attached):
-        return await attached.hive.remove(wanted.canonical)
+    with audit.recorded(context.settings, "model.rm", emit=emit, node=node.name, model=wanted.canonical):
+        async with _attached(context, node, emit) as (_, attached):
+            return await attached.hive.remove(wanted.canonical)
 
 
 @asynccontextmanager

@@ -1,18 +1,26 @@
-"""Typed calls to a hive and to a worker. All that comes back is checked by `protocol.decode`."""
+"""Typed calls to a hive and to a worker.
+
+Rules
+- All that comes back is checked: its shape by `protocol.decode`, and here whatever goes on into paths and headers.
+- Whatever else an answer says raises NonsenseError.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
+from rbee.audit import who
 from rbee.connection import Connection
 from rbee.errors import NodeError
-from rbee.socket_http import STREAM_SILENCE_S, ServerSentEvent, SocketHttp
+from rbee.socket_http import STREAM_SILENCE_S, NonsenseError, ServerSentEvent, SocketHttp
 from rbee_remote.protocol import (
     HEADER_KEEPER,
+    HEADER_WHO,
     HEADER_WORKER,
     HIVE_SOCKET,
     BenchProgress,
@@ -43,20 +51,28 @@ from rbee_remote.protocol import (
 Generated = Started | TokenEvent | Done
 T = TypeVar("T")
 
+#: A hive decides within milliseconds; one that swaps may take a while.
+HEALTH_TIMEOUT_S = 10.0
 #: A stop waits for running requests and then for each step of the kill ladder.
 STOP_TIMEOUT_S = 180.0
 #: llama.cpp reads the model's vocabulary and lays out a graph for each context size.
 NEEDS_TIMEOUT_S = 90.0
+#: A hive gives a load up after five minutes without progress; one that does not, does not work.
+STALLED_LOAD_S = 600.0
+#: What of a load counts as progress, as a share of the whole.
+_PROGRESS = 0.001
+#: Bytes of a socket's path on Linux; elsewhere it is less.
+_LONGEST_SOCKET = 107
 
 
 class HiveClient:
     """The hive that listens on `socket` of the node behind `connection`."""
 
     def __init__(self, connection: Connection, socket: str, *, keeper_id: str) -> None:
-        self._http = SocketHttp(connection, socket, {HEADER_KEEPER: keeper_id})
+        self._http = SocketHttp(connection, socket, {HEADER_KEEPER: keeper_id, HEADER_WHO: who()})
 
     async def health(self) -> HiveInfo:
-        return _decode(HiveInfo, await self._http.request("GET", "/v1/health"))
+        return _decode(HiveInfo, await self._http.request("GET", "/v1/health", timeout=HEALTH_TIMEOUT_S))
 
     async def health_or_none(self) -> HiveInfo | None:
         """None where nobody listens: no hive runs, whatever is left of its socket."""
@@ -68,11 +84,11 @@ class HiveClient:
             return None
 
     async def workers(self) -> list[WorkerInfo]:
-        return _decode_list(WorkerInfo, await self._http.request("GET", "/v1/workers"), "workers")
+        return [_worker(item) for item in _list(await self._http.request("GET", "/v1/workers"), "workers")]
 
     async def worker(self, worker_id: str) -> WorkerInfo:
         """Raises NodeError WORKER_GONE for one that the hive has forgotten."""
-        return _decode(WorkerInfo, await self._http.request("GET", f"/v1/workers/{quote(worker_id)}"))
+        return _worker(await self._http.request("GET", f"/v1/workers/{quote(worker_id, safe='')}"))
 
     async def preflight(self, spawn: SpawnRequest) -> Fit:
         """Raises NodeError RAM_EXHAUSTED, VRAM_EXHAUSTED, BACKEND_UNAVAILABLE or MODEL_NOT_FOUND."""
@@ -80,23 +96,35 @@ class HiveClient:
 
     async def ensure_worker(self, spawn: SpawnRequest) -> WorkerInfo:
         """The worker for a model, found or started; it may still be loading."""
-        return _decode(WorkerInfo, await self._http.request("POST", "/v1/workers", encode(spawn)))
+        return _worker(await self._http.request("POST", "/v1/workers", encode(spawn)))
 
     @asynccontextmanager
     async def worker_states(self, worker_id: str, *, follower: str) -> AsyncIterator[AsyncIterator[WorkerInfo]]:
-        """A worker's state at each change, until it serves or failed. follower: a name for `StopRequest.follower`."""
-        path = f"/v1/workers/{quote(worker_id)}/events?{urlencode({'follower': follower})}"
-        async with self._http.events("GET", path) as events:
-            yield (_decode(WorkerInfo, event.data) async for event in events)
+        """A worker's state at each change, until it serves or failed. follower: a name for `StopRequest.follower`.
+
+        Raises NodeError LOADING_TIMEOUT when the hive goes on without the worker getting further.
+        """
+        path = f"/v1/workers/{quote(worker_id, safe='')}/events?{urlencode({'follower': follower})}"
+        try:
+            async with asyncio.timeout(STALLED_LOAD_S) as patience, self._http.events("GET", path) as events:
+                yield _progressing(events, patience)
+        except TimeoutError as error:
+            raise NodeError(
+                ErrorCode.LOADING_TIMEOUT,
+                f"loading made no progress for {STALLED_LOAD_S:g} s, and its hive did not end it",
+                hint="see `rbee logs NODE`; `rbee hive stop NODE --now` ends it",
+            ) from error
 
     async def stop_worker(self, worker_id: str, stop: StopRequest | None = None) -> WorkerInfo:
         """Returns when the worker's process is gone."""
         body = encode(stop or StopRequest())
-        answer = await self._http.request("DELETE", f"/v1/workers/{quote(worker_id)}", body, timeout=STOP_TIMEOUT_S)
-        return _decode(WorkerInfo, answer)
+        answer = await self._http.request(
+            "DELETE", f"/v1/workers/{quote(worker_id, safe='')}", body, timeout=STOP_TIMEOUT_S
+        )
+        return _worker(answer)
 
     async def models(self) -> list[ModelInfo]:
-        return _decode_list(ModelInfo, await self._http.request("GET", "/v1/models"), "models")
+        return [_decode(ModelInfo, item) for item in _list(await self._http.request("GET", "/v1/models"), "models")]
 
     async def register(self, request: RegisterRequest) -> ModelInfo:
         """Take a file on the node into the catalog; checking its SHA-256 takes seconds per gigabyte."""
@@ -147,7 +175,8 @@ class WorkerClient:
     """The worker `worker_id` that listens on `socket`; another worker there answers WORKER_GONE."""
 
     def __init__(self, connection: Connection, socket: str, *, worker_id: str, keeper_id: str) -> None:
-        self._http = SocketHttp(connection, socket, {HEADER_KEEPER: keeper_id, HEADER_WORKER: worker_id})
+        headers = {HEADER_KEEPER: keeper_id, HEADER_WHO: who(), HEADER_WORKER: worker_id}
+        self._http = SocketHttp(connection, socket, headers)
 
     async def health(self) -> WorkerStatus:
         return _decode(WorkerStatus, await self._http.request("GET", "/v1/health", timeout=5.0))
@@ -198,8 +227,8 @@ class Numbered(NamedTuple):
 
 
 def _numbered(event: ServerSentEvent) -> Numbered:
-    if not event.id.isdecimal():
-        raise NodeError(ErrorCode.INTERNAL, f"the worker sent an event without a number: {event.id!r}")
+    if not re.fullmatch(r"[0-9]{1,18}", event.id):
+        raise NonsenseError("an event without a number")
     return Numbered(int(event.id), _generated(event.event, event.data))
 
 
@@ -215,18 +244,39 @@ def _generated(event: str, data: Any) -> Generated:
             return _decode(Started, data)
         case "done":
             return _decode(Done, data)
-    raise NodeError(ErrorCode.INTERNAL, f"the worker sent an event that is none of ours: {event!r}")
+    raise NonsenseError(f"an event of the kind {event[:40]!r}")
+
+
+def _worker(data: Any) -> WorkerInfo:
+    """Its id becomes part of paths and headers, its socket is connected to."""
+    worker = _decode(WorkerInfo, data)
+    if not re.fullmatch(r"[0-9a-f]{16}", worker.id):
+        raise NonsenseError(f"a worker with the id {worker.id[:40]!r}")
+    if not worker.socket.startswith("/") or "\0" in worker.socket or len(worker.socket.encode()) > _LONGEST_SOCKET:
+        raise NonsenseError(f"a worker with the socket {worker.socket[:40]!r}")
+    return worker
+
+
+async def _progressing(events: AsyncIterator[ServerSentEvent], patience: asyncio.Timeout) -> AsyncIterator[WorkerInfo]:
+    """The states of a load; each that is further than all before buys time for the next."""
+    furthest = 0.0
+    async for event in events:
+        worker = _worker(event.data)
+        if worker.progress > furthest + _PROGRESS:
+            furthest = worker.progress
+            patience.reschedule(asyncio.get_running_loop().time() + STALLED_LOAD_S)
+        yield worker
 
 
 def _decode(cls: type[T], data: Any) -> T:
     try:
         return decode(cls, data)
     except ProtocolError as error:
-        raise NodeError(ErrorCode.INTERNAL, f"the node's answer has the wrong shape: {error}") from error
+        raise NonsenseError(str(error)) from error
 
 
-def _decode_list(cls: type[T], data: Any, key: str) -> list[T]:
+def _list(data: Any, key: str) -> list[Any]:
     items = data.get(key) if isinstance(data, dict) else None
     if not isinstance(items, list):
-        raise NodeError(ErrorCode.INTERNAL, f"the node's answer has no list of {key}")
-    return [_decode(cls, item) for item in items]
+        raise NonsenseError(f"no list of {key}")
+    return items

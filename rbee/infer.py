@@ -8,41 +8,39 @@ from __future__ import annotations
 import asyncio
 import uuid
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rbee.answer import Answer, Way, answer
+from rbee import audit
+from rbee.answer import Answer, Draft, Way, answer
 from rbee.connection import Connection
 from rbee.context import Context
 from rbee.deadline import Deadline
-from rbee.errors import ConnectError, NodeError, RbeeError
+from rbee.errors import ConnectError, NodeError
 from rbee.events import Emit, Finished, Notice, Phase, Timings
+from rbee.fate import fate_of
 from rbee.hive_client import HiveClient, WorkerClient, hive_at
 from rbee.infer_request import InferRequest
 from rbee.inventory import Node
-from rbee.link import Link
 from rbee.load_options import is_for_the_hive, worker_options
 from rbee.loading import until_ready
-from rbee.models.ref import ModelRef, parse_ref
 from rbee.phases import PhaseClock
 from rbee.placement import Reuse, place
-from rbee.reach import reach
-from rbee.registry import Registry
+from rbee.trip import Trip
 from rbee_remote.protocol import (
     ErrorCode,
     GenerateRequest,
     ModelInfo,
     SpawnRequest,
     WorkerInfo,
+    WorkerState,
 )
 
 if TYPE_CHECKING:
     from rbee.attach import Attached
 
-DEFAULT_MODEL = "smollm2:135m"
-#: Reasons to try the next node, where the user named none.
-NO_ROOM = frozenset({ErrorCode.RAM_EXHAUSTED, ErrorCode.VRAM_EXHAUSTED, ErrorCode.BACKEND_UNAVAILABLE})
+#: How often phases 2 to 7 begin again after the connection broke.
+RECONNECTS = 2
 
 
 async def infer(request: InferRequest, context: Context, emit: Emit) -> Finished:
@@ -50,53 +48,19 @@ async def infer(request: InferRequest, context: Context, emit: Emit) -> Finished
 
     Raises RbeeError for all that a user can meet. Canceled (Ctrl-C), it stops what it started.
     """
-    clock, deadline = PhaseClock(emit), Deadline.after(request.timeout_s)
-    try:
-        async with asyncio.timeout(deadline.left()), AsyncExitStack() as open_things:
-            registry = open_things.enter_context(context.open_registry())
-            finished = await _infer(Trip(request, context, emit, clock, registry, open_things, deadline))
-    except TimeoutError as error:
-        raise _deadline_exceeded(request, clock) from error
-    if finished.finish_reason == "deadline":
-        raise _deadline_exceeded(request, clock)
+    async with AsyncExitStack() as open_things:
+        registry = open_things.enter_context(context.open_registry())
+        deadline = Deadline.after(request.timeout_s)
+        trip = Trip(request, context, emit, PhaseClock(emit), registry, open_things, deadline)
+        try:
+            async with asyncio.timeout(deadline.left()):
+                finished = await _infer(trip)
+        except TimeoutError as error:
+            raise _deadline_exceeded(trip) from error
+        if finished.finish_reason == "deadline":
+            raise _deadline_exceeded(trip)
     emit(finished)
     return finished
-
-
-@dataclass(slots=True)
-class Trip:
-    """One `infer` on its way. open_things: what is closed at its end. deadline: told to hive and worker, too."""
-
-    request: InferRequest
-    context: Context
-    emit: Emit
-    clock: PhaseClock
-    registry: Registry
-    open_things: AsyncExitStack
-    deadline: Deadline = field(default_factory=Deadline)
-    connections: dict[str, Link] = field(default_factory=dict)
-    attached: Attached | None = None
-
-    def ref(self, node: Node) -> ModelRef:
-        """The model to use on a node."""
-        return parse_ref(self.request.model or node.model or DEFAULT_MODEL)
-
-    def record(self, node: Node, info: WorkerInfo, attached: Attached) -> None:
-        self.registry.upsert_worker(
-            node.name, info, hive_instance=attached.info.instance, payload=attached.info.payload
-        )
-
-    def may_go_on(self, error: RbeeError) -> bool:
-        """Whether another node may answer instead: nothing was answered yet, and the error is this node's alone."""
-        elsewhere = isinstance(error, ConnectError) or error.code in NO_ROOM
-        return elsewhere and self.clock.current is not Phase.INFERENCE
-
-    async def connect(self, node: Node) -> Link:
-        """The connection to a node, opened once."""
-        if node.name not in self.connections:
-            way = reach(node, self.context, self.registry, self.emit)
-            self.connections[node.name] = await self.open_things.enter_async_context(way)
-        return self.connections[node.name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +81,10 @@ async def _infer(trip: Trip) -> Finished:
     with trip.clock.phase(Phase.REGISTRY, "workers.db") as outcome:
         rows, request = trip.registry.fresh_rows(), trip.request
         reuse = not is_for_the_hive(request)
-        model = trip.ref(nodes[0]).canonical
-        chosen = place(nodes, rows, model, ctx=request.ctx, slots=request.slots, reuse=reuse)
+        trip.ref(nodes[0])  # a ref that is none is told of before anything is touched
+        chosen = place(
+            nodes, rows, lambda node: trip.ref(node).canonical, ctx=request.ctx, slots=request.slots, reuse=reuse
+        )
         outcome.text = (
             f"{chosen.row.model} runs on {chosen.node.name}" if isinstance(chosen, Reuse) else "no warm worker"
         )
@@ -172,7 +138,20 @@ async def _on_new_worker(trip: Trip, node: Node) -> Finished:
 
 
 async def ready_worker(trip: Trip, node: Node) -> ReadyWorker:
-    """Phases 2 to 7: a worker for the trip's model that serves. `rbee bench` goes this far, and measures it."""
+    """Phases 2 to 7: a worker for the trip's model that serves. `rbee bench` goes this far, and measures it.
+
+    Where the connection breaks they begin again over another one: each finds what it has done already.
+    """
+    for _ in range(RECONNECTS):
+        try:
+            return await _phases_2_to_7(trip, node)
+        except ConnectError as error:
+            if not await trip.reconnected(node, error):
+                raise
+    return await _phases_2_to_7(trip, node)
+
+
+async def _phases_2_to_7(trip: Trip, node: Node) -> ReadyWorker:
     from rbee.attach import attach  # not needed for a warm worker, which is to answer at once
     from rbee.models.provision import ensure_model
 
@@ -195,12 +174,15 @@ async def ready_worker(trip: Trip, node: Node) -> ReadyWorker:
     with clock.phase(Phase.START, "starting a worker") as outcome:
         info = await attached.hive.ensure_worker(spawn)
         outcome.text = f"worker {info.id[:8]}"
+    if info.state in (WorkerState.STARTING, WorkerState.LOADING):
+        start = {"node": node.name, "worker": info.id, "model": info.model}
+        audit.record(context.settings, "worker.start", emit=trip.emit, **start)
 
     with clock.phase(Phase.REGISTER, "workers.db"):
         trip.record(node, info, attached)
 
     with clock.phase(Phase.READY, "loading the model") as outcome:
-        info = await until_ready(attached.hive, info, trip.deadline, trip.emit)
+        info = await until_ready(node.name, attached.hive, info, trip.deadline, trip.emit)
         trip.record(node, info, attached)
         outcome.text = f"{info.slots_free} of {info.slots} slots free, {info.ctx:,} tokens of context each"
 
@@ -232,12 +214,12 @@ async def _inference(
         stop=request.stop,
         keep_alive_s=request.keep_alive_s,
     )
-    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    draft = trip.draft = Draft.of(trip.context.settings.log, generate.request_id)
     way = Way(
         worker=worker,
         link=await trip.connect(node),
-        explain=lambda: _what_became_of(hive, worker_id),
-        save_to=trip.context.settings.log / f"answer-{stamp}-{generate.request_id[:8]}.txt",
+        explain=lambda: fate_of(hive, worker_id),
+        draft=draft,
         deadline=trip.deadline,
     )
     with trip.clock.phase(Phase.INFERENCE, model) as outcome:
@@ -247,14 +229,6 @@ async def _inference(
     trip.registry.seen(node.name, worker_id)
     timings = _timings(trip, node, result)
     return Finished(result.finish_reason, result.usage, timings, node.name, model, worker_id)
-
-
-async def _what_became_of(hive: HiveClient, worker_id: str) -> WorkerInfo | None:
-    try:
-        async with asyncio.timeout(5):
-            return await hive.worker(worker_id)
-    except (RbeeError, TimeoutError):
-        return None
 
 
 def _timings(trip: Trip, node: Node, result: Answer) -> Timings:
@@ -274,9 +248,12 @@ def _timings(trip: Trip, node: Node, result: Answer) -> Timings:
     )
 
 
-def _deadline_exceeded(request: InferRequest, clock: PhaseClock) -> NodeError:
+def _deadline_exceeded(trip: Trip) -> NodeError:
+    """What was generated by then is saved."""
+    phase = trip.clock.current
     return NodeError(
         ErrorCode.DEADLINE_EXCEEDED,
-        f"the deadline of {request.timeout_s:g} s passed in phase {clock.current.value} ({clock.current.name.lower()})",
+        f"the deadline of {trip.request.timeout_s:g} s passed in phase {phase.value} ({phase.name.lower()})",
         hint="give it more with `--timeout`",
+        details=trip.draft.save() if trip.draft else {},
     )

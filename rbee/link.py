@@ -18,6 +18,7 @@ class Link:
     """A `Connection` to one node: whoever holds it goes on with the next one after `reopen`.
 
     node: its name. opener: opens a connection and closes it at the end; the Emit hears how that goes.
+    is_open: False once it was closed and could not be opened again.
     Used as `async with Link(…) as link`; there is never more than one connection open, and none at the end.
     """
 
@@ -27,10 +28,12 @@ class Link:
         self._emit = emit
         self._held = AsyncExitStack()
         self._connection: Connection | None = None
+        self.is_open = False
 
     async def __aenter__(self) -> Self:
         """Raises as `reach.open_connection`."""
         self._connection = await self._held.enter_async_context(self._opener(self._emit))
+        self.is_open = True
         return self
 
     async def __aexit__(
@@ -44,8 +47,10 @@ class Link:
         Raises as `reach.open_connection`; the link is then as good as lost until it is opened once more.
         """
         before = self._current
+        self.is_open = False
         await self._held.aclose()
         self._connection = await self._held.enter_async_context(self._opener(_silent))
+        self.is_open = True
         self._connection.transport, self._connection.pipe_command = before.transport, before.pipe_command
 
     @property

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import uuid
 
-from rbee.answer import CANCEL_TIMEOUT_S
+from rbee.canceling import tell
 from rbee.deadline import Deadline
-from rbee.errors import ConnectError, NodeError, RbeeError
+from rbee.errors import ConnectError, NodeError
 from rbee.events import Emit, Progress
 from rbee.hive_client import HiveClient
 from rbee_remote.protocol import ErrorCode, RemoteError, StopRequest, WorkerInfo, WorkerState
 
 
-async def until_ready(hive: HiveClient, info: WorkerInfo, deadline: Deadline, emit: Emit) -> WorkerInfo:
-    """Wait for a worker that loads; whoever waits in vain gives it up.
+async def until_ready(node: str, hive: HiveClient, info: WorkerInfo, deadline: Deadline, emit: Emit) -> WorkerInfo:
+    """Wait for a worker that loads on `node`; whoever waits in vain gives it up.
 
     Raises NodeError: what the hive says of one that failed, WORKER_GONE for one that somebody stopped.
     """
@@ -30,7 +28,7 @@ async def until_ready(hive: HiveClient, info: WorkerInfo, deadline: Deadline, em
             raise
         except BaseException:  # Ctrl-C, a deadline, a stdout that is closed: we want it no more
             if not deadline.passed:  # the hive has the same deadline
-                await _give_up(hive, info.id, follower)
+                await _give_up(node, hive, info.id, follower, emit)
             raise
     if info.state is WorkerState.FAILED:
         raise NodeError.from_remote(RemoteError.decode({"error": info.error}))
@@ -39,8 +37,10 @@ async def until_ready(hive: HiveClient, info: WorkerInfo, deadline: Deadline, em
     return info
 
 
-async def _give_up(hive: HiveClient, worker_id: str, follower: str) -> None:
-    """Stop a load that nobody else waits for. Best effort: such a worker ends after its keep-alive anyway."""
-    with contextlib.suppress(RbeeError, TimeoutError):
-        async with asyncio.timeout(CANCEL_TIMEOUT_S):
-            await hive.stop_worker(worker_id, StopRequest(drain=False, patience_s=2.0, follower=follower))
+async def _give_up(node: str, hive: HiveClient, worker_id: str, follower: str, emit: Emit) -> None:
+    """Stop a load that nobody else waits for."""
+
+    async def telling() -> None:
+        await hive.stop_worker(worker_id, StopRequest(drain=False, patience_s=2.0, follower=follower))
+
+    await tell(node, telling(), emit, otherwise="the worker ends after its keep-alive")

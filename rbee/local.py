@@ -6,6 +6,7 @@ import asyncio
 import errno
 import hashlib
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -213,9 +214,16 @@ def _put_in_place(sink: BinaryIO, part: Path, upload: Upload) -> None:
     part.replace(upload.target)
 
 
+def _free_bytes(folder: Path) -> int | None:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
 def _not_written(upload: Upload, error: OSError) -> NodeError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return disk_full(upload)
+        return disk_full(upload, free=_free_bytes(Path(upload.target).parent))
     return NodeError(
         ErrorCode.BOOTSTRAP_FAILED,
         f"{upload.target} cannot be written",

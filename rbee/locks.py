@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+from rbee.errors import ConfigError
 from rbee.events import Emit, Notice
-from rbee.settings import Settings
+from rbee.settings import Settings, make_private_folder
 
 
 @asynccontextmanager
@@ -17,9 +18,13 @@ async def keeper_lock(settings: Settings, name: str, what: str, emit: Emit) -> A
 
     what: what the holder does, for the notice that others show while they wait ("prepares gpu1").
     """
-    path = settings.cache / "locks" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.lock"
-    async with file_lock(path, what, emit):
+    async with file_lock(keeper_lock_path(settings, name), what, emit):
         yield
+
+
+def keeper_lock_path(settings: Settings, name: str) -> Path:
+    """The file of a `keeper_lock`."""
+    return settings.cache / "locks" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.lock"
 
 
 @asynccontextmanager
@@ -38,3 +43,26 @@ async def file_lock(path: Path, what: str, emit: Emit) -> AsyncIterator[None]:
         yield
     finally:
         await lock.release()
+
+
+@contextmanager
+def held_at_once(path: Path) -> Iterator[bool]:
+    """Hold the lock whose file is `path` if nobody does; yields whether. For who has nothing to wait for.
+
+    Raises ConfigError where its folder cannot be made or written.
+    """
+    from filelock import FileLock, Timeout
+
+    make_private_folder(path.parent)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    except OSError as error:
+        raise ConfigError(f"cannot use the lock {path}: {error.strerror}") from error
+    try:
+        yield True
+    finally:
+        lock.release()

@@ -7,7 +7,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rbee.errors import UsageError
@@ -36,15 +36,16 @@ class Spawn:
 def place(
     nodes: Sequence[Node],
     rows: Sequence[WorkerRow],
-    model: str,
+    model_of: Callable[[Node], str],
     *,
     ctx: int | None = None,
     slots: int | None = None,
     reuse: bool = True,
 ) -> Reuse | Spawn:
-    """Choose among `nodes`, in this order: a usable worker that holds `model`; a node with room; the first.
+    """Choose among `nodes`, in this order: a usable worker that holds the model; a node with room; the first.
 
     nodes: what `--node` means; one node is an explicit choice. Of several, `local` is the last resort.
+    model_of: the canonical ref of the model on a node, which may be another on each.
     rows: what the registry holds that is fresh enough to believe. ctx and slots: what the request asks for, None for
     what the node's entry says, or any; a worker loaded with less context, or with another number of slots, does not
     serve it, nor one that was loaded in another way than the node's entry says. reuse: whether a row can tell at all
@@ -54,16 +55,18 @@ def place(
         raise UsageError("there is no node to choose from", hint="`rbee nodes add` adds one")
     ordered = sorted(nodes, key=lambda node: node.is_local)
     for node in ordered if reuse else ():
-        row = _usable(node, rows, model, ctx, slots)
+        row = _usable(node, rows, model_of, ctx, slots)
         if row:
             return Reuse(node, row)
     return Spawn(next((node for node in ordered if _has_room(node, rows)), ordered[-1]))
 
 
-def _usable(node: Node, rows: Sequence[WorkerRow], model: str, ctx: int | None, slots: int | None) -> WorkerRow | None:
+def _usable(
+    node: Node, rows: Sequence[WorkerRow], model_of: Callable[[Node], str], ctx: int | None, slots: int | None
+) -> WorkerRow | None:
     """The worker of `node` with the most free slots, of those that can take the request at once."""
     ctx, slots = node.ctx if ctx is None else ctx, node.slots if slots is None else slots
-    candidates = (row for row in rows if row.node == node.name and row.model == model and row.is_usable)
+    candidates = (row for row in rows if row.node == node.name and row.is_usable and row.model == model_of(node))
     usable = [row for row in candidates if fits(row, ctx, slots) and _is_loaded_for(row, node)]
     return max(usable, key=lambda row: row.slots_free, default=None)
 

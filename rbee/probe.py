@@ -9,6 +9,7 @@ Rules
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,8 @@ from rbee_remote.protocol import HIVE_SOCKET, ErrorCode
 
 _TIMEOUT = 60.0
 
-#: Longest value that is kept, and most values of one key.
+#: Bytes of the answer that are read, the longest value that is kept, and most keys and values of one key.
+_MAX_OUTPUT = 2**20
 _MAX_VALUE = 4096
 _MAX_VALUES = 1000
 
@@ -61,6 +63,8 @@ class Probe:
     home: rbee's, absolute. disk_free_mb: there, or where it will be. run_dir: for sockets; run_dir_problem: why it
     cannot be used, empty when it can. python: the best one's path, with python_version. payloads: digests.
     runtimes: keys. uv: names of binaries such as uv-0.9.1. rtt_s: seconds that the probe took.
+    kill_user_processes: logind ends what a session started with it; user_scope: what `systemd-run --user --scope`
+    starts stays nevertheless.
     """
 
     system: str
@@ -69,14 +73,12 @@ class Probe:
     libc: str = ""
     os_release: str = ""
     user: str = ""
-    uid: int = 0
     shell: str = ""
     python: str = ""
     python_version: tuple[int, ...] | None = None
     pythons: tuple[Python, ...] = ()
     has_ensurepip: bool = False
     compiler: str = ""
-    cmake: str = ""
     cores: int = 1
     ram_total_mb: int = 0
     ram_available_mb: int = 0
@@ -89,8 +91,8 @@ class Probe:
     hive_socket_present: bool = False
     boot_id: str = ""
     kill_user_processes: bool = False
+    user_scope: bool = False
     gpus: tuple[Gpu, ...] = ()
-    cuda_version: str = ""
     payloads: frozenset[str] = frozenset()
     runtimes: frozenset[str] = frozenset()
     uv: frozenset[str] = frozenset()
@@ -130,7 +132,7 @@ def parse(output: bytes) -> Probe:
     """The probe from what the script printed. Raises NodeError NODE_UNSUPPORTED without system and home."""
     said = Said.of(output)
     system, home = said.text("system"), said.text("home").rstrip("/")
-    if not system or not home.startswith("/"):
+    if not system or not home.startswith("/") or not _is_path(home):
         raise NodeError(
             ErrorCode.NODE_UNSUPPORTED,
             "the node does not say what system it is and where its home is",
@@ -139,7 +141,7 @@ def parse(output: bytes) -> Probe:
         )
     run_dir, problem = _run_dir(said, system, home)
     pythons = tuple(filter(None, map(_python, said.texts("python"))))
-    best = pythons[0] if pythons else None
+    best = max(pythons, key=lambda python: python.version, default=None)  # the first of equal ones
     ram_total, ram_available = _ram(said)
     return Probe(
         system=system,
@@ -148,14 +150,12 @@ def parse(output: bytes) -> Probe:
         libc=said.text("libc"),
         os_release=said.text("os"),
         user=said.text("user"),
-        uid=said.number("uid"),
         shell=said.text("shell"),
         python=best.path if best else "",
         python_version=best.version if best else None,
         pythons=pythons,
         has_ensurepip=best is not None and best.has_ensurepip,
         compiler=said.text("compiler"),
-        cmake=said.text("cmake"),
         cores=max(said.number("cores"), 1),
         ram_total_mb=ram_total // 10**6,
         ram_available_mb=ram_available // 10**6,
@@ -165,14 +165,14 @@ def parse(output: bytes) -> Probe:
         tmp_noexec=said.text("tmp_executes") == "no",
         run_dir=run_dir,
         run_dir_problem=problem,
-        hive_socket_present=f"{run_dir}/{HIVE_SOCKET}" in said.texts("hive_socket"),
+        hive_socket_present=not problem and f"{run_dir}/{HIVE_SOCKET}" in said.texts("hive_socket"),
         boot_id=said.text("boot_id"),
         kill_user_processes=said.text("kill_user_processes").lower() in {"yes", "true", "1", "on"},
+        user_scope=said.text("user_scope") == "yes",
         gpus=_gpus(said, system),
-        cuda_version=said.text("cuda_version"),
-        payloads=frozenset(name.removesuffix(".zip") for name in said.texts("payload")),
-        runtimes=frozenset(said.texts("runtime")),
-        uv=frozenset(said.texts("uv")),
+        payloads=frozenset(name.removesuffix(".zip") for name in said.names("payload")),
+        runtimes=frozenset(said.names("runtime")),
+        uv=frozenset(said.names("uv")),
     )
 
 
@@ -185,15 +185,20 @@ class Said:
     @classmethod
     def of(cls, output: bytes) -> Said:
         values: dict[str, list[str]] = {}
-        for line in output.decode("utf-8", errors="replace").split("\n"):
+        for line in output[:_MAX_OUTPUT].decode("utf-8", errors="replace").split("\n"):
             key, separator, value = line.partition("=")
-            kept = values.setdefault(key, []) if separator else []
+            known = key in values or len(values) < _MAX_VALUES
+            kept = values.setdefault(key, []) if separator and known else []
             if len(kept) < _MAX_VALUES:
                 kept.append(value.strip()[:_MAX_VALUE])
         return cls(values)
 
     def texts(self, key: str) -> Sequence[str]:
         return self._values.get(key, ())
+
+    def names(self, key: str) -> Sequence[str]:
+        """Those values that are names of files such as ours."""
+        return [text for text in self.texts(key) if re.fullmatch(r"\w[\w.-]*", text, re.ASCII)]
 
     def text(self, key: str) -> str:
         """The first value, "" for none."""
@@ -209,12 +214,17 @@ def _whole(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else 0
 
 
+def _is_path(text: str) -> bool:
+    """Whether scripts and sockets can name it: no control characters, which no sane path has and no shell passes on."""
+    return text.isprintable() or not any(ord(character) < 0x20 or character == "\x7f" for character in text)
+
+
 def _python(text: str) -> Python | None:
     """`3.11.2 1 /usr/bin/python3`: version, whether it has ensurepip, path."""
     version, _, rest = text.partition(" ")
     ensurepip, _, path = rest.partition(" ")
     numbers = tuple(map(_whole, version.split(".")))
-    if not path.startswith("/") or len(numbers) != 3 or numbers[0] != 3:
+    if not path.startswith("/") or not _is_path(path) or len(numbers) != 3 or numbers[0] != 3:
         return None
     return Python(path, numbers, ensurepip == "1")
 
@@ -238,20 +248,21 @@ def _run_dir(said: Said, system: str, home: str) -> tuple[str, str]:
     """(the folder for sockets, what is wrong with it).
 
     The one where a hive listens; else the user's runtime folder, unless it goes away when this very session ends (no
-    lingering); else one in /tmp. The name holds a digest of `home`, so that two homes have two hives.
+    lingering); else one in /tmp, where nobody else may have been first: a hive there would be theirs. The name holds a
+    digest of `home`, so that two homes have two hives.
     """
     name = hashlib.sha256(home.encode()).hexdigest()[:8]
     fits = _MAX_SOCKET.get(system, _MAX_SOCKET_ELSEWHERE) - len(f"/{_LONGEST_SOCKET}")
-    bases = [base for base in said.texts("run_base") if base.startswith("/")]
+    bases = [base for base in said.texts("run_base") if base.startswith("/") and _is_path(base)]
     folders = [f"{base.rstrip('/')}/rbee/{name}" for base in bases if base not in said.texts("logout_removes")]
     ending = [f"{base.rstrip('/')}/rbee/{name}" for base in bases if base in said.texts("logout_removes")]
     fallback = f"/tmp/rbee-{said.number('uid')}/{name}"  # noqa: S108 - its owner and type are checked, its mode is 0700
     folders = [folder for folder in (*folders, fallback) if len(folder.encode()) <= fits]
+    problems = {fallback: said.text("tmp_problem")}
     for folder in (*folders, *ending):
-        if f"{folder}/{HIVE_SOCKET}" in said.texts("hive_socket"):
+        if f"{folder}/{HIVE_SOCKET}" in said.texts("hive_socket") and not problems.get(folder):
             return folder, ""
-    chosen = folders[0]
-    return chosen, said.text("tmp_problem") if chosen == fallback else ""
+    return folders[0], problems.get(folders[0], "")
 
 
 def _gpus(said: Said, system: str) -> tuple[Gpu, ...]:

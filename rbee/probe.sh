@@ -112,17 +112,35 @@ run_base "$XDG_RUNTIME_DIR"
 [ "$XDG_RUNTIME_DIR" = "/run/user/$uid" ] || run_base "/run/user/$uid"
 [ -d /run/systemd/system ] && [ ! -e "/var/lib/systemd/linger/$user" ] && say logout_removes "/run/user/$uid"
 own=/tmp/rbee-$uid
-if [ -L "$own" ]; then say tmp_problem "$own is a symbolic link"
-elif [ -e "$own" ] && [ ! -O "$own" ]; then say tmp_problem "$own belongs to somebody else"
-elif [ -e "$own" ] && [ ! -d "$own" ]; then say tmp_problem "$own is no folder"
+tmp_problem=
+if [ -L "$own" ]; then tmp_problem="$own is a symbolic link"
+elif [ -e "$own" ] && [ ! -O "$own" ]; then tmp_problem="$own belongs to somebody else"
+elif [ -e "$own" ] && [ ! -d "$own" ]; then tmp_problem="$own is no folder"
+elif [ -n "$(find "$own" -prune \( -perm -0020 -o -perm -0002 \) 2>/dev/null)" ]; then
+  tmp_problem="$own can be changed by others"
 fi
+say tmp_problem "$tmp_problem"
 for socket in "$XDG_RUNTIME_DIR"/rbee/*/hive.sock "/run/user/$uid"/rbee/*/hive.sock "$own"/*/hive.sock; do
   [ -S "$socket" ] && say hive_socket "$socket"
 done
+
+# --- what logind does when the last session ends
 if [ -d /run/systemd/system ]; then
-  kills=$(soon loginctl show-user --property=KillUserProcesses | sed -n 's/^KillUserProcesses=//p')
-  [ -n "$kills" ] || kills=$(sed -n 's/^ *KillUserProcesses *= *//p' /etc/systemd/logind.conf /etc/systemd/logind.conf.d/*.conf 2>/dev/null | tail -n 1)
+  logind=$(soon loginctl show-user --property=KillUserProcesses --property=KillExcludeUsers)
+  [ -n "$logind" ] || logind=$(
+    cat /etc/systemd/logind.conf /usr/lib/systemd/logind.conf.d/*.conf /run/systemd/logind.conf.d/*.conf \
+      /etc/systemd/logind.conf.d/*.conf 2>/dev/null | sed 's/^ *//; s/ *= */=/')
+  kills=$(printf '%s\n' "$logind" | sed -n 's/^KillUserProcesses=//p' | tail -n 1)
+  spared=$(printf '%s\n' "$logind" | sed -n 's/^KillExcludeUsers=//p' | tail -n 1)
+  case " ${spared:-root} " in *" $user "*) kills=no ;; esac
   say kill_user_processes "$kills"
+  # A scope of the user's own manager is out of logind's reach; the manager stays where the user lingers.
+  case $kills in
+    [yYtT1]* | [oO][nN])
+      [ -e "/var/lib/systemd/linger/$user" ] && soon systemd-run --user --scope --quiet true </dev/null &&
+        say user_scope yes
+      ;;
+  esac
 fi
 
 # --- tools
@@ -130,18 +148,16 @@ for name in python3.14 python3.13 python3.12 python3.11 python3.10 python3; do
   path=$(command -v "$name" 2>/dev/null) || continue
   found=$(soon "$path" -I -c 'import importlib.util as u, sys
 print("%d.%d.%d" % sys.version_info[:3], int(u.find_spec("ensurepip") is not None), sys.executable)' </dev/null) || continue
-  say python "$found"
+  say python "$(printf '%s\n' "$found" | tail -n 1)"
 done
 compiler=
 for name in c++ g++ clang++; do
   compiler=$(command -v "$name" 2>/dev/null) && break
 done
 say compiler "$compiler"
-say cmake "$(command -v cmake 2>/dev/null)"
 if have nvidia-smi; then
   soon nvidia-smi --query-gpu=name,memory.total,memory.free,driver_version --format=csv,noheader,nounits |
     while read -r line; do say nvidia "$line"; done
-  say cuda_version "$(soon nvidia-smi | sed -n 's/.*CUDA Version: *\([0-9.]*\).*/\1/p')"
 fi
 [ -e /dev/kfd ] && say rocm "$(cat /sys/class/kfd/kfd/topology/nodes/*/name 2>/dev/null | tail -n 1)"
 say end yes

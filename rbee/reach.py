@@ -20,6 +20,7 @@ from rbee.events import Emit
 from rbee.hive_client import HiveClient, hive_at
 from rbee.inventory import Node
 from rbee.link import Link
+from rbee.passphrases import Passphrases
 from rbee.probe import Probe, probe
 from rbee.registry import Registry
 from rbee_remote.protocol import ErrorCode, HiveInfo
@@ -87,7 +88,7 @@ async def open_connection(
 async def reach(node: Node, context: Context, registry: Registry, emit: Emit) -> AsyncIterator[Link]:
     """A connection to `node` that knows what worked last time. Raises ConnectError, RefusedError, ConfigError."""
     facts = registry.node_facts(node.name)
-    passphrases = Passphrases(context.ask_passphrase) if context.ask_passphrase else None
+    passphrases = Passphrases(context.ask_passphrase)
 
     def opener(emit: Emit) -> AbstractAsyncContextManager[Connection]:
         return open_connection(
@@ -97,31 +98,11 @@ async def reach(node: Node, context: Context, registry: Registry, emit: Emit) ->
             keeper_id=context.keeper_id,
             transport_hint="pipe" if facts and facts.transport == "pipe" else None,
             pipe_command=(facts.python, "-I", facts.payload, "pipe") if facts else None,
-            ask_passphrase=passphrases.asking() if passphrases else None,
+            ask_passphrase=passphrases.asking(),
         )
 
     async with Link(node.name, opener, emit) as link:
         yield link
-
-
-class Passphrases:
-    """What the user typed, so that a connection that is made anew in mid-answer does not ask again."""
-
-    def __init__(self, ask: AskPassphrase) -> None:
-        self._ask = ask
-        self._known: dict[str, str] = {}
-
-    def asking(self) -> AskPassphrase:
-        """For one opening: what was typed before is tried once, then the user is asked."""
-        tried: set[str] = set()
-
-        async def answer(prompt: str) -> str:
-            if prompt in tried or prompt not in self._known:
-                self._known[prompt] = await self._ask(prompt)
-            tried.add(prompt)
-            return self._known[prompt]
-
-        return answer
 
 
 @asynccontextmanager

@@ -1,18 +1,14 @@
-"""Scripts in a shell on the node: how they are wrapped, and how their answer is found in what comes back.
+"""Scripts in a shell on the node: started, given what they read, and their answer taken as it comes.
 
 Rules
-- The shell is `/bin/sh` and reads its script from stdin. It may read ahead (dash takes blocks), so a script is one
-  compound command, and nothing follows it on stdin before the shell has printed its begin marker.
-- Everything before the begin marker is noise, everything up to the end marker is the answer; the end marker carries
-  the exit status. The script's text never contains a marker as a whole, so an echo of it is no marker.
+- What is sent is wrapped by `markers`, and what comes back is taken apart by it.
 - While a script runs, stdin stays open; its end means that nobody waits any more, and the shell ends its process group.
+- A shell that rc files keep from starting is an error of its own, long before the script's timeout.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
-import secrets
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -20,11 +16,14 @@ from typing import Protocol
 
 from rbee.connection import Completed
 from rbee.errors import ConnectError, NodeError
+from rbee.markers import RC_FILES, Markers, fed, guarded, new_nonce
 from rbee_remote.protocol import ErrorCode
 
-#: Most bytes that one answer, or the noise before it, may have.
+#: Most bytes that one answer may have.
 MAX_ANSWER = 16 * 2**20
-MAX_NOISE = 2**20
+
+#: Seconds until the shell has to run what it is given: rc files on a slow home need some, none needs more.
+START_TIMEOUT = 20.0
 
 _CHUNK = 2**16
 _STDERR_KEPT = 2**16
@@ -80,91 +79,7 @@ class Stderr:
 
     @property
     def last_line(self) -> str:
-        lines = self._kept.decode(errors="replace").strip().splitlines()
-        return lines[-1][:200] if lines else ""
-
-
-def new_nonce() -> str:
-    """32 hex digits that no output contains by chance."""
-    return secrets.token_hex(16)
-
-
-def guarded(script: str, nonce: str) -> bytes:
-    """`script` with an empty stdin, between markers, ended with its process group when stdin ends."""
-    return f"""{{ printf '%s:%s\\n' rbee-begin {nonce}
-exec 3<&0
-( while read -r line; do :; done <&3; kill -s TERM -- -$$ || kill -s TERM $$ ) >/dev/null 2>&1 &
-( {script}
-) </dev/null 3<&-
-status=$?; printf '%s:%s\\n' rbee-end {nonce} >&2
-printf '%s:%s:%d\\n' rbee-end {nonce} $status; kill $! 2>/dev/null; exit 0
-}}
-""".encode()
-
-
-def fed(script: str, nonce: str) -> bytes:
-    """`script` between markers, with the stdin that follows once the begin marker was seen."""
-    return f"""{{ printf '%s:%s\\n' rbee-begin {nonce}
-( {script}
-)
-printf '%s:%s:%d\\n' rbee-end {nonce} $?; exit 0
-}}
-""".encode()
-
-
-class Markers:
-    """Finds noise, answer and status in a stream of bytes. Pure: bytes in, bytes out."""
-
-    def __init__(self, nonce: str) -> None:
-        self.noise = b""
-        self.status: int | None = None
-        self.begun = False
-        self._begin = f"rbee-begin:{nonce}\n".encode()
-        self._end = re.compile(rb"rbee-end:" + nonce.encode() + rb":(\d{1,3})\n")
-        self._end_start = f"rbee-end:{nonce}:".encode()
-        self._held = b""
-
-    def feed(self, data: bytes) -> bytes:
-        """The bytes of the answer that are certain now. What could be the start of a marker is held back."""
-        held = self._held + data
-        if not self.begun:
-            head, found, held = held.partition(self._begin)
-            if not found:
-                self._held = head
-                if len(head) > MAX_NOISE:
-                    raise NodeError(ErrorCode.NODE_UNSUPPORTED, "the node's login shell prints without end")
-                return b""
-            self.begun = True
-            self.noise = head
-        if self.status is not None:
-            self._held = b""
-            return b""
-        if match := self._end.search(held):
-            self.status = int(match[1])
-            self.noise += held[match.end() :]
-            self._held = b""
-            return held[: match.start()]
-        keep = self._undecided(held)
-        self._held = held[len(held) - keep :]
-        return held[: len(held) - keep]
-
-    def finish(self) -> bytes:
-        """The stream ended: whatever was held back is answer after all, or noise when nothing had begun."""
-        held, self._held = self._held, b""
-        if not self.begun:
-            self.noise += held
-            return b""
-        return held
-
-    def _undecided(self, held: bytes) -> int:
-        """How many bytes at the end of `held` may belong to an end marker."""
-        start = held.rfind(self._end_start)
-        if start >= 0 and len(held) - start <= len(self._end_start) + len("255"):
-            return len(held) - start
-        for length in range(min(len(held), len(self._end_start) - 1), 0, -1):
-            if held.endswith(self._end_start[:length]):
-                return length
-        return 0
+        return _last_line(self._kept)
 
 
 class Answer:
@@ -174,15 +89,17 @@ class Answer:
         self._shell = shell
         self._markers = Markers(nonce)
         self._stderr_end = f"rbee-end:{nonce}\n".encode()
+        self._start_by = start_by()
 
     @property
     def noise(self) -> bytes:
-        return self._markers.noise
+        return bytes(self._markers.noise)
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """The answer in pieces of any size, up to its end.
 
-        Raises ConnectError when the connection is lost, NodeError NODE_UNSUPPORTED when no shell runs scripts there.
+        Raises ConnectError when the connection is lost or the shell does not start, NodeError NODE_UNSUPPORTED when
+        there is none that runs scripts.
         """
         while self._markers.status is None:
             if piece := await self._more():
@@ -219,12 +136,16 @@ class Answer:
         return await self._shell.stderr.until(self._stderr_end)
 
     async def _more(self) -> bytes:
-        if data := await self._shell.read(_CHUNK):
+        if self._markers.begun:
+            data = await self._shell.read(_CHUNK)
+        else:
+            data = await read_before(self._start_by, self._shell, self.noise)
+        if data:
             return self._markers.feed(data)
         status = await self._shell.wait()
         rest = self._markers.finish()
         if not self._markers.begun:
-            raise _no_shell(status, self._markers.noise, self._shell.stderr.last_line)
+            raise _no_shell(status, self.noise, self._shell.stderr.last_line)
         # The shell itself was ended, by a signal or by the script: what came is the answer.
         self._markers.status = 128 - status if status < 0 else status or 255
         return rest
@@ -235,13 +156,38 @@ def _too_long() -> NodeError:
 
 
 def _no_shell(status: int, noise: bytes, stderr: str) -> NodeError:
-    lines = noise.decode(errors="replace").strip().splitlines()
     return NodeError(
         ErrorCode.NODE_UNSUPPORTED,
-        "the login shell of this account runs no commands",
-        hint="give the account a login shell such as /bin/sh; a forced command in authorized_keys also has this effect",
-        details={"status": status, "said": stderr or (lines[-1][:200] if lines else "")},
+        "the login shell of this account runs no commands, or a forced command runs in their place",
+        hint="give the account a login shell such as /bin/sh, and look for ForceCommand in the node's sshd_config and "
+        "for command= in authorized_keys",
+        details={"status": status, "said": stderr or _last_line(noise)},
     )
+
+
+def start_by() -> float:
+    """Until when, on the loop's clock, a shell that was just opened has to run what it is given."""
+    return asyncio.get_running_loop().time() + START_TIMEOUT
+
+
+async def read_before(deadline: float, shell: Shell, noise: bytes) -> bytes:
+    """Read from a shell that has not begun yet. noise: what it printed so far. Raises ConnectError after `deadline`."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await shell.read(_CHUNK)
+    except TimeoutError as error:
+        raise ConnectError(
+            ErrorCode.CONNECTION_TIMEOUT,
+            f"the login shell on the node did not start a command within {START_TIMEOUT:g} s",
+            hint=f"probably one of {RC_FILES} waits, asks, or starts another shell: have it do so in interactive "
+            "shells alone; a ForceCommand in the node's sshd_config also has this effect",
+            details={"said": shell.stderr.last_line or _last_line(noise)},
+        ) from error
+
+
+def _last_line(said: bytes) -> str:
+    lines = said.decode(errors="replace").strip().splitlines()
+    return lines[-1][:200] if lines else ""
 
 
 def lost(error: BaseException | str) -> ConnectError:
@@ -292,7 +238,8 @@ class ShellConnection(ABC):
         nonce = new_nonce()
         shell = await self.open_shell()
         try:
-            await shell.write(wrap(script, nonce))
+            with suppress(ConnectError):  # a shell that has ended already says why to whoever reads
+                await shell.write(wrap(script, nonce))
             yield shell, Answer(shell, nonce)
         finally:
             await shell.aclose()

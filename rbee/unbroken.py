@@ -5,23 +5,30 @@ Rules
 - As long as nothing was heard the request itself is sent again, with the same id: the worker computes it once. After
   that, what follows the last event is asked for.
 - What is tried again is the way to the worker. A worker that is gone, or says no, has answered.
+- Silence is the connection's fault or the worker's: where the hive answers over the same connection it is the worker's,
+  and the hive says whether there is anything left to wait for.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
 from rbee.deadline import Deadline
 from rbee.errors import ConnectError, NodeError, RbeeError
 from rbee.events import Emit, Notice
+from rbee.fate import Fate
 from rbee.hive_client import Generated, Numbered, WorkerClient
 from rbee.link import Link
+from rbee.plausible import Plausible
 from rbee.socket_http import HungUpError, SilenceError
 from rbee_remote.protocol import Done, ErrorCode, GenerateRequest
+
+#: Asks the hive what became of the worker.
+Explain = Callable[[], Awaitable[Fate]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +46,23 @@ class Patience:
 
 
 async def unbroken(
-    worker: WorkerClient, request: GenerateRequest, *, link: Link, deadline: Deadline, emit: Emit, patience: Patience
+    worker: WorkerClient,
+    request: GenerateRequest,
+    *,
+    link: Link,
+    explain: Explain,
+    deadline: Deadline,
+    emit: Emit,
+    patience: Patience,
 ) -> AsyncGenerator[Generated, None]:
     """The events of an answer up to its `Done`. `link` is what `worker` speaks over.
 
-    deadline: told to the worker each time the request is sent. Raises ConnectError when the worker could not be reached
-    for `patience.outage_s`, and at once: RefusedError and ConfigError by the node, NodeError by the worker, WORKER_GONE
-    where it is not there any more.
+    deadline: told to the worker each time the request is sent. Raises after `patience.outage_s` in vain ConnectError
+    where the node could not be reached, NodeError WORKER_CRASHED where only the worker is silent; and at once:
+    RefusedError and ConfigError by the node, NodeError by the worker, WORKER_GONE where it is not there any more.
     """
     heard = 0
+    plausible = Plausible(request.max_tokens)
     outage = _Outage(link, emit, patience)
     while True:
         try:
@@ -55,14 +70,18 @@ async def unbroken(
             async with _events(worker, request, heard, deadline, patience) as events:
                 outage.connected()
                 async for number, event in events:
-                    if number != heard + 1:
-                        raise NodeError(ErrorCode.INTERNAL, f"the worker sent event {number} after event {heard}")
+                    plausible.check(number, event)
                     heard = number
                     outage.over()
                     yield event
                     if isinstance(event, Done):
                         return
             raise HungUpError("the answer")
+        except SilenceError as error:
+            fate = await explain()
+            if fate.over:
+                raise NodeError(ErrorCode.WORKER_GONE, f"the worker on {link.node} does not answer any more") from error
+            outage.add(error, node_answers=fate.reached)
         except (ConnectError, HungUpError) as error:
             outage.add(error)
         except NodeError as error:
@@ -88,25 +107,31 @@ class _Outage:
         self._patience = patience
         self._began: float | None = None
         self._connected_at: float | None = None
-        self._error: RbeeError | None = None
+        self._connection_is_good = False
         self._tries = 0
-        self._told = False
+        self._told = ""
 
-    def add(self, error: ConnectError | HungUpError) -> None:
-        """The way to the worker broke, or could not be opened. Raises ConnectError when that has lasted too long."""
+    def add(self, error: ConnectError | HungUpError, *, node_answers: bool = False) -> None:
+        """The way to the worker broke, or could not be opened, or the worker is silent on a node that answers.
+
+        Raises ConnectError or NodeError when that has lasted too long.
+        """
         now = time.monotonic()
         # Twice the silence that is suffered cannot have passed without a byte.
         if self._connected_at is not None and now - self._connected_at > 2 * self._patience.silence_s:
             self.over()
         self._connected_at = None
-        self._error = error
+        self._connection_is_good = node_answers
         if self._began is None:
-            self._began = now
+            self._began = now - (self._patience.silence_s if node_answers else 0.0)
         elif now - self._began >= self._patience.outage_s:
-            raise _lost(self._link.node, self._patience.outage_s, error) from error
-        if isinstance(error, ConnectError) and not self._told:
-            self._told = True
-            self._emit(Notice(f"lost the connection to {self._link.node}, reconnecting"))
+            raise _lost(self._link.node, self._patience.outage_s, error, node_answers) from error
+        if node_answers:
+            self._tell(f"the worker on {self._link.node} is silent, waiting for it")
+        elif isinstance(error, ConnectError):
+            self._tell(f"lost the connection to {self._link.node}, reconnecting")
+        elif not self._tries:  # perhaps the worker alone has died: whoever asks on the same connection learns at once
+            self._connection_is_good = True
 
     async def mend(self) -> None:
         """Have a connection again, if it was lost. Raises as `Link.reopen`."""
@@ -115,8 +140,8 @@ class _Outage:
         patience, self._tries = self._patience, self._tries + 1
         if self._tries > 1:
             await asyncio.sleep(min(patience.pause_s * 2 ** (self._tries - 2), patience.longest_pause_s))
-        elif isinstance(self._error, HungUpError):
-            return  # perhaps the worker alone has died: whoever asks on the same connection learns that at once
+        if self._connection_is_good:
+            return
         left = patience.outage_s - (time.monotonic() - self._began)
         try:
             async with asyncio.timeout(min(patience.attempt_s, left)):
@@ -127,19 +152,32 @@ class _Outage:
             ) from error
 
     def connected(self) -> None:
-        """The worker answers again."""
+        """The worker is spoken to again."""
         self._connected_at = time.monotonic()
-        if self._told:
-            self._told = False
+        if self._told and not self._connection_is_good:
             self._emit(Notice(f"reconnected to {self._link.node}"))
+            self._told = ""
 
     def over(self) -> None:
         """The worker was heard: what comes next is another outage."""
         self._began = None
         self._tries = 0
+        self._told = ""
+
+    def _tell(self, what: str) -> None:
+        """Once, however often it is tried."""
+        if what != self._told:
+            self._told = what
+            self._emit(Notice(what))
 
 
-def _lost(node: str, outage_s: float, error: RbeeError) -> RbeeError:
+def _lost(node: str, outage_s: float, error: RbeeError, node_answers: bool) -> RbeeError:
+    if node_answers:
+        return NodeError(
+            ErrorCode.WORKER_CRASHED,
+            f"the worker on {node} was silent for {outage_s:g} s, although the node answers",
+            hint="`rbee workers stop ID` ends it; `rbee logs NODE` says more",
+        )
     if isinstance(error, (HungUpError, SilenceError)):
         return error  # the node is there, and what is wrong is its worker
     return ConnectError(

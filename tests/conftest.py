@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psutil
 import pytest
 
@@ -22,6 +23,10 @@ from tests.testbed.node import wait_until
 
 os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")  # its image is on a registry that may be out of reach
 os.environ.setdefault("TESTCONTAINERS_HOST_OVERRIDE", "127.0.0.1")
+
+# How long an example takes says nothing on a machine that does other things as well.
+hypothesis.settings.register_profile("rbee", deadline=None)
+hypothesis.settings.load_profile("rbee")
 
 LEAK_PATIENCE_S = 10.0
 
@@ -111,6 +116,13 @@ def ready_node(key: Any, bootstrapped_image: str) -> Iterator[Callable[..., Any]
     with ExitStack() as stack:
         start = _starter(stack, key)
         yield functools.partial(start, image=bootstrapped_image)
+
+
+@pytest.fixture(scope="module")
+def shared_ready_node(key: Any, bootstrapped_image: str) -> Iterator[Any]:
+    """One node, `gpu1`, for a whole module, with runtime and model on it for user bee; hive and worker do not run."""
+    with ExitStack() as stack:
+        yield _starter(stack, key)(image=bootstrapped_image)
 
 
 @pytest.fixture(scope="module")

@@ -181,6 +181,9 @@ class ChaosProxy:
         await asyncio.gather(*self._handlers, return_exceptions=True)
         await self._server.wait_closed()
 
+    def lead_to(self, target: tuple[str, int], faults: Callable[[int], Fault] = lambda _: Fault()) -> None:
+        self.target, self._faults, self.connections = target, faults, 0
+
     def strike(self, kind: Kind) -> None:
         """Have this happen to every connection that is open."""
         for passage in self._passages.values():
@@ -223,7 +226,16 @@ class ThreadedProxy:
         return self._proxy.connections
 
     def strike(self, kind: Kind) -> None:
-        self._loop.call_soon_threadsafe(self._proxy.strike, kind)
+        """Returns once it has happened."""
+
+        async def struck() -> None:
+            self._proxy.strike(kind)
+
+        asyncio.run_coroutine_threadsafe(struck(), self._loop).result(10)
+
+    def lead_to(self, target: tuple[str, int], faults: Callable[[int], Fault] = lambda _: Fault()) -> None:
+        """Where connections go from now on, and what happens to them; the next one is number 0 again."""
+        self._proxy.lead_to(target, faults)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from rbee.cli import bench, hive, infer, logs, models, nodes, version, workers
+from rbee.cli import audit, bench, gc, hive, infer, logs, models, nodes, uninstall, version, workers
 from rbee.cli.shell import State, options_callback
 from rbee.errors import RbeeError, UsageError
 from rbee.render import OutputClosed, Renderer, make_renderer
@@ -31,7 +31,7 @@ def make_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     options_callback(app, "Run language models on any machine you can reach with SSH.")
-    for module in (infer, nodes, workers, models, bench, hive, logs, version):
+    for module in (infer, nodes, workers, models, bench, hive, logs, gc, audit, uninstall, version):
         module.register(app)
     return app
 

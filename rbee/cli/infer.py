@@ -149,9 +149,21 @@ def infer(
 def _run(shell: Shell, request: InferRequest, *, stream: bool, timing: bool) -> None:
     renderer = shell.use_renderer(stream=stream, timing=timing)
     context = shell.context
+    from rbee import audit
     from rbee.infer import infer as run_infer
+    from rbee.models.ref import parse_ref
 
-    shell.run(run_infer(request, context, renderer))
+    with audit.recorded(context.settings, "infer", emit=renderer, node=request.node or "") as details:
+        details["model"] = parse_ref(request.model).canonical if request.model else None
+        finished = shell.run(run_infer(request, context, renderer))
+        details |= {
+            "node": finished.node,
+            "model": finished.model,
+            "worker": finished.worker,
+            "prompt_tokens": finished.usage.prompt_tokens,
+            "completion_tokens": finished.usage.completion_tokens,
+            "finish": finished.finish_reason,
+        }
 
 
 def read_prompt(argument: str | None, file: Path | None) -> str:

@@ -61,6 +61,8 @@ def add(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Accept the host key unseen.")] = False,
 ) -> None:
     """Pin a machine's host key and write it down."""
+    from rbee import audit
+    from rbee.cli.views import address as node_address
     from rbee.cli.views import node_data
     from rbee.inventory.edit import add_node
 
@@ -69,11 +71,13 @@ def add(
     context = shell.context
     if node.name in context.inventory.nodes:
         raise UsageError(f"there is a node {name!r} already", hint=f"`rbee nodes remove {name}` takes it out")
-    if not no_check:
-        from rbee import nodes
+    with audit.recorded(shell.settings, "nodes.add", emit=shell.renderer, node=name) as details:
+        if not no_check:
+            from rbee import nodes
 
-        node = shell.run(nodes.add(context, node, check_it=True, assume_yes=yes, emit=shell.renderer))
-    add_node(path, node)
+            node = shell.run(nodes.add(context, node, check_it=True, assume_yes=yes, emit=shell.renderer))
+        add_node(path, node)
+        details |= {"address": node_address(node), "host_key": node.host_key}
     key = f", host key {node.host_key}" if node.host_key else ""
     shell.renderer.done(f"added {name} to {path}{key}", {"added": node_data(node), "inventory": str(path)})
 
@@ -94,12 +98,14 @@ def show(shell: Shell, node: NodeArgument) -> None:
 
 def remove(shell: Shell, node: NodeArgument) -> None:
     """Take a node out of the inventory. What is on the machine stays there."""
+    from rbee import audit
     from rbee.inventory.edit import remove_node
 
     path = shell.writable_inventory()
-    remove_node(path, node)
-    with shell.open_registry() as registry:
-        registry.forget_node(node)
+    with audit.recorded(shell.settings, "nodes.remove", emit=shell.renderer, node=node):
+        remove_node(path, node)
+        with shell.open_registry() as registry:
+            registry.forget_node(node)
     shell.renderer.done(f"removed {node} from {path}", {"removed": node, "inventory": str(path)})
 
 

@@ -134,7 +134,7 @@ class Shell:
         from rbee.settings import keeper_id
 
         questions = Questions(self.renderer.close) if can_ask() and not self.options.json else None
-        return Context(
+        context = Context(
             settings=self.settings,
             inventory=self.inventory,
             open_registry=self.open_registry,
@@ -142,15 +142,28 @@ class Shell:
             ask=questions.confirm if questions else None,
             ask_passphrase=questions.passphrase if questions else None,
         )
+        self._mend_registry(context)
+        return context
+
+    def _mend_registry(self, context: Context) -> None:
+        """A registry that lost its rows gets them back from the hives before the command begins."""
+        if not self.settings.registry_path.exists():
+            return
+        with self.open_registry() as registry:
+            lost = registry.lost
+        if lost:
+            from rbee.fleet import rebuild
+
+            self.run(rebuild(context, self.renderer))
 
     def open_registry(self) -> Registry:
-        """Raises ConfigError. A registry that had to be remade is told of."""
+        """Raises ConfigError. A registry that lost its rows, or cannot be written, is told of."""
         from rbee.events import Notice
         from rbee.registry import Registry
 
-        registry = Registry.open(self.settings.registry_path)
-        if registry.recovered:
-            self.renderer(Notice(f"the registry was damaged; it is kept as {registry.recovered}, and begun anew"))
+        registry = Registry.open(self.settings.registry_path, tell=lambda text: self.renderer(Notice(text)))
+        if registry.lost:
+            self.renderer(Notice(f"the registry {registry.path} {registry.lost}"))
         return registry
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -248,8 +261,10 @@ def _log_to_stderr(verbose: int) -> None:
     """-v: what the libraries say of their work; -vv: all of it."""
     import logging
 
-    level = logging.INFO if verbose == 1 else logging.DEBUG
-    logging.basicConfig(level=level, format="%(name)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(Output(sys.stderr))  # an Output, because libraries quote what nodes say
+    logging.basicConfig(
+        level=logging.INFO if verbose == 1 else logging.DEBUG, format="%(name)s: %(message)s", handlers=[handler]
+    )
 
 
 def _close(renderer: Renderer) -> None:

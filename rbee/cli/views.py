@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from rbee.findings import Finding
     from rbee.nodes import Ping
     from rbee.reach import PerNode
+    from rbee.registry import Changes
     from rbee_remote.protocol import HiveInfo, ModelInfo, WorkerInfo, WorkerStatus
+
+
+#: Of an id, in tables; every command takes the beginning of one.
+SHORT_ID = 8
 
 
 def node_data(node: Node) -> dict[str, Any]:
@@ -90,15 +95,59 @@ def workers_table(answers: Sequence[PerNode[list[WorkerInfo]]]) -> Table:
     return Table(("NODE", "ID", "MODEL", "STATE", "DEVICE", "SLOTS", "MEMORY", "NOTE"), rows, data)
 
 
+def sync_table(answers: Sequence[PerNode[Changes]]) -> Table:
+    """What the hives said that the registry did not know: how many workers, in JSON which."""
+    rows: list[Sequence[str]] = []
+    data: list[Mapping[str, Any]] = []
+    for answer in answers:
+        name, changes = answer.node.name, answer.value
+        if changes is None:
+            rows.append((name, "-", "-", "-", why(answer.error)))
+            data.append({"node": name, **_error(answer.error)})
+        else:
+            ids = {"added": changes.added, "dropped": changes.dropped, "kept": changes.kept}
+            rows.append((name, *(str(len(of)) for of in ids.values()), ""))
+            data.append({"node": name, **{key: list(of) for key, of in ids.items()}})
+    return Table(("NODE", "ADDED", "DROPPED", "KEPT", "WHY"), rows, data)
+
+
 def _worker_cells(worker: WorkerInfo) -> tuple[str, ...]:
     state = worker.state.value
     if state == "loading":
         state = f"loading {worker.progress:.0%}"
-    note = f"idle for {clock_time(worker.idle_s)}" if worker.idle_s is not None else ""
+    idle = f"idle for {clock_time(worker.idle_s)}" if worker.idle_s is not None else ""
+    note = ", ".join(filter(None, (idle, _kept(worker))))
     if worker.error:
         note = one_line(str(worker.error.get("message", "")))
     memory = f"{worker.rss_mb} MB" if worker.rss_mb else "-"
-    return (worker.id, worker.model, state, worker.device, f"{worker.slots_free}/{worker.slots} free", memory, note)
+    slots = f"{worker.slots_free}/{worker.slots} free"
+    return (worker.id[:SHORT_ID], worker.model, state, worker.device, slots, memory, note)
+
+
+def _kept(worker: WorkerInfo) -> str:
+    """For how long its keepers hold it: "" for one that nobody does, or that is at work."""
+    if not worker.leases or worker.idle_s is None:
+        return ""
+    left = [lease.left_s for lease in worker.leases if lease.left_s is not None]
+    span = f"for {clock_time(max(left))}" if len(left) == len(worker.leases) else "without end"
+    by = f" by {len(worker.leases)} keepers" if len(worker.leases) > 1 else ""
+    return f"kept {span}{by}"
+
+
+def worker_record(node: str, worker: WorkerInfo) -> dict[str, Any]:
+    """All that is known of a worker, for people: moments and times as they are read, options one a line."""
+    from rbee.registry.rows import iso_time
+
+    data = {"node": node, **worker_data(worker)}
+    options = data.pop("options") or {}
+    data["created_at"] = iso_time(worker.created_at)
+    data["keep_alive"] = format_duration(data.pop("keep_alive_s"))
+    data["idle"] = clock_time(data.pop("idle_s")) if worker.idle_s is not None else None
+    data["leases"] = [
+        f"{lease.keeper or 'others'} {'without end' if lease.left_s is None else 'for ' + clock_time(lease.left_s)}"
+        for lease in worker.leases
+    ]
+    return {**data, **{name: value for name, value in options.items() if name not in data}}
 
 
 def worker_data(worker: WorkerInfo) -> dict[str, Any]:
@@ -121,7 +170,7 @@ def health_table(answers: Sequence[PerNode[list[tuple[WorkerInfo, WorkerStatus |
         for info, status in answer.value or ():
             cells = (f"{status.slots_free}/{status.slots} free", str(status.queued)) if status else ("-", "-")
             state = status.state.value if status else "no answer"
-            rows.append((name, info.id, info.model, state, *cells, ""))
+            rows.append((name, info.id[:SHORT_ID], info.model, state, *cells, ""))
             data.append({"node": name, "id": info.id, "healthy": bool(status), "status": status and encode(status)})
     return Table(("NODE", "ID", "MODEL", "HEALTH", "SLOTS", "QUEUED", "NOTE"), rows, data)
 

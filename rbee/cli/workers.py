@@ -13,6 +13,7 @@ def register(app: typer.Typer) -> None:
     command(workers, "list", example="rbee workers list @cuda")(list_)
     command(workers, "show", example="rbee workers show 3f9a")(show)
     command(workers, "stop", example="rbee workers stop 3f9a --node gpu1")(stop)
+    command(workers, "sync", example="rbee workers sync gpu1 --json")(sync)
     command(workers, "health", example="rbee workers health gpu1")(health)
 
 
@@ -28,11 +29,14 @@ def list_(shell: Shell, nodes: NodesArgument = None) -> None:
 def show(shell: Shell, worker: WorkerArgument, node: NodeOption = None) -> None:
     """Show all that a hive knows of one worker."""
     from rbee import fleet
-    from rbee.cli.views import worker_data
+    from rbee.cli.views import worker_data, worker_record
 
     context = shell.context
     where, info = shell.run(fleet.find_worker(context, context.inventory.select(node), worker))
-    shell.renderer.record({"node": where.name, **worker_data(info)})
+    if shell.options.json:
+        shell.renderer.record({"node": where.name, **worker_data(info)})
+    else:
+        shell.renderer.record(worker_record(where.name, info))
 
 
 def stop(shell: Shell, worker: WorkerArgument, node: NodeOption = None, now: NowOption = False) -> None:
@@ -44,6 +48,19 @@ def stop(shell: Shell, worker: WorkerArgument, node: NodeOption = None, now: Now
     shell.run(fleet.stop_worker(context, where, info.id, drain=not now, emit=shell.renderer))
     data = {"stopped": info.id, "model": info.model, "node": where.name}
     shell.renderer.done(f"stopped worker {info.id} ({info.model}) on {where.name}", data)
+
+
+def sync(shell: Shell, nodes: NodesArgument = None) -> None:
+    """Make the registry say what the hives say; a node that does not answer keeps its rows."""
+    from rbee import fleet
+    from rbee.cli.views import partial_failure, sync_table
+
+    context = shell.context
+    answers = shell.run(fleet.sync(context, context.inventory.select(nodes)))
+    shell.renderer.table(sync_table(answers))
+    failure = partial_failure([answer.error for answer in answers])
+    if failure:
+        raise failure
 
 
 def health(shell: Shell, nodes: NodesArgument = None) -> None:

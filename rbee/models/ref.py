@@ -7,13 +7,16 @@
 
 Rules
 - A ref that was parsed is safe: no control characters, no way out of a folder, no password in it.
-- `parse_ref(ref.canonical) == ref`: the canonical form is what registry, catalog and hive compare.
+- `parse_ref(ref.canonical).canonical == ref.canonical`: the canonical form is what registry, catalog and hive compare.
+- A URL's query may be a key to the file (a presigned one), so it stays in the source, and out of the canonical form:
+  that has a digest of it, without the parts that sign, which are others each time.
 """
 
 from __future__ import annotations
 
 import difflib
 import functools
+import hashlib
 import re
 import tomllib
 from dataclasses import dataclass
@@ -29,6 +32,14 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(:[a-z0-9][a-z0-9._-]*)?")
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+/ -]*(?<! )")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]*")
+_DIGEST_LENGTH = 12
+_DIGEST = re.compile(f"[0-9a-f]{{{_DIGEST_LENGTH}}}")
+#: Parts of a query that say who may have the file, and not which it is: of S3, Google's, Azure's and CloudFront's.
+_SIGNS = re.compile(
+    r"x-(amz|goog|oss|cos)-.*|awsaccesskeyid|googleaccessid|ossaccesskeyid|key-pair-id|signature|policy|expires|token"
+    r"|access_token|sig|s[epvrt]|spr|sip|sk(oid|tid|[tesv])|download",
+    re.IGNORECASE,
+)
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _FORMS = "smollm2:135m, hf:OWNER/REPO[:QUANT or FILE][@REVISION], file:/PATH on the node, https://…"
 
@@ -91,7 +102,7 @@ def describe_source(source: Source) -> str:
         case "hf":
             return _hf_text(source)
         case "https":
-            return source.url
+            return source.url.partition("?")[0]
         case "file":
             return f"file:{source.path}"
     return f"{source.kind}:{source.requirement}"
@@ -159,8 +170,17 @@ def _parse_url(text: str) -> ModelRef:
         raise _malformed(text, "a URL needs a host and a path")
     if url.username is not None or url.password is not None:
         raise _malformed("https://…", "a URL with a password in it would end up in logs; it is not taken")
-    canonical = url._replace(scheme=url.scheme.lower(), fragment="").geturl()
-    return ModelRef(canonical, (Source(kind="https", url=canonical),))
+    address = url._replace(scheme=url.scheme.lower(), fragment="")
+    name = _query_digest(url.query) if url.query else url.fragment
+    fragment = name if _DIGEST.fullmatch(name) else ""
+    canonical = address._replace(query="", fragment=fragment).geturl()
+    return ModelRef(canonical, (Source(kind="https", url=address.geturl()),))
+
+
+def _query_digest(query: str) -> str:
+    """Tells files apart that only the query does; "" where nothing but a signature is in it."""
+    parts = [part for part in query.split("&") if not _SIGNS.fullmatch(part.partition("=")[0])]
+    return hashlib.sha256("&".join(parts).encode()).hexdigest()[:_DIGEST_LENGTH] if parts else ""
 
 
 def _built_in(name: str, table: dict[str, object]) -> BuiltIn:
@@ -170,5 +190,6 @@ def _built_in(name: str, table: dict[str, object]) -> BuiltIn:
 
 
 def _malformed(text: str, why: str) -> UsageError:
-    shown = text if text.isprintable() else ascii(text)
+    shown = text.partition("?")[0] if "://" in text else text
+    shown = shown if shown.isprintable() else ascii(shown)
     return UsageError(f"{shown[:100]!r} is no model ref: {why}", hint=f"forms: {_FORMS}")

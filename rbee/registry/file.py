@@ -1,8 +1,9 @@
 """The file behind the registry: made, checked, migrated, and replaced where it is damaged.
 
 Rules
-- The file appears whole: it is made under another name and linked into place.
+- The file appears whole: it is made under another name and linked into place. So one that is empty was cut off.
 - A damaged file is never thrown away, and only ever set aside under a lock, after a second look.
+- Where the file can be read but not written (read-only, no room), a copy in memory takes its place for one command.
 - sqlite3's errors end here, as ConfigErrors.
 """
 
@@ -14,9 +15,11 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from rbee.errors import ConfigError
 from rbee.settings import make_private_folder
@@ -27,47 +30,114 @@ if TYPE_CHECKING:
 
 #: Grows with each step in `migrations`; kept in `PRAGMA user_version`.
 VERSION = 2
-BUSY_TIMEOUT_S = 5.0
+#: Each write takes a millisecond, so that only a process that hangs, or is stopped, keeps the lock for as long.
+BUSY_TIMEOUT_S = 10.0
 
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_UNWRITABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
 
 
-def open_file(path: Path, busy_timeout_s: float) -> tuple[sqlite3.Connection, Path | None]:
-    """A connection to a sound registry at our version, and where a damaged one went. Raises ConfigError."""
-    make_private_folder(path.parent)
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """lost: what became of the rows that were there, a clause, "" where nothing happened to them.
+
+    set_aside: where a damaged file is now. unwritable: why the connection is to a copy in memory, "" where it is not.
+    """
+
+    connection: sqlite3.Connection
+    lost: str = ""
+    set_aside: Path | None = None
+    unwritable: str = ""
+
+
+def open_file(path: Path, busy_timeout_s: float) -> Opened:
+    """A connection to a sound registry at our version. Raises ConfigError."""
     with translated(path):
-        if not path.exists():
-            _create(path)
         try:
-            return _connect(path, busy_timeout_s), None
-        except sqlite3.DatabaseError as error:
-            if not _is_damage(error):
+            return _open(path, busy_timeout_s)
+        except (sqlite3.Error, OSError) as error:
+            if not is_unwritable(error) or path.is_dir():
                 raise
-        aside = _set_aside(path, busy_timeout_s)
-        return _connect(path, busy_timeout_s), aside
+            return Opened(copy_in_memory(path, busy_timeout_s), unwritable=str(error))
+
+
+def _open(path: Path, busy_timeout_s: float) -> Opened:
+    make_private_folder(path.parent)
+    if not path.exists():
+        _create(path)
+    try:
+        was_empty = path.stat().st_size <= 1  # SQLite takes one byte for none
+        return Opened(_connect(path, busy_timeout_s), "was empty" if was_empty else "")
+    except sqlite3.DatabaseError as error:
+        if not _is_damage(error):
+            raise
+    aside = _set_aside(path, busy_timeout_s)
+    connection = _connect(path, busy_timeout_s)
+    return Opened(connection, f"was damaged and is kept as {aside.name}", aside) if aside else Opened(connection)
 
 
 def _connect(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
     """A checked connection at our version. Raises sqlite3.Error, and ConfigError for a newer version."""
     connection = sqlite3.connect(path, timeout=busy_timeout_s, check_same_thread=False)
     try:
-        version = _version(connection)
-        (verdict,) = connection.execute("pragma quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise _damage(verdict)
-        if version > VERSION:
-            raise ConfigError(
-                f"{path} was written by a newer rbee (format {version}; this one knows {VERSION})",
-                hint="upgrade rbee, or set RBEE_HOME to another folder",
-                details={"file": str(path), "format": version, "known": VERSION},
-            )
-        if version < VERSION:
+        _check(connection, path)
+        # With a write-ahead log this may lose the last rows in a power cut, and never damages the file.
+        connection.execute("pragma synchronous = normal")
+        if _version(connection) < VERSION:
             _migrate(connection)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    version = _version(connection)
+    (verdict,) = connection.execute("pragma quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise _damage(verdict)
+    if version > VERSION:
+        raise ConfigError(
+            f"{path} was written by a newer rbee (format {version}; this one knows {VERSION})",
+            hint="upgrade rbee, or set RBEE_HOME to another folder",
+            details={"file": str(path), "format": version, "known": VERSION},
+        )
+
+
+def copy_in_memory(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
+    """What the file holds, nothing where it is damaged, at our version. Raises sqlite3.Error, ConfigError."""
+    memory = sqlite3.connect(":memory:", check_same_thread=False)
+    try:
+        if path.exists() and path.stat().st_size:
+            try:
+                _copy(path, memory, busy_timeout_s)
+                _check(memory, path)
+            except sqlite3.DatabaseError as error:
+                if not _is_damage(error):
+                    raise
+                memory.close()
+                memory = sqlite3.connect(":memory:", check_same_thread=False)
+        if _version(memory) < VERSION:
+            _migrate(memory)
+    except BaseException:
+        memory.close()
+        raise
+    return memory
+
+
+def _copy(path: Path, memory: sqlite3.Connection, busy_timeout_s: float) -> None:
+    """SQLite needs to write even to read a write-ahead log; failing that, what is in the main file has to do."""
+    for option in ("mode=ro", "immutable=1"):
+        source = sqlite3.connect(f"file:{quote(str(path))}?{option}", timeout=busy_timeout_s, uri=True)
+        try:
+            source.backup(memory)
+            return
+        except sqlite3.Error as error:
+            if option == "immutable=1" or not is_unwritable(error):
+                raise
+        finally:
+            source.close()
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
@@ -147,13 +217,18 @@ def _damage(verdict: str) -> sqlite3.DatabaseError:
     return error
 
 
-def _primary_code(error: sqlite3.Error) -> int:
-    """SQLite's result code without the extension in its upper bits."""
+def _primary_code(error: BaseException) -> int:
+    """SQLite's result code without the extension in its upper bits; 0 for any other error."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def _is_damage(error: sqlite3.Error) -> bool:
+def _is_damage(error: BaseException) -> bool:
     return _primary_code(error) in _DAMAGED
+
+
+def is_unwritable(error: BaseException) -> bool:
+    """Whether reading may work where writing failed with `error`: no permission, a read-only file system, no room."""
+    return _primary_code(error) in _UNWRITABLE or isinstance(error, OSError)
 
 
 @contextlib.contextmanager
@@ -173,7 +248,7 @@ def translated(path: Path) -> Iterator[None]:
         if _primary_code(error) in _BUSY:
             raise ConfigError(
                 f"the registry {path} is locked by another process",
-                hint="try again when the other rbee is done; `fuser` on the file shows who holds it",
+                hint=f"try again when the other rbee is done; `fuser -v {path}` shows who has it open",
                 details=details,
             ) from error
         raise ConfigError(
@@ -182,4 +257,6 @@ def translated(path: Path) -> Iterator[None]:
             details=details,
         ) from error
     except OSError as error:
-        raise ConfigError(f"cannot use the registry {path}: {error.strerror}") from error
+        raise ConfigError(
+            f"cannot use the registry {path}: {error.strerror}", hint="see that folder and file are yours"
+        ) from error

@@ -67,7 +67,7 @@ class JsonRenderer(Renderer):
 
     def write(self, text: str) -> None:
         """A log goes out line by line, each as a JSON string."""
-        for line in text.splitlines():
+        for line in text.removesuffix("\n").split("\n"):  # splitlines() would also split at what is inside a line
             self._print({"line": line})
 
     def close(self) -> None:
@@ -78,4 +78,5 @@ class JsonRenderer(Renderer):
         return "".join(token.text for token in held)
 
     def _print(self, data: Any) -> None:
-        self._out.write_raw(json.dumps(data, ensure_ascii=self._out.is_terminal, default=str) + "\n")
+        text = json.dumps(data, ensure_ascii=self._out.is_terminal, default=str)
+        self._out.write((text.replace("\x7f", "\\u007f") if self._out.is_terminal else text) + "\n")

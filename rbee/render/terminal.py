@@ -258,5 +258,5 @@ def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, framed
     for column in columns:
         table.add_column(Text(column), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(render_text.neutralise(cell)) for cell in row))
+        table.add_row(*(Text(render_text.one_line(cell)) for cell in row))
     return table

@@ -15,8 +15,14 @@ from rbee.events import PhaseDone, PhaseStarted, Progress, Retry, Timings
 
 #: Rates are taken over this many seconds, so that a stall shows.
 RATE_WINDOW_S = 10.0
+#: Characters of one value; what a node says may be megabytes, and no one reads them.
+LONGEST_LINE = 4000
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+#: What a terminal obeys: C0 and C1 but newline, tab and the return before a newline; and what reorders the text around
+#: it (embeddings, overrides and isolates of Unicode's bidirectional algorithm, UAX 9).
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|\r(?!\n)")
+#: What does not show, and makes two names look the same. U+200C and U+200D, the joiners, stay: emoji need them.
+_INVISIBLE = re.compile(r"[\xad\u061c\u180e\u200b\u200e\u200f\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb]")
 
 _TIMING_NAMES = {
     "connect_s": "connect",
@@ -31,13 +37,19 @@ _TIMING_NAMES = {
 
 
 def neutralise(text: str) -> str:
-    """`text` with control characters, but newline and tab, shown as `\\x1b`: what a terminal must not obey."""
-    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+    """`text` with what a terminal must not obey shown as `\\x1b` or `\\u202e`. A text can be given piece by piece."""
+    return _CONTROL.sub(_escaped, text)
 
 
 def one_line(text: str) -> str:
-    """`text` on one line, neutralised."""
-    return neutralise(" ".join(text.split()))
+    """A name, a message: `text` on one line, neutralised, of bounded length, with nothing in it that does not show."""
+    line = " ".join(text[:LONGEST_LINE].split())
+    return _INVISIBLE.sub(_escaped, neutralise(line)) + ("…" if len(text) > LONGEST_LINE else "")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def phase_label(event: PhaseStarted | PhaseDone) -> str:
@@ -99,11 +111,12 @@ def clock_time(seconds: float) -> str:
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table as lines: columns as wide as their widest cell, two spaces between, none at the end."""
-    if not rows and not header:
-        return []
-    widths = [max(map(len, column)) for column in zip(*([header] if header else []), *rows, strict=True)]
-    lines = [header, *rows] if header else rows
+    """A table as lines: columns as wide as their widest cell, two spaces between, none at the end.
+
+    A cell is one line, or it could pass for a row of its own.
+    """
+    lines = [tuple(map(one_line, line)) for line in ([header] if header else []) + list(rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 

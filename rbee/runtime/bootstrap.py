@@ -22,13 +22,14 @@ from rbee.events import Emit, Notice, Progress
 from rbee.files import LocalFile
 from rbee.inventory import Node
 from rbee.probe import Probe
+from rbee.probe import probe as ask_probe
 from rbee.runtime import build, locked, node_scripts
 from rbee.runtime.node_build import NodeBuilder
 from rbee.runtime.node_scripts import Place
 from rbee.runtime.payload import Payload
 from rbee.runtime.platforms import Target, Version
 from rbee.runtime.put_files import put_files
-from rbee.runtime.wheels import WheelCache, uv_version
+from rbee.runtime.wheels import WheelCache, no_way, uv_version
 from rbee_remote.protocol import ErrorCode
 
 OLDEST_PYTHON = (3, 10)
@@ -38,6 +39,7 @@ OWN_PYTHON = (3, 12)
 NEEDED_MB = 300
 INSTALL_TIMEOUT_S = 600.0
 PYTHON_TIMEOUT_S = 60
+_ELSEWHERE = "set `home` of this node in the inventory to a folder on another file system"
 
 
 class Step(enum.Enum):
@@ -101,6 +103,8 @@ async def ensure(
     steps = plan(probe, payload.digest, runtime.key, uv_version())
     if steps:
         check(probe, steps)
+        if Step.RUNTIME in steps and not probe.compiler and not cache.can_get(runtime.target, runtime.backend):
+            raise no_way(runtime.target, runtime.backend)
         if runtime.notice:
             emit(Notice(runtime.notice))
         await _Bootstrap(connection, probe, node, payload, cache, runtime, emit).take(steps)
@@ -113,7 +117,6 @@ def check(probe: Probe, steps: list[Step]) -> None:
 
     Raises NodeError NODE_UNSUPPORTED, BOOTSTRAP_FAILED or DISK_FULL.
     """
-    elsewhere = "set `home` of this node in the inventory to a folder on another file system"
     if probe.system not in {"Linux", "Darwin"} or Target.of(probe, OWN_PYTHON).machine not in {"x86_64", "aarch64"}:
         raise NodeError(
             ErrorCode.NODE_UNSUPPORTED,
@@ -121,18 +124,22 @@ def check(probe: Probe, steps: list[Step]) -> None:
             hint="use another node",
         )
     if not probe.home_writable:
-        raise NodeError(ErrorCode.BOOTSTRAP_FAILED, f"{probe.home} cannot be written on the node", hint=elsewhere)
+        raise NodeError(ErrorCode.BOOTSTRAP_FAILED, f"{probe.home} cannot be written on the node", hint=_ELSEWHERE)
     if probe.home_noexec:
         raise NodeError(
-            ErrorCode.NODE_UNSUPPORTED, f"{probe.home} is mounted noexec: nothing there can be run", hint=elsewhere
+            ErrorCode.NODE_UNSUPPORTED, f"{probe.home} is mounted noexec: nothing there can be run", hint=_ELSEWHERE
         )
     if Step.RUNTIME in steps and probe.disk_free_mb < NEEDED_MB:
-        raise NodeError(
-            ErrorCode.DISK_FULL,
-            f"the disk of {probe.home} has {probe.disk_free_mb} MB free, a runtime needs {NEEDED_MB}",
-            hint=f"free some space, or {elsewhere}",
-            details={"needed_mb": NEEDED_MB, "free_mb": probe.disk_free_mb},
-        )
+        raise _disk_full(probe)
+
+
+def _disk_full(probe: Probe) -> NodeError:
+    return NodeError(
+        ErrorCode.DISK_FULL,
+        f"the disk of {probe.home} has {probe.disk_free_mb} MB free, a runtime needs {NEEDED_MB}",
+        hint=f"free some space, or {_ELSEWHERE}",
+        details={"needed_mb": NEEDED_MB, "free_mb": probe.disk_free_mb},
+    )
 
 
 def _usable_python(probe: Probe) -> bool:
@@ -223,8 +230,8 @@ class _Bootstrap:
         version = ".".join(map(str, OWN_PYTHON))
         script = node_scripts.fetch_python(self._place, version, PYTHON_TIMEOUT_S)
         result = await self.connection.run(script, timeout=PYTHON_TIMEOUT_S + 10)
-        path = result.stdout.decode().strip()
-        if result.status == 0 and path:
+        path = result.stdout.decode(errors="replace").strip()
+        if result.status == 0 and path.startswith("/") and path.isprintable():
             return path
         raise NodeError(
             ErrorCode.NODE_UNSUPPORTED,
@@ -273,10 +280,11 @@ class _Bootstrap:
             return
         said = [line.strip() for line in (result.stderr or result.stdout.decode(errors="replace")).splitlines()]
         said = [line for line in said if line]
-        full = any("No space left" in line or "quota exceeded" in line for line in said)
+        if any("no space left" in line.lower() or "quota exceeded" in line.lower() for line in said):
+            raise _disk_full(await ask_probe(self.connection, self.node))
         raise NodeError(
-            ErrorCode.DISK_FULL if full else ErrorCode.BOOTSTRAP_FAILED,
+            ErrorCode.BOOTSTRAP_FAILED,
             f"{self.node.name}: {failure}: {said[-1][:300] if said else f'status {result.status}'}",
-            hint="free some space on the node" if full else f"`rbee nodes check {self.node.name}` looks for the cause",
+            hint=f"`rbee nodes check {self.node.name}` looks for the cause",
             details={"status": result.status, "stderr": "\n".join(said[-12:])},
         )

@@ -35,8 +35,10 @@ _BACKEND_FLAGS = {
 #: The compiler a backend needs besides the one for C++.
 TOOLKIT = {"cuda": "nvcc", "rocm": "hipcc", "vulkan": "glslc"}
 
-_STEP = re.compile(r"^\s*\[(\d+)/(\d+)\]")
+_STEP = re.compile(r"^\s*\[([0-9]{1,6})/([0-9]{1,6})\]")
 _LAST_LINES = 12
+#: Characters of a log; a build of all backends says a tenth of that, a node that is not well says it for ever.
+_LONGEST_LOG = 64 * 2**20
 KEY = "build"
 
 
@@ -95,6 +97,7 @@ class BuildLog:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = path
         self._file = path.open("w", encoding="utf-8")
+        self._room = _LONGEST_LOG
         self._emit = emit
         self._clock = clock
         self._began = clock()
@@ -109,7 +112,9 @@ class BuildLog:
         self._file.close()
 
     def hear(self, line: str) -> None:
-        self._file.write(f"{line}\n")
+        if self._room > 0:
+            self._file.write(f"{line[: self._room]}\n")
+            self._room -= len(line) + 1
         if step := _STEP.match(line):
             text = f"building llama.cpp ({_elapsed(self._clock() - self._began)})"
             self._emit(Progress(KEY, text, float(step[1]), float(step[2]), "steps"))

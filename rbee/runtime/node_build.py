@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from rbee.runtime.wheels import WheelCache
 
 FETCH_TIMEOUT_S = 900.0
+
+_WHEEL = re.compile(r"llama_cpp_python-[0-9][\w.+]*-[\w.]+-[\w.]+-[\w.]+\.whl", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +65,11 @@ class NodeBuilder:
                     build_log.hear(last)
             if not last.startswith("built "):
                 raise build_log.failure(f"on {self.name}")
-        build_log.discard()
         remote = last.removeprefix("built ")
         wheel = folder / Path(remote).name
+        if not _WHEEL.fullmatch(wheel.name):  # it becomes a name in the keeper's cache
+            raise build_log.failure(f"on {self.name}")
+        build_log.discard()
         wheel.write_bytes(await self._fetch(quote(remote)))
         libraries = {name: await self._library(name) for name in sorted(portable.missing_libraries(wheel))}
         return wheel, libraries.get

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from rbee.connection import quote
 from rbee.files import LocalFile
 
+#: In a node's home: the folders that were made to make it, one a line, the deepest first; `rbee uninstall` reads it.
+NOTE = ".made-by-rbee"
 #: Minutes after which a leftover belongs to nobody any more.
 STALE_MINUTES = 24 * 60
 #: What the hive and the workers import before the first token; a runtime in which one of them fails never gets its
@@ -16,16 +18,19 @@ STALE_MINUTES = 24 * 60
 IMPORTS = "anyio, jinja2, numpy, psutil, starlette, uvicorn, llama_cpp"
 
 #: A folder of that name means that another bootstrap was first, whose runtime is as good as ours; or that there is
-#: what somebody half deleted, which goes with the staging folder.
+#: what somebody half deleted, which goes with the staging folder; at once where it cannot be moved there (overlayfs).
 _RENAME = """\
-import os, subprocess, sys
+import os, shutil, subprocess, sys
 staged, final, imports = sys.argv[1:]
 try:
     os.rename(staged, final)
 except OSError:
     python = final + "/bin/python"
     if not os.path.exists(python) or subprocess.call([python, "-I", "-c", imports], stderr=subprocess.DEVNULL):
-        os.rename(final, staged + ".damaged")
+        try:
+            os.rename(final, staged + ".damaged")
+        except OSError:
+            shutil.rmtree(final)
         os.rename(staged, final)
 """
 
@@ -44,8 +49,13 @@ def prepare(home: str) -> str:
     return _lines(
         "set -e",
         "umask 077",
-        f"mkdir -p {quote(home)}",
-        f"cd {quote(home)}",
+        f"home={quote(home)}",
+        "newline='\n'",
+        'made=""; folder=$home',
+        'while [ -n "$folder" ] && [ ! -d "$folder" ]; do made=$made$folder$newline; folder=${folder%/*}; done',
+        'mkdir -p "$home"',
+        'cd "$home"',
+        f'[ -e {NOTE} ] || printf %s "$made" >{NOTE}',
         "mkdir -p payloads runtimes/wheels models log",
         f"find runtimes -name '.staging-*' -prune -mmin +{STALE_MINUTES} -exec rm -rf {{}} +",
         f"find runtimes/wheels -type f -mmin +{STALE_MINUTES} -exec rm -f {{}} +",

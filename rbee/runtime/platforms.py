@@ -17,6 +17,7 @@ Version = tuple[int, ...]
 _OLDEST_GLIBC = {"x86_64": 5, "aarch64": 17}
 _LEGACY_GLIBC = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 _MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}
+_LIBCS = frozenset({"glibc", "musl", "macos"})
 #: What a macOS that does not say its version is taken for: the first one on Apple's own processors.
 _OLDEST_MACOS = (11, 0)
 
@@ -38,7 +39,8 @@ class Target:
     def of(cls, probe: Probe, python: Version) -> Target:
         """The platform that a probe found. python: the version the runtime will have."""
         name, _, version = probe.libc.partition(" ")
-        return cls(probe.system, _machine(probe.machine), name, _version(version), python[:2])
+        known = name if name in _LIBCS else ""
+        return cls(probe.system, _machine(probe.machine), known, _version(version), python[:2])
 
     @classmethod
     def here(cls) -> Target:
@@ -109,7 +111,9 @@ def _machine(name: str) -> str:
 
 
 def _version(text: str) -> Version:
-    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
+    """Two numbers; () for what is no version of a C library or a macOS, whose numbers have three digits at most."""
+    numbers = re.findall(r"[0-9]+", text)[:2]
+    return tuple(map(int, numbers)) if all(len(number) <= 3 for number in numbers) else ()
 
 
 def _major_minor(version: Version, *, default: tuple[int, int]) -> tuple[int, int]:

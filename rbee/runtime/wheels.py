@@ -165,9 +165,9 @@ class WheelCache:
             return found
         if index := os.environ.get(ENV_INDEX):
             return await self._from_index(f"{index.rstrip('/')}/{backend}/", target, backend, emit)
-        here = target.runs_what_is_built_on(Target.here()) and build.missing_tool(backend) is None
+        here = _builds_here(target, backend)
         if not here and on_node is None:
-            raise _no_way(target, backend)
+            raise no_way(target, backend)
         async with file_lock(self.root / "build.lock", "builds llama.cpp, which takes minutes", emit):
             if found := self.find_llama(target, backend):
                 return found
@@ -175,8 +175,7 @@ class WheelCache:
 
     def can_get(self, target: Target, backend: str) -> bool:
         """Whether `llama_wheel` has a way other than the node's own compiler."""
-        here = target.runs_what_is_built_on(Target.here()) and build.missing_tool(backend) is None
-        return here or ENV_INDEX in os.environ or self.find_llama(target, backend) is not None
+        return _builds_here(target, backend) or ENV_INDEX in os.environ or self.find_llama(target, backend) is not None
 
     async def _build(self, target: Target, backend: str, emit: Emit, on_node: BuildOnNode | None) -> LocalFile:
         flags = build.cmake_flags(target, backend)
@@ -237,7 +236,12 @@ def _built_for(wheel: Path) -> tuple[str, str, str]:
     return "Linux", machine, "musl" if "musllinux" in tag else "glibc" if "manylinux" in tag else ""
 
 
-def _no_way(target: Target, backend: str) -> NodeError:
+def _builds_here(target: Target, backend: str) -> bool:
+    return target.runs_what_is_built_on(Target.here()) and build.missing_tool(backend) is None
+
+
+def no_way(target: Target, backend: str) -> NodeError:
+    """Why there is no llama-cpp-python for a node that has no compiler, and what helps."""
     here = Target.here()
     if target.runs_what_is_built_on(here):
         tool = build.missing_tool(backend)

@@ -2,12 +2,16 @@
 
 Rules
 - Only what may pass by itself is tried again; a refused key or user never is (servers punish that).
+- A server that hangs up before it says a word has too much to do (MaxStartups): it gets more tries, at random
+  intervals, because others try as well.
 - Whoever opens a hop closes it, the last one first.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,13 +23,17 @@ from rbee.connection import AskPassphrase, ConnectTimings
 from rbee.errors import ConnectError
 from rbee.events import Emit, Retry
 from rbee.inventory import Node
+from rbee.passphrases import Passphrases
 from rbee.ssh.channels import SSHConnection
 from rbee.ssh.config import Hop, route
-from rbee.ssh.handshake import Opened, open_hop, show_host_key
+from rbee.ssh.handshake import BusyError, Opened, open_hop, show_host_key
 from rbee.ssh.hostkeys import HostKey
 
 #: Seconds before the second and the third try.
 DELAYS = (0.2, 0.4)
+
+#: The same where the server hangs up on newcomers, give or take a half.
+BUSY_DELAYS = (0.2, 0.4, 0.8, 1.6, 3.2)
 
 _CLOSE_TIMEOUT = 2.0
 
@@ -43,12 +51,17 @@ async def connect(
 ) -> AsyncIterator[SSHConnection]:
     """Reach `node` over its jump hosts. Raises as `reach.open_connection`."""
     started = time.monotonic()
+    passphrases = Passphrases(ask_passphrase)
     async with AsyncExitStack() as stack:
         *before, last = route(node, nodes)
-        tunnel = await _open_all(before, stack, emit, ask_passphrase)
-        opened = await _open(last, tunnel, stack, emit, ask_passphrase)
+        tunnel = await _open_all(before, stack, emit, passphrases)
+
+        async def another() -> asyncssh.SSHClientConnection:
+            return (await _open(last, tunnel, stack, emit, passphrases)).connection
+
+        opened = await _open(last, tunnel, stack, emit, passphrases)
         timings = ConnectTimings(opened.connected_at - started, time.monotonic() - opened.connected_at)
-        yield SSHConnection(opened.connection, timings, keeper_id=keeper_id)
+        yield SSHConnection(opened.connection, another, timings, keeper_id=keeper_id)
 
 
 async def scan_host_key(
@@ -60,17 +73,17 @@ async def scan_host_key(
     """
     async with AsyncExitStack() as stack:
         *before, last = route(node, nodes)
-        tunnel = await _open_all(before, stack, emit, ask_passphrase)
+        tunnel = await _open_all(before, stack, emit, Passphrases(ask_passphrase))
         return await _tries(last, emit, lambda: show_host_key(last, tunnel))
 
 
 async def _open_all(
-    hops: list[Hop], stack: AsyncExitStack, emit: Emit, ask: AskPassphrase | None
+    hops: list[Hop], stack: AsyncExitStack, emit: Emit, passphrases: Passphrases
 ) -> asyncssh.SSHClientConnection | None:
     """The jump hosts, each through the one before; the last of them, None when there is none."""
     tunnel = None
     for hop in hops:
-        tunnel = (await _open(hop, tunnel, stack, emit, ask)).connection
+        tunnel = (await _open(hop, tunnel, stack, emit, passphrases)).connection
     return tunnel
 
 
@@ -79,24 +92,30 @@ async def _open(
     tunnel: asyncssh.SSHClientConnection | None,
     stack: AsyncExitStack,
     emit: Emit,
-    ask: AskPassphrase | None,
+    passphrases: Passphrases,
 ) -> Opened:
-    opened = await _tries(hop, emit, lambda: open_hop(hop, tunnel, ask))
+    opened = await _tries(hop, emit, lambda: open_hop(hop, tunnel, passphrases.asking()))
     stack.push_async_callback(_close, opened.connection)
     return opened
 
 
 async def _tries(hop: Hop, emit: Emit, attempt: Callable[[], Awaitable[T]]) -> T:
-    for number, delay in enumerate((*DELAYS, None), start=1):
+    for number in itertools.count(1):
         try:
             return await attempt()
         except ConnectError as error:
+            delays = _busy_delays() if isinstance(error, BusyError) else DELAYS
+            delay = delays[number - 1] if number <= len(delays) else None
             reason = str(error.details.get("reason", error.message))
-            emit(Retry(f"connecting to {hop.name}", number, len(DELAYS) + 1, reason, delay))
+            emit(Retry(f"connecting to {hop.name}", number, len(delays) + 1, reason, delay))
             if delay is None:
                 raise
             await asyncio.sleep(delay)
     raise AssertionError("the last try returned or raised")
+
+
+def _busy_delays() -> tuple[float, ...]:
+    return tuple(delay * random.uniform(0.5, 1.5) for delay in BUSY_DELAYS)  # noqa: S311 - no secret
 
 
 async def _close(connection: asyncssh.SSHClientConnection) -> None:

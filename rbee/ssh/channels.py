@@ -1,7 +1,7 @@
 """What runs over an open SSH connection: shells, files, and streams to sockets.
 
 Rules
-- The login shell sees `exec /bin/sh` and nothing else.
+- The login shell sees `exec /bin/sh` and nothing else, in a session that `sessions` opens.
 - A stream is an SSH channel to the socket where sshd allows that, else the node's `pipe` command in a shell. OpenSSH
   gives one answer for "forbidden" and "nobody listens", so only the pipe can tell them apart.
 - Everything asyncssh raises here becomes an `RbeeError`.
@@ -10,22 +10,21 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import asyncssh
 
 from rbee.connection import ConnectTimings, OnBytes, Stream, Transport, quote
 from rbee.errors import ConnectError, NodeError, RbeeError
-from rbee.shell import Shell, ShellConnection, Stderr, lost, new_nonce
+from rbee.markers import EMPTY_LINES, MAX_NOISE, new_nonce, prints_without_end
+from rbee.shell import Shell, ShellConnection, Stderr, lost, read_before, start_by
+from rbee.ssh.sessions import Sessions
 from rbee.upload import Upload, send
-from rbee_remote.protocol import ErrorCode, RemoteError
+from rbee_remote.protocol import ErrorCode, ProtocolError, RemoteError, parse_json
 
 _CHUNK = 2**16
-_PIPE_NOISE = 2**20
 
 
 @contextmanager
@@ -125,22 +124,25 @@ class PipeStream:
 class SSHConnection(ShellConnection):
     """A `Connection` over SSH."""
 
-    def __init__(self, connection: asyncssh.SSHClientConnection, timings: ConnectTimings, *, keeper_id: str) -> None:
+    def __init__(
+        self,
+        connection: asyncssh.SSHClientConnection,
+        another: Callable[[], Awaitable[asyncssh.SSHClientConnection]],
+        timings: ConnectTimings,
+        *,
+        keeper_id: str,
+    ) -> None:
+        """another: opens one more connection to the same server, and closes it when this one ends."""
         self.timings = timings
         self.transport: Transport = "forward"
         self.pipe_command: tuple[str, ...] | None = None
         self._connection = connection
+        self._sessions = Sessions(connection, another)
         self._keeper_id = keeper_id
         self._forwards = False  # whether a channel to a socket has been opened on this connection
 
     async def open_shell(self) -> SSHShell:
-        try:
-            with _translated():
-                return SSHShell(await self._connection.create_process("exec /bin/sh", encoding=None))
-        except ConnectError as error:
-            if isinstance(error.__cause__, asyncssh.ChannelOpenError):
-                error.hint = "the node's sshd opens no more sessions: see MaxSessions in its sshd_config"
-            raise
+        return SSHShell(await self._sessions.open())
 
     async def put(
         self, source: Path | bytes, target: str, *, sha256: str, mode: int = 0o644, on_bytes: OnBytes | None = None
@@ -204,7 +206,8 @@ class SSHConnection(ShellConnection):
         shell = await self.open_shell()
         try:
             # An echo of this line is not the answer: there, a quote stands before the end of the line.
-            await shell.write(f"exec {words} '{nonce}'\n".encode())
+            with suppress(ConnectError):  # a shell that has ended already says why to whoever reads
+                await shell.write(f"{EMPTY_LINES}exec {words} '{nonce}'\n".encode())
             return PipeStream(shell, await _until_ready(shell, socket, f"{nonce}\n".encode()))
         except BaseException:
             await shell.aclose()
@@ -216,22 +219,22 @@ _FORBIDDEN = (asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, asyncssh.OPEN_UNKNOWN_C
 
 async def _until_ready(shell: SSHShell, socket: str, ready: bytes) -> bytes:
     """What came after the line that says that the pipe stands. Raises what the pipe says when it does not."""
-    said = b""
-    while ready not in said and len(said) < _PIPE_NOISE:
-        data = await shell.read(2**16)
+    said, deadline = b"", start_by()
+    while ready not in said and len(said) < MAX_NOISE:
+        data = await read_before(deadline, shell, said)
         if not data:
             raise _pipe_failed(await shell.wait(), socket, said, shell.stderr.last_line)
         said += data
     _, found, first = said.partition(ready)
     if not found:
-        raise NodeError(ErrorCode.NODE_UNSUPPORTED, "the node's login shell prints without end")
+        raise prints_without_end()
     return first
 
 
 def _pipe_failed(status: int, socket: str, said: bytes, stderr: str) -> RbeeError:
     for line in (*said.decode(errors="replace").splitlines()[-1:], stderr):
-        with suppress(ValueError):
-            body: Any = json.loads(line)
+        with suppress(ProtocolError):
+            body = parse_json(line)
             if isinstance(body, dict) and "error" in body:
                 return NodeError.from_remote(RemoteError.decode(body))
     if status in (2, 126, 127):  # Python found no payload, or the shell no Python: bootstrap makes them anew

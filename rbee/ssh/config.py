@@ -1,7 +1,7 @@
-"""Over which hosts a node is reached, and how each of them: the inventory first, then ~/.ssh/config, then defaults.
+"""Over which hosts a node is reached, and how each of them: the inventory first, then ssh's files, then defaults.
 
 Rules
-- What the inventory says wins. Of ~/.ssh/config only what is named in `_hop` counts; nothing there can switch the
+- What the inventory says wins. Of ssh's configuration only what is named in `_hop` counts; nothing there can switch the
   check of host keys off.
 - Every hop of a chain is resolved on its own, so that each is opened and checked by us.
 """
@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from asyncssh.config import ConfigParseError, SSHClientConfig
-
 from rbee.errors import ConfigError
 from rbee.inventory import Node
+from rbee.ssh import client_config
+from rbee.ssh.client_config import Settings, settings_of
 
 DEFAULT_PORT = 22
 
@@ -34,7 +34,8 @@ class Hop:
 
     name: as the user wrote it. in_inventory: it is a node. explicit_identity: the inventory names the key, and no
     other is tried. agent: the agent's socket, "" for none. host_key: the pinned fingerprint.
-    known_hosts: the files that decide without a pin. proxy_command: for the first hop only.
+    known_hosts: the files that decide without a pin. proxy_command, bind_address: for the first hop only. behind: the
+    name of the hop before, "" for the first.
     """
 
     name: str
@@ -51,7 +52,9 @@ class Hop:
     host_key_alias: str | None
     known_hosts: tuple[Path, ...]
     proxy_command: str | None
+    bind_address: str | None
     family: int
+    behind: str = ""
 
     @property
     def address(self) -> str:
@@ -64,19 +67,18 @@ class Hop:
         return f"{self.user}@{self.host}{port}"
 
 
-def route(node: Node, nodes: Mapping[str, Node], config: Path | None = None) -> tuple[Hop, ...]:
-    """The hops to `node`, itself last. config: another file than ~/.ssh/config.
+def route(node: Node, nodes: Mapping[str, Node]) -> tuple[Hop, ...]:
+    """The hops to `node`, itself last.
 
-    Raises ConfigError for a circle of jump hosts, and for a config that cannot be read.
+    Raises ConfigError for a circle of jump hosts, and for a configuration that cannot be read or honoured.
     """
-    path = config or Path("~/.ssh/config").expanduser()
-    return _Router(nodes, path if path.exists() else None).to_node(node, ())
+    return _Router(nodes, (Path("~/.ssh/config").expanduser(), client_config.SYSTEM_CONFIG)).to_node(node, ())
 
 
 class _Router:
-    def __init__(self, nodes: Mapping[str, Node], config: Path | None) -> None:
+    def __init__(self, nodes: Mapping[str, Node], files: tuple[Path, ...]) -> None:
         self._nodes = nodes
-        self._config = config
+        self._files = files
 
     def to_node(self, node: Node, seen: tuple[str, ...]) -> tuple[Hop, ...]:
         if node.host is None:
@@ -110,26 +112,13 @@ class _Router:
             hops = (
                 self.to_node(known, (*seen, hop.name)) if known is not None else self._to_alias(jump, (*seen, hop.name))
             )
-            before += hops if index == 0 else hops[-1:]
-        return (*before, replace(hop, proxy_command=None))
+            before += hops if index == 0 else [replace(hops[-1], proxy_command=None, behind=before[-1].name)]
+        return (*before, replace(hop, proxy_command=None, bind_address=None, behind=before[-1].name))
 
-    def _settings(self, alias: str, *, user: str | None, port: int | None) -> SSHClientConfig:
-        """What ~/.ssh/config says of `alias`; a user and a port that are given win there too."""
-        paths = [self._config] if self._config is not None else []
-        try:
-            local_user = getpass.getuser()
-            loaded = SSHClientConfig.load(
-                None, paths, False, False, False, local_user, () if user is None else user, alias, port or ()
-            )
-        except (KeyError, OSError, ConfigParseError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"the SSH configuration cannot be used: {error}",
-                hint=f"check it with: ssh -G {alias}",
-            ) from error
-        assert isinstance(loaded, SSHClientConfig)
-        return loaded
+    def _settings(self, alias: str, *, user: str | None, port: int | None) -> Settings:
+        return settings_of(alias, user=user, port=port, files=self._files)
 
-    def _hop(self, name: str, alias: str, settings: SSHClientConfig) -> Hop:
+    def _hop(self, name: str, alias: str, settings: Settings) -> Hop:
         identities = _paths(settings.get("IdentityFile"))
         default = Path("~/.ssh").expanduser()
         user_hosts: Any = settings.get("UserKnownHostsFile")
@@ -152,11 +141,12 @@ class _Router:
             host_key_alias=settings.get("HostKeyAlias") or None,  # type: ignore[arg-type]
             known_hosts=_paths([*user_hosts, *global_hosts]),
             proxy_command=proxy_command,
+            bind_address=settings.get("BindAddress") or None,  # type: ignore[arg-type]
             family=int(str(settings.get("AddressFamily", 0))),
         )
 
 
-def _jumps(settings: SSHClientConfig) -> tuple[str, ...]:
+def _jumps(settings: Settings) -> tuple[str, ...]:
     value = settings.get("ProxyJump")
     return tuple(part.strip() for part in str(value).split(",")) if value else ()
 
@@ -165,7 +155,7 @@ def _paths(values: Any) -> tuple[Path, ...]:
     return tuple(Path(value).expanduser() for value in values or ())
 
 
-def _agent(settings: SSHClientConfig) -> str:
+def _agent(settings: Settings) -> str:
     """The socket of the agent: IdentityAgent, which can also be none or the name of a variable; else SSH_AUTH_SOCK."""
     value: Any = settings.get("IdentityAgent", "SSH_AUTH_SOCK")
     if value is None:

@@ -29,8 +29,9 @@ from rbee_remote.protocol import ErrorCode
 CONNECT_TIMEOUT = 10.0
 AUTHENTICATE_TIMEOUT = 30.0
 
-#: A server that says nothing for 15 s is asked, three times: a dead connection is noticed within a minute.
-KEEPALIVE_INTERVAL = 15
+#: A server that says nothing for 5 s is asked, three times: a dead connection is noticed within 20 s, whatever is under
+#: way. An upload over a slow line is no silence: the server acknowledges every 96 KB.
+KEEPALIVE_INTERVAL = 5
 KEEPALIVE_COUNT = 3
 
 #: The fast ones first: models are large. Key exchanges are asyncssh's own choice, which prefers post-quantum ones.
@@ -98,6 +99,10 @@ async def show_host_key(hop: Hop, tunnel: asyncssh.SSHClientConnection | None) -
     raise AssertionError("a key was accepted although none is trusted")
 
 
+class BusyError(ConnectError):
+    """The server took the connection and hung up without a word."""
+
+
 class _HostKeyRefused(Exception):
     def __init__(self, offered: HostKey | None, reason: str) -> None:
         super().__init__(reason)
@@ -128,6 +133,11 @@ class _Client(asyncssh.SSHClient):
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         self._connection = conn
         self.connected_at = time.monotonic()
+
+    @property
+    def heard_nothing(self) -> bool:
+        """Whether there was a connection, but not even the server's version."""
+        return self._connection is not None and not self._connection.get_extra_info("server_version")
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:  # noqa: ARG002
         self.offered = HostKey.of(key)
@@ -179,6 +189,7 @@ def _options(
         "port": hop.port,
         "username": hop.user,
         "family": hop.family,
+        "local_addr": (hop.bind_address, 0) if hop.bind_address else (),
         "tunnel": tunnel or (),
         "proxy_command": ["/bin/sh", "-c", f"exec {hop.proxy_command}"] if hop.proxy_command else (),
         "config": None,
@@ -191,6 +202,7 @@ def _options(
         "client_keys": None,  # they come from `public_key_auth_requested`
         "preferred_auth": ["publickey"],
         "agent_forwarding": False,
+        "utf8_decode_errors": "replace",  # of banners, which nobody reads here
         "x509_trusted_certs": None,
         "gss_host": None,
         "connect_timeout": None,  # ours counts
@@ -211,7 +223,7 @@ def _translate(error: Exception, hop: Hop, client: _Client, identities: Identiti
         case asyncssh.ChannelOpenError(code=asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED):
             return RefusedError(
                 ErrorCode.AUTH_FAILED,
-                f"the jump host does not let us through to {hop.name}",
+                f"the jump host {hop.behind} does not let us through to {hop.name}",
                 hint="set AllowTcpForwarding in its sshd_config",
                 details={"host": hop.address, "reason": str(error)},
             )
@@ -219,6 +231,8 @@ def _translate(error: Exception, hop: Hop, client: _Client, identities: Identiti
             return identities.refusal(client.methods)  # too many keys, for one
         case TimeoutError():
             return _unreachable(hop, "no answer in time")
+        case asyncssh.ConnectionLost() | ConnectionError() if client.heard_nothing:
+            return _hung_up(hop)
         case socket.gaierror():
             return _unreachable(hop, f"the name {hop.host} is not known: {error.strerror}")
         case OSError():
@@ -227,6 +241,21 @@ def _translate(error: Exception, hop: Hop, client: _Client, identities: Identiti
             return _unreachable(hop, error.reason)
         case _:
             return ConfigError(f"{hop.name} cannot be reached with these settings: {error}")
+
+
+def _hung_up(hop: Hop) -> ConnectError:
+    """TCP stood, or a proxy ran, and no SSH server has said its version."""
+    if hop.proxy_command:
+        error = _unreachable(hop, "its ProxyCommand ended without a connection")
+        error.hint = f"see what it says: {hop.proxy_command}"
+        return error
+    return BusyError(
+        ErrorCode.CONNECTION_TIMEOUT,
+        f"{hop.name} hangs up on whoever connects",
+        hint="its sshd may have too many others at the door (MaxStartups), or punish this address for failed logins "
+        "(PerSourcePenalties): wait a minute",
+        details={"host": hop.address, "reason": "the server hung up before it said a word"},
+    )
 
 
 def _unreachable(hop: Hop, reason: str) -> ConnectError:

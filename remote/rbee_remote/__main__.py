@@ -1,4 +1,4 @@
-"""`python payload.zip hive | worker | download | inspect | measure | pipe`: all that rbee starts on a node starts here.
+"""`python payload.zip hive | worker | download | inspect | measure | pipe | survey | tidy`: what rbee starts on a node.
 
 Each command imports only what it needs: `pipe` runs once per channel and has to be there at once.
 """
@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from rbee_remote.protocol import RemoteError
 
-COMMANDS = ("hive", "worker", "download", "inspect", "measure", "pipe")
+COMMANDS = ("hive", "worker", "download", "inspect", "measure", "pipe", "survey", "tidy")
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -52,6 +52,14 @@ def _run(command: str, arguments: list[str]) -> int:
         from rbee_remote.worker.llama import memory
 
         return memory.main(arguments)
+    if command == "survey":
+        from rbee_remote.sweep import survey
+
+        return survey.main(arguments)
+    if command == "tidy":
+        from rbee_remote.sweep import tidy
+
+        return tidy.main(arguments)
     from rbee_remote import gguf_meta
 
     return gguf_meta.main(arguments)

@@ -1,10 +1,16 @@
-"""Frozen dataclasses to JSON values and back, every field checked. Standard library only."""
+"""Frozen dataclasses to JSON values and back, every field checked. Standard library only.
+
+Rules
+- What comes in is hostile until it is checked: `parse_json` bounds what any reader has to bear, `decode` gives a type.
+- An error names the field and quotes little of what stood there.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
 import functools
+import json
 import math
 import types
 import typing
@@ -16,6 +22,45 @@ class ProtocolError(ValueError):
 
 
 T = TypeVar("T")
+
+#: What all readers of JSON can hold: SQLite, and everything that is not Python.
+LARGEST_INTEGER = 2**63 - 1
+#: No message of ours is nested deeper than a schema inside a request.
+MAX_DEPTH = 64
+_QUOTED = 80
+
+
+def parse_json(text: bytes | str) -> Any:
+    """The value of a JSON text in UTF-8, as RFC 8259 and I-JSON (RFC 7493) have it.
+
+    Raises ProtocolError for what is no JSON, and for what Python's parser lets through and later readers stumble over:
+    NaN and infinities, integers of more than 64 bits, halves of surrogate pairs, nesting deeper than MAX_DEPTH.
+    """
+    try:
+        value = json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
+        _check_value(value, 0)
+    except (ValueError, RecursionError) as error:
+        reason = str(error) if isinstance(error, ProtocolError) else "it cannot be parsed"
+        raise ProtocolError(f"no JSON: {reason}") from error
+    return value
+
+
+def _check_value(value: Any, depth: int) -> None:
+    if isinstance(value, str):
+        value.encode("utf-8")  # UnicodeEncodeError, a ValueError, for half a surrogate pair
+    elif isinstance(value, int):
+        _check_integer(value, "value")
+    elif isinstance(value, float):
+        _decode_float(value, "value")
+    elif value is not None:
+        if depth == MAX_DEPTH:
+            raise ProtocolError(f"nested deeper than {MAX_DEPTH}")
+        if isinstance(value, dict):
+            for key in value:
+                key.encode("utf-8")
+            value = value.values()
+        for item in value:
+            _check_value(item, depth + 1)
 
 
 def encode(message: Any) -> dict[str, Any]:
@@ -50,12 +95,25 @@ def _decode(kind: Any, data: Any, where: str) -> Any:
         try:
             return kind(data)
         except ValueError as error:
-            raise ProtocolError(f"{where}: {data!r} is none of {[member.value for member in kind]}") from error
+            raise ProtocolError(f"{where}: {_shown(data)} is none of {[member.value for member in kind]}") from error
     if kind is float and isinstance(data, (int, float)) and not isinstance(data, bool):
         return _decode_float(data, where)
     if kind is not Any and (not isinstance(data, kind) or (isinstance(data, bool) and kind is not bool)):
         raise ProtocolError(f"{where}: expected {kind.__name__}, got {type(data).__name__}")
+    if kind is int:
+        _check_integer(data, where)
     return data
+
+
+def _check_integer(data: int, where: str) -> None:
+    if abs(data) > LARGEST_INTEGER:
+        raise ProtocolError(f"{where}: too large a number")
+
+
+def _shown(data: Any) -> str:
+    """Some of a value that is wrong."""
+    text = repr(data)
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
 
 
 def _decode_float(data: int | float, where: str) -> float:
@@ -91,7 +149,7 @@ def _hints(kind: Any) -> dict[str, Any]:
 def _decode_dict(kind: Any, data: Any, where: str) -> dict[str, Any]:
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise ProtocolError(f"{where}: expected an object, got {type(data).__name__}")
-    return {key: _decode(kind, value, f"{where}.{key}") for key, value in data.items()}
+    return {key: _decode(kind, value, f"{where}.{key[:_QUOTED]}") for key, value in data.items()}
 
 
 def _items(data: Any, where: str) -> enumerate[Any]:

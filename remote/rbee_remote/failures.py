@@ -13,6 +13,7 @@ class ErrorCode(str, enum.Enum):
     USAGE = "USAGE"
     CONFIG_INVALID = "CONFIG_INVALID"
     REGISTRY_CORRUPT = "REGISTRY_CORRUPT"
+    AUDIT_BROKEN = "AUDIT_BROKEN"
     CONNECTION_TIMEOUT = "CONNECTION_TIMEOUT"
     CONNECTION_LOST = "CONNECTION_LOST"
     AUTH_FAILED = "AUTH_FAILED"
@@ -58,18 +59,18 @@ class RemoteError(Exception):
 
     @classmethod
     def decode(cls, data: Any) -> RemoteError:
-        """The error inside `data`; a `RemoteError` with code INTERNAL where `data` is not one. Never raises."""
+        """The error inside `data`, NODE_UNSUPPORTED where it names no code that we know. Never raises."""
         body = data.get("error") if isinstance(data, dict) else None
         if not isinstance(body, dict):
-            return cls(ErrorCode.INTERNAL, "the node answered with something that is no rbee error")
+            return cls(ErrorCode.NODE_UNSUPPORTED, "the node answered with something that is no rbee error")
         try:
             code = ErrorCode(body.get("code"))
         except ValueError:
-            code = ErrorCode.INTERNAL
-        details = body.get("details")
+            code = ErrorCode.NODE_UNSUPPORTED
+        message, hint, details = (body.get(name) for name in ("message", "hint", "details"))
         return cls(
             code,
-            str(body.get("message", "")),
-            hint=str(body.get("hint", "")),
+            message if isinstance(message, str) and message else "the node reports an error without saying which",
+            hint=hint if isinstance(hint, str) else "",
             details=details if isinstance(details, dict) else {},
         )

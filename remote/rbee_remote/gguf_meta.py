@@ -13,9 +13,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rbee_remote.command import accept_marks
 from rbee_remote.gguf_file import GgufFile, read_gguf
 from rbee_remote.gguf_memory import cache_shape
 from rbee_remote.protocol import ErrorCode, ModelMeta, RemoteError, encode
+from rbee_remote.reader import end_with_reader
 
 #: Types whose matrices llama.cpp copies into another order for some processors (ggml-cpu/repack.cpp).
 _REARRANGED = {"Q4_0", "Q2_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "MXFP4"}
@@ -30,7 +32,10 @@ def main(argv: list[str]) -> int:
     """Print the ModelMeta of a file. Raises RemoteError MODEL_INVALID, MODEL_NOT_FOUND."""
     parser = argparse.ArgumentParser(prog="rbee_remote inspect")
     parser.add_argument("file", type=Path)
-    meta = read_meta(parser.parse_args(argv).file)
+    accept_marks(parser)
+    file = parser.parse_args(argv).file
+    end_with_reader()
+    meta = read_meta(file)
     sys.stdout.write(json.dumps(encode(meta)) + "\n")
     return 0
 

@@ -22,11 +22,12 @@ LEAK_PATIENCE_S = 5.0
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's home: ~/.ssh is empty, and no agent runs."""
+    """The user's home: ~/.ssh is empty, no agent runs, and the machine's own configuration does not count."""
     folder = tmp_path / "home"
     (folder / ".ssh").mkdir(parents=True, mode=0o700)
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    monkeypatch.setattr("rbee.ssh.client_config.SYSTEM_CONFIG", tmp_path / "ssh_config")
     return folder
 
 
@@ -90,6 +91,6 @@ def _targets() -> set[tuple[str, str]]:
 
 
 def write_key(path: Path, key: asyncssh.SSHKey, passphrase: str | None = None) -> Path:
-    key.write_private_key(path, passphrase=passphrase)
+    key.write_private_key(path, passphrase=passphrase, rounds=50)
     path.chmod(0o600)
     return path

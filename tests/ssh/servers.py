@@ -1,9 +1,11 @@
-"""SSH servers to connect to: asyncssh's in this process with a login shell of choice, and OpenSSH's as a child."""
+"""SSH servers to connect to: asyncssh's in this process with a login shell of choice, OpenSSH's and dropbear as
+children."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -17,7 +19,9 @@ import asyncssh
 
 from rbee.inventory import Node
 
-SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
+SSHD = shutil.which("sshd", path=_PATH)
+DROPBEAR = shutil.which("dropbear", path=_PATH)
 
 
 @dataclass
@@ -31,6 +35,7 @@ class Server:
     logins: list[str] = field(default_factory=list)
     connections: list[asyncssh.SSHServerConnection] = field(default_factory=list)
     tunnels: list[tuple[str, int]] = field(default_factory=list)
+    shells: set[int] = field(default_factory=set)
 
     def node(self, identity: Path | None, **settings: object) -> Node:
         """A node of an inventory that pins the server's first host key, unless told otherwise."""
@@ -84,7 +89,7 @@ async def asyncssh_server(
     """A server that runs `shell -c COMMAND` for everybody who has one of the keys. sockets, tunnels: forwarding."""
 
     async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
-        await _login_shell(process, [*shell, "-c", process.command or ""], {**os.environ, **(env or {})})
+        await _login_shell(server, process, [*shell, "-c", process.command or ""], {**os.environ, **(env or {})})
 
     keys = list(host_keys or [asyncssh.generate_private_key("ssh-ed25519")])
     server = Server(0, [key.get_fingerprint() for key in keys])
@@ -107,17 +112,21 @@ async def asyncssh_server(
         acceptor.close()
         for connection in server.connections:
             connection.abort()
+        for pid in server.shells:  # those that do not notice the end of their stdin
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
         await acceptor.wait_closed()
 
 
 async def _login_shell(
-    process: asyncssh.SSHServerProcess[bytes], command: Sequence[str], environment: dict[str, str]
+    server: Server, process: asyncssh.SSHServerProcess[bytes], command: Sequence[str], environment: dict[str, str]
 ) -> None:
     """Run a command for a channel, as sshd does: what ends it when the channel closes is the end of its stdin."""
     pipe = asyncio.subprocess.PIPE
     child = await asyncio.create_subprocess_exec(
         *command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True, env=environment
     )
+    server.shells.add(child.pid)
     assert child.stdin is not None
     assert child.stdout is not None
     assert child.stderr is not None
@@ -134,6 +143,7 @@ async def _login_shell(
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
         await child.wait()
+        server.shells.discard(child.pid)
         process.close()
 
 
@@ -184,9 +194,45 @@ async def openssh_server(folder: Path, authorized: asyncssh.SSHKey, *settings: s
         await child.wait()
 
 
-def _me() -> str:
-    import pwd
+@asynccontextmanager
+async def dropbear_server(folder: Path, authorized: asyncssh.SSHKey, *options: str) -> AsyncIterator[Server]:
+    """dropbear for the user who runs the tests, root. It takes keys from the user's home alone; so it sees another list
+    of users, in which that home is `folder`.
+    """
+    assert DROPBEAR is not None
+    key = folder / "host_key"
+    await _run("dropbearkey", "-t", "ed25519", "-f", str(key))
+    public = (await _run("dropbearkey", "-y", "-f", str(key))).splitlines()[1]
+    (folder / ".ssh").mkdir(mode=0o700)
+    authorized.write_public_key(folder / ".ssh" / "authorized_keys")
+    (folder / ".ssh" / "authorized_keys").chmod(0o600)
+    folder.chmod(0o700)
+    me, users = pwd.getpwuid(os.getuid()), folder / "passwd"
+    users.write_text(f"{me.pw_name}:x:{me.pw_uid}:{me.pw_gid}::{folder}:/bin/sh\n")
+    port = _free_port()
+    command = [DROPBEAR, "-F", "-E", "-r", str(key), "-p", f"127.0.0.1:{port}", *options]
+    child = await asyncio.create_subprocess_exec(
+        *("unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/passwd && exec "$@"', str(users), *command),
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        await _listening(port)
+        yield Server(port, [asyncssh.import_public_key(public).get_fingerprint()], user=me.pw_name)
+    finally:
+        child.terminate()
+        await child.wait()
 
+
+async def _run(*command: str) -> str:
+    child = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    said, _ = await child.communicate()
+    assert child.returncode == 0, command
+    return said.decode()
+
+
+def _me() -> str:
     return pwd.getpwuid(os.getuid()).pw_name
 
 

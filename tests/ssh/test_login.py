@@ -55,6 +55,25 @@ async def test_an_encrypted_key_is_opened_with_the_passphrase(
     assert prompts == [f"Passphrase for {encrypted}: "] * 2
 
 
+async def test_a_passphrase_that_is_typed_too_late_is_used_on_the_next_try(
+    connect: Connect, user_key: asyncssh.SSHKey, tmp_path: Path, events: list[Event]
+) -> None:
+    """The server hangs up meanwhile, as sshd does after LoginGraceTime; nobody is asked twice."""
+    encrypted = write_key(tmp_path / "encrypted", user_key, "open sesame")
+    prompts = []
+    async with asyncssh_server([user_key]) as server:
+
+        async def ask(prompt: str) -> str:
+            prompts.append(prompt)
+            server.connections[-1].abort()
+            return "open sesame"
+
+        async with connect(server.node(encrypted), ask_passphrase=ask) as connection:
+            assert (await connection.run("echo in")).stdout == b"in\n"
+    assert len(prompts) == 1
+    assert len(events) == 1
+
+
 async def test_an_encrypted_key_that_nobody_opens_is_named(
     connect: Connect, user_key: asyncssh.SSHKey, tmp_path: Path
 ) -> None:
@@ -217,7 +236,7 @@ async def test_a_jump_host_that_lets_nobody_through_is_not_asked_again(
     async with asyncssh_server([user_key], tunnels=False) as jump, asyncssh_server([user_key]) as last:
         error = await _error(connect, last.node(identity, jump=("bastion",)), _bastion(jump, identity))
     assert isinstance(error, RefusedError)
-    assert "does not let us through" in error.message
+    assert "bastion does not let us through to gpu1" in error.message
     assert events == []
 
 
@@ -259,6 +278,15 @@ async def test_what_the_inventory_says_wins_over_the_configuration(
         async with connect(last.node(identity, jump=("bastion",)), bastion) as connection:
             assert (await connection.run("echo in")).stdout == b"in\n"
         assert last.logins == ["bee"]
+
+
+async def test_the_configurations_own_address_is_used(
+    connect: Connect, user_key: asyncssh.SSHKey, identity: Path, home: Path
+) -> None:
+    (home / ".ssh" / "config").write_text("Host 127.0.0.1\n  BindAddress 127.0.0.9\n")
+    async with asyncssh_server([user_key]) as server, connect(server.node(identity)) as connection:
+        assert (await connection.run("echo in")).stdout == b"in\n"
+        assert server.connections[0].get_extra_info("peername")[0] == "127.0.0.9"
 
 
 async def test_jump_hosts_that_go_round_in_a_circle_are_an_error(connect: Connect) -> None:

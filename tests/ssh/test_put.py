@@ -156,7 +156,7 @@ async def test_a_full_disk_is_named_before_anything_is_sent(
             )
     assert caught.value.code is ErrorCode.DISK_FULL
     assert caught.value.exit_status == 5
-    assert (caught.value.details["needed_mb"], caught.value.details["available_mb"]) == (6, 0)
+    assert (caught.value.details["needed_mb"], caught.value.details["free_mb"]) == (6, 0)
     assert seen == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 
+from rbee.connection import Connection
 from rbee.errors import ConnectError, NodeError
 from rbee.inventory import Node
 from rbee.probe import probe
@@ -56,6 +58,61 @@ async def test_the_noise_of_an_rc_file_is_kept_apart(
     assert done.stdout == b"answer\n"
     assert done.noise == b"Welcome!\nrbee-begin:no\nno newline"
     assert found.shell_noise_bytes == len(done.noise)
+
+
+@pytest.mark.parametrize(
+    "rc", ["sleep 600", "cat", "exec fish", "exec tcsh", "while read line; do :; done", "head -c 100000 >/dev/null"]
+)
+async def test_a_shell_that_does_not_start_is_given_up_and_its_rc_files_are_suspected(
+    rc: str,
+    tmp_path: Path,
+    connect: Connect,
+    user_key: asyncssh.SSHKey,
+    identity: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rbee.shell.START_TIMEOUT", 0.4)
+    shell = _shell_with(tmp_path, f"echo checking quota >&2; {rc}")
+    async with asyncssh_server([user_key], shell=[shell]) as server, connect(server.node(identity)) as connection:
+        for attempt in (
+            connection.run("echo in"),
+            connection.put(b"x", f"{tmp_path}/x", sha256="0" * 64),
+            _first_line(connection),
+        ):
+            with pytest.raises(ConnectError, match="did not start") as caught:
+                await attempt
+            assert caught.value.code is ErrorCode.CONNECTION_TIMEOUT
+            assert ".bashrc" in caught.value.hint
+            assert caught.value.details["said"]
+
+
+@pytest.mark.parametrize("rc", ["sleep 1", "read one; read two", "exec zsh", "exec bash", "set -e; export SHELLOPTS"])
+async def test_a_shell_that_takes_its_time_and_reads_stdin_runs_scripts(
+    rc: str, tmp_path: Path, connect: Connect, user_key: asyncssh.SSHKey, identity: Path
+) -> None:
+    if rc.startswith("exec ") and shutil.which(rc.removeprefix("exec ")) is None:
+        pytest.skip("that shell is not installed")
+    shell = _shell_with(tmp_path, rc)
+    async with asyncssh_server([user_key], shell=[shell]) as server, connect(server.node(identity)) as connection:
+        assert (await connection.run(TRICKY)).status == 3
+        content = bytes(range(256)) * 10_000
+        digest = hashlib.sha256(content).hexdigest()
+        await connection.put(content, f"{tmp_path}/put", sha256=digest)
+        assert (tmp_path / "put").read_bytes() == content
+
+
+async def test_a_megabyte_of_noise_is_no_obstacle_and_noise_without_end_is_one(
+    tmp_path: Path, connect: Connect, user_key: asyncssh.SSHKey, identity: Path
+) -> None:
+    shell = _shell_with(tmp_path, "head -c 2000000 /dev/urandom; head -c 1000000 /dev/zero >&2")
+    async with asyncssh_server([user_key], shell=[shell]) as server, connect(server.node(identity)) as connection:
+        done = await connection.run("echo answer")
+    assert (done.stdout, len(done.noise)) == (b"answer\n", 2_000_000)
+    shell = _shell_with(tmp_path, "exec yes")
+    async with asyncssh_server([user_key], shell=[shell]) as server, connect(server.node(identity)) as connection:
+        with pytest.raises(NodeError, match="prints without end") as caught:
+            await connection.run("echo answer")
+    assert ".bashrc" in caught.value.hint
 
 
 async def test_an_account_without_a_shell_is_named_so(
@@ -155,3 +212,16 @@ def _runs(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def _shell_with(folder: Path, rc: str) -> str:
+    """A login shell that does what rc files do, and then runs its command."""
+    path = folder / "login"
+    path.write_text(f'#!/bin/bash\n{rc}\nexec /bin/sh "$@"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+async def _first_line(connection: Connection) -> bytes:
+    async with connection.stream_script("echo in") as lines:
+        return await anext(lines)

@@ -4,49 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncssh
 import pytest
 
-from rbee.connection import Connection, Stream
+from rbee.connection import Connection
 from rbee.errors import ConnectError, NodeError
 from rbee.forwarding import forwarding_works
 from rbee_remote.protocol import ErrorCode
 from tests.ssh.conftest import Connect
+from tests.ssh.peers import PIPE, exactly, shouting
 from tests.ssh.servers import SSHD, asyncssh_server, openssh_server
 
-REMOTE = Path(__file__).resolve().parents[2] / "remote"
-RUN_PIPE = f"import sys; sys.path.insert(0, {str(REMOTE)!r}); from rbee_remote.__main__ import main; main()"
-PIPE = (sys.executable, "-I", "-c", RUN_PIPE, "pipe")
-
 needs_openssh = pytest.mark.skipif(SSHD is None, reason="OpenSSH's sshd is not installed")
-
-
-@asynccontextmanager
-async def _shouting(path: Path) -> AsyncIterator[str]:
-    """A socket whose server answers in capitals and hangs up after the client has."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(2**16):
-            writer.write(data.upper())
-            await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_unix_server(serve, path)
-    async with server:
-        yield str(path)
-
-
-async def _exactly(stream: Stream, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        piece = await stream.read(2**16)
-        assert piece, f"the stream ended after {len(data)} of {size} bytes"
-        data += piece
-    return data
 
 
 async def _talk(connection: Connection, socket: str) -> None:
@@ -54,10 +25,10 @@ async def _talk(connection: Connection, socket: str) -> None:
     streams = [await connection.open_stream(socket), await connection.open_stream(socket)]
     for stream in streams:
         await stream.write(b"hello")
-    assert [await _exactly(stream, 5) for stream in streams] == [b"HELLO", b"HELLO"]
+    assert [await exactly(stream, 5) for stream in streams] == [b"HELLO", b"HELLO"]
     large = bytes(range(97, 123)) * 40_000
     writing = asyncio.create_task(streams[0].write(large))
-    assert await _exactly(streams[0], len(large)) == large.upper()
+    assert await exactly(streams[0], len(large)) == large.upper()
     await writing
     for stream in streams:
         await stream.aclose()
@@ -75,7 +46,7 @@ async def test_streams_go_over_channels(
 ) -> None:
     async with (
         asyncssh_server([user_key]) as server,
-        _shouting(tmp_path / "s.sock") as socket,
+        shouting(tmp_path / "s.sock") as socket,
         connect(server.node(identity)) as connection,
     ):
         await _talk(connection, socket)
@@ -88,7 +59,7 @@ async def test_streams_go_over_the_pipe_where_forwarding_is_forbidden(
 ) -> None:
     async with (
         asyncssh_server([user_key], sockets=False) as server,
-        _shouting(tmp_path / "s.sock") as socket,
+        shouting(tmp_path / "s.sock") as socket,
         connect(server.node(identity), pipe_command=PIPE) as connection,
     ):
         await _talk(connection, socket)
@@ -121,12 +92,12 @@ async def test_a_stream_whose_connection_drops_is_lost(
 ) -> None:
     async with (
         asyncssh_server([user_key], sockets=sockets) as server,
-        _shouting(tmp_path / "s.sock") as socket,
+        shouting(tmp_path / "s.sock") as socket,
         connect(server.node(identity), pipe_command=PIPE) as connection,
     ):
         stream = await connection.open_stream(socket)
         await stream.write(b"hello")
-        assert await _exactly(stream, 5) == b"HELLO"
+        assert await exactly(stream, 5) == b"HELLO"
         server.connections[-1].abort()
         with pytest.raises(ConnectError) as caught:
             await stream.read(100)
@@ -149,7 +120,7 @@ async def test_the_end_of_the_servers_side_is_an_end_and_no_error(
         ):
             stream = await connection.open_stream(str(tmp_path / "s.sock"))
             await stream.write(b"bye")
-            assert await _exactly(stream, 3) == b"bye"
+            assert await exactly(stream, 3) == b"bye"
             assert await stream.read(100) == b""
             await stream.aclose()
     listener.close()
@@ -165,7 +136,7 @@ async def test_openssh_with_forwarding(
 ) -> None:
     async with (
         openssh_server(tmp_path, user_key) as server,
-        _shouting(tmp_path / "s.sock") as socket,
+        shouting(tmp_path / "s.sock") as socket,
         connect(server.node(identity), pipe_command=PIPE) as connection,
     ):
         assert (await connection.run("echo in; exit 4")).status == 4
@@ -184,7 +155,7 @@ async def test_openssh_where_a_missing_socket_is_asked_for_first(
         connection.pipe_command = PIPE
         await _gone(connection, str(tmp_path / "none.sock"))
         assert connection.transport == "forward"
-        async with _shouting(tmp_path / "s.sock") as socket:
+        async with shouting(tmp_path / "s.sock") as socket:
             await _talk(connection, socket)
         assert connection.transport == "forward"
 
@@ -196,7 +167,7 @@ async def test_openssh_without_forwarding(
 ) -> None:
     async with (
         openssh_server(tmp_path, user_key, setting) as server,
-        _shouting(tmp_path / "s.sock") as socket,
+        shouting(tmp_path / "s.sock") as socket,
         connect(server.node(identity), pipe_command=PIPE) as connection,
     ):
         await _talk(connection, socket)

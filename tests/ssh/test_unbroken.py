@@ -19,20 +19,21 @@ import asyncssh
 import httpx
 import pytest
 
-from rbee.answer import Answer, Way, answer
+from rbee.answer import Answer, Draft, Way, answer
 from rbee.connection import Connection
 from rbee.deadline import Deadline
 from rbee.errors import ConnectError, NodeError, RefusedError
 from rbee.events import Emit, Event, Notice, Token
+from rbee.fate import Fate
 from rbee.hive_client import WorkerClient
 from rbee.link import Link
 from rbee.reach import open_connection
 from rbee.unbroken import Patience
-from rbee_remote.protocol import ErrorCode, GenerateRequest, WorkerInfo
+from rbee_remote.protocol import ErrorCode, GenerateRequest
 from tests.proxy import ChaosProxy, Fault, Kind, random_fault
 from tests.ssh import scripted_worker
+from tests.ssh.peers import PIPE
 from tests.ssh.servers import SSHD, Server, openssh_server
-from tests.ssh.test_streams import PIPE
 
 AT_ONCE = 16
 #: Shorter than a user's: these answers have a token every few milliseconds, and sshd is near. A connection that stalls
@@ -64,7 +65,7 @@ class Peer:
         async with Link(node.name, opener, emit) as link:
             client = WorkerClient(link, str(self.socket), worker_id=scripted_worker.WORKER_ID, keeper_id="k1")
             save_to = self.socket.with_name(f"{uuid.uuid4().hex}.txt")
-            yield Way(client, link, explain=nothing_known, save_to=save_to, patience=PATIENCE)
+            yield Way(client, link, explain=nothing_known, draft=Draft(save_to), patience=PATIENCE)
 
     async def until_idle(self) -> None:
         """No request runs or waits on the worker any more."""
@@ -74,8 +75,9 @@ class Peer:
                 await asyncio.sleep(0.02)
 
 
-async def nothing_known() -> WorkerInfo | None:
-    return None
+async def nothing_known() -> Fate:
+    """There is no hive beside the scripted worker."""
+    return Fate(reached=False)
 
 
 @asynccontextmanager
@@ -111,12 +113,15 @@ class Reader:
 
     def __init__(self, on_token: Callable[[int], None] = lambda _: None) -> None:
         self.events: list[Event] = []
+        self.on_notice: Callable[[str], object] = lambda _: None
         self._on_token = on_token
 
     def __call__(self, event: Event) -> None:
         self.events.append(event)
         if isinstance(event, Token):
             self._on_token(event.tokens)
+        if isinstance(event, Notice):
+            self.on_notice(event.text)
 
     @property
     def tokens(self) -> list[Token]:
@@ -162,7 +167,7 @@ async def one_run(peer: Peer, seed: int) -> int:
                 asyncio.get_running_loop().call_later(after_s, proxy.strike, kind)
             result = await answer(way, ask(str(seed)), emit=reader)
         reader.has_all_of(scripted_worker.answer(str(seed)), result)
-        assert not way.save_to.exists()
+        assert not way.draft.path.exists()
         return proxy.connections - 1
 
 
@@ -216,9 +221,9 @@ async def test_a_network_that_does_not_come_back_ends_the_answer_and_keeps_its_t
             with pytest.raises(ConnectError) as caught:
                 await answer(hasty, ask(), emit=reader)
         assert caught.value.code is ErrorCode.CONNECTION_LOST
-        assert caught.value.details["saved"] == str(way.save_to)
-        assert way.save_to.read_text() == "".join(token.text for token in reader.tokens)
-        assert ANSWER.decode().startswith(way.save_to.read_text())
+        assert caught.value.details["saved"] == str(way.draft.path)
+        assert way.draft.path.read_text() == "".join(token.text for token in reader.tokens)
+        assert ANSWER.decode().startswith(way.draft.path.read_text())
 
 
 async def test_a_deadline_ends_an_outage(peer: Peer) -> None:
@@ -250,7 +255,7 @@ async def test_a_worker_that_died_meanwhile_is_not_waited_for(peer: Peer) -> Non
             with pytest.raises(NodeError) as caught:
                 await answer(way, ask(), emit=reader)
     assert caught.value.code is ErrorCode.WORKER_CRASHED
-    assert way.save_to.read_text() == "".join(token.text for token in reader.tokens)
+    assert way.draft.path.read_text() == "".join(token.text for token in reader.tokens)
 
 
 async def test_a_worker_that_hangs_is_told_from_a_lost_connection(peer: Peer) -> None:
@@ -263,7 +268,7 @@ async def test_a_worker_that_hangs_is_told_from_a_lost_connection(peer: Peer) ->
     peer.process.send_signal(signal.SIGCONT)
     assert caught.value.code is ErrorCode.CONNECTION_TIMEOUT
     assert "no answer to GET /v1/requests" in caught.value.message
-    assert way.save_to.exists()
+    assert way.draft.path.exists()
 
 
 async def test_ctrl_c_during_an_outage_reaches_the_worker(peer: Peer) -> None:
@@ -286,6 +291,29 @@ async def test_ctrl_c_during_an_outage_reaches_the_worker(peer: Peer) -> None:
         await peer.until_idle()
 
 
+async def test_ctrl_c_while_there_is_no_connection_ends_soon_and_says_so(peer: Peer) -> None:
+    down = asyncio.Event()
+    async with ChaosProxy(
+        ("127.0.0.1", peer.server.port), lambda number: Fault("stall", after_s=0.0) if number else Fault()
+    ) as proxy:
+        reader = Reader(striking(proxy, "cut", 3))
+        reader.on_notice = lambda text: down.set() if text.startswith("lost") else None
+        async with peer.through(proxy, reader) as way:
+            answering = asyncio.create_task(answer(way, ask("endless"), emit=reader))
+            await down.wait()
+            while proxy.connections < 2:
+                await asyncio.sleep(0.02)
+            answering.cancel()
+            began = time.monotonic()
+            with pytest.raises(asyncio.CancelledError):
+                await answering
+            assert time.monotonic() - began < 4.0
+    assert reader.notices[1:] == [
+        "canceling: telling gpu1",
+        "gpu1 could not be told: its worker ends the answer within a minute",
+    ]
+
+
 async def test_a_changed_host_key_is_no_reason_to_go_on(peer: Peer, tmp_path: Path, user_key: asyncssh.SSHKey) -> None:
     other = tmp_path / "other"
     other.mkdir()
@@ -301,7 +329,7 @@ async def test_a_changed_host_key_is_no_reason_to_go_on(peer: Peer, tmp_path: Pa
             with pytest.raises(RefusedError) as caught:
                 await answer(way, ask(), emit=reader)
     assert caught.value.code is ErrorCode.HOST_KEY_MISMATCH
-    assert caught.value.details["saved"] == str(way.save_to)
+    assert caught.value.details["saved"] == str(way.draft.path)
 
 
 async def test_a_request_whose_beginning_was_lost_is_computed_once(peer: Peer) -> None:

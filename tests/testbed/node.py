@@ -9,7 +9,7 @@ import base64
 import hashlib
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -56,6 +56,12 @@ class ContainerNode:
         """Make an image of what is in the container now."""
         repository, _, name = tag.partition(":")
         self._container.get_wrapped_container().commit(repository, name)
+
+    def restart(self) -> None:
+        """End all processes at once and start again, as after a power cut; files stay, the port may be another."""
+        self._container.get_wrapped_container().restart(timeout=0)
+        self.port = int(self._container.get_exposed_port(22))
+        until_sshd_answers(self.host, self.port)
 
     def put_archive(self, folder: str, tar: IO[bytes]) -> None:
         """Unpack a tar archive below `folder`, past SSH."""
@@ -130,10 +136,13 @@ def start_node(
     user: str = "bee",
     sshd: Sequence[str] = (),
     memory: str | None = None,
+    tmpfs: Mapping[str, str] | None = None,
+    volumes: Mapping[str, str] | None = None,
 ) -> tuple[DockerContainer, ContainerNode]:
     """Start a container. image: a tag, `node_image()` unless told. sshd: options, each as `Name=value`.
 
-    memory: limit as docker writes it, such as "200m". The caller stops the container.
+    memory: limit as docker writes it, such as "200m". tmpfs: mount options by folder ("size=64m,mode=1777"; docker adds
+    noexec unless it says exec). volumes: folders by the name of a docker volume. The caller stops the container.
     Raises NoTestbed where no image can be made.
     """
     container = DockerContainer(image or images.node_image())
@@ -141,6 +150,9 @@ def start_node(
     container.with_env("AUTHORIZED_KEY", key.public)
     container.with_command([word for option in sshd for word in ("-o", option)])
     limits = {"mem_limit": memory, "memswap_limit": memory} if memory else {}
+    for volume, folder in (volumes or {}).items():
+        container.with_volume_mapping(volume, folder, "rw")
+    container.tmpfs.update(tmpfs or {})
     container.with_kwargs(cap_add=["NET_ADMIN"], init=True, **limits)
     container.start()
     try:

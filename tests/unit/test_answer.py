@@ -16,21 +16,22 @@ from typing import Any
 
 import pytest
 
-from rbee.answer import Way, answer
+from rbee.answer import Draft, Way, answer
 from rbee.deadline import Deadline
 from rbee.errors import NodeError
 from rbee.events import Event, Retry, Token
+from rbee.fate import Fate
 from rbee.hive_client import WorkerClient
 from rbee.link import Link
 from rbee.local import LocalConnection
 from rbee.render import OutputClosed
-from rbee_remote.protocol import ErrorCode, GenerateRequest, WorkerInfo
+from rbee_remote.protocol import ErrorCode, GenerateRequest, TokenEvent
 from rbee_remote.worker.testing import ScriptedEngine, loads
 from tests.unit.worker.test_app import Worker, running
 
 
-async def nothing_known() -> WorkerInfo | None:
-    return None
+async def nothing_known() -> Fate:
+    return Fate(reached=False)
 
 
 @contextlib.asynccontextmanager
@@ -41,7 +42,7 @@ async def way_to(engine: ScriptedEngine, **config: Any) -> AsyncIterator[tuple[W
             Link("local", lambda _: LocalConnection(keeper_id="keeper"), print_nothing) as link,
         ):
             client = WorkerClient(link, str(worker.socket), worker_id="a" * 16, keeper_id="keeper")
-            yield Way(client, link, explain=nothing_known, save_to=Path(saved) / "answer.txt"), worker
+            yield Way(client, link, explain=nothing_known, draft=Draft(Path(saved) / "answer.txt")), worker
 
 
 def print_nothing(_: Event) -> None:
@@ -79,7 +80,7 @@ async def test_a_local_worker_that_dies_is_not_waited_for() -> None:
             await answer(way, ask(), emit=heard.append)
         assert await worker.task == 1
         assert caught.value.code is ErrorCode.WORKER_CRASHED
-        assert way.save_to.read_text() == "x" * sum(isinstance(event, Token) for event in heard) != ""
+        assert way.draft.path.read_text() == "x" * sum(isinstance(event, Token) for event in heard) != ""
 
 
 async def test_a_busy_worker_is_asked_again_with_what_is_left_of_the_time() -> None:
@@ -112,3 +113,9 @@ async def test_the_worker_ends_what_the_keepers_deadline_ends() -> None:
         result = await answer(replace(way, deadline=Deadline.after(0.5)), ask(), emit=print_nothing)
     assert result.finish_reason == "deadline"
     assert 0 < len(result.text) < 4000
+
+
+def test_a_disk_that_is_full_here_is_told_with_how_far_the_answer_came() -> None:
+    draft = Draft(Path("/dev/full"), max_tokens=20)
+    draft.add(TokenEvent("bee", 12))
+    assert draft.save() == {"generated": "12 of 20 tokens", "not saved": "[Errno 28] No space left on device"}

@@ -94,6 +94,17 @@ def test_what_cannot_work_is_said_before_anything_is_written(
     assert caught.value.hint
 
 
+async def test_a_musl_node_without_a_compiler_is_refused_before_anything_is_written(bed: Testbed) -> None:
+    bed.provide_llama()
+    node = FakeConnection()  # has no answer to any script
+    alpine = bed.probe(libc="musl 1.2.4", compiler="")
+    with pytest.raises(NodeError) as caught:
+        await bootstrap.ensure(node, alpine, Node("gpu1"), build_payload(), context=bed.context, emit=bed.events.append)
+    assert caught.value.code is ErrorCode.NODE_UNSUPPORTED
+    assert "musl1.2" in caught.value.message
+    assert "apk add build-base" in caught.value.hint
+
+
 def test_a_full_disk_does_not_stop_a_new_payload() -> None:
     check(replace(BARE, disk_free_mb=5), [Step.PAYLOAD])
     with pytest.raises(NodeError):
@@ -344,17 +355,28 @@ async def test_a_node_without_python_that_uv_cannot_help_is_told_what_to_install
     assert "apt install python3" in caught.value.hint
 
 
-@pytest.mark.parametrize(("full", "code"), [(True, ErrorCode.DISK_FULL), (False, ErrorCode.BOOTSTRAP_FAILED)])
-async def test_a_step_that_fails_says_why(bed: Testbed, full: bool, code: ErrorCode) -> None:
+async def test_a_step_that_fails_says_why(bed: Testbed) -> None:
+    error = await _failure_of_a_step(bed, "mkdir: Stale file handle")
+    assert error.code is ErrorCode.BOOTSTRAP_FAILED
+    assert error.message.startswith("gpu1: ")
+
+
+async def test_a_step_that_fills_the_disk_says_how_much_it_takes_and_what_is_left(bed: Testbed) -> None:
+    error = await _failure_of_a_step(bed, "mkdir: No space left on device")
+    assert error.code is ErrorCode.DISK_FULL
+    assert error.details == {"needed_mb": bootstrap.NEEDED_MB, "free_mb": 20}
+
+
+async def _failure_of_a_step(bed: Testbed, said: str) -> NodeError:
     bed.provide_llama()
     node = FakeConnection()
-    node.answer("mkdir", lambda _: _failed("mkdir: No space left on device" if full else "mkdir: Stale file handle"))
+    node.answer("say end yes", b"system=Linux\nhome=/home/bee/.rbee/node\ndisk_free_kb=20000\n")
+    node.answer("mkdir", lambda _: _failed(said))
     with pytest.raises(NodeError) as caught:
         await bootstrap.ensure(
             node, bed.probe(), Node("gpu1"), build_payload(), context=bed.context, emit=bed.events.append
         )
-    assert caught.value.code is code
-    assert caught.value.message.startswith("gpu1: ")
+    return caught.value
 
 
 def _failed(stderr: str) -> object:

@@ -64,11 +64,14 @@ def test_the_commands_of_the_specification_are_there() -> None:
     names = {" ".join(path) for path in EVERY_COMMAND}
     assert names == {
         "bench",
+        "gc",
         "infer",
         "logs",
+        "uninstall",
         "version",
         *(f"nodes {name}" for name in ("add", "list", "show", "remove", "ping", "check")),
-        *(f"workers {name}" for name in ("list", "show", "stop", "health")),
+        *(f"workers {name}" for name in ("list", "show", "stop", "sync", "health")),
+        *(f"audit {name}" for name in ("list", "verify")),
         *(f"models {name}" for name in ("list", "show", "pull", "push", "rm")),
         *(f"hive {name}" for name in ("status", "stop")),
     }

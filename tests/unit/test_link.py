@@ -11,7 +11,7 @@ from rbee.connection import Connection
 from rbee.errors import ConnectError
 from rbee.events import Emit, Event, Notice
 from rbee.link import Link
-from rbee.reach import Passphrases
+from rbee.passphrases import Passphrases
 from rbee.testing import FakeConnection
 from rbee_remote.protocol import ErrorCode
 
@@ -72,8 +72,9 @@ async def test_a_passphrase_is_asked_for_once_unless_it_was_wrong() -> None:
         return next(typed)
 
     passphrases = Passphrases(ask)
-    first = passphrases.asking()
+    first, second = passphrases.asking(), passphrases.asking()
+    assert first
+    assert second
     assert [await first("key"), await first("key")] == ["wrong", "right"]
-    second = passphrases.asking()
     assert await second("key") == "right"
     assert await second("key") == "changed", "what is known did not open the key this time"

@@ -41,6 +41,47 @@ def test_each_form(text: str, canonical: str, source: Source) -> None:
     assert describe_source(source) == canonical
 
 
+SIGNED = "X-Amz-Signature=s3cret&X-Amz-Date=1&x-amz-security-token=s3cret"
+
+
+@pytest.mark.parametrize(
+    ("query", "same_as"),
+    [
+        (SIGNED, ""),
+        ("sv=2026&sr=b&sig=s3cret&se=x&sp=r", ""),
+        ("Expires=1&Signature=s3cret&Key-Pair-Id=x&Policy=y", ""),
+        ("download=true", ""),
+        (f"id=7&{SIGNED}", "id=7"),
+        (f"{SIGNED}&id=7", "id=7"),
+    ],
+)
+def test_what_signs_a_url_is_no_part_of_its_name(query: str, same_as: str) -> None:
+    signed = parse_ref(f"https://h.example/m.gguf?{query}")
+    plain = parse_ref(f"https://h.example/m.gguf{'?' if same_as else ''}{same_as}")
+    assert signed.canonical == plain.canonical
+    assert signed.sources[0].url == f"https://h.example/m.gguf?{query}"
+    assert "s3cret" not in signed.canonical + describe_source(signed.sources[0])
+
+
+def test_urls_that_differ_in_their_query_alone_are_other_files() -> None:
+    urls = (
+        "https://h.example/m",
+        "https://h.example/m?id=1",
+        "https://h.example/m?id=2",
+        "https://h.example/m?key=s3cret",
+    )
+    names = [parse_ref(url).canonical for url in urls]
+    assert len(set(names)) == 4
+    assert "s3cret" not in "".join(names)
+    assert [parse_ref(name).canonical for name in names] == names
+
+
+def test_an_error_about_a_url_shows_nothing_of_its_query() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_ref("http://h.example/m?token=s3cret")
+    assert "s3cret" not in f"{caught.value} {caught.value.hint} {caught.value.details}"
+
+
 @pytest.mark.parametrize(
     "text",
     [

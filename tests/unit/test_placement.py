@@ -13,6 +13,10 @@ MODEL = "smollm2:135m"
 LOCAL, A, B = Node("local"), Node("a", host="a"), Node("b", host="b", max_workers=1)
 
 
+def model_of(_: Node) -> str:
+    return MODEL
+
+
 def row(
     node: str,
     *,
@@ -71,7 +75,7 @@ def row(
     ],
 )
 def test_place(nodes: list[Node], rows: list[WorkerRow], ctx: int | None, expected: str) -> None:
-    decision = place(nodes, rows, MODEL, ctx=ctx)
+    decision = place(nodes, rows, model_of, ctx=ctx)
     assert f"{type(decision).__name__.lower()} {decision.node.name}" == expected
     assert isinstance(decision, Reuse | Spawn)
 
@@ -92,22 +96,28 @@ def test_place(nodes: list[Node], rows: list[WorkerRow], ctx: int | None, expect
 def test_what_the_request_says_goes_before_what_the_node_does(
     node: Node, slots: int | None, expected: type[Reuse | Spawn]
 ) -> None:
-    assert isinstance(place([node], [row("a")], MODEL, slots=slots), expected)
+    assert isinstance(place([node], [row("a")], model_of, slots=slots), expected)
 
 
 def test_where_no_row_can_tell_the_hive_is_asked() -> None:
-    assert place([A, LOCAL], [row("local")], MODEL, reuse=False) == Spawn(A)
+    assert place([A, LOCAL], [row("local")], model_of, reuse=False) == Spawn(A)
 
 
 def test_of_two_workers_the_one_with_more_free_slots() -> None:
-    decision = place([A], [row("a", free=1), row("a", free=3)], MODEL)
+    decision = place([A], [row("a", free=1), row("a", free=3)], model_of)
     assert isinstance(decision, Reuse)
     assert decision.row.slots_free == 3
 
 
+def test_each_node_may_have_a_model_of_its_own() -> None:
+    models = {"a": "one", "b": "other"}
+    rows = [row("a", model="other"), row("b", model="other")]
+    assert place([A, B], rows, lambda node: models[node.name]) == Reuse(B, rows[1])
+
+
 def test_no_nodes_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="no node"):
-        place([], [], MODEL)
+        place([], [], model_of)
 
 
 @pytest.mark.parametrize(
@@ -128,4 +138,4 @@ def test_no_nodes_is_a_usage_error() -> None:
 def test_a_worker_that_was_loaded_in_another_way_is_not_taken_for_the_nodes(
     node: Node, loaded: dict[str, str], expected: type
 ) -> None:
-    assert isinstance(place([node], [row("a", **loaded)], MODEL), expected)
+    assert isinstance(place([node], [row("a", **loaded)], model_of), expected)

@@ -43,7 +43,6 @@ python=3.12.4 1 /opt/python/bin/python3.12
 python=3.11.2 0 /usr/bin/python3.11
 compiler=/usr/bin/c++
 nvidia=NVIDIA H100 80GB HBM3, 81559, 80000, 550.54.15
-cuda_version=12.4
 end=yes
 """
 NAME = hashlib.sha256(b"/home/bee/.rbee/node").hexdigest()[:8]
@@ -61,7 +60,6 @@ def test_a_linux_node_is_understood() -> None:
         libc="glibc 2.36",
         os_release="Debian GNU/Linux 12 (bookworm)",
         user="bee",
-        uid=1000,
         home="/home/bee/.rbee/node",
         shell="/usr/bin/fish",
         python="/opt/python/bin/python3.12",
@@ -81,7 +79,6 @@ def test_a_linux_node_is_understood() -> None:
         run_dir=f"/tmp/rbee-1000/{NAME}",
         boot_id="0f7e4a4c",
         gpus=(Gpu("nvidia", "NVIDIA H100 80GB HBM3", 85520, 83886, "550.54.15"),),
-        cuda_version="12.4",
         payloads=frozenset({"00112233445566aa"}),
         runtimes=frozenset({"cpu-abc"}),
         uv=frozenset({"uv-0.9.1"}),
@@ -150,6 +147,14 @@ def test_a_problem_with_tmp_matters_only_where_tmp_is_used() -> None:
     problem = "tmp_problem=/tmp/rbee-1000 belongs to somebody else"
     assert _said(problem).run_dir_problem == "/tmp/rbee-1000 belongs to somebody else"
     assert _said(problem, "run_base=/run/user/1000").run_dir_problem == ""
+
+
+def test_a_hive_in_a_folder_of_somebody_else_is_not_there() -> None:
+    lines = ("tmp_problem=/tmp/rbee-1000 belongs to somebody else", f"hive_socket=/tmp/rbee-1000/{NAME}/hive.sock")
+    found = _said(*lines)
+    assert not found.hive_socket_present
+    assert found.run_dir_problem
+    assert not _said(*lines, "run_base=/run/user/1000").hive_socket_present
 
 
 @pytest.mark.parametrize(
@@ -319,6 +324,14 @@ def test_findings_about_the_way_there_are_left_out_on_this_machine() -> None:
     there = _levels(parse(LINUX), ConnectionFacts(local=False, forwarding=False))
     assert set(there) - set(here) == {"login shell", "forwarding", "KillUserProcesses"}
     assert there["forwarding"] == "warn"
+
+
+def test_workers_in_a_scope_of_the_users_own_outlive_the_session() -> None:
+    lines = LINUX.replace(b"kill_user_processes=no", b"kill_user_processes=yes")
+    for scope, level in ((b"", "warn"), (b"user_scope=yes\n", "ok")):
+        found = parse(lines + scope)
+        assert found.kill_user_processes
+        assert _levels(found, ConnectionFacts(local=False, forwarding=True))["KillUserProcesses"] == level
 
 
 def test_a_node_without_python_is_told_what_happens() -> None:

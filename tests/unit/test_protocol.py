@@ -18,10 +18,12 @@ from rbee_remote.protocol import (
     Sampling,
     Source,
     SpawnRequest,
+    Started,
     WorkerInfo,
     WorkerState,
     decode,
     encode,
+    parse_json,
 )
 
 JSON = st.recursive(
@@ -119,3 +121,39 @@ def test_a_token_is_not_in_the_repr() -> None:
     request = DownloadRequest(model="m", sources=(), token="hf_canary")
     assert "hf_canary" not in repr(request)
     assert dataclasses.asdict(request)["token"] == "hf_canary"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"NaN",
+        b"[Infinity]",
+        b"1e999",
+        b"9223372036854775808",
+        b'"\\ud800"',
+        b'{"\\udc00": 1}',
+        b"\xed\xa0\x80",
+        b"\xef\xbb\xbf{}",
+        b'"\xff"',
+        b"[" * 65 + b"]" * 65,
+        b"[" * 100_000,
+        b"1" * 10_000,
+    ],
+    ids=repr,
+)
+def test_what_is_no_json_of_ours(text: bytes) -> None:
+    with pytest.raises(ProtocolError, match="no JSON"):
+        parse_json(text)
+
+
+def test_json_is_read_as_it_was_meant() -> None:
+    text = '{"a": [1, -2.5, true, null, "\\ud83d\\ude00 é"], "b": {"c": 9223372036854775807}}'
+    assert parse_json(text) == parse_json(text.encode()) == json.loads(text)
+    assert parse_json("[" * 64 + "]" * 64)
+
+
+def test_a_whole_number_has_64_bits() -> None:
+    with pytest.raises(ProtocolError, match="too large"):
+        decode(Started, {"prompt_tokens": 1, "max_tokens": 2**63, "seed": 1})

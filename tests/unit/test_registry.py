@@ -1,4 +1,4 @@
-"""The registry: a cache that survives many processes, damage, and other versions of rbee."""
+"""The registry: what it remembers, and that every value may be anything."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from rbee.errors import ConfigError
 from rbee.registry import NodeFacts, Registry
-from rbee.registry.file import VERSION
-from rbee_remote.protocol import ErrorCode, WorkerInfo, WorkerState
+from rbee_remote.protocol import WorkerInfo, WorkerState
 
 MODEL = "smollm2:135m"
 
@@ -50,7 +47,7 @@ def path(tmp_path: Path) -> Path:
 def test_a_missing_file_is_made_for_the_user_alone(path: Path) -> None:
     with Registry.open(path) as registry:
         assert registry.rows() == []
-        assert registry.recovered is None
+        assert registry.lost == ""
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
@@ -68,19 +65,53 @@ def test_select_star_reads_well(path: Path) -> None:
     assert (row["node"], row["model"], row["state"], row["hive_instance"]) == ("gpu1", MODEL, "idle", "h")
 
 
-def test_a_worker_is_found_while_it_is_fresh_and_has_a_slot(path: Path) -> None:
+def test_a_worker_is_believed_while_it_is_fresh(path: Path) -> None:
     with Registry.open(path) as registry:
         registry.upsert_worker("gpu1", worker())
-        found = registry.find_usable("gpu1", MODEL)
-        assert found is not None
-        assert found.worker_id == "a" * 16
-        assert registry.find_usable("gpu2", MODEL) is None
-        assert registry.find_usable("gpu1", "other") is None
-        assert registry.find_usable("gpu1", MODEL, max_age_s=-1) is None
-        for state, free in ((WorkerState.BUSY, 0), (WorkerState.LOADING, 2), (WorkerState.READY, 0)):
-            registry.upsert_worker("gpu1", worker(state=state, slots_free=free))
-            assert registry.find_usable("gpu1", MODEL) is None
-        assert len(registry.rows()) == 1
+        assert [row.worker_id for row in registry.fresh_rows()] == ["a" * 16]
+        assert registry.fresh_rows(max_age_s=-1) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "free", "usable"),
+    [
+        (WorkerState.IDLE, 2, True),
+        (WorkerState.READY, 1, True),
+        (WorkerState.READY, 0, False),
+        (WorkerState.BUSY, 0, False),
+        (WorkerState.LOADING, 2, False),
+    ],
+)
+def test_a_row_tells_whether_its_worker_had_a_slot(path: Path, state: WorkerState, free: int, usable: bool) -> None:
+    with Registry.open(path) as registry:
+        registry.upsert_worker("gpu1", worker())
+        registry.upsert_worker("gpu1", worker(state=state, slots_free=free))
+        (row,) = registry.rows()
+    assert row.is_usable is usable
+
+
+@pytest.mark.parametrize("jump_s", [86_400, -86_400], ids=["back", "ahead"])
+def test_a_clock_that_jumps_makes_rows_stale_and_not_eternal(
+    path: Path, monkeypatch: pytest.MonkeyPatch, jump_s: float
+) -> None:
+    real = time.time
+    with Registry.open(path) as registry:
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time", lambda: real() + jump_s)
+            registry.upsert_worker("gpu1", worker())
+        assert registry.fresh_rows() == []
+        registry.seen("gpu1", "a" * 16)
+        assert len(registry.fresh_rows()) == 1
+        assert registry.sync_node("gpu1", [], asked_at=real() - 1).dropped == ()  # seen since
+        assert registry.sync_node("gpu1", []).dropped == ("a" * 16,)
+
+
+@pytest.mark.parametrize("created_at", [1e300, -1e300, float("nan"), -6e10, 2.5e11])
+def test_a_nodes_clock_may_say_anything(path: Path, created_at: float) -> None:
+    with Registry.open(path) as registry:
+        registry.upsert_worker("gpu1", worker(created_at=created_at))
+        (row,) = registry.rows()
+    assert len(row.created_at) == len("2023-11-14T22:13:20.000Z")
 
 
 def test_syncing_replaces_what_was_known_of_that_node_alone(path: Path) -> None:
@@ -114,133 +145,72 @@ def test_what_worked_for_a_node_is_remembered(path: Path) -> None:
         assert registry.node_facts("gpu1") is None
 
 
-def test_values_are_never_sql(path: Path) -> None:
-    nasty = "x'; drop table workers; --"
+def test_a_sync_says_what_it_changed(path: Path) -> None:
     with Registry.open(path) as registry:
-        registry.upsert_worker(nasty, worker(model=nasty))
-        assert registry.find_usable(nasty, nasty) is not None
-        registry.drop(nasty, "' or '1'='1")
-        assert len(registry.rows()) == 1
+        first = registry.sync_node("gpu1", [worker("1" * 16), worker("2" * 16)])
+        assert (first.added, first.dropped, first.kept) == (("1" * 16, "2" * 16), (), ())
+        second = registry.sync_node("gpu1", [worker("2" * 16), worker("3" * 16)])
+        assert (second.added, second.dropped, second.kept) == (("3" * 16,), ("1" * 16,), ("2" * 16,))
+
+
+def test_a_worker_that_was_recorded_after_the_hive_was_asked_stays(path: Path) -> None:
+    with Registry.open(path) as registry:
+        registry.upsert_worker("gpu1", worker("1" * 16))
+        asked_at = time.time()
+        time.sleep(0.005)  # rows tell milliseconds
+        registry.upsert_worker("gpu1", worker("2" * 16))
+        assert registry.sync_node("gpu1", [], asked_at=asked_at).dropped == ("1" * 16,)
+        assert [row.worker_id for row in registry.rows()] == ["2" * 16]
+
+
+NASTY = [
+    "x'; drop table workers; --",
+    "' or '1'='1",
+    'quo"ted `and` [more]',
+    "nul\0inside",
+    "\N{SNOWMAN} \N{FACE WITH TEARS OF JOY} \u202e",
+    "line\nfeed\ttab\x1b[2J",
+    "%s %(node)s :node ? $1",
+    "x" * 2**20,
+]
+
+
+@pytest.mark.parametrize("nasty", NASTY, ids=lambda text: ascii(text[:12]))
+def test_values_are_never_sql(path: Path, nasty: str) -> None:
+    texts = ("id", "model", "backend", "device", "socket", "boot_id")
+    info = worker(**dict.fromkeys(texts, nasty))
+    facts = NodeFacts(*([nasty] * 7))
+    with Registry.open(path) as registry:
+        registry.upsert_worker("innocent", worker())
+        registry.upsert_worker(nasty, info, hive_instance=nasty, payload=nasty)
+        registry.remember_node(facts)
+        registry.seen(nasty, nasty)
+        (row,) = registry.rows(nasty)
+        assert {getattr(row, name) for name in ("node", "worker_id", "hive_instance", "payload", *texts[1:])} == {nasty}
+        known = registry.node_facts(nasty)
+        assert known is not None
+        assert dataclasses.replace(known, last_seen_at="") == facts
+        assert registry.sync_node(nasty, [info]).kept == (nasty,)
+        registry.drop(nasty, nasty)
+        registry.forget_node(nasty)
+        assert [row.node for row in registry.rows()] == ["innocent"]
+
+
+def test_what_sqlite_cannot_hold_is_made_to_fit(path: Path) -> None:
+    with Registry.open(path) as registry:
+        registry.upsert_worker("gpu1", worker(model="half \ud83d a character", pid=2**80, start_ticks=-(2**80)))
+        (row,) = registry.rows()
+    assert (row.model, row.pid, row.start_ticks) == ("half ? a character", 2**63 - 1, -(2**63))
 
 
 def test_reading_needs_no_sqlite_utils(path: Path) -> None:
     Registry.open(path).close()
     code = (
         "import sys; from pathlib import Path; from rbee.registry import Registry\n"
-        "r = Registry.open(Path(sys.argv[1])); r.find_usable('n', 'm'); r.node_facts('n'); r.seen('n', 'w')\n"
+        "r = Registry.open(Path(sys.argv[1])); r.fresh_rows(); r.node_facts('n'); r.seen('n', 'w')\n"
         "r.close(); sys.exit('sqlite_utils' in sys.modules)"
     )
     assert run(code, str(path)).returncode == 0
-
-
-def test_twenty_processes_at_once_lose_nothing(path: Path) -> None:
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[3]); from pathlib import Path\n"
-        "from tests.unit.test_registry import worker; from rbee.registry import Registry\n"
-        "with Registry.open(Path(sys.argv[1])) as registry:\n"
-        "    for turn in range(5): registry.upsert_worker('n' + sys.argv[2], worker(f'{turn:016x}'))\n"
-    )
-    root = str(Path(__file__).parents[2])
-    command = [sys.executable, "-c", code, str(path)]
-    running = [subprocess.Popen([*command, str(i), root], env=environment(), stderr=subprocess.PIPE) for i in range(20)]
-    ends = [(process.communicate()[1], process.returncode) for process in running]
-    assert ends == [(b"", 0)] * 20
-    with Registry.open(path) as registry:
-        assert len(registry.rows()) == 100
-        assert registry.recovered is None
-
-
-@pytest.mark.parametrize("damage", ["garbage", "truncated", "pages"])
-def test_a_damaged_file_is_set_aside_and_made_anew(path: Path, damage: str) -> None:
-    with Registry.open(path) as registry:
-        for i in range(200):
-            registry.upsert_worker("gpu1", worker(f"{i:016x}"))
-    content = path.read_bytes()
-    broken = {
-        "garbage": b"not a database at all" * 100,
-        "truncated": content[: len(content) // 2],
-        "pages": content[:4096] + b"\xa5" * (len(content) - 4096),
-    }[damage]
-    path.write_bytes(broken)
-    with Registry.open(path) as registry:
-        assert registry.rows() == []
-        assert registry.recovered is not None
-        assert registry.recovered.read_bytes() == broken
-        assert registry.recovered.name.startswith("workers.db.corrupt-2")
-        registry.upsert_worker("gpu1", worker())
-    with Registry.open(path) as registry:
-        assert registry.recovered is None
-        assert len(registry.rows()) == 1
-
-
-def test_an_empty_file_becomes_a_registry(path: Path) -> None:
-    path.parent.mkdir()
-    path.touch()
-    with Registry.open(path) as registry:
-        registry.upsert_worker("gpu1", worker())
-        assert len(registry.rows()) == 1
-
-
-def test_one_from_a_newer_rbee_is_refused_and_left_alone(path: Path) -> None:
-    Registry.open(path).close()
-    with sqlite3.connect(path) as plain:
-        plain.execute(f"pragma user_version = {VERSION + 1}")
-    plain.close()
-    before = path.read_bytes()
-    with pytest.raises(ConfigError, match="newer rbee") as caught:
-        Registry.open(path)
-    assert caught.value.code is ErrorCode.CONFIG_INVALID
-    assert path.read_bytes() == before
-
-
-def test_a_locked_one_is_waited_for_and_then_refused(path: Path) -> None:
-    with Registry.open(path, busy_timeout_s=0.2) as registry:
-        registry.upsert_worker("gpu1", worker())
-        holder = sqlite3.connect(path)
-        holder.execute("begin immediate")
-        assert len(registry.rows()) == 1  # readers need not wait
-        began = time.monotonic()
-        with pytest.raises(ConfigError, match="locked") as caught:
-            registry.drop("gpu1", "a" * 16)
-        assert time.monotonic() - began >= 0.15
-        assert caught.value.hint
-        holder.rollback()
-        holder.close()
-        registry.drop("gpu1", "a" * 16)
-        assert registry.rows() == []
-
-
-def test_one_that_cannot_be_opened_is_a_config_error(tmp_path: Path) -> None:
-    (tmp_path / "workers.db").mkdir()
-    with pytest.raises(ConfigError, match="cannot use the registry"):
-        Registry.open(tmp_path / "workers.db")
-
-
-READ_ONLY = """
-import os, sys
-from pathlib import Path
-from rbee.errors import ConfigError
-from rbee.registry import Registry
-from tests.unit.test_registry import worker
-if os.getuid() == 0:
-    os.setuid(65534)  # permissions do not bind root
-try:
-    with Registry.open(Path(sys.argv[1])) as registry:
-        registry.upsert_worker("n", worker())
-except ConfigError as error:
-    sys.exit(error.hint)
-"""
-
-
-def test_a_read_only_one_is_a_config_error_with_a_hint() -> None:
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name) / "workers.db"
-        Registry.open(path).close()
-        path.chmod(0o444)
-        path.parent.chmod(0o555)
-        done = run(READ_ONLY, str(path))
-        path.parent.chmod(0o755)
-    assert "writable" in done.stderr, done.stderr
 
 
 def environment() -> dict[str, str]:

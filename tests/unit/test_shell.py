@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbee.errors import NodeError
-from rbee.shell import MAX_NOISE, Markers
+from rbee.markers import MAX_NOISE, Markers
 
 NONCE = "0123456789abcdef0123456789abcdef"
 BEGIN = f"rbee-begin:{NONCE}\n".encode()

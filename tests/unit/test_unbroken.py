@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -13,10 +14,11 @@ from rbee.connection import Connection, Stream
 from rbee.deadline import Deadline
 from rbee.errors import ConnectError, NodeError
 from rbee.events import Emit, Event
+from rbee.fate import Fate
 from rbee.hive_client import Generated, WorkerClient
 from rbee.link import Link
 from rbee.testing import FakeConnection
-from rbee.unbroken import Patience, unbroken
+from rbee.unbroken import Explain, Patience, unbroken
 from rbee_remote.protocol import (
     Done,
     ErrorCode,
@@ -25,6 +27,8 @@ from rbee_remote.protocol import (
     Started,
     TokenEvent,
     Usage,
+    WorkerInfo,
+    WorkerState,
     WorkerTimings,
     encode,
 )
@@ -57,6 +61,12 @@ class Node:
     def __init__(self, *responses: bytes | None) -> None:
         self.requests: list[tuple[str, str]] = []
         self._responses = responses
+        self._hangs = False
+
+    def held_open(self) -> Self:
+        """The last response has no end: its stream stays open."""
+        self._hangs = True
+        return self
 
     @asynccontextmanager
     async def __call__(self, _: Emit) -> AsyncIterator[Connection]:
@@ -78,17 +88,57 @@ class Node:
                 connection.stop_listening("/w.sock")
             assert response is not None
             await stream.write(response)
+            if self._hangs and number == len(self._responses):
+                await asyncio.sleep(60)
 
         return serve
 
 
-async def heard(node: Node) -> list[Generated]:
+async def nothing_known() -> Fate:
+    return Fate(reached=False)
+
+
+def fate(state: WorkerState, error: dict[str, str] | None = None) -> Explain:
+    """What a hive that answers says of the worker."""
+    info = WorkerInfo(
+        id="a" * 16,
+        model="m",
+        state=state,
+        backend="cpu",
+        device="cpu",
+        socket="/w.sock",
+        pid=1,
+        start_ticks=1,
+        boot_id="b",
+        ctx=512,
+        slots=1,
+        slots_free=0,
+        keep_alive_s=60.0,
+        created_at=0.0,
+        error=error,
+    )
+
+    async def explain() -> Fate:
+        return Fate(True, info)
+
+    return explain
+
+
+async def heard(node: Node, explain: Explain = nothing_known) -> list[Generated]:
     """The whole answer, as it comes out. Raises what ends it."""
     events: list[Generated] = []
     async with Link("gpu1", node, list[Event]().append) as link:
         client = WorkerClient(link, "/w.sock", worker_id="a" * 16, keeper_id="k1")
         request = GenerateRequest("0" * 32, prompt="x")
-        stream = unbroken(client, request, link=link, deadline=Deadline(), emit=list[Event]().append, patience=HASTY)
+        stream = unbroken(
+            client,
+            request,
+            link=link,
+            explain=explain,
+            deadline=Deadline(),
+            emit=list[Event]().append,
+            patience=HASTY,
+        )
         async with aclosing(stream):
             async for event in stream:
                 events.append(event)  # noqa: PERF401 - those before an error count, too
@@ -108,10 +158,10 @@ async def test_the_request_is_sent_again_while_nothing_was_heard() -> None:
 
 
 @pytest.mark.parametrize("again", [sse(2, A, B, DONE), sse(4, DONE)], ids=["told twice", "left out"])
-async def test_events_out_of_order_are_a_bug_and_not_shown(again: bytes) -> None:
-    with pytest.raises(NodeError, match="sent event") as caught:
+async def test_events_out_of_order_are_refused_and_not_shown(again: bytes) -> None:
+    with pytest.raises(NodeError, match="after event") as caught:
         await heard(Node(sse(1, STARTED, A), again))
-    assert caught.value.code is ErrorCode.INTERNAL
+    assert caught.value.code is ErrorCode.NODE_UNSUPPORTED
 
 
 async def test_an_answer_that_the_worker_has_forgotten_is_lost() -> None:
@@ -143,3 +193,21 @@ async def test_a_busy_worker_says_so_at_once() -> None:
         await heard(node)
     assert caught.value.code is ErrorCode.ALL_SLOTS_BUSY
     assert len(node.requests) == 1
+
+
+async def test_a_silent_worker_that_its_hive_gave_up_is_not_waited_for() -> None:
+    """Its process may hang for as long as it likes: the connection is good, and the hive says what became of it."""
+    node = Node(sse(1, STARTED, A), b"HTTP/1.1 200 OK\r\n")
+    stopped = fate(WorkerState.STOPPING, {"code": "WORKER_CRASHED", "message": "the worker was stopped"})
+    with pytest.raises(NodeError, match="does not answer any more") as caught:
+        await heard(node.held_open(), stopped)
+    assert caught.value.code is ErrorCode.WORKER_GONE
+    assert len(node.requests) == 2
+
+
+async def test_a_silent_worker_that_its_hive_finds_well_is_waited_for_and_then_given_up() -> None:
+    node = Node(sse(1, STARTED, A), b"HTTP/1.1 200 OK\r\n")
+    with pytest.raises(NodeError, match=r"silent for 0\.3 s, although the node answers") as caught:
+        await heard(node.held_open(), fate(WorkerState.BUSY))
+    assert caught.value.code is ErrorCode.WORKER_CRASHED
+    assert caught.value.exit_status == 8

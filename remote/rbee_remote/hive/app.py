@@ -1,13 +1,12 @@
 """The hive's HTTP API on its unix socket: routes, and nothing that decides.
 
 Whoever can open the socket (mode 0600 in a folder of mode 0700) is the user that the hive runs as; the header
-X-Rbee-Keeper says which keeper it was, for the audit log.
+X-Rbee-Keeper says which keeper it was, for leases and the audit log.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,15 +20,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from rbee_remote.caller import caller_of
 from rbee_remote.hive import logs, models
-from rbee_remote.hive.audit import AuditLog
+from rbee_remote.hive.audit import Audit, is_full
 from rbee_remote.hive.catalog import Catalog, check_ref
 from rbee_remote.hive.layout import Layout
 from rbee_remote.hive.pulls import Pulls
+from rbee_remote.hive.sanitize import redact
 from rbee_remote.hive.supervisor import Supervisor
 from rbee_remote.hive.worker_record import SERVING, WorkerRecord
 from rbee_remote.protocol import (
-    HEADER_KEEPER,
     DownloadProgress,
     DownloadRequest,
     ErrorCode,
@@ -47,6 +47,8 @@ from rbee_remote.protocol import (
 _log = logging.getLogger(__name__)
 
 MAX_BODY = 1 << 20
+#: Seconds that a step of the kill ladder may be told to wait.
+MAX_PATIENCE_S = 600
 STATE_INTERVAL_S = 5.0
 
 _HTTP_STATUS = {
@@ -76,7 +78,7 @@ class HiveApi:
     catalog: Catalog
     supervisor: Supervisor
     pulls: Pulls
-    audit: AuditLog
+    audit: Audit
     info: Callable[[], HiveInfo]
     stop: Callable[[StopRequest], None]
     ending: anyio.Event
@@ -115,8 +117,8 @@ class HiveApi:
         return JSONResponse(encode(self.info()))
 
     async def stop_hive(self, request: Request) -> Response:
-        how = await _body(request, StopRequest, StopRequest())
-        self._record(request, "hive.stop")
+        how = _check_stop(await _body(request, StopRequest, StopRequest()))
+        self.audit.note("hive.stop", caller_of(request.headers))
         self.stop(how)
         return JSONResponse(encode(self.info()))
 
@@ -130,21 +132,22 @@ class HiveApi:
 
     async def ensure_worker(self, request: Request) -> Response:
         spawn = await _body(request, SpawnRequest)
-        worker, started = await self.supervisor.ensure(spawn)
-        if started:
-            self._record(request, "worker.start", model=spawn.model, worker=worker.id)
+        worker, started = await self.supervisor.ensure(spawn, caller_of(request.headers))
         return JSONResponse(encode(worker.info()), status_code=201 if started else 200)
 
     async def show_worker(self, request: Request) -> Response:
         return JSONResponse(encode(self._worker(request).info()))
 
     async def stop_worker(self, request: Request) -> Response:
-        how = await _body(request, StopRequest, StopRequest())
-        worker = self._worker(request)
+        how = _check_stop(await _body(request, StopRequest, StopRequest()))
+        worker, caller = self._worker(request), caller_of(request.headers)
         if how.follower and worker.is_wanted_without(how.follower):
             return JSONResponse(encode(worker.info()))
-        self._record(request, "worker.stop", model=worker.key.model, worker=worker.id)
-        await self.supervisor.stop(worker, how)
+        if how.only_idle_s is None:
+            self.audit.note("worker.stop", caller, model=worker.key.model, worker=worker.id)
+            await self.supervisor.stop(worker, how)
+        else:
+            await self.supervisor.stop_if_idle(worker, how, caller)
         return JSONResponse(encode(worker.info()))
 
     async def worker_events(self, request: Request) -> Response:
@@ -178,7 +181,7 @@ class HiveApi:
 
     async def register_model(self, request: Request) -> Response:
         what = await _body(request, RegisterRequest)
-        self._record(request, "model.register", model=what.model)
+        self.audit.record("model.register", caller_of(request.headers), model=what.model)
         return JSONResponse(encode(await models.register(self.catalog, what)), status_code=201)
 
     async def remove_model(self, request: Request) -> Response:
@@ -190,14 +193,14 @@ class HiveApi:
                 f"worker {user.id} uses {model.model}",
                 hint=f"rbee workers stop {user.id}",
             )
-        self._record(request, "model.remove", model=model.model)
+        self.audit.note("model.remove", caller_of(request.headers), model=model.model)
         return JSONResponse(encode(self.catalog.remove(model.model)))
 
     async def pull_model(self, request: Request) -> Response:
         what = await _body(request, DownloadRequest)
         check_ref(what.model)
         models.check_sha256(what.sha256)
-        self._record(request, "model.pull", model=what.model)
+        self.audit.record("model.pull", caller_of(request.headers), model=what.model)
 
         async def stream() -> AsyncIterator[bytes]:
             try:
@@ -205,12 +208,18 @@ class HiveApi:
                     async for item in items:
                         yield _event("progress" if isinstance(item, DownloadProgress) else "done", encode(item))
             except RemoteError as error:
-                yield _event("error", error.encode())
+                yield _event("error", _told(error))
 
         return _events(stream())
 
-    def _record(self, request: Request, action: str, *, model: str = "", worker: str = "") -> None:
-        self.audit.record(action, keeper=request.headers.get(HEADER_KEEPER, ""), model=model, worker=worker)
+
+def _check_stop(request: StopRequest) -> StopRequest:
+    """`request`, when its times make sense. Raises RemoteError USAGE."""
+    if not 0 < request.patience_s <= MAX_PATIENCE_S:
+        raise RemoteError(ErrorCode.USAGE, f"patience_s must be above 0 and {MAX_PATIENCE_S} at most")
+    if request.only_idle_s is not None and request.only_idle_s < 0:
+        raise RemoteError(ErrorCode.USAGE, "only_idle_s must not be negative")
+    return request
 
 
 async def _body(request: Request, kind: type[Message], default: Message | None = None) -> Message:
@@ -237,8 +246,13 @@ def _events(stream: AsyncIterator[bytes]) -> StreamingResponse:
     return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
+def _told(error: RemoteError) -> dict[str, Any]:
+    """As clients see it: a model can be an address whose query is a signature."""
+    return RemoteError(error.code, redact(error.message), hint=error.hint, details=error.details).encode()
+
+
 def _error_response(error: RemoteError) -> JSONResponse:
-    return JSONResponse(error.encode(), status_code=_HTTP_STATUS.get(error.code, 500))
+    return JSONResponse(_told(error), status_code=_HTTP_STATUS.get(error.code, 500))
 
 
 def _on_remote_error(_: Request, error: Exception) -> Response:
@@ -270,6 +284,5 @@ def _on_protocol_error(_: Request, error: Exception) -> Response:
 def _on_os_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, OSError)
     _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    code = ErrorCode.DISK_FULL if full else ErrorCode.INTERNAL
+    code = ErrorCode.DISK_FULL if is_full(error) else ErrorCode.INTERNAL
     return _error_response(RemoteError(code, f"the node cannot do that: {error.strerror or error}"))

@@ -1,54 +1,113 @@
-"""Who did what on this node: JSON lines, appended only, each with the SHA-256 of the line before.
+"""Who did what on this node: the hive's audit log, in `log/` of its home.
 
-A line that is changed, removed or put in between breaks the chain at its successor.
+Rules
+- What starts or fetches something is recorded before it happens, or it does not happen.
+- What ends or frees something is never kept from it by a full disk: such a line is written as soon as there is room.
+- No prompt, answer, token or variable's value is ever in it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import errno
+import logging
 import os
-import time
-from pathlib import Path
+from collections import deque
+from datetime import datetime, timezone
+from typing import Any
 
+from rbee_remote.caller import ANYBODY, Caller
+from rbee_remote.hive.layout import Layout
 from rbee_remote.hive.sanitize import sanitize
+from rbee_remote.protocol import ErrorCode, RemoteError, Served
+from rbee_remote.protocol.audit_log import AuditLog
 
-GENESIS = "0" * 64
+#: Lines that are kept for a disk that has no room.
+MOST_UNWRITTEN = 1000
+
+_log = logging.getLogger(__name__)
 
 
-class AuditLog:
-    """The hive's, and as long as it holds its lock nobody else writes the file."""
+class Audit:
+    """The one of a hive. Any number of hives may share a home."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        content = path.read_bytes() if path.exists() else b""
-        self._previous = _digest_of_last_line(content)
-        if content and not content.endswith(b"\n"):
-            # A full disk cut the last line short: the next one starts on a line of its own.
-            self._append(b"\n")
+    def __init__(self, layout: Layout) -> None:
+        self._path = layout.audit_log
+        self._file = AuditLog(layout.logs)
+        self._host = os.uname().nodename
+        self._unwritten: deque[dict[str, Any]] = deque(maxlen=MOST_UNWRITTEN)
+        self._lost = 0
 
-    def record(self, action: str, *, keeper: str, model: str = "", worker: str = "") -> None:
-        """Append a line. Raises OSError when the disk does not take it: what cannot be recorded does not happen."""
-        entry = {
-            "time": round(time.time(), 3),
-            "keeper": sanitize(keeper, limit=64),
+    def record(self, action: str, caller: Caller = ANYBODY, *, model: str = "", worker: str = "", **more: Any) -> None:
+        """Append a line. Raises RemoteError, DISK_FULL above all: then what it tells of must not happen."""
+        try:
+            self._write_unwritten()
+            self._append(self._entry(action, caller, model, worker, more))
+        except OSError as error:
+            raise RemoteError(
+                ErrorCode.DISK_FULL if is_full(error) else ErrorCode.INTERNAL,
+                f"the node's audit log cannot be written, so nothing was done: {error.strerror or error}",
+                hint="free some space: `rbee gc` and `rbee models rm` remove what is not needed",
+                details={"log": str(self._path)},
+            ) from error
+
+    def note(self, action: str, caller: Caller = ANYBODY, *, model: str = "", worker: str = "", **more: Any) -> None:
+        """Append a line, later where the disk does not take it now."""
+        if len(self._unwritten) == MOST_UNWRITTEN:
+            self._lost += 1
+        self._unwritten.append(self._entry(action, caller, model, worker, more))
+        try:
+            self._write_unwritten()
+        except OSError as error:
+            _log.error("%s is not in the audit log %s yet: %s", action, self._path, error.strerror or error)
+
+    def served(self, served: Served, *, model: str, worker: str) -> None:
+        """Note a request that a worker has ended."""
+        self.note(
+            "infer",
+            Caller(sanitize(served.keeper, 64), sanitize(served.who, 128)),
+            model=model,
+            worker=worker,
+            request=served.request_id,
+            prompt_tokens=served.prompt_tokens,
+            completion_tokens=served.completion_tokens,
+            finish=served.finish,
+        )
+
+    def begin(self) -> None:
+        """Note that the hive has started. Raises OSError where it is not for want of room that the log cannot be
+        written: then it will not be possible later either."""
+        self.note("hive.start", pid=os.getpid())
+        if self._unwritten:
+            try:
+                self._write_unwritten()
+            except OSError as error:
+                if not is_full(error):
+                    raise
+
+    def _write_unwritten(self) -> None:
+        while self._unwritten:
+            if self._lost:
+                self._append(self._entry("audit.lost", ANYBODY, "", "", {"lines": self._lost}))
+                self._lost = 0
+            self._append(self._unwritten[0])
+            self._unwritten.popleft()
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # the user may have cleared the logs away
+        self._file.append(entry)
+
+    def _entry(self, action: str, caller: Caller, model: str, worker: str, more: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "keeper": caller.keeper,
+            "who": caller.who,
+            "host": self._host,
             "action": action,
             "model": sanitize(model),
-            "worker": sanitize(worker, limit=64),
-            "previous": self._previous,
+            "worker": sanitize(worker, 64),
+            **{name: sanitize(value) if isinstance(value, str) else value for name, value in more.items()},
         }
-        line = json.dumps(entry, ensure_ascii=False).encode()
-        self._append(line + b"\n")
-        self._previous = hashlib.sha256(line).hexdigest()
-
-    def _append(self, data: bytes) -> None:
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(descriptor, data)
-        finally:
-            os.close(descriptor)
 
 
-def _digest_of_last_line(content: bytes) -> str:
-    *_, last = content.removesuffix(b"\n").split(b"\n")
-    return hashlib.sha256(last).hexdigest() if last else GENESIS
+def is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

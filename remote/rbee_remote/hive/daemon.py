@@ -168,10 +168,12 @@ def _lock(layout: Layout) -> Iterator[bool]:
 
 def _serve(options: HiveOptions, *, on_serving: Callable[[], None]) -> None:
     """Serve until the hive has ended; called by the lock's holder alone."""
+    from rbee_remote.hive.leftovers import remove_dead_sockets
     from rbee_remote.hive.sanitize import configure_logging
     from rbee_remote.hive.server import serve
 
     configure_logging()
+    remove_dead_sockets(options.layout.run_dir)
     with listening(options.layout.hive_socket) as listener:
         serve(options, listener, on_serving)
 

@@ -1,7 +1,8 @@
 """`download --target FILE`: a model from the first of its sources that has it, as a process of its own.
 
 stdin: a DownloadRequest. stdout: DownloadProgress lines, then {"path", "size", "sha256", "resolved"}, or a RemoteError.
-Runs on a node as a child of the hive, and at the keeper for a node without a way out. SIGTERM ends it; the part stays.
+Runs on a node as a child of the hive, and at the keeper for a node without a way out. SIGTERM ends it,
+and so does the end of whoever reads its stdout; the part stays.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
+from rbee_remote.command import accept_marks
 from rbee_remote.hive import hub
 from rbee_remote.hive.fetch import (
     Fetched,
@@ -34,6 +36,7 @@ from rbee_remote.hive.fetch import (
 )
 from rbee_remote.hive.hashing import sha256_of
 from rbee_remote.hive.http_library import httpx
+from rbee_remote.hive.sanitize import redact
 from rbee_remote.protocol import (
     DownloadProgress,
     DownloadRequest,
@@ -44,6 +47,7 @@ from rbee_remote.protocol import (
     decode,
     encode,
 )
+from rbee_remote.reader import end_with_reader
 
 TRIES = 6
 TRIES_WITHOUT_NETWORK = 2
@@ -71,8 +75,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--target", type=Path, required=True, help="the file to make; its part lies beside it")
     parser.add_argument("--first-delay", type=float, default=0.5, help="seconds before the second try")
     parser.add_argument("--stall", type=float, default=30.0, help="seconds without a byte until a try ends")
+    accept_marks(parser)
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _on_sigterm)
+    end_with_reader()
     try:
         request = decode(DownloadRequest, json.load(sys.stdin))
     except (ProtocolError, ValueError) as error:
@@ -82,6 +88,8 @@ def main(argv: list[str]) -> int:
     patience = Patience(first_delay=options.first_delay, stall=options.stall)
     try:
         resolved, fetched = _Download(request, options.target, patience).run()
+    except RemoteError as error:
+        raise _redacted(error) from error
     except BrokenPipeError:
         # Nobody reads our progress any more. The part stays for the one who asks next.
         sys.stdout = open("/dev/null", "w")  # noqa: PTH123, SIM115 - for the flush at exit
@@ -100,6 +108,12 @@ def _on_sigterm(_: int, __: FrameType | None) -> None:
     raise RemoteError(ErrorCode.REQUEST_CANCELED, "the download was ended; the next one goes on from there")
 
 
+def _redacted(error: RemoteError) -> RemoteError:
+    """Without the queries of addresses: it is shown and logged."""
+    details = {name: redact(value) if isinstance(value, str) else value for name, value in error.details.items()}
+    return RemoteError(error.code, redact(error.message), hint=redact(error.hint), details=details)
+
+
 class _Reporter:
     """Writes progress lines: at once when a try begins, then a few times a second."""
 
@@ -109,7 +123,7 @@ class _Reporter:
         self._written_at = 0.0
 
     def begin(self, attempt: int, reason: str) -> None:
-        self.attempt, self.reason, self._written_at = attempt, reason, 0.0
+        self.attempt, self.reason, self._written_at = attempt, redact(reason), 0.0
 
     def __call__(self, done: int, total: int | None) -> None:
         now = time.monotonic()

@@ -65,16 +65,20 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class _PartOf:
-    """What a part is a part of, as kept beside it."""
+    """What a part is a part of, as kept beside it. address: digest of the URL, whose query can hold a signature."""
 
-    url: str = ""
+    address: str = ""
     sha256: str = ""
     etag: str = ""
 
     def is_same(self, wanted: Wanted) -> bool:
         if wanted.sha256:
             return wanted.sha256 == self.sha256
-        return wanted.url == self.url and bool(self.etag)
+        return _digest(wanted.url) == self.address and bool(self.etag)
+
+
+def _digest(url: str) -> str:
+    return hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class PartFile:
@@ -104,7 +108,7 @@ class PartFile:
         self._file.seek(0)
         self._file.truncate()
         self._digest, self.size, self.etag = hashlib.sha256(), 0, etag
-        self._note.write_text(json.dumps(asdict(_PartOf(wanted.url, wanted.sha256, etag))))
+        self._note.write_text(json.dumps(asdict(_PartOf(_digest(wanted.url), wanted.sha256, etag))))
 
     def append(self, data: bytes) -> None:
         self._file.write(data)
@@ -140,7 +144,7 @@ class PartFile:
     def _read_note(self) -> _PartOf:
         try:
             known = json.loads(self._note.read_text())
-            return _PartOf(url=str(known["url"]), sha256=str(known["sha256"]), etag=str(known["etag"]))
+            return _PartOf(address=str(known["address"]), sha256=str(known["sha256"]), etag=str(known["etag"]))
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return _PartOf()  # a part of which nobody knows what it is a part of is not continued
 

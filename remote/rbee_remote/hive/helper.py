@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 
 from rbee_remote.command import payload_command
+from rbee_remote.hive.identity import own_mark
 from rbee_remote.hive.process import DEVICE_ORDER, child_environment
 from rbee_remote.protocol import ErrorCode, RemoteError
 
@@ -21,7 +22,7 @@ async def run_helper(*arguments: str, request: dict[str, Any] | None = None, tim
     Raises RemoteError: what the command said, WORKER_CRASHED where it said nothing, LOADING_TIMEOUT.
     """
     process = await asyncio.create_subprocess_exec(
-        *payload_command(*arguments),
+        *payload_command(*arguments, own_mark()),
         stdin=subprocess.DEVNULL if request is None else subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=DEVICE_ORDER | child_environment(os.environ, {}),

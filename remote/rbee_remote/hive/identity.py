@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_OWNER = re.compile(r"([1-9][0-9]{0,9})\.([0-9]{1,19})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +35,23 @@ def boot_id() -> str:
 def start_ticks(pid: int) -> int | None:
     """None when there is no such process (a zombie still is one)."""
     if _BOOT_ID.exists():
-        try:
-            text = Path(f"/proc/{pid}/stat").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            return None
-        # proc(5): the name in parentheses may contain anything; starttime is field 22, the 20th after it.
-        return int(text.rpartition(")")[2].split()[19])
+        fields = stat_fields(pid)
+        return int(fields[START_TICKS]) if fields else None
     return _start_hundredths(pid)
+
+
+#: Places in `stat_fields`: proc(5) has the state as field 3.
+STATE, PARENT, GROUP, SESSION, START_TICKS, RSS_PAGES = 0, 1, 2, 3, 19, 21
+
+
+def stat_fields(pid: int) -> list[str] | None:
+    """What Linux tells of a process, from its state on; None when there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The name in parentheses before them may contain anything.
+    return text.rpartition(b")")[2].decode().split()
 
 
 def _start_hundredths(pid: int) -> int | None:
@@ -62,3 +75,21 @@ def identify(pid: int) -> ProcessIdentity:
 def is_same_process(identity: ProcessIdentity) -> bool:
     """Whether the process that was identified still exists, and not another one with its pid."""
     return identity.boot_id == boot_id() and start_ticks(identity.pid) == identity.start_ticks
+
+
+def owner_mark(pid: int, ticks: int) -> str:
+    """How a process's command line names the one that started it, on this boot: `PID.START_TICKS`."""
+    return f"{pid}.{ticks}"
+
+
+def read_owner(mark: str) -> tuple[int, int] | None:
+    """(pid, start_ticks); None for what is no mark."""
+    match = _OWNER.fullmatch(mark)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def own_mark() -> str:
+    """The option for the command line of what this process starts. A clean-up knows by it whose it is, and ends it
+    only when this very process is gone."""
+    own = identify(os.getpid())
+    return f"--owner={owner_mark(own.pid, own.start_ticks)}"

@@ -48,6 +48,10 @@ class Layout:
     def worker_socket(self, worker: str) -> Path:
         return self.run_dir / f"worker-{worker}.sock"
 
+    def staged_socket(self, pid: int) -> Path:
+        """The name that a worker's socket has until it accepts connections."""
+        return self.run_dir / f".{pid}"
+
     def worker_log(self, worker: str) -> Path:
         return self.logs / f"worker-{worker}.log"
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
 from pathlib import Path
 
 from rbee_remote.protocol import ErrorCode, RemoteError
+
+_log = logging.getLogger(__name__)
 
 MAX_BYTES = 8 * 1024 * 1024
 _TAIL_BLOCK = 64 * 1024
@@ -39,8 +42,20 @@ def last_lines(path: Path, count: int) -> bytes:
 def rotate(path: Path, max_bytes: int = MAX_BYTES) -> None:
     """Keep one older file beside a log that has grown too large.
 
-    Copied and cut, not renamed: the writers hold the file open for appending. A line written in between is lost.
+    Copied and cut, not renamed: the writers hold the file open for appending. A line written in between is lost, and
+    where the disk has no room for the copy, so is what is cut. Never raises OSError: a log is not worth a hive's life.
     """
-    if path.exists() and path.stat().st_size > max_bytes:
-        shutil.copyfile(path, path.with_name(f"{path.name}.1"))
-        os.truncate(path, 0)
+    try:
+        if path.exists() and path.stat().st_size > max_bytes:
+            _copy_if_there_is_room(path, path.with_name(f"{path.name}.1"))
+            os.truncate(path, 0)
+    except OSError as error:
+        _log.warning("%s cannot be cut: %s", path, error)
+
+
+def _copy_if_there_is_room(path: Path, copy: Path) -> None:
+    try:
+        shutil.copyfile(path, copy)
+    except OSError as error:
+        _log.warning("%s is cut without a copy: %s", path, error)
+        copy.unlink(missing_ok=True)

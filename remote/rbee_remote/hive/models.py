@@ -13,6 +13,7 @@ import anyio.to_thread
 from rbee_remote.hive.catalog import Catalog, check_path, check_ref, is_file
 from rbee_remote.hive.hashing import sha256_of
 from rbee_remote.hive.helper import run_helper
+from rbee_remote.hive.sanitize import redact
 from rbee_remote.protocol import ErrorCode, ModelInfo, ModelMeta, RegisterRequest, RemoteError, decode
 
 _log = logging.getLogger(__name__)
@@ -94,8 +95,9 @@ def check_sha256(sha256: str) -> None:
 
 
 def describe_source(source: dict[str, Any]) -> str:
-    """A resolved `Source` as the catalog keeps it: where the model came from, with the commit where there is one."""
+    """A resolved `Source` as the catalog keeps it: where the model came from, with the commit where there is one, and
+    without the query of an address, which can hold a signature."""
     kind = source.get("kind")
     if kind == "hf":
         return f"hf:{source.get('repo')}:{source.get('file')}@{source.get('revision')}"
-    return str(source.get("url") or source.get("requirement") or source.get("path") or kind or "")
+    return redact(str(source.get("url") or source.get("requirement") or source.get("path") or kind or ""))

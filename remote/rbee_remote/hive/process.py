@@ -2,30 +2,41 @@
 
 Rules
 - A signal goes out only while the child is ours: not reaped, and identified by pid, boot id and start time.
-- Signals go to the child's process group, so that what it started ends with it.
+- Signals go to all that belongs to the child, one by one: what it started ends with it, in whatever session that is.
+- Ended means that its memory is free as well: RAM is, once a process is reaped; a GPU's driver may take a moment.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 
+from rbee_remote.gpu_users import gpu_pids
 from rbee_remote.hive.identity import ProcessIdentity, identify, is_same_process
 from rbee_remote.protocol import SECRET_VARIABLE, ErrorCode, RemoteError
+from rbee_remote.sweep.family import Family, grow
+from rbee_remote.sweep.system import System, this_system
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _VALUE = re.compile(r"[^\0\ud800-\udfff]*")
 
 #: A status line is a WorkerStatus, whose longest part is an error's text.
 _LINE_LIMIT = 1 << 20
+
+_POLL_S = 0.05
+#: A driver gives back a GPU's memory within a second or two of the process's end.
+_GPU_PATIENCE_S = 5.0
 
 
 #: CUDA by itself puts the fastest GPU first, the driver and its tools go by the PCI bus: then CUDA0 is the driver's 0.
@@ -55,6 +66,11 @@ def spinning(env: Mapping[str, str], *, shared: bool) -> dict[str, str]:
     return {"GOMP_SPINCOUNT": _SPIN_SHARED if shared else _SPIN_ALONE} | dict(env)
 
 
+@functools.cache
+def _system() -> System:
+    return this_system()
+
+
 class Child:
     """A running worker process; made by `start`. The event loop reaps it, whether or not somebody waits."""
 
@@ -62,6 +78,7 @@ class Child:
         self._process = process
         self._status = status
         self.identity: ProcessIdentity = identify(process.pid)
+        self._family: Family = {}
 
     @classmethod
     async def start(cls, command: Sequence[str], *, config: bytes, env: Mapping[str, str], log: Path) -> Child:
@@ -117,20 +134,54 @@ class Child:
     def running(self) -> bool:
         return self._process.returncode is None
 
-    def signal_group(self, number: signal.Signals) -> None:
-        """Does nothing when the child is gone."""
+    def kill_group(self) -> None:
+        """SIGKILL to the child and its group, at once. Does nothing when the child is gone."""
         if self.running and is_same_process(self.identity):
             # Between the check and the signal the child can become a zombie, but only we can reap it.
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.identity.pid, number)
+                os.killpg(self.identity.pid, signal.SIGKILL)
 
     async def end(self, patience_s: float) -> None:
-        """SIGTERM, and where that does not help within `patience_s`, SIGKILL; returns when the child is gone."""
+        """SIGTERM, and where that does not help within `patience_s`, SIGKILL; returns when the child is gone, and all
+        that belongs to it, or has been killed `patience_s` ago."""
         for number in (signal.SIGTERM, signal.SIGKILL):
-            self.signal_group(number)
+            await anyio.to_thread.run_sync(self._signal_family, number)
+            deadline = time.monotonic() + patience_s
             if await self.gone_within(patience_s):
-                return
+                await self._family_gone(deadline)
+                if not self._family:
+                    return
         await self.wait()
+
+    def _signal_family(self, number: signal.Signals) -> None:
+        self._look()
+        for process in self._family.values():
+            _system().signal(process, number)
+            if process.state == "T" and number is signal.SIGTERM:
+                _system().signal(process, signal.SIGCONT)  # one that is stopped gets the other only then
+
+    def _look(self) -> None:
+        """Bring the family up to date: whoever of it runs."""
+        now = {process.name: process for process in _system().processes()}
+        own = (self.identity.pid, self.identity.start_ticks)
+        known = {name: now[name] for name in (own, *self._family) if name in now}
+        family = grow(known, list(now.values()), led={own[0]}, spare=set())
+        self._family = {name: process for name, process in family.items() if process.runs}
+
+    async def _family_gone(self, deadline: float) -> None:
+        await anyio.to_thread.run_sync(self._look)
+        while self._family and time.monotonic() < deadline:
+            await anyio.sleep(_POLL_S)
+            await anyio.to_thread.run_sync(self._look)
+
+    async def freed(self) -> bool:
+        """Whether no GPU lists the child any more, which is gone; waits for that some seconds."""
+        deadline = time.monotonic() + _GPU_PATIENCE_S
+        while self.identity.pid in await anyio.to_thread.run_sync(gpu_pids):
+            if time.monotonic() >= deadline:
+                return False
+            await anyio.sleep(_POLL_S)
+        return True
 
     async def gone_within(self, seconds: float) -> bool:
         with anyio.move_on_after(seconds):

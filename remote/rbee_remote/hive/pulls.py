@@ -22,6 +22,7 @@ from rbee_remote.command import payload_command
 from rbee_remote.hive import models
 from rbee_remote.hive.catalog import Catalog
 from rbee_remote.hive.helper import parse_last_line
+from rbee_remote.hive.identity import own_mark
 from rbee_remote.hive.process import child_environment
 from rbee_remote.protocol import (
     DownloadProgress,
@@ -147,7 +148,7 @@ class Pulls:
 async def _download_process(target: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     """The `download` process; ended, gently first, when the context is left while it runs."""
     process = await asyncio.create_subprocess_exec(
-        *payload_command("download", "--target", str(target)),
+        *payload_command("download", "--target", str(target), own_mark()),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=child_environment(os.environ, {}),

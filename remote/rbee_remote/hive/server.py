@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import secrets
 import signal
@@ -18,10 +19,11 @@ from collections.abc import Callable
 import anyio
 from starlette.types import ASGIApp
 
-from rbee_remote.hive import identity, logs
+from rbee_remote.hive import identity, logs, use_marks
 from rbee_remote.hive.app import HiveApi
-from rbee_remote.hive.audit import AuditLog
+from rbee_remote.hive.audit import Audit
 from rbee_remote.hive.catalog import Catalog
+from rbee_remote.hive.in_use import keep_young
 from rbee_remote.hive.layout import HiveOptions, socket_identity
 from rbee_remote.hive.pulls import Pulls
 from rbee_remote.hive.supervisor import Supervisor, Timing
@@ -45,12 +47,16 @@ async def _serve(options: HiveOptions, listener: socket.socket, on_serving: Call
     async with anyio.create_task_group() as tasks:
         catalog = Catalog(options.layout.models)
         timing = Timing(tick=min(1.0, options.idle_exit / 4), stall=options.stall)
-        hive = _Hive(options, Supervisor(options.layout, catalog, tasks, timing=timing), Pulls(catalog, tasks))
+        audit = Audit(options.layout)
+        audit.begin()
+        supervisor = Supervisor(options.layout, catalog, tasks, timing=timing, audit=audit)
+        hive = _Hive(options, supervisor, Pulls(catalog, tasks), audit)
         server = _Server(hive.api(catalog).app(), on_startup=on_serving)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, hive.stop, StopRequest())
         tasks.start_soon(watch, hive.supervisor)
         tasks.start_soon(hive.watch_reasons_to_end)
+        tasks.start_soon(keep_young, options.layout.home)
         tasks.start_soon(server.serve, [listener])
         await hive.end_when_asked()
         server.end()
@@ -79,10 +85,11 @@ class _Server(SocketServer):
 
 
 class _Hive:
-    def __init__(self, options: HiveOptions, supervisor: Supervisor, pulls: Pulls) -> None:
+    def __init__(self, options: HiveOptions, supervisor: Supervisor, pulls: Pulls, audit: Audit) -> None:
         self._options = options
         self._layout = options.layout
         self._pulls = pulls
+        self._audit = audit
         self.supervisor = supervisor
         self._identity = identity.identify(os.getpid())
         self._instance = secrets.token_hex(8)
@@ -97,7 +104,7 @@ class _Hive:
             catalog=catalog,
             supervisor=self.supervisor,
             pulls=self._pulls,
-            audit=AuditLog(self._layout.audit_log),
+            audit=self._audit,
             info=self.info,
             stop=self.stop,
             ending=self._ending,
@@ -133,13 +140,17 @@ class _Hive:
         _log.info("the hive is stopping, %d workers", len(self.supervisor.live()))
         self._pulls.cancel_all()
         await self.supervisor.stop_all(self._stop_request)
+        self._audit.note("hive.end", pid=os.getpid())
         self._ending.set()
 
     async def watch_reasons_to_end(self) -> None:
         """Runs until cancelled."""
         socket_path, busy_at = self._layout.hive_socket, time.monotonic()
-        own = socket_identity(socket_path)
+        own, touched_at = socket_identity(socket_path), -math.inf
         while True:
+            if time.monotonic() - touched_at >= use_marks.INTERVAL_S:
+                use_marks.touch_used(self._layout.home)
+                touched_at = time.monotonic()
             await anyio.sleep(self.supervisor.timing.tick)
             logs.rotate(self._layout.hive_log)
             if self.supervisor.live() or self._pulls.running:

@@ -19,53 +19,56 @@ from dataclasses import dataclass, replace
 import anyio
 from anyio.abc import TaskGroup
 
+from rbee_remote.caller import ANYBODY, Caller
 from rbee_remote.command import payload_command
-from rbee_remote.hive import planning, scheduler, watch
+from rbee_remote.hive import planning, scheduler, verdicts, worker_calls
+from rbee_remote.hive.audit import Audit
 from rbee_remote.hive.catalog import Catalog
+from rbee_remote.hive.launch import launch
 from rbee_remote.hive.layout import Layout
-from rbee_remote.hive.logs import last_lines
 from rbee_remote.hive.meter import Job, Meter
 from rbee_remote.hive.need_table import make_needs
 from rbee_remote.hive.planning import Plan
-from rbee_remote.hive.process import Child, describe_exit, spinning
+from rbee_remote.hive.process import spinning
 from rbee_remote.hive.scheduler import MakeRoom, NoMemory, NoSlot, Reuse, Spawn
-from rbee_remote.hive.worker_record import SERVING, WorkerRecord
+from rbee_remote.hive.worker_record import COMING, SERVING, WorkerRecord
 from rbee_remote.protocol import (
     ErrorCode,
     Fit,
+    LeaseRequest,
     ModelNeeds,
     NeedsRequest,
     ProtocolError,
     RemoteError,
     SpawnRequest,
     StopRequest,
-    WorkerConfig,
     WorkerState,
     WorkerStatus,
     decode,
-    encode,
 )
 
 _log = logging.getLogger(__name__)
 
-_CRASH_LOG_LINES = 10
-_AFTER_CRASH = "rbee logs NODE --worker ID shows more; a smaller context needs less memory"
-
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds. stall: without progress of a loading worker until it is ended. failed_visible: see the rules above."""
+    """Seconds. check, check_in_use: between two checks of a worker's health, and while somebody waits for it.
+    stall: without progress of a loading worker until it is ended. stopped: a process may be stopped by a signal for as
+    long. failed_visible: see the rules above.
+    """
 
     tick: float = 1.0
     check: float = 30.0
+    check_in_use: float = 10.0
     stall: float = 300.0
+    stopped: float = 10.0
     failed_visible: float = 60.0
 
 
 class Supervisor:
     """Made inside `async with anyio.create_task_group()`; its tasks run there.
 
-    worker_command: the argv that starts a worker, to which `--status-fd=N` is added.
+    worker_command: the argv that starts a worker, to which options are added. audit: None for one of its own.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Supervisor:
         *,
         timing: Timing = Timing(),
         worker_command: Sequence[str] | None = None,
+        audit: Audit | None = None,
     ) -> None:
         self._layout = layout
         self._catalog = catalog
@@ -84,6 +88,7 @@ class Supervisor:
         self._command = list(worker_command or payload_command("worker"))
         self._workers: dict[str, WorkerRecord] = {}
         self._meter = Meter()
+        self._audit = audit or Audit(layout)
         self.draining = False
 
     # --- asking ---------------------------------------------------------------------------------------------
@@ -134,17 +139,19 @@ class Supervisor:
 
     # --- changing -------------------------------------------------------------------------------------------
 
-    async def ensure(self, request: SpawnRequest) -> tuple[WorkerRecord, bool]:
-        """The worker for the request, and whether this call started it. It has a process, but need not serve yet.
+    async def ensure(self, request: SpawnRequest, caller: Caller = ANYBODY) -> tuple[WorkerRecord, bool]:
+        """The worker for the request, and whether this call started it. It has a process, but need not serve yet, and
+        stays for the caller's keep-alive.
 
-        Raises what `preflight` raises, and RemoteError: WORKER_GONE when the hive is about to end, DEADLINE_EXCEEDED.
+        Raises what `preflight` raises, and RemoteError: WORKER_GONE when the hive is about to end, DEADLINE_EXCEEDED,
+        DISK_FULL where a start cannot be recorded.
         """
         with anyio.move_on_after(request.timeout_s):
-            return await self._ensure(request)
+            return await self._ensure(request, caller)
         message = f"no worker for {request.model} could be started before the deadline"
         raise RemoteError(ErrorCode.DEADLINE_EXCEEDED, message, hint="give it more with `--timeout`")
 
-    async def _ensure(self, request: SpawnRequest) -> tuple[WorkerRecord, bool]:
+    async def _ensure(self, request: SpawnRequest, caller: Caller) -> tuple[WorkerRecord, bool]:
         while True:
             plan = await self._plan(request)
             if self.draining:
@@ -156,21 +163,61 @@ class Supervisor:
                     worker = self._workers[worker_id]
                     worker.want(request.timeout_s)
                     await worker.has_process.wait()
-                    return worker, False
+                    if await self._grant(worker, LeaseRequest(caller.keeper, request.keep_alive_s)):
+                        return worker, False
+                    await worker.gone.wait()
                 case Spawn():
-                    worker = self._spawn(plan)
+                    worker = self._spawn(plan, caller)
                     worker.want(request.timeout_s)
                     await worker.has_process.wait()
                     return worker, True
                 case MakeRoom(evict, await_end):
                     leaving = [self._workers[worker_id] for worker_id in (*evict, *await_end)]
                     for worker_id in evict:
-                        _log.info("worker %s makes room for %s", worker_id, request.model)
-                        self._begin_stop(self._workers[worker_id], StopRequest())
+                        self._evict(self._workers[worker_id], request.model, caller)
                     for record in leaving:
                         await record.gone.wait()
                 case NoSlot() | NoMemory():
                     raise planning.refusal(decision, plan)
+
+    def _evict(self, worker: WorkerRecord, model: str, caller: Caller) -> None:
+        _log.info("worker %s makes room for %s", worker.id, model)
+        self._audit.note("worker.stop", caller, model=worker.key.model, worker=worker.id, reason=f"room for {model}")
+        self._begin_stop(worker, StopRequest())
+
+    async def _grant(self, worker: WorkerRecord, lease: LeaseRequest) -> bool:
+        """Have the worker stay for a keeper; False when it is about to end. One that starts is told in time."""
+        if worker.state is WorkerState.STARTING:
+            worker.announced.append(lease)
+            if len(worker.announced) == 1:
+                self._tasks.start_soon(self._announce, worker)
+            return True
+        if await worker_calls.grant(worker, lease) or worker.state in COMING:  # why a load fails, who follows it hears
+            return True
+        _log.info("worker %s is ending, keeper %s gets another", worker.id, lease.keeper)
+        if worker.alive:
+            self._begin_stop(worker, StopRequest())
+        return False
+
+    async def _announce(self, worker: WorkerRecord) -> None:
+        """Tell a worker, once it listens, of the keepers that asked for it before."""
+        while worker.state is WorkerState.STARTING and not worker.gone.is_set():
+            await worker.changed.wait()
+        while worker.announced and not worker.gone.is_set():
+            await worker_calls.grant(worker, worker.announced.pop(0))
+
+    async def stop_if_idle(self, worker: WorkerRecord, request: StopRequest, caller: Caller) -> None:
+        """End a worker that nobody has used for `request.only_idle_s` and that no other keeper's lease holds; return
+        when its process is gone. The worker decides: a request can come to it at any moment.
+
+        Raises RemoteError ALL_SLOTS_BUSY, and nothing has changed.
+        """
+        if worker.state in COMING:
+            raise worker_calls.in_use(worker, "it is loading")
+        if worker.state in SERVING:
+            await worker_calls.ask_to_end_if_idle(worker, request, caller)
+            self._audit.note("gc", caller, model=worker.key.model, worker=worker.id)
+        await self.stop(worker, replace(request, only_idle_s=None))
 
     async def stop(self, worker: WorkerRecord, request: StopRequest) -> None:
         """End a worker, and return when its process is gone. The stop goes on when the caller does not."""
@@ -191,10 +238,15 @@ class Supervisor:
         for worker in self.begin_stop_all(request):
             await worker.gone.wait()
 
-    def fail(self, worker: WorkerRecord, error: RemoteError) -> None:
-        """End a worker that is of no use any more, for a reason that those who wait for it are told."""
+    def fail(self, worker: WorkerRecord, error: RemoteError, *, kill: bool = False) -> None:
+        """End a worker that is of no use any more, for a reason that those who wait for it are told.
+
+        kill: it cannot react to anything gentler.
+        """
         _log.warning("worker %s: %s", worker.id, error.message)
         worker.error = error
+        if kill and worker.child:
+            worker.child.kill_group()
         self._begin_stop(worker, StopRequest(drain=False))
 
     def forget_failed(self, now: float) -> None:
@@ -205,8 +257,9 @@ class Supervisor:
 
     # --- one worker's life ----------------------------------------------------------------------------------
 
-    def _spawn(self, plan: Plan) -> WorkerRecord:
+    def _spawn(self, plan: Plan, caller: Caller) -> WorkerRecord:
         worker_id = secrets.token_hex(8)
+        self._audit.record("worker.start", caller, model=plan.key.model, worker=worker_id)
         worker = WorkerRecord(
             id=worker_id,
             key=plan.key,
@@ -218,14 +271,16 @@ class Supervisor:
             log=self._layout.worker_log(worker_id),
         )
         self._workers[worker_id] = worker
-        self._tasks.start_soon(self._run, worker, plan)
+        self._tasks.start_soon(self._run, worker, plan, caller.keeper)
         return worker
 
-    async def _run(self, worker: WorkerRecord, plan: Plan) -> None:
+    async def _run(self, worker: WorkerRecord, plan: Plan, keeper: str) -> None:
         """From the start of the process to its end; whatever happens, the record reaches its last state."""
         _log.info("starting worker %s for %s, %d MB", worker.id, worker.key.model, worker.need.total_mb)
         try:
-            worker.child = await self._start(worker, plan)
+            others = any(other is not worker and other.placement.device == "cpu" for other in self.live())
+            env = spinning(plan.env, shared=others)
+            worker.child = await launch(self._command, worker, keeper=keeper, env=env, layout=self._layout)
             worker.has_process.set()
             worker.touch()
             async for line in worker.child.statuses():
@@ -238,28 +293,18 @@ class Supervisor:
             worker.error = RemoteError(ErrorCode.WORKER_CRASHED, f"the worker could not be run: {error}")
             self._fail_record(worker)
         finally:
-            if worker.child is not None and worker.child.running:
+            if worker.child is not None:
                 with anyio.CancelScope(shield=True):
-                    await worker.child.end(StopRequest().patience_s)
+                    if worker.child.running:
+                        await worker.child.end(StopRequest().patience_s)
+                    if not await worker.child.freed():
+                        _log.warning("worker %s has ended, but a GPU's driver still holds memory for it", worker.id)
             worker.socket.unlink(missing_ok=True)
+            if worker.child is not None:
+                self._layout.staged_socket(worker.child.identity.pid).unlink(missing_ok=True)
             worker.has_process.set()
             worker.gone.set()
             worker.touch()
-
-    async def _start(self, worker: WorkerRecord, plan: Plan) -> Child:
-        config = WorkerConfig(
-            id=worker.id,
-            model=worker.key.model,
-            path=worker.key.path,
-            socket=str(worker.socket),
-            options=worker.key.options,
-            ctx=worker.ctx,
-            slots=worker.slots,
-            keep_alive_s=worker.keep_alive_s,
-        )
-        others = any(other is not worker and other.placement.device == "cpu" for other in self.live())
-        env = spinning(plan.env, shared=others)
-        return await Child.start(self._command, config=json.dumps(encode(config)).encode(), env=env, log=worker.log)
 
     def _on_status(self, worker: WorkerRecord, line: bytes) -> None:
         try:
@@ -267,6 +312,8 @@ class Supervisor:
         except (ProtocolError, ValueError) as error:
             _log.warning("worker %s wrote a status that is none: %s", worker.id, error)
             return
+        for served in status.served:
+            self._audit.served(served, model=worker.key.model, worker=worker.id)
         before = worker.state
         worker.apply(status)
         if worker.state is not before:
@@ -277,18 +324,19 @@ class Supervisor:
         asked_for = worker.state is WorkerState.STOPPING
         if worker.error is None and (asked_for or ended_well):
             _log.info("worker %s has ended", worker.id)
+            self._audit.note("worker.end", model=worker.key.model, worker=worker.id)
             del self._workers[worker.id]
             worker.state = WorkerState.STOPPING
             return
         if worker.error is None:
-            details = {**describe_exit(status), "log": str(worker.log), "last_lines": _tail(worker)}
-            message = f"the worker for {worker.key.model} ended unexpectedly"
-            worker.error = RemoteError(ErrorCode.WORKER_CRASHED, message, hint=_AFTER_CRASH, details=details)
+            worker.error = verdicts.crashed(worker, status)
         _log.error("worker %s failed: %s %s", worker.id, worker.error.message, worker.error.details)
         self._fail_record(worker)
 
     def _fail_record(self, worker: WorkerRecord) -> None:
         worker.state, worker.failed_at = WorkerState.FAILED, time.monotonic()
+        reason = worker.error.code.value if worker.error else ""
+        self._audit.note("worker.crash", model=worker.key.model, worker=worker.id, reason=reason)
 
     # --- ending one -----------------------------------------------------------------------------------------
 
@@ -306,12 +354,11 @@ class Supervisor:
         await worker.has_process.wait()
         if worker.child is None:
             return
-        if request.drain and await watch.ask_to_shut_down(worker, request):
-            await watch.drained(worker)
+        if request.drain and await worker_calls.ask_to_shut_down(worker, request):
+            await worker.drained()
             if await worker.child.gone_within(request.patience_s):
                 return
+        elif request.drain and not worker.socket.exists():
+            # The run folder was cleaned away: nobody comes in any more, and who is in may finish.
+            await worker.drained()
         await worker.child.end(request.patience_s)
-
-
-def _tail(worker: WorkerRecord) -> list[str]:
-    return last_lines(worker.log, _CRASH_LOG_LINES).decode("utf-8", "replace").splitlines()

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
+import os
 import socket
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 _LIMIT = 1 << 20
+#: Seconds between two tries to get into a listener's queue.
+_FULL_QUEUE_S = 0.02
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -19,15 +25,28 @@ class _UnixConnection(http.client.HTTPConnection):
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+        deadline = time.monotonic() + (self.timeout or 0.0)
+        # A full queue of the listener is an error at once, whatever the timeout.
+        while (code := self.sock.connect_ex(str(self._path))) == errno.EAGAIN and time.monotonic() < deadline:
+            time.sleep(_FULL_QUEUE_S)
+        if code:
+            raise OSError(code, os.strerror(code))
 
 
-def request(path: Path, method: str, target: str, *, body: Any = None, timeout: float = 5.0) -> tuple[int, Any]:
+def request(
+    path: Path,
+    method: str,
+    target: str,
+    *,
+    body: Any = None,
+    timeout: float = 5.0,
+    headers: Mapping[str, str] | None = None,
+) -> tuple[int, Any]:
     """Status and JSON body (None where there is none). Raises OSError, and ValueError for an answer that is no JSON."""
     connection = _UnixConnection(path, timeout)
     try:
         content = None if body is None else json.dumps(body)
-        connection.request(method, target, content, {"Content-Type": "application/json"})
+        connection.request(method, target, content, {"Content-Type": "application/json", **(headers or {})})
         with connection.getresponse() as response:
             data = response.read(_LIMIT)
     except http.client.HTTPException as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anyio
@@ -16,7 +16,7 @@ from rbee_remote.hive.needs import Need
 from rbee_remote.hive.process import Child
 from rbee_remote.hive.resources import Placement
 from rbee_remote.hive.scheduler import WorkerKey, WorkerView
-from rbee_remote.protocol import RemoteError, WorkerInfo, WorkerState, WorkerStatus
+from rbee_remote.protocol import Lease, LeaseRequest, RemoteError, WorkerInfo, WorkerState, WorkerStatus
 
 #: States in which a worker serves requests.
 SERVING = (WorkerState.IDLE, WorkerState.READY, WorkerState.BUSY)
@@ -52,7 +52,18 @@ class WorkerRecord:
     used_at: float = field(default_factory=time.monotonic)
     progress_at: float = field(default_factory=time.monotonic)
     failed_at: float | None = None
+    #: The leases as they were at that time.
+    leases: tuple[Lease, ...] = ()
+    leases_at: float = 0.0
+    #: Of keepers that asked for it before it listened.
+    announced: list[LeaseRequest] = field(default_factory=list)
+    #: Since when the process is stopped by a signal.
+    stopped_at: float | None = None
+    checked_at: float = field(default_factory=time.monotonic)
+    being_checked: bool = False
     missed_checks: int = 0
+    #: Somebody was left without an answer.
+    suspected: bool = False
     #: The latest deadline of those who asked for it, on the monotonic clock; inf where somebody has none.
     wanted_until: float = 0.0
     #: The names of those who follow its load, and will send it their requests.
@@ -102,6 +113,11 @@ class WorkerRecord:
         self.changed.set()
         self.changed = anyio.Event()
 
+    async def drained(self) -> None:
+        """Returns when it runs no request any more, or is gone."""
+        while not self.gone.is_set() and self.slots_free < self.slots:
+            await self.changed.wait()
+
     def apply(self, status: WorkerStatus) -> None:
         """Take over what the worker said of itself. A worker that is to stop stays so, whatever it says."""
         now = time.monotonic()
@@ -113,6 +129,7 @@ class WorkerRecord:
         self.idle_since = None if status.idle_s is None else now - status.idle_s
         if status.keep_alive_s is not None:
             self.keep_alive_s = status.keep_alive_s
+        self.leases, self.leases_at = status.leases, now
         self.device = status.device or self.device
         if status.error is not None:
             self.error = RemoteError.decode({"error": status.error})
@@ -121,6 +138,12 @@ class WorkerRecord:
         if self.state is not WorkerState.STOPPING:
             self.state = WorkerState.STOPPING if failed else status.state
         self.touch()
+
+    def leases_now(self) -> tuple[Lease, ...]:
+        """Those that are not over."""
+        passed = time.monotonic() - self.leases_at
+        left = ((lease, None if lease.left_s is None else lease.left_s - passed) for lease in self.leases)
+        return tuple(replace(lease, left_s=left_s) for lease, left_s in left if left_s is None or left_s > 0)
 
     def view(self) -> WorkerView:
         return WorkerView(
@@ -156,4 +179,5 @@ class WorkerRecord:
             log=str(self.log),
             error=self.error.encode()["error"] if self.error else None,
             options=self.key.options,
+            leases=self.leases_now(),
         )

@@ -14,6 +14,7 @@ import re
 from rbee_remote.codec import ProtocolError as ProtocolError
 from rbee_remote.codec import decode as decode
 from rbee_remote.codec import encode as encode
+from rbee_remote.codec import parse_json as parse_json
 from rbee_remote.failures import ErrorCode as ErrorCode
 from rbee_remote.failures import RemoteError as RemoteError
 from rbee_remote.protocol.audit import AuditBreak as AuditBreak
@@ -38,6 +39,7 @@ from rbee_remote.protocol.hive import SpawnRequest as SpawnRequest
 from rbee_remote.protocol.hive import StopRequest as StopRequest
 from rbee_remote.protocol.hive import WorkerInfo as WorkerInfo
 from rbee_remote.protocol.load import Lease as Lease
+from rbee_remote.protocol.load import LeaseRequest as LeaseRequest
 from rbee_remote.protocol.load import Served as Served
 from rbee_remote.protocol.load import WorkerConfig as WorkerConfig
 from rbee_remote.protocol.load import WorkerOptions as WorkerOptions

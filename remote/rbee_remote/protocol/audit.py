@@ -1,7 +1,8 @@
 """The record of who did what, as keeper and hive keep it: JSON lines, each with the SHA-256 of the line before.
 
 A line that is changed, removed, put in between or moved breaks the chain where it stood. Lines cut off at the end
-break nothing, so beside the file lies its head: how many lines there are, and the digest of the last.
+break nothing, so beside the file lies its head: how many lines there are, and the digest of the last. Whoever appends
+chains to the head, not to what the file ends with: lines that were cut off stay missed for ever.
 """
 
 from __future__ import annotations
@@ -14,6 +15,16 @@ from typing import Any
 
 #: What the first line has in place of a digest.
 GENESIS = "0" * 64
+
+#: Names below `log/`, of keeper and node.
+AUDIT_LOG = "audit.log"
+AUDIT_HEAD = "audit.head"
+
+#: Bytes of the file with the head: always as long, so that it is overwritten in place and needs no room on a full disk.
+HEAD_SIZE = 128
+
+#: Breaks that a `Verifier` keeps; of a file in which nothing fits, the first ones say enough.
+MAX_BREAKS = 100
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,21 +53,76 @@ def make_line(entry: dict[str, Any], previous: str) -> bytes:
     return json.dumps({**entry, "previous": previous}, ensure_ascii=False).encode("utf-8", errors="replace")
 
 
-def verify(lines: Iterable[bytes], head: AuditHead | None) -> list[AuditBreak]:
+def pack_head(head: AuditHead) -> bytes:
+    """The content of `audit.head`: HEAD_SIZE bytes, a JSON object and blanks."""
+    return json.dumps(dataclasses.asdict(head)).encode().ljust(HEAD_SIZE - 1) + b"\n"
+
+
+def unpack_head(content: bytes) -> AuditHead | None:
+    """None for what is no head."""
+    try:
+        values = json.loads(content)
+        lines, digest = values["lines"], values["digest"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if type(lines) is not int or type(digest) is not str or lines < 0 or len(digest) != len(GENESIS):
+        return None
+    return AuditHead(lines, digest)
+
+
+class Verifier:
+    """Looks for breaks line by line, so that a log of any length needs no memory.
+
+    start: the digest of what was before the first line. seen: the head as it was before the lines were read, where
+    the log may grow meanwhile: then lines after it may be more than the last head knows of.
+    breaks: found so far, MAX_BREAKS at most.
+    """
+
+    def __init__(self, start: str = GENESIS, seen: AuditHead | None = None) -> None:
+        self.breaks: list[AuditBreak] = []
+        self._seen = seen
+        self._at_seen = start if seen and seen.lines == 0 else ""
+        self._count, self._previous = 0, start
+
+    @property
+    def digest(self) -> str:
+        """Of the last line that was taken."""
+        return self._previous
+
+    def take(self, line: bytes) -> None:
+        """The next line, without its newline."""
+        self._count += 1
+        if reason := _what_is_wrong(line, self._previous):
+            self._report(self._count, reason)
+        self._previous = digest_of(line)
+        if self._seen and self._count == self._seen.lines:
+            self._at_seen = self._previous
+
+    def end(self, head: AuditHead | None) -> list[AuditBreak]:
+        """All breaks, after the last line. head: None where the file with it is missing, or holds none."""
+        count, digest = self._count, self._previous
+        if self._seen and head and head.lines > self._seen.lines:  # it was written to while it was read
+            head, count, digest = self._seen, min(count, self._seen.lines), self._at_seen
+        if head is None:
+            if count:
+                self._report(count, "the file with the digest of the last line is missing, or holds none")
+        elif count < head.lines:
+            self._report(count + 1, f"lines are missing at the end: {head.lines - count}")
+        elif (count, digest) != (head.lines, head.digest) and not self.breaks:
+            self._report(count, "the last line is not the one that was recorded as the last")
+        return self.breaks
+
+    def _report(self, line: int, reason: str) -> None:
+        if len(self.breaks) < MAX_BREAKS:
+            self.breaks.append(AuditBreak(line, reason))
+
+
+def verify(lines: Iterable[bytes], head: AuditHead | None, start: str = GENESIS) -> list[AuditBreak]:
     """Where the chain is broken; lines come without their newline. head: None where the file beside is missing."""
-    breaks, previous, count = [], GENESIS, 0
-    for count, line in enumerate(lines, 1):
-        reason = _what_is_wrong(line, previous)
-        if reason:
-            breaks.append(AuditBreak(count, reason))
-        previous = digest_of(line)
-    if head is None and count:
-        breaks.append(AuditBreak(count, "the file with the digest of the last line is missing"))
-    elif head is not None and count < head.lines:
-        breaks.append(AuditBreak(count + 1, f"{head.lines - count} lines are missing at the end"))
-    elif head is not None and (count, previous) != (head.lines, head.digest) and not breaks:
-        breaks.append(AuditBreak(count, "the last line is not the one that was recorded as the last"))
-    return breaks
+    verifier = Verifier(start)
+    for line in lines:
+        verifier.take(line)
+    return verifier.end(head)
 
 
 def _what_is_wrong(line: bytes, previous: str) -> str:

@@ -55,6 +55,14 @@ class Lease:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class LeaseRequest:
+    """POST /v1/admin/lease of a worker: a keeper is about to send it requests. keep_alive_s: negative for never."""
+
+    keeper: str
+    keep_alive_s: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Served:
     """A request that has ended, for the audit log: neither prompt nor answer. finish: stop, length, canceled, …
 

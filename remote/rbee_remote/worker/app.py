@@ -8,7 +8,8 @@
     GET    /v1/requests/ID/events   the same events, those after `Last-Event-ID` (or ?after=N); 404 REQUEST_GONE
     DELETE /v1/requests/ID          cancels: 202, or 404
     GET    /metrics                 what the worker has done, for Prometheus
-    POST   /v1/admin/shutdown       StopRequest or nothing -> 202
+    POST   /v1/admin/shutdown       StopRequest or nothing -> 202, or 503 where its only_idle_s does not hold
+    POST   /v1/admin/lease          LeaseRequest -> 202; 410 WORKER_GONE
     POST   /v1/admin/bench          BenchRequest -> SSE `progress`…, `done` or `error`
 
 Errors are RemoteError.encode() with a status of 4xx or 5xx, or the `error` event once a stream has begun. `openai` adds
@@ -31,10 +32,12 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from rbee_remote.caller import Caller, caller_of
 from rbee_remote.protocol import (
     HEADER_WORKER,
     ErrorCode,
     GenerateRequest,
+    LeaseRequest,
     ProtocolError,
     RemoteError,
     StopRequest,
@@ -45,7 +48,6 @@ from rbee_remote.protocol import (
 from rbee_remote.worker.bench import bench_endpoint
 from rbee_remote.worker.body import read_json
 from rbee_remote.worker.journal import Journal
-from rbee_remote.worker.journals import Journals
 from rbee_remote.worker.openai.routes import openai_routes
 from rbee_remote.worker.service import Service
 
@@ -79,13 +81,14 @@ def make_app(service: Service) -> ASGIApp:
 
     async def inference(request: Request) -> Response:
         message = await _read(request, GenerateRequest)
-        await service.submit(message)
-        return _Events(service.journals, message.request_id)
+        caller = caller_of(request.headers)
+        await service.submit(message, caller)
+        return _Events(service, caller, message.request_id)
 
     async def events(request: Request) -> Response:
         request_id = request.path_params["request_id"]
         known = service.journals.find(request_id).last_id
-        return _Events(service.journals, request_id, after=_last_event_id(request, known))
+        return _Events(service, caller_of(request.headers), request_id, after=_last_event_id(request, known))
 
     async def cancel(request: Request) -> Response:
         request_id = request.path_params["request_id"]
@@ -101,7 +104,15 @@ def make_app(service: Service) -> ASGIApp:
 
     async def shutdown(request: Request) -> Response:
         message = await _read(request, StopRequest, default=StopRequest())
-        service.stop(drain=message.drain)
+        if message.only_idle_s is None:
+            service.stop(drain=message.drain)
+        else:
+            service.stop_if_idle(message.only_idle_s, caller_of(request.headers))
+        return JSONResponse({}, status_code=202)
+
+    async def lease(request: Request) -> Response:
+        message = await _read(request, LeaseRequest)
+        service.grant(message.keeper, message.keep_alive_s)
         return JSONResponse({}, status_code=202)
 
     app = Starlette(
@@ -113,6 +124,7 @@ def make_app(service: Service) -> ASGIApp:
             Route("/v1/requests/{request_id}/events", events),
             Route("/v1/requests/{request_id}", cancel, methods=["DELETE"]),
             Route("/v1/admin/shutdown", shutdown, methods=["POST"]),
+            Route("/v1/admin/lease", lease, methods=["POST"]),
             Route("/v1/admin/bench", bench_endpoint(service), methods=["POST"]),
             Route("/metrics", metrics),
             *openai_routes(service),
@@ -139,16 +151,19 @@ class _Addressed:
 
 
 class _Events(StreamingResponse):
-    """The events of a request as SSE, those with a number above `after`. While it is open, the request has a reader."""
+    """The events of a request as SSE, those with a number above `after`. While it is open, the request has a reader,
+    and who reads uses the worker."""
 
-    def __init__(self, journals: Journals, request_id: str, after: int = 0) -> None:
-        lines = _lines(journals.find(request_id), after)
+    def __init__(self, service: Service, caller: Caller, request_id: str, after: int = 0) -> None:
+        lines = _lines(service.journals.find(request_id), after)
         super().__init__(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-        self._journals = journals
+        self._service = service
+        self._keeper = caller.keeper
         self._request_id = request_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._journals.following(self._request_id):
+        service = self._service
+        with service.keep_alive.leased(self._keeper), service.journals.following(self._request_id):
             await super().__call__(scope, receive, send)
 
 

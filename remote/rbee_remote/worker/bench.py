@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from rbee_remote.caller import Caller, caller_of
 from rbee_remote.protocol import (
     BenchProgress,
     BenchRequest,
@@ -60,7 +61,7 @@ def bench_endpoint(service: Service) -> Callable[[Request], Awaitable[Response]]
         except ProtocolError as error:
             raise RemoteError(ErrorCode.USAGE, str(error)) from error
         check(message, service.config.ctx)
-        running = _Running(service, message)
+        running = _Running(service, message, caller_of(request.headers))
         await running.begun()
         return _Events(running)
 
@@ -114,7 +115,7 @@ def _tests(request: BenchRequest) -> Iterator[_Test]:
 class _Running:
     """One measurement: a job on the engine's thread, and its news on the event loop's."""
 
-    def __init__(self, service: Service, request: BenchRequest) -> None:
+    def __init__(self, service: Service, request: BenchRequest, caller: Caller) -> None:
         self._threads = service.config.options.threads or cpus.usable_cores()
         self._news: asyncio.Queue[BenchProgress | None] = asyncio.Queue()
         self._first: BenchProgress | None = None
@@ -123,7 +124,7 @@ class _Running:
         def report(progress: BenchProgress) -> None:
             loop.call_soon_threadsafe(self._news.put_nowait, progress)
 
-        self._job = asyncio.create_task(service.run_alone(lambda engine: run(engine, request, report)))
+        self._job = asyncio.create_task(service.run_alone(lambda engine: run(engine, request, report), caller))
         self._job.add_done_callback(lambda _: self._news.put_nowait(None))
 
     async def begun(self) -> None:

@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any, NamedTuple
 
-from rbee_remote.protocol import Done, RemoteError, Started, TokenEvent, encode
+from rbee_remote.caller import Caller
+from rbee_remote.protocol import Done, RemoteError, Served, Started, TokenEvent, encode
 
 Event = Started | TokenEvent | Done | RemoteError
 
@@ -86,6 +87,16 @@ class Journal:
     @property
     def last(self) -> Event | None:
         return self._events[-1] if self._events else None
+
+    def served(self, request_id: str, caller: Caller) -> Served:
+        """What the audit log has of it, once it is closed."""
+        first, last = self.first, self.last
+        finish = last.finish_reason if isinstance(last, Done) else ""
+        if isinstance(last, RemoteError):
+            finish = last.code.value.lower()
+        prompt = first.prompt_tokens if isinstance(first, Started) else 0
+        tokens = next((event.tokens for event in reversed(self._events) if isinstance(event, TokenEvent)), 0)
+        return Served(request_id, caller.keeper, caller.who, prompt, tokens, finish)
 
     def when_closed(self, callback: Callable[[], None]) -> None:
         """Call back once the last event is in, before it is read."""

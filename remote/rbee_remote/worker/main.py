@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from rbee_remote.command import accept_marks
 from rbee_remote.protocol import (
     ErrorCode,
     ProtocolError,
@@ -43,6 +44,7 @@ def main(argv: list[str]) -> int:
     """0 when the worker ended as planned, 1 when it failed, 2 when its configuration is wrong."""
     parser = argparse.ArgumentParser(prog="worker", description="Serve one model. Reads a WorkerConfig on stdin.")
     parser.add_argument("--status-fd", type=int, help="descriptor for WorkerStatus lines, whose reader is the hive")
+    accept_marks(parser)
     options = parser.parse_args(argv)
     faulthandler.enable()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -77,6 +79,7 @@ async def serve(config: WorkerConfig, load: LoadEngine, status_fd: int | None = 
         server.end()
         await serving
     if pipe:
+        await pipe.flushed(FAREWELL_S)
         pipe.close()
     return 0 if failure is None else 1
 

@@ -17,13 +17,16 @@ import logging
 import math
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
+from rbee_remote.caller import ANYBODY, Caller
 from rbee_remote.protocol import (
     Done,
     ErrorCode,
     GenerateRequest,
     RemoteError,
+    Served,
     Usage,
     WorkerConfig,
     WorkerState,
@@ -37,6 +40,7 @@ from rbee_remote.worker.interface import Engine, LoadEngine, ModelInfo
 from rbee_remote.worker.journal import Journal, Signal
 from rbee_remote.worker.journals import Journals
 from rbee_remote.worker.keep_alive import KeepAlive
+from rbee_remote.worker.leases import Leases
 from rbee_remote.worker.loop import EngineThread
 from rbee_remote.worker.metrics import Metrics
 
@@ -69,7 +73,11 @@ class Service:
         self._device = ""
         self._info: ModelInfo | None = None
         self._failure: RemoteError | None = None
-        self.keep_alive = KeepAlive(config.keep_alive_s, stay=lambda: self.journals.unread, over=self._idle_over)
+        leases = Leases(config.keep_alive_s)
+        leases.grant(config.keeper, config.keep_alive_s)
+        self.keep_alive = KeepAlive(
+            leases, stay=lambda: self.journals.unread, over=self._idle_over, changed=self._publish
+        )
         self._ended = asyncio.Event()
         self._published: tuple[object, ...] = ()
 
@@ -98,12 +106,13 @@ class Service:
             slots_free=slots - taken,
             queued=running + waiting - taken,
             idle_s=self.keep_alive.idle_s,
-            keep_alive_s=self.keep_alive.seconds,
+            keep_alive_s=self.keep_alive.leases.keep_alive_s(),
             device=self._device,
             error=None if self._failure is None else self._failure.encode()["error"],
+            leases=self.keep_alive.leases.told(),
         )
 
-    async def submit(self, request: GenerateRequest) -> Journal:
+    async def submit(self, request: GenerateRequest, caller: Caller = ANYBODY) -> Journal:
         """Take a request in, or find the journal that it got when it came before.
 
         Raises RemoteError: USAGE, ALL_SLOTS_BUSY, WORKER_GONE, or why the load failed.
@@ -119,7 +128,7 @@ class Service:
             journal.when_closed(timer.cancel)
         try:
             with self.keep_alive.held():
-                await self._enter(request, journal)
+                await self._enter(request, journal, caller)
         except BaseException as error:
             self.journals.forget(request.request_id, journal)
             if not journal.closed:  # somebody may follow it already
@@ -129,7 +138,7 @@ class Service:
         journal.when_closed(lambda: self._on_done(journal))
         return journal
 
-    async def _enter(self, request: GenerateRequest, journal: Journal) -> None:
+    async def _enter(self, request: GenerateRequest, journal: Journal, caller: Caller) -> None:
         """Make the prompt and queue the request, unless it is ended meanwhile."""
         self._preparing[request.request_id] = journal
         try:
@@ -144,9 +153,8 @@ class Service:
             self._engine.submit(Generation(request, journal, prepared))
         except QueueFull as error:
             raise self._busy() from error
-        self.keep_alive.served = True
-        if request.keep_alive_s is not None:
-            self.keep_alive.seconds = request.keep_alive_s
+        self.keep_alive.begin(caller.keeper, request.keep_alive_s)
+        journal.when_closed(lambda: self._on_served(request.request_id, journal, caller))
         self.on_change()
 
     async def tokenize(self, text: str) -> list[int]:
@@ -172,7 +180,6 @@ class Service:
             self._engine.submit_embedding(embedding)
         except QueueFull as error:
             raise self._busy() from error
-        self.keep_alive.served = True
         self.on_change()
         try:
             return await future
@@ -180,24 +187,50 @@ class Service:
             self._end(embedding.key, "canceled")
             raise
 
-    async def run_alone(self, job: Callable[[Engine], T]) -> T:
+    async def run_alone(self, job: Callable[[Engine], T], caller: Caller = ANYBODY) -> T:
         """Call `job` on the engine's thread while it computes nothing else; canceled, the engine is interrupted.
 
         Raises RemoteError ALL_SLOTS_BUSY when the worker is at work, and what `job` raises.
         """
         await self._loaded()
         running = self._engine.run_alone(job)
-        self.keep_alive.served = True
-        self.on_change()
-        try:
-            return await asyncio.wrap_future(running)
-        except asyncio.CancelledError:
-            self._engine.interrupt()
-            raise
+        with self.keep_alive.leased(caller.keeper):
+            self.on_change()
+            try:
+                return await asyncio.wrap_future(running)
+            except asyncio.CancelledError:
+                self._engine.interrupt()
+                raise
+            finally:
+                self.served(Served(uuid.uuid4().hex, caller.keeper, caller.who, 0, 0, "bench"))
 
     def cancel(self, request_id: str) -> bool:
         """False if no such request is open."""
         return self._end(request_id, "canceled")
+
+    def served(self, served: Served) -> None:
+        """Have the hive write down a request that is over."""
+        self._report(replace(self.status(), served=(served,)))
+
+    def stop_if_idle(self, idle_s: float, caller: Caller) -> None:
+        """End the worker if nobody has used it for that long and no other keeper's lease holds it.
+
+        Raises RemoteError ALL_SLOTS_BUSY, and nothing has changed.
+        """
+        if self._state in (WorkerState.STOPPING, WorkerState.FAILED):
+            return
+        loading = self._state is not WorkerState.READY
+        reason = "it is loading" if loading else self.keep_alive.in_use(idle_s, caller.keeper)
+        if reason:
+            message = f"worker {self.config.id} is in use: {reason}"
+            raise RemoteError(ErrorCode.ALL_SLOTS_BUSY, message, details={"reason": reason})
+        _log.info("idle for %g s, and told to end by keeper %s", idle_s, caller.keeper or "-")
+        self.stop(drain=True)
+
+    def grant(self, keeper: str, keep_alive_s: float) -> None:
+        """Stay for a keeper that is about to come. Raises RemoteError WORKER_GONE, or why the load failed."""
+        self._check_open()
+        self.keep_alive.grant(keeper, keep_alive_s)
 
     def stop(self, *, drain: bool) -> None:
         """End the worker: after the open requests, or by cancelling them."""
@@ -221,6 +254,7 @@ class Service:
         self._device = info.device
         if self._state is WorkerState.LOADING:
             self._state = WorkerState.READY
+        self.keep_alive.loaded()
         self.on_change()
 
     def on_change(self) -> None:
@@ -253,8 +287,12 @@ class Service:
             taken = timings.prompt_s + timings.generate_s
             self._typical_s += (taken - self._typical_s) / 4 if self._typical_s else taken
 
+    def _on_served(self, request_id: str, journal: Journal, caller: Caller) -> None:
+        self.keep_alive.end(caller.keeper)
+        self.served(journal.served(request_id, caller))
+
     def _idle_over(self) -> None:
-        _log.info("idle for its keep-alive of %g s", self.keep_alive.seconds)
+        _log.info("idle for its keep-alive of %g s", self.keep_alive.leases.keep_alive_s())
         self.stop(drain=True)
 
     def _state_with(self, taken: int) -> WorkerState:
@@ -292,7 +330,14 @@ class Service:
     def _publish(self) -> None:
         """Tell the hive and who follows, unless only time has passed."""
         status = self.status()
-        news = (status.state, status.progress, status.slots_free, status.queued, status.keep_alive_s, status.error)
+        news = (
+            status.state,
+            status.progress,
+            status.slots_free,
+            status.queued,
+            status.error,
+            self.keep_alive.leases.changes,
+        )
         if news != self._published:
             self._published = news
             self._report(status)

@@ -20,6 +20,7 @@ import pytest
 
 import rbee
 from rbee_remote.protocol import DownloadRequest, Source, encode
+from rbee_remote.protocol.audit import unpack_head, verify
 from tests.hub import COMMIT, Hub, Trouble
 from tests.testbed.node import wait_until
 from tests.unit.hive.conftest import HiveFolder, make_gguf
@@ -42,7 +43,8 @@ class _Connection(http.client.HTTPConnection):
 @contextmanager
 def streaming(hive: HiveFolder, method: str, target: str, body: Any = None) -> Iterator[http.client.HTTPResponse]:
     connection = _Connection(hive.layout.hive_socket)
-    connection.request(method, target, None if body is None else json.dumps(body), {"X-Rbee-Keeper": "keeper\x011"})
+    headers = {"X-Rbee-Keeper": "keeper\x011", "X-Rbee-Who": "b%C3%A9e@%1b[31mhost"}
+    connection.request(method, target, None if body is None else json.dumps(body), headers)
     response = connection.getresponse()
     try:
         yield response
@@ -258,9 +260,11 @@ def test_each_line_of_the_audit_log_vouches_for_the_one_before(hive: HiveFolder,
         assert response.status == 200
     lines = hive.layout.audit_log.read_bytes().splitlines()
     entries = [json.loads(line) for line in lines]
-    assert [(entry["action"], entry["model"]) for entry in entries] == [("model.register", "m"), ("model.remove", "m")]
-    assert entries[1]["keeper"] == "keeper\\x011"
-    assert entries[1]["previous"] == hashlib.sha256(lines[0]).hexdigest()
+    actions = [(entry["action"], entry["model"]) for entry in entries]
+    assert actions == [("hive.start", ""), ("model.register", "m"), ("model.remove", "m")]
+    assert (entries[2]["keeper"], entries[2]["who"]) == ("keeper\\x011", "bée@\\x1b[31mhost")
+    assert entries[2]["host"] == os.uname().nodename
+    assert verify(lines, unpack_head(hive.layout.logs.joinpath("audit.head").read_bytes())) == []
 
 
 def test_a_changed_model_is_a_new_file(hive: HiveFolder, tiny_gguf: Path, tmp_path: Path) -> None:
@@ -283,7 +287,11 @@ def test_a_real_worker_from_its_start_to_its_end(hive: HiveFolder, model_path: P
     assert set(states[:-1]) <= {"starting", "loading"}
     status, refused = hive.ask("DELETE", "/v1/models?model=smollm2:135m")
     assert (status, refused["error"]["code"]) == (409, "ALL_SLOTS_BUSY")
-    status, stopped = hive.ask("DELETE", f"/v1/workers/{worker['id']}", {"drain": True, "patience_s": 5})
+    status, refused = hive.ask("DELETE", f"/v1/workers/{worker['id']}", {"only_idle_s": 3600})
+    assert (status, refused["error"]["code"]) == (409, "ALL_SLOTS_BUSY")
+    assert "idle for" in refused["error"]["details"]["reason"]
+    assert [lease["keeper"] for lease in hive.ask("GET", f"/v1/workers/{worker['id']}")[1]["leases"]] == [""]
+    status, stopped = hive.ask("DELETE", f"/v1/workers/{worker['id']}", {"only_idle_s": 0})
     assert (status, stopped["state"]) == (200, "stopping")
     assert hive.ask("GET", "/v1/workers") == (200, {"workers": []})
     assert not Path(worker["socket"]).exists()

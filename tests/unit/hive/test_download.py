@@ -298,6 +298,43 @@ def test_nobody_listens_any_more(hub: Hub, target: Path) -> None:
     process.stderr.close()
 
 
+def test_a_reader_that_is_killed_while_nothing_comes_ends_it_at_once(hub: Hub, target: Path) -> None:
+    """So that the next one goes on with the part, and does not wait until this one has given up."""
+    hub.add(REPO, FILE, CONTENT)
+    hub.trouble = Trouble(stall_after=300_000, times=1)
+    process = start(DownloadRequest("m", (HF,), endpoint=hub.url), target, stall=600.0)
+    part = target.parent / f"{target.name}.part"
+    wait_until(lambda: part.exists() and part.stat().st_size > 200_000, 30, lambda: f"no part: {left(target)}")
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(10) == 1
+    assert process.stderr is not None
+    assert b"Traceback" not in process.stderr.read()
+    process.stderr.close()
+    hub.trouble = Trouble()
+    assert download(hub, target)[-1]["size"] == len(CONTENT)
+    assert hub.content_requests()[-1].headers["range"] == "bytes=300000-"
+
+
+def test_the_signature_of_an_address_is_in_no_message_and_no_note(hub: Hub, target: Path) -> None:
+    url = f"{hub.url}/plain/none.gguf?X-Signature=canary"
+    request = DownloadRequest(url, (https(url),), endpoint=hub.url)
+    stdout, stderr = start(request, target).communicate(timeout=60)
+    assert json.loads(stdout.splitlines()[-1])["error"]["code"] == "MODEL_NOT_FOUND"
+    assert b"canary" not in stdout + stderr
+
+
+def test_the_note_beside_a_part_keeps_the_signature_to_itself(hub: Hub, target: Path) -> None:
+    url = f"{hub.add_plain('m.gguf', CONTENT)}?X-Signature=canary"
+    hub.trouble = Trouble(stall_after=300_000, times=1)
+    process = start(DownloadRequest("m", (https(url),)), target)
+    part = target.parent / f"{target.name}.part"
+    wait_until(lambda: part.exists() and part.stat().st_size > 200_000, 30, lambda: f"no part: {left(target)}")
+    process.terminate()
+    process.communicate(timeout=10)
+    assert "canary" not in (target.parent / f"{target.name}.part.json").read_text()
+
+
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1.example.org/m", "http://localhost@example.org/m", "https://[::1", "file:///m"]
 )

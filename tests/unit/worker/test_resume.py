@@ -183,6 +183,17 @@ async def test_a_worker_without_keep_alive_stays_for_an_unread_answer(folder: Pa
         assert await ended(worker) == 0
 
 
+async def test_an_answer_that_nobody_comes_back_for_keeps_a_worker_for_its_minute(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the keeper was killed."""
+    monkeypatch.setattr(journals, "KEEP_S", 0.5)
+    body = request("abc", max_tokens=3000, sampling={"logprobs": 0})
+    async with running(folder, loads(slow(b"x" * 3000, 0.0)), ctx=4096, keep_alive_s=0.0) as worker:
+        await begin(worker, body, 2)
+        assert await ended(worker) == 0
+
+
 async def test_a_request_is_ended_while_its_prompt_is_made(folder: Path) -> None:
     """By its cancel, by its deadline, and by the client that leaves: nothing of it reaches the engine."""
     made, entered = threading.Event(), threading.Semaphore(0)

@@ -19,8 +19,10 @@ from pathlib import Path
 import psutil
 from llama_cpp import llama_cpp as llama
 
+from rbee_remote.command import accept_marks
 from rbee_remote.measuring import MeasureAnswer, Measured, MeasureRequest, Point
 from rbee_remote.protocol import ErrorCode, ProtocolError, RemoteError, WorkerOptions, decode, encode
+from rbee_remote.reader import end_with_reader
 from rbee_remote.worker.llama import backends, load, log
 
 _MIB = 2**20
@@ -35,7 +37,10 @@ _IN_RAM = re.compile(r"CPU.*|.*_Host")
 
 def main(argv: list[str]) -> int:
     """Print a MeasureAnswer. Raises RemoteError USAGE, MODEL_NOT_FOUND, MODEL_INVALID, BACKEND_UNAVAILABLE."""
-    argparse.ArgumentParser(prog="rbee_remote measure", description=__doc__).parse_args(argv)
+    parser = argparse.ArgumentParser(prog="rbee_remote measure", description=__doc__)
+    accept_marks(parser)
+    parser.parse_args(argv)
+    end_with_reader()
     try:
         request = decode(MeasureRequest, json.load(sys.stdin))
     except (ProtocolError, ValueError) as error:

@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import anyio
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from rbee_remote.caller import Caller, caller_of
 from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError, WorkerState
 from rbee_remote.worker.journal import Journal
 from rbee_remote.worker.openai import errors
@@ -96,16 +98,16 @@ class Usage:
         }
 
 
-async def respond(service: Service, job: Job, receive: Receive) -> Response:
-    """Raises RemoteError where nothing has been sent yet."""
-    journals = await _submit(service, job)
+async def respond(service: Service, job: Job, request: Request) -> Response:
+    """Raises RemoteError where nothing has been sent yet. request: its body must have been read."""
+    journals = await _submit(service, job, caller_of(request.headers))
 
     def end() -> None:
         _end(service, job, journals)
 
     usage = Usage()
     head = {"id": job.id, "created": int(time.time()), "model": service.config.model}
-    watcher = asyncio.create_task(when_gone(receive, end))
+    watcher = asyncio.create_task(when_gone(request.receive, end))
     try:
         if job.stream:
             await _settle(journals)
@@ -124,12 +126,13 @@ async def respond(service: Service, job: Job, receive: Receive) -> Response:
     return Response(json.dumps(whole), media_type="application/json")
 
 
-async def _submit(service: Service, job: Job) -> list[Journal]:
+async def _submit(service: Service, job: Job, caller: Caller) -> list[Journal]:
     journals: list[Journal] = []
     try:
         with service.keep_alive.held():
             for part in job.parts:
-                journals.append(await service.submit(part.request))  # noqa: PERF401 - those before a refusal count
+                journal = await service.submit(part.request, caller)
+                journals.append(journal)
     except BaseException:
         _end(service, job, journals)
         raise

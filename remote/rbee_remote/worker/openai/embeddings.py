@@ -7,8 +7,11 @@ import base64
 import dataclasses
 import math
 import struct
+import uuid
 from typing import Any
 
+from rbee_remote.caller import Caller
+from rbee_remote.protocol import Served
 from rbee_remote.worker.openai import fields
 from rbee_remote.worker.openai.answer import all_or_none
 from rbee_remote.worker.openai.errors import wrong
@@ -39,7 +42,7 @@ def read(data: Any) -> EmbeddingsBody:
     return body
 
 
-async def embed(service: Service, body: EmbeddingsBody) -> dict[str, Any]:
+async def embed(service: Service, body: EmbeddingsBody, caller: Caller) -> dict[str, Any]:
     """The answer. Raises RemoteError: USAGE naming the field, and what `Service.embed` raises."""
     inputs = fields.texts_or_tokens("input", body.input)
     if len(inputs) > MOST_INPUTS:
@@ -56,9 +59,10 @@ async def embed(service: Service, body: EmbeddingsBody) -> dict[str, Any]:
             service.metrics.embedded(len(tokens))
             return len(tokens), _shortened(vector, body.dimensions)
 
-    with service.keep_alive.held():
+    with service.keep_alive.leased(caller.keeper):
         results = await all_or_none(one(value) for value in inputs)
     tokens = sum(count for count, _ in results)
+    service.served(Served(uuid.uuid4().hex, caller.keeper, caller.who, tokens, 0, "embedding"))
     return {
         "object": "list",
         "model": service.config.model,

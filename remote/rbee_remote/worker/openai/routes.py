@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from rbee_remote.caller import caller_of
 from rbee_remote.protocol import ErrorCode, RemoteError
 from rbee_remote.worker.body import read_json
 from rbee_remote.worker.openai import chat, completions, embeddings, errors, fields
@@ -40,17 +41,17 @@ def openai_routes(service: Service) -> list[Route]:
     async def chat_completions(request: Request) -> Response:
         job = chat.read(await read_json(request), most)
         _check_model(service, job.model)
-        return await respond(service, job, request.receive)
+        return await respond(service, job, request)
 
     async def text_completions(request: Request) -> Response:
         job = completions.read(await read_json(request), most)
         _check_model(service, job.model)
-        return await respond(service, job, request.receive)
+        return await respond(service, job, request)
 
     async def make_embeddings(request: Request) -> Response:
         body = embeddings.read(await read_json(request))
         _check_model(service, body.model)
-        task = asyncio.create_task(embeddings.embed(service, body))
+        task = asyncio.create_task(embeddings.embed(service, body, caller_of(request.headers)))
         watcher = asyncio.create_task(when_gone(request.receive, task.cancel))
         try:
             return JSONResponse(await task)

@@ -1,0 +1,115 @@
+"""The keeper's record of who did what: `log/audit.log` below rbee's home, one line for each action.
+
+    with audit.recorded(settings, "hive.stop", emit=emit, node="gpu1") as details:
+        details["workers"] = 2
+
+Rules
+- A prompt, an answer, a key, a token or a variable's value is never a detail.
+- What cannot be written is said, and fails nothing: the action has happened, or will.
+- Every warm `infer` comes by here, so nothing heavy is imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from rbee.errors import RbeeError
+from rbee.events import Emit, Notice
+from rbee.render import OutputClosed
+from rbee.settings import keeper_id, make_private_folder
+from rbee_remote.protocol import ErrorCode
+from rbee_remote.protocol.audit_log import AuditLog
+
+if TYPE_CHECKING:
+    from rbee.settings import Settings
+
+OK = "ok"
+#: Characters of a detail that are kept: names and reasons, of which a node may make something endless.
+LONGEST = 500
+
+
+def record(settings: Settings, action: str, *, emit: Emit, node: str = "", outcome: str = OK, **details: Any) -> None:
+    """Append a line. What keeps it from being written is said as a Notice.
+
+    action: what was done, such as "worker.stop". node: where, "" for the keeper itself. outcome: OK, or the name of an
+    error's code. details: JSON values, in the order in which they are to stand; None is left out.
+    """
+    try:
+        entry = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "keeper": keeper_id(settings),
+            "user": user(),
+            "host": host(),
+            "action": action,
+            "node": _short(node),
+            "outcome": outcome,
+            **{name: _short(value) for name, value in details.items() if value is not None},
+        }
+        make_private_folder(settings.log)
+        AuditLog(settings.log).append(entry)
+    except RbeeError as error:
+        emit(Notice(f"{action} is not in the audit log: {error.message}"))
+    except OSError as error:
+        emit(Notice(f"{action} is not in the audit log {settings.log}: {error.strerror or error}"))
+
+
+@contextmanager
+def recorded(
+    settings: Settings, action: str, *, emit: Emit, node: str = "", **details: Any
+) -> Iterator[dict[str, Any]]:
+    """Record what the body did, once it is over, and how it ended. Yields the details, for the body to add to.
+
+    A detail `node` takes the place of the argument, where only the body finds out.
+    """
+    outcome = OK
+    try:
+        yield details
+    except RbeeError as error:
+        outcome = error.code.value
+        raise
+    except (asyncio.CancelledError, KeyboardInterrupt, OutputClosed):
+        outcome = ErrorCode.REQUEST_CANCELED.value
+        raise
+    except BaseException:
+        outcome = ErrorCode.INTERNAL.value
+        raise
+    finally:
+        where = details.pop("node", node)
+        record(settings, action, emit=emit, node=where, outcome=outcome, **details)
+
+
+def who() -> str:
+    """`user@host`, percent-encoded: what requests to a node say in HEADER_WHO, for its own record."""
+    return f"{quote(user())}@{quote(host())}"
+
+
+@cache
+def user() -> str:
+    """By the user database; a variable may say anything."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+@cache
+def host() -> str:
+    return os.uname().nodename
+
+
+def _short(value: Any) -> Any:
+    """`value`, or as much of its text as is kept: a line has to end somewhere."""
+    if isinstance(value, int | float):
+        return value
+    text = value if isinstance(value, str) else json.dumps(value)
+    return f"{text[:LONGEST]}…" if len(text) > LONGEST else value

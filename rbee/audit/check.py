@@ -1,0 +1,182 @@
+"""Whether the record of who did what is whole, here and on nodes; and its last entries.
+
+Rules
+- A log of any length is read line by line.
+- Both logs may be written to meanwhile, which is no break.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rbee.audit.reading import snapshot
+from rbee.connection import Connection, quote
+from rbee.context import Context
+from rbee.errors import ConfigError
+from rbee.events import Event
+from rbee.inventory import Node
+from rbee.probe import probe
+from rbee.reach import PerNode, each, reach
+from rbee.settings import Settings
+from rbee_remote.protocol.audit import AUDIT_HEAD, AUDIT_LOG, MAX_BREAKS, AuditBreak, AuditHead, Verifier, unpack_head
+
+#: How often a log is looked at that is put away under another name while it is read.
+_LOOKS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class FileBreak:
+    """file: where it lies. line: counted from 1. reason: a clause."""
+
+    file: str
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Of one log. files: that were read, none where nothing was ever recorded. lines: in all of them."""
+
+    files: tuple[str, ...]
+    lines: int
+    breaks: tuple[FileBreak, ...]
+
+
+class _Reading:
+    """Takes a log file by file, line by line. seen: the head as it was before the reading began, as in `Verifier`."""
+
+    def __init__(self, folder: str, seen: AuditHead | None = None) -> None:
+        self._folder, self._seen = folder, seen
+        self._files: list[str] = []
+        self._breaks: list[FileBreak] = []
+        self._verifier = Verifier(seen=seen)
+        self._lines = self._in_file = 0
+
+    def begin(self, name: str) -> None:
+        """The lines that follow are of this file, and continue those of the one before."""
+        if self._files:
+            self._report(self._verifier.breaks)
+        self._files.append(f"{self._folder}/{name}")
+        self._verifier, self._in_file = Verifier(self._verifier.digest, self._seen), 0
+
+    def take(self, line: bytes, *, is_whole: bool = True) -> None:
+        """is_whole: whether the line had its newline."""
+        self._verifier.take(line)
+        self._lines += 1
+        self._in_file += 1
+        if not is_whole:
+            self._report([AuditBreak(self._in_file, "it is cut short")])
+
+    def end(self, head: AuditHead | None) -> Verdict:
+        if not self._files and head:
+            self._files.append(f"{self._folder}/{AUDIT_LOG}")
+        self._report(self._verifier.end(head))
+        return Verdict(tuple(self._files), self._lines, tuple(self._breaks[:MAX_BREAKS]))
+
+    def _report(self, breaks: Sequence[AuditBreak]) -> None:
+        self._breaks += (FileBreak(self._files[-1], at.line, at.reason) for at in breaks)
+
+
+def verify_keeper(settings: Settings) -> Verdict:
+    """The log of this keeper, with all that was put away. Raises ConfigError for one that cannot be read."""
+    try:
+        with snapshot(settings.log) as seen:
+            reading = _Reading(str(settings.log))
+            for log in seen.logs:
+                reading.begin(log.name)
+                for line in log.lines():
+                    reading.take(line.removesuffix(b"\n"), is_whole=line.endswith(b"\n"))
+            return reading.end(seen.head)
+    except OSError as error:
+        raise _unreadable(settings, error) from error
+
+
+async def verify_nodes(context: Context, nodes: Sequence[Node]) -> list[PerNode[Verdict]]:
+    """The logs of the nodes' hives, read over the connection; whether a hive runs does not matter."""
+    with context.open_registry() as registry:
+
+        async def ask(node: Node) -> Verdict:
+            async with reach(node, context, registry, _silent) as connection:
+                folder = f"{(await probe(connection, node)).home}/log"
+                for _ in range(_LOOKS):
+                    verdict, was_put_away = await _verify_on_node(connection, folder)
+                    if not was_put_away:
+                        break
+                return verdict
+
+        return await each(nodes, ask)
+
+
+async def _verify_on_node(connection: Connection, folder: str) -> tuple[Verdict, bool]:
+    """The verdict, and whether the log was put away while it was read."""
+    mark = secrets.token_hex(16)
+    # A newline of our own follows each file: an empty line before the next mark shows that the file ended with its own.
+    script = (
+        f"cd {quote(folder)} 2>/dev/null || exit 0\n"
+        f"head() {{ dd if={AUDIT_HEAD} bs=4096 count=1 2>/dev/null | tr '\\n' ' '; echo; }}\n"
+        "head\n"
+        f"for log in audit-*.log {AUDIT_LOG}; do\n"
+        f'  [ -f "$log" ] && {{ printf "{mark}%s\\n" "$log"; cat "$log"; echo; }}\n'
+        "done\n"
+        f"echo {mark}; head"
+    )
+    async with connection.stream_script(script) as output:
+        seen = unpack_head(await anext(output, b""))
+        reading = await _read(output, _Reading(folder, seen), mark.encode())
+        head = unpack_head(await anext(output, b""))
+    return reading.end(head), bool(seen and head and head.lines < seen.lines)
+
+
+async def _read(output: AsyncIterator[bytes], reading: _Reading, mark: bytes) -> _Reading:
+    """Files, each after a line with the mark and its name, up to the mark alone."""
+    pending: bytes | None = None
+    async for line in output:
+        if line.startswith(mark):
+            if pending:
+                reading.take(pending, is_whole=False)
+            if line == mark:
+                break
+            reading.begin(line.removeprefix(mark).decode(errors="replace"))
+            pending = None
+        else:
+            if pending is not None:
+                reading.take(pending)
+            pending = line
+    return reading
+
+
+def last_entries(settings: Settings, count: int, node: str | None) -> list[dict[str, Any]]:
+    """The last `count` entries of this keeper, the oldest first; of those about one node, where one is named.
+
+    Lines that are none are left out: `verify` is for those. Raises ConfigError for a log that cannot be read.
+    """
+    entries: deque[dict[str, Any]] = deque(maxlen=count)
+    try:
+        with snapshot(settings.log) as seen:
+            for log in seen.logs:
+                found = (entry for entry in map(_entry, log.lines()) if entry)
+                entries.extend(entry for entry in found if node is None or entry.get("node") == node)
+    except OSError as error:
+        raise _unreadable(settings, error) from error
+    return list(entries)
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+def _unreadable(settings: Settings, error: OSError) -> ConfigError:
+    return ConfigError(f"cannot read the audit log in {settings.log}: {error.strerror}", hint="see that it is yours")
+
+
+def _silent(_: Event) -> None:
+    """A verdict over many nodes shows rows, not the progress of each."""

@@ -1,0 +1,151 @@
+"""`rbee gc`: clean up, on all nodes at once; made for cron."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rbee.cli.options import NodeOption, duration
+from rbee.cli.shell import Shell, command
+from rbee.errors import UsageError
+
+if TYPE_CHECKING:
+    from rbee.context import Context
+    from rbee.gc.install import Schedule
+    from rbee.gc.run import GcRequest, NodeReport
+
+OlderThanOption = Annotated[
+    str | None,
+    typer.Option(
+        "--older-than",
+        metavar="TIME",
+        help="Stop workers that were idle for so long, whatever their keep-alive, and remove leftovers that were "
+        "unused for so long, two hours at least. [default: their keep-alive, and 7d]",
+        show_default=False,
+    ),
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")]
+PatienceOption = Annotated[
+    str, typer.Option("--patience", metavar="TIME", help="How long what is to end gets at each step, until it is made.")
+]
+InstallOption = Annotated[
+    bool, typer.Option("--install", help="Show how cron or systemd runs this by itself; install nothing.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "gc", example="rbee gc --older-than 2h --dry-run")(gc)
+
+
+def gc(
+    shell: Shell,
+    node: NodeOption = None,
+    older_than: OlderThanOption = None,
+    dry_run: DryRunOption = False,
+    patience: PatienceOption = "5s",
+    install: InstallOption = False,
+) -> None:
+    """Stop workers past their keep-alive, end what lost its hive, remove leftovers, forget what is gone."""
+    from rbee.gc.run import GcRequest
+
+    request = GcRequest(
+        older_than_s=_seconds(older_than, "--older-than"),
+        dry_run=dry_run,
+        patience_s=_seconds(patience, "--patience") or 0.0,
+        everywhere=node in (None, "all"),
+    )
+    if install:
+        _show_schedule(shell, node, older_than, patience)
+    else:
+        _clean_up(shell, node, request)
+
+
+def _seconds(text: str | None, option: str) -> float | None:
+    """Raises UsageError for what is no length of time, "never" too."""
+    seconds = duration(text, option)
+    if seconds is not None and seconds < 0:
+        raise UsageError(f"{option}: it has to end some time", hint='write "90s", "2h" or "7d"')
+    return seconds
+
+
+def _clean_up(shell: Shell, node: str | None, request: GcRequest) -> None:
+    """Exits with the status of what failed."""
+    from rbee.cli import gc_view
+    from rbee.events import Notice
+    from rbee.gc.run import clean_up
+
+    context = _context(shell, dry_run=request.dry_run)
+    nodes = context.inventory.select(node)
+
+    def tell(report: NodeReport) -> None:
+        if not shell.options.json:
+            gc_view.show(report, shell.renderer, shell.options, dry_run=request.dry_run)
+
+    reports = shell.run(clean_up(context, nodes, request, tell=tell, emit=shell.renderer))
+    if shell.options.json:
+        shell.renderer.record(gc_view.document(reports, dry_run=request.dry_run))
+    elif reports is None:
+        shell.renderer(Notice("another `rbee gc` is running; this one leaves the work to it"))
+    if status := gc_view.exit_status(reports or []):
+        raise typer.Exit(status)
+
+
+def _context(shell: Shell, *, dry_run: bool) -> Context:
+    """As other commands have it, but with nobody to ask; a dry run does not even make the keeper's id."""
+    import secrets
+
+    from rbee.context import Context
+    from rbee.settings import keeper_id
+
+    settings = shell.settings
+    is_known = (settings.home / "keeper-id").exists()
+    return Context(
+        settings=settings,
+        inventory=shell.inventory,
+        open_registry=shell.open_registry,
+        keeper_id=keeper_id(settings) if is_known or not dry_run else secrets.token_hex(8),
+    )
+
+
+def _show_schedule(shell: Shell, node: str | None, older_than: str | None, patience: str) -> None:
+    from dataclasses import asdict
+
+    from rbee.cli.gc_view import schedule_text
+
+    found = _schedule(shell, node, older_than, patience)
+    if shell.options.json:
+        shell.renderer.record(asdict(found))
+    else:
+        shell.renderer.write(schedule_text(found))
+
+
+def _schedule(shell: Shell, node: str | None, older_than: str | None, patience: str) -> Schedule:
+    """This very command, with the settings that it has here and would not have there."""
+    import os
+    import sys
+
+    from rbee.gc.install import schedule
+
+    program = Path(sys.executable).with_name("rbee")
+    words = [str(program)] if program.exists() else [sys.executable, "-m", "rbee"]
+    words.append("gc")
+    inventory = shell.inventory.path
+    if inventory and inventory.absolute() != shell.settings.inventory_path:
+        words += ["--inventory", str(inventory.absolute())]
+    for option, value, default in (
+        ("--node", node, None),
+        ("--older-than", older_than, None),
+        ("--patience", patience, "5s"),
+    ):
+        if value is not None and value != default:
+            words += [option, value]
+    variables = {}
+    if os.environ.get("RBEE_HOME"):
+        variables["RBEE_HOME"] = str(shell.settings.home)
+    for name in ("RBEE_WHEEL_CACHE", "XDG_RUNTIME_DIR"):
+        value = os.environ.get(name)
+        if value and value != f"/run/user/{os.getuid()}":  # which is looked at anyway
+            variables[name] = str(Path(value).absolute())
+    return schedule(words, variables)

@@ -1,0 +1,124 @@
+"""Rows of the registry: what is kept of a worker and of a node, and how that is made of what a hive says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from rbee_remote.protocol import WorkerInfo, WorkerOptions, WorkerState
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """A row of `workers`. created_at, last_seen_at: ISO 8601, UTC, milliseconds; other fields as in WorkerInfo.
+
+    kv_type, flash_attention, devices, tensor_split: of its options, the last two as the command line writes them.
+    """
+
+    node: str
+    worker_id: str
+    model: str
+    backend: str
+    device: str
+    state: str
+    socket: str
+    slots: int
+    slots_free: int
+    ctx: int
+    keep_alive_s: float
+    boot_id: str
+    pid: int
+    start_ticks: int
+    hive_instance: str
+    payload: str
+    created_at: str
+    last_seen_at: str
+    kv_type: str
+    flash_attention: str
+    devices: str
+    tensor_split: str
+
+    @property
+    def is_idle(self) -> bool:
+        return self.state == WorkerState.IDLE.value
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it could take a request at once when it was last seen."""
+        return self.state in (WorkerState.IDLE.value, WorkerState.READY.value) and self.slots_free > 0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """A row of `nodes`: what worked the last time. transport: "forward" or "pipe". Paths are the node's."""
+
+    node: str
+    transport: str
+    home: str
+    run_dir: str
+    python: str
+    payload: str
+    hive_socket: str
+    last_seen_at: str = ""
+
+
+def worker_record(node: str, info: WorkerInfo, hive_instance: str, payload: str) -> dict[str, Any]:
+    """The row for what a hive just said of a worker, by column."""
+    options = info.options or WorkerOptions()
+    row = WorkerRow(
+        node=node,
+        worker_id=info.id,
+        model=info.model,
+        backend=info.backend,
+        device=info.device,
+        state=info.state.value,
+        socket=info.socket,
+        slots=info.slots,
+        slots_free=info.slots_free,
+        ctx=info.ctx,
+        keep_alive_s=info.keep_alive_s,
+        boot_id=info.boot_id,
+        pid=info.pid,
+        start_ticks=info.start_ticks,
+        hive_instance=hive_instance,
+        payload=payload,
+        created_at=iso_time(info.created_at),
+        last_seen_at=iso_time(time.time()),
+        kv_type=options.kv_type,
+        flash_attention=options.flash_attention,
+        devices=joined(options.devices),
+        tensor_split=joined(options.tensor_split),
+    )
+    return storable_values(asdict(row))
+
+
+def storable_values(values: dict[str, Any]) -> dict[str, Any]:
+    """A row as SQLite takes it."""
+    return {name: storable(value) for name, value in values.items()}
+
+
+def storable(value: Any) -> Any:
+    """`value` as SQLite takes it: a node may say a number of any size, and text that is half a character."""
+    match value:
+        case str():
+            return value.encode("utf-8", errors="replace").decode()
+        case int():
+            return max(-(2**63), min(value, 2**63 - 1))
+    return value
+
+
+def joined(values: Sequence[str | float]) -> str:
+    """devices or tensor_split, as a row holds them."""
+    return ",".join(map(str, values))
+
+
+def iso_time(seconds: float) -> str:
+    """Unix seconds as text that sorts by time."""
+    try:
+        moment = datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, ValueError, OSError):
+        moment = datetime.fromtimestamp(0, UTC)  # a node's clock may say anything
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

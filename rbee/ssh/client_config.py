@@ -1,0 +1,141 @@
+"""What ~/.ssh/config and /etc/ssh/ssh_config say of a host, read by asyncssh and put together as OpenSSH does.
+
+Rules
+- The user's file comes first, the first value of an option wins, and tokens are expanded when all is read.
+- `Match final` and `Match canonical` have a second pass over both files, which can only add.
+- An option that decides who is reached, and that is not honoured here, is refused: rbee never goes elsewhere than ssh.
+"""
+
+from __future__ import annotations
+
+import getpass
+import ipaddress
+from pathlib import Path
+from typing import Any
+
+from asyncssh.config import ConfigParseError, SSHClientConfig
+
+from rbee.errors import ConfigError
+
+SYSTEM_CONFIG = Path("/etc/ssh/ssh_config")
+
+
+def settings_of(alias: str, *, user: str | None, port: int | None, files: tuple[Path, ...]) -> Settings:
+    """The options for `alias`; a user and a port that are given win there too. files: the ones that exist are read.
+
+    Raises ConfigError for a file that cannot be used, and for an option that rbee does not honour.
+    """
+    try:
+        settings = Settings(None, alias, user, port)
+        settings.read(files)
+        if settings.wants_second_pass:
+            settings = Settings(settings, alias, user, port)
+            settings.read(files)
+        settings.expand()
+    except (KeyError, OSError, ConfigParseError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"the SSH configuration cannot be used: {error}",
+            hint=f"check it with: ssh -G {alias}",
+        ) from error
+    settings.refuse_what_is_not_honoured()
+    return settings
+
+
+class Settings(SSHClientConfig):
+    """The options of one host. first: those of the first pass, None in it."""
+
+    _percent_expand = set[str]()  # noqa: RUF012 - asyncssh expands these after each file; here that comes at the end
+    _expanded = SSHClientConfig._percent_expand
+
+    def __init__(self, first: Settings | None, alias: str, user: str | None, port: int | None) -> None:
+        second = first is not None
+        super().__init__(
+            first,  # type: ignore[arg-type]  # asyncssh takes None, and says otherwise
+            False,
+            second,
+            second,
+            getpass.getuser(),
+            () if user is None else user,  # type: ignore[arg-type]  # () is asyncssh's word for "not given"
+            alias,
+            port or (),  # type: ignore[arg-type]
+        )
+        self._alias = alias
+
+    def read(self, files: tuple[Path, ...]) -> None:
+        for file in files:
+            if file.exists():
+                self._default_path = file.parent  # where relative names of Include start
+                self.parse(file)
+
+    @property
+    def wants_second_pass(self) -> bool:
+        return self.has_match_final() or bool(self.get("CanonicalizeHostname"))
+
+    def expand(self) -> None:
+        """Put in what %h and the like stand for. Raises ConfigParseError."""
+        self._set_tokens()
+        for option in self._expanded:
+            match self._options.get(option):
+                case str() as value:
+                    self._options[option] = self._expand_val(value)
+                case list() as values:
+                    # The second pass reads lists once more.
+                    self._options[option] = list(dict.fromkeys(map(self._expand_val, values)))
+
+    def refuse_what_is_not_honoured(self) -> None:
+        """Raises ConfigError."""
+        if self.get("ProxyUseFdpass"):
+            raise self._not_honoured("ProxyUseFdpass", "use a ProxyCommand that passes data on, or a ProxyJump")
+        if self.get("BindInterface"):
+            raise self._not_honoured("BindInterface", "use BindAddress")
+        if self._would_be_canonicalized():
+            raise self._not_honoured("CanonicalizeHostname", "write its full name as `host` in the inventory")
+
+    def _not_honoured(self, option: str, instead: str) -> ConfigError:
+        return ConfigError(
+            f"the SSH configuration sets {option} for {self._alias}, which rbee does not do",
+            hint=f"{instead}; `ssh -G {self._alias}` shows what ssh makes of it",
+        )
+
+    def _would_be_canonicalized(self) -> bool:
+        """Whether ssh would look this name up in CanonicalDomains. `yes` does so only where no proxy does it."""
+        wanted = self.get("CanonicalizeHostname")
+        if not wanted or not self.get("CanonicalDomains"):
+            return False
+        if wanted != "always" and (self.get("ProxyJump") or self.get("ProxyCommand")):
+            return False
+        host = str(self.get("Hostname", self._alias))
+        most_dots: Any = self.get("CanonicalizeMaxDots", 1)
+        return not _is_address(host) and host.count(".") <= most_dots
+
+    def _match_val(self, match: str) -> object:
+        """What ssh would compare with for `ssh HOST COMMAND`."""
+        match match:
+            case "sessiontype":
+                return "exec"
+            case "command":
+                return "exec /bin/sh"
+            case _:
+                return super()._match_val(match)
+
+    def _set_proxy(self, option: str, args: list[str]) -> None:
+        """Of ProxyJump and ProxyCommand the one that comes first counts, `none` included."""
+        if "ProxyJump" in self._options or "ProxyCommand" in self._options:
+            args.clear()
+        else:
+            self._set_string(option, args)
+
+    _handlers = SSHClientConfig._handlers | {
+        "proxyjump": ("ProxyJump", _set_proxy),
+        "proxycommand": ("ProxyCommand", _set_proxy),
+        "proxyusefdpass": ("ProxyUseFdpass", SSHClientConfig._set_bool),
+        "bindinterface": ("BindInterface", SSHClientConfig._set_string),
+    }
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

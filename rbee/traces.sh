@@ -1,0 +1,134 @@
+# What rbee left on a node: its processes and its files. POSIX sh, for nodes whose Python may be gone; reads home,
+# run_name (the last part of the folder for sockets), proc (/proc), and defines functions that other lines then call.
+LC_ALL=C; export LC_ALL
+newline='
+'
+uid=$(id -u)
+real=$(cd "$home" 2>/dev/null && pwd -P) || real=$home
+home_of_user=${HOME:-$(getent passwd "$uid" 2>/dev/null | cut -d: -f6)}
+have_proc() { [ -r "$proc/self/stat" ]; }
+
+# Whether a command line, one word a line or all on one, is rbee's: a program of our runtimes, or a payload of ours.
+is_ours() {
+  for place in "$home" "$real"; do
+    case $1 in
+      "$place"/runtimes/*) return 0 ;;
+      *" -I $place/payloads/"????????????????.zip*) return 0 ;;
+      *"$newline-I$newline$place/payloads/"????????????????.zip*) return 0 ;;
+    esac
+  done
+  return 1
+}
+
+# `PID START GROUP COMMAND` of each process of this user and this home. START tells it from a later one with its pid.
+processes() {
+  if have_proc; then
+    for folder in "$proc"/[0-9]*; do
+      [ -O "$folder" ] || continue
+      words=; { IFS= read -r words <"$folder/cmdline"; } 2>/dev/null
+      case $words in *"$home/"*|*"$real/"*) ;; *) continue ;; esac  # no other program is started for each process
+      words=$(tr '\0' '\n' <"$folder/cmdline") 2>/dev/null || continue
+      is_ours "$words" || continue
+      pid=${folder##*/}
+      born=$(birth "$pid")
+      [ -z "$born" ] || printf '%s %s %s\n' "$pid" "$born" "$(command_of "$words")"
+    done
+  else
+    ps -ww -U "$uid" -o pid= -o args= | while read -r pid words; do
+      is_ours "$words" || continue
+      born=$(birth "$pid")
+      [ -z "$born" ] || printf '%s %s %s\n' "$pid" "$born" "$(command_of "$words")"
+    done
+  fi
+}
+
+# `START GROUP` of a process; nothing for one that is gone.
+birth() {
+  if have_proc; then
+    fields=$(tr '\n' ' ' <"$proc/$1/stat") 2>/dev/null || return 0
+    set -- ${fields##*)}
+    shift 2; group=$1; shift 17
+    printf '%s %s' "$1" "$group"
+  else
+    ps -o lstart= -o pgid= -p "$1" | awk '{ print $1 $2 $3 $4 $5, $6 }'
+  fi
+}
+
+# The word behind the payload: hive, worker, …; the program's name for others.
+command_of() {
+  case $1 in
+    *"/payloads/"????????????????.zip*)
+      word=${1##*"/payloads/"????????????????.zip}
+      printf %s "$word" | tr '\n' ' ' | { read -r word _; echo "${word:-python}"; } ;;
+    *) word=${1%%"$newline"*}; word=${word##*/}; echo "${word%% *}" ;;
+  esac
+}
+
+# Ask everything to end, then by force; $1: seconds for each. Looks each process up again right before its signal.
+end_all() {
+  for signal in TERM KILL; do
+    processes | while read -r pid start group _; do
+      [ "$(birth "$pid")" = "$start $group" ] || continue
+      if [ "$group" = "$pid" ]; then kill -s "$signal" -- "-$pid"; else kill -s "$signal" "$pid"; fi 2>/dev/null
+    done
+    tries=$(($1 * 5))
+    while [ -n "$(processes)" ] && [ "$tries" -gt 0 ]; do
+      tries=$((tries - 1))
+      sleep 0.2 2>/dev/null || sleep 1
+    done
+  done
+}
+
+# One record, ended by a zero byte: `SECTION TYPE KILOBYTES PATH`.
+record() {
+  if [ -L "$3" ]; then type=link; elif [ -d "$3" ]; then type=folder; else type=file; fi
+  printf '%s %s %s %s\0' "$1" "$type" "$2" "$3"
+}
+kilobytes() { du -sk "$1" 2>/dev/null | { read -r size _; echo "${size:-0}"; }; }
+
+# What lies in a folder, hidden things included. $1: section, $2: folder, $3: "sizes" to measure each entry.
+entries() {
+  for entry in "$2"/* "$2"/.[!.]* "$2"/..?*; do
+    [ -e "$entry" ] || [ -L "$entry" ] || continue
+    size=0
+    [ "$3" != sizes ] || size=$(kilobytes "$entry")
+    record "$1" "$size" "$entry"
+  done
+}
+
+run_dirs() {
+  for base in "${XDG_RUNTIME_DIR:-/nowhere}/rbee" "/run/user/$uid/rbee" "/tmp/rbee-$uid"; do
+    folder=$base/$run_name
+    if [ -d "$folder" ] && [ -O "$folder" ] && [ ! -L "$folder" ] && [ ! -L "$base" ]; then echo "$folder"; fi
+  done
+}
+
+look() {
+  processes | while read -r pid start group command; do printf 'process %s %s %s\0' "$pid" "$start" "$command"; done
+  entries home "$home"
+  for part in payloads runtimes models log; do
+    [ -d "$home/$part" ] || continue
+    record total "$(kilobytes "$home/$part/")" "$home/$part"
+    if [ "$part" = models ]; then entries models "$home/models" sizes; else entries "$part" "$home/$part"; fi
+  done
+  run_dirs | while IFS= read -r folder; do entries run "$folder"; done
+}
+
+# Remove empty folders that rbee made: those of the home, the home, and what was made on the way to it. $1: the name of
+# the note of those, $2: "keep" where models stay, and the note with them.
+fold() {
+  for part in payloads runtimes models log; do
+    [ -L "$home/$part" ] || rmdir "$home/$part"
+  done
+  if [ -e "$home/$1" ]; then
+    made=$(sed -n '/^\//p' "$home/$1")
+  else
+    made=$home
+    [ "$home" != "$home_of_user/.rbee/node" ] || made=$home$newline${home%/*}
+  fi
+  if [ "$2" != keep ]; then
+    rm -f "$home/$1"
+    printf '%s\n' "$made" | while IFS= read -r folder; do rmdir "$folder"; done
+  fi
+  run_dirs | while IFS= read -r folder; do rmdir "$folder" && rmdir "${folder%/*}"; done
+} 2>/dev/null
