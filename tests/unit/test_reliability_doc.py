@@ -30,8 +30,15 @@ def names(file: str) -> frozenset[str]:
         for child in node.body
         if isinstance(child, functions)
     }
-    machines = {f"{node.id}" for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id.startswith("Test")}
-    return frozenset(top | inner | machines)
+    # What hypothesis makes of a state machine is assigned to its name.
+    assigned = {
+        target.id
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name) and target.id.lower().startswith("test")
+    }
+    return frozenset(top | inner | assigned)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.split("|")[1].strip()[:50])
