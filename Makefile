@@ -5,6 +5,8 @@ VENV := .venv/bin
 PROMPT ?= Why is the sky blue?
 PYTEST ?=
 NAME ?=
+# Processes of pytest: a third of the tests wait for something that is not this machine's work.
+JOBS ?= 3
 # llama.cpp takes minutes to build: once for this machine, not for each checkout.
 export RBEE_WHEEL_CACHE ?= $(HOME)/.cache/rbee/wheels
 
@@ -37,7 +39,7 @@ unit: dev
 	$(VENV)/pytest -m "not model and not container" $(PYTEST)
 
 test: lint
-	$(VENV)/pytest -rs $(PYTEST)
+	$(VENV)/pytest -rs -n $(JOBS) --dist loadfile $(PYTEST)
 
 bench: dev
 	$(VENV)/python -m benchmarks $(NAME)

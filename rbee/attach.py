@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from rbee import __version__
 from rbee.connection import Connection, quote
 from rbee.context import Context
-from rbee.errors import ConnectError, NodeError
+from rbee.errors import NodeError
 from rbee.events import Emit, Notice
 from rbee.findings import how_to_free_run_dir, how_to_linger
 from rbee.hive_client import HiveClient, hive_at
@@ -95,13 +95,9 @@ async def _current_hive(
     try:
         info = await hive.health_or_none() if found.hive_socket_present else None
     except SilenceError as error:
-        raise ConnectError(
-            ErrorCode.CONNECTION_TIMEOUT,
-            f"the hive on {node.name} runs but does not answer",
-            hint="the node may swap, or the process was stopped: "
-            f"`rbee gc --node {node.name} --dry-run` shows its pid; once it is ended there, another is started",
-            details={"reason": error.message},
-        ) from error
+        from rbee.hung_hive import does_not_answer
+
+        raise does_not_answer(node.name, error) from error
     outdated = info is not None and _is_outdated(info, ready) and not await _is_shared(hive, info, context)
     if info and (outdated or info.draining):
         what = f"replacing the hive of rbee {info.version}" if outdated else "waiting for the hive that is stopping"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from rbee.errors import NodeError
+from rbee_remote.protocol import ErrorCode
 
 if TYPE_CHECKING:
     from rbee.probe import Probe
@@ -40,6 +43,17 @@ class ConnectionFacts:
 def findings(probe: Probe, connection: ConnectionFacts) -> list[Finding]:
     """In the order in which they matter."""
     return list(_findings(probe, connection))
+
+
+def obstacle(node: str, found: Sequence[Finding]) -> NodeError | None:
+    """What a look at `node` ends with: the error of what fails there, None where all of it can be lived with."""
+    failed = [finding for finding in found if finding.level == "fail"]
+    if not failed:
+        return None
+    names = ", ".join(finding.title for finding in failed)
+    return NodeError(
+        ErrorCode.NODE_UNSUPPORTED, f"{node} cannot run models before this is mended: {names}", hint=failed[0].fix
+    )
 
 
 def _findings(probe: Probe, connection: ConnectionFacts) -> Iterator[Finding]:
@@ -113,7 +127,7 @@ def _disk(probe: Probe) -> Finding:
     detail = f"{probe.disk_free_mb} MB free"
     fix = "free some space (`rbee models rm`), or set `home` to a larger disk"
     if probe.disk_free_mb < _DISK_NEEDED_MB:
-        return Finding("fail", "disk", detail, fix)
+        return Finding("warn" if probe.runtimes else "fail", "disk", detail, fix)  # what is set up goes on working
     return (
         Finding("warn", "disk", detail, fix) if probe.disk_free_mb < _DISK_WISHED_MB else Finding("ok", "disk", detail)
     )

@@ -16,6 +16,7 @@ from rbee.context import Context
 from rbee.errors import NodeError, UsageError
 from rbee.events import Emit, Event, Notice
 from rbee.hive_client import WorkerClient
+from rbee.hung_hive import does_not_answer, end_by_signals
 from rbee.infer_request import InferRequest
 from rbee.inventory import Node
 from rbee.load_options import worker_options
@@ -24,6 +25,7 @@ from rbee.models.ref import parse_ref
 from rbee.probe import probe
 from rbee.reach import NODE_DEADLINE_S, PerNode, each, reach, running_hive
 from rbee.registry import Changes, Registry
+from rbee.socket_http import NonsenseError, SilenceError
 from rbee_remote.protocol import (
     ErrorCode,
     HiveInfo,
@@ -34,6 +36,9 @@ from rbee_remote.protocol import (
     WorkerInfo,
     WorkerStatus,
 )
+
+#: What each step of a kill ladder gets where nobody says.
+PATIENCE_S = StopRequest().patience_s
 
 
 def _silent(_: Event) -> None:
@@ -129,14 +134,17 @@ async def _health(connection: Connection, info: WorkerInfo, context: Context) ->
         return None
 
 
-async def stop_worker(context: Context, node: Node, worker_id: str, *, drain: bool, emit: Emit) -> WorkerInfo:
-    """Stop a worker; returns when its process is gone. drain: running requests finish first."""
+async def stop_worker(
+    context: Context, node: Node, worker_id: str, *, drain: bool, emit: Emit, patience_s: float = PATIENCE_S
+) -> WorkerInfo:
+    """Stop a worker; returns when its process is gone. drain: running requests finish first. patience_s: of each step
+    of the kill ladder."""
     recorded = audit.recorded(context.settings, "worker.stop", emit=emit, node=node.name, worker=worker_id)
     with recorded as details, context.open_registry() as registry:
         async with running_hive(node, context, registry, emit) as hive:
             if not hive:
                 raise NodeError(ErrorCode.WORKER_GONE, f"no hive runs on {node.name}", hint="nothing to stop")
-            info = await hive.client.stop_worker(worker_id, StopRequest(drain=drain))
+            info = await hive.client.stop_worker(worker_id, StopRequest(drain=drain, patience_s=patience_s))
         registry.drop(node.name, worker_id)
         details["model"] = info.model
         return info
@@ -153,15 +161,26 @@ async def hives(context: Context, nodes: Sequence[Node]) -> list[PerNode[HiveInf
         return await each(nodes, ask)
 
 
-async def stop_hive(context: Context, node: Node, *, drain: bool, emit: Emit) -> HiveInfo | None:
-    """Stop a node's workers and its hive; None where none ran. drain: running requests finish first."""
+async def stop_hive(context: Context, node: Node, *, drain: bool, emit: Emit, patience_s: float = PATIENCE_S) -> bool:
+    """Stop a node's workers and its hive; whether one ran.
+
+    drain: running requests finish first, and a hive that does not answer is left alone: ConnectError. Else it is ended
+    by signals; NodeError when even that does nothing. patience_s: of each step of the kill ladder.
+    """
     recorded = audit.recorded(context.settings, "hive.stop", emit=emit, node=node.name)
     with recorded as details, context.open_registry() as registry:
-        async with running_hive(node, context, registry, emit) as hive:
-            stopped = await hive.client.stop(StopRequest(drain=drain)) if hive else None
+        try:
+            async with running_hive(node, context, registry, emit) as hive:
+                stopped = await hive.client.stop(StopRequest(drain=drain, patience_s=patience_s)) if hive else None
             details["workers"] = stopped.workers if stopped else None
+            ran = stopped is not None
+        except (SilenceError, NonsenseError) as error:
+            if drain:
+                raise does_not_answer(node.name, error) from error
+            await end_by_signals(node, context, registry, emit, patience_s=patience_s)
+            details["by"], ran = "signals", True
         registry.sync_node(node.name, [])
-        return stopped
+        return ran
 
 
 async def models(context: Context, nodes: Sequence[Node]) -> list[PerNode[list[ModelInfo]]]:

@@ -53,8 +53,9 @@ T = TypeVar("T")
 
 #: A hive decides within milliseconds; one that swaps may take a while.
 HEALTH_TIMEOUT_S = 10.0
-#: A stop waits for running requests and then for each step of the kill ladder.
+#: A stop waits for running requests, and then for each step of the kill ladder, which comes on top.
 STOP_TIMEOUT_S = 180.0
+LADDER_STEPS = 3
 #: llama.cpp reads the model's vocabulary and lays out a graph for each context size.
 NEEDS_TIMEOUT_S = 90.0
 #: A hive gives a load up after five minutes without progress; one that does not, does not work.
@@ -117,11 +118,9 @@ class HiveClient:
 
     async def stop_worker(self, worker_id: str, stop: StopRequest | None = None) -> WorkerInfo:
         """Returns when the worker's process is gone."""
-        body = encode(stop or StopRequest())
-        answer = await self._http.request(
-            "DELETE", f"/v1/workers/{quote(worker_id, safe='')}", body, timeout=STOP_TIMEOUT_S
-        )
-        return _worker(answer)
+        stop = stop or StopRequest()
+        path, timeout = f"/v1/workers/{quote(worker_id, safe='')}", _stop_timeout(stop)
+        return _worker(await self._http.request("DELETE", path, encode(stop), timeout=timeout))
 
     async def models(self) -> list[ModelInfo]:
         return [_decode(ModelInfo, item) for item in _list(await self._http.request("GET", "/v1/models"), "models")]
@@ -154,7 +153,7 @@ class HiveClient:
         """
         info = _decode(HiveInfo, await self._http.request("POST", "/v1/stop", encode(stop)))
         try:
-            async with asyncio.timeout(STOP_TIMEOUT_S):
+            async with asyncio.timeout(_stop_timeout(stop)):
                 while (now := await self.health_or_none()) and now.instance == info.instance:  # noqa: ASYNC110 - it is elsewhere
                     await asyncio.sleep(0.1)
         except TimeoutError as error:
@@ -164,6 +163,10 @@ class HiveClient:
                 hint="try again later; `rbee hive stop NODE --now` does not wait for running requests",
             ) from error
         return info
+
+
+def _stop_timeout(stop: StopRequest) -> float:
+    return STOP_TIMEOUT_S + LADDER_STEPS * stop.patience_s
 
 
 def hive_at(connection: Connection, run_dir: str, *, keeper_id: str) -> HiveClient:

@@ -39,8 +39,8 @@ from rbee_remote.protocol import (
 if TYPE_CHECKING:
     from rbee.attach import Attached
 
-#: How often phases 2 to 7 begin again after the connection broke.
-RECONNECTS = 2
+#: How often phases 2 to 7 begin again after the connection broke: a large upload over a bad line goes on that often.
+RECONNECTS = 5
 
 
 async def infer(request: InferRequest, context: Context, emit: Emit) -> Finished:
@@ -174,7 +174,8 @@ async def _phases_2_to_7(trip: Trip, node: Node) -> ReadyWorker:
     with clock.phase(Phase.START, "starting a worker") as outcome:
         info = await attached.hive.ensure_worker(spawn)
         outcome.text = f"worker {info.id[:8]}"
-    if info.state in (WorkerState.STARTING, WorkerState.LOADING):
+    if info.state in (WorkerState.STARTING, WorkerState.LOADING) and info.id not in trip.started:
+        trip.started.add(info.id)  # where the phases begin again it is the same worker that still loads
         start = {"node": node.name, "worker": info.id, "model": info.model}
         audit.record(context.settings, "worker.start", emit=trip.emit, **start)
 

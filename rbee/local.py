@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import signal
+import socket as sockets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,13 +17,16 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from rbee.connection import ConnectTimings, OnBytes, Stream, Transport
-from rbee.errors import NodeError
+from rbee.errors import ConnectError, NodeError
 from rbee.shell import ShellConnection, Stderr, lost
 from rbee.upload import PIECE, Upload, disk_full
 from rbee_remote.protocol import SECRET_VARIABLE, ErrorCode
 
 _CHUNK = 2**16
 _PATIENCE = 2.0
+#: Seconds for a listener whose queue is full, and between two tries to get into it.
+_QUEUE_PATIENCE_S = 10.0
+_QUEUE_PAUSE_S = 0.02
 
 
 @contextmanager
@@ -157,7 +161,7 @@ class LocalConnection(ShellConnection):
     async def open_stream(self, socket: str) -> Stream:
         """As `Connection.open_stream`."""
         try:
-            return LocalStream(*await asyncio.open_unix_connection(socket))
+            return LocalStream(*await asyncio.open_unix_connection(sock=await _connected(socket)))
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise NodeError(ErrorCode.WORKER_GONE, f"nobody listens at {socket}") from error
         except OSError as error:
@@ -167,6 +171,27 @@ class LocalConnection(ShellConnection):
                 hint="it has to belong to you, and its path may have 107 characters at most",
                 details={"reason": error.strerror or str(error)},
             ) from error
+
+
+async def _connected(path: str) -> sockets.socket:
+    """Raises OSError, and ConnectError where the listener takes nobody in.
+
+    By hand, because asyncio takes a socket for connected that a full queue has refused (EAGAIN).
+    """
+    connection = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
+    try:
+        connection.setblocking(False)
+        deadline = time.monotonic() + _QUEUE_PATIENCE_S
+        while (code := connection.connect_ex(path)) == errno.EAGAIN and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(_QUEUE_PAUSE_S)
+        if code == errno.EAGAIN:
+            raise ConnectError(ErrorCode.CONNECTION_TIMEOUT, f"the listener at {path} takes no connections")
+        if code:
+            raise OSError(code, os.strerror(code))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 @contextmanager

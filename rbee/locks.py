@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 from rbee.errors import ConfigError
@@ -40,6 +41,8 @@ async def file_lock(path: Path, what: str, emit: Emit) -> AsyncIterator[None]:
         emit(Notice(f"waiting: another rbee {what}"))
         await lock.acquire(timeout=-1)
     try:
+        with suppress(OSError):
+            os.utime(path)  # a clean-up removes one that nobody has used for long
         yield
     finally:
         await lock.release()

@@ -51,7 +51,8 @@ class SilenceError(ConnectError):
         super().__init__(
             ErrorCode.CONNECTION_TIMEOUT,
             f"no answer to {what} for {seconds:g} s",
-            hint="the process on the node hangs or the network stalls; see `rbee logs NODE`",
+            hint="the process on the node hangs or the network stalls: see `rbee logs NODE`; "
+            "`rbee hive stop NODE --now` ends a hive that hangs, and its workers",
         )
 
 
@@ -63,7 +64,7 @@ class NonsenseError(NodeError):
             ErrorCode.NODE_UNSUPPORTED,
             f"the node answers what no rbee does: {reason}",
             hint="something else listens there, or a version of rbee that this one does not understand; "
-            "`rbee hive stop NODE` lets the next command start afresh",
+            "`rbee hive stop NODE --now` lets the next command start afresh",
         )
 
 

@@ -9,6 +9,7 @@ Rules
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -23,10 +24,10 @@ _HEX = r"[0-9a-f]"
 _OURS = {
     "home": re.compile(rf"payloads|runtimes|models|log|{re.escape(NOTE)}|\.rbee-probe-\d+"),
     "payloads": re.compile(rf"{_HEX}{{16}}\.zip(\..+)?"),
-    "runtimes": re.compile(rf"{_HEX}{{16}}|uv-[0-9][0-9.]*(\.part-.+)?|wheels|python|\.staging-{_HEX}+"),
+    "runtimes": re.compile(rf"{_HEX}{{16}}|uv-[0-9][0-9.]*(\.part-.+)?|wheels|python|\.(staging|removed)-{_HEX}+"),
     "models": re.compile(rf"\.?(incoming-)?({_HEX}{{32}}|{_HEX}{{64}})\.(gguf|json)(\..+)?"),
     "log": re.compile(rf"\.?(hive|audit(-[0-9-]+)?|worker-{_HEX}{{16}})\.[\w.-]+"),
-    "run": re.compile(rf"hive\.(sock|lock)|worker-{_HEX}{{16}}\.sock"),
+    "run": re.compile(rf"hive\.(sock|lock)|worker-{_HEX}{{16}}\.sock|\.\d+"),
 }
 _MODEL = re.compile(rf"{_HEX}{{64}}\.gguf|incoming-{_HEX}{{32}}\.gguf|{_HEX}{{32}}\.json")
 _WORKER_SOCKET = re.compile(rf"/worker-({_HEX}{{16}})\.sock")
@@ -62,6 +63,11 @@ class Traces:
     home: str
     processes: tuple[Running, ...] = ()
     entries: tuple[Entry, ...] = ()
+
+    @property
+    def other_hosts(self) -> tuple[str, ...]:
+        """Other machines that rbee ran on from this home, as its audit log has them."""
+        return tuple(entry.path for entry in self.entries if entry.section == "host")
 
     @property
     def worker_sockets(self) -> dict[str, str]:
@@ -109,9 +115,13 @@ def look_script(found: Probe) -> str:
     return _script(found, "look")
 
 
-def end_script(found: Probe, patience_s: int) -> str:
-    """Ends every process of the home: SIGTERM, then SIGKILL, each with that many seconds to take effect."""
-    return _script(found, f"end_all {patience_s:d}")
+def end_script(found: Probe, patience_s: int, commands: Sequence[str] = ()) -> str:
+    """Ends every process of the home: SIGTERM, then SIGKILL, each with that many seconds to take effect.
+
+    commands: those alone, such as "hive". Prints a line `PID START GROUP COMMAND` for each that is left.
+    """
+    words = " ".join(map(quote, commands))
+    return _script(found, f"end_all {patience_s:d} {words}", f"running {words}")
 
 
 def remove_script(found: Probe, traces: Traces, *, models: bool) -> str:
@@ -122,7 +132,7 @@ def remove_script(found: Probe, traces: Traces, *, models: bool) -> str:
 
 
 def parse(output: bytes, home: str) -> Traces:
-    """What `look_script` printed. Raises NodeError INTERNAL for anything else."""
+    """What `look_script` printed, to its end. Raises NodeError INTERNAL for anything else."""
     processes, entries = [], []
     for line in output.decode(errors="surrogateescape").split("\0")[:-1]:
         words = line.split(" ", 3)
@@ -132,6 +142,8 @@ def parse(output: bytes, home: str) -> Traces:
             processes.append(Running(int(words[1]), words[2], words[3]))
         else:
             entries.append(Entry(words[0], words[1], int(words[2]), words[3]))
+    if not entries or entries.pop().section != "end":
+        raise NodeError(ErrorCode.INTERNAL, "the node did not come to the end of what lies there")
     return Traces(home, tuple(processes), tuple(entries))
 
 

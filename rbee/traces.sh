@@ -8,17 +8,37 @@ real=$(cd "$home" 2>/dev/null && pwd -P) || real=$home
 home_of_user=${HOME:-$(getent passwd "$uid" 2>/dev/null | cut -d: -f6)}
 have_proc() { [ -r "$proc/self/stat" ]; }
 
-# Whether a command line, one word a line or all on one, is rbee's: a program of our runtimes, or a payload of ours.
+is_hex16() { case $1 in *[!0-9a-f]*) return 1 ;; ????????????????) return 0 ;; esac; return 1; }
+
+# Whether a command line is rbee's: a program of a runtime that we made, or a Python that runs a payload of ours. What
+# merely names one of our files is not. $1: one word a line, or all on one; $2: what is between its words.
 is_ours() {
   for place in "$home" "$real"; do
     case $1 in
-      "$place"/runtimes/*) return 0 ;;
-      *" -I $place/payloads/"????????????????.zip*) return 0 ;;
-      *"$newline-I$newline$place/payloads/"????????????????.zip*) return 0 ;;
+      "$place"/runtimes/*)
+        name=${1#"$place"/runtimes/}
+        is_hex16 "${name%%/*}" && return 0
+        case $name in python/*|uv-[0-9]*|.staging-*|.removed-*) return 0 ;; esac ;;
+    esac
+    case $1 in
+      *"$2-I$2$place/payloads/"????????????????.zip"$2"*)
+        name=${1#*"$2-I$2$place/payloads/"}
+        is_hex16 "${name%%.zip"$2"*}" || continue
+        program=${1%%"$2-I$2$place/payloads/"*}
+        case $program in *"$newline"*) continue ;; esac
+        case ${program##*/} in *[!A-Za-z0-9.]*) ;; [Pp]ython*|pypy*) return 0 ;; esac ;;
     esac
   done
   return 1
 }
+
+# Whether a process runs in a container of this machine, where the same path is another file, and has another owner.
+is_contained() {
+  while read -r key _ inner; do
+    if [ "$key" = NSpid: ]; then [ -n "$inner" ]; return; fi
+  done <"$proc/$1/status"
+  return 1
+} 2>/dev/null
 
 # `PID START GROUP COMMAND` of each process of this user and this home. START tells it from a later one with its pid.
 processes() {
@@ -28,14 +48,15 @@ processes() {
       words=; { IFS= read -r words <"$folder/cmdline"; } 2>/dev/null
       case $words in *"$home/"*|*"$real/"*) ;; *) continue ;; esac  # no other program is started for each process
       words=$(tr '\0' '\n' <"$folder/cmdline") 2>/dev/null || continue
-      is_ours "$words" || continue
+      is_ours "$words" "$newline" || continue
       pid=${folder##*/}
+      ! is_contained "$pid" || continue
       born=$(birth "$pid")
       [ -z "$born" ] || printf '%s %s %s\n' "$pid" "$born" "$(command_of "$words")"
     done
   else
     ps -ww -U "$uid" -o pid= -o args= | while read -r pid words; do
-      is_ours "$words" || continue
+      is_ours "$words" ' ' || continue
       born=$(birth "$pid")
       [ -z "$born" ] || printf '%s %s %s\n' "$pid" "$born" "$(command_of "$words")"
     done
@@ -64,15 +85,26 @@ command_of() {
   esac
 }
 
-# Ask everything to end, then by force; $1: seconds for each. Looks each process up again right before its signal.
+# Those of `processes` whose command is one of the arguments; all of them without arguments.
+running() {
+  processes | while read -r pid start group command; do
+    case " $* " in "  "|*" $command "*) echo "$pid $start $group $command" ;; esac
+  done
+}
+
+# Ask processes to end, then by force; $1: seconds for each, then commands, none for all. Looks each process up again
+# right before its signal.
 end_all() {
+  patience=$1; shift
   for signal in TERM KILL; do
-    processes | while read -r pid start group _; do
+    running "$@" | while read -r pid start group _; do
       [ "$(birth "$pid")" = "$start $group" ] || continue
-      if [ "$group" = "$pid" ]; then kill -s "$signal" -- "-$pid"; else kill -s "$signal" "$pid"; fi 2>/dev/null
+      if [ "$group" = "$pid" ]; then whom=-$pid; else whom=$pid; fi
+      # busybox takes no `-s SIGNAL --`. One that is stopped gets the signal only when it goes on.
+      { kill "-$signal" "$whom"; kill -CONT "$whom"; } 2>/dev/null
     done
-    tries=$(($1 * 5))
-    while [ -n "$(processes)" ] && [ "$tries" -gt 0 ]; do
+    tries=$((patience * 5))
+    while [ -n "$(running "$@")" ] && [ "$tries" -gt 0 ]; do
       tries=$((tries - 1))
       sleep 0.2 2>/dev/null || sleep 1
     done
@@ -112,7 +144,14 @@ look() {
     if [ "$part" = models ]; then entries models "$home/models" sizes; else entries "$part" "$home/$part"; fi
   done
   run_dirs | while IFS= read -r folder; do entries run "$folder"; done
+  hosts | while IFS= read -r host; do record host 0 "$host"; done
+  record end 0 "$home"
 }
+
+# Other machines that the audit log says a hive ran on from this very home.
+hosts() {
+  sed -n 's/.*"host": "\([^"]*\)".*/\1/p' "$home"/log/audit*.log | sort -u | grep -vxF -e "$(uname -n)"
+} 2>/dev/null
 
 # Remove empty folders that rbee made: those of the home, the home, and what was made on the way to it. $1: the name of
 # the note of those, $2: "keep" where models stay, and the note with them.

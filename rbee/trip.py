@@ -34,7 +34,7 @@ REOPEN_TIMEOUT_S = 20.0
 @dataclass(slots=True)
 class Trip:
     """open_things: what is closed at its end. deadline: told to hive and worker, too. draft: of the answer, once it is
-    asked for."""
+    asked for. started: ids of workers whose start is in the audit log."""
 
     request: InferRequest
     context: Context
@@ -46,6 +46,7 @@ class Trip:
     connections: dict[str, Link] = field(default_factory=dict)
     attached: Attached | None = None
     draft: Draft | None = None
+    started: set[str] = field(default_factory=set)
 
     def ref(self, node: Node) -> ModelRef:
         """The model to use on a node."""

@@ -49,7 +49,8 @@ class Uninstalled:
     """What was done, or with dry_run would be. processes: commands that ran, such as "hive". freed_mb: 10**6 bytes.
 
     removed: paths. kept_models, kept_models_mb: files of models that stay. foreign: paths in the home that are not
-    rbee's and stay. elsewhere: a home of this node's past that was not looked at, "" for none.
+    rbee's and stay. elsewhere: a home of this node's past that was not looked at, "" for none. other_hosts: machines
+    that rbee ran on from this home as well; what they have of it went, too, if they share it still.
     """
 
     home: str
@@ -60,6 +61,7 @@ class Uninstalled:
     kept_models_mb: int
     foreign: tuple[str, ...]
     elsewhere: str
+    other_hosts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +139,12 @@ class _Site:
             return None
 
     async def _claims(self, hive: HiveClient | None, traces: Traces) -> list[_Claim]:
-        """What the workers do: by the hive, else each says it itself; one that cannot is nobody's."""
+        """What the workers do: by the hive, else each says it itself; one that cannot, or that failed, is nobody's."""
         if hive:
             return [
                 _Claim(info.id, info.model, info.state is WorkerState.BUSY, info.leases)
                 for info in await hive.workers()
+                if info.state is not WorkerState.FAILED
             ]
         claims = await asyncio.gather(*(self._claim(*item) for item in traces.worker_sockets.items()))
         return [claim for claim in claims if claim]
@@ -228,6 +231,7 @@ class _Site:
             kept_models_mb=0 if models else traces.models_mb,
             foreign=traces.foreign,
             elsewhere=elsewhere,
+            other_hosts=traces.other_hosts,
         )
 
 

@@ -133,13 +133,13 @@ def shared_node(key: Any) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def warm_node(shared_rbee: Rbee, shared_node: Any) -> Iterator[Any]:
-    """The shared node, known to the shared keeper, bootstrapped, with the model on it; quiet when the module ends."""
-    shared_rbee.inventory.write_text(shared_node.inventory())
+def warm_node(shared_rbee: Rbee, shared_ready_node: Any) -> Iterator[Any]:
+    """The shared node, known to the shared keeper, with hive and worker running; quiet when the module ends."""
+    shared_rbee.inventory.write_text(shared_ready_node.inventory())
     shared_rbee("infer", "--node", "gpu1", "--max-tokens", "1", "Hello")
-    yield shared_node
+    yield shared_ready_node
     shared_rbee("hive", "stop", "gpu1")
-    shared_node.assert_quiet()
+    shared_ready_node.assert_quiet()
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rbee.cli.options import NodeOption, duration
+from rbee.cli.options import PATIENCE, NodeOption, PatienceOption, duration, patience_s
 from rbee.cli.shell import Shell, command
 from rbee.errors import UsageError
 
@@ -27,9 +27,6 @@ OlderThanOption = Annotated[
     ),
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")]
-PatienceOption = Annotated[
-    str, typer.Option("--patience", metavar="TIME", help="How long what is to end gets at each step, until it is made.")
-]
 InstallOption = Annotated[
     bool, typer.Option("--install", help="Show how cron or systemd runs this by itself; install nothing.")
 ]
@@ -44,7 +41,7 @@ def gc(
     node: NodeOption = None,
     older_than: OlderThanOption = None,
     dry_run: DryRunOption = False,
-    patience: PatienceOption = "5s",
+    patience: PatienceOption = PATIENCE,
     install: InstallOption = False,
 ) -> None:
     """Stop workers past their keep-alive, end what lost its hive, remove leftovers, forget what is gone."""
@@ -53,7 +50,7 @@ def gc(
     request = GcRequest(
         older_than_s=_seconds(older_than, "--older-than"),
         dry_run=dry_run,
-        patience_s=_seconds(patience, "--patience") or 0.0,
+        patience_s=patience_s(patience),
         everywhere=node in (None, "all"),
     )
     if install:
@@ -137,7 +134,7 @@ def _schedule(shell: Shell, node: str | None, older_than: str | None, patience: 
     for option, value, default in (
         ("--node", node, None),
         ("--older-than", older_than, None),
-        ("--patience", patience, "5s"),
+        ("--patience", patience, PATIENCE),
     ):
         if value is not None and value != default:
             words += [option, value]

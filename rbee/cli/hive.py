@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from rbee.cli.options import NodeArgument, NodesArgument, NowOption
+from rbee.cli.options import PATIENCE, NodeArgument, NodesArgument, NowOption, PatienceOption, patience_s
 from rbee.cli.shell import Shell, command, group
 
 
@@ -23,11 +23,16 @@ def status(shell: Shell, nodes: NodesArgument = None) -> None:
     shell.renderer.table(hives_table(shell.run(fleet.hives(context, context.inventory.select(nodes)))))
 
 
-def stop(shell: Shell, node: NodeArgument, now: NowOption = False) -> None:
-    """Let running requests finish, then stop the hive and its workers."""
+def stop(shell: Shell, node: NodeArgument, now: NowOption = False, patience: PatienceOption = PATIENCE) -> None:
+    """Let running requests finish, then stop the hive and its workers.
+
+    With --now, one that does not answer is ended by signals.
+    """
     from rbee import fleet
 
+    seconds = patience_s(patience)
     context = shell.context
-    info = shell.run(fleet.stop_hive(context, context.inventory.node(node), drain=not now, emit=shell.renderer))
-    text = f"stopped the hive of {node}" if info else f"no hive runs on {node}"
-    shell.renderer.done(text, {"node": node, "stopped": info is not None})
+    where = context.inventory.node(node)
+    stopped = shell.run(fleet.stop_hive(context, where, drain=not now, patience_s=seconds, emit=shell.renderer))
+    text = f"stopped the hive of {node}" if stopped else f"no hive runs on {node}"
+    shell.renderer.done(text, {"node": node, "stopped": stopped})

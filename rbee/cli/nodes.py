@@ -123,13 +123,16 @@ def ping(shell: Shell, nodes: NodesArgument = None) -> None:
 
 
 def check(shell: Shell, node: NodeArgument) -> None:
-    """Look a node over, and say how to fix what is wrong."""
+    """Look a node over, and say how to fix what is wrong; exit status 5 where no model could run."""
     from rbee import nodes
     from rbee.cli.views import findings_table
+    from rbee.findings import obstacle
 
     context = shell.context
     findings = shell.run(nodes.check(context, context.inventory.node(node), shell.renderer))
     shell.renderer.table(findings_table(findings))
+    if error := obstacle(node, findings):
+        raise error
 
 
 def make_node(

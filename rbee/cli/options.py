@@ -38,6 +38,11 @@ ModelOption = Annotated[
     typer.Option("--model", "-m", metavar="REF", help="smollm2:135m, hf:OWNER/REPO:QUANT, file:PATH, https://…"),
 ]
 NowOption = Annotated[bool, typer.Option("--now", help="Do not wait for running requests.")]
+PatienceOption = Annotated[
+    str, typer.Option("--patience", metavar="TIME", help="How long what is to end gets at each step, until it is made.")
+]
+#: What is meant without it, and the most that a hive takes.
+PATIENCE, MOST_PATIENCE_S = "5s", 600.0
 WorkerArgument = Annotated[str, typer.Argument(metavar="ID", help="The worker's id, or the beginning of it.")]
 
 
@@ -51,3 +56,11 @@ def duration(text: str | None, option: str) -> float | None:
         return parse_duration(text)
     except ValueError as error:
         raise UsageError(f"{option}: {error}") from error
+
+
+def patience_s(text: str) -> float:
+    """Seconds. Raises UsageError for what is no patience."""
+    seconds = duration(text, "--patience")
+    if seconds is None or not 0 < seconds <= MOST_PATIENCE_S:
+        raise UsageError(f"--patience: {text} is not above 0 and 10m at most", hint='write "500ms", "30s" or "2m"')
+    return seconds

@@ -66,7 +66,8 @@ def summary(node: str, outcome: Uninstalled) -> str:
     """What was done, in one line."""
     if not outcome.removed and not outcome.processes:
         return f"nothing of rbee is on {node}"
-    ended = f", {len(outcome.processes)} processes ended" if outcome.processes else ""
+    count = len(outcome.processes)
+    ended = f", {count} {'process' if count == 1 else 'processes'} ended" if count else ""
     return f"removed rbee from {node}: {outcome.freed_mb} MB{ended}"
 
 
@@ -77,6 +78,9 @@ def remarks(node: Node, outcome: Uninstalled) -> Iterator[str]:
     if outcome.foreign:
         more = f" and {len(outcome.foreign) - SHOWN} more" if len(outcome.foreign) > SHOWN else ""
         yield f"not rbee's, so it stays: {', '.join(outcome.foreign[:SHOWN])}{more}"
+    if outcome.other_hosts:
+        names = ", ".join(outcome.other_hosts[:SHOWN])
+        yield f"rbee ran from {outcome.home} on {names} too: if that is a shared folder, it is gone there as well"
     if outcome.elsewhere:
         yield f"rbee was in {outcome.elsewhere} before; set `home` to that and repeat this to clear it too"
     if not node.is_local:

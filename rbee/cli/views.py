@@ -37,6 +37,7 @@ def node_data(node: Node) -> dict[str, Any]:
         "jump": list(node.jump),
         "tags": sorted(node.tags),
         "backend": node.backend,
+        "builds_from": list(node.builds_from),
         "home": node.home,
         "model": node.model,
         "keep_alive": format_duration(node.keep_alive_s),

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import typer
 
-from rbee.cli.options import NodeOption, NodesArgument, NowOption, WorkerArgument
+from rbee.cli.options import (
+    PATIENCE,
+    NodeOption,
+    NodesArgument,
+    NowOption,
+    PatienceOption,
+    WorkerArgument,
+    patience_s,
+)
 from rbee.cli.shell import Shell, command, group
 
 
@@ -39,13 +47,20 @@ def show(shell: Shell, worker: WorkerArgument, node: NodeOption = None) -> None:
         shell.renderer.record(worker_record(where.name, info))
 
 
-def stop(shell: Shell, worker: WorkerArgument, node: NodeOption = None, now: NowOption = False) -> None:
+def stop(
+    shell: Shell,
+    worker: WorkerArgument,
+    node: NodeOption = None,
+    now: NowOption = False,
+    patience: PatienceOption = PATIENCE,
+) -> None:
     """Stop a worker; its memory is free when this returns."""
     from rbee import fleet
 
+    seconds = patience_s(patience)
     context = shell.context
     where, info = shell.run(fleet.find_worker(context, context.inventory.select(node), worker))
-    shell.run(fleet.stop_worker(context, where, info.id, drain=not now, emit=shell.renderer))
+    shell.run(fleet.stop_worker(context, where, info.id, drain=not now, patience_s=seconds, emit=shell.renderer))
     data = {"stopped": info.id, "model": info.model, "node": where.name}
     shell.renderer.done(f"stopped worker {info.id} ({info.model}) on {where.name}", data)
 

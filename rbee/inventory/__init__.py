@@ -27,7 +27,7 @@ class Node:
 
     host None: this machine, without SSH. port and user None: what ~/.ssh/config says, else 22 and the own name.
     host_key: "SHA256:…", None where known_hosts decides. home: None for ~/.rbee/node, else absolute or ~-relative, on
-    the node. keep_alive_s: seconds, negative for never.
+    the node. keep_alive_s: seconds, negative for never. builds_from: nodes whose builds of llama.cpp may run here too.
     How models are loaded, None for what rbee chooses: ctx, in tokens per slot, 0 for the most that fits; slots;
     kv_type; flash_attention; devices; tensor_split; gpu_layers, -1 for as many as the GPUs hold.
     """
@@ -41,6 +41,7 @@ class Node:
     jump: tuple[str, ...] = ()
     tags: frozenset[str] = frozenset()
     backend: str = "auto"
+    builds_from: tuple[str, ...] = ()
     home: str | None = None
     model: str | None = None
     keep_alive_s: float = 300.0

@@ -243,6 +243,7 @@ KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "jump": ("jump", _jump),
     "tags": ("tags", lambda value: frozenset(_list(value, check_name))),
     "backend": ("backend", check_backend),
+    "builds_from": ("builds_from", lambda value: _list(value, check_name)),
     "home": ("home", check_home),
     "model": ("model", _text),
     "keep_alive": ("keep_alive_s", _duration),

@@ -14,6 +14,7 @@ import fcntl
 import os
 import secrets
 import sqlite3
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -193,7 +194,7 @@ def _set_aside(path: Path, busy_timeout_s: float) -> Path | None:
     """Put a damaged file under a dated name and a fresh one in its place; None when another process just did."""
     folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        _lock(folder, path, busy_timeout_s)
         try:
             _connect(path, busy_timeout_s).close()
             return None
@@ -209,6 +210,26 @@ def _set_aside(path: Path, busy_timeout_s: float) -> Path | None:
         return aside
     finally:
         os.close(folder)
+
+
+def _lock(folder: int, path: Path, patience_s: float) -> None:
+    """Raises ConfigError where another process, which may be stopped, keeps the lock."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise _locked(path, {}) from None
+            time.sleep(0.02)
+
+
+def _locked(path: Path, details: dict[str, str]) -> ConfigError:
+    return ConfigError(
+        f"the registry {path} is locked by another process",
+        hint=f"try again when the other rbee is done; `fuser -v {path}` shows who has it open",
+        details=details,
+    )
 
 
 def _damage(verdict: str) -> sqlite3.DatabaseError:
@@ -246,11 +267,7 @@ def translated(path: Path) -> Iterator[None]:
                 code=ErrorCode.REGISTRY_CORRUPT,
             ) from error
         if _primary_code(error) in _BUSY:
-            raise ConfigError(
-                f"the registry {path} is locked by another process",
-                hint=f"try again when the other rbee is done; `fuser -v {path}` shows who has it open",
-                details=details,
-            ) from error
+            raise _locked(path, details) from error
         raise ConfigError(
             f"cannot use the registry {path}: {error}",
             hint="see that folder and file are yours, writable and not on a full disk, or set RBEE_HOME",

@@ -1,6 +1,6 @@
 """`--json`: one JSON object a line on stdout, nothing on stderr.
 
-    {"event": "phase", "phase": 2, "name": "node", "text": …}        a phase begins
+    {"event": "phase", "phase": 2, "name": "node", "text": …}        a phase begins, or begins again
     {"event": "phase_done", "phase": 2, "name": "node", "text": …, "seconds": …}
     {"event": "progress" | "notice" | "retry" | "token" | "finished", … the fields of that event}
     {"error": {"code": …, "message": …, "details": {…}, "hint": …}}

@@ -24,6 +24,7 @@ from rbee.inventory import Node
 from rbee.probe import Probe
 from rbee.probe import probe as ask_probe
 from rbee.runtime import build, locked, node_scripts
+from rbee.runtime.builders import KEEPER, Builders, builds_itself
 from rbee.runtime.node_build import NodeBuilder
 from rbee.runtime.node_scripts import Place
 from rbee.runtime.payload import Payload
@@ -87,7 +88,8 @@ def plan(probe: Probe, payload_digest: str, runtime_key: str, uv: str) -> list[S
 
 def is_complete(probe: Probe, node: Node, payload: Payload, context: Context) -> bool:
     """Whether `ensure` would find nothing to do; then it makes no round trip."""
-    runtime = _Runtime.choose(probe, node, WheelCache.of(context.settings))
+    builders = Builders.of(node, context.inventory.nodes)
+    runtime = _Runtime.choose(probe, node, WheelCache.of(context.settings), builders)
     return not plan(probe, payload.digest, runtime.key, uv_version())
 
 
@@ -99,15 +101,19 @@ async def ensure(
     Raises NodeError NODE_UNSUPPORTED, BOOTSTRAP_FAILED or DISK_FULL, and ConnectError. Safe to interrupt and to repeat.
     """
     cache = WheelCache.of(context.settings)
-    runtime = _Runtime.choose(probe, node, cache)
+    builders = Builders.of(node, context.inventory.nodes)
+    runtime = _Runtime.choose(probe, node, cache, builders)
     steps = plan(probe, payload.digest, runtime.key, uv_version())
     if steps:
         check(probe, steps)
-        if Step.RUNTIME in steps and not probe.compiler and not cache.can_get(runtime.target, runtime.backend):
-            raise no_way(runtime.target, runtime.backend)
+        if Step.RUNTIME in steps and not cache.can_get(runtime.target, runtime.backend, builders):
+            elsewhere = cache.built_elsewhere(runtime.target, runtime.backend)
+            if not probe.compiler:
+                raise no_way(runtime.target, runtime.backend, elsewhere)
+            emit(Notice(builds_itself(node, elsewhere)))
         if runtime.notice:
             emit(Notice(runtime.notice))
-        await _Bootstrap(connection, probe, node, payload, cache, runtime, emit).take(steps)
+        await _Bootstrap(connection, probe, node, payload, cache, builders, runtime, emit).take(steps)
     python = f"{probe.home}/runtimes/{runtime.key}/bin/python"
     return Ready(python, f"{probe.home}/payloads/{payload.name}", payload.digest, runtime.backend)
 
@@ -156,7 +162,7 @@ class _Runtime:
     notice: str = ""
 
     @classmethod
-    def choose(cls, probe: Probe, node: Node, cache: WheelCache) -> _Runtime:
+    def choose(cls, probe: Probe, node: Node, cache: WheelCache, builders: Builders = KEEPER) -> _Runtime:
         """The backend of the inventory; `auto` is the GPU's where a wheel for it can be had, else cpu."""
         python: Version = (probe.python_version or OWN_PYTHON) if _usable_python(probe) else OWN_PYTHON
         target = Target.of(probe, python)
@@ -168,7 +174,7 @@ class _Runtime:
         if not any(gpu.vendor == "nvidia" for gpu in probe.gpus):
             return make("cpu")
         cuda = make("cuda")
-        if cuda.key in probe.runtimes or cache.can_get(target, "cuda"):
+        if cuda.key in probe.runtimes or cache.can_get(target, "cuda", builders):
             return cuda
         return make(
             "cpu",
@@ -190,6 +196,7 @@ class _Bootstrap:
     node: Node
     payload: Payload
     cache: WheelCache
+    builders: Builders
     runtime: _Runtime
     emit: Emit
 
@@ -248,7 +255,7 @@ class _Bootstrap:
             log = self.cache.build_log(backend)
             builder = NodeBuilder(self.connection, self.node.name, place, log, self.cache)
         on_node = functools.partial(builder.build, target) if builder else None
-        llama = await self.cache.llama_wheel(target, backend, self.emit, on_node=on_node)
+        llama = await self.cache.llama_wheel(target, backend, self.emit, on_node=on_node, builders=self.builders)
         wheels = [*await self.cache.base_wheels(target, self.emit), llama]
         files = [(wheel, node_scripts.wheel_path(self.probe.home, wheel)) for wheel in wheels]
         await put_files(self.connection, files, key="wheels", text=Step.WHEELS.value, emit=self.emit)

@@ -1,4 +1,4 @@
-"""Compiles llama-cpp-python on a node that has a compiler, and fetches the wheel, so that the next node need not."""
+"""Compiles llama-cpp-python on a node that has a compiler, and fetches the wheel for its next runtime."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ from rbee_remote.protocol import ErrorCode
 if TYPE_CHECKING:
     from rbee.runtime.wheels import WheelCache
 
-FETCH_TIMEOUT_S = 900.0
+#: Bytes that are fetched at once, seconds that takes at most, and bytes of a wheel or a library.
+PIECE = 8 * 2**20
+PIECE_TIMEOUT_S = 300.0
+LARGEST_WHEEL = 2 * 2**30
+LARGEST_LIBRARY = 64 * 2**20
 
 _WHEEL = re.compile(r"llama_cpp_python-[0-9][\w.+]*-[\w.]+-[\w.]+-[\w.]+\.whl", re.ASCII)
 
@@ -70,19 +74,24 @@ class NodeBuilder:
         if not _WHEEL.fullmatch(wheel.name):  # it becomes a name in the keeper's cache
             raise build_log.failure(f"on {self.name}")
         build_log.discard()
-        wheel.write_bytes(await self._fetch(quote(remote)))
-        libraries = {name: await self._library(name) for name in sorted(portable.missing_libraries(wheel))}
-        return wheel, libraries.get
+        await self._fetch(quote(remote), wheel, LARGEST_WHEEL)
+        found: dict[str, Path] = {}
+        for name in sorted(portable.missing_libraries(wheel)):
+            found[name] = folder / f"library-{name}"
+            await self._fetch(f'"$(cc -print-file-name={quote(name)})"', found[name], LARGEST_LIBRARY)
+        return wheel, lambda name: found[name].read_bytes() if name in found else None
 
-    async def _library(self, name: str) -> bytes:
-        return await self._fetch(f'"$(cc -print-file-name={quote(name)})"')
-
-    async def _fetch(self, word: str) -> bytes:
-        """The contents of a file on the node. word: its path, as a word of the shell."""
-        result = await self.connection.run(f"cat {word}", timeout=FETCH_TIMEOUT_S)
-        if result.status != 0:
-            raise NodeError(
-                ErrorCode.BOOTSTRAP_FAILED,
-                f"could not fetch the wheel from {self.name}: {result.stderr.strip()[-200:]}",
-            )
-        return result.stdout
+    async def _fetch(self, word: str, target: Path, most: int) -> None:
+        """Write a file of the node to `target`, piece by piece. word: its path there, as a word of the shell."""
+        with target.open("wb") as file:
+            while file.tell() <= most:
+                # tail goes straight to the place in the file
+                script = f"[ -r {word} ] && tail -c +{file.tell() + 1} {word} | head -c {PIECE}"
+                result = await self.connection.run(script, timeout=PIECE_TIMEOUT_S)
+                file.write(result.stdout)
+                if result.status != 0 or len(result.stdout) < PIECE:
+                    break
+            if result.status == 0 and file.tell() <= most:
+                return
+        said = f"it is larger than {most // 2**20} MiB" if result.status == 0 else result.stderr.strip()[-200:]
+        raise NodeError(ErrorCode.BOOTSTRAP_FAILED, f"could not fetch {target.name} from {self.name}: {said}")

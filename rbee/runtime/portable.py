@@ -3,6 +3,9 @@
 A wheel from llama.cpp's build holds every library up to three times, because a zip knows no links, and expects libgomp
 on the node, which a machine without a compiler often lacks. What travels is half as large and brings libgomp along.
 Which glibc it needs is read from the libraries themselves: the file's name does not say it.
+
+A wheel can come from a node, so nothing in it is believed: sizes have bounds before anything is unpacked, reading a
+library has one too, and whatever goes wrong is a NodeError.
 """
 
 from __future__ import annotations
@@ -14,9 +17,12 @@ import re
 import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from rbee.errors import NodeError
 from rbee.runtime.platforms import Version
+from rbee_remote.protocol import ErrorCode
 
 #: What a GNU/Linux has wherever there is a Python: libstdc++ comes with apt, dnf, zypper and pacman themselves.
 _PROVIDED = re.compile(r"^(lib(c|m|dl|rt|pthread|stdc\+\+|gcc_s)|ld-linux.*)\.so\.\d+$")
@@ -27,13 +33,25 @@ _BUNDLE_FOLDER = "llama_cpp/lib"
 #: llama.cpp's own installation beside the bindings' one, and the third name of each library.
 _UNUSED = re.compile(r"^(include/|lib/)|\.so\.\d+\.\d+\.\d+$")
 
+#: What a library may be called that is put into a wheel: a file of one folder.
+_NAME = re.compile(r"(lib|ld-)[\w.+-]{1,80}\.so[\w.]{0,20}", re.ASCII)
+
+#: Entries of a wheel, bytes of each unpacked, and of all; one for several GPUs has a quarter of that.
+MOST_FILES = 10_000
+LARGEST_FILE = 2**30
+LARGEST_WHEEL = 4 * 2**30
+#: Libraries that a wheel may want brought along; llama.cpp wants one.
+MOST_MISSING = 16
+#: Reads that the headers of one library may take: ten times what the largest here takes. The format knows no bound.
+MOST_READS = 200_000
+
 FindLibrary = Callable[[str], bytes | None]
 
 
 def needed_glibc(wheel: Path) -> Version:
     """The oldest glibc that all libraries of a wheel run with; () for a wheel without any."""
     versions: list[Version] = [()]
-    with zipfile.ZipFile(wheel) as archive:
+    with _opened(wheel) as archive:
         for _, data in _libraries(archive):
             versions += [_numbers(name) for name in _version_needs(data) if re.fullmatch(r"GLIBC_[\d.]+", name)]
     return max(versions)
@@ -41,11 +59,15 @@ def needed_glibc(wheel: Path) -> Version:
 
 def missing_libraries(wheel: Path) -> set[str]:
     """Names of libraries that are neither in the wheel nor on every GNU/Linux, GPU drivers left aside."""
-    with zipfile.ZipFile(wheel) as archive:
-        libraries = list(_libraries(archive))
-    inside = {Path(name).name for name, _ in libraries}
-    needed = {name for _, data in libraries for name in _needs(data)}
-    return {name for name in needed - inside if not _PROVIDED.match(name) and not _GPU.match(name)}
+    inside, needed = set[str](), set[str]()
+    with _opened(wheel) as archive:
+        for name, data in _libraries(archive):
+            inside.add(Path(name).name)
+            needed |= set(_needs(data))
+        missing = {name for name in needed - inside if not _PROVIDED.match(name) and not _GPU.match(name)}
+        if len(missing) > MOST_MISSING or not all(map(_NAME.fullmatch, missing)):
+            raise ValueError(f"its libraries want {len(missing)} others, such as {min(missing)[:80]!r}")
+    return missing
 
 
 def make_portable(wheel: Path, target: Path, find_library: FindLibrary) -> None:
@@ -55,11 +77,11 @@ def make_portable(wheel: Path, target: Path, find_library: FindLibrary) -> None:
     """
     extra = {name: data for name in sorted(missing_libraries(wheel)) if (data := find_library(name))}
     part = target.with_name(f"{target.name}.part")
-    with zipfile.ZipFile(wheel) as source, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as sink:
+    with _opened(wheel) as source, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as sink:
         record = _record_name(source)
         kept = [entry for entry in source.infolist() if not entry.is_dir() and not _UNUSED.search(entry.filename)]
         rows = [
-            _add(sink, entry.filename, source.read(entry), entry.external_attr)
+            _add(sink, entry.filename, _read(source, entry), entry.external_attr)
             for entry in kept
             if entry.filename != record
         ]
@@ -73,6 +95,46 @@ def local_library(name: str) -> bytes | None:
     asked = subprocess.run(["cc", f"-print-file-name={name}"], capture_output=True, text=True, check=False)
     path = Path(asked.stdout.strip())
     return path.read_bytes() if asked.returncode == 0 and path.is_absolute() else None
+
+
+@contextmanager
+def _opened(wheel: Path) -> Iterator[zipfile.ZipFile]:
+    """A wheel whose directory is within bounds. What fails inside the context is a NodeError BOOTSTRAP_FAILED."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            entries = archive.infolist()
+            sizes = [entry.file_size for entry in entries]
+            if len(sizes) > MOST_FILES or max(sizes, default=0) > LARGEST_FILE or sum(sizes) > LARGEST_WHEEL:
+                raise ValueError(f"{len(sizes)} files of {sum(sizes)} bytes are more than such a wheel has")
+            if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
+                raise ValueError("it is packed in a way that wheels are not")
+            yield archive
+    except (OSError, NodeError):
+        raise
+    except Exception as error:  # the readers of zip and ELF raise nearly everything over what is neither
+        raise NodeError(
+            ErrorCode.BOOTSTRAP_FAILED,
+            f"the wheel {wheel.name} cannot be used: {str(error) or type(error).__name__}",
+            hint="build it anew; a node that goes on sending such wheels is not well, or not honest",
+        ) from error
+
+
+def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """A file of the wheel. Without a size, zipfile would unpack up to 2 GB of what claims to be a few bytes."""
+    with archive.open(entry) as file:
+        return file.read(entry.file_size)
+
+
+class _Headers(io.BytesIO):
+    """A library for the reader of ELF, which follows whatever counts and offsets stand in it."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        if self.reads > MOST_READS:
+            raise ValueError("the headers of a library have no end")
+        return super().read(size)
 
 
 def _record_name(archive: zipfile.ZipFile) -> str:
@@ -92,11 +154,12 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes, attributes: int) -> s
 
 def _libraries(archive: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:
     """Names and contents of the ELF files of a wheel that are for use on a node."""
-    for name in archive.namelist():
+    for entry in archive.infolist():
+        name = entry.filename
         if (
             ".so" in Path(name).name
             and not _UNUSED.search(name)
-            and (data := archive.read(name)).startswith(b"\x7fELF")
+            and (data := _read(archive, entry)).startswith(b"\x7fELF")
         ):
             yield name, data
 
@@ -106,7 +169,7 @@ def _version_needs(library: bytes) -> list[str]:
     from elftools.elf.elffile import ELFFile
     from elftools.elf.gnuversions import GNUVerNeedSection
 
-    sections = ELFFile(io.BytesIO(library)).iter_sections()
+    sections = ELFFile(_Headers(library)).iter_sections()
     needs = (section for section in sections if isinstance(section, GNUVerNeedSection))
     return [version.name for section in needs for _, versions in section.iter_versions() for version in versions]
 
@@ -116,7 +179,7 @@ def _needs(library: bytes) -> list[str]:
     from elftools.elf.dynamic import DynamicSection
     from elftools.elf.elffile import ELFFile
 
-    sections = ELFFile(io.BytesIO(library)).iter_sections()
+    sections = ELFFile(_Headers(library)).iter_sections()
     dynamic = (section for section in sections if isinstance(section, DynamicSection))
     return [tag.needed for section in dynamic for tag in section.iter_tags("DT_NEEDED")]
 

@@ -8,6 +8,7 @@
 Rules
 - Folders get their final name when they are whole: one that exists is complete, and is never changed.
 - What is here is found without a network.
+- What a node built lies in a folder of its own, and serves whom `Builders` says.
 - One build at a time: the lock lies in the cache, so keepers that share it share its builds.
 """
 
@@ -21,7 +22,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from rbee.events import Emit
 from rbee.files import LocalFile, file_sha256
 from rbee.locks import file_lock
 from rbee.runtime import build, locked, pip, portable
+from rbee.runtime.builders import KEEPER, Builders
 from rbee.runtime.platforms import Target, Version
 from rbee.settings import Settings, expand
 from rbee_remote.protocol import ErrorCode
@@ -43,7 +45,10 @@ BuildOnNode = Callable[[str, Path, Emit], Awaitable[tuple[Path, portable.FindLib
 
 @dataclass(frozen=True, slots=True)
 class LlamaWheel:
-    """What `wheel.json` says of the wheel beside it. libc_version: the oldest C library it runs with."""
+    """What `wheel.json` says of the wheel beside it.
+
+    libc_version: the oldest C library it runs with. built_on: the node, "" for what this machine built or fetched.
+    """
 
     file: str
     sha256: str
@@ -53,6 +58,7 @@ class LlamaWheel:
     machine: str
     libc: str
     libc_version: Version
+    built_on: str = ""
 
     def fits(self, target: Target, backend: str) -> bool:
         same = (self.version, self.backend) == (locked.llama().version, backend)
@@ -110,13 +116,23 @@ class WheelCache:
                 pip.publish(work / "uv", folder)
         return folder / "uv"
 
-    def find_llama(self, target: Target, backend: str) -> LocalFile | None:
-        """The llama-cpp-python wheel of a backend that runs on `target`, if the cache has one."""
+    def find_llama(self, target: Target, backend: str, builders: Builders = KEEPER) -> LocalFile | None:
+        """The llama-cpp-python wheel of a backend that runs on `target`, if the cache has one by `builders`."""
+        fitting = [
+            (folder, known) for folder, known in self._fitting(target, backend) if builders.include(known.built_on)
+        ]
+        fitting.sort(key=lambda item: item[1].built_on not in ("", builders.own))
+        return LocalFile(fitting[0][0] / fitting[0][1].file, fitting[0][1].sha256) if fitting else None
+
+    def built_elsewhere(self, target: Target, backend: str) -> str:
+        """The name of a node whose build would run on `target`, "" for none. Its use is the user's decision."""
+        return next((known.built_on.split()[0] for _, known in self._fitting(target, backend) if known.built_on), "")
+
+    def _fitting(self, target: Target, backend: str) -> Iterator[tuple[Path, LlamaWheel]]:
         for described in sorted(self.root.glob("llama/*/wheel.json")):
             known = LlamaWheel(**json.loads(described.read_text(encoding="utf-8")))
             if known.fits(target, backend):
-                return LocalFile(described.parent / known.file, known.sha256)
-        return None
+                yield described.parent, known
 
     def add_wheel(
         self,
@@ -125,11 +141,13 @@ class WheelCache:
         *,
         libc: str = "",
         find_library: portable.FindLibrary = portable.local_library,
+        built_on: str = "",
     ) -> LocalFile:
         """Take a llama-cpp-python wheel into the cache, made fit to travel; one that is there already stays.
 
         libc: the C library it was built with, for a name that does not say it: by default that of this machine.
         find_library: where the libraries come from that the wheel needs and that may lack elsewhere.
+        built_on: the node that built it, as `Builders` calls it. Raises NodeError for a wheel that is none.
         """
         system, machine, named = _built_for(path)
         libc = named or libc or Target.here().libc
@@ -143,49 +161,62 @@ class WheelCache:
                 shutil.copyfile(path, wheel)
             version = portable.needed_glibc(wheel)
             known = LlamaWheel(
-                path.name, file_sha256(wheel), path.name.split("-")[1], backend, system, machine, libc, version
+                path.name,
+                file_sha256(wheel),
+                path.name.split("-")[1],
+                backend,
+                system,
+                machine,
+                libc,
+                version,
+                built_on,
             )
             (folder / "wheel.json").write_text(json.dumps(dataclasses.asdict(known), indent=1), encoding="utf-8")
             built = Target(system, machine, libc, version, ())
-            final = folder.with_name(f"{backend}-{known.version}-{built.name}")
+            by = f"-by-{hashlib.sha256(built_on.encode()).hexdigest()[:12]}" if built_on else ""
+            final = folder.with_name(f"{backend}-{known.version}-{built.name}{by}")
             pip.publish(folder, final)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return LocalFile.of(final / path.name)
 
     async def llama_wheel(
-        self, target: Target, backend: str, emit: Emit, *, on_node: BuildOnNode | None = None
+        self,
+        target: Target,
+        backend: str,
+        emit: Emit,
+        *,
+        on_node: BuildOnNode | None = None,
+        builders: Builders = KEEPER,
     ) -> LocalFile:
         """The llama-cpp-python wheel of a backend: from the cache, an index of prebuilt ones, or built.
 
-        on_node: builds on the node, None where it has no compiler. Raises NodeError NODE_UNSUPPORTED when there is
-        no way to get one, BOOTSTRAP_FAILED when the way that was tried failed.
+        on_node: builds on the node, None where it has no compiler. builders: whose builds may run there.
+        Raises NodeError NODE_UNSUPPORTED when there is no way to get one, BOOTSTRAP_FAILED when the way that was tried
+        failed.
         """
-        if found := self.find_llama(target, backend):
+        if found := self.find_llama(target, backend, builders):
             return found
         if index := os.environ.get(ENV_INDEX):
             return await self._from_index(f"{index.rstrip('/')}/{backend}/", target, backend, emit)
         here = _builds_here(target, backend)
         if not here and on_node is None:
-            raise no_way(target, backend)
+            raise no_way(target, backend, self.built_elsewhere(target, backend))
         async with file_lock(self.root / "build.lock", "builds llama.cpp, which takes minutes", emit):
-            if found := self.find_llama(target, backend):
+            if found := self.find_llama(target, backend, builders):
                 return found
-            return await self._build(target, backend, emit, None if here else on_node)
+            flags = build.cmake_flags(target, backend)
+            async with pip.staging(self.root) as folder:
+                if here or on_node is None:
+                    wheel = await build.build_here(flags, folder, self.build_log(backend), emit)
+                    return self.add_wheel(wheel, backend, libc=target.libc)
+                wheel, find = await on_node(flags, folder, emit)
+                return self.add_wheel(wheel, backend, libc=target.libc, find_library=find, built_on=builders.own)
 
-    def can_get(self, target: Target, backend: str) -> bool:
+    def can_get(self, target: Target, backend: str, builders: Builders = KEEPER) -> bool:
         """Whether `llama_wheel` has a way other than the node's own compiler."""
-        return _builds_here(target, backend) or ENV_INDEX in os.environ or self.find_llama(target, backend) is not None
-
-    async def _build(self, target: Target, backend: str, emit: Emit, on_node: BuildOnNode | None) -> LocalFile:
-        flags = build.cmake_flags(target, backend)
-        async with pip.staging(self.root) as folder:
-            if on_node:
-                wheel, find_library = await on_node(flags, folder, emit)
-            else:
-                wheel = await build.build_here(flags, folder, self.build_log(backend), emit)
-                find_library = portable.local_library
-            return self.add_wheel(wheel, backend, libc=target.libc, find_library=find_library)
+        found = self.find_llama(target, backend, builders)
+        return found is not None or _builds_here(target, backend) or ENV_INDEX in os.environ
 
     def build_log(self, backend: str) -> Path:
         return self._logs / f"build-llama-cpp-python-{backend}.log"
@@ -240,8 +271,11 @@ def _builds_here(target: Target, backend: str) -> bool:
     return target.runs_what_is_built_on(Target.here()) and build.missing_tool(backend) is None
 
 
-def no_way(target: Target, backend: str) -> NodeError:
-    """Why there is no llama-cpp-python for a node that has no compiler, and what helps."""
+def no_way(target: Target, backend: str, built_elsewhere: str = "") -> NodeError:
+    """Why there is no llama-cpp-python for a node that has no compiler, and what helps.
+
+    built_elsewhere: a node whose build would fit.
+    """
     here = Target.here()
     if target.runs_what_is_built_on(here):
         tool = build.missing_tool(backend)
@@ -250,10 +284,13 @@ def no_way(target: Target, backend: str) -> NodeError:
         if tool != "c++":
             hint = f'install the toolkit that has `{tool}`, or set backend = "cpu" for the node'
         return NodeError(ErrorCode.BOOTSTRAP_FAILED, message, hint=hint)
+    other = f'builds_from = ["{built_elsewhere}"] in its inventory table, if you trust that node; or ' * bool(
+        built_elsewhere
+    )
     return NodeError(
         ErrorCode.NODE_UNSUPPORTED,
         f"no llama.cpp for {target.name} ({backend}): this machine ({here.name}) cannot build it, nor can the node",
-        hint="install a compiler on the node (apt install build-essential; apk add build-base), "
+        hint=f"{other}install a compiler on the node (apt install build-essential; apk add build-base), "
         f"or set {ENV_INDEX} to an index of prebuilt wheels",
         details={"node": target.name, "keeper": here.name, "backend": backend},
     )

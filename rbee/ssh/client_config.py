@@ -1,8 +1,10 @@
-"""What ~/.ssh/config and /etc/ssh/ssh_config say of a host, read by asyncssh and put together as OpenSSH does.
+"""What ~/.ssh/config and /etc/ssh/ssh_config say of a host, split into lines and put together as OpenSSH does.
 
 Rules
 - The user's file comes first, the first value of an option wins, and tokens are expanded when all is read.
 - `Match final` and `Match canonical` have a second pass over both files, which can only add.
+- asyncssh knows the options and conditions. Lines are split here: it takes a comment at their end for a value, and `=`
+  in an argument for one of its own.
 - An option that decides who is reached, and that is not honoured here, is refused: rbee never goes elsewhere than ssh.
 """
 
@@ -10,6 +12,8 @@ from __future__ import annotations
 
 import getpass
 import ipaddress
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,12 @@ from asyncssh.config import ConfigParseError, SSHClientConfig
 from rbee.errors import ConfigError
 
 SYSTEM_CONFIG = Path("/etc/ssh/ssh_config")
+
+_LINE = re.compile(r'"?([^\s="]+)"?\s*=?\s*(.*)')
+#: A word with its quotes; what begins with `#` begins a comment.
+_WORD = re.compile(r"""(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|["'\\])+""")
+#: Conditions of Match that stand alone.
+_ALONE = ("all", "canonical", "final")
 
 
 def settings_of(alias: str, *, user: str | None, port: int | None, files: tuple[Path, ...]) -> Settings:
@@ -45,7 +55,7 @@ class Settings(SSHClientConfig):
     """The options of one host. first: those of the first pass, None in it."""
 
     _percent_expand = set[str]()  # noqa: RUF012 - asyncssh expands these after each file; here that comes at the end
-    _expanded = SSHClientConfig._percent_expand
+    _expanded = SSHClientConfig._percent_expand | {"UserKnownHostsFile"}
 
     def __init__(self, first: Settings | None, alias: str, user: str | None, port: int | None) -> None:
         second = first is not None
@@ -67,6 +77,47 @@ class Settings(SSHClientConfig):
                 self._default_path = file.parent  # where relative names of Include start
                 self.parse(file)
 
+    def parse(self, path: Path) -> None:
+        """Add a file. Raises ConfigParseError, OSError, UnicodeDecodeError."""
+        self._path, self._matching, self._tokens = path, True, {"%": "%"}
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+            self._line_no = number
+            if (found := _LINE.match(line.strip())) and not found[1].startswith("#"):
+                self._add(found[1].lower(), found[2])
+
+    def _add(self, keyword: str, rest: str) -> None:
+        if keyword not in self._handlers or not (self._matching or keyword in self._conditionals):
+            return
+        option, handler = self._handlers[keyword]
+        try:
+            words = [rest] * bool(rest) if keyword in self._no_split else shlex.split(_without_comment(rest))
+        except ValueError as error:
+            self._error(str(error))
+        if not words:
+            self._error(f"Missing {option} value")
+        if keyword == "match":
+            words = self._conditions(words)
+        handler(self, option, words)
+        if words:
+            self._error(f"Extra data at end: {' '.join(words)}")
+
+    def _conditions(self, words: list[str]) -> list[str]:
+        """The words of a Match line; in the command of `exec`, tokens stand for what is known so far."""
+        made: list[str] = []
+        rest = iter(words)
+        for word in rest:
+            name, equals, value = word.partition("=")
+            made.append(name)
+            if (
+                name.lower().lstrip("!") not in _ALONE
+                and (argument := value if equals else next(rest, None)) is not None
+            ):
+                if name.lower().lstrip("!") == "exec":
+                    self._set_tokens()
+                    argument = self._expand_val(argument)
+                made.append(argument)
+        return made
+
     @property
     def wants_second_pass(self) -> bool:
         return self.has_match_final() or bool(self.get("CanonicalizeHostname"))
@@ -86,6 +137,8 @@ class Settings(SSHClientConfig):
         """Raises ConfigError."""
         if self.get("ProxyUseFdpass"):
             raise self._not_honoured("ProxyUseFdpass", "use a ProxyCommand that passes data on, or a ProxyJump")
+        if self.get("RevokedHostKeys"):
+            raise self._not_honoured("RevokedHostKeys", "mark the keys with @revoked in a known_hosts file")
         if self.get("BindInterface"):
             raise self._not_honoured("BindInterface", "use BindAddress")
         if self._would_be_canonicalized():
@@ -129,8 +182,16 @@ class Settings(SSHClientConfig):
         "proxyjump": ("ProxyJump", _set_proxy),
         "proxycommand": ("ProxyCommand", _set_proxy),
         "proxyusefdpass": ("ProxyUseFdpass", SSHClientConfig._set_bool),
+        "revokedhostkeys": ("RevokedHostKeys", SSHClientConfig._set_string),
         "bindinterface": ("BindInterface", SSHClientConfig._set_string),
     }
+
+
+def _without_comment(text: str) -> str:
+    for word in _WORD.finditer(text):
+        if word[0].startswith("#"):
+            return text[: word.start()]
+    return text
 
 
 def _is_address(host: str) -> bool:

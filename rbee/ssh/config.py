@@ -119,7 +119,7 @@ class _Router:
         return settings_of(alias, user=user, port=port, files=self._files)
 
     def _hop(self, name: str, alias: str, settings: Settings) -> Hop:
-        identities = _paths(settings.get("IdentityFile"))
+        identities: Any = settings.get("IdentityFile")  # `none` is an empty list
         default = Path("~/.ssh").expanduser()
         user_hosts: Any = settings.get("UserKnownHostsFile")
         if user_hosts is None:
@@ -129,10 +129,10 @@ class _Router:
         return Hop(
             name=name,
             in_inventory=False,
-            host=str(settings.get("Hostname", alias)),
-            port=int(str(settings.get("Port", DEFAULT_PORT))),
+            host=str(settings.get("Hostname", alias)).lower(),  # as ssh looks it up in known_hosts
+            port=_port(alias, settings),
             user=str(settings.get("User") or getpass.getuser()),
-            identities=identities or tuple(default / name for name in _DEFAULT_IDENTITIES),
+            identities=_paths([default / name for name in _DEFAULT_IDENTITIES] if identities is None else identities),
             explicit_identity=False,
             identities_only=bool(settings.get("IdentitiesOnly", False)),
             certificates=_paths(settings.get("CertificateFile")),
@@ -144,6 +144,15 @@ class _Router:
             bind_address=settings.get("BindAddress") or None,  # type: ignore[arg-type]
             family=int(str(settings.get("AddressFamily", 0))),
         )
+
+
+def _port(alias: str, settings: Settings) -> int:
+    port = int(str(settings.get("Port", DEFAULT_PORT)))
+    if not 0 < port < 2**16:
+        raise ConfigError(
+            f"the SSH configuration of {alias} has the port {port}", hint=f"check it with: ssh -G {alias}"
+        )
+    return port
 
 
 def _jumps(settings: Settings) -> tuple[str, ...]:

@@ -3,9 +3,10 @@
 For each: the wait is bounded (WITHIN_S), message and status are right, nothing is left, and the next `infer` works.
 
 Where in the eight phases a failure strikes matters only where something else is under way, so these stand for all:
-- Connection: 2 (cut by bytes: key exchange, probe), 3, 5, 7 and 8. Phase 4 is one request to the hive as 5 is; 1 and 6
+- Connection: 2 (cut by bytes: key exchange, probe), 3, 5 and 7. Phase 4 is one request to the hive as 5 is; 1 and 6
   are the keeper's own, and what breaks in them shows when 2 and 7 begin. `close` and `stall` look to the keeper as
-  `cut` and `half-open` do; a killed sshd session is a `close`. tests/ssh/test_unbroken.py has all four all over 8.
+  `cut` and `half-open` do; a killed sshd session is a `close`. 8 is in test_unbroken.py, and in tests/ssh/ with all
+  four at any moment.
 - Hive: 3 (as 4 and 5: a request without a hive), 7 (it takes the load along), 8 (which goes on without it).
 - Worker: 1 (the registry still has it), 7 and 8; before, there is none of ours.
 - Keeper: 2 with an upload under way, 7 and 8; in between it holds nothing on the node that 2 has not held.
@@ -22,18 +23,20 @@ import pytest
 
 from rbee.errors import RbeeError
 from rbee.events import Finished, Phase
+from rbee.fleet import stop_hive
 from rbee.infer_request import InferRequest
+from rbee.settings import Settings
 from rbee.ssh import handshake
 from rbee_remote.protocol import ErrorCode, Message, Sampling
 from tests.proxy import Fault, Kind, ThreadedProxy, in_thread
 from tests.testbed.cli import Rbee
 from tests.testbed.node import ContainerNode, wait_until
-from tests.testbed.striking import TOKENS_BEFORE, Blow, ask, forget_workers
+from tests.testbed.striking import TOKENS_BEFORE, Blow, ask, context_of, forget_workers
 
 pytestmark = [pytest.mark.container, pytest.mark.model]
 
-#: No failure keeps an `infer` waiting for longer than this.
-WITHIN_S = 45.0
+#: No failure keeps an `infer` waiting for longer: half a minute, and what other work on the machine makes of it.
+WITHIN_S = 90.0
 ASK = ("infer", "--node", "gpu1", "--ctx", "512", "--temperature", "0", "--seed", "1", "--max-tokens")
 STORY = "Write a very long story about a bee who travels around the world."
 
@@ -94,18 +97,21 @@ async def answered(rbee: Rbee, phase: Phase, strike: Callable[[], object]) -> Bl
 
 
 @pytest.mark.parametrize("kind", ["cut", "half-open"])
-@pytest.mark.parametrize("phase", [Phase.MODEL, Phase.START, Phase.READY, Phase.INFERENCE], ids=str)
+@pytest.mark.parametrize("phase", [Phase.MODEL, Phase.START, Phase.READY], ids=str)
 async def test_a_connection_that_breaks(
     shared_rbee: Rbee, node: ContainerNode, good: ThreadedProxy, alert: None, phase: Phase, kind: Kind
 ) -> None:
     if phase is Phase.READY:
         end_workers(node)
+    started = recorded_starts(shared_rbee)
     blow = await answered(shared_rbee, phase, lambda: good.strike(kind))
     assert good.connections == 2
-    assert blow.notices[0].startswith("lost the connection to gpu1")
+    assert blow.notices == ["lost the connection to gpu1, trying again"]
+    if phase is Phase.READY:
+        assert recorded_starts(shared_rbee) == started + 1, "phase 5 came twice, the worker was started once"
 
 
-@pytest.mark.parametrize("after_bytes", [500, 2500, 6000])
+@pytest.mark.parametrize("after_bytes", [500, 6000])
 async def test_a_connection_that_breaks_while_it_begins(
     shared_rbee: Rbee, node: ContainerNode, proxy: ThreadedProxy, after_bytes: int
 ) -> None:
@@ -152,7 +158,7 @@ async def test_a_killed_hive_does_not_end_an_answer(
 ) -> None:
     blow = await answered(shared_rbee, Phase.INFERENCE, lambda: kill(node, "hive"))
     assert blow.notices == []
-    wait_until(lambda: not node.processes(), 15, lambda: f"left: {node.processes()}")
+    wait_until(lambda: not node.processes(), 60, lambda: f"left: {node.processes()}")
 
 
 async def test_a_killed_worker_is_replaced_where_nothing_was_answered(
@@ -189,14 +195,20 @@ def end_workers(node: ContainerNode) -> None:
     """Have the next `infer` load the model."""
     for pid in node.pids("worker"):
         node.exec(f"kill -TERM {pid}")
-    wait_until(lambda: not node.pids("worker"), 15, lambda: f"left: {node.processes()}")
+    wait_until(lambda: not node.pids("worker"), 60, lambda: f"left: {node.processes()}")
+
+
+def recorded_starts(rbee: Rbee) -> int:
+    """How many workers the keeper's audit log says it started."""
+    log = Settings(rbee.home).log / "audit.log"
+    return log.read_text().count('"worker.start"') if log.exists() else 0
 
 
 def kill(node: ContainerNode, command: str) -> None:
     """SIGKILL to the one process of a kind."""
     (pid,) = node.pids(command)
     node.exec(f"kill -KILL {pid}")
-    wait_until(lambda: pid not in node.pids(command), 5, lambda: f"left: {node.processes()}")
+    wait_until(lambda: pid not in node.pids(command), 30, lambda: f"left: {node.processes()}")
 
 
 # --- what hangs ---------------------------------------------------------------------------------------------------
@@ -221,21 +233,27 @@ def test_a_stopped_worker(shared_rbee: Rbee, node: ContainerNode, good: Threaded
     assert pid not in node.pids("worker")
 
 
-def test_a_stopped_hive(shared_rbee: Rbee, node: ContainerNode, good: ThreadedProxy) -> None:
-    """A warm worker needs none; whoever needs one is told soon."""
+async def test_a_stopped_hive(
+    shared_rbee: Rbee, node: ContainerNode, good: ThreadedProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A warm worker needs none; whoever needs one is told soon (here after 2 s, not 10), and how to end it."""
+    monkeypatch.setattr("rbee.hive_client.HEALTH_TIMEOUT_S", 2.0)
     shared_rbee(*ASK, "2", "Hello")
     (pid,) = node.pids("hive")
     node.exec(f"kill -STOP {pid}")
     try:
         assert shared_rbee(*ASK, "2", "Hello").stdout.strip()
         forget_workers(shared_rbee)
-        began = time.monotonic()
-        result = shared_rbee(*ASK, "2", "Hello", status=3)
-        assert time.monotonic() - began < WITHIN_S
+        result = await ask(shared_rbee, request(), Blow(Phase.NODE, lambda: None))
+        assert isinstance(result, RbeeError)
+        assert (result.message, result.exit_status) == ("the hive on gpu1 runs but does not answer", 3)
+        assert "`rbee hive stop gpu1 --now`" in result.hint
+        context = context_of(shared_rbee)
+        gpu1 = context.inventory.node("gpu1")
+        assert await stop_hive(context, gpu1, drain=False, patience_s=1.0, emit=lambda _: None)
+        assert node.processes() == []
     finally:
-        node.exec(f"kill -CONT {pid}")
-    assert "the hive on gpu1 runs but does not answer" in result.stderr
-    assert "hint: " in result.stderr
+        node.try_exec(f"kill -CONT {pid}")
     assert shared_rbee(*ASK, "2", "Hello").stdout.strip()
 
 
@@ -262,7 +280,7 @@ def test_a_killed_keeper(shared_rbee: Rbee, node: ContainerNode, good: ThreadedP
     node.exec("rm -rf /home/bee/.rbee/node/payloads")
     good.lead_to((node.host, node.port), lambda _: Fault(latency_s=0.1, chunk=4096))
     with shared_rbee.start(*ASK, "2", "Hello") as running:
-        wait_until(lambda: parts(node), 20, lambda: f"no upload: {running.text('stderr')}")
+        wait_until(lambda: parts(node), 60, lambda: f"no upload: {running.text('stderr')}")
         running.kill()
     good.lead_to((node.host, node.port))
     with shared_rbee.start("-v", *ASK, "400", STORY) as running:

@@ -113,20 +113,6 @@ def test_a_disk_that_fills_up_on_the_way(rbee: Rbee, node: ContainerNode) -> Non
     assert node.exec("find /mnt/filling -mindepth 1") == ""
 
 
-def test_a_home_behind_a_link_with_an_open_umask_and_no_home_variable(rbee: Rbee, node: ContainerNode) -> None:
-    move_in(node, "bee-bash", "/srv/bee bash")
-    node.exec("install -d -o bee-bash /home/bee-bash/.rbee && ln -sfn '/srv/bee bash' /home/bee-bash/.rbee/node")
-    node.exec("echo 'umask 000; unset HOME' > /home/bee-bash/.bashrc")
-    use(rbee, node, user="bee-bash")
-    assert answers(rbee(*INFER, "--node", "gpu1"))
-    open_to_others = (
-        "find '/srv/bee bash/log' '/srv/bee bash/payloads' /tmp/rbee-$(id -u bee-bash) -perm /077 ! -name '*.zip'"
-    )
-    assert node.exec(open_to_others) == ""
-    rbee("uninstall", "gpu1", "--models", "--yes")
-    assert node.exec("find '/srv/bee bash'").split("\n")[:-1] == ["/srv/bee bash"]
-
-
 def test_a_zoo_of_pythons(rbee: Rbee, ready_node: Callable[..., ContainerNode]) -> None:
     """The only Python that will do prints when it starts, and lies where no PATH of this session leads."""
     node = ready_node()
@@ -149,46 +135,30 @@ def test_a_zoo_of_pythons(rbee: Rbee, ready_node: Callable[..., ContainerNode]) 
     assert (error["code"], "apt install python3" in error["hint"]) == ("NODE_UNSUPPORTED", True)
 
 
-def test_two_users_of_one_node(rbee: Rbee, shared_rbee: Rbee, node: ContainerNode) -> None:
-    move_in(node, "bee-dash", "/home/bee-dash/.rbee/node")
+def test_two_users_of_one_node_one_without_home_variable_and_umask_and_behind_a_link(
+    rbee: Rbee, shared_rbee: Rbee, node: ContainerNode
+) -> None:
+    move_in(node, "bee-bash", "/srv/bee bash")
+    node.exec("install -d -o bee-bash /home/bee-bash/.rbee && ln -sfn '/srv/bee bash' /home/bee-bash/.rbee/node")
+    node.exec("echo 'umask 000; unset HOME' > /home/bee-bash/.bashrc")
     use(rbee, node)
-    use(shared_rbee, node, user="bee-dash")
-    for keeper in (rbee, shared_rbee):
-        assert answers(keeper(*INFER, "--node", "gpu1"))
+    use(shared_rbee, node, user="bee-bash")
+    with rbee.start(*INFER, "--node", "gpu1") as first, shared_rbee.start(*INFER, "--node", "gpu1") as second:
+        assert [answers(command.finish()) for command in (first, second)] == [True, True]
     assert len(node.pids("hive")) == 2
     mine, theirs = (keeper("workers", "list", "--json").json() for keeper in (rbee, shared_rbee))
     assert [len(mine), len(theirs)] == [1, 1]
     assert mine[0]["id"] != theirs[0]["id"]
-    assert node.try_exec("ls /tmp/rbee-$(id -u bee) /home/bee/.rbee/node", user="bee-dash")[0] != 0
+    assert node.try_exec("ls /tmp/rbee-$(id -u bee) /home/bee/.rbee/node", user="bee-bash")[0] != 0
+    open_to_others = (
+        "find '/srv/bee bash/log' '/srv/bee bash/payloads' /tmp/rbee-$(id -u bee-bash) -perm /077 ! -name '*.zip'"
+    )
+    assert node.exec(open_to_others) == ""
     rbee("uninstall", "gpu1", "--now")
     assert answers(shared_rbee(*INFER, "--node", "gpu1"))
     shared_rbee("uninstall", "gpu1", "--models", "--yes")
     node.assert_quiet()
-
-
-def test_the_first_contact_of_two_keepers_at_once(
-    rbee: Rbee, shared_rbee: Rbee, ssh_node: Callable[..., ContainerNode]
-) -> None:
-    node = ssh_node()
-    with contextlib.ExitStack() as stack:
-        for keeper in (rbee, shared_rbee):
-            use(keeper, node)
-        running = [stack.enter_context(keeper.start(*INFER, "--node", "gpu1")) for keeper in (rbee, shared_rbee)]
-        results = [command.finish() for command in running]
-    assert [(result.status, answers(result)) for result in results] == [(0, True), (0, True)], results
-    assert len(node.pids("hive")) == 1
-    assert len(node.pids("worker")) == 1
-    runtimes = node.exec("ls -A /home/bee/.rbee/node/runtimes | grep -v -e ^uv- -e wheels").split()
-    assert len(runtimes) == 1
-
-    error = rbee("uninstall", "gpu1", "--json", status=9).lines()[-1]["error"]
-    other = (shared_rbee.home / "keeper-id").read_text().strip()
-    assert error["details"]["keeper"] == other
-    assert other in error["message"]
-    assert "--now" in error["hint"]
-    assert len(node.pids("worker")) == 1
-    rbee("uninstall", "gpu1", "--now")
-    node.assert_quiet()
+    assert node.exec("find '/srv/bee bash'").split("\n")[:-1] == ["/srv/bee bash"]
 
 
 def test_one_home_shared_by_two_nodes(rbee: Rbee, key: Any, bootstrapped_image: str) -> None:
@@ -208,7 +178,8 @@ def test_one_home_shared_by_two_nodes(rbee: Rbee, key: Any, bootstrapped_image: 
 
         with rbee.start("infer", "--node", "two", "--max-tokens", "200", "--seed", "1", "A very long story.") as story:
             story.wait_for_pieces(3)
-            rbee("uninstall", "one")
+            told = rbee("uninstall", "one").stderr
+            assert f"on {two.exec('uname -n').strip()} too: if that is a shared folder, it is gone there" in told
             one.assert_quiet()
             assert story.finish().status == 0
         assert len(two.pids("worker")) == 1

@@ -5,6 +5,7 @@ One container: each way in is a login of its own with the uid of bee, so that al
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -154,12 +155,15 @@ def test_a_squatted_folder_for_sockets_is_refused(squat: str, problem: str, keep
     node.exec(f"own=/tmp/rbee-$(id -u bee-dash); {squat}")
     try:
         error = _failure(keeper("infer", "--json", "--node", "gpu1", "Hello", status=5))
-        findings = keeper("nodes", "check", "gpu1", "--json", status=None).json()
+        findings, ended = (
+            json.loads(line) for line in keeper("nodes", "check", "gpu1", "--json", status=5).stdout.splitlines()
+        )
     finally:
         node.exec("rm -rf /tmp/rbee-$(id -u bee-dash) /tmp/elsewhere")
     assert problem in error["message"]
     assert "ls -ld /tmp/rbee-" in error["hint"]
     assert [finding["level"] for finding in findings if problem in finding["detail"]] == ["fail"]
+    assert "sockets" in ended["error"]["message"]
     assert node.files("/home/bee-dash/.rbee") == [], "nothing was put there"
 
 
@@ -180,7 +184,7 @@ class TestKillUserProcesses:
     def test_it_is_found_and_explained_when_workers_end_with_the_session(
         self, keeper: Rbee, logind: ContainerNode
     ) -> None:
-        findings = keeper("nodes", "check", "gpu1", "--json", status=None).json()
+        findings = keeper("nodes", "check", "gpu1", "--json").json()
         (finding,) = [each for each in findings if each["title"] == "KillUserProcesses"]
         assert finding["level"] == "warn"
         assert "loginctl enable-linger bee" in finding["fix"]

@@ -27,34 +27,37 @@ def hub(model_path: Path) -> Iterator[Hub]:
         yield started
 
 
-def test_a_download_that_breaks_goes_on_where_it_stopped(rbee: Rbee, hub: Hub) -> None:
+def test_a_corrupt_file_of_the_right_size_is_never_registered(shared_rbee: Rbee, hub: Hub) -> None:
+    hub.trouble = Trouble(corrupt=True)
+    result = shared_rbee("models", "pull", "local", REF, "--json", status=6, env={"HF_ENDPOINT": hub.url})
+    assert result.lines()[-1]["error"]["code"] == "DOWNLOAD_FAILED"
+    assert shared_rbee("models", "list", "local", "--json").json() == []
+
+
+def test_a_token_is_used_and_never_shown(shared_rbee: Rbee, hub: Hub) -> None:
+    hub.token = TOKEN
+    env = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
+    pulled = shared_rbee("models", "pull", "local", REF, "-v", env=env)
+    assert TOKEN not in pulled.stdout + pulled.stderr
+    logs = [path for path in shared_rbee.home.rglob("*") if path.is_file() and path.suffix in {".log", ".json", ".db"}]
+    assert logs
+    assert [path for path in logs if TOKEN.encode() in path.read_bytes()] == []
+    for process in shared_rbee.node_processes():
+        assert TOKEN not in " ".join(process.cmdline())
+        assert TOKEN not in str(process.environ())
+    shared_rbee("models", "rm", "local", REF)
+
+
+def test_a_download_that_breaks_goes_on_where_it_stopped(shared_rbee: Rbee, hub: Hub) -> None:
     hub.trouble = Trouble(cut_after=20_000_000, times=2)
-    pulled = rbee("models", "pull", "local", REF, "--json", env={"HF_ENDPOINT": hub.url}).lines()[-1]
+    pulled = shared_rbee("models", "pull", "local", REF, "--json", env={"HF_ENDPOINT": hub.url}).lines()[-1]
     assert pulled["size"] == len(hub.files[REPO][FILE])
     assert COMMIT in pulled["source"]
     ranges = [seen.headers.get("Range", seen.headers.get("range")) for seen in hub.content_requests()]
     assert any(value and not value.startswith("bytes=0-") for value in ranges), ranges
-    assert rbee("infer", "--model", REF, "--max-tokens", "4", "Hello", env={"HF_ENDPOINT": hub.url}).stdout.strip()
-
-
-def test_a_corrupt_file_of_the_right_size_is_never_registered(rbee: Rbee, hub: Hub) -> None:
-    hub.trouble = Trouble(corrupt=True)
-    result = rbee("models", "pull", "local", REF, "--json", status=6, env={"HF_ENDPOINT": hub.url})
-    assert result.lines()[-1]["error"]["code"] == "DOWNLOAD_FAILED"
-    assert rbee("models", "list", "local", "--json").json() == []
-
-
-def test_a_token_is_used_and_never_shown(rbee: Rbee, hub: Hub) -> None:
-    hub.token = TOKEN
-    env = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
-    pulled = rbee("models", "pull", "local", REF, "-v", env=env)
-    assert TOKEN not in pulled.stdout + pulled.stderr
-    logs = [path for path in rbee.home.rglob("*") if path.is_file() and path.suffix in {".log", ".json", ".db"}]
-    assert logs
-    assert [path for path in logs if TOKEN.encode() in path.read_bytes()] == []
-    for process in rbee.node_processes():
-        assert TOKEN not in " ".join(process.cmdline())
-        assert TOKEN not in str(process.environ())
+    assert shared_rbee(
+        "infer", "--model", REF, "--max-tokens", "4", "Hello", env={"HF_ENDPOINT": hub.url}
+    ).stdout.strip()
 
 
 @pytest.mark.container

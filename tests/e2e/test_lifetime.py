@@ -12,7 +12,8 @@ pytestmark = [pytest.mark.container, pytest.mark.model]
 
 def test_a_killed_keeper_changes_nothing(shared_rbee: Rbee, warm_node: ContainerNode) -> None:
     """The answer goes on to its end and is kept for whoever comes back for it, longer than the keep-alive; that the
-    worker ends a minute later is seen in tests/unit/worker/test_resume.py, where a minute is shorter."""
+    worker ends a minute later is seen in tests/unit/worker/test_resume.py, where a minute is shorter. What ends when
+    the hive is killed is in test_hard_failures.py."""
     stop_workers(shared_rbee)
     words = ("infer", "--node", "gpu1", "--ctx", "512", "--keep-alive", "0s", "--max-tokens", "100", "Tell me a story.")
     with shared_rbee.start(*words) as running:
@@ -22,21 +23,14 @@ def test_a_killed_keeper_changes_nothing(shared_rbee: Rbee, warm_node: Container
     (pid,) = warm_node.pids("worker")
     (worker,) = shared_rbee("workers", "list", "--json").json()
     assert worker["slots_free"] == worker["slots"] - 1, "it does not notice"
-    wait_until(lambda: is_idle(shared_rbee), 60, lambda: f"workers: {shared_rbee('workers', 'list').stdout}")
+    wait_until(lambda: is_idle(shared_rbee), 120, lambda: f"workers: {shared_rbee('workers', 'list').stdout}")
     assert warm_node.pids("worker") == [pid]
     assert len(warm_node.pids("hive")) == 1
     stop_workers(shared_rbee)
 
 
-def test_a_killed_hive_takes_its_workers_along(shared_rbee: Rbee, warm_node: ContainerNode) -> None:
-    shared_rbee("infer", "--node", "gpu1", "--max-tokens", "1", "Hello")
-    (hive,) = warm_node.pids("hive")
-    warm_node.exec(f"kill -KILL {hive}")
-    wait_until(lambda: not warm_node.processes(), 30, lambda: f"still there: {warm_node.processes()}")
-    assert shared_rbee("infer", "--node", "gpu1", "--max-tokens", "1", "Hello").stdout.strip()
-
-
 def test_a_hive_without_work_ends(shared_rbee: Rbee, warm_node: ContainerNode) -> None:
+    shared_rbee("infer", "--node", "gpu1", "--max-tokens", "1", "Hello")
     (status,) = shared_rbee("hive", "status", "gpu1", "--json").json()
     hive = status["hive"]
     shared_rbee("hive", "stop", "gpu1")
@@ -45,7 +39,7 @@ def test_a_hive_without_work_ends(shared_rbee: Rbee, warm_node: ContainerNode) -
     command = f"{python} -I {home}/payloads/{hive['payload']}.zip hive --home {home} --run-dir {run_dir}"
     warm_node.exec(f"{command} --payload {hive['payload']} --detach --idle-exit 2", user="bee")
     assert len(warm_node.pids("hive")) == 1
-    warm_node.assert_quiet(within_s=20)
+    warm_node.assert_quiet(within_s=60)
 
 
 def stop_workers(rbee: Rbee) -> None:

@@ -41,20 +41,8 @@ def test_ctrl_c_during_loading_stops_the_worker(rbee: Rbee) -> None:
     with rbee.start("infer", "Hello") as running:
         worker = held_while_loading(rbee, running)
         running.interrupt()
-        assert running.finish(15).status == 130
+        assert running.finish(60).status == 130
     assert not worker.is_running()
-
-
-def test_a_hive_that_dies_during_loading_is_replaced(rbee: Rbee) -> None:
-    with rbee.start("infer", "--max-tokens", "4", "Hello") as running:
-        worker = held_while_loading(rbee, running)
-        (hive,) = (process for process in rbee.node_processes() if "hive" in process.info["cmdline"])
-        hive.kill()
-        worker.resume()
-        result = running.finish(60)
-    assert result.status == 0, result.stderr
-    assert result.stdout.strip()
-    wait_until(lambda: not worker.is_running(), 10, lambda: "the worker of the dead hive still runs")
 
 
 def held_while_loading(rbee: Rbee, running: Running) -> psutil.Process:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.proxy import Kind, ThreadedProxy, in_thread
+from tests.proxy import ThreadedProxy, in_thread
 from tests.testbed.cli import Rbee
 from tests.testbed.node import ContainerNode
 
@@ -26,12 +26,11 @@ def proxy(shared_rbee: Rbee, warm_node: ContainerNode) -> Iterator[ThreadedProxy
         shared_rbee.inventory.write_text(warm_node.inventory())
 
 
-@pytest.mark.parametrize("kind", ["cut", "half-open"])
-def test_the_answer_is_whole_and_the_same(shared_rbee: Rbee, proxy: ThreadedProxy, kind: Kind) -> None:
+def test_the_answer_is_whole_and_the_same(shared_rbee: Rbee, proxy: ThreadedProxy) -> None:
     undisturbed = shared_rbee(*ASK, STORY)
     with shared_rbee.start(*ASK, STORY) as running:
         running.wait_for_pieces(20)
-        proxy.strike(kind)
+        proxy.strike("half-open")
         result = running.finish()
     assert result.status == 0, result.stderr
     assert result.stdout == undisturbed.stdout
@@ -58,6 +57,6 @@ def test_ctrl_c_while_nothing_comes_frees_the_slot(shared_rbee: Rbee, proxy: Thr
         running.wait_for_pieces(5)
         proxy.strike("stall")
         running.interrupt()
-        assert running.finish(15).status == 130
+        assert running.finish(60).status == 130
     (worker,) = shared_rbee("workers", "list", "--json").json()
     assert worker["slots_free"] == worker["slots"]

@@ -16,6 +16,7 @@ VOLATILE = " -o ".join(
     f"-path {path}" for path in ("/proc", "/sys", "/dev", "/run/sshd", "/run/utmp", "/run/motd.dynamic", "/var/log")
 )
 HOME = "/home/bee/.rbee/node"
+INFER = ("infer", "--node", "gpu1", "--max-tokens", "4", "Hello")
 
 
 def everything(node: ContainerNode) -> dict[str, list[str]]:
@@ -43,20 +44,29 @@ def settled(node: ContainerNode) -> dict[str, list[str]]:
     return everything(node)
 
 
-def test_a_node_is_what_it_was(rbee: Rbee, ssh_node: Callable[..., ContainerNode]) -> None:
+def test_a_node_is_what_it_was(rbee: Rbee, shared_rbee: Rbee, ssh_node: Callable[..., ContainerNode]) -> None:
+    """After an interrupted bootstrap, and after the first contact of two keepers at once with all that follows."""
     node = ssh_node()
-    rbee.inventory.write_text(node.inventory())
+    for keeper in (rbee, shared_rbee):
+        keeper.inventory.write_text(node.inventory())
     before = settled(node)
 
-    with rbee.start("infer", "--node", "gpu1", "--max-tokens", "4", "Hello") as running:
+    with rbee.start(*INFER) as running:
         running.wait_for("uploading wheels")
         running.kill()
     rbee("uninstall", "gpu1")
     assert changes(before, node) == {}  # an interrupted bootstrap
 
-    rbee("infer", "--node", "gpu1", "--max-tokens", "4", "Hello")
-    rbee("models", "show", "smollm2:135m", "--node", "gpu1")
+    with rbee.start(*INFER) as mine, shared_rbee.start(*INFER) as theirs:
+        results = [command.finish() for command in (mine, theirs)]
+    assert [(result.status, bool(result.stdout.strip())) for result in results] == [(0, True), (0, True)], results
+    assert len(node.pids("hive")) == 1
     (worker,) = node.pids("worker")
+    runtimes = node.exec(f"ls -A {HOME}/runtimes | grep -v -e ^uv- -e wheels").split()
+    assert len(runtimes) == 1
+    rbee("models", "show", "smollm2:135m", "--node", "gpu1")
+    assert_refused_for(rbee, shared_rbee, node)
+
     node.exec(f"kill -SEGV {worker}")
     rbee("gc", "--node", "gpu1")
     assert rbee("uninstall", "gpu1", "--models", status=2).stderr.splitlines()[-1] == "hint: add --yes"
@@ -74,10 +84,20 @@ def test_a_node_is_what_it_was(rbee: Rbee, ssh_node: Callable[..., ContainerNode
     assert "rbee nodes remove gpu1" in again.stderr
 
 
+def assert_refused_for(rbee: Rbee, other: Rbee, node: ContainerNode) -> None:
+    """The other keeper's lease holds the worker."""
+    error = rbee("uninstall", "gpu1", "--json", status=9).lines()[-1]["error"]
+    keeper_id = (other.home / "keeper-id").read_text().strip()
+    assert error["details"]["keeper"] == keeper_id
+    assert keeper_id in error["message"]
+    assert "--now" in error["hint"]
+    assert len(node.pids("worker")) == 1
+
+
 def test_a_hive_that_hangs_and_files_of_somebody_else(rbee: Rbee, ready_node: Callable[..., ContainerNode]) -> None:
     node = ready_node()
     rbee.inventory.write_text(node.inventory())
-    rbee("infer", "--node", "gpu1", "--max-tokens", "4", "Hello")
+    rbee(*INFER)
     (hive,) = node.pids("hive")
     stuck = f"{HOME}/payloads/0123456789abcdef.zip"
     node.exec(f"kill -STOP {hive}; touch {HOME}/models/mine.gguf; mkdir {stuck}; touch {stuck}/file")

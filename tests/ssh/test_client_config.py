@@ -111,6 +111,8 @@ def test_what_the_inventory_says_wins(files: Path) -> None:
         ("CanonicalizeHostname always\nCanonicalDomains example.org\nProxyCommand nc %h %p\n", "CanonicalizeHostname"),
         ("ProxyUseFdpass yes\nProxyCommand nc -F %h %p\n", "ProxyUseFdpass"),
         ("BindInterface eth7\n", "BindInterface"),
+        ("RevokedHostKeys /etc/ssh/revoked\n", "RevokedHostKeys"),
+        ("Port 70000\n", "port"),
     ],
 )
 def test_what_would_lead_elsewhere_and_is_not_honoured_is_refused(text: str, option: str, home: Path) -> None:
@@ -159,3 +161,55 @@ def test_ssh_itself_reads_the_same(host: str, files: Path, home: Path) -> None:
     )
     assert bool(hops[-1].proxy_command) is (options.get("proxycommand", "none") != "none")
     assert [hop.host for hop in hops[:-1]] == [jump for jump in [options.get("proxyjump")] if jump]
+
+
+#: Each with something that is easily read otherwise; of all of them `ssh -G` tells the same as we do.
+CORNERS = {
+    "equals signs": "Host=gpu1\nPort=2201\nUser = ann\n",
+    "quotes": 'Host "gpu1" b\n  IdentityFile "/keys/my key"\n  User "ann"\n',
+    "tabs and capitals": "\tHOST\tgpu1\n\t\tpORT\t2201  \n",
+    "comments at the end": "Host gpu1 # the one\n  Port 2201 # odd\nHost one\n  User no\n",
+    "no comments": 'User "#ann"\nHostKeyAlias a#b\n',
+    "carriage returns": "Host gpu1\r\n  Port 2201\r\n",
+    "capitals in a name": "HostName GPU1.Example.ORG\n",
+    "negation": "Host gpu* !gpu1\n  Port 9\nHost gpu?\n  Port 2201\n",
+    "match with lists": "Match host gpu2,gpu1 !user bob\n  Port 2201\n",
+    "match on what was found": "Host gpu1\n HostName b\n User ann\nMatch originalhost gpu1 host b user ann\n Port 9\n",
+    "exec with an equals sign": 'Match exec "test a = a"\n  Port 2201\n',
+    "exec with tokens": 'HostName b.%h\nPort 2200\nMatch exec "test %h%p%n = b.gpu12200gpu1"\n  User ann\n',
+    "exec that fails": 'Match host gpu1 exec "test %h = other"\n  Port 2201\n',
+    "the first value counts": "Port 2201\nPort 2202\nUserKnownHostsFile /a /b\nUserKnownHostsFile /c\n",
+    "tokens in known_hosts": "UserKnownHostsFile /hosts/%h-%p\n",
+    "several keys": "IdentitiesOnly yes\nIdentityFile /keys/a\nIdentityFile /keys/b\n",
+    "a percent sign": "HostName %h.%%x\nHostKeyAlias foo\n",
+    "addresses": "AddressFamily inet6\nBindAddress ::1\n",
+    "a proxy with quotes": "ProxyCommand = nc -x 'a b' \"c # d\" host 1\n",
+    "an unknown option": "IgnoreUnknown Foo*\nFooBar yes\nPort 2201\n",
+}
+
+
+@pytest.mark.skipif(SSH is None, reason="OpenSSH's client is not installed")
+@pytest.mark.parametrize("what", CORNERS)
+def test_ssh_itself_reads_each_corner_the_same(what: str, home: Path) -> None:
+    config = home / ".ssh" / "config"
+    config.write_bytes(CORNERS[what].encode())
+    said = subprocess.run(["ssh", "-G", "-F", str(config), "gpu1"], capture_output=True, text=True, check=True).stdout
+    options: dict[str, list[str]] = {}
+    for line in said.splitlines():
+        key, _, value = line.partition(" ")
+        options.setdefault(key, []).append(value)
+    hop = _last("gpu1")
+    assert (hop.host, hop.port, hop.user) == (options["hostname"][0], int(options["port"][0]), options["user"][0])
+    assert [hop.host_key_alias] == options.get("hostkeyalias", [None])
+    assert [hop.proxy_command] == options.get("proxycommand", [None])
+    assert [hop.bind_address] == options.get("bindaddress", [None])
+    assert hop.identities_only is (options["identitiesonly"] == ["yes"])
+    if "IdentityFile" in CORNERS[what]:
+        assert list(map(str, hop.identities)) == options["identityfile"]
+    if "UserKnownHostsFile" in CORNERS[what]:
+        assert list(map(str, hop.known_hosts))[:-2] == options["userknownhostsfile"][0].split()
+
+
+def test_no_key_can_be_named(home: Path) -> None:
+    (home / ".ssh" / "config").write_text("IdentityFile none\n")
+    assert _last("gpu1").identities == ()

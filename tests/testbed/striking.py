@@ -53,17 +53,21 @@ class Blow:
         return "".join(event.text for event in self.events if isinstance(event, Token))
 
 
-async def ask(rbee: Rbee, request: InferRequest, blow: Blow) -> Finished | RbeeError:
-    """What came of `infer` by the keeper whose home and inventory are `rbee`'s."""
+def context_of(rbee: Rbee) -> Context:
+    """What `rbee`, as a command, would work with."""
     settings = Settings(rbee.home)
-    context = Context(
+    return Context(
         settings=settings,
         inventory=load(rbee.inventory, settings),
         open_registry=lambda: Registry.open(settings.registry_path),
         keeper_id=keeper_id(settings),
     )
+
+
+async def ask(rbee: Rbee, request: InferRequest, blow: Blow) -> Finished | RbeeError:
+    """What came of `infer` by the keeper whose home and inventory are `rbee`'s."""
     try:
-        return await infer(request, context, blow)
+        return await infer(request, context_of(rbee), blow)
     except RbeeError as error:
         return error
 

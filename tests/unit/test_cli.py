@@ -329,3 +329,11 @@ def test_completion_offers_nodes_and_tags(inventory: Path) -> None:
     }
     out, _ = start(env=environment).communicate()
     assert set(out.decode().split()) == {"gpu1", "local", "@cuda"}
+
+
+@pytest.mark.parametrize("command", ["workers stop 3f9a", "hive stop local", "gc"])
+@pytest.mark.parametrize("patience", ["0", "601", "never", "soon"])
+def test_a_patience_without_sense_is_refused(capsys: pytest.CaptureFixture[str], command: str, patience: str) -> None:
+    status, _, err = run(capsys, *command.split(), "--patience", patience)
+    assert status == 2
+    assert "--patience" in err

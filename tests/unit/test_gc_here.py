@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rbee.gc import here
-from rbee.locks import held_at_once
+from rbee.locks import file_lock, held_at_once
 from rbee.settings import Settings
 from rbee_remote.protocol.sweep import FileSeen
 
@@ -113,6 +113,13 @@ def test_a_lock_that_somebody_holds_is_left_alone(settings: Settings) -> None:
     assert path.exists()
     assert here.remove(file) == ""
     assert not path.exists()
+
+
+async def test_a_lock_is_as_young_as_its_last_use(settings: Settings) -> None:
+    path = put(settings, "cache/locks/bootstrap-gpu1.lock")
+    os.utime(path, (1, 1))
+    async with file_lock(path, "works", lambda _: None):
+        assert found(settings).idle_s < 60
 
 
 def test_a_link_is_removed_and_not_what_it_leads_to(settings: Settings, tmp_path: Path) -> None:

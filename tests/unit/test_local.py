@@ -125,3 +125,20 @@ def _runs(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+async def test_a_full_queue_is_waited_for(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+        path = f"{folder}/s"
+        listener.bind(path)
+        listener.listen(0)
+        with socket.socket(socket.AF_UNIX) as first:
+            first.connect(path)
+            opening = asyncio.create_task(connection.open_stream(path))
+            await asyncio.sleep(0.1)
+            assert not opening.done()
+            listener.accept()[0].close()
+            await (await asyncio.wait_for(opening, 10)).aclose()
+            monkeypatch.setattr("rbee.local._QUEUE_PATIENCE_S", 0.1)
+            with pytest.raises(ConnectError, match="takes no connections"):
+                await connection.open_stream(path)

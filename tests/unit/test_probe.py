@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rbee.connection import Completed
 from rbee.errors import NodeError
-from rbee.findings import ConnectionFacts, findings
+from rbee.findings import ConnectionFacts, findings, obstacle
 from rbee.inventory import Node
 from rbee.probe import Gpu, Probe, Python, parse, probe, script
 from rbee.testing import FakeConnection
@@ -304,7 +304,7 @@ def test_a_healthy_node_has_nothing_to_fix() -> None:
         (b"glibc 2.36", b"musl 1.2.4", "C library", "warn"),
         (b"home_writable=yes", b"", "home", "fail"),
         (b"home_executes=yes", b"home_executes=no", "home", "fail"),
-        (b"disk_free_kb=50000000", b"disk_free_kb=100", "disk", "fail"),
+        (b"disk_free_kb=50000000", b"disk_free_kb=100", "disk", "warn"),
         (b"disk_free_kb=50000000", b"disk_free_kb=1000000", "disk", "warn"),
         (b"ram_available_kb=8000000", b"ram_available_kb=8000", "RAM", "warn"),
         (b"kill_user_processes=no", b"kill_user_processes=yes", "KillUserProcesses", "warn"),
@@ -317,6 +317,14 @@ def test_what_is_wrong_is_found_and_has_a_fix(said: bytes, instead: bytes, title
     (finding,) = [finding for finding in found if finding.title == title]
     assert finding.level == level
     assert finding.fix
+    error = obstacle("gpu1", found)
+    assert (error is not None) is (level == "fail")
+    assert error is None or (error.exit_status, error.hint) == (5, finding.fix)
+
+
+def test_a_full_disk_is_in_the_way_of_a_runtime_that_is_not_there() -> None:
+    full = LINUX.replace(b"disk_free_kb=50000000", b"disk_free_kb=100").replace(b"runtime=cpu-abc\n", b"")
+    assert _levels(parse(full), ConnectionFacts(local=False, forwarding=True))["disk"] == "fail"
 
 
 def test_findings_about_the_way_there_are_left_out_on_this_machine() -> None:

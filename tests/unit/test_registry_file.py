@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -157,6 +158,18 @@ def test_a_damaged_file_is_set_aside_and_made_anew(path: Path, damage: str) -> N
     with Registry.open(path) as registry:
         assert registry.lost == ""
         assert len(registry.rows()) == 1
+
+
+def test_a_damaged_file_whose_lock_is_kept_by_another_is_not_waited_for_for_ever(path: Path) -> None:
+    filled(path)
+    path.write_bytes(b"damage" * 1000)
+    folder = os.open(path.parent, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(ConfigError, match="is locked by another process"):
+            Registry.open(path, busy_timeout_s=0.2)
+    finally:
+        os.close(folder)
 
 
 @pytest.mark.parametrize("length", [0, 1])

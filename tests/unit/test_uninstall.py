@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from rbee.cli.uninstall import remarks
 from rbee.context import Context
 from rbee.errors import NodeError, UsageError
 from rbee.events import Event
@@ -19,11 +24,15 @@ from rbee.probe import Probe, probe
 from rbee.registry import NodeFacts, Registry
 from rbee.runtime import node_scripts
 from rbee.settings import Settings
-from rbee.traces import Traces, look_script, parse
+from rbee.traces import Traces, end_script, look_script, parse
 from rbee.uninstall import Uninstalled, UninstallRequest, uninstall
 from rbee_remote.protocol import ErrorCode
 
 KEEPER = "0" * 16
+#: How what `parse` reads ends.
+END = b"end folder 0 /home/x\0"
+#: Runs a command as the first process of a pid namespace, as containers do; ends with it.
+IN_CONTAINER = ["unshare", "--user", "--pid", "--fork", "--kill-child"]
 HEX16, HEX32, HEX64 = "0123456789abcdef", "1" * 32, "2" * 64
 OURS = (
     f"payloads/{HEX16}.zip",
@@ -32,6 +41,7 @@ OURS = (
     "runtimes/uv-0.9.1",
     "runtimes/wheels/0123/x.whl",
     f"runtimes/.staging-{HEX16[:12]}/venv/x",
+    f"runtimes/.removed-{HEX16[:12]}/lib/x",
     "log/hive.log",
     "log/hive.log.1",
     f"log/worker-{HEX16}.log",
@@ -188,17 +198,55 @@ async def test_a_dry_run_says_the_same_and_changes_nothing(bed: Bed, process: su
 
 
 async def test_what_runs_is_ended_by_force_at_last(bed: Bed, process: subprocess.Popen[bytes]) -> None:
-    words = [sys.executable, "-c", "import time; time.sleep(60)", str(bed.home / f"payloads/{HEX16}.zip"), "worker"]
-    bystander = subprocess.Popen(words)
+    outcome = await bed.uninstall(now=True)
+    assert process.wait(5) == -9
+    assert outcome.processes == ("python",)
+    assert not bed.home.exists()
+
+
+@pytest.mark.skipif(shutil.which("busybox") is None, reason="no busybox here")
+async def test_busybox_ends_what_runs_as_well(bed: Bed, process: subprocess.Popen[bytes]) -> None:
+    script = end_script(await bed.found(), 0)
+    busybox = str(shutil.which("busybox"))
+    subprocess.run([busybox, "sh"], input=script.encode(), check=True)
+    assert process.wait(5) == -9
+
+
+async def test_a_process_that_was_stopped_ends_when_it_is_asked(bed: Bed) -> None:
+    shell = bed.home / f"runtimes/{HEX16}/bin/python"
+    shell.parent.mkdir(parents=True)
+    shutil.copy("/bin/sleep", shell)
+    child = subprocess.Popen([shell, "60"], start_new_session=True)
+    os.kill(child.pid, signal.SIGSTOP)
+    await bed.uninstall()
+    assert child.wait(5) == -signal.SIGTERM
+
+
+async def test_who_only_names_our_files_or_is_in_a_container_is_spared(bed: Bed) -> None:
+    payload, sleep = str(bed.home / f"payloads/{HEX16}.zip"), "import time; time.sleep(60)"
+    bed.write("runtimes/my venv/bin/x", "runtimes/sixteen letters/bin/x")
+    looping = ["-c", "while :; do sleep 1; done"]
+    words: list[list[str]] = [
+        [sys.executable, "-c", sleep, payload, "worker"],
+        [sys.executable, "-c", sleep, "-I", payload, "worker"],  # as a tracer names what it traces
+        ["/bin/sh", "-c", "sleep 60; :", f"python -I {payload} worker"],
+        [shutil.copy("/bin/sh", str(bed.home / "runtimes/my venv/bin/python")), *looping],
+        [shutil.copy("/bin/sh", str(bed.home / "runtimes/sixteen letters/bin/python")), *looping],
+    ]
+    if subprocess.run([*IN_CONTAINER, "true"], capture_output=True, check=False).returncode == 0:
+        inside = f"runtimes/{HEX16}/bin/python"
+        bed.write(inside)
+        words.append([*IN_CONTAINER, shutil.copy("/bin/sh", str(bed.home / inside)), *looping])
+    bystanders = [subprocess.Popen(each, start_new_session=True) for each in words]
     try:
+        await asyncio.sleep(0.3)  # until they are what they were started as
         outcome = await bed.uninstall(now=True)
-        assert process.wait(5) == -9
-        assert outcome.processes == ("python",)
-        assert not bed.home.exists()
-        assert bystander.poll() is None
+        assert outcome.processes == ()
+        assert [each.poll() for each in bystanders] == [None] * len(words)
     finally:
-        bystander.kill()
-        bystander.wait()
+        for each in bystanders:
+            os.killpg(each.pid, signal.SIGKILL)
+            each.wait()
 
 
 async def test_processes_are_found_without_proc_as_well(bed: Bed, process: subprocess.Popen[bytes]) -> None:
@@ -227,15 +275,32 @@ async def test_links_are_removed_never_what_they_lead_to(bed: Bed, tmp_path: Pat
     assert [path.name for path in bed.home.iterdir()] == ["models"]
 
 
-@pytest.mark.parametrize("output", [b"what\0", b"home file x /y\0", b"process x 1 hive\0", b"\xff\xfe\0"])
-def test_nonsense_is_refused(output: bytes) -> None:
+async def test_other_machines_that_ran_rbee_from_this_home_are_named(bed: Bed) -> None:
+    bed.write(*OURS)
+    lines = [{"host": host, "model": '"host": "trap"'} for host in (os.uname().nodename, "gpu 2", "gpu 2", "gpu1")]
+    (bed.home / "log/audit.log").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    outcome = await bed.uninstall()
+    assert outcome.other_hosts == ("gpu 2", "gpu1")
+    assert any("on gpu 2, gpu1 too" in text for text in remarks(Node("local"), outcome))
+    assert (await bed.uninstall()).other_hosts == ()
+
+
+@pytest.mark.parametrize("words", [b"what\0", b"home file x /y\0", b"process x 1 hive\0", b"\xff\xfe\0"])
+def test_nonsense_is_refused(words: bytes) -> None:
+    with pytest.raises(NodeError) as caught:
+        parse(words + END, "/home/bee/.rbee/node")
+    assert caught.value.code is ErrorCode.INTERNAL
+
+
+@pytest.mark.parametrize("output", [b"", b"process 1 2 3 hive\0", b"home folder 0 /home/bee/.rbee/node/log\0"])
+def test_an_answer_that_was_cut_short_is_refused(output: bytes) -> None:
     with pytest.raises(NodeError) as caught:
         parse(output, "/home/bee/.rbee/node")
     assert caught.value.code is ErrorCode.INTERNAL
 
 
 def test_a_name_that_is_no_text_is_shown_and_stays() -> None:
-    traces = parse(b"models file 4 /home/x/models/\xff\n.gguf\0", "/home/x")
+    traces = parse(b"models file 4 /home/x/models/\xff\n.gguf\0" + END, "/home/x")
     assert isinstance(traces, Traces)
     assert len(traces.foreign) == 1
     assert traces.removable(models=True) == ()

@@ -26,6 +26,7 @@ async def launch(
         slots=worker.slots,
         keep_alive_s=worker.keep_alive_s,
         keeper=keeper,
+        home=str(layout.home),
     )
     marked = [*command, *_marks(worker, layout)]
     return await Child.start(marked, config=json.dumps(encode(config)).encode(), env=env, log=worker.log)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import secrets
 import signal
@@ -19,14 +18,14 @@ from collections.abc import Callable
 import anyio
 from starlette.types import ASGIApp
 
-from rbee_remote.hive import identity, logs, use_marks
+from rbee_remote.hive import identity, logs
 from rbee_remote.hive.app import HiveApi
 from rbee_remote.hive.audit import Audit
 from rbee_remote.hive.catalog import Catalog
-from rbee_remote.hive.in_use import keep_young
 from rbee_remote.hive.layout import HiveOptions, socket_identity
 from rbee_remote.hive.pulls import Pulls
 from rbee_remote.hive.supervisor import Supervisor, Timing
+from rbee_remote.hive.use_marks import keep_touching
 from rbee_remote.hive.watch import watch
 from rbee_remote.protocol import PROTOCOL, HiveInfo, StopRequest
 from rbee_remote.socket_server import SocketServer
@@ -56,7 +55,7 @@ async def _serve(options: HiveOptions, listener: socket.socket, on_serving: Call
             asyncio.get_running_loop().add_signal_handler(number, hive.stop, StopRequest())
         tasks.start_soon(watch, hive.supervisor)
         tasks.start_soon(hive.watch_reasons_to_end)
-        tasks.start_soon(keep_young, options.layout.home)
+        tasks.start_soon(keep_touching, options.layout.home)
         tasks.start_soon(server.serve, [listener])
         await hive.end_when_asked()
         server.end()
@@ -146,11 +145,8 @@ class _Hive:
     async def watch_reasons_to_end(self) -> None:
         """Runs until cancelled."""
         socket_path, busy_at = self._layout.hive_socket, time.monotonic()
-        own, touched_at = socket_identity(socket_path), -math.inf
+        own = socket_identity(socket_path)
         while True:
-            if time.monotonic() - touched_at >= use_marks.INTERVAL_S:
-                use_marks.touch_used(self._layout.home)
-                touched_at = time.monotonic()
             await anyio.sleep(self.supervisor.timing.tick)
             logs.rotate(self._layout.hive_log)
             if self.supervisor.live() or self._pulls.running:

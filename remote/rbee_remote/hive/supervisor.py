@@ -21,7 +21,7 @@ from anyio.abc import TaskGroup
 
 from rbee_remote.caller import ANYBODY, Caller
 from rbee_remote.command import payload_command
-from rbee_remote.hive import planning, scheduler, verdicts, worker_calls
+from rbee_remote.hive import ending, planning, scheduler, verdicts, worker_calls
 from rbee_remote.hive.audit import Audit
 from rbee_remote.hive.catalog import Catalog
 from rbee_remote.hive.launch import launch
@@ -293,15 +293,8 @@ class Supervisor:
             worker.error = RemoteError(ErrorCode.WORKER_CRASHED, f"the worker could not be run: {error}")
             self._fail_record(worker)
         finally:
-            if worker.child is not None:
-                with anyio.CancelScope(shield=True):
-                    if worker.child.running:
-                        await worker.child.end(StopRequest().patience_s)
-                    if not await worker.child.freed():
-                        _log.warning("worker %s has ended, but a GPU's driver still holds memory for it", worker.id)
-            worker.socket.unlink(missing_ok=True)
-            if worker.child is not None:
-                self._layout.staged_socket(worker.child.identity.pid).unlink(missing_ok=True)
+            with anyio.CancelScope(shield=True):
+                await ending.clear_away(worker, self._layout)
             worker.has_process.set()
             worker.gone.set()
             worker.touch()
@@ -347,18 +340,9 @@ class Supervisor:
         worker.state = WorkerState.STOPPING
         worker.touch()
         if first or not request.drain:
+            worker.draining = drain
             self._tasks.start_soon(self._end, worker, replace(request, drain=drain))
 
     async def _end(self, worker: WorkerRecord, request: StopRequest) -> None:
-        """The ladder: asked to shut down (and waited for while it drains), SIGTERM, SIGKILL."""
         await worker.has_process.wait()
-        if worker.child is None:
-            return
-        if request.drain and await worker_calls.ask_to_shut_down(worker, request):
-            await worker.drained()
-            if await worker.child.gone_within(request.patience_s):
-                return
-        elif request.drain and not worker.socket.exists():
-            # The run folder was cleaned away: nobody comes in any more, and who is in may finish.
-            await worker.drained()
-        await worker.child.end(request.patience_s)
+        await ending.end(worker, request)

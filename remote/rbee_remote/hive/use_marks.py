@@ -1,17 +1,28 @@
 """Telling others that files are in use: those of another machine that has the same home, above all.
 
 A clean-up sees what runs on its own machine. What runs elsewhere, from the same payload and runtime, it sees by their
-times of change: whoever uses them touches them, at start and every hour.
+times of change: whoever uses them touches them, at start and every hour. A clean-up waits for twice as long at least.
 """
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
 import sys
 from pathlib import Path
 
+import anyio
+
 INTERVAL_S = 3600.0
+
+_log = logging.getLogger(__name__)
+
+
+async def keep_touching(home: Path) -> None:
+    """Runs until cancelled."""
+    while True:
+        touch_used(home)
+        await anyio.sleep(INTERVAL_S)
 
 
 def touch_used(home: Path) -> None:
@@ -20,6 +31,7 @@ def touch_used(home: Path) -> None:
     real = home.resolve()
     for path, folder in ((payload, "payloads"), (runtime, "runtimes")):
         if path.resolve().parent == real / folder:
-            # A home that cannot be written cannot be cleaned up either.
-            with contextlib.suppress(OSError):
+            try:
                 os.utime(path)
+            except OSError as error:
+                _log.warning("%s cannot be marked as in use: %s", path, error)

@@ -25,7 +25,7 @@ def stopped(worker: WorkerRecord, seconds: float) -> RemoteError:
     return RemoteError(
         ErrorCode.WORKER_CRASHED,
         f"the worker for {worker.key.model} was stopped (SIGSTOP) and not continued for {seconds:.0f} s",
-        hint="somebody on the node sent the signal, or a debugger did; the next command starts another worker",
+        hint="somebody on the node sent the signal; the next command starts another worker",
         details={"log": str(worker.log)},
     )
 

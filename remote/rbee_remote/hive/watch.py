@@ -5,6 +5,8 @@ Rules
 - A worker that does not answer delays nothing but its own next check.
 - A process that is stopped (state T of proc(5)) is known to be: that is told soon. One that is merely silent is asked
   several times first, and more often while somebody waits for it.
+- One that a debugger holds, or that waits for a disk (swapping, above all), is silent for a reason: it is let be.
+- Time in which the hive itself did not run (it was stopped, its container frozen) is nobody's silence.
 """
 
 from __future__ import annotations
@@ -28,13 +30,21 @@ _log = logging.getLogger(__name__)
 #: Health checks in a row without an answer until a worker counts as hung. Each waits 10 s.
 MISSED_CHECKS = 3
 
+#: Seconds between two looks, beyond a tick, from which on the hive is taken to have slept.
+SLEPT_S = 3.0
+
+_EXCUSED = (psutil.STATUS_TRACING_STOP, psutil.STATUS_DISK_SLEEP)
+
 
 async def watch(supervisor: Supervisor) -> None:
     """Runs until cancelled: every tick the processes, the loads and the failures, less often health and log sizes."""
     async with anyio.create_task_group() as checks:
+        looked_at = time.monotonic()
         while True:
             await anyio.sleep(supervisor.timing.tick)
             now = time.monotonic()
+            _excuse_sleep(supervisor, now - looked_at - supervisor.timing.tick)
+            looked_at = now
             supervisor.forget_failed(now)
             for worker in supervisor.live():
                 look_at_process(worker, now)
@@ -46,6 +56,17 @@ async def watch(supervisor: Supervisor) -> None:
                     checks.start_soon(_check_health, supervisor, worker)
 
 
+def _excuse_sleep(supervisor: Supervisor, slept_s: float) -> None:
+    """slept_s: for how long the hive did not look at its workers when it should have."""
+    if slept_s < SLEPT_S:
+        return
+    _log.warning("the hive did not run for %.0f s", slept_s)
+    for worker in supervisor.live():
+        worker.progress_at += slept_s
+        worker.stopped_at = None
+        worker.missed_checks = 0
+
+
 def look_at_process(worker: WorkerRecord, now: float) -> None:
     """Take down since when the process is stopped, its resident memory, and how much of that is its own rather than
     mapped files. now: of the monotonic clock."""
@@ -54,10 +75,13 @@ def look_at_process(worker: WorkerRecord, now: float) -> None:
     try:
         process = psutil.Process(worker.child.identity.pid)
         with process.oneshot():
-            is_stopped = process.status() == psutil.STATUS_STOPPED  # by a signal, not by a debugger's trace
+            state = process.status()
             memory = process.memory_info()
     except psutil.Error:
         return  # it is ending: the supervisor will hear of that from the process itself
+    is_stopped = state == psutil.STATUS_STOPPED  # by a signal, not by a debugger's trace
+    if state == psutil.STATUS_TRACING_STOP:
+        worker.progress_at = now
     if not is_stopped:
         worker.stopped_at = None
     elif worker.stopped_at is None:
@@ -86,24 +110,37 @@ def _check_wanted(supervisor: Supervisor, worker: WorkerRecord, now: float) -> N
 
 def _is_due(supervisor: Supervisor, worker: WorkerRecord, now: float) -> bool:
     timing = supervisor.timing
-    waited_for = worker.state in SERVING and (worker.in_use or worker.suspected)
+    waited_for = _serves(worker) and (worker.in_use or worker.suspected)
     interval = min(timing.check, timing.check_in_use) if waited_for else timing.check
     return not worker.being_checked and now - worker.checked_at >= interval
+
+
+def _serves(worker: WorkerRecord) -> bool:
+    """Also while it finishes its last requests: whoever stops it waits for that, too. Without its socket, which may
+    have been cleaned away, it cannot be asked any more."""
+    return worker.state in SERVING or (worker.is_draining and worker.socket.exists())
 
 
 async def _check_health(supervisor: Supervisor, worker: WorkerRecord) -> None:
     try:
         logs.rotate(worker.log)
-        if worker.state not in SERVING:
+        if not _serves(worker):
             return
         try:
             await worker_calls.check_health(worker)
         except (OSError, ValueError) as error:
-            worker.missed_checks += 1
+            worker.missed_checks += 0 if _is_excused(worker) else 1
             _log.warning("worker %s does not answer (%d): %s", worker.id, worker.missed_checks, error)
         else:
             worker.missed_checks, worker.suspected = 0, False
-        if worker.missed_checks >= MISSED_CHECKS and worker.state in SERVING:
+        if worker.missed_checks >= MISSED_CHECKS and _serves(worker):
             supervisor.fail(worker, verdicts.silent(worker))
     finally:
         worker.being_checked = False
+
+
+def _is_excused(worker: WorkerRecord) -> bool:
+    try:
+        return worker.child is not None and psutil.Process(worker.child.identity.pid).status() in _EXCUSED
+    except psutil.Error:
+        return False

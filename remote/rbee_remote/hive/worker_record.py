@@ -64,6 +64,8 @@ class WorkerRecord:
     missed_checks: int = 0
     #: Somebody was left without an answer.
     suspected: bool = False
+    #: It is to stop, its requests first.
+    draining: bool = False
     #: The latest deadline of those who asked for it, on the monotonic clock; inf where somebody has none.
     wanted_until: float = 0.0
     #: The names of those who follow its load, and will send it their requests.
@@ -90,6 +92,11 @@ class WorkerRecord:
     @property
     def in_use(self) -> bool:
         return self.state not in SERVING or self.slots_free < self.slots
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it is to stop, and still finishes requests."""
+        return self.draining and self.alive and self.slots_free < self.slots
 
     def is_wanted_without(self, follower: str) -> bool:
         """Whether it is of use to anybody but the follower who gives it up."""

@@ -105,7 +105,8 @@ class WorkerConfig:
     """What a worker process reads on stdin: one JSON object, then the end.
 
     ctx and slots are resolved, whatever `options` leaves open: tokens per slot, and requests computed at once.
-    keeper: the id of the one that asked for it, whose lease is the first.
+    keeper: the id of the one that asked for it, whose lease is the first. home: whose audit log the worker writes
+    itself once its hive is gone; "" for none.
     """
 
     id: str
@@ -118,3 +119,4 @@ class WorkerConfig:
     slots: int = 1
     queue: int = 64
     keeper: str = ""
+    home: str = ""

@@ -33,6 +33,9 @@ class PsutilSystem(SharedSystem):
             return None
         return None if ticks is None else Process(pid, ticks, uid, parent, group, session, state, age, rss, argv)
 
+    def is_contained(self, pid: int) -> bool:  # noqa: ARG002 - System's; there containers are machines of their own
+        return False
+
     def signal(self, process: Process, number: int) -> bool:
         now = self.find(process.pid)
         if now is None or now.name != process.name or now.uid != process.uid:

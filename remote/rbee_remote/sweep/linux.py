@@ -30,6 +30,14 @@ class LinuxSystem(SharedSystem):
     def find(self, pid: int) -> Process | None:
         return _read(pid, _uptime()) if pid > 0 else None
 
+    def is_contained(self, pid: int) -> bool:
+        try:
+            lines = _content(f"/proc/{pid}/status").splitlines()
+        except _GONE:
+            return False
+        # Its pids from our namespace inwards; kernels before 4.1 do not tell.
+        return any(len(line.split()) > 2 for line in lines if line.startswith(b"NSpid:"))
+
     def signal(self, process: Process, number: int) -> bool:
         try:
             descriptor = os.pidfd_open(process.pid)

@@ -2,7 +2,8 @@
 
 Rules
 - A process is ours by its command line alone, as `command.payload_command` makes it, with a payload or --home of this
-  very home. What merely names one of our files is not.
+  very home. What merely names one of our files is not, nor is what runs in a container: that is another node, where
+  the same home is another folder and an owner's pid another process.
 - Who started it, its owner, is named by pid and start time. An owner is dead when no process on this boot has both;
   one whose parent has not asked for its end yet (a zombie) is dead too.
 """
@@ -47,7 +48,11 @@ def find_ours(system: System, processes: Sequence[Process], home: str, run_dir: 
     """Those of `processes` that belong to this home. run_dir: where a worker listens whose command line names none."""
     uid, wanted = system.uid(), os.path.realpath(home)
     read = [(process, read_command(process.argv)) for process in processes if process.uid == uid and process.runs]
-    found = {process.pid: (process, command) for process, command in read if command and command.command in COMMANDS}
+    found = {
+        process.pid: (process, command)
+        for process, command in read
+        if command and command.command in COMMANDS and not system.is_contained(process.pid)
+    }
     hives = {
         owner_name(process): process
         for process, command in found.values()

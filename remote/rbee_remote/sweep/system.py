@@ -62,6 +62,9 @@ class System(Protocol):
     def find(self, pid: int) -> Process | None:
         """The process that has this pid now."""
 
+    def is_contained(self, pid: int) -> bool:
+        """Whether it runs in a container on this machine, where a path is another file and a pid another process."""
+
     def signal(self, process: Process, number: int) -> bool:
         """Send a signal to this very process; False when it is gone (another may have its pid), or is not ours."""
 

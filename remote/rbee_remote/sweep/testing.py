@@ -55,6 +55,7 @@ class ScriptedSystem:
         self.signals: list[tuple[Process, int]] = []
         self.wronged: list[Process] = []
         self.gpu: set[int] = set()
+        self.contained: set[int] = set()
         self._uid = uid
         self._rows: dict[int, _Row] = {}
         self._pids = itertools.count(100)
@@ -169,6 +170,9 @@ class ScriptedSystem:
     def find(self, pid: int) -> Process | None:
         row = self._rows.get(pid)
         return self._aged(row) if row else None
+
+    def is_contained(self, pid: int) -> bool:
+        return pid in self.contained
 
     def signal(self, process: Process, number: int) -> bool:
         row = self._rows.get(process.pid)

@@ -20,6 +20,7 @@ from rbee_remote.protocol import (
     ErrorCode,
     ProtocolError,
     RemoteError,
+    Served,
     WorkerConfig,
     WorkerStatus,
     decode,
@@ -64,6 +65,7 @@ async def serve(config: WorkerConfig, load: LoadEngine, status_fd: int | None = 
     def report(status: WorkerStatus) -> None:
         if pipe:
             pipe.write(status)
+            _record(config, pipe.unsent())
 
     service = Service(config, load, report)
     if status_fd is not None:
@@ -81,6 +83,7 @@ async def serve(config: WorkerConfig, load: LoadEngine, status_fd: int | None = 
     if pipe:
         await pipe.flushed(FAREWELL_S)
         pipe.close()
+        _record(config, pipe.unsent())
     return 0 if failure is None else 1
 
 
@@ -96,6 +99,17 @@ def _load(config: WorkerConfig, progress: Progress) -> Engine:
             hint="remove the node's folder runtimes; the next command makes it again",
         ) from error
     return load_engine(config, progress)
+
+
+def _record(config: WorkerConfig, served: list[Served]) -> None:
+    """Write down what the hive, which is gone, cannot any more."""
+    if served and config.home:
+        from rbee_remote.hive.audit import Audit
+        from rbee_remote.hive.layout import Layout
+
+        audit = Audit(Layout(Path(config.home), Path(config.socket).parent))
+        for one in served:
+            audit.served(one, model=config.model, worker=config.id)
 
 
 def _hive_gone(service: Service) -> None:

@@ -335,6 +335,7 @@ class Service:
             status.progress,
             status.slots_free,
             status.queued,
+            status.idle_s is None,
             status.error,
             self.keep_alive.leases.changes,
         )

@@ -2,7 +2,8 @@
 
 Rules
 - A hive that reads slowly misses what is out of date by then, never the last line.
-- It misses no request that was served, unless it is so slow that MOST_SERVED of them wait.
+- It misses no request that was served, unless it is so slow that MOST_SERVED of them wait. When it is gone, they are
+  `unsent`.
 """
 
 from __future__ import annotations
@@ -57,6 +58,14 @@ class StatusPipe:
             handle = self._loop.call_later(patience_s, self._flushed.set)
             await self._flushed.wait()
             handle.cancel()
+
+    def unsent(self) -> list[Served]:
+        """Requests of which no hive will ever read, each once."""
+        if self._open:
+            return []
+        left = [*self._served]
+        self._served.clear()
+        return left
 
     def close(self) -> None:
         if self._open:

@@ -2,8 +2,9 @@
 
 SCRIPT in the environment: serve (default), crash, hang (in loading), fail (with an error), stubborn (ignores SIGTERM),
 broken (writes no status that could be read), deaf (its socket takes connections and never answers), ending (serves,
-and says that it takes nobody in any more). BUSY=1: reports one slot taken. IN_USE: why it is not to be ended. SERVED:
-how many requests it tells of. Leases that it is asked for are told as they were given.
+and says that it takes nobody in any more), deafened (answers nothing any more once told to stop). BUSY=1: reports one
+slot taken. IN_USE: why it is not to be ended. SERVED: how many requests it tells of. Leases that it is asked for are
+told as they were given.
 """
 
 from __future__ import annotations
@@ -54,6 +55,10 @@ class Worker:
                     self.answer(503, "ALL_SLOTS_BUSY", os.environ["IN_USE"])
                 else:
                     self.answer(202)
+                    if os.environ.get("SCRIPT") == "deafened":
+                        self.wfile.flush()
+                        self.connection.shutdown(socket.SHUT_RDWR)
+                        time.sleep(600)
                     threading.Thread(target=server.shutdown, daemon=True).start()
 
             def lease(self, body: Any) -> None:

@@ -146,6 +146,44 @@ async def test_a_silent_worker_is_asked_more_often_when_somebody_waits(
         assert "does not answer any more" in worker.error.message
 
 
+async def test_a_worker_that_falls_silent_while_it_drains_is_ended(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rbee_remote.hive.worker_calls.HEALTH_TIMEOUT_S", 0.2)
+    async with supervising(layout, replace(TIMING, check=0.1)) as supervisor:
+        worker = await serving(supervisor, spawn(script="deafened", busy=True))
+        with anyio.fail_after(15):
+            await supervisor.stop(worker, StopRequest(patience_s=5.0))
+        assert worker.error is not None
+        assert "does not answer any more" in worker.error.message
+
+
+@pytest.mark.parametrize("state", ["tracing-stop", "disk-sleep"])
+async def test_one_that_is_silent_for_a_reason_is_let_be(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    monkeypatch.setattr("rbee_remote.hive.worker_calls.HEALTH_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("psutil.Process.status", lambda _: state)
+    async with supervising(layout, replace(TIMING, check=0.05)) as supervisor:
+        worker = await serving(supervisor, spawn(script="deaf"))
+        await anyio.sleep(1.5)
+        assert (worker.missed_checks, worker.error) == (0, None)
+        monkeypatch.setattr("psutil.Process.status", lambda _: "sleeping")
+        await until(worker, worker.gone.is_set)
+
+
+async def test_time_in_which_the_hive_slept_is_nobodys_silence(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rbee_remote.hive.watch.SLEPT_S", 0.5)
+    async with supervising(layout, replace(TIMING, stall=1.0)) as supervisor:
+        worker, _ = await supervisor.ensure(spawn(script="hang"))
+        await until(worker, lambda: worker.progress > 0)
+        time.sleep(1.5)
+        await anyio.sleep(0.3)
+        assert worker.error is None
+        await until(worker, worker.gone.is_set)
+        assert worker.error is not None
+
+
 async def test_a_silent_worker_delays_no_other(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rbee_remote.hive.worker_calls.HEALTH_TIMEOUT_S", 30.0)
     async with supervising(layout, replace(TIMING, stopped=0.2)) as supervisor:

@@ -8,12 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from rbee_remote.hive import in_use, logs
+from rbee_remote.hive import logs
 from rbee_remote.hive.leftovers import remove_dead_sockets
 from tests.hub import Hub, Trouble
 from tests.testbed.node import wait_until
@@ -106,16 +105,6 @@ def test_times_that_make_no_sense_are_refused(shared_hive: HiveFolder, target: s
     assert (status, answer["error"]["code"]) == (400, "USAGE")
     assert next(iter(body)) in answer["error"]["message"]
     assert shared_hive.ask("GET", "/v1/health")[1]["draining"] is False
-
-
-def test_what_a_hive_runs_from_is_kept_young_and_nothing_else(tmp_path: Path) -> None:
-    payload, runtime, elsewhere = tmp_path / "home/payloads/x.zip", tmp_path / "home/runtimes/y", tmp_path / "venv"
-    for path in (payload, runtime, elsewhere):
-        path.mkdir(parents=True)
-        os.utime(path, (0, 0))
-    in_use.touch(tmp_path / "home", payload, runtime, elsewhere, tmp_path / "home/gone")
-    now = time.time()
-    assert [abs(path.stat().st_mtime - now) < 60 for path in (payload, runtime, elsewhere)] == [True, True, False]
 
 
 def test_a_log_on_a_full_disk_is_cut_without_a_copy(tmp_path: Path) -> None:

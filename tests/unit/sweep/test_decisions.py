@@ -53,6 +53,15 @@ def test_a_survey_tells_who_owns_whom_and_who_answers() -> None:
     assert (third.command, third.answers, third.owner_lives) == ("download", None, True)
 
 
+def test_the_worker_of_a_container_is_another_nodes_although_its_owner_is_no_process_here() -> None:
+    node = ScriptedSystem()
+    worker, seen = orphan(node)
+    node.contained.add(worker.pid)
+    assert seen_by(node) == ()
+    assert [result.done for result in end(node, seen)] == [False]
+    assert node.signals == []
+
+
 def test_an_owner_is_dead_when_its_pid_is_somebody_elses_and_when_it_is_a_zombie() -> None:
     node = ScriptedSystem()
     hive = node.start("hive")

@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from rbee_remote.hive.identity import start_ticks
@@ -107,3 +109,19 @@ def test_open_files_and_working_folders_are_mentions(
     found = system.mentions([str(tmp_path)])
     assert (child.pid, str(tmp_path / "open")) in found
     assert system.mentions([str(tmp_path)[:-1]]) == []
+
+
+def test_what_runs_in_a_container_is_known() -> None:
+    words = ["unshare", "--user", "--pid", "--fork", "--kill-child", "sleep", "60"]
+    process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    try:
+        time.sleep(0.3)
+        inside = psutil.Process(process.pid).children()
+        if not inside:
+            pytest.skip("this machine makes no pid namespaces")
+        assert LinuxSystem().is_contained(inside[0].pid)
+        assert not LinuxSystem().is_contained(process.pid)
+        assert not LinuxSystem().is_contained(2**22 + 1)
+    finally:
+        process.kill()
+        process.wait()

@@ -150,3 +150,36 @@ async def test_the_hive_is_told_of_each_request_without_its_text(folder: Path, p
     assert benched.finish == "bench"
     assert "secret" not in repr(statuses)
     assert statuses[-1].state.value == "stopping"
+
+
+async def test_the_hive_is_told_since_when_a_worker_is_idle_again(folder: Path, pipe: tuple[int, int]) -> None:
+    gate = Gate()
+    engine = ScriptedEngine(echo, before_step=gate.wait)
+    async with running(folder, loads(engine), status_fd=pipe[1], keep_alive_s=300.0) as worker:
+        body = request("hi")
+        asking = asyncio.create_task(worker.client.post("/v1/inference", json=body))
+        await gate.until_reached()
+        asking.cancel()  # else the end of a reader's lease is told of, too
+        await worker.client.delete(f"/v1/requests/{body['request_id']}")
+        gate.let(100)
+        await worker.until(lambda status: status["idle_s"] is not None)
+    with os.fdopen(os.dup(pipe[0])) as lines:
+        statuses = [decode(WorkerStatus, json.loads(line)) for line in lines]
+    idle = [status for status in statuses if status.state.value == "idle"]
+    assert idle[-1].idle_s is not None
+
+
+async def test_requests_that_end_after_the_hive_are_in_the_log_nevertheless(folder: Path, tmp_path: Path) -> None:
+    gate, (read_end, write_end) = Gate(), os.pipe()
+    engine = ScriptedEngine(echo, before_step=gate.wait)
+    async with running(folder, loads(engine), status_fd=write_end, home=str(tmp_path / "home")) as worker:
+        asking = asyncio.create_task(infer(worker, "a"))
+        await gate.until_reached()
+        os.close(read_end)
+        await worker.until(lambda status: status["state"] == "stopping")
+        gate.let(100)
+        request_id = await asking
+        assert await asyncio.wait_for(worker.task, 10) == 0
+    (line,) = (tmp_path / "home/log/audit.log").read_text().splitlines()
+    entry = json.loads(line)
+    assert (entry["action"], entry["request"], entry["keeper"]) == ("infer", request_id, "a")

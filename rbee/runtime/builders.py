@@ -1,0 +1,50 @@
+"""Whose builds of llama.cpp may run where.
+
+What a node built is code that the node chose. It goes back to that node, and to those whose `builds_from` in the
+inventory names it; never to this machine, and never in place of what this machine built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rbee.inventory import Node
+
+
+@dataclass(frozen=True, slots=True)
+class Builders:
+    """Whose builds may run on a node, as `wheel.json` writes them. own: its own; "" is this machine, always trusted."""
+
+    own: str = ""
+    others: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, node: Node, nodes: Mapping[str, Node]) -> Builders:
+        """This machine runs nothing that a node has built, whatever the inventory's defaults say."""
+        if node.is_local:
+            return cls()
+        others = (nodes[name] for name in node.builds_from if name in nodes)
+        return cls(_identity(node), frozenset(_identity(other) for other in others if not other.is_local))
+
+    def include(self, built_on: str) -> bool:
+        return built_on in ("", self.own) or built_on in self.others
+
+
+def _identity(node: Node) -> str:
+    """Its name and its pinned key: another machine of that name is another builder."""
+    return f"{node.name} {node.host_key or node.host}"
+
+
+#: This machine, and the indexes that it was told to use.
+KEEPER = Builders()
+
+
+def builds_itself(node: Node, elsewhere: str) -> str:
+    """What to tell when a build on `node` begins. elsewhere: another node whose build would fit, "" for none."""
+    if node.is_local:
+        return "llama.cpp is built once"
+    said = f"{node.name} builds llama.cpp once, for itself"
+    if not elsewhere:
+        return f'{said}; builds_from = ["{node.name}"] in the inventory lets another node use that'
+    return f'{said}: what {elsewhere} built runs elsewhere only where builds_from = ["{elsewhere}"] says so'
