@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.testbed import assets
 from tests.testbed.cli import Rbee
 from tests.testbed.node import ContainerNode, start_node, wait_until
 
@@ -73,9 +74,9 @@ def test_idle_workers_of_two_hosts_are_stopped_and_then_there_is_nothing_to_say(
     assert (quiet.stdout, quiet.stderr) == ("", "")
 
 
-def test_a_busy_worker_is_never_touched(shared_rbee: Rbee, node: ContainerNode) -> None:
-    words = ("infer", "--node", "gpu1", "--max-tokens", "2000", "--json", "Tell me a very long story.")
-    with shared_rbee.start(*words) as running:
+def test_a_busy_worker_is_never_touched(shared_rbee: Rbee, node: ContainerNode, tmp_path: Path) -> None:
+    words = ("infer", "--node", "gpu1", "--max-tokens", "3000", "--json", "Tell me a very long story.")
+    with shared_rbee.start(*words, "--grammar", str(assets.long_answer(tmp_path))) as running:
         running.wait_for('"token"', stream="stdout")
         told = shared_rbee("gc", "--node", "gpu1", "--older-than", "0s", "--json").json()
         assert told["actions"] == []

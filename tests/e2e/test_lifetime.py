@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from tests.testbed import assets
 from tests.testbed.cli import Rbee
 from tests.testbed.node import ContainerNode, wait_until
 
 pytestmark = [pytest.mark.container, pytest.mark.model]
 
 
-def test_a_killed_keeper_changes_nothing(shared_rbee: Rbee, warm_node: ContainerNode) -> None:
+def test_a_killed_keeper_changes_nothing(shared_rbee: Rbee, warm_node: ContainerNode, tmp_path: Path) -> None:
     """The answer goes on to its end and is kept for whoever comes back for it, longer than the keep-alive; that the
     worker ends a minute later is seen in tests/unit/worker/test_resume.py, where a minute is shorter. What ends when
     the hive is killed is in test_hard_failures.py."""
     stop_workers(shared_rbee)
-    words = ("infer", "--node", "gpu1", "--ctx", "512", "--keep-alive", "0s", "--max-tokens", "100", "Tell me a story.")
-    with shared_rbee.start(*words) as running:
+    words = (
+        "infer",
+        "--node",
+        "gpu1",
+        "--ctx",
+        "2048",
+        "--keep-alive",
+        "0s",
+        "--max-tokens",
+        "800",
+        "A story, please.",
+    )
+    with shared_rbee.start(*words, "--grammar", str(assets.long_answer(tmp_path))) as running:
         running.wait_for_pieces(3)
         running.kill()
         running.finish(10)

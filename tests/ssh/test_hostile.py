@@ -7,7 +7,6 @@ import json
 import os
 import pty
 import re
-import resource
 import subprocess
 import sys
 import threading
@@ -284,16 +283,28 @@ async def test_answers_that_cannot_be_end_with_an_error_and_a_hint(
             assert caught.value.message != "", what
 
 
+#: Runs a command, and says at the end how much memory it had at most, in KB.
+AND_ITS_MEMORY = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, end="")
+"""
+
+
 async def test_an_answer_without_end_costs_the_keeper_little(
     keeper: Rbee, user_key: asyncssh.SSHKey, identity: Path
 ) -> None:
     said = {"GET /v1/workers": b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 2**25}
     async with hostile_node(user_key, serve=told(said)) as server:
         introduce(keeper, server, identity)
-        done = await run(keeper, "workers", "list", "--json")
-        assert done.json()[0]["error"]["code"] == "NODE_UNSUPPORTED"
-    peak_kb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    assert peak_kb < 400_000
+        told_to = [sys.executable, "-c", AND_ITS_MEMORY, sys.executable, "-m", "rbee", "workers", "list", "--json"]
+        process = await asyncio.create_subprocess_exec(
+            *told_to, env=keeper.environment(), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        )
+        output, _ = await process.communicate()
+    answer, peak_kb = output.decode().rsplit("\n", 1)
+    assert json.loads(answer)[0]["error"]["code"] == "NODE_UNSUPPORTED"
+    assert int(peak_kb) < 400_000
 
 
 # --- a terminal -----------------------------------------------------------------------------------------------------

@@ -42,6 +42,13 @@ def model() -> Path:
     return target
 
 
+def long_answer(folder: Path) -> Path:
+    """A grammar for `--grammar` that no answer of less than some thousand tokens fits, whatever the model would say."""
+    grammar = folder / "long.gbnf"
+    grammar.write_text("root ::= [a-z ]{9000}\n")
+    return grammar
+
+
 def store_built_in_model(store: Path) -> None:
     """Put the built-in model into a keeper's store, as if it had been downloaded there: 90 MB less for each test."""
     (store / f"{MODEL_SHA256}.gguf").symlink_to(model())
