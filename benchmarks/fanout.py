@@ -60,8 +60,8 @@ async def _gather(key: KeyPair) -> None:
 
 
 @contextmanager
-def sshd(key: KeyPair) -> Iterator[str]:
-    """sshd on all addresses; yields the fingerprint of its host key."""
+def sshd(key: KeyPair, **settings: object) -> Iterator[str]:
+    """sshd on all addresses; yields the fingerprint of its host key. settings: further ones of its configuration."""
     with tempfile.TemporaryDirectory(prefix="rbee-bench-sshd-") as folder:
         host_key = asyncssh.generate_private_key("ssh-ed25519")
         path = Path(folder, "host_key")
@@ -78,6 +78,7 @@ def sshd(key: KeyPair) -> Iterator[str]:
             "UseDNS": "no",
             "Port": PORT,
             "PidFile": "none",
+            **settings,
         }
         common = [f"{name} {value}" for name, value in options.items()]
         Path("/run/sshd").mkdir(exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,13 @@ MANY, FEW = 100, 10
 
 
 def measure() -> list[Comparison]:
-    with key_pair() as key, keeper() as large, keeper() as small, sshd(key) as fingerprint:
+    with (
+        tempfile.TemporaryDirectory(prefix="rbee-bench-home-") as bare,  # this user's rc files take longer than rbee
+        key_pair() as key,
+        keeper() as large,
+        keeper() as small,
+        sshd(key, SetEnv=f"HOME={bare}") as fingerprint,
+    ):
         samples = in_turn(
             {
                 "10,000 rows": _dry_run(large, MANY, key, fingerprint),

@@ -40,6 +40,9 @@ from rbee_remote.protocol import ErrorCode, HiveInfo, WorkerInfo
 
 #: A hive answers in milliseconds; one that takes longer is left to the next clean-up.
 HIVE_PATIENCE_S = 5.0
+#: Nodes that are looked at together. More would wait for each other's encryption on a small machine, and a step that a
+#: node is given 20 s for would be over before its turn; fewer could be held up by a handful that hang.
+AT_ONCE = 32
 #: Three tries to connect, the probe and the survey, on a machine that may be at work for all it is worth.
 LOOKING_S = 90.0
 #: Beyond the kill ladders: a large runtime on a slow network disk takes its time to go.
@@ -93,7 +96,7 @@ async def clean_up(
         path = context.settings.registry_path
         with Registry.open_copy(path) if request.dry_run else context.open_registry() as registry:
             rows = _by_node(registry.rows())
-            run = _Run(context, request, registry, tell, emit)
+            run = _Run(context, request, registry, tell, emit, asyncio.Semaphore(AT_ONCE))
             reports = list(await asyncio.gather(*(run.visit(node, rows[node.name]) for node in nodes)))
             if request.everywhere:
                 reports.append(run.clean_here(rows))
@@ -109,19 +112,20 @@ def _by_node(rows: Sequence[WorkerRow]) -> defaultdict[str, list[WorkerRow]]:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """One `rbee gc` on its way."""
+    """One `rbee gc` on its way. places: for nodes that are looked at."""
 
     context: Context
     request: GcRequest
     registry: Registry
     tell: Tell
     emit: Emit
+    places: asyncio.Semaphore
 
     async def visit(self, node: Node, rows: Sequence[WorkerRow]) -> NodeReport:
         """Clean up a node. rows: what the registry has of it. Never raises what the node is to blame for."""
         report = NodeReport(node.name)
         try:
-            async with asyncio.timeout(LOOKING_S) as deadline:
+            async with self.places, asyncio.timeout(LOOKING_S) as deadline:
                 await self._clean(node, rows, report, deadline)
         except RbeeError as error:
             report.error = error
