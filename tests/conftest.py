@@ -104,7 +104,7 @@ def bootstrapped_image(key: Any, tmp_path_factory: pytest.TempPathFactory) -> st
             keeper.inventory.write_text(node.inventory())
             keeper("infer", "--node", "gpu1", "--max-tokens", "1", "Hello")
             keeper("hive", "stop", "gpu1")
-            node.exec("cd /home/bee/.rbee/node && rm -rf log payloads && rm -rf /tmp/rbee-*")
+            node.exec("cd /home/bee/.rbee/node && rm -rf log payloads runtimes/wheels && rm -rf /tmp/rbee-*")
             node.keep_as(tag)
 
     return images.bootstrapped_image(bootstrap)

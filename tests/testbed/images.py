@@ -61,13 +61,13 @@ def venv_image() -> str:
 
 
 def bootstrapped_image(bootstrap: Callable[[str, str], None]) -> str:
-    """As `node_image`, with the runtime and the built-in model on it for user bee; no payload, no logs.
+    """As `node_image`, with the runtime and the built-in model on it for user bee; no payload, no wheels, no logs.
 
     bootstrap: called with an image to start a node of, and the tag under which the node is to be kept.
     """
     locks = (HERE.parents[1] / "remote/requirements").glob("*.txt")
     parts = [*(path.read_text() for path in sorted(locks)), assets.MODEL_SHA256]
-    tag = f"{REPOSITORY}:ready-{_digest(node_image(), *parts)}"
+    tag = f"{REPOSITORY}:bootstrapped-{_digest(node_image(), *parts)}"
     with _making(tag) as client:
         if not _is_there(client, tag):
             bootstrap(node_image(), tag)

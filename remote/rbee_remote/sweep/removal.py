@@ -4,12 +4,13 @@ Rules
 - Only what `files.scan` lists is ever removed, so a keeper can name nothing else; each step to it is opened in the one
   above it, and none is a link.
 - A folder is renamed first: whatever happens while it is deleted, it never again looks like a runtime, and a later
-  clean-up goes on with it (`.removed-…`).
+  clean-up goes on with it (`.removed-…`). Where it cannot be renamed, what makes it a runtime is deleted first.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Sequence
@@ -86,12 +87,33 @@ def _remove_file(found: Found, folder: int) -> str:
 def _remove_folder(found: Found, folder: int) -> str:
     """Raises OSError."""
     aside = f".removed-{secrets.token_hex(6)}"
-    os.rename(found.name, aside, src_dir_fd=folder, dst_dir_fd=folder)
+    try:
+        os.rename(found.name, aside, src_dir_fd=folder, dst_dir_fd=folder)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return _remove_in_place(found, folder)
     status = os.stat(aside, dir_fd=folder, follow_symlinks=False)
     if (status.st_dev, status.st_ino) != (found.status.st_dev, found.status.st_ino):
         os.rename(aside, found.name, src_dir_fd=folder, dst_dir_fd=folder)
         return "it was replaced since"
     remove_tree(aside, folder)
+    return ""
+
+
+def _remove_in_place(found: Found, folder: int) -> str:
+    """For what lies in a layer of a container's image, from which overlayfs renames no folder. Programs go first:
+    without them it is no runtime. Raises OSError."""
+    own = os.open(found.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        status = os.fstat(own)
+        if (status.st_dev, status.st_ino) != (found.status.st_dev, found.status.st_ino):
+            return "it was replaced since"
+        with contextlib.suppress(FileNotFoundError):
+            remove_tree("bin", own)
+    finally:
+        os.close(own)
+    remove_tree(found.name, folder)
     return ""
 
 

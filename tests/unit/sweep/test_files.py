@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import socket
@@ -326,3 +327,25 @@ def test_a_folder_that_cannot_be_removed_is_no_runtime_any_more_and_goes_the_nex
     assert Path(left.path).name.startswith(".removed-")
     assert remove(node, left)[0].done
     assert list((node.home / "runtimes").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_renamed_loses_its_programs_first(
+    node: NodeFolders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """overlayfs answers so for folders of a container's image."""
+    runtime = make_runtime(node)
+    (seen,) = [seen for seen in node.survey().files if seen.kind == "runtime"]
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "rename", refuse)
+    monkeypatch.setattr(os, "rmdir", refuse)  # which breaks the removal off as soon as there is an empty folder
+    assert not remove(node, seen)[0].done
+    assert not (runtime / "bin" / "python").exists()
+    assert (runtime / "pyvenv.cfg").exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "rename", refuse)
+    (again,) = [seen for seen in node.survey().files if seen.path == str(runtime)]
+    assert remove(node, again)[0].done
+    assert not runtime.exists()
