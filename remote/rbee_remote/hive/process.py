@@ -26,7 +26,8 @@ from rbee_remote.gpu_users import gpu_pids
 from rbee_remote.hive.identity import ProcessIdentity, identify, is_same_process
 from rbee_remote.protocol import SECRET_VARIABLE, ErrorCode, RemoteError
 from rbee_remote.sweep.family import Family, grow
-from rbee_remote.sweep.system import System, this_system
+from rbee_remote.sweep.machine import this_system
+from rbee_remote.sweep.system import System
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _VALUE = re.compile(r"[^\0\ud800-\udfff]*")

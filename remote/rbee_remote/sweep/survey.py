@@ -8,7 +8,8 @@ import sys
 
 from rbee_remote.protocol import Survey, encode
 from rbee_remote.sweep import files, processes
-from rbee_remote.sweep.system import System, this_system
+from rbee_remote.sweep.machine import this_system
+from rbee_remote.sweep.system import System
 
 
 def main(argv: list[str]) -> int:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
-
-from rbee_remote.protocol import ErrorCode, RemoteError
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +77,3 @@ class System(Protocol):
 
     def gpu_pids(self) -> frozenset[int]:
         """Processes that hold memory of an NVIDIA GPU."""
-
-
-def this_system() -> System:
-    """Raises RemoteError NODE_UNSUPPORTED where there is no /proc, and no psutil in its place."""
-    if platform.system() == "Linux":
-        from rbee_remote.sweep.linux import LinuxSystem
-
-        return LinuxSystem()
-    try:
-        from rbee_remote.sweep.elsewhere import PsutilSystem
-    except ImportError as error:
-        raise RemoteError(
-            ErrorCode.NODE_UNSUPPORTED,
-            "processes cannot be listed here without rbee's runtime",
-            hint="`rbee nodes check NODE`, or any `rbee infer`, puts it there",
-        ) from error
-    return PsutilSystem()

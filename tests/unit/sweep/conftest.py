@@ -18,8 +18,8 @@ import pytest
 from rbee.runtime.payload import build_payload
 from rbee_remote.hive.identity import owner_mark, start_ticks
 from rbee_remote.protocol import Survey, TidyReport, TidyRequest
+from rbee_remote.sweep.machine import this_system
 from rbee_remote.sweep.survey import survey
-from rbee_remote.sweep.system import this_system
 from rbee_remote.sweep.tidy import tidy
 from tests.testbed.node import wait_until
 
