@@ -1,11 +1,15 @@
-"""Locks between the rbee processes of one keeper. The kernel releases them when their process ends, however it ends."""
+"""Locks between the rbee processes of one keeper. The kernel releases them when their process ends, however it ends.
+
+Rules
+- A lock's file is never removed: who has opened it may be about to lock it, and would then share the lock with whoever
+  made the file anew.
+"""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from rbee.errors import ConfigError
@@ -41,8 +45,6 @@ async def file_lock(path: Path, what: str, emit: Emit) -> AsyncIterator[None]:
         emit(Notice(f"waiting: another rbee {what}"))
         await lock.acquire(timeout=-1)
     try:
-        with suppress(OSError):
-            os.utime(path)  # a clean-up removes one that nobody has used for long
         yield
     finally:
         await lock.release()

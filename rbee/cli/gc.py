@@ -141,8 +141,7 @@ def _schedule(shell: Shell, node: str | None, older_than: str | None, patience: 
     variables = {}
     if os.environ.get("RBEE_HOME"):
         variables["RBEE_HOME"] = str(shell.settings.home)
-    for name in ("RBEE_WHEEL_CACHE", "XDG_RUNTIME_DIR"):
-        value = os.environ.get(name)
-        if value and value != f"/run/user/{os.getuid()}":  # which is looked at anyway
-            variables[name] = str(Path(value).absolute())
+    runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime_dir and runtime_dir != f"/run/user/{os.getuid()}":  # which is looked at anyway
+        variables["XDG_RUNTIME_DIR"] = str(Path(runtime_dir).absolute())
     return schedule(words, variables)

@@ -66,7 +66,7 @@ def _judge_own(file: FileSeen, policy: Policy) -> Verdict:
             return _by_age(HERE, file, "an answer that was saved when its worker died, kept", USERS_S)
         case "registry":
             return _by_age(HERE, file, "a damaged registry that was set aside, kept", USERS_S)
-    nouns = {**_NOUNS, "lock": "a lock that nobody holds", "draft": "left of an interrupted write"}
+    nouns = {**_NOUNS, "draft": "left of an interrupted write"}
     return _by_age(HERE, file, f"{nouns[file.kind]}, unused", _least(policy))
 
 

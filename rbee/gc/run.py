@@ -137,8 +137,8 @@ class _Run:
     def clean_here(self, rows: Mapping[str, Sequence[WorkerRow]]) -> NodeReport:
         """Leftovers in the keeper's own home, and rows of nodes that are not in the inventory."""
         settings = self.context.settings
-        in_use = {keeper_lock_path(settings, here.LOCK), settings.cache / "payloads" / build_payload().name}
-        policy = Policy(self.context.keeper_id, self.request.older_than_s, frozenset(map(str, in_use)))
+        in_use = frozenset({str(settings.cache / "payloads" / build_payload().name)})
+        policy = Policy(self.context.keeper_id, self.request.older_than_s, in_use)
         own = judge_here(here.look(settings), policy)
         strangers = [row for name, found in rows.items() if name not in self.context.inventory.nodes for row in found]
         unlisted = judge_unlisted(strangers, time.time())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rbee.gc import here
-from rbee.locks import file_lock, held_at_once
+from rbee.locks import held_at_once
 from rbee.settings import Settings
 from rbee_remote.protocol.sweep import FileSeen
 
@@ -19,13 +20,10 @@ LEFTOVERS = {
     "cache/models/incoming-00.gguf.part": "download",
     "cache/models/incoming-00.gguf.part.json": "download",
     "cache/models/incoming-00.gguf": "download",
-    "cache/models/abc.lock": "lock",
-    "cache/locks/bootstrap-gpu1.lock": "lock",
     "cache/payloads/0123456789abcdef.zip": "payload",
     "cache/payloads/.0123456789abcdef.zip.00aa11bb": "draft",
     "cache/wheels/.staging-0123456789ab": "staging",
     "cache/wheels/llama/.adding-0123456789ab": "staging",
-    "cache/wheels/build.lock": "lock",
     "keeper-id.00aa11bb": "draft",
     "workers.db.00aa11bb": "draft",
     "workers.db.00aa11bb-wal": "draft",
@@ -39,7 +37,10 @@ KEPT = (
     "inventory.toml",
     f"cache/models/{'0' * 64}.gguf",
     "cache/models/0123456789abcdef0123456789abcdef.json",
+    "cache/models/abc.lock",
+    "cache/locks/bootstrap-gpu1.lock",
     "cache/wheels/base-0123456789abcdef/some.whl",
+    "cache/wheels/build.lock",
     "log/rbee.log",
     "log/audit.log",
     "log/audit.head",
@@ -104,22 +105,45 @@ def test_what_was_written_to_since_is_left_alone(settings: Settings) -> None:
     assert here.remove(file) == "it is gone already"
 
 
-def test_a_lock_that_somebody_holds_is_left_alone(settings: Settings) -> None:
-    path = put(settings, "cache/locks/bootstrap-gpu1.lock")
-    file = found(settings)
-    with held_at_once(path) as is_held:
-        assert is_held
-        assert here.remove(file) == "somebody holds the lock"
-    assert path.exists()
-    assert here.remove(file) == ""
-    assert not path.exists()
-
-
-async def test_a_lock_is_as_young_as_its_last_use(settings: Settings) -> None:
-    path = put(settings, "cache/locks/bootstrap-gpu1.lock")
+@pytest.mark.parametrize(
+    "lock", ["cache/wheels/build.lock", "cache/locks/bootstrap-gpu1.lock", "cache/models/abc.lock"]
+)
+def test_a_lock_that_somebody_is_about_to_take_has_one_holder_after_a_clean_up(settings: Settings, lock: str) -> None:
+    path = put(settings, lock)
     os.utime(path, (1, 1))
-    async with file_lock(path, "works", lambda _: None):
-        assert found(settings).idle_s < 60
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        assert [here.remove(file) for file in here.look(settings)] == []
+        with held_at_once(path) as is_held, pytest.raises(BlockingIOError):
+            assert is_held
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(descriptor)
+
+
+def test_a_cache_outside_the_home_is_not_looked_at(
+    settings: Settings, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = Settings(tmp_path_factory.mktemp("shared"))
+    for name in LEFTOVERS:
+        put(shared, name)
+    before = sorted(shared.home.rglob("*"))
+    monkeypatch.setenv("RBEE_WHEEL_CACHE", str(shared.cache / "wheels"))
+    settings.cache.mkdir(parents=True)
+    for name in ("wheels", "models", "payloads"):
+        (settings.cache / name).symlink_to(shared.cache / name)
+    (settings.home / "log").symlink_to(shared.log)
+    assert here.look(settings) == []
+    assert sorted(shared.home.rglob("*")) == before
+
+
+def test_a_home_that_a_link_leads_to_is_cleaned_up(
+    settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    put(settings, "cache/models/incoming-00.gguf.part")
+    home = tmp_path_factory.mktemp("links") / "home"
+    home.symlink_to(settings.home)
+    assert here.remove(found(Settings(home))) == ""
 
 
 def test_a_link_is_removed_and_not_what_it_leads_to(settings: Settings, tmp_path: Path) -> None:

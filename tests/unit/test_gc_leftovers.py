@@ -78,7 +78,7 @@ def test_what_a_later_rbee_calls_by_another_name_stays() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "days"), [("answer", 30), ("registry", 30), ("download", 7), ("staging", 7), ("lock", 7), ("draft", 7)]
+    ("kind", "days"), [("answer", 30), ("registry", 30), ("download", 7), ("staging", 7), ("draft", 7)]
 )
 def test_the_keepers_own_leftovers(kind: str, days: int) -> None:
     files = [file(kind, "old", days * DAY + 1), file(kind, "young", days * DAY - 60)]
