@@ -39,6 +39,7 @@ unit: dev
 	$(VENV)/pytest -m "not model and not container" $(PYTEST)
 
 test: lint
+	@$(VENV)/python -m tests.testbed.assets
 	$(VENV)/pytest -rs -n $(JOBS) --dist loadfile $(PYTEST)
 
 bench: dev

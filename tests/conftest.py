@@ -17,7 +17,8 @@ import hypothesis
 import psutil
 import pytest
 
-from tests.testbed import assets
+from tests.patience import PATIENCE_S
+from tests.testbed import assets, run
 from tests.testbed.cli import Rbee
 from tests.testbed.node import wait_until
 
@@ -28,11 +29,22 @@ os.environ.setdefault("TESTCONTAINERS_HOST_OVERRIDE", "127.0.0.1")
 hypothesis.settings.register_profile("rbee", deadline=None)
 hypothesis.settings.load_profile("rbee")
 
-LEAK_PATIENCE_S = 10.0
+LEAK_PATIENCE_S = PATIENCE_S
 
 # A shell that starts the tests in its background has them ignore Ctrl-C, which the commands under test would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What is the user's is out of reach from here on; processes of xdist inherit the environment."""
+    if not hasattr(config, "workerinput"):
+        run.begin()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        run.end()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

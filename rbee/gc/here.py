@@ -3,8 +3,8 @@
 Rules
 - Only names that rbee itself gives to what is on its way, and to answers that it saved, are looked at.
 - Only what lies in the home itself: a wheel cache elsewhere, or a folder that a link leads to, is used by others, too.
-- A lock's file stays, even where nobody holds it. Somebody may have opened it and be about to lock it; with the file gone
-  the next one would make another, and two would hold the lock. There are few of them, and they are empty.
+- A lock's file stays, even where nobody holds it. Somebody may have opened it and be about to lock it; with the file
+  gone the next one would make another, and two would hold the lock. There are few of them, and they are empty.
 - Cron has no terminal and may have no HOME: nothing here asks, and nothing is made by looking.
 """
 

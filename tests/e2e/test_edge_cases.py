@@ -95,7 +95,7 @@ def test_case_5_ctrl_c(shared_rbee: Rbee, node: ContainerNode, prefill: bool) ->
         else:
             running.wait_for_pieces(3)
         running.interrupt()
-        result = running.finish(30)
+        result = running.finish()
     assert result.status == 130, result.stderr
     assert "canceled" in result.stderr
     wait_until(lambda: free_slots(shared_rbee) == [4], 30, lambda: f"slots: {free_slots(shared_rbee)}")

@@ -52,7 +52,7 @@ def test_ctrl_c_during_the_bootstrap_leaves_nothing_half_done(
     with rbee.start("infer", "--node", "gpu1", "--max-tokens", "4", "Hello") as running:
         running.wait_for("uploading wheels")
         running.interrupt()
-        assert running.finish(60).status == 130
+        assert running.finish().status == 130
     wait_until(lambda: not node.processes(), 60, lambda: f"left: {node.processes()}")
     assert node.try_exec("ls -d /home/bee/.rbee/node/runtimes/*/bin/python")[0] != 0
     assert rbee("infer", "--node", "gpu1", "--max-tokens", "4", "Hello").stdout.strip()

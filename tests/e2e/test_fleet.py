@@ -74,7 +74,7 @@ def test_logs_show_what_happened_and_follow_what_happens(
         (fresh,) = shared_rbee("workers", "list", "--json").json()
         following.wait_for(fresh["id"][:8], stream="stdout", timeout_s=60)
         following.interrupt()
-        assert following.finish(30).status == 130
+        assert following.finish().status == 130
 
 
 def test_models_are_listed_pushed_and_removed(

@@ -84,7 +84,7 @@ def test_a_busy_worker_is_never_touched(shared_rbee: Rbee, node: ContainerNode, 
         so_far = running.text("stdout").count('"token"')
         wait_until(lambda: running.text("stdout").count('"token"') > so_far, 30, lambda: running.text("stderr"))
         running.interrupt()
-        assert running.finish(30).status == 130
+        assert running.finish().status == 130
 
 
 def test_another_keepers_lease_is_respected(shared_rbee: Rbee, second_rbee: Rbee, node: ContainerNode) -> None:
@@ -189,7 +189,7 @@ def test_a_node_that_hangs_delays_no_other_and_a_second_gc_stands_back(
             assert (second.stdout, second.status) == ("", 0)
             assert "another `rbee gc` is running" in second.stderr
             first.interrupt()
-            assert first.finish(20).status == 130
+            assert first.finish().status == 130
     finally:
         nodes[1].exec(f"kill -CONT {sshd}")
     assert shared_rbee("gc", "--node", "gpu2").status == 0

@@ -33,7 +33,7 @@ def test_a_killed_keeper_changes_nothing(shared_rbee: Rbee, warm_node: Container
     with shared_rbee.start(*words, "--grammar", str(assets.long_answer(tmp_path))) as running:
         running.wait_for_pieces(3)
         running.kill()
-        running.finish(10)
+        running.finish()
     (pid,) = warm_node.pids("worker")
     (worker,) = shared_rbee("workers", "list", "--json").json()
     assert worker["slots_free"] == worker["slots"] - 1, "it does not notice"

@@ -41,7 +41,7 @@ def test_ctrl_c_during_loading_stops_the_worker(rbee: Rbee) -> None:
     with rbee.start("infer", "Hello") as running:
         worker = held_while_loading(rbee, running)
         running.interrupt()
-        assert running.finish(60).status == 130
+        assert running.finish().status == 130
     assert not worker.is_running()
 
 

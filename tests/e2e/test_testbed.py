@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.testbed import images
 from tests.testbed.node import ContainerNode
 
@@ -72,4 +73,4 @@ def ssh(node: ContainerNode, command: str, *, user: str = "bee") -> str:
         "BatchMode=yes",
     ]
     words = ["ssh", *options, "-i", str(node.key.private), "-p", str(node.port), f"{user}@{node.host}", command]
-    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=30).stdout
+    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=PATIENCE_S).stdout

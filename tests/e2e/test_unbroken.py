@@ -57,6 +57,6 @@ def test_ctrl_c_while_nothing_comes_frees_the_slot(shared_rbee: Rbee, proxy: Thr
         running.wait_for_pieces(5)
         proxy.strike("stall")
         running.interrupt()
-        assert running.finish(60).status == 130
+        assert running.finish().status == 130
     (worker,) = shared_rbee("workers", "list", "--json").json()
     assert worker["slots_free"] == worker["slots"]

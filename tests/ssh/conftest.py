@@ -16,8 +16,9 @@ from rbee.connection import Connection
 from rbee.events import Event
 from rbee.inventory import Node
 from rbee.reach import open_connection
+from tests.patience import PATIENCE_S
 
-LEAK_PATIENCE_S = 5.0
+LEAK_PATIENCE_S = PATIENCE_S
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import asyncssh
 
 from rbee.inventory import Node
+from tests.patience import PATIENCE_S
 
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 SSHD = shutil.which("sshd", path=_PATH)
@@ -181,6 +182,7 @@ async def openssh_server(folder: Path, authorized: asyncssh.SSHKey, *settings: s
         "PermitRootLogin yes",
         "LogLevel ERROR",
         *settings,
+        f"SetEnv {_own_folders()}",  # the user database names the user's own home
     ]
     (folder / "sshd_config").write_text("\n".join(lines) + "\n")
     if os.geteuid() == 0:
@@ -196,8 +198,8 @@ async def openssh_server(folder: Path, authorized: asyncssh.SSHKey, *settings: s
 
 @asynccontextmanager
 async def dropbear_server(folder: Path, authorized: asyncssh.SSHKey, *options: str) -> AsyncIterator[Server]:
-    """dropbear for the user who runs the tests, root. It takes keys from the user's home alone; so it sees another list
-    of users, in which that home is `folder`.
+    """dropbear for the user who runs the tests. It takes keys from the user's home alone; so it sees another list of
+    users, in which that home is `folder`.
     """
     assert DROPBEAR is not None
     key = folder / "host_key"
@@ -212,7 +214,7 @@ async def dropbear_server(folder: Path, authorized: asyncssh.SSHKey, *options: s
     port = _free_port()
     command = [DROPBEAR, "-F", "-E", "-r", str(key), "-p", f"127.0.0.1:{port}", *options]
     child = await asyncio.create_subprocess_exec(
-        *("unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/passwd && exec "$@"', str(users), *command),
+        *with_mounts('mount --bind "$0" /etc/passwd && exec "$@"', str(users), *as_myself(), *command),
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:
@@ -223,6 +225,19 @@ async def dropbear_server(folder: Path, authorized: asyncssh.SSHKey, *options: s
         await child.wait()
 
 
+def with_mounts(script: str, *arguments: str) -> list[str]:
+    """A command that runs a shell script which may mount things for itself, as the superuser of what it sees."""
+    whose = ("--mount",) if os.geteuid() == 0 else ("--mount", "--user", "--map-root-user")
+    return ["unshare", *whose, "sh", "-c", script, *arguments]
+
+
+def as_myself() -> list[str]:
+    """What a command needs in front of it in such a script to run as the user who runs the tests."""
+    if os.geteuid() == 0:
+        return []
+    return ["unshare", "--user", f"--map-user={os.geteuid()}", f"--map-group={os.getegid()}"]
+
+
 async def _run(*command: str) -> str:
     child = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
@@ -230,6 +245,11 @@ async def _run(*command: str) -> str:
     said, _ = await child.communicate()
     assert child.returncode == 0, command
     return said.decode()
+
+
+def _own_folders() -> str:
+    names = [name for name in ("HOME", "XDG_RUNTIME_DIR") if name in os.environ]
+    return " ".join(f"{name}={os.environ[name]}" for name in names)
 
 
 def _me() -> str:
@@ -244,7 +264,7 @@ def _free_port() -> int:
 
 
 async def _listening(port: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -27,6 +27,7 @@ from rbee.probe import probe
 from rbee.settings import Settings
 from rbee_remote.protocol import ErrorCode, Message
 from tests.hostile import MESSAGES, answer
+from tests.patience import PATIENCE_S
 from tests.ssh.conftest import Connect
 from tests.ssh.hostile_node import (
     Process,
@@ -324,7 +325,7 @@ def on_terminal(keeper: Rbee, *words: str) -> str:
             stderr=theirs,
             env=keeper.environment() | {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "400"},
             cwd=keeper.user_home.parent,
-            timeout=60,
+            timeout=PATIENCE_S,
             check=False,
         )
     finally:

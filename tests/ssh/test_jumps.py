@@ -19,6 +19,7 @@ from rbee.inventory import Node
 from rbee.link import Link
 from rbee.reach import open_connection
 from rbee_remote.protocol import ErrorCode
+from tests.patience import PATIENCE_S
 from tests.proxy import ChaosProxy
 from tests.ssh import scripted_worker
 from tests.ssh.conftest import Connect, write_key
@@ -154,6 +155,6 @@ async def test_a_proxy_command_that_hangs_is_given_up_and_ended(
     assert caught.value.details["reason"] == "no answer in time"
     started = [int(pid) for pid in pids.read_text().split()]
     assert len(started) == 3
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while any(Path(f"/proc/{pid}").exists() for pid in started):
             await asyncio.sleep(0.02)

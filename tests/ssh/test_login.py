@@ -14,6 +14,7 @@ from rbee.errors import ConfigError, ConnectError, RefusedError
 from rbee.events import Event, Retry
 from rbee.inventory import Node
 from rbee_remote.protocol import ErrorCode
+from tests.patience import PATIENCE_S
 from tests.ssh.conftest import Connect, write_key
 from tests.ssh.servers import Server, asyncssh_server
 
@@ -102,7 +103,7 @@ async def test_the_agents_key_is_used(
     path = tmp_path / "agent"
     agent = await asyncio.create_subprocess_exec("ssh-agent", "-D", "-a", str(path), stdout=asyncio.subprocess.DEVNULL)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not path.exists():
                 await asyncio.sleep(0.01)
         monkeypatch.setenv("SSH_AUTH_SOCK", str(path))

@@ -17,6 +17,7 @@ from rbee.errors import ConnectError, NodeError
 from rbee.inventory import Node
 from rbee.probe import probe
 from rbee_remote.protocol import ErrorCode
+from tests.patience import PATIENCE_S
 from tests.ssh.conftest import Connect
 from tests.ssh.servers import asyncssh_server
 
@@ -138,7 +139,7 @@ async def test_lines_are_streamed_as_they_come_and_leaving_ends_the_script(
         async with connection.stream_script("echo $$; sleep 600 & echo $!; wait") as lines:
             pids = [int(await anext(lines)), int(await anext(lines))]
             assert all(_runs(pid) for pid in pids)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while any(_runs(pid) for pid in pids):
                 await asyncio.sleep(0.02)
     assert not any(_runs(pid) for pid in pids)
@@ -152,7 +153,7 @@ async def test_a_script_that_does_not_end_is_given_up_and_ended(
         with pytest.raises(ConnectError) as caught:
             await connection.run(f"echo $$ > {pid_file}; exec sleep 600", timeout=1)
         assert caught.value.code is ErrorCode.CONNECTION_TIMEOUT
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while _runs(int(pid_file.read_text())):
                 await asyncio.sleep(0.02)
         assert (await connection.run("echo still here")).stdout == b"still here\n"

@@ -13,6 +13,7 @@ from rbee.connection import Connection
 from rbee.errors import ConnectError, NodeError
 from rbee.forwarding import forwarding_works
 from rbee_remote.protocol import ErrorCode
+from tests.patience import PATIENCE_S
 from tests.ssh.conftest import Connect
 from tests.ssh.peers import PIPE, exactly, shouting
 from tests.ssh.servers import SSHD, asyncssh_server, openssh_server
@@ -195,7 +196,7 @@ async def test_whether_forwarding_works_is_found_out(
         assert await forwarding_works(connection, sys.executable) is works
         assert await forwarding_works(connection, "") is None
         assert await forwarding_works(connection, "/nowhere/python") is None
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while list(tmp_path.glob("tmp.*")):
                 await asyncio.sleep(0.02)
     assert list(tmp_path.glob("tmp.*")) == []

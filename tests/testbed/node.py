@@ -16,6 +16,7 @@ from typing import IO
 
 from testcontainers.core.container import DockerContainer
 
+from tests.patience import patient
 from tests.testbed import images
 
 START_TIMEOUT_S = 30.0
@@ -165,8 +166,11 @@ def start_node(
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float, describe: Callable[[], str]) -> None:
-    """Poll until `condition` holds; AssertionError with `describe()` when it does not within `timeout_s` seconds."""
-    deadline = time.monotonic() + timeout_s
+    """Poll until `condition` holds; AssertionError with `describe()` when it never does.
+
+    timeout_s: seconds that it takes at most on a machine with nothing else to do.
+    """
+    deadline = time.monotonic() + patient(timeout_s)
     while not condition():
         assert time.monotonic() < deadline, describe()
         time.sleep(0.05)

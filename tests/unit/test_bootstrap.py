@@ -31,6 +31,7 @@ from rbee.runtime.wheels import WheelCache, uv_version
 from rbee.settings import Settings
 from rbee.testing import FakeConnection
 from rbee_remote.protocol import ErrorCode
+from tests.patience import PATIENCE_S
 from tests.unit.package_index import PackageIndex
 from tests.unit.tiny_packages import write_source, write_wheel
 
@@ -236,7 +237,7 @@ async def test_an_interrupted_bootstrap_is_not_seen_and_the_next_one_succeeds(be
         f"while not pathlib.Path({str(go_on)!r}).exists(): time.sleep(0.01)"
     )
     task = asyncio.create_task(bed.ensure())
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         while not reached.exists():
             await asyncio.sleep(0.02)
     task.cancel()
@@ -244,7 +245,7 @@ async def test_an_interrupted_bootstrap_is_not_seen_and_the_next_one_succeeds(be
         await task
     assert task.cancelled()
     assert bed.probe().runtimes == frozenset()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while bed.left_over():
             await asyncio.sleep(0.02)
     go_on.touch()

@@ -114,9 +114,10 @@ def test_a_lock_that_somebody_is_about_to_take_has_one_holder_after_a_clean_up(s
     descriptor = os.open(path, os.O_RDWR)
     try:
         assert [here.remove(file) for file in here.look(settings)] == []
-        with held_at_once(path) as is_held, pytest.raises(BlockingIOError):
+        with held_at_once(path) as is_held:
             assert is_held
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     finally:
         os.close(descriptor)
 

@@ -29,11 +29,11 @@ from rbee_remote.protocol import (
     StopRequest,
 )
 from tests.hostile import MESSAGES, answer, chunked, leaves, replaced
+from tests.patience import PATIENCE_S
 
 SOCKET = "/run/rbee.sock"
 ID = "a" * 16
 #: Longer than any call below may take, on a machine that is busy.
-PATIENCE_S = 20.0
 
 Call = Callable[[HiveClient, WorkerClient], Awaitable[object]]
 

@@ -24,6 +24,7 @@ from rbee.runtime.wheels import WheelCache
 from rbee.testing import FakeConnection
 from rbee_remote.protocol import ErrorCode
 from tests.hostile import PROBE
+from tests.patience import PATIENCE_S
 
 LINES = PROBE.format(payload="d" * 16, runtime="e" * 16, run_name="f" * 8).splitlines()
 NODE = Node(name="gpu1", host="192.0.2.1")
@@ -173,7 +174,7 @@ def _snapped(scripts: list[str], bare_path: Path, folder: Path) -> bool:
         env={"PATH": str(bare_path), "HOME": str(folder)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
     return (folder / "canary").exists()

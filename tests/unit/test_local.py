@@ -18,6 +18,7 @@ from rbee.events import Event
 from rbee.inventory import Node
 from rbee.reach import open_connection
 from rbee_remote.protocol import ErrorCode
+from tests.patience import PATIENCE_S
 
 CONTENT = os.urandom(2**21 + 17)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -138,7 +139,7 @@ async def test_a_full_queue_is_waited_for(connection: Connection, monkeypatch: p
             await asyncio.sleep(0.1)
             assert not opening.done()
             listener.accept()[0].close()
-            await (await asyncio.wait_for(opening, 10)).aclose()
+            await (await asyncio.wait_for(opening, PATIENCE_S)).aclose()
             monkeypatch.setattr("rbee.local._QUEUE_PATIENCE_S", 0.1)
             with pytest.raises(ConnectError, match="takes no connections"):
                 await connection.open_stream(path)

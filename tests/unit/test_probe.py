@@ -17,6 +17,7 @@ from rbee.inventory import Node
 from rbee.probe import Gpu, Probe, Python, parse, probe, script
 from rbee.testing import FakeConnection
 from rbee_remote.protocol import ErrorCode
+from tests.patience import PATIENCE_S
 
 LINUX = b"""system=Linux
 machine=x86_64
@@ -216,7 +217,7 @@ def test_noise_is_no_probe(output: bytes) -> None:
 
 def _run(home: str | None, env: dict[str, str]) -> Probe:
     done = subprocess.run(
-        ["/bin/sh"], input=script(home).encode(), capture_output=True, env=env, timeout=60, check=True
+        ["/bin/sh"], input=script(home).encode(), capture_output=True, env=env, timeout=PATIENCE_S, check=True
     )
     return parse(done.stdout)
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
+
 ROOT = Path(__file__).resolve().parents[2]
 KEEPER = ROOT / "rbee"
 REMOTE = ROOT / "remote" / "rbee_remote"
@@ -97,7 +99,7 @@ def test_files_stay_short_enough_to_read(path: Path) -> None:
 
 def test_the_wheel_holds_the_two_packages_and_the_requirements(tmp_path: Path) -> None:
     uv = Path(sys.executable).with_name("uv")
-    subprocess.run([uv, "build", "--quiet", "--wheel", "--out-dir", tmp_path, ROOT], check=True, timeout=120)
+    subprocess.run([uv, "build", "--quiet", "--wheel", "--out-dir", tmp_path, ROOT], check=True, timeout=PATIENCE_S)
     (wheel,) = tmp_path.glob("rbee-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     dist_info = {name for name in names if ".dist-info/" in name}

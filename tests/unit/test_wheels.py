@@ -17,6 +17,7 @@ from rbee.runtime import build, locked, portable
 from rbee.runtime.platforms import Target
 from rbee.runtime.wheels import WheelCache
 from rbee_remote.protocol import ErrorCode
+from tests.patience import PATIENCE_S
 from tests.unit.package_index import PackageIndex
 from tests.unit.tiny_packages import lock_line, write_source, write_wheel
 
@@ -285,7 +286,7 @@ async def test_a_canceled_build_ends_its_processes_and_leaves_no_trace(
             slow.set()
 
     task = asyncio.create_task(cache.llama_wheel(HERE, "cpu", emit))
-    await asyncio.wait_for(slow.wait(), 60)
+    await asyncio.wait_for(slow.wait(), PATIENCE_S)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -19,9 +19,8 @@ from rbee_remote.command import payload_command
 from rbee_remote.hive import unix_http
 from rbee_remote.hive.layout import Layout
 from tests.hub import Hub, running_hub
+from tests.patience import PATIENCE_S
 from tests.testbed.node import wait_until
-
-PATIENCE_S = 15.0
 
 
 class HiveFolder:
@@ -37,7 +36,7 @@ class HiveFolder:
     def start(self, *arguments: str) -> dict[str, Any]:
         """HiveInfo, as the starter prints it."""
         command = self.command("--detach", *arguments)
-        return self.parse(subprocess.run(command, capture_output=True, timeout=60, check=False))
+        return self.parse(subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False))
 
     @staticmethod
     def parse(done: subprocess.CompletedProcess[bytes]) -> dict[str, Any]:
@@ -46,7 +45,7 @@ class HiveFolder:
         return answer
 
     def ask(self, method: str, target: str, body: Any = None) -> tuple[int, Any]:
-        return unix_http.request(self.layout.hive_socket, method, target, body=body, timeout=60)
+        return unix_http.request(self.layout.hive_socket, method, target, body=body, timeout=PATIENCE_S)
 
     def processes(self) -> list[psutil.Process]:
         """Every process that has this folder in its command line, workers among them."""

@@ -22,6 +22,7 @@ import rbee
 from rbee_remote.protocol import DownloadRequest, Source, encode
 from rbee_remote.protocol.audit import unpack_head, verify
 from tests.hub import COMMIT, Hub, Trouble
+from tests.patience import PATIENCE_S
 from tests.testbed.node import wait_until
 from tests.unit.hive.conftest import HiveFolder, make_gguf
 
@@ -31,7 +32,7 @@ FILE = "tiny-Q8_0.gguf"
 
 class _Connection(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=60)
+        super().__init__("localhost", timeout=PATIENCE_S)
         self._path = path
 
     def connect(self) -> None:

@@ -12,9 +12,8 @@ import pytest
 
 from rbee_remote.hive import process, use_marks
 from rbee_remote.hive.process import Child
+from tests.patience import PATIENCE_S
 from tests.testbed.node import wait_until
-
-PATIENCE_S = 10.0
 
 #: Starts a child in a session of its own, writes down its pid, and waits; both ignore SIGTERM where told so.
 _PARENT = """\

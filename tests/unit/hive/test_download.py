@@ -16,6 +16,7 @@ import pytest
 from rbee_remote.command import payload_command
 from rbee_remote.protocol import DownloadRequest, Source, encode
 from tests.hub import COMMIT, Hub, Trouble
+from tests.patience import PATIENCE_S
 from tests.testbed.node import wait_until
 
 REPO = "owner/tiny-GGUF"
@@ -52,7 +53,7 @@ def download(
 ) -> list[dict[str, Any]]:
     """Every line of the process's stdout; the last is the result or the error. No secret may be in any output."""
     request = DownloadRequest("m", fields.pop("sources", (source,)), endpoint=hub.url, **fields)
-    stdout, stderr = start(request, target, stall=stall).communicate(timeout=60)
+    stdout, stderr = start(request, target, stall=stall).communicate(timeout=PATIENCE_S)
     assert TOKEN.encode() not in stdout + stderr
     lines = [json.loads(line) for line in stdout.splitlines()]
     assert lines, stderr
@@ -127,7 +128,7 @@ def test_a_server_without_ranges_is_read_from_the_beginning(hub: Hub, target: Pa
     url = hub.add_plain("model.gguf", CONTENT)
     hub.trouble = Trouble(cut_after=10_000, times=1)
     first = start(DownloadRequest("m", (https(url),)), target)
-    first.communicate(timeout=60)
+    first.communicate(timeout=PATIENCE_S)
     target.unlink()
     hub.trouble = Trouble(cut_after=10_000, times=6)
     failure(download(hub, target, https(url)))
@@ -220,7 +221,7 @@ def test_a_gated_repository_says_what_to_do(hub: Hub, target: Path) -> None:
 def test_without_a_network_it_gives_up_soon_and_says_so(hub: Hub, target: Path, unused_tcp_port: int) -> None:
     for source in (HF, https(f"http://127.0.0.1:{unused_tcp_port}/model.gguf")):
         request = DownloadRequest("m", (source,), endpoint=f"http://127.0.0.1:{unused_tcp_port}")
-        stdout, _ = start(request, target).communicate(timeout=60)
+        stdout, _ = start(request, target).communicate(timeout=PATIENCE_S)
         error = json.loads(stdout.splitlines()[-1])["error"]
         assert error["code"] == "DOWNLOAD_FAILED"
         assert error["details"]["network"] is False
@@ -252,7 +253,7 @@ def test_sigterm_ends_it_and_keeps_the_part(hub: Hub, target: Path) -> None:
     part = target.parent / f"{target.name}.part"
     wait_until(lambda: part.exists() and part.stat().st_size > 200_000, 30, lambda: f"no part: {left(target)}")
     process.send_signal(signal.SIGTERM)
-    stdout, stderr = process.communicate(timeout=10)
+    stdout, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert json.loads(stdout.splitlines()[-1])["error"]["code"] == "REQUEST_CANCELED"
     assert b"Traceback" not in stderr
@@ -265,7 +266,7 @@ def test_two_at_once_fetch_it_once(hub: Hub, target: Path) -> None:
     sha256 = hub.add(REPO, FILE, CONTENT)
     request = DownloadRequest("m", (HF,), sha256=sha256, endpoint=hub.url)
     both = [start(request, target) for _ in range(2)]
-    results = [json.loads(process.communicate(timeout=60)[0].splitlines()[-1]) for process in both]
+    results = [json.loads(process.communicate(timeout=PATIENCE_S)[0].splitlines()[-1]) for process in both]
     assert [result["sha256"] for result in results] == [sha256, sha256]
     assert len(hub.content_requests()) == 1
     assert left(target) == {target.name}
@@ -279,7 +280,7 @@ def test_a_full_disk_is_said_to_be_one(hub: Hub, target: Path) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 
-    stdout, stderr = start(request, target, preexec_fn=limit).communicate(timeout=60)
+    stdout, stderr = start(request, target, preexec_fn=limit).communicate(timeout=PATIENCE_S)
     assert b"Traceback" not in stderr, stderr
     error = json.loads(stdout.splitlines()[-1])["error"]
     assert error["code"] == "DISK_FULL"
@@ -319,7 +320,7 @@ def test_a_reader_that_is_killed_while_nothing_comes_ends_it_at_once(hub: Hub, t
 def test_the_signature_of_an_address_is_in_no_message_and_no_note(hub: Hub, target: Path) -> None:
     url = f"{hub.url}/plain/none.gguf?X-Signature=canary"
     request = DownloadRequest(url, (https(url),), endpoint=hub.url)
-    stdout, stderr = start(request, target).communicate(timeout=60)
+    stdout, stderr = start(request, target).communicate(timeout=PATIENCE_S)
     assert json.loads(stdout.splitlines()[-1])["error"]["code"] == "MODEL_NOT_FOUND"
     assert b"canary" not in stdout + stderr
 
@@ -331,7 +332,7 @@ def test_the_note_beside_a_part_keeps_the_signature_to_itself(hub: Hub, target: 
     part = target.parent / f"{target.name}.part"
     wait_until(lambda: part.exists() and part.stat().st_size > 200_000, 30, lambda: f"no part: {left(target)}")
     process.terminate()
-    process.communicate(timeout=10)
+    process.communicate(timeout=PATIENCE_S)
     assert "canary" not in (target.parent / f"{target.name}.part.json").read_text()
 
 

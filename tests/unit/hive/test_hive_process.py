@@ -17,6 +17,7 @@ import pytest
 from rbee_remote.hive import identity
 from rbee_remote.hive.layout import Layout
 from rbee_remote.protocol import PROTOCOL
+from tests.patience import PATIENCE_S
 from tests.testbed.node import wait_until
 from tests.unit.hive.conftest import HiveFolder
 
@@ -40,7 +41,9 @@ def test_it_starts_detached_and_says_who_it_is(folder: HiveFolder) -> None:
 def test_it_holds_no_descriptor_of_its_starter(folder: HiveFolder) -> None:
     reading, writing = os.pipe()
     os.set_inheritable(writing, True)
-    done = subprocess.run(folder.command("--detach"), capture_output=True, timeout=60, close_fds=False, check=False)
+    done = subprocess.run(
+        folder.command("--detach"), capture_output=True, timeout=PATIENCE_S, close_fds=False, check=False
+    )
     os.close(writing)
     pid = folder.parse(done)["pid"]
     with os.fdopen(reading, "rb") as pipe:
@@ -120,13 +123,13 @@ def test_stop_ends_it_after_the_answer(hive: HiveFolder) -> None:
 
 
 def test_in_the_foreground_it_is_alone_too(hive: HiveFolder) -> None:
-    done = subprocess.run(hive.command(), capture_output=True, timeout=60, check=False)
+    done = subprocess.run(hive.command(), capture_output=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 1
     assert b"BOOTSTRAP_FAILED" in done.stdout
 
 
 def start_and_fail(folder: HiveFolder) -> dict[str, Any]:
-    done = subprocess.run(folder.command("--detach"), capture_output=True, timeout=60, check=False)
+    done = subprocess.run(folder.command("--detach"), capture_output=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 1, done
     assert b"Traceback" not in done.stderr
     error: dict[str, Any] = json.loads(done.stdout)["error"]

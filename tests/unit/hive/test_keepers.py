@@ -19,6 +19,7 @@ from rbee_remote.hive.supervisor import Supervisor
 from rbee_remote.hive.worker_record import SERVING, WorkerRecord
 from rbee_remote.protocol import ErrorCode, RemoteError, SpawnRequest, StopRequest, WorkerState
 from rbee_remote.protocol.audit import unpack_head, verify
+from tests.patience import PATIENCE_S
 from tests.unit.hive import test_supervisor
 from tests.unit.hive.test_supervisor import layout, pid, serving, spawn, supervising, until
 
@@ -152,7 +153,7 @@ async def test_a_worker_that_falls_silent_while_it_drains_is_ended(
     monkeypatch.setattr("rbee_remote.hive.worker_calls.HEALTH_TIMEOUT_S", 0.2)
     async with supervising(layout, replace(TIMING, check=0.1)) as supervisor:
         worker = await serving(supervisor, spawn(script="deafened", busy=True))
-        with anyio.fail_after(15):
+        with anyio.fail_after(PATIENCE_S):
             await supervisor.stop(worker, StopRequest(patience_s=5.0))
         assert worker.error is not None
         assert "does not answer any more" in worker.error.message

@@ -21,6 +21,7 @@ from rbee_remote.command import payload_command
 from rbee_remote.hive import identity, logs
 from rbee_remote.hive.process import child_environment, describe_exit
 from rbee_remote.hive.sanitize import redact, sanitize
+from tests.patience import PATIENCE_S
 from tests.unit.hive.conftest import make_gguf
 
 
@@ -94,7 +95,7 @@ def test_a_log_that_grew_too_large_is_cut_and_kept_once(tmp_path: Path) -> None:
 
 
 def run(*arguments: str) -> tuple[int, Any]:
-    done = subprocess.run(payload_command(*arguments), capture_output=True, timeout=60, check=False)
+    done = subprocess.run(payload_command(*arguments), capture_output=True, timeout=PATIENCE_S, check=False)
     assert b"Traceback" not in done.stderr
     return done.returncode, json.loads(done.stdout)
 
@@ -153,7 +154,7 @@ def test_pipe_copies_both_ways_at_once_and_passes_ends_on(listener: socket.socke
 
     server = threading.Thread(target=serve)
     server.start()
-    stdout, _ = process.communicate(upward, timeout=60)
+    stdout, _ = process.communicate(upward, timeout=PATIENCE_S)
     server.join()
     assert process.returncode == 0
     assert bytes(received) == upward
@@ -178,6 +179,6 @@ def test_pipe_says_when_nobody_listens(tmp_path: Path) -> None:
 def test_pipe_starts_with_the_standard_library_alone() -> None:
     code = "import sys; sys.path[:0] = sys.argv[1:]; import rbee_remote.__main__, rbee_remote.pipe; print(*sys.modules)"
     command = [sys.executable, "-I", "-c", code, payload_command()[-1]]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     heavy = {"asyncio", "anyio", "starlette", "httpx", "psutil", "numpy", "ssl"}
     assert not heavy & set(done.stdout.split())

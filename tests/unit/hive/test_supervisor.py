@@ -30,6 +30,7 @@ from rbee_remote.protocol import (
     WorkerOptions,
     WorkerState,
 )
+from tests.patience import PATIENCE_S
 
 META = ModelMeta("llama", 2, 2048, 64, 256, 2, 16, 16)
 SCRIPT = [sys.executable, str(Path(__file__).with_name("scripted_worker.py"))]
@@ -69,7 +70,7 @@ def spawn(model: str = "one", *, script: str = "serve", busy: bool = False, **fi
 
 
 async def until(worker: WorkerRecord, condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(15):
+    with anyio.fail_after(PATIENCE_S):
         while not condition():
             with anyio.move_on_after(0.1):
                 await worker.changed.wait()

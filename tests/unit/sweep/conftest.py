@@ -21,9 +21,8 @@ from rbee_remote.protocol import Survey, TidyReport, TidyRequest
 from rbee_remote.sweep.machine import this_system
 from rbee_remote.sweep.survey import survey
 from rbee_remote.sweep.tidy import tidy
+from tests.patience import PATIENCE_S
 from tests.testbed.node import wait_until
-
-PATIENCE_S = 10.0
 
 
 @dataclass

@@ -19,6 +19,7 @@ import pytest
 from rbee_remote.protocol import FileSeen, Survey, TidyResult
 from rbee_remote.sweep import files
 from rbee_remote.sweep.testing import ScriptedSystem
+from tests.patience import PATIENCE_S
 from tests.unit.sweep.conftest import NodeFolders, age
 
 DAY_S = 86400.0
@@ -202,7 +203,9 @@ def test_files_that_a_process_names_or_has_open_are_in_use(node: NodeFolders) ->
 
 def survey_by_another(node: NodeFolders) -> dict[str, dict[str, str]]:
     command = [sys.executable, "-I", str(node.payload), "survey", "--home", str(node.home)]
-    done = subprocess.run([*command, "--run-dir", str(node.run_dir)], capture_output=True, timeout=60, check=True)
+    done = subprocess.run(
+        [*command, "--run-dir", str(node.run_dir)], capture_output=True, timeout=PATIENCE_S, check=True
+    )
     return {os.path.relpath(seen["path"], node.home): seen for seen in json.loads(done.stdout)["files"]}
 
 

@@ -16,8 +16,9 @@ import pytest
 
 from rbee_remote.hive.identity import own_mark
 from rbee_remote.protocol import ProcessSeen, Survey, TidyRequest, decode, encode
+from tests.patience import PATIENCE_S
 from tests.testbed.node import wait_until
-from tests.unit.sweep.conftest import PATIENCE_S, NodeFolders, until_running
+from tests.unit.sweep.conftest import NodeFolders, until_running
 
 ID = "0123456789abcdef"
 
@@ -140,11 +141,11 @@ def test_a_home_that_is_a_link_is_the_same_home(node: NodeFolders, dead_owner: s
 def test_the_commands_run_from_the_zip_with_a_python_that_has_nothing_else(node: NodeFolders, python: str) -> None:
     command = [python, "-I", str(node.payload)]
     folders = ["--home", str(node.home), "--run-dir", str(node.run_dir)]
-    done = subprocess.run([*command, "survey", *folders], capture_output=True, timeout=60, check=True)
+    done = subprocess.run([*command, "survey", *folders], capture_output=True, timeout=PATIENCE_S, check=True)
     seen = decode(Survey, json.loads(done.stdout))
     assert [one.kind for one in seen.files] == ["payload"]
     request = json.dumps(encode(node.request(seen))).encode()
-    done = subprocess.run([*command, "tidy"], input=request, capture_output=True, timeout=60, check=True)
+    done = subprocess.run([*command, "tidy"], input=request, capture_output=True, timeout=PATIENCE_S, check=True)
     assert b'"done": true' in done.stdout
     assert not node.payload.exists()
 

@@ -18,9 +18,8 @@ from rbee_remote.hive.identity import start_ticks
 from rbee_remote.sweep.elsewhere import PsutilSystem
 from rbee_remote.sweep.linux import LinuxSystem
 from rbee_remote.sweep.system import System
+from tests.patience import PATIENCE_S
 from tests.testbed.node import wait_until
-
-PATIENCE_S = 10.0
 
 
 @pytest.fixture(params=[LinuxSystem, PsutilSystem])

@@ -22,6 +22,7 @@ from rbee_remote.worker import journals
 from rbee_remote.worker.interface import Engine, LoadEngine, Progress, Sampled
 from rbee_remote.worker.main import serve
 from rbee_remote.worker.testing import ScriptedEngine, loads
+from tests.patience import PATIENCE_S
 
 Events = list[tuple[int, str, dict[str, Any]]]
 
@@ -47,7 +48,7 @@ class Worker:
 
     async def until(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The first health that fulfils `condition`."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not condition(status := await self.health()):
                 await asyncio.sleep(0.005)
         return status
@@ -96,18 +97,18 @@ async def running(
     config = WorkerConfig(id="a" * 16, model="m", path="/none", socket=str(folder / "w.sock"), **settings)
     task = asyncio.create_task(serve(config, load, status_fd))
     socket = Path(config.socket)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not socket.exists():
             await asyncio.sleep(0.005)
     transport = httpx.AsyncHTTPTransport(uds=config.socket)
-    async with httpx.AsyncClient(transport=transport, base_url="http://worker", timeout=10) as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://worker", timeout=PATIENCE_S) as client:
         try:
             yield Worker(task, client, socket)
         finally:
             if socket.exists():
                 with contextlib.suppress(httpx.TransportError):  # it may be ending already
                     await client.post("/v1/admin/shutdown", json={"drain": False})
-    await asyncio.wait_for(task, 10)
+    await asyncio.wait_for(task, PATIENCE_S)
     assert list(folder.iterdir()) == []
 
 
@@ -120,14 +121,14 @@ class Gate:
 
     def wait(self, _: int = 0) -> None:
         self.reached.release()
-        assert self._passes.acquire(timeout=10)
+        assert self._passes.acquire(timeout=PATIENCE_S)
 
     def let(self, steps: int) -> None:
         self._passes.release(steps)
 
     async def until_reached(self) -> None:
         """A step waits at the gate."""
-        assert await asyncio.to_thread(self.reached.acquire, timeout=10)
+        assert await asyncio.to_thread(self.reached.acquire, timeout=PATIENCE_S)
 
 
 def echo(prompt: str) -> bytes:
@@ -504,7 +505,7 @@ async def test_the_hive_sees_each_state(folder: Path) -> None:
 
 
 async def ended(worker: Worker) -> int:
-    return await asyncio.wait_for(asyncio.shield(worker.task), 10)
+    return await asyncio.wait_for(asyncio.shield(worker.task), PATIENCE_S)
 
 
 async def test_the_worker_ends_after_its_keep_alive(folder: Path) -> None:
@@ -575,6 +576,6 @@ async def test_the_socket_is_private_and_replaces_a_stale_one(folder: Path) -> N
 
 
 async def until_socket(path: Path) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not path.is_socket():
             await asyncio.sleep(0.005)

@@ -16,6 +16,7 @@ from rbee_remote.protocol import WorkerConfig, WorkerOptions
 from rbee_remote.worker import bench
 from rbee_remote.worker.interface import BatchToken
 from rbee_remote.worker.testing import ScriptedEngine, loads
+from tests.patience import PATIENCE_S
 from tests.unit.worker.test_app import Gate, echo, running, text
 
 PATH = "/v1/admin/bench"
@@ -124,7 +125,7 @@ async def test_a_client_that_goes_away_ends_the_measurement(folder: Path) -> Non
         async with worker.client.stream("POST", PATH, json=request(0, 64, repetitions=9)) as response:
             assert response.status_code == 200
             await gate.until_reached()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not engine._interrupted.is_set():
                 await asyncio.sleep(0.005)
         gate.let(100)
@@ -152,7 +153,7 @@ async def test_a_long_run_is_not_silent(folder: Path, monkeypatch: pytest.Monkey
         worker.client.stream("POST", PATH, json=request(0, 1)) as response,
     ):
         lines = response.aiter_lines()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not (await anext(lines)).startswith(":"):
                 pass
         gate.let(100)

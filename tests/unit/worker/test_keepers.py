@@ -14,6 +14,7 @@ import pytest
 
 from rbee_remote.protocol import HEADER_KEEPER, HEADER_WHO, Lease, Served, WorkerStatus, decode
 from rbee_remote.worker.testing import ScriptedEngine, loads
+from tests.patience import PATIENCE_S
 from tests.unit.worker.test_app import Gate, Worker, echo, request, running
 
 DAY_S = 86400.0
@@ -58,7 +59,7 @@ async def test_a_keep_alive_of_0_of_one_keeper_leaves_another_its_worker(folder:
         await worker.until(lambda status: [lease["keeper"] for lease in status["leases"]] == ["a"])
         assert not worker.task.done()
         await infer(worker, "a", keep_alive_s=0.0)
-        assert await asyncio.wait_for(worker.task, 10) == 0
+        assert await asyncio.wait_for(worker.task, PATIENCE_S) == 0
 
 
 async def test_fifty_keepers_at_once_each_have_their_lease(folder: Path) -> None:
@@ -112,7 +113,7 @@ async def test_only_an_idle_worker_is_ended_on_condition(folder: Path) -> None:
         others = await end_if_idle(worker, "b")
         assert "another keeper holds it for" in others.json()["error"]["message"]
         assert (await end_if_idle(worker, "a")).status_code == 202
-        assert await asyncio.wait_for(worker.task, 10) == 0
+        assert await asyncio.wait_for(worker.task, PATIENCE_S) == 0
 
 
 async def test_the_hive_knows_how_long_an_idle_worker_is_kept(folder: Path, pipe: tuple[int, int]) -> None:
@@ -179,7 +180,7 @@ async def test_requests_that_end_after_the_hive_are_in_the_log_nevertheless(fold
         await worker.until(lambda status: status["state"] == "stopping")
         gate.let(100)
         request_id = await asking
-        assert await asyncio.wait_for(worker.task, 10) == 0
+        assert await asyncio.wait_for(worker.task, PATIENCE_S) == 0
     (line,) = (tmp_path / "home/log/audit.log").read_text().splitlines()
     entry = json.loads(line)
     assert (entry["action"], entry["request"], entry["keeper"]) == ("infer", request_id, "a")

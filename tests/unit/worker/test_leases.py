@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from rbee_remote.protocol import Lease
 from rbee_remote.worker.keep_alive import KeepAlive
 from rbee_remote.worker.leases import FIRST_REQUEST_S, MOST_TOLD, REMEMBERED, Leases
+from tests.patience import PATIENCE_S
 
 
 class Clock:
@@ -194,7 +195,7 @@ async def test_an_idle_worker_ends_with_the_last_lease() -> None:
     keep_alive.set_idle(True)
     keep_alive.end("a")
     began = asyncio.get_running_loop().time()
-    await asyncio.wait_for(over.wait(), 10)
+    await asyncio.wait_for(over.wait(), PATIENCE_S)
     assert asyncio.get_running_loop().time() - began >= 0.29
 
 
@@ -208,7 +209,7 @@ async def test_a_lease_that_comes_late_is_kept_too() -> None:
     with keep_alive.leased("b"):
         await asyncio.sleep(0.3)
         assert not over.is_set(), "a's lease is over, b reads an answer"
-    await asyncio.wait_for(over.wait(), 10)
+    await asyncio.wait_for(over.wait(), PATIENCE_S)
 
 
 async def test_a_jump_of_the_date_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +227,7 @@ async def test_a_jump_of_the_date_changes_nothing(monkeypatch: pytest.MonkeyPatc
         await asyncio.sleep(0.02)
         assert not over.is_set()
         assert leases.left_s() > 0
-    await asyncio.wait_for(over.wait(), 10)
+    await asyncio.wait_for(over.wait(), PATIENCE_S)
 
 
 @pytest.mark.parametrize(

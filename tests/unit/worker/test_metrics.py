@@ -10,6 +10,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from rbee_remote.worker.testing import ScriptedEngine, loads
+from tests.patience import PATIENCE_S
 from tests.unit.worker.test_app import Gate, Worker, echo, running
 
 REMOTE = Path(__file__).parents[3] / "remote"
@@ -82,4 +83,4 @@ async def test_openmetrics_where_it_is_asked_for(folder: Path) -> None:
 
 def test_a_worker_that_nobody_scrapes_does_not_load_the_library() -> None:
     code = "import sys, rbee_remote.worker.main; sys.exit('prometheus_client' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=REMOTE, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REMOTE, timeout=PATIENCE_S)

@@ -16,6 +16,7 @@ import openai
 import pytest
 
 from rbee_remote.protocol import WorkerConfig, WorkerOptions
+from tests.patience import PATIENCE_S
 from tests.unit.worker.test_process import Process
 
 pytestmark = pytest.mark.model
@@ -52,7 +53,7 @@ def client(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder = tmp_path_factory.mktemp("model")
     model = folder / "tools.gguf"
     command = [sys.executable, "-m", "gguf.scripts.gguf_new_metadata", "--chat-template", TEMPLATE]
-    subprocess.run([*command, model_path, model], check=True, capture_output=True, timeout=60)
+    subprocess.run([*command, model_path, model], check=True, capture_output=True, timeout=PATIENCE_S)
     with tempfile.TemporaryDirectory(prefix="rbee-test-", dir="/tmp") as short:
         config = WorkerConfig(
             id="a" * 16,
@@ -64,7 +65,7 @@ def client(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             keep_alive_s=60.0,
             slots=2,
         )
-        http = httpx2.Client(transport=httpx2.HTTPTransport(uds=config.socket), timeout=60)
+        http = httpx2.Client(transport=httpx2.HTTPTransport(uds=config.socket), timeout=PATIENCE_S)
         with closing(Process(config, folder / "log")) as worker, http:
             worker.ready()
             yield openai.OpenAI(base_url="http://worker/v1", api_key="none", max_retries=0, http_client=http)

@@ -12,6 +12,7 @@ import openai
 import pytest
 
 from rbee_remote.worker.testing import ScriptedEngine, loads
+from tests.patience import PATIENCE_S
 from tests.unit.worker.test_app import Gate, echo, running
 from tests.unit.worker.test_openai import WEATHER, Client, chat, says, serving
 
@@ -160,7 +161,7 @@ async def test_a_worker_without_keep_alive_serves_all_of_a_list(folder: Path) ->
     async with serving(folder, says("x"), slots=1, keep_alive_s=0.0) as (client, worker):
         answer = await client.embeddings.create(model="m", input=["a", "b", "c", "d"])
         assert len(answer.data) == 4
-        assert await asyncio.wait_for(asyncio.shield(worker.task), 10) == 0
+        assert await asyncio.wait_for(asyncio.shield(worker.task), PATIENCE_S) == 0
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -23,11 +23,11 @@ import httpx
 import pytest
 
 from rbee_remote.protocol import WorkerConfig, WorkerOptions
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.model
 
 REMOTE = Path(__file__).parents[3] / "remote"
-PATIENCE_S = 60.0
 Start = Callable[..., "Process"]
 
 

@@ -15,6 +15,7 @@ from rbee_remote.worker import journals
 from rbee_remote.worker.interface import Engine
 from rbee_remote.worker.journal import Journal
 from rbee_remote.worker.testing import ScriptedEngine, loads
+from tests.patience import PATIENCE_S
 from tests.unit.worker.test_app import (
     Events,
     Gate,
@@ -91,7 +92,7 @@ async def test_a_finished_request_is_there_for_a_while(folder: Path, monkeypatch
     async with running(folder, loads(ScriptedEngine(echo))) as worker:
         whole = (await worker.client.post("/v1/inference", json=body)).text
         assert (await worker.client.get(path)).text == whole
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while (gone := await worker.client.get(path)).status_code == 200:
                 await asyncio.sleep(0.02)
     assert gone.status_code == 404
@@ -210,9 +211,9 @@ async def test_a_request_is_ended_while_its_prompt_is_made(folder: Path) -> None
         await worker.until(lambda status: status["state"] == "idle")
         body, late = request("slow a"), request("slow b", timeout_s=0.05)
         canceled = asyncio.create_task(worker.client.post("/v1/inference", json=body))
-        assert await asyncio.to_thread(entered.acquire, timeout=10)
+        assert await asyncio.to_thread(entered.acquire, timeout=PATIENCE_S)
         overdue = asyncio.create_task(worker.client.post("/v1/inference", json=late))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while (await worker.client.get(f"/v1/requests/{late['request_id']}/events")).status_code == 404:
                 await asyncio.sleep(0.01)
         assert (await worker.client.delete(f"/v1/requests/{body['request_id']}")).status_code == 202

@@ -12,6 +12,7 @@ import pytest
 
 from rbee_remote.protocol import Served, WorkerState, WorkerStatus, decode
 from rbee_remote.worker.status import StatusPipe
+from tests.patience import PATIENCE_S
 
 STATUS = WorkerStatus("a" * 16, "m", WorkerState.LOADING, 0.5, 2048, 1, 1, 0, None)
 
@@ -89,7 +90,7 @@ async def test_a_hive_that_is_gone_is_noticed_without_writing() -> None:
     gone = asyncio.Event()
     StatusPipe(write_end, gone.set)
     os.close(read_end)
-    await asyncio.wait_for(gone.wait(), 5)
+    await asyncio.wait_for(gone.wait(), PATIENCE_S)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(write_end)
 
