@@ -59,7 +59,8 @@ def test_idle_workers_of_two_hosts_are_stopped_and_then_there_is_nothing_to_say(
     shared_rbee: Rbee, nodes: list[ContainerNode], node: ContainerNode
 ) -> None:
     with ExitStack() as stack:
-        running = [stack.enter_context(shared_rbee.start("infer", "--node", each.name, *ASK)) for each in nodes]
+        words = ("infer", "--keep-alive", "1h", *ASK)
+        running = [stack.enter_context(shared_rbee.start(*words, "--node", each.name)) for each in nodes]
         assert [command.finish().status for command in running] == [0, 0]
     quiet = shared_rbee("gc")
     assert (quiet.stdout, quiet.stderr) == ("", "")
@@ -183,7 +184,7 @@ def test_a_node_that_hangs_delays_no_other_and_a_second_gc_stands_back(
     nodes[1].exec(f"kill -STOP {sshd}")
     try:
         with shared_rbee.start("gc") as first:
-            first.wait_for(f"gpu1: removed log {log}", stream="stdout", timeout_s=25)
+            first.wait_for(f"gpu1: removed log {log}", stream="stdout")
             assert first.process.poll() is None
             second = shared_rbee("gc")
             assert (second.stdout, second.status) == ("", 0)

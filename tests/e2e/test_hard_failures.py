@@ -28,6 +28,7 @@ from rbee.infer_request import InferRequest
 from rbee.settings import Settings
 from rbee.ssh import handshake
 from rbee_remote.protocol import ErrorCode, Message, Sampling
+from tests.patience import PATIENCE_S
 from tests.proxy import Fault, Kind, ThreadedProxy, in_thread
 from tests.testbed.cli import Rbee
 from tests.testbed.node import ContainerNode, wait_until
@@ -36,7 +37,7 @@ from tests.testbed.striking import TOKENS_BEFORE, Blow, ask, context_of, forget_
 pytestmark = [pytest.mark.container, pytest.mark.model]
 
 #: No failure keeps an `infer` waiting for longer: half a minute, and what other work on the machine makes of it.
-WITHIN_S = 90.0
+WITHIN_S = PATIENCE_S
 ASK = ("infer", "--node", "gpu1", "--ctx", "512", "--temperature", "0", "--seed", "1", "--max-tokens")
 STORY = "Write a very long story about a bee who travels around the world."
 

@@ -19,6 +19,7 @@ import pytest
 
 from tests import tiny_models
 from tests.hub import Hub, Trouble, running_hub
+from tests.patience import PATIENCE_S
 from tests.testbed.cli import Rbee, Result
 
 REPO = "bees/Tiny-GGUF"
@@ -156,7 +157,7 @@ def test_passphrase_and_environment_stay_with_the_keeper(
     assert files_with_it(rbee.home, rbee.user_home, rbee.run_dir) == []
 
 
-def typed(rbee: Rbee, line: str, *args: str, status: int = 0, timeout_s: float = 120.0) -> str:
+def typed(rbee: Rbee, line: str, *args: str, status: int = 0, timeout_s: float = PATIENCE_S) -> str:
     """Run a command at a terminal, and type `line` whenever it asks for a passphrase; what the terminal showed."""
     pid, terminal = pty.fork()
     if pid == 0:

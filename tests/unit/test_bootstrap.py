@@ -285,7 +285,7 @@ def test_the_staging_folder_goes_when_nobody_reads_any_more(tmp_path: Path) -> N
         assert shell.stdout
         shell.stdin.write(script.encode())
         shell.stdin.close()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_S
         while not staging.exists():
             assert time.monotonic() < deadline
             time.sleep(0.02)

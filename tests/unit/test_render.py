@@ -23,6 +23,7 @@ from rbee.render import Output, OutputClosed, Table, make_renderer
 from rbee.render.plain import PlainRenderer
 from rbee.render.text import Meter, amount, clock_time, columns, neutralise, plain_value
 from rbee_remote.protocol import ErrorCode, Usage, WorkerState
+from tests.patience import PATIENCE_S
 
 TIMINGS = Timings(connect_s=0.12, first_token_s=0.5, tokens_per_s=101.26)
 FINISHED = Finished("stop", Usage(5, 2), TIMINGS, "gpu1", "smollm2:135m", "a" * 16)
@@ -249,7 +250,7 @@ def terminals(monkeypatch: pytest.MonkeyPatch, count: int) -> Iterator[list[Term
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, "it did not come"
         time.sleep(0.01)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import anyio
 import pytest
 
@@ -13,11 +11,9 @@ from tests.unit.hive.test_supervisor import TIMING, layout, serving, spawn, supe
 
 __all__ = ["layout"]  # the fixture
 
-PATIENT = replace(TIMING, stall=60.0)
-
 
 async def test_a_load_is_given_up_when_nobody_wants_it_any_longer(layout: Layout) -> None:
-    async with supervising(layout, PATIENT) as supervisor:
+    async with supervising(layout, TIMING) as supervisor:
         worker, _ = await supervisor.ensure(spawn(script="hang", timeout_s=0.3))
         await until(worker, worker.gone.is_set)
         assert worker.state is WorkerState.FAILED
@@ -27,27 +23,27 @@ async def test_a_load_is_given_up_when_nobody_wants_it_any_longer(layout: Layout
 
 @pytest.mark.parametrize("other", [None, 60.0], ids=["no deadline", "a later one"])
 async def test_somebody_who_waits_longer_keeps_the_load(layout: Layout, other: float | None) -> None:
-    async with supervising(layout, PATIENT) as supervisor:
+    async with supervising(layout, TIMING) as supervisor:
         worker, _ = await supervisor.ensure(spawn(script="hang", timeout_s=other))
         again, started = await supervisor.ensure(spawn(script="hang", timeout_s=0.1))
         assert (again, started) == (worker, False)
-        with anyio.move_on_after(0.1 + 5 * PATIENT.tick):
+        with anyio.move_on_after(0.1 + 5 * TIMING.tick):
             await worker.gone.wait()
         assert worker.state in (WorkerState.STARTING, WorkerState.LOADING)
 
 
 async def test_a_worker_that_serves_stays(layout: Layout) -> None:
-    async with supervising(layout, PATIENT) as supervisor:
-        worker = await serving(supervisor, spawn(timeout_s=5.0))
+    async with supervising(layout, TIMING) as supervisor:
+        worker = await serving(supervisor, spawn(timeout_s=60.0))
         worker.wanted_until = 0.0  # the deadline has passed
-        with anyio.move_on_after(5 * PATIENT.tick):
+        with anyio.move_on_after(5 * TIMING.tick):
             await worker.gone.wait()
         assert worker.state is WorkerState.IDLE
 
 
 async def test_a_deadline_ends_the_wait_for_room(layout: Layout) -> None:
     """The worker that has to go first ignores SIGTERM."""
-    async with supervising(layout, PATIENT) as supervisor:
+    async with supervising(layout, TIMING) as supervisor:
         first, _ = await supervisor.ensure(spawn("one", script="stubborn"))
         await until(first, lambda: first.state is WorkerState.LOADING)
         supervisor.fail(first, RemoteError(ErrorCode.WORKER_CRASHED, "no use any more"))

@@ -20,12 +20,10 @@ from rbee_remote.hive.worker_record import SERVING, WorkerRecord
 from rbee_remote.protocol import ErrorCode, RemoteError, SpawnRequest, StopRequest, WorkerState
 from rbee_remote.protocol.audit import unpack_head, verify
 from tests.patience import PATIENCE_S
-from tests.unit.hive import test_supervisor
-from tests.unit.hive.test_supervisor import layout, pid, serving, spawn, supervising, until
+from tests.unit.hive.test_supervisor import TIMING, layout, pid, serving, spawn, supervising, until
 
 __all__ = ["layout"]  # the fixture
 
-TIMING = replace(test_supervisor.TIMING, stall=60.0)
 A, B = Caller("a", "anna@one"), Caller("b", "ben@two")
 IF_IDLE = StopRequest(patience_s=1.0, only_idle_s=0.0)
 
@@ -175,10 +173,10 @@ async def test_one_that_is_silent_for_a_reason_is_let_be(
 
 async def test_time_in_which_the_hive_slept_is_nobodys_silence(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rbee_remote.hive.watch.SLEPT_S", 0.5)
-    async with supervising(layout, replace(TIMING, stall=1.0)) as supervisor:
+    async with supervising(layout, replace(TIMING, stall=3.0)) as supervisor:
         worker, _ = await supervisor.ensure(spawn(script="hang"))
         await until(worker, lambda: worker.progress > 0)
-        time.sleep(1.5)
+        time.sleep(4.0)
         await anyio.sleep(0.3)
         assert worker.error is None
         await until(worker, worker.gone.is_set)

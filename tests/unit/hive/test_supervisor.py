@@ -34,7 +34,7 @@ from tests.patience import PATIENCE_S
 
 META = ModelMeta("llama", 2, 2048, 64, 256, 2, 16, 16)
 SCRIPT = [sys.executable, str(Path(__file__).with_name("scripted_worker.py"))]
-TIMING = Timing(tick=0.05, check=0.1, stall=1.0, failed_visible=60.0)
+TIMING = Timing(tick=0.05, check=0.1, stall=60.0, failed_visible=60.0)
 QUICK = StopRequest(patience_s=0.5)
 
 
@@ -159,7 +159,7 @@ async def test_a_workers_own_error_is_passed_on(layout: Layout) -> None:
 
 
 async def test_a_load_without_progress_is_ended(layout: Layout) -> None:
-    async with supervising(layout) as supervisor:
+    async with supervising(layout, replace(TIMING, stall=3.0)) as supervisor:
         worker, _ = await supervisor.ensure(spawn(script="hang"))
         await until(worker, worker.gone.is_set)
         assert worker.error is not None
@@ -170,7 +170,7 @@ async def test_a_load_without_progress_is_ended(layout: Layout) -> None:
 
 
 async def test_one_that_ignores_sigterm_is_killed(layout: Layout) -> None:
-    async with supervising(layout, replace(TIMING, stall=60)) as supervisor:
+    async with supervising(layout) as supervisor:
         worker, _ = await supervisor.ensure(spawn(script="stubborn"))
         await until(worker, lambda: worker.state is WorkerState.LOADING)
         await supervisor.stop(worker, QUICK)

@@ -341,7 +341,7 @@ async def test_a_deadline_ends_a_request_that_runs_and_one_that_waits(folder: Pa
     """The engine would need 20 s for the answer, the one in front of the other needs its time from both."""
     engine = ScriptedEngine(lambda _: b"x" * 4000, before_step=lambda _: time.sleep(0.005))
     async with running(folder, loads(engine), ctx=8192) as worker:
-        runs = asyncio.create_task(worker.generate("one", timeout_s=0.5))
+        runs = asyncio.create_task(worker.generate("one", timeout_s=3.0))
         await worker.until(lambda status: status["state"] == "busy")
         waits = await worker.generate("two", timeout_s=0.05)
         ran = await runs

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import pytest
 
 from rbee_remote.worker.crowd import WINDOW_S, Crowd, Use
+from tests.patience import PATIENCE_S
 
 
 def threads(others: Sequence[float], *, processors: int = 8, most: int = 8) -> list[int]:
@@ -67,7 +68,7 @@ def test_busy_programs_of_this_machine_are_seen() -> None:
     hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processors)]
     try:
         crowd = Crowd.of_this_machine(processors)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_S
         while crowd.look(time.monotonic()) > 1 and time.monotonic() < deadline:
             time.sleep(WINDOW_S)
         assert crowd.threads == 1

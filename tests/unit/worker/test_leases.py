@@ -215,9 +215,9 @@ async def test_a_lease_that_comes_late_is_kept_too() -> None:
 async def test_a_jump_of_the_date_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     import time
 
-    leases = Leases(0.2)
+    leases = Leases(1.0)
     keep_alive, over = keeping(leases)
-    leases.begin("a", 0.2)
+    leases.begin("a", 1.0)
     keep_alive.loaded()
     keep_alive.set_idle(True)
     keep_alive.end("a")

@@ -161,13 +161,13 @@ async def test_who_left_the_queue_may_come_again(folder: Path) -> None:
 
 async def test_a_second_drop_has_a_patience_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Followed again, the clock of the first drop must not end the request."""
-    monkeypatch.setattr(journals, "ORPHAN_S", 0.5)
+    monkeypatch.setattr(journals, "ORPHAN_S", 2.0)
     body = request("abc")
-    async with running(folder, loads(slow(b"x" * 2000)), ctx=4096) as worker:
+    async with running(folder, loads(slow(b"x" * 8000)), ctx=16384) as worker:
         await begin(worker, body, 5)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1.2)
         await follow(worker, body["request_id"], count=5)
-        await asyncio.sleep(0.4)  # 0.7 s after the first drop
+        await asyncio.sleep(1.2)  # 2.4 s after the first drop
         assert (await worker.health())["slots_free"] == 0
         await worker.until(lambda status: status["slots_free"] == 1)
         events = await follow(worker, body["request_id"])
@@ -203,7 +203,7 @@ async def test_a_request_is_ended_while_its_prompt_is_made(folder: Path) -> None
         def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
             if text.startswith("slow"):
                 entered.release()
-                assert made.wait(10)
+                assert made.wait(PATIENCE_S)
             return super().tokenize(text, add_special=add_special, parse_special=parse_special)
 
     engine: Engine = Slow(echo)
@@ -232,7 +232,7 @@ async def test_a_deadline_ends_a_long_prompt(folder: Path) -> None:
         events = await worker.generate("x" * 4000, timeout_s=0.2)
     assert last(events)["finish_reason"] == "deadline"
     assert "token" not in [name for _, name, _ in events]
-    assert engine.steps < 60
+    assert engine.steps < 250
 
 
 async def test_who_finds_no_room_is_told_when_to_come_again(folder: Path) -> None:
