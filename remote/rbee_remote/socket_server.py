@@ -1,24 +1,62 @@
-"""uvicorn as hive and worker run it: on a socket that is bound already, without signals, without ticking."""
+"""uvicorn as hive and worker run it: on a socket that is bound already, without signals, without ticking, and with
+bounds on what clients keep open.
+
+Rules
+- A connection without a request is ended after a while, however busily it sends what becomes none.
+- Where there are too many, the one that has been without a request for the longest makes room: who says nothing keeps
+  nobody out. Only where all have a request is another refused.
+- A request that was taken, and its answer, take as long as they take; `body` bounds what the client has to send.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import resource
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
+import h11
 import uvicorn
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from rbee_remote.protocol import ErrorCode, RemoteError
+
+#: Many times what a worker's slots and queue hold; each takes a descriptor, of which there are 1,024 as a rule.
+CONNECTIONS = 256
+#: Seconds for the head of a request. Between two requests uvicorn waits five.
+HEAD_S = 30.0
+
+
+@dataclass(slots=True)
+class Bounds:
+    """connections: open at once. head_s: seconds that one may be open without a request."""
+
+    connections: int = CONNECTIONS
+    head_s: float = HEAD_S
+    #: Connections without a request, the one that has been so for the longest first.
+    waiting: dict[_Connection, None] = field(default_factory=dict)
+
+    @classmethod
+    def of_this_process(cls) -> Bounds:
+        """Half of the descriptors are for everything else."""
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return cls() if limit == resource.RLIM_INFINITY else cls(min(CONNECTIONS, limit // 2))
 
 
 class SocketServer(uvicorn.Server):
     """Serves `app` until `end` is called. grace_s: seconds that running responses get then."""
 
-    def __init__(self, app: Any, *, grace_s: int) -> None:
+    def __init__(self, app: ASGIApp, *, grace_s: int, bounds: Bounds | None = None) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
                 loop="asyncio",
-                http="h11",
+                http=functools.partial(_Connection, bounds or Bounds.of_this_process()),  # type: ignore[arg-type]
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -43,3 +81,80 @@ class SocketServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """SIGTERM has to end requests first, and the server after them: whoever runs this handles it."""
         yield
+
+
+class _Connection(H11Protocol):
+    """One client's connection."""
+
+    def __init__(self, bounds: Bounds, **options: Any) -> None:
+        super().__init__(**options)
+        self._bounds = bounds
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._note_state()
+        others = (each for each in self._bounds.waiting if each is not self)
+        if len(self.connections) > self._bounds.connections and (longest := next(others, None)):
+            longest.give_way()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def handle_events(self) -> None:
+        is_full = len(self.connections) - len(self._bounds.waiting) >= self._bounds.connections
+        self.app = _too_many if is_full else self.config.loaded_app
+        super().handle_events()
+        self._note_state()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._note_state()
+
+    def give_way(self) -> None:
+        """Make room for another at once; what is to be sent still is."""
+        self._stop_waiting()
+        self.connections.discard(self)
+        self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, RemoteError(ErrorCode.USAGE, f"this is no HTTP request: {msg}"))
+
+    def _note_state(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_waiting()
+        elif self not in self._bounds.waiting and not self.transport.is_closing():
+            self._bounds.waiting[self] = None
+            self._timer = self.loop.call_later(self._bounds.head_s, self._took_too_long)
+
+    def _stop_waiting(self) -> None:
+        self._bounds.waiting.pop(self, None)
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+    def _took_too_long(self) -> None:
+        has_begun = bool(self.conn.trailing_data[0])
+        if has_begun and self.conn.our_state is h11.IDLE:
+            took = f"the head of the request did not come within {self._bounds.head_s:g} s"
+            self._refuse(408, RemoteError(ErrorCode.USAGE, took))
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: int, error: RemoteError) -> None:
+        """Answer what is no request, and hang up."""
+        answer = JSONResponse(error.encode(), headers={"Connection": "close"})
+        for event in (
+            h11.Response(status_code=status, headers=answer.raw_headers),
+            h11.Data(data=bytes(answer.body)),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+
+async def _too_many(scope: Any, receive: Any, send: Any) -> None:
+    error = RemoteError(ErrorCode.ALL_SLOTS_BUSY, "too many requests are open", hint="try again in a moment")
+    headers = {"Connection": "close", "Retry-After": "1"}
+    await JSONResponse(error.encode(), status_code=503, headers=headers)(scope, receive, send)

@@ -24,7 +24,7 @@ LONGEST_FILE = 400
 #: What the runtime on a node holds; everything else there is the standard library.
 RUNTIME = {
     "starlette", "uvicorn", "anyio", "psutil", "pynvml", "jinja2", "numpy", "gguf", "huggingface_hub", "httpx",
-    "httpx2", "llama_cpp", "prometheus_client",
+    "httpx2", "llama_cpp", "prometheus_client", "h11",
 }  # fmt: skip
 
 

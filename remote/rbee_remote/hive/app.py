@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from rbee_remote.body import read_body
 from rbee_remote.caller import caller_of
 from rbee_remote.hive import logs, models
 from rbee_remote.hive.audit import Audit, is_full
@@ -223,12 +224,8 @@ def _check_stop(request: StopRequest) -> StopRequest:
 
 
 async def _body(request: Request, kind: type[Message], default: Message | None = None) -> Message:
-    """The request's body as a message; `default` for an empty one. Raises ProtocolError, RemoteError USAGE."""
-    content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > MAX_BODY:
-            raise RemoteError(ErrorCode.USAGE, f"a request may have {MAX_BODY} bytes at most")
+    """The request's body as a message; `default` for an empty one. Raises ProtocolError, and what `read_body` does."""
+    content = await read_body(request, MAX_BODY)
     if not content and default is not None:
         return default
     try:
@@ -262,8 +259,10 @@ def _on_remote_error(_: Request, error: Exception) -> Response:
 
 def _on_http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    body = RemoteError(ErrorCode.USAGE, f"the hive has no such request: {error.detail}").encode()
-    return JSONResponse(body, status_code=error.status_code)
+    unknown = error.status_code in (404, 405)
+    told = f"the hive has no such request: {error.detail}" if unknown else error.detail
+    body = RemoteError(ErrorCode.USAGE, told).encode()
+    return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 
 
 def _on_client_gone(_: Request, __: Exception) -> Response:

@@ -218,7 +218,9 @@ async def _on_remote_error(_: Request, error: Any) -> Response:
 
 
 async def _on_http_error(_: Request, error: Any) -> Response:
-    return _error(RemoteError(ErrorCode.USAGE, str(error.detail)), error.status_code)
+    response = _error(RemoteError(ErrorCode.USAGE, str(error.detail)), error.status_code)
+    response.headers.update(error.headers or {})
+    return response
 
 
 async def _on_bug(_: Request, error: Exception) -> Response:

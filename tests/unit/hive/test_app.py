@@ -96,7 +96,6 @@ def test_the_version_is_the_projects(hive: HiveFolder) -> None:
         ("POST", "/v1/models", {"model": "m", "path": "/etc/passwd"}),
         ("POST", "/v1/models", {"model": "m", "path": "a\x00b"}),
         ("POST", "/v1/models", {"model": "m", "path": "a", "sha256": "../x"}),
-        ("POST", "/v1/models", {"model": "m", "path": "x" * (2 << 20)}),
         ("POST", "/v1/models/pull", {"model": "a\nb", "sources": []}),
         ("GET", "/v1/workers/..hive", None),
         ("DELETE", "/v1/models", None),
@@ -115,11 +114,12 @@ def test_what_makes_no_sense_is_refused(shared_hive: HiveFolder, method: str, ta
         ("POST", "/v1/models/needs", {"model": "m"}, 404, "MODEL_NOT_FOUND"),
         ("DELETE", "/v1/models?model=m", None, 404, "MODEL_NOT_FOUND"),
         ("POST", "/v1/models", {"model": "m", "path": "nothing.gguf"}, 404, "MODEL_NOT_FOUND"),
+        ("POST", "/v1/models", {"model": "m", "path": "x" * (2 << 20)}, 413, "USAGE"),
         ("GET", "/v1/workers/0123456789abcdef", None, 410, "WORKER_GONE"),
         ("GET", "/v1/workers/0123456789abcdef/events", None, 410, "WORKER_GONE"),
     ],
 )
-def test_what_is_not_there_says_so(
+def test_what_is_not_there_or_too_large_says_so(
     shared_hive: HiveFolder, method: str, target: str, body: Any, status: int, code: str
 ) -> None:
     got, answer = shared_hive.ask(method, target, body)

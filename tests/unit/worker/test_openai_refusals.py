@@ -212,6 +212,23 @@ async def test_a_client_that_leaves_in_mid_request_is_no_fault_of_the_worker(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
+@pytest.mark.parametrize("path", ["inference", "chat/completions"])
+async def test_a_body_that_does_not_come_is_refused_in_the_form_of_the_route(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr("rbee_remote.body.BODY_S", 0.2)
+    async with serving(folder, says("x")) as (_, worker):
+        reader, writer = await asyncio.open_unix_connection(worker.socket)
+        writer.write(f"POST /v1/{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{{".encode())
+        async with asyncio.timeout(PATIENCE_S):
+            head, _, content = (await reader.read(-1)).partition(b"\r\n\r\n")
+        writer.close()
+    told = json.loads(content)["error"]
+    assert head.split()[1] == b"408"
+    assert "did not come" in told["message"]
+    assert ("code" in told and told.get("type")) == ("invalid_request_error" if "chat" in path else None)
+
+
 async def _read_all(client: Client, stream: bool) -> None:
     answer: Any = await client.completions.create(model="m", prompt="x" * 100, n=2, stream=stream)
     if stream:
