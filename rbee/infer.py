@@ -152,7 +152,8 @@ async def ready_worker(trip: Trip, node: Node) -> ReadyWorker:
 
 
 async def _phases_2_to_7(trip: Trip, node: Node) -> ReadyWorker:
-    from rbee.attach import attach  # not needed for a warm worker, which is to answer at once
+    from rbee.attach import attach  # none of it is needed for a warm worker, which is to answer at once
+    from rbee.audit.witness import place_of
     from rbee.models.provision import ensure_model
 
     clock, context = trip.clock, trip.context
@@ -177,6 +178,8 @@ async def _phases_2_to_7(trip: Trip, node: Node) -> ReadyWorker:
     if info.state in (WorkerState.STARTING, WorkerState.LOADING) and info.id not in trip.started:
         trip.started.add(info.id)  # where the phases begin again it is the same worker that still loads
         start = {"node": node.name, "worker": info.id, "model": info.model}
+        if info.audit_head:
+            start |= {"place": place_of(node, attached.probe.home), "node_head": info.audit_head}
         audit.record(context.settings, "worker.start", emit=trip.emit, **start)
 
     with clock.phase(Phase.REGISTER, "workers.db"):
@@ -198,6 +201,7 @@ def _spawn_request(trip: Trip, node: Node, model: str) -> SpawnRequest:
         keep_alive_s=node.keep_alive_s if keep_alive_s is None else keep_alive_s,
         max_workers=node.max_workers,
         timeout_s=trip.deadline.left(),
+        audit_head=audit.head(trip.context.settings),
         env=dict(node.env),
     )
 

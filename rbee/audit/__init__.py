@@ -86,6 +86,11 @@ def recorded(
         record(settings, action, emit=emit, node=where, outcome=outcome, **details)
 
 
+def head(settings: Settings) -> str:
+    """The digest of the record's last line, for the record of a node; "" where there is none."""
+    return AuditLog(settings.log).head()
+
+
 def who() -> str:
     """`user@host`, percent-encoded: what requests to a node say in HEADER_WHO, for its own record."""
     return f"{quote(user())}@{quote(host())}"

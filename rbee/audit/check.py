@@ -2,7 +2,7 @@
 
 Rules
 - A log of any length is read line by line.
-- Both logs may be written to meanwhile, which is no break.
+- Both logs may be written to meanwhile, which is no break. So what one shows of the other is read before that other.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 import json
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from rbee.audit import host, user
 from rbee.audit.reading import snapshot
+from rbee.audit.witness import Note, NotesOnKeeper, notes_on_nodes, place_of
 from rbee.connection import Connection, quote
 from rbee.context import Context
 from rbee.errors import ConfigError
@@ -40,18 +43,35 @@ class FileBreak:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Of one log. files: that were read, none where nothing was ever recorded. lines: in all of them."""
+    """Of one log. files: that were read, none where nothing was ever recorded. lines: in all of them.
+
+    missing: a clause about what the other side's record shows and this one lacks, "" for nothing.
+    on_keeper: of a node's, what it shows of this keeper's record.
+    """
 
     files: tuple[str, ...]
     lines: int
     breaks: tuple[FileBreak, ...]
+    missing: str = ""
+    on_keeper: tuple[Note, ...] = ()
 
 
 class _Reading:
-    """Takes a log file by file, line by line. seen: the head as it was before the reading began, as in `Verifier`."""
+    """Takes a log file by file, line by line. seen: the head as it was before the reading began, as in `Verifier`.
 
-    def __init__(self, folder: str, seen: AuditHead | None = None) -> None:
+    wanted: what the other side noted of this log. on_keeper: collects what this one, a node's, notes of the keeper's.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        seen: AuditHead | None = None,
+        wanted: Sequence[Note] = (),
+        on_keeper: NotesOnKeeper | None = None,
+    ) -> None:
         self._folder, self._seen = folder, seen
+        self._wanted = {note.digest: note for note in wanted}
+        self._on_keeper = on_keeper
         self._files: list[str] = []
         self._breaks: list[FileBreak] = []
         self._verifier = Verifier(seen=seen)
@@ -67,6 +87,9 @@ class _Reading:
     def take(self, line: bytes, *, is_whole: bool = True) -> None:
         """is_whole: whether the line had its newline."""
         self._verifier.take(line)
+        self._wanted.pop(self._verifier.digest, None)
+        if self._on_keeper:
+            self._on_keeper.take(line)
         self._lines += 1
         self._in_file += 1
         if not is_whole:
@@ -76,17 +99,26 @@ class _Reading:
         if not self._files and head:
             self._files.append(f"{self._folder}/{AUDIT_LOG}")
         self._report(self._verifier.end(head))
-        return Verdict(tuple(self._files), self._lines, tuple(self._breaks[:MAX_BREAKS]))
+        missing = next((_lacks(note) for note in self._wanted.values()), "")
+        on_keeper = tuple(self._on_keeper.notes) if self._on_keeper else ()
+        return Verdict(tuple(self._files), self._lines, tuple(self._breaks[:MAX_BREAKS]), missing, on_keeper)
 
     def _report(self, breaks: Sequence[AuditBreak]) -> None:
         self._breaks += (FileBreak(self._files[-1], at.line, at.reason) for at in breaks)
 
 
-def verify_keeper(settings: Settings) -> Verdict:
-    """The log of this keeper, with all that was put away. Raises ConfigError for one that cannot be read."""
+def _lacks(note: Note) -> str:
+    return f"a line that was its last at {note.time} is not in it"
+
+
+def verify_keeper(settings: Settings, noted: Sequence[Note] = ()) -> Verdict:
+    """The log of this keeper, with all that was put away. noted: what nodes' logs, read before, show of it.
+
+    Raises ConfigError for one that cannot be read.
+    """
     try:
         with snapshot(settings.log) as seen:
-            reading = _Reading(str(settings.log))
+            reading = _Reading(str(settings.log), wanted=noted)
             for log in seen.logs:
                 reading.begin(log.name)
                 for line in log.lines():
@@ -97,14 +129,21 @@ def verify_keeper(settings: Settings) -> Verdict:
 
 
 async def verify_nodes(context: Context, nodes: Sequence[Node]) -> list[PerNode[Verdict]]:
-    """The logs of the nodes' hives, read over the connection; whether a hive runs does not matter."""
+    """The logs of the nodes' hives, read over the connection; whether a hive runs does not matter.
+
+    Raises ConfigError where the keeper's own cannot be read.
+    """
+    noted = notes_on_nodes(_entries(context.settings))
     with context.open_registry() as registry:
 
         async def ask(node: Node) -> Verdict:
             async with reach(node, context, registry, _silent) as connection:
-                folder = f"{(await probe(connection, node)).home}/log"
+                home = (await probe(connection, node)).home
+                wanted = [note for note in noted.get(node.name, ()) if note.place == place_of(node, home)]
                 for _ in range(_LOOKS):
-                    verdict, was_put_away = await _verify_on_node(connection, folder)
+                    on_keeper = NotesOnKeeper(context.keeper_id, f"{user()}@{host()}")
+                    reading = partial(_Reading, f"{home}/log", wanted=wanted, on_keeper=on_keeper)
+                    verdict, was_put_away = await _verify_on_node(connection, f"{home}/log", reading)
                     if not was_put_away:
                         break
                 return verdict
@@ -112,8 +151,10 @@ async def verify_nodes(context: Context, nodes: Sequence[Node]) -> list[PerNode[
         return await each(nodes, ask)
 
 
-async def _verify_on_node(connection: Connection, folder: str) -> tuple[Verdict, bool]:
-    """The verdict, and whether the log was put away while it was read."""
+async def _verify_on_node(
+    connection: Connection, folder: str, reading_from: Callable[[AuditHead | None], _Reading]
+) -> tuple[Verdict, bool]:
+    """The verdict, and whether the log was put away while it was read. reading_from: makes a reading of a head."""
     mark = secrets.token_hex(16)
     # A newline of our own follows each file: an empty line before the next mark shows that the file ended with its own.
     script = (
@@ -127,7 +168,7 @@ async def _verify_on_node(connection: Connection, folder: str) -> tuple[Verdict,
     )
     async with connection.stream_script(script) as output:
         seen = unpack_head(await anext(output, b""))
-        reading = await _read(output, _Reading(folder, seen), mark.encode())
+        reading = await _read(output, reading_from(seen), mark.encode())
         head = unpack_head(await anext(output, b""))
     return reading.end(head), bool(seen and head and head.lines < seen.lines)
 
@@ -155,15 +196,18 @@ def last_entries(settings: Settings, count: int, node: str | None) -> list[dict[
 
     Lines that are none are left out: `verify` is for those. Raises ConfigError for a log that cannot be read.
     """
-    entries: deque[dict[str, Any]] = deque(maxlen=count)
+    entries = (entry for entry in _entries(settings) if node is None or entry.get("node") == node)
+    return list(deque(entries, maxlen=count))
+
+
+def _entries(settings: Settings) -> Iterator[dict[str, Any]]:
+    """All of this keeper, the oldest first, without lines that are none. Raises ConfigError."""
     try:
         with snapshot(settings.log) as seen:
             for log in seen.logs:
-                found = (entry for entry in map(_entry, log.lines()) if entry)
-                entries.extend(entry for entry in found if node is None or entry.get("node") == node)
+                yield from (entry for entry in map(_entry, log.lines()) if entry)
     except OSError as error:
         raise _unreadable(settings, error) from error
-    return list(entries)
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:

@@ -34,14 +34,14 @@ def list_(
 
 
 def verify(shell: Shell, nodes: NodesArgument = None) -> None:
-    """Find lines that were changed, removed or moved: in the keeper's record and in those of its nodes."""
+    """Find lines that were changed, removed or moved, and records that were deleted: the keeper's and its nodes'."""
     from rbee.audit.check import verify_keeper, verify_nodes
     from rbee.cli.audit_view import verdicts_table
     from rbee.cli.views import partial_failure
 
-    keeper = verify_keeper(shell.settings)
     context = shell.context
     answers = shell.run(verify_nodes(context, context.inventory.select(nodes)))
+    keeper = verify_keeper(shell.settings, [note for a in answers if a.value for note in a.value.on_keeper])
     shell.renderer.table(verdicts_table(keeper, answers))
     broken = [breaks for breaks in (keeper.breaks, *(a.value.breaks for a in answers if a.value)) if breaks]
     if broken:
@@ -49,6 +49,15 @@ def verify(shell: Shell, nodes: NodesArgument = None) -> None:
         raise ConfigError(
             f"{sum(map(len, broken))} breaks in {len(broken)} audit logs: {at.file}, line {at.line}: {at.reason}",
             hint="whoever can write the file may have changed it, or it was restored or cut by a crash of the machine",
+            code=ErrorCode.AUDIT_BROKEN,
+        )
+    logs = [("this keeper", keeper), *((a.node.name, a.value) for a in answers if a.value)]
+    if incomplete := [(name, log.missing) for name, log in logs if log.missing]:
+        name, missing = incomplete[0]
+        raise ConfigError(
+            f"the audit log of {name} has lost what the other side's shows: {missing}",
+            hint="it was deleted, or cut and written anew; of a node that was set up anew, "
+            "`rbee nodes remove` and `rbee nodes add` say so",
             code=ErrorCode.AUDIT_BROKEN,
         )
     failure = partial_failure([answer.error for answer in answers])

@@ -46,12 +46,13 @@ def verdicts_table(keeper: Verdict, answers: Sequence[PerNode[Verdict]]) -> Tabl
             rows.append((name, "-", "unreachable", "-", why(error)))
             data.append({"node": name, "error": error_data(error) if error else None})
             continue
-        state = "BROKEN" if verdict.breaks else "whole" if verdict.files else "none"
+        state = "BROKEN" if verdict.breaks else "MISSING" if verdict.missing else "whole" if verdict.files else "none"
         file = verdict.files[-1] if verdict.files else "-"
         if not verdict.breaks:
-            rows.append((name, file, state, str(verdict.lines), ""))
+            rows.append((name, file, state, str(verdict.lines), verdict.missing))
         rows += ((name, at.file, state, str(at.line), at.reason) for at in verdict.breaks)
         breaks = [{"file": at.file, "line": at.line, "reason": at.reason} for at in verdict.breaks]
         node = {"node": None if name == "-" else name}
-        data.append({**node, "files": list(verdict.files), "lines": verdict.lines, "breaks": breaks})
+        read = {"files": list(verdict.files), "lines": verdict.lines}
+        data.append({**node, **read, "breaks": breaks, "missing": verdict.missing})
     return Table(("NODE", "FILE", "CHAIN", "LINE", "WHY"), rows, data)

@@ -154,7 +154,9 @@ def worker_record(node: str, worker: WorkerInfo) -> dict[str, Any]:
 def worker_data(worker: WorkerInfo) -> dict[str, Any]:
     from rbee_remote.protocol import encode
 
-    return encode(worker)
+    data = encode(worker)
+    del data["audit_head"]  # told to who starts a worker, and to nobody else
+    return data
 
 
 def health_table(answers: Sequence[PerNode[list[tuple[WorkerInfo, WorkerStatus | None]]]]) -> Table:

@@ -32,6 +32,7 @@ def test_what_the_registry_lost_and_what_the_logs_lost(rbee: Rbee, ready_node: C
     _a_damaged_registry_is_rebuilt(rbee)
     _sync_says_what_changed(rbee)
     _a_changed_log_is_found(rbee, node)
+    _a_deleted_record_is_missed(rbee, node)
     rbee("hive", "stop", "gpu1")
     assert rbee("audit", "list", "--json").json()[-1]["action"] == "hive.stop"
     node.assert_quiet()
@@ -91,3 +92,25 @@ def _a_changed_log_is_found(rbee: Rbee, node: Any) -> None:
     assert "AUDIT_BROKEN" in error
     assert f"{own}, line 2" in error
     own.write_bytes(whole)
+
+
+def _a_deleted_record_is_missed(rbee: Rbee, node: Any) -> None:
+    """Log and head together, of one side: the other's shows it since a worker was started."""
+    rbee("hive", "stop", "gpu1")
+    rbee("infer", "--node", "gpu1", "--max-tokens", "1", "Hello")
+    folder = NODE_LOG.removesuffix("/audit.log")
+    node.exec(f"cd {folder} && mkdir /tmp/kept && mv audit.log audit.head /tmp/kept")
+    missed = rbee("audit", "verify", "gpu1", status=2)
+    assert "the audit log of gpu1 has lost what the other side's shows" in missed.stderr
+    assert "MISSING" in missed.stdout
+    node.exec(f"mv /tmp/kept/* {folder}")
+
+    kept = {path: path.read_bytes() for path in (rbee.home / "log").glob("audit.*")}
+    for path in kept:
+        path.unlink()
+    missed = rbee("audit", "verify", "gpu1", "--json", status=2)
+    assert "AUDIT_BROKEN" in missed.stdout
+    assert "the audit log of this keeper has lost" in missed.stdout
+    for path, content in kept.items():
+        path.write_bytes(content)
+    assert "MISSING" not in rbee("audit", "verify", "gpu1").stdout

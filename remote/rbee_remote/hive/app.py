@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import anyio
@@ -134,7 +134,8 @@ class HiveApi:
     async def ensure_worker(self, request: Request) -> Response:
         spawn = await _body(request, SpawnRequest)
         worker, started = await self.supervisor.ensure(spawn, caller_of(request.headers))
-        return JSONResponse(encode(worker.info()), status_code=201 if started else 200)
+        info = replace(worker.info(), audit_head=self.audit.head()) if started else worker.info()
+        return JSONResponse(encode(info), status_code=201 if started else 200)
 
     async def show_worker(self, request: Request) -> Response:
         return JSONResponse(encode(self._worker(request).info()))

@@ -73,6 +73,10 @@ class Audit:
             finish=served.finish,
         )
 
+    def head(self) -> str:
+        """The digest of the last line, for a keeper's record; "" where it cannot be had."""
+        return self._file.head()
+
     def begin(self) -> None:
         """Note that the hive has started. Raises OSError where it is not for want of room that the log cannot be
         written: then it will not be possible later either."""

@@ -259,7 +259,8 @@ class Supervisor:
 
     def _spawn(self, plan: Plan, caller: Caller) -> WorkerRecord:
         worker_id = secrets.token_hex(8)
-        self._audit.record("worker.start", caller, model=plan.key.model, worker=worker_id)
+        head = {"keeper_head": plan.request.audit_head} if plan.request.audit_head else {}
+        self._audit.record("worker.start", caller, model=plan.key.model, worker=worker_id, **head)
         worker = WorkerRecord(
             id=worker_id,
             key=plan.key,

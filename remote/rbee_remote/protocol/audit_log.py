@@ -59,6 +59,15 @@ class AuditLog:
                 head = self._rotate(lock, head)
             self._write(lock, entry, head)
 
+    def head(self) -> str:
+        """The digest of the last line, "" where there is none, or where it cannot be read."""
+        try:
+            with locked(self._folder / AUDIT_HEAD, os.O_RDONLY, fcntl.LOCK_SH) as lock:
+                head = unpack_head(os.pread(lock, HEAD_SIZE, 0))
+        except OSError:
+            return ""
+        return head.digest if head and head.lines else ""
+
     def rotated(self) -> list[Path]:
         """The files that were put away, the first written first."""
         found = ((_ROTATED.fullmatch(path.name), path) for path in self._folder.glob("audit-*.log"))

@@ -37,7 +37,8 @@ class SpawnRequest:
     model: a ref that stands in the node's catalog. keep_alive_s: seconds of idleness until the worker exits;
     negative for never. max_workers: the node's limit from the inventory, None for no limit.
     env: variables for the worker's process. timeout_s: seconds left of the caller's deadline, None for none: a load
-    that nobody wants for longer is given up when it passes.
+    that nobody wants for longer is given up when it passes. audit_head: the digest of the last line in the keeper's own
+    record, which the node's record keeps: with it the one shows what the other has lost. "" for none.
     """
 
     model: str
@@ -46,6 +47,7 @@ class SpawnRequest:
     max_workers: int | None = None
     env: dict[str, str] = dataclasses.field(default_factory=dict)
     timeout_s: float | None = None
+    audit_head: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,7 +78,8 @@ class WorkerInfo:
 
     id: instance id, 16 hex digits. device: "cpu", or the GPU's name. progress: loaded share from 0 to 1.
     rss_mb: resident memory in MB, 0 while unknown. idle_s: seconds since the last request ended, None while one runs.
-    options: how the model is loaded, with nothing left open.
+    options: how the model is loaded, with nothing left open. audit_head: told to who has just started it, the digest of
+    the last line in the node's record.
     """
 
     id: str
@@ -100,6 +103,7 @@ class WorkerInfo:
     error: dict[str, Any] | None = None
     options: WorkerOptions | None = None
     leases: tuple[Lease, ...] = ()
+    audit_head: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
