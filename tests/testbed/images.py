@@ -1,7 +1,7 @@
 """Images of nodes, made once per machine and kept under a tag that names their recipe.
 
-The base is `debian:bookworm-slim` where a registry is in reach. Elsewhere `debootstrap` makes it (as root, from the
-mirror that apt is set up with), which takes about a minute.
+The base is `debian:bookworm-slim` where a registry is in reach. Elsewhere `debootstrap` makes it from the mirror that
+apt is set up with, which takes about a minute. It has to be root: who is not is so in a container.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from tests.testbed import assets, run
 HERE = Path(__file__).parent
 REPOSITORY = "rbee-testbed"
 SUITE = "bookworm"
+#: Folders that lead into /usr.
+_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 DEFAULT_MIRROR = "http://deb.debian.org/debian"
 NODE_PACKAGES = ("openssh-server", "python3", "ca-certificates", "procps", "iproute2", "fish", "tcsh", "zsh")
 
@@ -102,23 +104,45 @@ def _derived(name: str, dockerfile: str, base: str) -> str:
     return tag
 
 
+_DEBOOTSTRAP = """
+root=$1 packages=$2 suite=$3 mirror=$4
+export PATH="$PATH:/usr/sbin:/sbin"
+debootstrap --variant=minbase "--include=$packages" "$suite" "$root" "$mirror" >&2 || exit
+rm -rf "$root/var/cache/apt/archives"
+tar -C "$root" -c .
+"""
+
+
 def _debootstrap(packages: tuple[str, ...], tag: str) -> None:
-    if shutil.which("debootstrap") is None or os.geteuid() != 0:
-        raise NoTestbed("debian:bookworm-slim cannot be pulled, and debootstrap needs to be installed and run as root")
+    if shutil.which("debootstrap", path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None:
+        raise NoTestbed("debian:bookworm-slim cannot be pulled, and debootstrap is not installed")
     with tempfile.TemporaryDirectory(prefix="rbee-testbed-") as folder:
-        root = Path(folder, "root")
-        command = ["debootstrap", "--variant=minbase", f"--include={','.join(packages)}", SUITE, str(root), mirror()]
-        made = subprocess.run(command, capture_output=True, text=True, check=False)
-        if made.returncode != 0:
-            raise NoTestbed(f"debootstrap failed: {made.stdout[-500:]}{made.stderr[-500:]}")
-        shutil.rmtree(root / "var/cache/apt/archives", ignore_errors=True)
-        tar = subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE)
-        try:
-            subprocess.run(["docker", "import", "-", tag], stdin=tar.stdout, check=True, capture_output=True)
-        finally:
-            assert tar.stdout is not None
-            tar.stdout.close()
-            tar.wait()
+        root, words = f"{folder}/root", []
+        if os.geteuid() != 0:
+            root, words = "/node", _as_root(Path(folder))
+        words += ["sh", "-c", _DEBOOTSTRAP, "sh", root, ",".join(packages), SUITE, mirror()]
+        with Path(folder, "said").open("w+b") as said:
+            made = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=said)
+            taken = subprocess.run(["docker", "import", "-", tag], stdin=made.stdout, capture_output=True, check=False)
+            assert made.stdout is not None
+            made.stdout.close()
+            if made.wait() or taken.returncode:
+                said.seek(0)
+                subprocess.run(["docker", "rmi", tag], capture_output=True, check=False)
+                raise NoTestbed(f"debootstrap failed: {said.read()[-500:]!r} {taken.stderr[-500:]!r}")
+
+
+def _as_root(folder: Path) -> list[str]:
+    """What runs a command of this machine as root: a container that has nothing but this machine's programs."""
+    tag = f"{REPOSITORY}:this-machine"
+    image = folder / "image"
+    for name in ("usr", "etc", "tmp", "proc", "sys", "dev", "root", "var/tmp"):
+        (image / name).mkdir(parents=True)
+    for link in (path for path in Path("/").iterdir() if path.is_symlink() and path.name in _LINKS):
+        (image / link.name).symlink_to(link.readlink())
+    tar = subprocess.run(["tar", "-C", str(image), "-c", "."], stdout=subprocess.PIPE, check=True).stdout
+    subprocess.run(["docker", "import", "-", tag], input=tar, stdout=subprocess.DEVNULL, check=True)
+    return ["docker", "run", "--rm", "--network=host", "--volume=/usr:/usr:ro", "--volume=/etc:/etc:ro", tag]
 
 
 def mirror() -> str:
