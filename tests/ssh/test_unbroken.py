@@ -39,7 +39,7 @@ from tests.ssh.servers import SSHD, Server, openssh_server
 AT_ONCE = 16
 #: Shorter than a user's: these answers have a token every few milliseconds, and sshd is near. A connection that stalls
 #: costs silence_s, one that does so while it is opened attempt_s; a machine with other work to do needs some of both.
-PATIENCE = Patience(silence_s=2.0, outage_s=60.0, attempt_s=5.0, pause_s=0.02, longest_pause_s=0.2)
+PATIENCE = Patience(silence_s=2.0, outage_s=PATIENCE_S, attempt_s=10.0, pause_s=0.02, longest_pause_s=0.2)
 PROMPT = "7"
 ANSWER = scripted_worker.answer(PROMPT)
 
