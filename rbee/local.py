@@ -141,6 +141,7 @@ class LocalConnection(ShellConnection):
             lambda: asyncio.subprocess.SubprocessStreamProtocol(limit=2**16, loop=loop),
             "/bin/sh",
             env={name: value for name, value in os.environ.items() if not SECRET_VARIABLE.search(name)},
+            cwd="/",  # version managers let files in the current folder say which `python3` is run
             start_new_session=True,
         )
         return LocalShell(transport, asyncio.subprocess.Process(transport, protocol, loop))

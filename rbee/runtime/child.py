@@ -2,6 +2,8 @@
 
 Rules
 - Leaving `lines` early, by an error or by a cancellation (Ctrl-C), ends the whole group before anything else goes on.
+- None runs in the user's current folder, where a repository can have left what tools obey: pip asks `rustc` for its
+  version, which rustup takes from wherever `rust-toolchain.toml` says. Paths in a command are absolute.
 - SIGTERM comes first: ninja puts its compilers into groups of their own, and only ninja can end those.
 """
 
@@ -41,6 +43,7 @@ async def run(
             stdout=PIPE,
             stderr=stderr,
             env={**os.environ, **(env or {})},
+            cwd="/",
             limit=MAX_LINE,
             start_new_session=True,
         )

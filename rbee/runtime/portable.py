@@ -92,7 +92,8 @@ def make_portable(wheel: Path, target: Path, find_library: FindLibrary) -> None:
 
 def local_library(name: str) -> bytes | None:
     """A library of this machine, as its compiler finds it."""
-    asked = subprocess.run(["cc", f"-print-file-name={name}"], capture_output=True, text=True, check=False)
+    words = ["cc", f"-print-file-name={name}"]
+    asked = subprocess.run(words, capture_output=True, text=True, check=False, cwd="/")
     path = Path(asked.stdout.strip())
     return path.read_bytes() if asked.returncode == 0 and path.is_absolute() else None
 

@@ -37,6 +37,13 @@ async def test_a_script_has_an_answer_a_status_and_stderr(connection: Connection
     assert (done.stdout, done.stderr, done.status, done.noise) == (b"a b", "why\n", 5, b"")
 
 
+async def test_a_script_does_not_run_in_the_users_current_folder(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert (await connection.run("pwd")).stdout == b"/\n"
+
+
 async def test_a_script_that_does_not_end_is_ended_with_its_children(connection: Connection, tmp_path: Path) -> None:
     with pytest.raises(ConnectError) as caught:
         await connection.run(f"sleep 600 & echo $! > {tmp_path}/pid; wait", timeout=0.5)
