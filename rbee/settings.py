@@ -2,7 +2,7 @@
 
 Rules
 - Nothing is made by looking: folders and files appear when something is written into them.
-- Everything made here is the user's alone: folders 0700, files 0600.
+- Everything made here is the user's alone: folders 0700, files 0600. A home that somebody else can write is not used.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rbee import trusted_files
 from rbee.errors import ConfigError
+
+#: For errors about who else can write it.
+_HOME = "rbee's home"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +81,37 @@ def expand(path: str, environ: Mapping[str, str] | None = None) -> Path:
     return Path(path)
 
 
+def check_home(settings: Settings) -> None:
+    """See that nobody else decides what lies in rbee's home, which may be missing. Raises ConfigError."""
+    trusted_files.check(settings.home, _HOME)
+
+
 def make_private_folder(path: Path) -> None:
-    """Make `path` and its parents, `path` itself 0700. Raises ConfigError when that cannot be done."""
+    """Make `path` and its parents, `path` itself 0700; nobody else may be able to write one that is there.
+
+    Raises ConfigError for a folder that somebody else can write, and when it cannot be made.
+    """
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_private_folder(path)
     except OSError as error:
         raise ConfigError(
             f"cannot make the folder {path}: {error.strerror}", hint="set RBEE_HOME to a folder that rbee may use"
         ) from error
+
+
+def _make_private_folder(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+        trusted_files.check_entry(path, "the folder")
+    except FileNotFoundError:
+        for parent in reversed(path.parents):
+            if not parent.exists():
+                parent.mkdir(mode=0o755, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        trusted_files.check(path, "the folder")  # somebody may have been faster, in a folder that all can write
 
 
 def keeper_id(settings: Settings) -> str:
@@ -113,6 +140,7 @@ def keeper_id(settings: Settings) -> str:
 
 
 def _read_keeper_id(path: Path) -> str:
+    trusted_files.check_entry(path, "the keeper's id")
     try:
         text = path.read_text(encoding="ascii", errors="replace").strip()
     except FileNotFoundError:

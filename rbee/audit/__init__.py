@@ -21,17 +21,21 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from rbee import trusted_files
 from rbee.errors import RbeeError
 from rbee.events import Emit, Notice
 from rbee.render import OutputClosed
 from rbee.settings import keeper_id, make_private_folder
 from rbee_remote.protocol import ErrorCode
+from rbee_remote.protocol.audit import AUDIT_HEAD, AUDIT_LOG
 from rbee_remote.protocol.audit_log import AuditLog
 
 if TYPE_CHECKING:
     from rbee.settings import Settings
 
 OK = "ok"
+#: For errors about who else can write it.
+WHAT = "the audit log"
 #: Characters of a detail that are kept: names and reasons, of which a node may make something endless.
 LONGEST = 500
 
@@ -54,6 +58,8 @@ def record(settings: Settings, action: str, *, emit: Emit, node: str = "", outco
             **{name: _short(value) for name, value in details.items() if value is not None},
         }
         make_private_folder(settings.log)
+        for name in (AUDIT_LOG, AUDIT_HEAD):
+            trusted_files.check_entry(settings.log / name, WHAT)
         AuditLog(settings.log).append(entry)
     except RbeeError as error:
         emit(Notice(f"{action} is not in the audit log: {error.message}"))

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from rbee import trusted_files
+from rbee.audit import WHAT
 from rbee_remote.protocol.audit import AUDIT_HEAD, AUDIT_LOG, HEAD_SIZE, AuditHead, unpack_head
 from rbee_remote.protocol.audit_log import AuditLog, locked
 
@@ -40,7 +42,11 @@ class Snapshot:
 
 @contextmanager
 def snapshot(folder: Path) -> Iterator[Snapshot]:
-    """The log in `folder`, open for as long as the context lasts. Raises OSError."""
+    """The log in `folder`, open for as long as the context lasts.
+
+    Raises OSError, and ConfigError for a log that somebody else can write.
+    """
+    trusted_files.check(folder / AUDIT_HEAD, WHAT)
     logs: list[OpenLog] = []
     try:
         try:
@@ -62,4 +68,6 @@ def _open_all(folder: Path, logs: list[OpenLog]) -> None:
             file = path.open("rb")
         except FileNotFoundError:
             continue
-        logs.append(OpenLog(path.name, file, os.fstat(file.fileno()).st_size))
+        status = os.fstat(file.fileno())
+        logs.append(OpenLog(path.name, file, status.st_size))
+        trusted_files.judge(status, path, WHAT)

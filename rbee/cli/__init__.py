@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[:1] == ["--version"]:  # what one types by habit
         words[0] = "version"
     state = State()
+    os.umask(os.umask(0o077) | 0o022)  # what others could write, rbee itself would refuse the next time
     _open_closed_streams()
     try:
         return _run(words, state)

@@ -73,6 +73,7 @@ def _clean_up(shell: Shell, node: str | None, request: GcRequest) -> None:
     from rbee.events import Notice
     from rbee.gc.run import clean_up
 
+    shell.tells_of_unused_inventory = bool(shell.options.verbose)
     context = _context(shell, dry_run=request.dry_run)
     nodes = context.inventory.select(node)
 

@@ -86,6 +86,8 @@ class Shell:
     def __init__(self, state: State) -> None:
         self._state = state
         self.options = state.options
+        #: `gc`, which cron runs, is silent while there is nothing to do.
+        self.tells_of_unused_inventory = True
 
     @property
     def renderer(self) -> Renderer:
@@ -106,22 +108,44 @@ class Shell:
 
     @cached_property
     def settings(self) -> Settings:
-        from rbee.settings import Settings
+        """Raises ConfigError, also for a home that somebody else can write."""
+        from rbee.settings import Settings, check_home
 
-        return Settings.from_environment()
+        settings = Settings.from_environment()
+        check_home(settings)
+        return settings
 
     @cached_property
     def inventory(self) -> Inventory:
         """Raises ConfigError."""
         from rbee.inventory import load
 
-        return load(self.options.inventory, self.settings)
+        return load(self._inventory_path, self.settings)
+
+    @cached_property
+    def _inventory_path(self) -> Path | None:
+        """The inventory's file, None for none. One that lies about in the current folder is told of, and not used."""
+        from rbee.inventory import FILE_NAME, find, lies_about_unused
+
+        if self.tells_of_unused_inventory and lies_about_unused(self.options.inventory, self.settings):
+            self._warn(f"{FILE_NAME} in this folder is not used; to use it: -i {FILE_NAME}")
+        return find(self.options.inventory, self.settings)
+
+    def _warn(self, text: str) -> None:
+        """A notice on stderr, with --json too: the document on stdout is not about it."""
+        from rbee.events import Notice
+
+        if not self.options.json:
+            self.renderer(Notice(text))
+            return
+        with make_renderer(quiet=self.options.quiet, color=not self.options.no_color) as renderer:
+            renderer(Notice(text))
 
     def writable_inventory(self) -> Path:
         """The file to write nodes into: the one in use, else `inventory.toml` in rbee's home. It may be missing."""
-        from rbee.inventory import find, parse
+        from rbee.inventory import parse
 
-        path = find(self.options.inventory, self.settings) or self.settings.inventory_path
+        path = self._inventory_path or self.settings.inventory_path
         if not path.exists():
             self.inventory = parse(b"", path)
         return path

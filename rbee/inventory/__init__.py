@@ -3,11 +3,14 @@
 Rules
 - A value that leaves this module is valid; nobody checks it again.
 - Every key of a node can stand in `[defaults]`; `_merge` is the one place where defaults apply.
-- `local`, this machine, is always there; `[nodes.local]` may set everything but how it is reached.
+- `local`, this machine, is always there; `[nodes.local]` may set everything but how it is reached, and no variable that
+  decides which code runs here. Where `[defaults]` has such a variable, it is for the other nodes.
+- The current folder decides nothing: an `inventory.toml` there counts only where the user names it.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -15,9 +18,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rbee import trusted_files
 from rbee.errors import ConfigError, UsageError
 from rbee.inventory.schema import ALL, ALL_LAYERS, AUTO, AUTO_CTX, AUTO_LAYERS, REACH, nearest, read_table
 from rbee.inventory.schema import LOCAL as LOCAL
+from rbee.inventory.steering import steers
 from rbee.settings import Settings
 
 
@@ -106,25 +111,45 @@ class Inventory:
         return found
 
 
+#: For errors about the file.
+WHAT = "the inventory"
+#: What an inventory is called, in rbee's home; elsewhere it has to be named.
+FILE_NAME = "inventory.toml"
+
+
 def find(path: Path | None, settings: Settings) -> Path | None:
-    """The inventory's file: `path`, `$RBEE_INVENTORY`, `./inventory.toml`, `inventory.toml` in rbee's home; or None."""
+    """The inventory's file: `path`, `$RBEE_INVENTORY`, `inventory.toml` in rbee's home; or None."""
     for named in (path, settings.inventory_override):
         if named is not None:
             return named
-    return next((path for path in (Path("inventory.toml"), settings.inventory_path) if path.exists()), None)
+    return settings.inventory_path if settings.inventory_path.exists() else None
+
+
+def lies_about_unused(path: Path | None, settings: Settings) -> bool:
+    """Whether the current folder has an inventory that nobody named, and that is not the one in rbee's home."""
+    if path is not None or settings.inventory_override is not None:
+        return False
+    try:
+        here = os.stat(FILE_NAME)  # noqa: PTH116 - one call, for every `infer`
+    except OSError:
+        return False
+    try:
+        return not os.path.samestat(here, settings.inventory_path.stat())
+    except OSError:
+        return True
 
 
 def load(path: Path | None = None, settings: Settings | None = None) -> Inventory:
     """The inventory at `path`, or the one that `find` finds; only `local` where there is none.
 
-    Raises ConfigError that names file, table and key (for syntax errors: the line).
+    Raises ConfigError that names file, table and key (for syntax errors: the line), or who else can write the file.
     """
     settings = settings or Settings.from_environment()
     found = find(path, settings)
     if found is None:
         return _at_home(Inventory({LOCAL: Node(LOCAL)}), settings)
     try:
-        content = found.read_bytes()
+        content = trusted_files.read(found, WHAT)
     except FileNotFoundError as error:
         raise ConfigError(f"no inventory at {found}", hint="`rbee nodes add` makes one") from error
     except OSError as error:
@@ -183,7 +208,10 @@ def _merge(name: str, defaults: Mapping[str, Any], own: Mapping[str, Any]) -> No
     fields = {**defaults, **own}
     if name != LOCAL:
         fields.setdefault("host", name)  # as ssh does: the name may be an alias, or resolve by itself
-    fields["env"] = {**defaults.get("env", {}), **own.get("env", {})}
+    common = defaults.get("env", {})
+    if name == LOCAL:
+        common = {variable: value for variable, value in common.items() if not steers(variable)}
+    fields["env"] = {**common, **own.get("env", {})}
     return Node(name=name, **fields)
 
 

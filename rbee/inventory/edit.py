@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rbee import trusted_files
 from rbee.durations import format_duration
 from rbee.errors import ConfigError, UsageError
-from rbee.inventory import LOAD_KEYS, Node, load_value, parse
+from rbee.inventory import LOAD_KEYS, WHAT, Node, load_value, parse
 from rbee.inventory.schema import LOCAL, nearest
 from rbee.settings import make_private_folder
 
@@ -95,7 +96,7 @@ def _edit(path: Path) -> Iterator[Any]:
     if not target.parent.exists():
         make_private_folder(target.parent)
     with _locked(target.parent):
-        content = _read(target)
+        content = _read(path)
         before = parse(content, path)
         document = tomlkit.parse(content.decode())
         yield document
@@ -119,7 +120,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return trusted_files.read(path, WHAT)
     except FileNotFoundError:
         return b""
     except OSError as error:

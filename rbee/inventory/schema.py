@@ -12,6 +12,7 @@ from typing import Any
 
 from rbee.durations import parse_duration
 from rbee.errors import ConfigError
+from rbee.inventory.steering import steers
 from rbee.settings import expand
 
 LOCAL = "local"
@@ -63,9 +64,21 @@ def read_table(table: Any, title: str, path: Path) -> dict[str, Any]:
             fields[field] = check(value)
         except ValueError as error:
             raise ConfigError(f"{path}: [{title}] {key}: {error}", details=where) from error
+        if node == LOCAL and key == "env":
+            _check_local_env(fields[field], path, where)
     if "identity_file" in fields:
         fields["identity_file"] = path.parent.absolute() / fields["identity_file"]
     return fields
+
+
+def _check_local_env(env: dict[str, str], path: Path, where: dict[str, str]) -> None:
+    """Raises ConfigError for a variable that steers what runs on this machine."""
+    for name in filter(steers, env):
+        raise ConfigError(
+            f"{path}: [{where['table']}] env: {name} decides which code this machine runs, and no inventory may",
+            hint="where you mean it, set it in the shell that rbee is started from",
+            details=where | {"variable": name},
+        )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+from rbee import trusted_files
 from rbee.errors import ConfigError
 from rbee.settings import expand, user_home
 
@@ -20,7 +20,9 @@ def hub_token(environ: Mapping[str, str] | None = None) -> str:
     path = token_path(env)
     try:
         with path.open(encoding="utf-8") as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+            status = os.fstat(file.fileno())
+            trusted_files.judge(status, path, "the hub token in")
+            if trusted_files.is_exposed(status, os.getuid()):
                 raise ConfigError(
                     f"the hub token in {path} can be read by other users",
                     hint=f"chmod 600 {path} (and think about making a fresh one)",

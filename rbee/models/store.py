@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from rbee import trusted_files
 from rbee.errors import NodeError
 from rbee.events import Emit, Notice, Progress
 from rbee.files import LocalFile
@@ -36,6 +37,7 @@ from rbee_remote.protocol import (
 )
 
 _CHUNK = 1 << 20
+_WHAT = "the keeper's cache"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,9 @@ class ModelStore:
     ) -> Stored:
         """The model, from here or from the first source that has it.
 
-        Raises NodeError MODEL_NOT_FOUND, DOWNLOAD_FAILED or DISK_FULL.
+        Raises NodeError MODEL_NOT_FOUND, DOWNLOAD_FAILED or DISK_FULL; ConfigError where others can write the cache.
         """
+        trusted_files.check(self._folder, _WHAT)
         self._folder.mkdir(parents=True, exist_ok=True)
         name = hashlib.sha256(ref.canonical.encode()).hexdigest()[:32]
         note = self._folder / f"{name}.json"
@@ -82,6 +85,7 @@ class ModelStore:
             return None
         noted = json.loads(note.read_text(encoding="utf-8"))
         path = self._path(noted["sha256"])
+        trusted_files.check(path, _WHAT)
         return Stored(LocalFile(path, noted["sha256"]), noted["source"]) if path.is_file() else None
 
     async def _fetch(
@@ -157,6 +161,7 @@ class ModelStore:
     def _payload_file(self) -> Path:
         """The payload as a file that a Python here can run."""
         path = self._folder.with_name("payloads") / self._payload.name
+        trusted_files.check(path, _WHAT)
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from rbee import trusted_files
 from rbee.errors import ConfigError
 from rbee.settings import make_private_folder
 from rbee_remote.protocol import ErrorCode
@@ -53,7 +54,8 @@ class Opened:
 
 
 def open_file(path: Path, busy_timeout_s: float) -> Opened:
-    """A connection to a sound registry at our version. Raises ConfigError."""
+    """A connection to a sound registry at our version. Raises ConfigError, also for one that others can write."""
+    trusted_files.check_entry(path, "the registry")
     with translated(path):
         try:
             return _open(path, busy_timeout_s)
@@ -108,6 +110,7 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
 
 def copy_in_memory(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
     """What the file holds, nothing where it is damaged, at our version. Raises sqlite3.Error, ConfigError."""
+    trusted_files.check_entry(path, "the registry")
     memory = sqlite3.connect(":memory:", check_same_thread=False)
     try:
         if path.exists() and path.stat().st_size:

@@ -7,7 +7,7 @@
 
 Rules
 - Folders get their final name when they are whole: one that exists is complete, and is never changed.
-- What is here is found without a network.
+- What is here is found without a network, and used where nobody else can have put it there: it runs here and on nodes.
 - What a node built lies in a folder of its own, and serves whom `Builders` says.
 - One build at a time: the lock lies in the cache, so keepers that share it share its builds.
 """
@@ -26,6 +26,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rbee import trusted_files
 from rbee.errors import NodeError
 from rbee.events import Emit
 from rbee.files import LocalFile, file_sha256
@@ -38,6 +39,7 @@ from rbee_remote.protocol import ErrorCode
 
 ENV_CACHE = "RBEE_WHEEL_CACHE"
 ENV_INDEX = "RBEE_WHEEL_INDEX"
+_WHAT = "the wheel cache"
 
 #: Compiles on a node, and returns the wheel (in the folder it was given) and the node's own libraries for it.
 BuildOnNode = Callable[[str, Path, Emit], Awaitable[tuple[Path, portable.FindLibrary]]]
@@ -92,11 +94,15 @@ class WheelCache:
         platforms = target.wheel_platforms()
         key = hashlib.sha256("\n".join([*lines, *platforms, *map(str, target.python)]).encode()).hexdigest()[:16]
         folder = self.root / f"{lock.removesuffix('.txt')}-{key}"
+        _check(folder)
         if not folder.is_dir():
             hear = pip.report_files(emit, lock, f"fetching {what}", len(lines))
             options = [*_platform_options(target), "--require-hashes"]
             await pip.download(lines, folder, options=options, on_line=hear)
-        return [LocalFile.of(path) for path in sorted(folder.glob("*.whl"))]
+        wheels = sorted(folder.glob("*.whl"))
+        for wheel in wheels:
+            _check(wheel)
+        return [LocalFile.of(wheel) for wheel in wheels]
 
     async def uv_binary(self, target: Target, emit: Emit) -> Path:
         """uv for a platform: this keeper's own where that runs there, else from the wheel of the same version."""
@@ -105,6 +111,7 @@ class WheelCache:
 
             return Path(find_uv_bin())
         folder = self.root / f"uv-{uv_version()}-{target.name}"
+        _check(folder / "uv")
         if not folder.is_dir():
             hear = pip.report_bytes(emit, "uv", f"fetching uv for {target.name}")
             async with pip.staging(self.root) as work:
@@ -130,8 +137,9 @@ class WheelCache:
 
     def _fitting(self, target: Target, backend: str) -> Iterator[tuple[Path, LlamaWheel]]:
         for described in sorted(self.root.glob("llama/*/wheel.json")):
-            known = LlamaWheel(**json.loads(described.read_text(encoding="utf-8")))
+            known = LlamaWheel(**json.loads(trusted_files.read(described, _WHAT)))
             if known.fits(target, backend):
+                _check(described.with_name(known.file))
                 yield described.parent, known
 
     def add_wheel(
@@ -202,6 +210,7 @@ class WheelCache:
         here = _builds_here(target, backend)
         if not here and on_node is None:
             raise no_way(target, backend, self.built_elsewhere(target, backend))
+        _check(self.root)
         async with file_lock(self.root / "build.lock", "builds llama.cpp, which takes minutes", emit):
             if found := self.find_llama(target, backend, builders):
                 return found
@@ -238,6 +247,11 @@ class WheelCache:
                 hint=f"{ENV_INDEX} needs a wheel that was built on an older system",
             )
         return added
+
+
+def _check(path: Path) -> None:
+    """Raises ConfigError where somebody else can write `path`, in the cache, or put another in its place."""
+    trusted_files.check(path, _WHAT)
 
 
 def uv_version() -> str:

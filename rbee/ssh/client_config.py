@@ -5,6 +5,8 @@ Rules
 - `Match final` and `Match canonical` have a second pass over both files, which can only add.
 - asyncssh knows the options and conditions. Lines are split here: it takes a comment at their end for a value, and `=`
   in an argument for one of its own.
+- The user's file, and each that is included, is read only where nobody else can write to it. As with ssh, the system's
+  own file is what it is, and the folders are not looked at.
 - An option that decides who is reached, and that is not honoured here, is refused: rbee never goes elsewhere than ssh.
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import getpass
 import ipaddress
+import os
 import re
 import shlex
 from pathlib import Path
@@ -19,6 +22,7 @@ from typing import Any
 
 from asyncssh.config import ConfigParseError, SSHClientConfig
 
+from rbee import trusted_files
 from rbee.errors import ConfigError
 
 SYSTEM_CONFIG = Path("/etc/ssh/ssh_config")
@@ -78,9 +82,9 @@ class Settings(SSHClientConfig):
                 self.parse(file)
 
     def parse(self, path: Path) -> None:
-        """Add a file. Raises ConfigParseError, OSError, UnicodeDecodeError."""
+        """Add a file. Raises ConfigParseError, OSError, UnicodeDecodeError; ConfigError where others can write it."""
         self._path, self._matching, self._tokens = path, True, {"%": "%"}
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        for number, line in enumerate(_content(path).split("\n"), 1):
             self._line_no = number
             if (found := _LINE.match(line.strip())) and not found[1].startswith("#"):
                 self._add(found[1].lower(), found[2])
@@ -185,6 +189,13 @@ class Settings(SSHClientConfig):
         "revokedhostkeys": ("RevokedHostKeys", SSHClientConfig._set_string),
         "bindinterface": ("BindInterface", SSHClientConfig._set_string),
     }
+
+
+def _content(path: Path) -> str:
+    with path.open(encoding="utf-8") as file:
+        if path != SYSTEM_CONFIG:
+            trusted_files.judge(os.fstat(file.fileno()), path, "the SSH configuration")
+        return file.read()
 
 
 def _without_comment(text: str) -> str:

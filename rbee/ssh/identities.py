@@ -18,6 +18,7 @@ import asyncssh
 from rbee.connection import AskPassphrase
 from rbee.errors import ConfigError, RefusedError
 from rbee.ssh.config import Hop
+from rbee.trusted_files import is_exposed
 from rbee_remote.protocol import ErrorCode
 
 #: Seconds an agent may take to list its keys. Signing may take longer: some ask their owner.
@@ -164,7 +165,7 @@ async def _open_agent(path: str) -> tuple[asyncssh.SSHAgentClient | None, list[a
 def _check_private(path: Path) -> None:
     """As ssh does: a private key that others can read is not used. Raises OSError."""
     found = path.stat()
-    if found.st_uid == os.getuid() and stat.S_IMODE(found.st_mode) & 0o077:
+    if is_exposed(found, os.getuid()):
         raise PermissionError(f"others can read it (mode {stat.S_IMODE(found.st_mode):o})")
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+from pathlib import Path
 
 import psutil
 import pytest
@@ -20,6 +23,42 @@ def test_out_of_the_box(rbee: Rbee) -> None:
     assert "local" in result.stderr
     assert len(rbee.node_processes()) == 2
     assert list(rbee.user_home.iterdir()) == []
+
+
+def test_a_cloned_repository_puts_no_code_into_the_worker(rbee: Rbee, tmp_path: Path) -> None:
+    """A library that tells of each process it is loaded into; both ways in which an inventory could name it."""
+    source, library, loaded = tmp_path / "evil.c", tmp_path / "evil.so", tmp_path / "loaded"
+    source.write_text(
+        "#include <fcntl.h>\n"
+        f'__attribute__((constructor)) void run(void) {{ open("{loaded}", O_CREAT | O_WRONLY, 0600); }}\n'
+    )
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    subprocess.run(["true"], env={"LD_PRELOAD": str(library)}, check=True)
+    assert loaded.exists()
+    loaded.unlink()
+    clone = rbee.user_home / "inventory.toml"
+    clone.write_text(f'[nodes.local]\nenv = {{ LD_PRELOAD = "{library}" }}\n')
+    told = rbee("infer", "--max-tokens", "1", "Hello").stderr
+    assert not loaded.exists()
+    assert "is not used" in told
+    rbee("infer", "-i", "inventory.toml", "--max-tokens", "1", "Hello", status=2)
+    clone.write_text(f'[defaults]\nenv = {{ LD_PRELOAD = "{library}" }}\n')
+    rbee("hive", "stop", "local")
+    rbee("infer", "-i", "inventory.toml", "--max-tokens", "1", "Hello")
+    assert not loaded.exists()
+
+
+def test_what_is_made_under_a_lax_umask_can_be_used_again(rbee: Rbee) -> None:
+    shutil.rmtree(rbee.home / "cache")
+    before = os.umask(0)
+    try:
+        rbee("infer", "--max-tokens", "1", "Hello")
+        rbee("models", "push", "local", "smollm2:135m")
+    finally:
+        os.umask(before)
+    modes = {path: path.stat().st_mode & 0o022 for path in (rbee.home / "cache").rglob("*")}
+    assert modes
+    assert not any(modes.values()), modes
 
 
 def test_a_file_on_this_machine(rbee: Rbee, model_path: object) -> None:

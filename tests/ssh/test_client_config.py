@@ -213,3 +213,21 @@ def test_ssh_itself_reads_each_corner_the_same(what: str, home: Path) -> None:
 def test_no_key_can_be_named(home: Path) -> None:
     (home / ".ssh" / "config").write_text("IdentityFile none\n")
     assert _last("gpu1").identities == ()
+
+
+@pytest.mark.parametrize(("name", "mode"), [("config", 0o646), ("config", 0o602), ("more/config", 0o666)])
+def test_a_file_that_others_can_write_is_refused_as_ssh_does(files: Path, home: Path, name: str, mode: int) -> None:
+    path = home / ".ssh" / name
+    path.chmod(mode)
+    with pytest.raises(ConfigError, match=f"{path} is not used: it can be written by everybody") as caught:
+        _last("plain")
+    assert caught.value.hint == f"chmod go-w {path}"
+
+
+def test_of_the_systems_files_those_that_are_included_are_looked_at(files: Path) -> None:
+    """As in ssh: nobody but the administrator names the system's own file."""
+    (files / "ssh_config").chmod(0o666)
+    _last("plain")
+    (files / "conf.d" / "20-site.conf").chmod(0o666)
+    with pytest.raises(ConfigError, match=r"20-site\.conf is not used"):
+        _last("plain")

@@ -249,7 +249,7 @@ def test_install_shows_this_very_command_and_changes_nothing(
     capsys: pytest.CaptureFixture[str], home: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "inventory.toml").write_text('[nodes.gpu1]\nhost = "192.0.2.11"\n')
-    status, out, err = run(capsys, "--install", "--older-than", "2h", "--json")
+    status, out, err = run(capsys, "--install", "--older-than", "2h", "--json", "-i", "inventory.toml")
     assert (status, err) == (0, "")
     words = shlex.split(json.loads(out)["crontab"])[5:]
     program = Path(sys.executable).with_name("rbee")

@@ -188,11 +188,11 @@ def test_the_search_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert load(None, Settings(home)) == Inventory({LOCAL: Node(LOCAL, home=str(home / "node"))})
     for path in (home / "inventory.toml", tmp_path / "inventory.toml", tmp_path / "env.toml", tmp_path / "given.toml"):
         path.write_text(f"[nodes.{path.parent.name[:4].replace('_', 'x')}-{path.stem}]\n")
-    assert load(None, Settings(home)).path == Path("inventory.toml")
+    assert load(None, Settings(home)).path == home / "inventory.toml"
     assert load(None, Settings(home, tmp_path / "env.toml")).path == tmp_path / "env.toml"
     assert load(tmp_path / "given.toml", Settings(home, tmp_path / "env.toml")).path == tmp_path / "given.toml"
-    (tmp_path / "inventory.toml").unlink()
-    assert load(None, Settings(home)).path == home / "inventory.toml"
+    (home / "inventory.toml").unlink()
+    assert load(None, Settings(home)).path is None
 
 
 def test_a_named_inventory_that_is_missing_is_an_error(tmp_path: Path) -> None:

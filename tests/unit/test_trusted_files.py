@@ -1,0 +1,358 @@
+"""Whose file is believed: OpenSSH's rules as tables, and then files and folders as a neighbour may leave them."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+from pathlib import Path
+
+import pytest
+
+from rbee import audit
+from rbee.audit.check import last_entries, verify_keeper
+from rbee.errors import ConfigError
+from rbee.events import Event, Notice
+from rbee.inventory import load
+from rbee.inventory.edit import remove_node
+from rbee.models.hub_token import hub_token
+from rbee.models.store import ModelStore
+from rbee.registry import Registry
+from rbee.runtime.payload import build_payload
+from rbee.runtime.platforms import Target
+from rbee.runtime.wheels import WheelCache
+from rbee.settings import Settings, check_home, keeper_id, make_private_folder
+from rbee.trusted_files import Fault, check, fault, is_exposed, is_own_group, read
+
+ME, ROOT, OTHER = 1000, 0, 1001
+MY_GROUP, STAFF = 1000, 50
+FILE, FOLDER, LINK = stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK
+AS_ROOT = pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file to somebody else")
+
+
+def status(mode: int, uid: int = ME, gid: int = MY_GROUP) -> os.stat_result:
+    return os.stat_result((mode, 1, 1, 1, uid, gid, 0, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (status(FILE | 0o600), None),
+        (status(FILE | 0o644), None),
+        (status(FILE | 0o644, ROOT, ROOT), None),
+        (status(FILE | 0o444, OTHER), Fault.FOREIGN),
+        (status(FILE | 0o600, OTHER), Fault.FOREIGN),
+        (status(FILE | 0o646), Fault.OTHERS),
+        (status(FILE | 0o602, ROOT, ROOT), Fault.OTHERS),
+        (status(FILE | 0o664), None),
+        (status(FILE | 0o664, ME, STAFF), Fault.GROUP),
+        (status(FILE | 0o664, ROOT, STAFF), Fault.GROUP),
+        (status(FOLDER | 0o755), None),
+        (status(FOLDER | 0o775), None),
+        (status(FOLDER | 0o2775, ME, STAFF), Fault.GROUP),
+        (status(FOLDER | 0o1777, ROOT, ROOT), Fault.OTHERS),
+        (status(LINK | 0o777), None),
+        (status(LINK | 0o777, OTHER), Fault.FOREIGN),
+    ],
+)
+def test_a_file_is_ones_own_or_roots_and_nobody_else_may_write(found: os.stat_result, expected: Fault | None) -> None:
+    assert fault(found, ME, lambda gid: gid == MY_GROUP) is expected
+
+
+def test_root_believes_only_root() -> None:
+    assert fault(status(FILE | 0o644, ROOT, ROOT), ROOT, lambda _: False) is None
+    assert fault(status(FILE | 0o644, ME), ROOT, lambda _: False) is Fault.FOREIGN
+
+
+@pytest.mark.parametrize(
+    ("found", "exposed"),
+    [
+        (status(FILE | 0o600), False),
+        (status(FILE | 0o400), False),
+        (status(FILE | 0o640), True),
+        (status(FILE | 0o604), True),
+        (status(FILE | 0o610), True),
+        (status(FILE | 0o640, ROOT, STAFF), False),
+        (status(FILE | 0o444, ROOT, ROOT), False),
+    ],
+)
+def test_a_secret_is_exposed_where_its_owner_lets_others_read_it(found: os.stat_result, exposed: bool) -> None:
+    assert is_exposed(found, ME) is exposed
+
+
+def user(name: str, uid: int, gid: int) -> pwd.struct_passwd:
+    return pwd.struct_passwd((name, "x", uid, gid, "", f"/home/{name}", "/bin/sh"))
+
+
+@pytest.mark.parametrize(
+    ("group", "everybody", "own"),
+    [
+        (("bee", "x", 1000, []), [user("bee", 1000, 1000), user("ant", 1001, 1001)], True),
+        (("bee", "x", 1000, ["bee"]), [], True),
+        (("bee", "x", 1000, ["bee", "ant"]), [], False),
+        (("bee", "x", 1000, ["ant"]), [], False),
+        (("users", "x", 1000, []), [user("bee", 1000, 1000)], False),
+        (("bee", "x", 2000, []), [user("bee", 1000, 1000)], False),
+        (("bee", "x", 1000, []), [user("bee", 1000, 1000), user("ant", 1001, 1000)], False),
+        (("bee", "x", 1000, []), [user("bee", 1000, 1000), user("bee2", 1000, 1000)], True),
+    ],
+)
+def test_a_private_group_has_the_users_name_and_nobody_else(
+    group: tuple[str, str, int, list[str]], everybody: list[pwd.struct_passwd], own: bool
+) -> None:
+    assert is_own_group(user("bee", 1000, 1000), grp.struct_group(group), lambda: everybody) is own
+
+
+# --- files and folders ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine" / "file"
+    path.parent.mkdir(mode=0o755)
+    path.write_text("content")
+    path.chmod(0o644)
+    return path
+
+
+def refused(path: Path, because_of: Path, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        read(path, "the file")
+    assert str(path) in caught.value.message
+    assert str(because_of) in caught.value.message
+    assert f"chmod go-w {because_of}" in caught.value.hint
+    assert "\n" not in caught.value.message + caught.value.hint
+
+
+def test_a_private_file_in_a_folder_below_tmp_is_read(file: Path) -> None:
+    assert read(file, "the file") == b"content"
+
+
+def test_a_file_that_everybody_can_write_is_not(file: Path) -> None:
+    file.chmod(0o646)
+    refused(file, file, "written by everybody")
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_nor_one_that_everybody_can_replace(file: Path, level: int) -> None:
+    file.parents[level].chmod(0o777)
+    refused(file, file.parents[level], "written by everybody")
+
+
+def test_in_a_sticky_folder_ones_own_file_is_ones_own(file: Path) -> None:
+    file.parent.chmod(0o1777)
+    assert read(file, "the file") == b"content"
+    file.chmod(0o666)
+    refused(file, file, "written by everybody")
+    with pytest.raises(ConfigError, match="written by everybody"):
+        check(file.parent, "the folder")  # others can add to it
+    check(file.parent / "missing", "the folder")
+
+
+def test_links_are_followed_to_where_each_of_them_can_be_replaced(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "dotfiles").mkdir()
+    (tmp_path / "dotfiles" / "link").symlink_to("../mine/../mine")
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "dotfiles" / "link" / "file")
+    assert read(link, "the file") == b"content"
+    (tmp_path / "dotfiles").chmod(0o777)
+    refused(link, tmp_path / "dotfiles", "written by everybody")
+    (tmp_path / "dotfiles").chmod(0o755)
+    file.parent.chmod(0o777)
+    refused(link, file.parent, "written by everybody")
+
+
+def test_links_in_a_circle_are_the_systems_error(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(OSError, match="symbolic links"):
+        read(tmp_path / "a", "the file")
+
+
+def test_what_is_above_the_users_home_is_the_administrators(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o777)
+    refused(file, tmp_path, "written by everybody")
+    monkeypatch.setenv("HOME", str(file.parent))
+    assert read(file, "the file") == b"content"
+    monkeypatch.setenv("HOME", str(tmp_path / "another"))
+    refused(file, tmp_path, "written by everybody")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    refused(file, tmp_path, "written by everybody")
+
+
+def test_a_pipe_has_no_folder_and_is_read(file: Path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"from a pipe")
+    os.close(writing)
+    try:
+        assert read(Path(f"/dev/fd/{reading}"), "the file") == b"from a pipe"
+    finally:
+        os.close(reading)
+
+
+@AS_ROOT
+def test_somebody_elses_file_folder_fifo_and_link_are_refused(file: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo", 0o644)
+    (tmp_path / "link").symlink_to(file)
+    for path in (tmp_path / "fifo", tmp_path / "link"):
+        os.chown(path, 12345, 12345, follow_symlinks=False)
+        with pytest.raises(ConfigError, match="belongs to 12345") as caught:
+            read(path, "the file")
+        assert f"sudo chown root {path}" in caught.value.hint
+    os.chown(file, 12345, 12345)
+    with pytest.raises(ConfigError, match="belongs to 12345"):
+        read(file, "the file")
+    os.chown(file, 0, 0)
+    os.chown(file.parent, 12345, 12345)
+    with pytest.raises(ConfigError, match=f"{file.parent} belongs to 12345"):
+        read(file, "the file")
+
+
+@AS_ROOT
+def test_the_group_that_can_write_is_named(file: Path) -> None:
+    os.chown(file, 0, 54321)
+    file.chmod(0o664)
+    refused(file, file, "written by the group 54321")
+
+
+# --- what is looked at so ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    settings = Settings(tmp_path / "home")
+    make_private_folder(settings.home)
+    return settings
+
+
+def not_used(caught: pytest.ExceptionInfo[ConfigError], path: Path) -> None:
+    assert "is not used" in caught.value.message
+    assert caught.value.hint == f"chmod go-w {path}"
+    assert caught.value.exit_status == 2
+
+
+def test_the_inventory_also_one_that_is_named(settings: Settings, tmp_path: Path) -> None:
+    for path in (settings.inventory_path, tmp_path / "named.toml"):
+        path.write_text("[nodes.gpu1]\n")
+        assert "gpu1" in load(path, settings).nodes
+        path.chmod(0o666)
+        with pytest.raises(ConfigError) as caught:
+            load(path, settings)
+        not_used(caught, path)
+        with pytest.raises(ConfigError) as caught:
+            remove_node(path, "gpu1")
+        not_used(caught, path)
+
+
+def test_rbees_home(settings: Settings) -> None:
+    check_home(settings)
+    settings.home.chmod(0o755)
+    check_home(settings)
+    settings.home.chmod(0o1777)
+    with pytest.raises(ConfigError) as caught:
+        check_home(settings)
+    not_used(caught, settings.home)
+    check_home(Settings(settings.home.parent / "none"))
+
+
+def test_a_folder_that_somebody_else_made_first(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log").chmod(0o777)
+    with pytest.raises(ConfigError) as caught:
+        make_private_folder(tmp_path / "log")
+    not_used(caught, tmp_path / "log")
+    with pytest.raises(ConfigError) as caught:
+        make_private_folder(tmp_path / "log" / "a" / "b")
+    not_used(caught, tmp_path / "log")
+
+
+def test_the_registry_and_the_keepers_id(settings: Settings, tmp_path: Path) -> None:
+    Registry.open(settings.registry_path).close()
+    keeper_id(settings)
+    for path in (settings.registry_path, settings.home / "keeper-id"):
+        path.chmod(0o666)
+    with pytest.raises(ConfigError) as caught:
+        Registry.open(settings.registry_path)
+    not_used(caught, settings.registry_path)
+    with pytest.raises(ConfigError) as caught:
+        Registry.open_copy(settings.registry_path)
+    not_used(caught, settings.registry_path)
+    with pytest.raises(ConfigError) as caught:
+        keeper_id(settings)
+    not_used(caught, settings.home / "keeper-id")
+
+
+def test_a_registry_behind_a_link_into_a_folder_of_everybody(settings: Settings, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    settings.registry_path.symlink_to(shared / "workers.db")
+    with pytest.raises(ConfigError) as caught:
+        Registry.open(settings.registry_path)
+    not_used(caught, shared)
+
+
+def test_the_audit_log_is_neither_written_nor_believed(settings: Settings) -> None:
+    events: list[Event] = []
+    audit.record(settings, "gc", emit=events.append)
+    assert (events, len(last_entries(settings, 9, None))) == ([], 1)
+    log = settings.log / "audit.log"
+    log.chmod(0o666)
+    audit.record(settings, "gc", emit=events.append)
+    (told,) = events
+    assert isinstance(told, Notice)
+    assert "gc is not in the audit log: " in told.text
+    with pytest.raises(ConfigError) as caught:
+        verify_keeper(settings)
+    not_used(caught, log)
+    with pytest.raises(ConfigError) as caught:
+        last_entries(settings, 9, None)
+    not_used(caught, log)
+
+
+def test_a_token_that_others_can_write(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("hf_secret")
+    path.chmod(0o602)
+    with pytest.raises(ConfigError) as caught:
+        hub_token({"HF_TOKEN_PATH": str(path)})
+    not_used(caught, path)
+
+
+@AS_ROOT
+def test_a_token_of_somebody_else(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("hf_secret")
+    path.chmod(0o600)
+    os.chown(path, 12345, 12345)
+    with pytest.raises(ConfigError, match="belongs to 12345"):
+        hub_token({"HF_TOKEN_PATH": str(path)})
+
+
+@pytest.mark.parametrize("folder", [".", "llama", "llama/cpu-x"])
+async def test_a_wheel_that_others_can_put_into_the_cache(
+    tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RBEE_WHEEL_CACHE", str(tmp_path / "wheels"))
+    cache = WheelCache.of(Settings(tmp_path))
+    (cache.root / "llama" / "cpu-x").mkdir(parents=True)
+    (cache.root / "llama" / "cpu-x" / "wheel.json").write_text("{}")
+    (cache.root / folder).chmod(0o777)
+    with pytest.raises(ConfigError) as caught:
+        cache.find_llama(Target.here(), "cpu")
+    not_used(caught, cache.root / folder)
+    if folder == ".":
+        with pytest.raises(ConfigError) as caught:
+            await cache.base_wheels(Target.here(), lambda _: None)
+        not_used(caught, cache.root)
+
+
+def test_a_payload_that_others_can_write_is_not_run_here(settings: Settings) -> None:
+    store = ModelStore.of(settings, build_payload())
+    store._payload_file().chmod(0o666)
+    with pytest.raises(ConfigError) as caught:
+        store._payload_file()
+    not_used(caught, settings.cache / "payloads" / build_payload().name)
