@@ -20,7 +20,6 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING
 
 from rbee.errors import ConfigError
@@ -161,14 +160,18 @@ def _is_private(gid: int) -> bool:
 
 def _refused(found: Fault, path: Path, what: str, at: str, status: os.stat_result) -> ConfigError:
     """The error, with the command that mends it."""
-    is_own = status.st_uid == os.getuid()
-    who = {Fault.FOREIGN: f" {_user(status.st_uid)}", Fault.GROUP: f" {_group(status.st_gid)}"}.get(found, "")
-    via = "" if at == str(path) else f": {at}"
-    hint = f"{'' if is_own else 'sudo '}chmod go-w {quote(at)}"
-    if found is Fault.FOREIGN:
-        hint = f"see what is in it, then: sudo chown {_user(os.getuid())} {quote(at)}"
+    from shlex import quote
+
+    is_itself = at == str(path)
+    owner, group = _user(status.st_uid), _group(status.st_gid)
+    who = {Fault.FOREIGN: f" {owner}", Fault.GROUP: f" {group}", Fault.OTHERS: ""}[found]
+    hint = f"{'' if status.st_uid == os.getuid() else 'sudo '}chmod go-w {quote(at)}"
+    if found is Fault.FOREIGN and is_itself:
+        hint = f"run rbee as {owner}, or see what is in it, then: sudo chown {_user(os.getuid())} {quote(at)}"
+    elif found is Fault.FOREIGN:  # whose folder is not to be changed for our sake
+        hint = f"run rbee as {owner}, or use a folder of your own"
     return ConfigError(
-        f"{what} {path} is not used{via or ': it'} {found.value}{who}",
+        f"{what} {path} is not used: {'it' if is_itself else at} {found.value}{who}",
         hint=hint,
         details={"file": str(path), "because_of": at},
     )
