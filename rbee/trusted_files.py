@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 #: As many symbolic links on the way as Linux follows.
 _MOST_LINKS = 40
+#: How often a file may be replaced between the look at its name and the one at what was opened.
+_MOST_LOOKS = 20
 
 
 class Fault(Enum):
@@ -70,8 +72,8 @@ def is_own_group(
     )
 
 
-def check(path: Path, what: str) -> None:
-    """See that nobody else decides what is at `path`, which may be missing.
+def check(path: Path, what: str) -> os.stat_result | None:
+    """See that nobody else decides what is at `path`; its status, None where nothing is there.
 
     what: it in words, for the error, such as "the inventory". Raises ConfigError.
     """
@@ -82,6 +84,7 @@ def check(path: Path, what: str) -> None:
             continue
         if not _is_above_home(at, {step for step, _, _ in steps}):
             raise _refused(found, path, what, at, status)
+    return next((status for _, status, is_end in steps if is_end), None)
 
 
 def check_entry(path: Path, what: str) -> None:
@@ -104,10 +107,19 @@ def judge(status: os.stat_result, path: Path, what: str) -> None:
 
 def read(path: Path, what: str) -> bytes:
     """The content of a file that nobody else decides. Raises ConfigError as `check`, and OSError."""
-    check(path, what)
-    with path.open("rb") as file:
-        judge(os.fstat(file.fileno()), path, what)
-        return file.read()
+    for _ in range(_MOST_LOOKS):
+        seen = check(path, what)
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            judge(status, path, what)
+            if not _has_name(status) or (seen and os.path.samestat(seen, status)):
+                return file.read()
+    raise ConfigError(f"{what} {path} is replaced all the time", hint="try again when whoever writes it is done")
+
+
+def _has_name(status: os.stat_result) -> bool:
+    """Not a pipe, nor a file that was removed (`<<<` in a shell makes either)."""
+    return stat.S_ISREG(status.st_mode) and status.st_nlink > 0
 
 
 def _steps(path: Path) -> Iterator[tuple[str, os.stat_result, bool]]:

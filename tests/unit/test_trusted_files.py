@@ -6,11 +6,12 @@ import grp
 import os
 import pwd
 import stat
+import threading
 from pathlib import Path
 
 import pytest
 
-from rbee import audit
+from rbee import audit, trusted_files
 from rbee.audit.check import last_entries, verify_keeper
 from rbee.errors import ConfigError
 from rbee.events import Event, Notice
@@ -150,6 +151,23 @@ def test_in_a_sticky_folder_ones_own_file_is_ones_own(file: Path) -> None:
     check(file.parent / "missing", "the folder")
 
 
+def test_ones_own_group_may_write_and_a_shared_one_may_not(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what this system's user database says of our own group, and of the same one with a guest."""
+    mine, own = pwd.getpwuid(os.getuid()), grp.getgrgid(file.stat().st_gid)
+    if not is_own_group(mine, own, pwd.getpwall):
+        pytest.skip("this user has no group of its own")
+    file.chmod(0o664)
+    file.parent.chmod(0o2775)
+    assert read(file, "the file") == b"content"
+    shared = grp.struct_group((own.gr_name, "x", own.gr_gid, ["guest"]))
+    monkeypatch.setattr(grp, "getgrgid", lambda _: shared)
+    trusted_files._is_private.cache_clear()
+    try:
+        refused(file, file.parent, f"written by the group {own.gr_name}")
+    finally:
+        trusted_files._is_private.cache_clear()
+
+
 def test_links_are_followed_to_where_each_of_them_can_be_replaced(file: Path, tmp_path: Path) -> None:
     (tmp_path / "dotfiles").mkdir()
     (tmp_path / "dotfiles" / "link").symlink_to("../mine/../mine")
@@ -191,6 +209,53 @@ def test_a_pipe_has_no_folder_and_is_read(file: Path) -> None:
         assert read(Path(f"/dev/fd/{reading}"), "the file") == b"from a pipe"
     finally:
         os.close(reading)
+
+
+def test_a_file_without_a_name_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "gone").open("w+") as file:
+        file.write("from a here-document")
+        file.flush()
+        (tmp_path / "gone").unlink()
+        assert read(Path(f"/dev/fd/{file.fileno()}"), "the file") == b"from a here-document"
+
+
+def test_what_was_put_in_its_place_after_the_look_is_looked_at_again(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody puts a link at a free name in /tmp, which leads to a file of ours that they got us to write."""
+    tmp_path.chmod(0o1777)
+    name, shared = tmp_path / "name", tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    (shared / "file").write_text("hostile")
+    open_it = Path.open
+
+    def too_late(path: Path, *arguments: str) -> object:
+        if path == name and not name.is_symlink():
+            name.symlink_to(shared / "file")
+        return open_it(path, *arguments)
+
+    monkeypatch.setattr(Path, "open", too_late)
+    refused(name, shared, "written by everybody")
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_whole(file: Path) -> None:
+    stop = threading.Event()
+
+    def replace() -> None:
+        while not stop.is_set():
+            draft = file.with_name("draft")
+            draft.write_text("another")
+            draft.chmod(0o600)
+            draft.replace(file)
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        assert {read(file, "the file") for _ in range(300)} <= {b"content", b"another"}
+    finally:
+        stop.set()
+        thread.join()
 
 
 @AS_ROOT
