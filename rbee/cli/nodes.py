@@ -21,6 +21,8 @@ _ADDRESS = re.compile(
     r"(?:(?P<user>[^@]+)@)?(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^\[\]:@]+|[0-9A-Fa-f:.%]*:[^\[\]]*:[^\[\]]*))(?::(?P<port>[0-9]+))?"
 )
 
+_MD5 = re.compile(r"(?:MD5:)?(?:[0-9A-Fa-f]{2}:){15}[0-9A-Fa-f]{2}|MD5:.*", re.IGNORECASE)
+
 
 def register(app: typer.Typer) -> None:
     nodes = group(app, "nodes", "The machines in the inventory.")
@@ -57,8 +59,16 @@ def add(
             "--home", metavar="PATH", help="Where rbee lives on the node. [default: ~/.rbee/node]", show_default=False
         ),
     ] = None,
+    host_key: Annotated[
+        str | None,
+        typer.Option(
+            "--host-key", metavar="SHA256:…", help="The host key's fingerprint, as compared: no other is accepted."
+        ),
+    ] = None,
     no_check: Annotated[bool, typer.Option("--no-check", help="Write it down without connecting.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Accept the host key unseen.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Accept the host key that is shown, though nobody compared it.")
+    ] = False,
 ) -> None:
     """Pin a machine's host key and write it down."""
     from rbee import audit
@@ -67,19 +77,25 @@ def add(
     from rbee.inventory.edit import add_node
 
     path = shell.writable_inventory()
-    node = make_node(name, address, identity=identity, jump=jump, tags=tag, backend=backend, home=home)
+    node = make_node(
+        name, address, identity=identity, jump=jump, tags=tag, backend=backend, home=home, host_key=host_key
+    )
     context = shell.context
     if node.name in context.inventory.nodes:
         raise UsageError(f"there is a node {name!r} already", hint=f"`rbee nodes remove {name}` takes it out")
     with audit.recorded(shell.settings, "nodes.add", emit=shell.renderer, node=name) as details:
+        accepted: dict[str, str | None] = {}
         if not no_check:
             from rbee import nodes
 
-            node = shell.run(nodes.add(context, node, check_it=True, assume_yes=yes, emit=shell.renderer))
+            added = shell.run(nodes.add(context, node, assume_yes=yes, emit=shell.renderer))
+            node = added.node
+            accepted = {"algorithm": added.key.algorithm if added.key else None, "accepted_by": added.accepted_by.value}
         add_node(path, node)
-        details |= {"address": node_address(node), "host_key": node.host_key}
+        details |= {"address": node_address(node), "host_key": node.host_key, **accepted}
     key = f", host key {node.host_key}" if node.host_key else ""
-    shell.renderer.done(f"added {name} to {path}{key}", {"added": node_data(node), "inventory": str(path)})
+    data = {"added": node_data(node), "inventory": str(path), "host_key": {"fingerprint": node.host_key, **accepted}}
+    shell.renderer.done(f"added {name} to {path}{key}", data)
 
 
 def list_(shell: Shell, nodes: NodesArgument = None) -> None:
@@ -144,6 +160,7 @@ def make_node(
     tags: list[str] | None = None,
     backend: str = "auto",
     home: str | None = None,
+    host_key: str | None = None,
 ) -> Node:
     """A node from the words of a command line, checked as the inventory's are. Raises UsageError."""
     from rbee.inventory import LOCAL, Node
@@ -179,4 +196,16 @@ def make_node(
         fields["identity_file"] = fields["identity_file"].absolute()
         if not fields["identity_file"].is_file():
             raise UsageError(f"there is no key file {fields['identity_file']}")
+    if host_key is not None:
+        _refuse_md5(host_key)
+        fields["host_key"] = checked("--host-key", KEYS["host_key"][1], host_key)
     return Node(name=checked("NAME", check_name, name), **fields)
+
+
+def _refuse_md5(fingerprint: str) -> None:
+    """Raises UsageError."""
+    if _MD5.fullmatch(fingerprint):
+        raise UsageError(
+            f"--host-key: {fingerprint!r} is an MD5 fingerprint, which can be forged",
+            hint="`ssh-keygen -E sha256 -lf FILE` prints the one that is taken",
+        )

@@ -26,8 +26,8 @@ from rbee.inventory import Node
 from rbee.passphrases import Passphrases
 from rbee.ssh.channels import SSHConnection
 from rbee.ssh.config import Hop, route
-from rbee.ssh.handshake import BusyError, Opened, open_hop, show_host_key
-from rbee.ssh.hostkeys import HostKey
+from rbee.ssh.handshake import BusyError, Opened, open_hop
+from rbee.ssh.scan import Scanned, scan
 
 #: Seconds before the second and the third try.
 DELAYS = (0.2, 0.4)
@@ -66,15 +66,16 @@ async def connect(
 
 async def scan_host_key(
     node: Node, nodes: Mapping[str, Node], *, emit: Emit, ask_passphrase: AskPassphrase | None = None
-) -> HostKey:
-    """The host key that `node` shows, unchecked, for somebody to look at and pin. Its jump hosts are checked.
+) -> Scanned:
+    """The host key that `node` shows, held against known_hosts, and against the pin where it has one; to be pinned.
 
-    Raises ConnectError, RefusedError (by a jump host), ConfigError.
+    Its jump hosts are checked as for any connection.
+    Raises ConnectError, RefusedError (HOST_KEY_MISMATCH, or by a jump host), ConfigError.
     """
     async with AsyncExitStack() as stack:
         *before, last = route(node, nodes)
         tunnel = await _open_all(before, stack, emit, Passphrases(ask_passphrase))
-        return await _tries(last, emit, lambda: show_host_key(last, tunnel))
+        return await _tries(last, emit, lambda: scan(last, tunnel))
 
 
 async def _open_all(

@@ -12,7 +12,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,11 +85,16 @@ async def open_hop(hop: Hop, tunnel: asyncssh.SSHClientConnection | None, ask: A
             ) from error
 
 
-async def show_host_key(hop: Hop, tunnel: asyncssh.SSHClientConnection | None) -> HostKey:
-    """The key that the server prefers to show; nothing is trusted and no user is named. Raises as `open_hop`."""
-    nothing = Trust(frozenset())
+async def show_host_key(
+    hop: Hop, tunnel: asyncssh.SSHClientConnection | None, seen: Sequence[HostKey] = (), families: tuple[str, ...] = ()
+) -> HostKey:
+    """The key that the server shows; nothing is trusted and no user is named. Raises as `open_hop`.
+
+    seen: keys that it has shown already; their types are not asked for again. families: the types to ask for first.
+    """
+    nothing = Trust(frozenset(), families)
     try:
-        await _attempt(hop, tunnel, None, nothing, nothing.algorithms())
+        await _attempt(hop, tunnel, None, nothing, nothing.algorithms(without=frozenset(key.algorithm for key in seen)))
     except _HostKeyRefused as refused:
         if refused.offered is None:
             raise refusal(hop, nothing, [], refused.reason) from refused
@@ -183,7 +188,8 @@ async def _attempt(
 def _options(
     hop: Hop, tunnel: asyncssh.SSHClientConnection | None, trust: Trust, algorithms: list[str], client: _Client
 ) -> dict[str, Any]:
-    authorities, revoked = list(trust.authorities), list(trust.revoked)
+    authorities = list(trust.authorities)
+    revoked = list(trust.revoked) if authorities else []  # of plain keys `Trust` knows it, and we see which it was
     return {
         "host": hop.host,
         "port": hop.port,

@@ -1,14 +1,20 @@
 """Which host keys are trusted: the inventory's pinned fingerprint, else known_hosts. There is no way to trust any key.
 
 Rules
-- A pin decides alone. Without one the host must stand in known_hosts under the name (or alias) it was asked for, with
-  its port where that is not 22; the address it resolved to does not count.
+- A pin decides alone, but for keys that known_hosts marks with @revoked: those are refused whatever else is said.
+  Without a pin the host must stand in known_hosts under the name (or alias) it was asked for; the address it resolved
+  to does not count. Behind a port other than 22 it stands there as [host]:port; without such a line, a key that the
+  host has on port 22 is as good, as for ssh, and another key is unknown.
 - An unknown key and a changed key are different errors, and neither is ever tried again.
+- A hint to pin a key names the fingerprint that was shown, so that nobody is led to a second look that might show
+  another key.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,12 +56,14 @@ class Trust:
 
     fingerprints: of its plain keys; empty when nothing is known. families: of those keys, where they are known.
     authorities: keys that may sign its certificates. revoked: keys that are refused whatever else is said.
+    on_port_22: fingerprints of what the host shows there: good for a match, and nothing to differ from.
     """
 
     fingerprints: frozenset[str]
     families: tuple[str, ...] = ()
     authorities: tuple[asyncssh.SSHKey, ...] = ()
     revoked: tuple[asyncssh.SSHKey, ...] = ()
+    on_port_22: frozenset[str] = frozenset()
     pinned: bool = False
 
     @property
@@ -63,7 +71,15 @@ class Trust:
         return not self.fingerprints and not self.authorities
 
     def accepts(self, key: asyncssh.SSHKey) -> bool:
-        return key.get_fingerprint() in self.fingerprints
+        shown = HostKey.of(key)
+        return self.knows(shown) and not self.refuses(shown)
+
+    def knows(self, key: HostKey) -> bool:
+        return key.fingerprint in self.fingerprints or key.fingerprint in self.on_port_22
+
+    def refuses(self, key: HostKey) -> bool:
+        """Whether it is revoked."""
+        return any(key.fingerprint == revoked.get_fingerprint() for revoked in self.revoked)
 
     def algorithms(self, *, without: frozenset[str] = frozenset()) -> list[str]:
         """What to ask the server for, best first; keys of types that are known come first.
@@ -78,75 +94,117 @@ class Trust:
 
 def trust_of(hop: Hop) -> Trust:
     """What the inventory or known_hosts says of this host."""
-    if hop.host_key is not None:
-        return Trust(frozenset({hop.host_key.rstrip("=")}), pinned=True)
-    known = asyncssh.SSHKnownHosts()
-    for path in hop.known_hosts:
-        _load(known, path)
-    name = hop.host_key_alias or hop.host
-    # OpenSSH writes hosts behind another port as [host]:port, and those stand for nothing else.
-    if hop.port != DEFAULT_PORT and not hop.host_key_alias:
-        name = f"[{name}]:{hop.port}"
+    if hop.host_key is None:
+        return known_hosts_of(hop)
+    _, _, revoked, *_ = _load(hop.known_hosts, only_revoked=True).match(name_in_known_hosts(hop), "", None)
+    return Trust(frozenset({hop.host_key.rstrip("=")}), revoked=tuple(revoked), pinned=True)
+
+
+def known_hosts_of(hop: Hop) -> Trust:
+    """What known_hosts says of this host, whatever the inventory pins."""
+    known = _load(hop.known_hosts)
+    name = name_in_known_hosts(hop)
     keys, authorities, revoked, *_ = known.match(name, "", None)
+    others = known.match(hop.host, "", None)[0] if name.startswith("[") and not keys and not authorities else []
     families = tuple(dict.fromkeys(key.get_algorithm() for key in keys if key.get_algorithm() in FAMILIES))
     return Trust(
-        frozenset(key.get_fingerprint() for key in keys), families, tuple(authorities), tuple(revoked), pinned=False
+        frozenset(key.get_fingerprint() for key in keys),
+        families,
+        tuple(authorities),
+        tuple(revoked),
+        on_port_22=frozenset(key.get_fingerprint() for key in others),
     )
 
 
-def _load(known: asyncssh.SSHKnownHosts, path: Path) -> None:
-    """Add a known_hosts file. Lines that make no sense are left out, as ssh does: they can only trust less."""
-    try:
-        text = path.read_text(errors="replace")
-    except OSError:
-        return  # a file that cannot be read trusts nobody
-    for line in text.splitlines():
+def name_in_known_hosts(hop: Hop) -> str:
+    """As ssh looks for it."""
+    if hop.host_key_alias:
+        return hop.host_key_alias
+    return hop.host if hop.port == DEFAULT_PORT else f"[{hop.host}]:{hop.port}"
+
+
+def _load(paths: Iterable[Path], *, only_revoked: bool = False) -> asyncssh.SSHKnownHosts:
+    """The known_hosts files, as one. What ssh cannot read either is left out: whole files, and lines without sense.
+
+    only_revoked: of the rest nothing, which spares the warm path the reading of keys that do not matter.
+    """
+    known = asyncssh.SSHKnownHosts()
+    for path in paths:
         try:
-            known.load(line)
-        except ValueError:
+            text = path.read_text(errors="replace")
+        except OSError:
             continue
+        for line in text.splitlines():
+            if only_revoked and not line.lstrip().startswith("@revoked"):
+                continue
+            with contextlib.suppress(ValueError):
+                known.load(line)
+    return known
 
 
 def refusal(hop: Hop, trust: Trust, offered: list[HostKey], reason: str) -> RefusedError:
     """Why a host key was refused. offered: what the server showed; reason: asyncssh's words when it showed nothing."""
-    got = offered[0] if offered else None
+    got = next((key for key in offered if trust.refuses(key)), offered[0] if offered else None)
+    if "key is revoked" in reason or (got is not None and trust.refuses(got)):
+        return _revoked(hop, got)
     details: dict[str, object] = {"host": hop.address}
-    if got is not None:
-        details |= {"got": got.fingerprint, "algorithm": got.algorithm}
-    if trust.is_empty and not trust.revoked and got is not None:
+    if got is None:
+        details["reason"] = reason
+    elif trust.is_empty:
         return RefusedError(
             ErrorCode.HOST_KEY_UNKNOWN,
             f"the host key of {hop.name} is not known: {got.algorithm} {got.fingerprint}",
             hint=_how_to_pin(hop, got),
             details={"host": hop.address, "fingerprint": got.fingerprint, "algorithm": got.algorithm},
         )
-    expected = sorted(trust.fingerprints)
+    else:
+        details |= {"got": got.fingerprint, "algorithm": got.algorithm}
+    expected = sorted(trust.fingerprints or (key.get_fingerprint() for key in trust.authorities))
     details["expected"] = expected[0] if len(expected) == 1 else expected
-    if got is None:
-        details["reason"] = reason
-    where = "the inventory pins" if trust.pinned else "known_hosts says"
+    if trust.fingerprints:
+        where = "is pinned" if trust.pinned else "known_hosts says"
+        message = f"the host key of {hop.name} is not the one that {where}: somebody may be listening in"
+    else:
+        message = f"{hop.name} shows no certificate of an authority that known_hosts names for it"
     return RefusedError(
         ErrorCode.HOST_KEY_MISMATCH,
-        f"the host key of {hop.name} is not the one that {where}: somebody may be listening in",
-        hint="if the machine was set up anew, compare the fingerprint there with `ssh-keygen -lf "
-        "/etc/ssh/ssh_host_ed25519_key.pub`, then " + _how_to_replace(hop, pinned=trust.pinned),
+        message,
+        hint=f"if the machine was set up anew, compare its key ({_COMPARE}), then {_how_to_replace(hop, trust)}",
         details=details,
     )
 
 
+def _revoked(hop: Hop, got: HostKey | None) -> RefusedError:
+    shown = {"got": got.fingerprint, "algorithm": got.algorithm} if got else {}
+    return RefusedError(
+        ErrorCode.HOST_KEY_MISMATCH,
+        f"the host key of {hop.name} is revoked in known_hosts: whoever has it may be somebody else",
+        hint="the machine needs another host key; pin that one once it has it",
+        details={"host": hop.address, **shown, "reason": "revoked"},
+    )
+
+
+_COMPARE = "there: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"
+
+
 def _how_to_pin(hop: Hop, got: HostKey) -> str:
-    compare = "compare it with the machine's own (there: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then "
+    compare = f"compare it with the machine's own ({_COMPARE}), then "
     if hop.in_inventory:
         identity = f" --identity {shlex.quote(str(hop.identities[0]))}" if hop.explicit_identity else ""
         return (
-            f'{compare}put host_key = "{got.fingerprint}" into its table of the inventory, '
-            f"or: rbee nodes remove {hop.name}; rbee nodes add {hop.name} {hop.target}{identity}"
+            f'{compare}put host_key = "{got.fingerprint}" into its table of the inventory, or: rbee nodes remove '
+            f"{hop.name}; rbee nodes add {hop.name} {hop.target}{identity} --host-key {got.fingerprint}"
         )
-    return f"{compare}let ssh remember it: ssh {hop.name} true"
+    port = "" if hop.port == DEFAULT_PORT else f"-p {hop.port} "
+    return (
+        f"{compare}let ssh remember just that one: ssh {port}{hop.user}@{hop.name} true, "
+        f"with {got.fingerprint} as the answer to its question"
+    )
 
 
-def _how_to_replace(hop: Hop, *, pinned: bool) -> str:
-    if pinned:
-        return f"change host_key of {hop.name} in the inventory"
-    name = hop.host if hop.port == DEFAULT_PORT else f"[{hop.host}]:{hop.port}"
-    return f"remove the remembered key: ssh-keygen -R '{name}'"
+def _how_to_replace(hop: Hop, trust: Trust) -> str:
+    if trust.pinned:
+        return "pin the fingerprint that it prints: host_key in the inventory, or --host-key of `rbee nodes add`"
+    if not trust.fingerprints:
+        return "give it a certificate, or pin its key: host_key in the inventory, or --host-key of `rbee nodes add`"
+    return f"remove the remembered key: ssh-keygen -R '{name_in_known_hosts(hop)}'"

@@ -28,7 +28,8 @@ def test_add_pins_the_host_key_and_keeps_the_comments(rbee: Rbee, shared_node: C
     text = rbee.inventory.read_text()
     assert text.startswith(INVENTORY.rstrip())
     assert f'host_key = "{shared_node.fingerprint()}"' in text
-    assert shared_node.fingerprint() in result.stderr
+    assert f"--yes accepts {shared_node.fingerprint()}" in result.stderr
+    assert "nobody compared it" in result.stderr
 
     listed = rbee("nodes", "list", "--json").json()
     assert [node["name"] for node in listed] == ["attic", "gpu1", "local"]
@@ -42,8 +43,14 @@ def test_add_pins_the_host_key_and_keeps_the_comments(rbee: Rbee, shared_node: C
 
 def test_add_without_anyone_to_ask_refuses_an_unseen_host_key(rbee: Rbee, shared_node: ContainerNode) -> None:
     result = add(rbee, shared_node, status=4)
-    assert shared_node.fingerprint() in result.stderr
+    option = f"--host-key {shared_node.fingerprint()}"
+    assert f"rbee nodes add … {option}" in result.stderr
     assert not rbee.inventory.exists()
+    added = add(rbee, shared_node, *option.split(), "--json").lines()[-1]
+    accepted = {"fingerprint": shared_node.fingerprint(), "algorithm": "ssh-ed25519", "accepted_by": "--host-key"}
+    assert added["host_key"] == accepted
+    (entry,) = (entry for entry in rbee("audit", "list", "--json").json() if entry["outcome"] == "ok")
+    assert (entry["host_key"], entry["accepted_by"]) == (shared_node.fingerprint(), "--host-key")
 
 
 def test_ping_shows_each_node_and_fails_for_those_that_do_not_answer(

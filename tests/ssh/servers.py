@@ -37,6 +37,12 @@ class Server:
     connections: list[asyncssh.SSHServerConnection] = field(default_factory=list)
     tunnels: list[tuple[str, int]] = field(default_factory=list)
     shells: set[int] = field(default_factory=set)
+    acceptor: asyncssh.SSHAcceptor | None = None
+
+    def show(self, key: asyncssh.SSHKey) -> None:
+        """From now on this is the only host key."""
+        assert self.acceptor is not None
+        self.acceptor.update(server_host_keys=[key], server_host_certs=[])
 
     def node(self, identity: Path | None, **settings: object) -> Node:
         """A node of an inventory that pins the server's first host key, unless told otherwise."""
@@ -106,7 +112,7 @@ async def asyncssh_server(
         process_factory=run,
         encoding=None,
     )
-    server.port = acceptor.get_port()
+    server.port, server.acceptor = acceptor.get_port(), acceptor
     try:
         yield server
     finally:

@@ -10,12 +10,14 @@ import pytest
 from rbee.errors import RefusedError
 from rbee.events import Event
 from rbee.ssh import scan_host_key
+from rbee.ssh.hostkeys import HostKey
+from rbee.ssh.scan import Scanned
 from rbee_remote.protocol import ErrorCode
 from tests.ssh.conftest import Connect
 from tests.ssh.servers import Server, asyncssh_server
 
 
-def _remember(home: Path, pattern: str, key: asyncssh.SSHKey, marker: str = "") -> None:
+def remember(home: Path, pattern: str, key: asyncssh.SSHKey, marker: str = "") -> None:
     line = f"{marker}{pattern} {key.export_public_key().decode()}"
     with (home / ".ssh" / "known_hosts").open("a") as known:
         known.write("this line makes no sense\n" + line)
@@ -59,7 +61,8 @@ async def test_an_unknown_key_is_refused_with_its_fingerprint_and_how_to_pin_it(
     assert error.code is ErrorCode.HOST_KEY_UNKNOWN
     assert error.details["fingerprint"] == server.host_keys[0]
     assert f'host_key = "{server.host_keys[0]}"' in error.hint
-    assert error.hint.endswith(f"rbee nodes add gpu1 bee@127.0.0.1:{server.port} --identity {identity}")
+    add = f"rbee nodes add gpu1 bee@127.0.0.1:{server.port} --identity {identity}"
+    assert error.hint.endswith(f"{add} --host-key {server.host_keys[0]}")
     assert events == []
     assert server.logins == []
 
@@ -82,7 +85,7 @@ async def test_known_hosts_decides_without_a_pin(
 ) -> None:
     keys = [asyncssh.generate_private_key(kind) for kind in ("ssh-ed25519", "ssh-rsa")]
     async with asyncssh_server([user_key], host_keys=keys) as server:
-        _remember(home, f"[127.0.0.1]:{server.port}", keys[1])  # RSA, although the server has an ed25519 key as well
+        remember(home, f"[127.0.0.1]:{server.port}", keys[1])  # RSA, although the server has an ed25519 key as well
         async with connect(server.node(identity, host_key=None)) as connection:
             assert (await connection.run("echo in")).stdout == b"in\n"
 
@@ -96,7 +99,7 @@ async def test_a_hashed_entry_is_found(connect: Connect, user_key: asyncssh.SSHK
     async with asyncssh_server([user_key], host_keys=[key]) as server:
         digest = hmac.new(b"salt" * 5, f"[127.0.0.1]:{server.port}".encode(), hashlib.sha1).digest()
         hashed = f"|1|{base64.b64encode(b'salt' * 5).decode()}|{base64.b64encode(digest).decode()}"
-        _remember(home, hashed, key)
+        remember(home, hashed, key)
         async with connect(server.node(identity, host_key=None)) as connection:
             assert (await connection.run("echo in")).stdout == b"in\n"
 
@@ -105,7 +108,7 @@ async def test_an_entry_for_another_port_is_no_entry(
     connect: Connect, user_key: asyncssh.SSHKey, identity: Path, home: Path
 ) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
-    _remember(home, "127.0.0.1", asyncssh.generate_private_key("ssh-ed25519"))
+    remember(home, "127.0.0.1", asyncssh.generate_private_key("ssh-ed25519"))
     async with asyncssh_server([user_key], host_keys=[key]) as server:
         error = await _refused(connect, server, identity, host_key=None)
     assert error.code is ErrorCode.HOST_KEY_UNKNOWN
@@ -116,7 +119,7 @@ async def test_a_key_that_differs_from_the_remembered_one_is_refused(
 ) -> None:
     old = asyncssh.generate_private_key("ssh-rsa")
     async with asyncssh_server([user_key]) as server:
-        _remember(home, f"[127.0.0.1]:{server.port}", old)
+        remember(home, f"[127.0.0.1]:{server.port}", old)
         error = await _refused(connect, server, identity, host_key=None)
     assert error.code is ErrorCode.HOST_KEY_MISMATCH
     assert (error.details["expected"], error.details["got"]) == (old.get_fingerprint(), server.host_keys[0])
@@ -128,11 +131,39 @@ async def test_a_revoked_key_is_refused(
 ) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
     async with asyncssh_server([user_key], host_keys=[key]) as server:
-        _remember(home, f"[127.0.0.1]:{server.port}", key)
-        _remember(home, "*", key, "@revoked ")
+        remember(home, f"[127.0.0.1]:{server.port}", key)
+        remember(home, "*", key, "@revoked ")
         error = await _refused(connect, server, identity, host_key=None)
     assert error.code is ErrorCode.HOST_KEY_MISMATCH
     assert "revoked" in error.details["reason"]
+
+
+async def test_a_key_that_is_pinned_and_revoked_is_refused_and_another_one_is_found(
+    connect: Connect, user_key: asyncssh.SSHKey, identity: Path, home: Path
+) -> None:
+    keys = [asyncssh.generate_private_key(kind) for kind in ("ssh-ed25519", "ssh-rsa")]
+    async with asyncssh_server([user_key], host_keys=keys) as server:
+        remember(home, f"[127.0.0.1]:{server.port}", keys[0], "@revoked ")
+        error = await _refused(connect, server, identity, host_key=server.host_keys[0])
+        assert server.logins == []
+        async with connect(server.node(identity, host_key=server.host_keys[1])) as connection:
+            assert (await connection.run("echo in")).stdout == b"in\n"
+    assert error.code is ErrorCode.HOST_KEY_MISMATCH
+    assert (error.details["got"], error.details["reason"]) == (server.host_keys[0], "revoked")
+    assert "is revoked in known_hosts" in error.message
+
+
+async def test_a_key_that_the_host_shows_on_port_22_is_known_on_another_port(
+    connect: Connect, user_key: asyncssh.SSHKey, identity: Path, home: Path
+) -> None:
+    keys = [asyncssh.generate_private_key(kind) for kind in ("ssh-ed25519", "ssh-rsa")]
+    async with asyncssh_server([user_key], host_keys=keys) as server:
+        remember(home, "127.0.0.1", keys[0])
+        async with connect(server.node(identity, host_key=None)) as connection:
+            assert (await connection.run("echo in")).stdout == b"in\n"
+        remember(home, f"[127.0.0.1]:{server.port}", asyncssh.generate_private_key("ssh-ed25519"))
+        error = await _refused(connect, server, identity, host_key=None)
+    assert error.code is ErrorCode.HOST_KEY_MISMATCH
 
 
 async def test_a_certificate_of_a_known_authority_is_accepted(
@@ -142,7 +173,7 @@ async def test_a_certificate_of_a_known_authority_is_accepted(
     key = asyncssh.generate_private_key("ssh-ed25519")
     certificate = authority.generate_host_certificate(key, "gpu1", principals=["127.0.0.1"])
     async with asyncssh_server([user_key], host_keys=[key], certificates=[certificate]) as server:
-        _remember(home, f"[127.0.0.1]:{server.port}", authority, "@cert-authority ")
+        remember(home, f"[127.0.0.1]:{server.port}", authority, "@cert-authority ")
         async with connect(server.node(identity, host_key=None)) as connection:
             assert (await connection.run("echo in")).stdout == b"in\n"
 
@@ -150,6 +181,6 @@ async def test_a_certificate_of_a_known_authority_is_accepted(
 async def test_the_key_of_a_new_node_is_shown_without_a_login(user_key: asyncssh.SSHKey, identity: Path) -> None:
     keys = [asyncssh.generate_private_key(kind) for kind in ("ssh-rsa", "ssh-ed25519")]
     async with asyncssh_server([user_key], host_keys=keys) as server:
-        shown = await scan_host_key(server.node(identity, host_key=None), {}, emit=lambda event: None)
-    assert (shown.fingerprint, shown.algorithm) == (server.host_keys[1], "ssh-ed25519")
+        scanned = await scan_host_key(server.node(identity, host_key=None), {}, emit=lambda event: None)
+    assert scanned == Scanned(HostKey(server.host_keys[1], "ssh-ed25519"), known=False)
     assert server.logins == []

@@ -140,6 +140,18 @@ def test_the_first_node_makes_the_inventory_in_rbees_home(home: Path, capsys: py
     assert load(home / "inventory.toml").node("gpu1").host == "gpu1.example.org"
 
 
+@pytest.mark.parametrize("padding", ["", "="])
+def test_a_host_key_that_was_compared_is_pinned_without_connecting(
+    padding: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fingerprint = f"SHA256:{'a' * 43}"
+    words = ("nodes", "add", "gpu1", "192.0.2.11", "--no-check", "--host-key", fingerprint + padding, "--json")
+    status, out, _ = run(capsys, *words)
+    assert status == 0
+    assert json.loads(out)["host_key"] == {"fingerprint": fingerprint}
+    assert load(home / "inventory.toml").node("gpu1").host_key == fingerprint
+
+
 @pytest.mark.parametrize(
     ("words", "message", "hint"),
     [
@@ -165,6 +177,9 @@ def test_the_first_node_makes_the_inventory_in_rbees_home(home: Path, capsys: py
         (("nodes", "add", "all", "h", "--no-check"), "'all' has a meaning of its own", ""),
         (("nodes", "add", "x", "a b", "--no-check"), "host: 'a b' is not a host name", ""),
         (("nodes", "add", "x", "h", "--identity", "none"), "there is no key file", ""),
+        (("nodes", "add", "x", "h", "--host-key", "SHA256:short"), "--host-key: 'SHA256:short' is no fingerprint", ""),
+        (("nodes", "add", "x", "h", "--host-key", ":".join(["0a"] * 16)), "--host-key: '0a:", "ssh-keygen -E sha256"),
+        (("nodes", "add", "x", "h", "--host-key", "MD5:0a"), "--host-key: 'MD5:0a' is an MD5", "ssh-keygen -E sha256"),
         (("-i", "none.toml", "nodes", "list"), "no inventory at none.toml", "rbee nodes add"),
     ],
 )
