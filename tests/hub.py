@@ -2,7 +2,7 @@
 
 Speaks what `huggingface_hub` and rbee's downloads use of it: the model API with commit, sizes and checksums; `resolve`
 addresses that redirect to a content host of another origin; ranges, ETags and If-Range there. `Trouble` says what goes
-wrong, and for how many requests.
+wrong, and for how many requests. A third server speaks plain HTTP whatever the others do, and has all that they have.
 """
 
 from __future__ import annotations
@@ -10,12 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+from tests.tls import server_context
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 _CHUNK = 64 * 1024
@@ -39,7 +45,7 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Seen:
-    """A request that came in: at the hub itself or at its content host, and with which headers."""
+    """A request that came in: at the hub itself, its content host or the plain one, and with which headers."""
 
     host: str
     method: str
@@ -49,10 +55,17 @@ class Seen:
 
 @dataclass
 class Hub:
-    """token: what private content needs; empty for none. gated: the API refuses with the hub's code for that."""
+    """token: what private content needs; empty for none. gated: everybody may ask what there is, and files are refused
+    with the hub's code for that. redirects: of paths, to an address, at the server `redirects_of`.
+    trusted: with TLS, the file of what its clients trust.
+    """
 
     url: str = ""
     content_url: str = ""
+    plain_url: str = ""
+    trusted: Path | None = None
+    redirects: dict[str, str] = field(default_factory=dict)
+    redirects_of: str = "hub"
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
     plain: dict[str, bytes] = field(default_factory=dict)
     token: str = ""
@@ -72,6 +85,19 @@ class Hub:
         self.plain[name] = content
         return f"{self.url}/plain/{name}"
 
+    @property
+    def env(self) -> dict[str, str]:
+        """What has a process take this hub for the hub."""
+        trust = {"SSL_CERT_FILE": str(self.trusted)} if self.trusted else {}
+        return {"HF_ENDPOINT": self.url, **trust}
+
+    def tokens(self) -> dict[str, set[str | None]]:
+        """By host, what requests had in their Authorization header."""
+        found: dict[str, set[str | None]] = {}
+        for seen in self.seen:
+            found.setdefault(seen.host, set()).add(seen.headers.get("authorization"))
+        return found
+
     def content_requests(self) -> list[Seen]:
         return [seen for seen in self.seen if seen.path.startswith(("/content/", "/plain/"))]
 
@@ -86,25 +112,32 @@ class Hub:
 
 
 @contextmanager
-def running_hub() -> Iterator[Hub]:
-    """A hub and its content host, each on a port of its own, until the context is left."""
+def running_hub(*, tls: bool = False) -> Iterator[Hub]:
+    """A hub, its content host and a plain one, each on a port of its own, until the context is left."""
     hub = Hub()
-    servers = [_Server(("127.0.0.1", 0), _Handler) for _ in range(2)]
+    servers = [_Server(("127.0.0.1", 0), _Handler) for _ in range(3)]
     threads = []
-    for server, host in zip(servers, ("hub", "content"), strict=True):
-        server.hub, server.host = hub, host
-        threads.append(threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}))
-        threads[-1].start()
-    hub.url, hub.content_url = (f"http://127.0.0.1:{server.server_address[1]}" for server in servers)
-    try:
-        yield hub
-    finally:
-        hub.closing.set()
-        for server in servers:
-            server.shutdown()
-            server.server_close()
-        for thread in threads:
-            thread.join()
+    with tempfile.TemporaryDirectory(prefix="rbee-hub-") as folder:
+        if tls:
+            context, hub.trusted = server_context(Path(folder))
+            for server in servers[:2]:
+                server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        for server, host in zip(servers, ("hub", "content", "plain"), strict=True):
+            server.hub, server.host = hub, host
+            threads.append(threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}))
+            threads[-1].start()
+        scheme = "https" if tls else "http"
+        hub.url, hub.content_url = (f"{scheme}://127.0.0.1:{server.server_address[1]}" for server in servers[:2])
+        hub.plain_url = f"http://127.0.0.1:{servers[2].server_address[1]}"
+        try:
+            yield hub
+        finally:
+            hub.closing.set()
+            for server in servers:
+                server.shutdown()
+                server.server_close()
+            for thread in threads:
+                thread.join()
 
 
 class _Server(ThreadingHTTPServer):
@@ -112,6 +145,11 @@ class _Server(ThreadingHTTPServer):
     host: str
     daemon_threads = False
     block_on_close = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Silent where a client went away, in a handshake for one."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -128,17 +166,19 @@ class _Handler(BaseHTTPRequestHandler):
         """Silent: what came in is in `Hub.seen`."""
 
     def _answer(self) -> None:
-        hub, path = self.server.hub, self.path.partition("?")[0]
+        hub, path = self.server.hub, urlsplit(self.path).path  # to a proxy, whole addresses are sent
         headers = {name.lower(): value for name, value in self.headers.items()}
         with hub.lock:
             hub.seen.append(Seen(self.server.host, self.command, path, headers))
-        if path.startswith("/content/"):
+        if self.server.host == hub.redirects_of and path in hub.redirects:
+            self._send(302, b"", {"Location": hub.redirects[path]})
+        elif path.startswith("/content/"):
             _, _, repo_owner, repo_name, name = path.split("/", 4)
             self._content(hub.files[f"{repo_owner}/{repo_name}"][name])
         elif path.startswith("/plain/"):
             content = hub.plain.get(path.removeprefix("/plain/"))
             self._error(404, "EntryNotFound") if content is None else self._content(content)
-        elif not self._authorized(headers):
+        elif not (self._authorized(headers) or (hub.gated and path.startswith("/api/"))):
             self._error(403 if hub.gated else 401, "GatedRepo" if hub.gated else "RepoNotFound")
         elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
             self._model(match[1], match[2])

@@ -39,6 +39,7 @@ def node_data(node: Node) -> dict[str, Any]:
         "backend": node.backend,
         "builds_from": list(node.builds_from),
         "home": node.home,
+        "hub_token": node.hub_token,
         "model": node.model,
         "keep_alive": format_duration(node.keep_alive_s),
         "max_workers": node.max_workers,

@@ -2,7 +2,8 @@
 
 Rules
 - A value that leaves this module is valid; nobody checks it again.
-- Every key of a node can stand in `[defaults]`; `_merge` is the one place where defaults apply.
+- Every key of a node, but for those of `schema.TRUST`, can stand in `[defaults]`; `_merge` is the one place where
+  defaults apply.
 - `local`, this machine, is always there; `[nodes.local]` may set everything but how it is reached, and no variable that
   decides which code runs here. Where `[defaults]` has such a variable, it is for the other nodes.
 - The current folder decides nothing: an `inventory.toml` there counts only where the user names it.
@@ -33,6 +34,7 @@ class Node:
     host None: this machine, without SSH. port and user None: what ~/.ssh/config says, else 22 and the own name.
     host_key: "SHA256:…", None where known_hosts decides. home: None for ~/.rbee/node, else absolute or ~-relative, on
     the node. keep_alive_s: seconds, negative for never. builds_from: nodes whose builds of llama.cpp may run here too.
+    hub_token: it may have the user's hub token, for models that the hub does not give to everybody.
     How models are loaded, None for what rbee chooses: ctx, in tokens per slot, 0 for the most that fits; slots;
     kv_type; flash_attention; devices; tensor_split; gpu_layers, -1 for as many as the GPUs hold.
     """
@@ -48,6 +50,7 @@ class Node:
     backend: str = "auto"
     builds_from: tuple[str, ...] = ()
     home: str | None = None
+    hub_token: bool = False
     model: str | None = None
     keep_alive_s: float = 300.0
     max_workers: int | None = None

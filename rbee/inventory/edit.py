@@ -61,7 +61,19 @@ def toml_keys(node: Node) -> dict[str, Any]:
     """The keys that `node` sets beyond the defaults, as TOML values, in the order of inventory.example.toml."""
     plain = Node(node.name)
     keys: dict[str, Any] = {}
-    for key in ("host", "port", "user", "identity_file", "host_key", "jump", "tags", "backend", "home", "model"):
+    for key in (
+        "host",
+        "port",
+        "user",
+        "identity_file",
+        "host_key",
+        "jump",
+        "tags",
+        "backend",
+        "home",
+        "hub_token",
+        "model",
+    ):
         value = getattr(node, key)
         if value != getattr(plain, key):
             keys[key] = str(value) if isinstance(value, Path) else value

@@ -19,6 +19,8 @@ LOCAL = "local"
 ALL = "all"
 #: What says how a node is reached; `local` takes none of it, from `[defaults]` neither.
 REACH = frozenset({"host", "port", "user", "identity_file", "host_key", "jump"})
+#: What trusts one machine with something, and therefore stands in that machine's own table and in no other.
+TRUST = frozenset({"hub_token"})
 
 BACKENDS = ("auto", "cpu", "cuda", "metal", "rocm", "vulkan")
 KV_TYPES = ("f16", "bf16", "f32", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
@@ -57,6 +59,14 @@ def read_table(table: Any, title: str, path: Path) -> dict[str, Any]:
             raise ConfigError(
                 f"{path}: [{title}] {key}: {LOCAL!r} is this machine and is reached without SSH",
                 hint="give the node another name",
+                details=where,
+            )
+        if key in TRUST and node in (None, LOCAL):
+            raise ConfigError(
+                f"{path}: [{title}] {key}: this is said for each node by itself",
+                hint=f"{LOCAL!r} needs no {key}: the token is on this machine"
+                if node == LOCAL
+                else f"put {key} into the table of each node that may have it",
                 details=where,
             )
         field, check = KEYS[key]
@@ -168,6 +178,12 @@ def _whole(value: Any, low: int, high: int) -> int:
     return value
 
 
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"expected true or false, got {_kind(value)}")
+    return value
+
+
 def _fingerprint(value: Any) -> str:
     text = _text(value)
     if not _FINGERPRINT.fullmatch(text):
@@ -258,6 +274,7 @@ KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "backend": ("backend", check_backend),
     "builds_from": ("builds_from", lambda value: _list(value, check_name)),
     "home": ("home", check_home),
+    "hub_token": ("hub_token", _flag),
     "model": ("model", _text),
     "keep_alive": ("keep_alive_s", _duration),
     "max_workers": ("max_workers", lambda value: _whole(value, 1, 1024)),

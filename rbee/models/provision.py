@@ -4,6 +4,8 @@ Rules
 - The hive's catalog says what a node has; it registers a file only when it is whole and its SHA-256 is right.
 - What was fetched here stays in the keeper's cache under its SHA-256, for the next node.
 - One at a time for each node and model: whoever waited finds the model in the catalog.
+- The user's hub token goes to this machine's own processes, and to a node whose entry says `hub_token = true`. What
+  needs it is fetched here for all others.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from rbee.models.ref import ModelRef
 from rbee.models.store import ModelStore, Stored
 from rbee.probe import Probe
 from rbee.runtime.payload import Payload
-from rbee_remote.protocol import DownloadProgress, DownloadRequest, ErrorCode, ModelInfo, RegisterRequest
+from rbee_remote.protocol import DENIED, DownloadProgress, DownloadRequest, ErrorCode, ModelInfo, RegisterRequest
 
 #: Tries of the `download` process for each source.
 DOWNLOAD_TRIES = 6
@@ -75,12 +77,17 @@ async def ensure_model(
             return found
         if ref.sources[0].kind == "wheel":
             return await _by_push(attached, connection, node, ref, context, emit)
+        request = download_request(ref, with_token=node.is_local or node.hub_token)
         try:
-            return await _by_pull(attached.hive, ref, emit)
+            return await _by_pull(attached.hive, request, emit)
         except NodeError as error:
-            if error.code is not ErrorCode.DOWNLOAD_FAILED or error.details.get("network") is not False:
+            if error.code is ErrorCode.DOWNLOAD_FAILED and error.details.get("network") is False:
+                why = f"{node.name} has no way to {_host(ref)}"
+            elif _token_would_help(error, request, ref):
+                why = f"{node.name} is not given the hub token, which {ref.canonical} needs"
+            else:
                 raise
-        emit(Notice(f"{node.name} has no way to {_host(ref)}: downloading here and sending it there"))
+        emit(Notice(f"{why}: downloading here and sending it there"))
         return await _by_push(attached, connection, node, ref, context, emit)
 
 
@@ -118,14 +125,20 @@ def _turn(context: Context, node: Node, what: str, emit: Emit) -> AbstractAsyncC
     return keeper_lock(context.settings, f"model-{node.name}-{name}", f"brings this model to {node.name}", emit)
 
 
-async def _by_pull(hive: Catalog, ref: ModelRef, emit: Emit) -> ModelInfo:
-    """The node downloads. Raises NodeError DOWNLOAD_FAILED, with details network False where it has no way out."""
-    report = download_reporter(f"downloading {ref.canonical}", emit)
-    async for item in hive.pull(download_request(ref)):
+def _token_would_help(error: NodeError, request: DownloadRequest, ref: ModelRef) -> bool:
+    """Whether the hub refused for want of a token, and there is one here that the node was not given."""
+    return bool(error.details.get(DENIED) and not request.token and download_request(ref, with_token=True).token)
+
+
+async def _by_pull(hive: Catalog, request: DownloadRequest, emit: Emit) -> ModelInfo:
+    """The node downloads. Raises NodeError DOWNLOAD_FAILED, with details network False where it has no way out, and
+    either code with details DENIED where the hub refuses."""
+    report = download_reporter(f"downloading {request.model}", emit)
+    async for item in hive.pull(request):
         if isinstance(item, ModelInfo):
             return item
         report(item)
-    raise NodeError(ErrorCode.DOWNLOAD_FAILED, f"the hive ended the download of {ref.canonical}", hint="try again")
+    raise NodeError(ErrorCode.DOWNLOAD_FAILED, f"the hive ended the download of {request.model}", hint="try again")
 
 
 async def _by_push(
@@ -134,7 +147,7 @@ async def _by_push(
     """From the keeper's cache, filled first if need be."""
     store = ModelStore.of(context.settings, attached.payload)
     report = download_reporter(f"downloading {ref.canonical}", emit)
-    stored = await store.fetch(ref, download_request(ref), report, emit)
+    stored = await store.fetch(ref, download_request(ref, with_token=True), report, emit)
     return await _send(attached, connection, node, ref.canonical, stored, emit)
 
 
@@ -171,15 +184,18 @@ def _link(source: Path, target: Path) -> bool:
     return True
 
 
-def download_request(ref: ModelRef) -> DownloadRequest:
-    """For the `download` process, there or here. Raises ConfigError for a hub token that others can read."""
+def download_request(ref: ModelRef, *, with_token: bool) -> DownloadRequest:
+    """For the `download` process, there or here. with_token: where it runs, the user's hub token may be.
+
+    Raises ConfigError for a hub token that others can read.
+    """
     uses_hub = any(source.kind == "hf" for source in ref.sources)
     return DownloadRequest(
         model=ref.canonical,
         sources=ref.sources,
         sha256=ref.sha256,
         size=ref.size,
-        token=hub_token() if uses_hub else "",
+        token=hub_token() if uses_hub and with_token else "",
         endpoint=os.environ.get("HF_ENDPOINT", "") if uses_hub else "",
     )
 

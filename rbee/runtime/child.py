@@ -21,6 +21,9 @@ from pathlib import Path
 MAX_LINE = 4 * 1024 * 1024
 PATIENCE_S = 5.0
 
+#: The hub token, which no child of ours has a use for: `download` gets it on stdin, where nobody else can read it.
+HUB_TOKENS = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"})
+
 OnLine = Callable[[str], None]
 
 
@@ -34,7 +37,8 @@ async def run(
 ) -> int:
     """Run a command, hand each line of its output to `on_line` (without the newline), and return its exit status.
 
-    env: variables on top of our own. errors: the file that stderr goes to; without one it is read along with stdout.
+    env: variables on top of our own, of which it gets all but the hub token. errors: the file that stderr goes to;
+    without one it is read along with stdout.
     """
     with _log_file(errors) as stderr:
         process = await asyncio.create_subprocess_exec(
@@ -42,7 +46,7 @@ async def run(
             stdin=PIPE if stdin else DEVNULL,
             stdout=PIPE,
             stderr=stderr,
-            env={**os.environ, **(env or {})},
+            env={name: value for name, value in os.environ.items() if name not in HUB_TOKENS} | (env or {}),
             cwd="/",
             limit=MAX_LINE,
             start_new_session=True,

@@ -21,7 +21,7 @@ TOKEN = "hf_secretsecretsecret"
 
 @pytest.fixture
 def hub(model_path: Path) -> Iterator[Hub]:
-    with running_hub() as started:
+    with running_hub(tls=True) as started:
         # The built-in model, but another file: one that the keeper has already would not be fetched.
         started.add(REPO, FILE, model_path.read_bytes() + bytes(32))
         yield started
@@ -29,14 +29,14 @@ def hub(model_path: Path) -> Iterator[Hub]:
 
 def test_a_corrupt_file_of_the_right_size_is_never_registered(shared_rbee: Rbee, hub: Hub) -> None:
     hub.trouble = Trouble(corrupt=True)
-    result = shared_rbee("models", "pull", "local", REF, "--json", status=6, env={"HF_ENDPOINT": hub.url})
+    result = shared_rbee("models", "pull", "local", REF, "--json", status=6, env=hub.env)
     assert result.lines()[-1]["error"]["code"] == "DOWNLOAD_FAILED"
     assert shared_rbee("models", "list", "local", "--json").json() == []
 
 
 def test_a_token_is_used_and_never_shown(shared_rbee: Rbee, hub: Hub) -> None:
     hub.token = TOKEN
-    env = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
+    env = {**hub.env, "HF_TOKEN": TOKEN}
     pulled = shared_rbee("models", "pull", "local", REF, "-v", env=env)
     assert TOKEN not in pulled.stdout + pulled.stderr
     logs = [path for path in shared_rbee.home.rglob("*") if path.is_file() and path.suffix in {".log", ".json", ".db"}]
@@ -50,21 +50,19 @@ def test_a_token_is_used_and_never_shown(shared_rbee: Rbee, hub: Hub) -> None:
 
 def test_a_download_that_breaks_goes_on_where_it_stopped(shared_rbee: Rbee, hub: Hub) -> None:
     hub.trouble = Trouble(cut_after=20_000_000, times=2)
-    pulled = shared_rbee("models", "pull", "local", REF, "--json", env={"HF_ENDPOINT": hub.url}).lines()[-1]
+    pulled = shared_rbee("models", "pull", "local", REF, "--json", env=hub.env).lines()[-1]
     assert pulled["size"] == len(hub.files[REPO][FILE])
     assert COMMIT in pulled["source"]
     ranges = [seen.headers.get("Range", seen.headers.get("range")) for seen in hub.content_requests()]
     assert any(value and not value.startswith("bytes=0-") for value in ranges), ranges
-    assert shared_rbee(
-        "infer", "--model", REF, "--max-tokens", "4", "Hello", env={"HF_ENDPOINT": hub.url}
-    ).stdout.strip()
+    assert shared_rbee("infer", "--model", REF, "--max-tokens", "4", "Hello", env=hub.env).stdout.strip()
 
 
 @pytest.mark.container
 def test_the_keeper_downloads_for_a_node_without_a_way_out(
     shared_rbee: Rbee, warm_node: ContainerNode, hub: Hub
 ) -> None:
-    shared_rbee("models", "pull", "gpu1", REF, env={"HF_ENDPOINT": hub.url})
+    shared_rbee("models", "pull", "gpu1", REF, env=hub.env)
     listed = shared_rbee("models", "list", "gpu1", "--json").json()
     assert {model["model"] for model in listed} >= {REF}
     assert hub.content_requests()

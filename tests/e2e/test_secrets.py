@@ -45,7 +45,7 @@ def tiny(tmp_path: Path) -> bytes:
 
 @pytest.fixture
 def hub(tiny: bytes) -> Iterator[Hub]:
-    with running_hub() as started:
+    with running_hub(tls=True) as started:
         started.add(REPO, "tiny-Q4_1.gguf", tiny + bytes(32))
         started.token = TOKEN
         yield started
@@ -85,8 +85,8 @@ def test_tokens_and_signatures_stay_with_the_keeper(rbee: Rbee, hub: Hub, tiny: 
     token_file = rbee.user_home / "token"
     token_file.touch(mode=0o600)
     token_file.write_text(TOKEN)
-    by_file = {**ENVIRONMENT, "HF_ENDPOINT": hub.url, "HF_TOKEN_PATH": str(token_file)}
-    by_variable = {**ENVIRONMENT, "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
+    by_file = {**ENVIRONMENT, **hub.env, "HF_TOKEN_PATH": str(token_file)}
+    by_variable = {**ENVIRONMENT, **hub.env, "HF_TOKEN": TOKEN}
     signed = f"{hub.add_plain('signed.gguf', tiny + bytes(64))}?{SIGNED}"
     results: list[Result] = []
 
@@ -100,12 +100,14 @@ def test_tokens_and_signatures_stay_with_the_keeper(rbee: Rbee, hub: Hub, tiny: 
         run("models", "list", "local", "--json", status=0, env=by_variable)
         run("infer", "--model", signed, "--raw", "--max-tokens", "1", "Hello", "--json", status=0, env=by_variable)
         run("workers", "list", "--json", status=0, env=by_variable)
+        run("models", "push", "local", f"hf:{REPO}", status=0, env=by_variable)
         run("models", "pull", "local", f"{hub.url}/plain/none.gguf?{SIGNED}", "--json", status=6, env=by_variable)
         run("models", "pull", "local", f"ftp://host/x?{SIGNED}", status=2, env=by_variable)
         hub.token = "another"
         run("models", "pull", "local", f"{REF}@main", status=6, env=by_variable)
         hub.token, hub.trouble = TOKEN, Trouble(status=403)
         run("models", "pull", "local", f"hf:{REPO}:tiny-Q4_1.gguf", "--json", status=6, env=by_file)
+        run("models", "push", "local", f"hf:{REPO}:tiny-Q4_1.gguf", "--json", status=6, env=by_variable)
         run("audit", "list", "--json", status=0, env=by_variable)
     used = {request.headers.get("authorization") for request in hub.seen}
     assert f"Bearer {TOKEN}" in used  # the canary was there to be lost

@@ -66,6 +66,16 @@ def test_local_is_always_there_and_takes_defaults_but_not_an_address() -> None:
     assert inventory.node("gpu1").host == "x"
 
 
+def test_a_hub_token_is_trusted_to_one_node_at_a_time() -> None:
+    inventory = read("[nodes.gpu1]\nhub_token = true\n[nodes.gpu2]\n")
+    assert [inventory.node(name).hub_token for name in ("gpu1", "gpu2", LOCAL)] == [True, False, False]
+    for table in ("defaults", f"nodes.{LOCAL}"):
+        with pytest.raises(ConfigError) as caught:
+            read(f"[{table}]\nhub_token = true\n")
+        assert f"[{table}] hub_token: this is said for each node by itself" in caught.value.message
+        assert caught.value.hint
+
+
 def test_a_node_without_a_host_is_reached_by_its_name() -> None:
     assert read("[nodes.gpu1]\n").node("gpu1").host == "gpu1"
 

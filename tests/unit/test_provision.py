@@ -305,10 +305,11 @@ def test_a_token_that_others_can_read_is_refused_and_not_shown(tmp_path: Path, m
 def test_only_a_request_to_the_hub_carries_token_and_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
-    to_hub = download_request(parse_ref("hf:a/b:Q4_K_M@main"))
+    to_hub = download_request(parse_ref("hf:a/b:Q4_K_M@main"), with_token=True)
     assert (to_hub.token, to_hub.endpoint) == ("hf_secret", "http://127.0.0.1:1")
     assert "hf_secret" not in repr(to_hub)
-    elsewhere = download_request(parse_ref("https://example.org/m.gguf"))
+    assert download_request(parse_ref("hf:a/b"), with_token=False).token == ""
+    elsewhere = download_request(parse_ref("https://example.org/m.gguf"), with_token=True)
     assert (elsewhere.token, elsewhere.endpoint) == ("", "")
     assert json.dumps(modelref.describe_source(to_hub.sources[0])) == '"hf:a/b:Q4_K_M@main"'
 

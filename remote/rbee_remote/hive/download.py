@@ -36,8 +36,10 @@ from rbee_remote.hive.fetch import (
 )
 from rbee_remote.hive.hashing import sha256_of
 from rbee_remote.hive.http_library import httpx
+from rbee_remote.hive.redirects import Guard
 from rbee_remote.hive.sanitize import redact
 from rbee_remote.protocol import (
+    DENIED,
     DownloadProgress,
     DownloadRequest,
     ErrorCode,
@@ -152,12 +154,25 @@ class _Download:
                 if source.kind not in ("hf", "https"):
                     continue
                 try:
-                    return self._from_source(client, source, part)
+                    return self._with_token_if_need_be(client, source, part)
                 except RemoteError as error:
                     if error.code is ErrorCode.DISK_FULL or error.code is ErrorCode.REQUEST_CANCELED:
                         raise
                     failures.append(error)
         raise _worst(failures, self._request)
+
+    def _with_token_if_need_be(self, client: httpx.Client, source: Source, part: PartFile) -> tuple[Source, Fetched]:
+        """What everybody may have is fetched by nobody in particular."""
+        try:
+            return self._from_source(client, source, part, token="")
+        except RemoteError as error:
+            token, endpoint = self._request.token, self._request.endpoint
+            if source.kind != "hf" or not token or not error.details.get(DENIED):
+                raise
+            if endpoint and urlsplit(endpoint).scheme != "https":
+                hint = "a hub token is only sent over https: set HF_ENDPOINT to an https:// address"
+                raise RemoteError(error.code, error.message, hint=hint, details=error.details) from error
+        return self._from_source(client, source, part, token=token)
 
     def _already_there(self, part: PartFile) -> Fetched | None:
         """The target, if the process we waited for or one before it has brought what is asked for."""
@@ -167,14 +182,16 @@ class _Download:
         part.path.unlink()
         return Fetched(self._target.stat().st_size, sha256)
 
-    def _from_source(self, client: httpx.Client, source: Source, part: PartFile) -> tuple[Source, Fetched]:
+    def _from_source(
+        self, client: httpx.Client, source: Source, part: PartFile, *, token: str
+    ) -> tuple[Source, Fetched]:
         """Up to `TRIES` tries with growing delays. Raises RemoteError when they are used up, OSError."""
         reason, counts = "", dict.fromkeys(Problem, 0)
         limits = {Problem.BROKEN: TRIES, Problem.CORRUPT: TRIES_WHEN_CORRUPT, Problem.NO_NETWORK: TRIES}
         for attempt in range(1, TRIES + 1):
             self._report.begin(attempt, reason)
             try:
-                resolved, wanted = self._resolve(source)
+                resolved, wanted = self._resolve(source, token)
                 return resolved, fetch(client, wanted, part, self._report)
             except Retryable as error:
                 reason, problem = error.reason, error.problem
@@ -186,13 +203,13 @@ class _Download:
                 self._wait(attempt, error.retry_after)
         raise AssertionError("the last try returns or raises")
 
-    def _resolve(self, source: Source) -> tuple[Source, Wanted]:
+    def _resolve(self, source: Source, token: str) -> tuple[Source, Wanted]:
         """The URL of a source, with what is known of the file; what the request says goes before what the hub says."""
         request = self._request
         if source.kind == "https":
             return source, Wanted(_check_url(source.url), request.sha256, request.size)
-        found = hub.resolve(source, token=request.token, endpoint=request.endpoint)
-        wanted = Wanted(found.url, found.sha256, found.size, token=request.token)
+        found = hub.resolve(source, token=token, endpoint=request.endpoint)
+        wanted = Wanted(found.url, found.sha256, found.size, token=token)
         if request.sha256:
             wanted = replace(wanted, sha256=request.sha256, size=request.size)
         return found.source, wanted
@@ -204,7 +221,9 @@ class _Download:
 
     def _client(self) -> contextlib.AbstractContextManager[httpx.Client]:
         timeout = httpx.Timeout(self._patience.stall, connect=CONNECT_TIMEOUT_S)
-        return httpx.Client(timeout=timeout, follow_redirects=True, headers={"User-Agent": "rbee"})
+        client = httpx.Client(timeout=timeout, follow_redirects=True, headers={"User-Agent": "rbee"})
+        Guard(client)
+        return client
 
     def _given_up(self, source: Source, error: Retryable, tries: int, *, network: bool) -> RemoteError:
         details: dict[str, Any] = {"tries": tries, "reason": error.reason, "network": network}
@@ -231,7 +250,7 @@ def _worst(failures: list[RemoteError], request: DownloadRequest) -> RemoteError
             hint="the keeper has to fetch it",
             details={"network": False},
         )
-    mendable = [error for error in failures if error.code is not ErrorCode.MODEL_NOT_FOUND]
+    mendable = [error for error in failures if error.code is not ErrorCode.MODEL_NOT_FOUND or error.details.get(DENIED)]
     return (mendable or failures)[-1]
 
 

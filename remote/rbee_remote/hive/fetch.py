@@ -23,7 +23,7 @@ from typing import BinaryIO
 from rbee_remote.hive.catalog import sync_folder
 from rbee_remote.hive.hashing import add_file
 from rbee_remote.hive.http_library import httpx
-from rbee_remote.protocol import ErrorCode, RemoteError
+from rbee_remote.protocol import DENIED, ErrorCode, RemoteError
 
 #: Called with the bytes that are there, and the total where it is known.
 OnBytes = Callable[[int, "int | None"], None]
@@ -203,8 +203,6 @@ def fetch(client: httpx.Client, wanted: Wanted, part: PartFile, on_bytes: OnByte
 def _begin(response: httpx.Response, wanted: Wanted, part: PartFile) -> int | None:
     """Match the answer with the part; the total in bytes, where the server says it."""
     status = response.status_code
-    if wanted.url.startswith("https:") and any(hop.url.scheme != "https" for hop in (*response.history, response)):
-        raise RemoteError(ErrorCode.DOWNLOAD_FAILED, f"{wanted.url} leads to an address that is not https")
     etag = response.headers.get("ETag", "")
     if status == 206:
         start, total = _content_range(response)
@@ -233,8 +231,16 @@ def _refusal(response: httpx.Response, wanted: Wanted) -> Exception:
         return Retryable(Problem.BROKEN, f"HTTP {status}", retry_after=float(after) if after.isdigit() else 0.0)
     if status in (404, 410):
         return RemoteError(ErrorCode.MODEL_NOT_FOUND, f"{wanted.url}: HTTP {status}", hint="check the model's address")
-    hint = "it needs a token that may read it" if status in (401, 403) else ""
-    return RemoteError(ErrorCode.DOWNLOAD_FAILED, f"{wanted.url}: HTTP {status}", hint=hint)
+    if status not in (401, 403):
+        return RemoteError(ErrorCode.DOWNLOAD_FAILED, f"{wanted.url}: HTTP {status}")
+    gated = response.headers.get("X-Error-Code") == "GatedRepo"
+    of_whom = ", of somebody who accepted its licence on its page" if gated else ""
+    return RemoteError(
+        ErrorCode.DOWNLOAD_FAILED,
+        f"{wanted.url}: HTTP {status}",
+        hint=f"it needs a token that may read it{of_whom}",
+        details={DENIED: True},
+    )
 
 
 def _content_range(response: httpx.Response) -> tuple[int | None, int | None]:

@@ -13,7 +13,11 @@ from typing import Any
 
 from rbee_remote.hive.fetch import Problem, Retryable, interrupted
 from rbee_remote.hive.http_library import httpx
-from rbee_remote.protocol import ErrorCode, RemoteError, Source
+from rbee_remote.hive.redirects import Guard
+from rbee_remote.protocol import DENIED, ErrorCode, RemoteError, Source
+
+#: Where a token goes when the keeper has no HF_ENDPOINT: what this machine's variables say is not the keeper's word.
+PUBLIC_HUB = "https://huggingface.co"
 
 _API_TIMEOUT_S = 15.0
 
@@ -35,12 +39,17 @@ class HubFile:
 def resolve(source: Source, *, token: str, endpoint: str) -> HubFile:
     """Pin `source` to a commit and a file.
 
-    Raises RemoteError MODEL_NOT_FOUND or DOWNLOAD_FAILED where a further try would not help, else Retryable.
+    token: "" for none. endpoint: "" for the hub of this machine's HF_ENDPOINT; with a token, for the hub itself.
+    Raises RemoteError MODEL_NOT_FOUND or DOWNLOAD_FAILED where a further try would not help, else Retryable; with
+    details DENIED where another token, or one at all, might.
     """
     # Read when the library is imported: plain HTTP can be resumed and watched, and nobody counts us.
     os.environ.update(HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
-    from huggingface_hub import HfApi, hf_hub_url
+    from huggingface_hub import HfApi, close_session, get_session, hf_hub_url
 
+    endpoint = endpoint or (PUBLIC_HUB if token else "")
+    close_session()
+    Guard(get_session())
     # False: only a token that came with the request is sent, not one that happens to lie on this machine.
     api = HfApi(endpoint=endpoint or None, token=token or False, library_name="rbee")
     info = _ask(api, source)
@@ -68,7 +77,8 @@ def _ask(api: Any, source: Source) -> Any:
         raise _not_found(f"{source.repo} has no revision {source.revision}", "check the part behind @") from error
     except errors.RepositoryNotFoundError as error:
         hint = "check the name; a private one needs a hub token"
-        raise _not_found(f"the hub has no repository {source.repo}, or hides it", hint) from error
+        message = f"the hub has no repository {source.repo}, or hides it"
+        raise RemoteError(ErrorCode.MODEL_NOT_FOUND, message, hint=hint, details={DENIED: True}) from error
     except errors.HFValidationError as error:
         raise _not_found(f"{source.repo!r} is no name of a repository", "hf:OWNER/REPO:FILE") from error
     except errors.OfflineModeIsEnabled as error:
@@ -121,5 +131,8 @@ def _not_found(message: str, hint: str) -> RemoteError:
 
 def _refused(message: str) -> RemoteError:
     return RemoteError(
-        ErrorCode.DOWNLOAD_FAILED, message, hint="set HF_TOKEN, or the file it is read from, and try again"
+        ErrorCode.DOWNLOAD_FAILED,
+        message,
+        hint="set HF_TOKEN, or the file it is read from, and try again",
+        details={DENIED: True},
     )

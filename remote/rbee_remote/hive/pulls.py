@@ -61,7 +61,8 @@ class Pulls:
     def __init__(self, catalog: Catalog, tasks: TaskGroup) -> None:
         self._catalog = catalog
         self._tasks = tasks
-        self._shared: dict[str, _Pull] = {}
+        #: By model and token: who has one is not given what the hub says to somebody without.
+        self._shared: dict[tuple[str, str], _Pull] = {}
         self._running: set[_Pull] = set()
 
     @property
@@ -74,9 +75,10 @@ class Pulls:
 
     async def pull(self, request: DownloadRequest) -> AsyncGenerator[DownloadProgress | ModelInfo, None]:
         """Progress as it comes, the catalogued model at the end. Raises RemoteError as `download` and `register` do."""
-        pull = self._shared.get(request.model)
+        key = (request.model, request.token)
+        pull = self._shared.get(key)
         if pull is None:
-            pull = self._shared[request.model] = _Pull()
+            pull = self._shared[key] = _Pull()
             self._running.add(pull)
             self._tasks.start_soon(self._run, pull, request)
         pull.watchers += 1
@@ -96,12 +98,13 @@ class Pulls:
             pull.watchers -= 1
             if pull.watchers == 0:
                 # Whoever comes now starts another process, which waits until this one has let go of the part.
-                self._unshare(request.model, pull)
+                self._unshare(request, pull)
                 pull.scope.cancel()
 
-    def _unshare(self, model: str, pull: _Pull) -> None:
-        if self._shared.get(model) is pull:
-            del self._shared[model]
+    def _unshare(self, request: DownloadRequest, pull: _Pull) -> None:
+        key = (request.model, request.token)
+        if self._shared.get(key) is pull:
+            del self._shared[key]
 
     async def _run(self, pull: _Pull, request: DownloadRequest) -> None:
         try:
@@ -116,7 +119,7 @@ class Pulls:
         finally:
             if pull.outcome is None:
                 pull.outcome = RemoteError(ErrorCode.REQUEST_CANCELED, f"the download of {request.model} was ended")
-            self._unshare(request.model, pull)
+            self._unshare(request, pull)
             self._running.discard(pull)
             pull.touch()
 

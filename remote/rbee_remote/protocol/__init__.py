@@ -45,6 +45,7 @@ from rbee_remote.protocol.load import WorkerConfig as WorkerConfig
 from rbee_remote.protocol.load import WorkerOptions as WorkerOptions
 from rbee_remote.protocol.load import WorkerState as WorkerState
 from rbee_remote.protocol.load import WorkerStatus as WorkerStatus
+from rbee_remote.protocol.models import DENIED as DENIED
 from rbee_remote.protocol.models import DownloadProgress as DownloadProgress
 from rbee_remote.protocol.models import DownloadRequest as DownloadRequest
 from rbee_remote.protocol.models import ModelInfo as ModelInfo

@@ -25,12 +25,17 @@ class Source:
     requirement: str = ""
 
 
+#: In the details of a download's error: it was refused for want of a token, or of another one.
+DENIED = "denied"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class DownloadRequest:
     """What the `download` process reads on stdin, and POST /v1/models/pull.
 
     sha256: lower-case hex, empty when nobody knows it. size: bytes, None when unknown.
-    token: a hub token; travels in the body alone, never in argv, environment or logs. endpoint: HF_ENDPOINT.
+    token: a hub token, used where nothing is given without one; travels in the body alone, never in argv, environment
+    or logs. endpoint: the keeper's HF_ENDPOINT, empty for none.
     """
 
     model: str

@@ -111,6 +111,12 @@ def hub() -> Iterator[Hub]:
         yield running
 
 
+@pytest.fixture
+def tls_hub() -> Iterator[Hub]:
+    with running_hub(tls=True) as running:
+        yield running
+
+
 @pytest.fixture(scope="session")
 def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A GGUF file that is whole and small, and no model that could be run."""
