@@ -20,7 +20,7 @@ from typing import Protocol
 
 from rbee.connection import Connection
 from rbee.context import Context
-from rbee.errors import NodeError, UsageError
+from rbee.errors import ConfigError, NodeError, UsageError
 from rbee.events import Emit, Notice, Progress, Retry
 from rbee.files import LocalFile
 from rbee.inventory import Node
@@ -187,7 +187,7 @@ def _link(source: Path, target: Path) -> bool:
 def download_request(ref: ModelRef, *, with_token: bool) -> DownloadRequest:
     """For the `download` process, there or here. with_token: where it runs, the user's hub token may be.
 
-    Raises ConfigError for a hub token that others can read.
+    Raises ConfigError for a hub token that others can read, and for HF_ENDPOINT with a password in it.
     """
     uses_hub = any(source.kind == "hf" for source in ref.sources)
     return DownloadRequest(
@@ -196,8 +196,19 @@ def download_request(ref: ModelRef, *, with_token: bool) -> DownloadRequest:
         sha256=ref.sha256,
         size=ref.size,
         token=hub_token() if uses_hub and with_token else "",
-        endpoint=os.environ.get("HF_ENDPOINT", "") if uses_hub else "",
+        endpoint=_endpoint() if uses_hub else "",
     )
+
+
+def _endpoint() -> str:
+    """$HF_ENDPOINT, which shows up in errors and logs. Raises ConfigError."""
+    endpoint = os.environ.get("HF_ENDPOINT", "")
+    if "@" in endpoint:
+        raise ConfigError(
+            "HF_ENDPOINT has a user or a password in it, which would end up in logs",
+            hint="set it to the address alone; HF_TOKEN is the place for a token",
+        )
+    return endpoint
 
 
 def download_reporter(text: str, emit: Emit) -> Callable[[DownloadProgress], None]:

@@ -314,6 +314,13 @@ def test_only_a_request_to_the_hub_carries_token_and_endpoint(monkeypatch: pytes
     assert json.dumps(modelref.describe_source(to_hub.sources[0])) == '"hf:a/b:Q4_K_M@main"'
 
 
+def test_a_password_in_the_hubs_address_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "https://bee:hf_secret@hub.example.org")
+    with pytest.raises(ConfigError) as caught:
+        download_request(parse_ref("hf:a/b"), with_token=False)
+    assert "hf_secret" not in f"{caught.value.message}{caught.value.hint}"
+
+
 @pytest.mark.parametrize("token", ["hf_secret\nX-Evil: y", "hf_secret two", "hf_secr\xe9t", "hf_secret\x01x"])
 def test_what_cannot_be_a_token_is_refused_and_not_shown(token: str) -> None:
     """The HTTP library would quote it in its error."""
