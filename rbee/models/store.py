@@ -144,7 +144,7 @@ class ModelStore:
 
         words: list[str | Path] = [sys.executable, "-I", self._payload_file(), "download", "--target", target]
         stdin = json.dumps(encode(request)).encode()
-        status = await child.run(words, hear, stdin=stdin, errors=self._log)
+        status = await child.run(words, hear, stdin=stdin, errors=self._log, secrets=False)
         if status != 0 or not isinstance(answer, dict) or "sha256" not in answer:
             raise NodeError.from_remote(RemoteError.decode(answer))
         resolved = decode(Source, answer["resolved"])

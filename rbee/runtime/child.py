@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from rbee_remote.protocol import SECRET_VARIABLE
+
 #: A compiler's command line can be long; asyncio's own limit is 64 KiB.
 MAX_LINE = 4 * 1024 * 1024
 PATIENCE_S = 5.0
@@ -34,11 +36,12 @@ async def run(
     env: dict[str, str] | None = None,
     stdin: bytes = b"",
     errors: Path | None = None,
+    secrets: bool = True,
 ) -> int:
     """Run a command, hand each line of its output to `on_line` (without the newline), and return its exit status.
 
     env: variables on top of our own, of which it gets all but the hub token. errors: the file that stderr goes to;
-    without one it is read along with stdout.
+    without one it is read along with stdout. secrets: it may need what looks like one, as pip does for an index.
     """
     with _log_file(errors) as stderr:
         process = await asyncio.create_subprocess_exec(
@@ -46,7 +49,7 @@ async def run(
             stdin=PIPE if stdin else DEVNULL,
             stdout=PIPE,
             stderr=stderr,
-            env={name: value for name, value in os.environ.items() if name not in HUB_TOKENS} | (env or {}),
+            env=_environment(secrets=secrets) | (env or {}),
             cwd="/",
             limit=MAX_LINE,
             start_new_session=True,
@@ -60,6 +63,11 @@ async def run(
         return await process.wait()
     finally:
         await asyncio.shield(_end_group(process))
+
+
+def _environment(*, secrets: bool) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in HUB_TOKENS}
+    return kept if secrets else {name: value for name, value in kept.items() if not SECRET_VARIABLE.search(name)}
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from tests.ssh.servers import Server, asyncssh_server
 from tests.ssh.test_host_keys import remember
 
 Ask = Callable[[str], Awaitable[bool]]
-KINDS = ("ssh-ed25519", "ssh-rsa")
+KINDS = ("ssh-ed25519", "ecdsa-sha2-nistp256")
 _SSH = shutil.which("ssh")
 
 
@@ -102,7 +102,7 @@ async def test_a_known_key_needs_no_question(user_key: asyncssh.SSHKey, identity
         events: list[Event] = []
         added = await add(server.node(identity, host_key=None), home=home, events=events)
     assert (added.node.host_key, added.accepted_by) == (server.host_keys[1], AcceptedBy.KNOWN_HOSTS)
-    assert f"{server.host_keys[1]} (ssh-rsa), as known_hosts has it" in said(events)
+    assert f"{server.host_keys[1]} ({KINDS[1]}), as known_hosts has it" in said(events)
 
 
 async def test_a_known_authority_decides_and_no_key_is_pinned(
@@ -133,7 +133,7 @@ async def test_known_hosts_means_to_rbee_what_it_means_to_ssh(
 ) -> None:
     """OpenSSH itself, told to ask nobody, connects exactly where rbee does, and where no question is needed."""
     pair = keys()
-    known = {"its first": pair[0], "its second": pair[1]}.get(whose, asyncssh.generate_private_key("ssh-rsa"))
+    known = {"its first": pair[0], "its second": pair[1]}.get(whose, asyncssh.generate_private_key(KINDS[1]))
     async with asyncssh_server([user_key], host_keys=pair) as server:
         remember(home, pattern.replace("PORT", str(server.port)), known, marker)
         files = ("-F", "none", "-o", f"UserKnownHostsFile={home}/.ssh/known_hosts", "-o", "GlobalKnownHostsFile=none")

@@ -181,7 +181,10 @@ async def _push(bed: Bed) -> ModelInfo:
 async def test_no_child_of_ours_has_the_token_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", TOKEN)
-    lines: list[str] = []
-    assert await child.run(["env"], lines.append, env={"OURS": "1"}) == 0
-    assert "OURS=1" in lines
-    assert TOKEN not in "\n".join(lines)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "for pip")
+    for secrets in (True, False):
+        lines: list[str] = []
+        assert await child.run(["env"], lines.append, env={"OURS": "1"}, secrets=secrets) == 0
+        assert "OURS=1" in lines
+        assert TOKEN not in "\n".join(lines)
+        assert ("AWS_SECRET_ACCESS_KEY=for pip" in lines) is secrets
