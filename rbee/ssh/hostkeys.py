@@ -105,7 +105,8 @@ def known_hosts_of(hop: Hop) -> Trust:
     known = _load(hop.known_hosts)
     name = name_in_known_hosts(hop)
     keys, authorities, revoked, *_ = known.match(name, "", None)
-    others = known.match(hop.host, "", None)[0] if name.startswith("[") and not keys and not authorities else []
+    elsewhere = name != hop.host and not hop.host_key_alias and not keys and not authorities
+    others = known.match(hop.host, "", None)[0] if elsewhere else []
     families = tuple(dict.fromkeys(key.get_algorithm() for key in keys if key.get_algorithm() in FAMILIES))
     return Trust(
         frozenset(key.get_fingerprint() for key in keys),

@@ -90,6 +90,9 @@ def _ask(api: Any, source: Source) -> Any:
         raise Retryable(Problem.BROKEN, f"the hub answers HTTP {status}") from error
     except httpx.TransportError as error:
         raise interrupted(error) from error
+    except (httpx.InvalidURL, httpx.TooManyRedirects) as error:
+        message = f"the hub's address of {source.repo} cannot be followed: {error}"
+        raise RemoteError(ErrorCode.DOWNLOAD_FAILED, message, hint="check HF_ENDPOINT where it is set") from error
     except ValueError as error:
         raise Retryable(Problem.BROKEN, f"the hub's answer cannot be read: {error}") from error
 

@@ -114,6 +114,15 @@ def test_only_https_and_http_are_spoken(hub: Hub, target: Path, path: str, locat
     assert hub.content_requests() == []
 
 
+@pytest.mark.parametrize("path", [API, RESOLVE], ids=["API", "file"])
+def test_a_redirect_that_leads_nowhere_is_not_tried_again(hub: Hub, target: Path, path: str) -> None:
+    hub.redirects[path] = hub.url + path
+    error = failure(download(hub, target))
+    assert error["code"] == "DOWNLOAD_FAILED"
+    assert "cannot be followed" in error["message"]
+    assert len(hub.seen) < 30
+
+
 def test_a_plain_address_that_leads_on_shows_no_query(hub: Hub, target: Path) -> None:
     hub.redirects["/plain/m.gguf"] = hub.plain_url
     error = failure(download(hub, target, https(f"{hub.url}/plain/m.gguf?X-Signature=canary")))
