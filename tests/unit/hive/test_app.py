@@ -241,8 +241,12 @@ def test_a_pull_ends_with_its_last_client(hive: HiveFolder, hub: Hub) -> None:
     assert part_size(hive) > 100_000, "the next pull goes on from there"
 
 
-def test_a_token_is_in_no_command_line_and_no_log(hive: HiveFolder, hub: Hub) -> None:
-    token = "hf_" + "z" * 30
+def test_a_token_is_in_no_command_line_and_no_log(
+    folder: HiveFolder, tls_hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hive, hub, token = folder, tls_hub, "hf_" + "z" * 30
+    monkeypatch.setenv("SSL_CERT_FILE", str(hub.trusted))
+    hive.start()
     hub.add(REPO, FILE, random.Random(1).randbytes(500_000))
     hub.token, hub.trouble = token, Trouble(stall_after=200_000)
     with streaming(hive, "POST", "/v1/models/pull", pull_request(hub, token=token)) as response:
