@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -91,8 +92,10 @@ class Draft:
         if not any(self.pieces):
             return details
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text("".join(self.pieces), encoding="utf-8")
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            with os.fdopen(os.open(self.path, flags, 0o600), "w", encoding="utf-8") as file:
+                file.write("".join(self.pieces))
         except OSError as error:
             return {**details, "not saved": str(error)}
         return {**details, "saved": str(self.path)}

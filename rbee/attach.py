@@ -16,7 +16,7 @@ from rbee.connection import Connection, quote
 from rbee.context import Context
 from rbee.errors import NodeError
 from rbee.events import Emit, Notice
-from rbee.findings import how_to_free_run_dir, how_to_linger
+from rbee.findings import check_home, check_run_dir, how_to_linger
 from rbee.hive_client import HiveClient, hive_at
 from rbee.inventory import Node
 from rbee.locks import keeper_lock
@@ -61,7 +61,8 @@ async def attach(connection: Connection, node: Node, context: Context, registry:
     began = time.monotonic()
     payload = build_payload()
     found = await probe(connection, node)
-    _check_run_dir(found)
+    check_home(found)
+    check_run_dir(found)
     probed = time.monotonic()
     if bootstrap.is_complete(found, node, payload, context):
         ready = await bootstrap.ensure(connection, found, node, payload, context=context, emit=emit)
@@ -74,17 +75,6 @@ async def attach(connection: Connection, node: Node, context: Context, registry:
     _remember(registry, node, connection, found, ready, info)
     done = time.monotonic()
     return Attached(hive, info, found, ready, probed - began, done - probed, payload)
-
-
-def _check_run_dir(found: Probe) -> None:
-    """Nobody else may own the folder for sockets: a hive there could be anybody's."""
-    if found.run_dir_problem:
-        raise NodeError(
-            ErrorCode.NODE_UNSUPPORTED,
-            f"there is no safe folder for sockets on the node: {found.run_dir_problem}",
-            hint=how_to_free_run_dir(found),
-            details={"run_dir": found.run_dir},
-        )
 
 
 async def _current_hive(

@@ -82,7 +82,7 @@ class Connection(Protocol):
         """
 
     async def put(
-        self, source: Path | bytes, target: str, *, sha256: str, mode: int = 0o644, on_bytes: OnBytes | None = None
+        self, source: Path | bytes, target: str, *, sha256: str, mode: int = 0o600, on_bytes: OnBytes | None = None
     ) -> None:
         """Put a file at the absolute path `target`: staged beside it, checked by SHA-256, renamed into place.
 

@@ -71,13 +71,6 @@ def _findings(probe: Probe, connection: ConnectionFacts) -> Iterator[Finding]:
         yield _shell(probe)
         yield _forwarding(connection)
         yield _logout(probe)
-    if probe.tmp_noexec:
-        yield Finding(
-            "warn",
-            "noexec",
-            "/tmp is mounted noexec",  # noqa: S108 - a message
-            "only matters for builds: set TMPDIR in the node's env",
-        )
 
 
 def _system(probe: Probe) -> Finding:
@@ -115,6 +108,8 @@ def _compiler(probe: Probe) -> Finding:
 
 
 def _home(probe: Probe) -> Finding:
+    if probe.home_problem:
+        return Finding("fail", "home", probe.home_problem, _how_to_own_home(probe))
     fix = "set `home` of the node in the inventory to a folder on another disk"
     if not probe.home_writable:
         return Finding("fail", "home", f"{probe.home} cannot be written", fix)
@@ -189,6 +184,39 @@ def how_to_linger(probe: Probe) -> str:
         f"on the node: loginctl enable-linger {probe.user or 'USER'}, or as root KillUserProcesses=no in "
         "/etc/systemd/logind.conf"
     )
+
+
+def check_home(probe: Probe) -> None:
+    """Others may be able neither to change the home nor to put another in its place: what lies there is run, removed
+    and believed. Raises NodeError NODE_UNSUPPORTED."""
+    if probe.home_problem:
+        raise NodeError(
+            ErrorCode.NODE_UNSUPPORTED,
+            f"the node's home for rbee is not safe: {probe.home_problem}",
+            hint=_how_to_own_home(probe),
+            details={"home": probe.home},
+        )
+
+
+def check_run_dir(probe: Probe) -> None:
+    """Nobody else may own the folder for sockets: a hive there could be anybody's.
+
+    Raises NodeError NODE_UNSUPPORTED.
+    """
+    if probe.run_dir_problem:
+        raise NodeError(
+            ErrorCode.NODE_UNSUPPORTED,
+            f"there is no safe folder for sockets on the node: {probe.run_dir_problem}",
+            hint=how_to_free_run_dir(probe),
+            details={"run_dir": probe.run_dir},
+        )
+
+
+def _how_to_own_home(probe: Probe) -> str:
+    _, _, command = probe.home_problem.partition(": ")
+    if command:
+        return f"on the node: `{command}`, or set `home` in the inventory to a folder that you alone can write"
+    return "set `home` of the node in the inventory to a folder that belongs to you, such as one below your own home"
 
 
 def how_to_free_run_dir(probe: Probe) -> str:

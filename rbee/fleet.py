@@ -127,7 +127,7 @@ async def worker_health(
 
 
 async def _health(connection: Connection, info: WorkerInfo, context: Context) -> WorkerStatus | None:
-    worker = WorkerClient(connection, info.socket, worker_id=info.id, keeper_id=context.keeper_id)
+    worker = WorkerClient(connection, info.socket, worker_id=info.id, keeper_id=context.keeper_id, secret=info.secret)
     try:
         return await worker.health()
     except NodeError:

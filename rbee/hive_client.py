@@ -46,6 +46,8 @@ from rbee_remote.protocol import (
     WorkerStatus,
     decode,
     encode,
+    greeting,
+    keeper_socket,
 )
 
 Generated = Started | TokenEvent | Done
@@ -175,11 +177,18 @@ def hive_at(connection: Connection, run_dir: str, *, keeper_id: str) -> HiveClie
 
 
 class WorkerClient:
-    """The worker `worker_id` that listens on `socket`; another worker there answers WORKER_GONE."""
+    """The worker `worker_id` that listens on `socket`; another worker there answers WORKER_GONE.
 
-    def __init__(self, connection: Connection, socket: str, *, worker_id: str, keeper_id: str) -> None:
+    secret: what it proves with that it is this worker, before it is told anything; "" only where the socket's folder
+    was checked on this connection.
+    """
+
+    def __init__(
+        self, connection: Connection, socket: str, *, worker_id: str, keeper_id: str, secret: str = ""
+    ) -> None:
         headers = {HEADER_KEEPER: keeper_id, HEADER_WHO: who(), HEADER_WORKER: worker_id}
-        self._http = SocketHttp(connection, socket, headers)
+        path, first = (keeper_socket(socket), greeting(secret)) if secret else (socket, b"")
+        self._http = SocketHttp(connection, path, headers, greeting=first)
 
     async def health(self) -> WorkerStatus:
         return _decode(WorkerStatus, await self._http.request("GET", "/v1/health", timeout=5.0))
@@ -257,6 +266,8 @@ def _worker(data: Any) -> WorkerInfo:
         raise NonsenseError(f"a worker with the id {worker.id[:40]!r}")
     if not worker.socket.startswith("/") or "\0" in worker.socket or len(worker.socket.encode()) > _LONGEST_SOCKET:
         raise NonsenseError(f"a worker with the socket {worker.socket[:40]!r}")
+    if not re.fullmatch(r"([0-9a-f]{32})?", worker.secret):
+        raise NonsenseError("a worker with a secret that is none")
     return worker
 
 

@@ -73,7 +73,8 @@ class ReadyWorker:
     info: WorkerInfo
 
     def client(self, keeper_id: str) -> WorkerClient:
-        return WorkerClient(self.connection, self.info.socket, worker_id=self.info.id, keeper_id=keeper_id)
+        info = self.info
+        return WorkerClient(self.connection, info.socket, worker_id=info.id, keeper_id=keeper_id, secret=info.secret)
 
 
 async def _infer(trip: Trip) -> Finished:
@@ -118,9 +119,10 @@ async def _on_known_worker(trip: Trip, known: Reuse) -> Finished | None:
     """Phase 8 at once; None when the worker turns out to be gone, and phase 2 has to follow."""
     connection = await trip.connect(known.node)
     row = known.row
-    worker = WorkerClient(connection, row.socket, worker_id=row.worker_id, keeper_id=trip.context.keeper_id)
+    keeper_id = trip.context.keeper_id
+    worker = WorkerClient(connection, row.socket, worker_id=row.worker_id, keeper_id=keeper_id, secret=row.secret)
     run_dir = row.socket.rpartition("/")[0]  # hive and workers share it
-    hive = hive_at(connection, run_dir, keeper_id=trip.context.keeper_id)
+    hive = hive_at(connection, run_dir, keeper_id=keeper_id)
     try:
         return await _inference(trip, known.node, worker, hive, row.worker_id, row.model)
     except NodeError as error:

@@ -91,7 +91,7 @@ class Link:
         return self._current.stream_script(script)
 
     async def put(
-        self, source: Path | bytes, target: str, *, sha256: str, mode: int = 0o644, on_bytes: OnBytes | None = None
+        self, source: Path | bytes, target: str, *, sha256: str, mode: int = 0o600, on_bytes: OnBytes | None = None
     ) -> None:
         await self._current.put(source, target, sha256=sha256, mode=mode, on_bytes=on_bytes)
 

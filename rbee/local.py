@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket as sockets
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -147,7 +148,7 @@ class LocalConnection(ShellConnection):
         return LocalShell(transport, asyncio.subprocess.Process(transport, protocol, loop))
 
     async def put(
-        self, source: Path | bytes, target: str, *, sha256: str, mode: int = 0o644, on_bytes: OnBytes | None = None
+        self, source: Path | bytes, target: str, *, sha256: str, mode: int = 0o600, on_bytes: OnBytes | None = None
     ) -> None:
         """As `Connection.put`. A copy is faster than finding out what of a part is right, so none is continued."""
         upload = Upload.of(source, target, sha256=sha256, mode=mode, keeper_id=self._keeper_id)
@@ -175,7 +176,7 @@ class LocalConnection(ShellConnection):
 
 
 async def _connected(path: str) -> sockets.socket:
-    """Raises OSError, and ConnectError where the listener takes nobody in.
+    """Raises OSError, ConnectError where the listener takes nobody in, and NodeError where it is somebody else's.
 
     By hand, because asyncio takes a socket for connected that a full queue has refused (EAGAIN).
     """
@@ -189,10 +190,21 @@ async def _connected(path: str) -> sockets.socket:
             raise ConnectError(ErrorCode.CONNECTION_TIMEOUT, f"the listener at {path} takes no connections")
         if code:
             raise OSError(code, os.strerror(code))
+        if _peer_uid(connection) not in (None, os.geteuid()):
+            raise NodeError(ErrorCode.WORKER_GONE, f"somebody else listens at {path}")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _peer_uid(connection: sockets.socket) -> int | None:
+    """The user who listens at the other end; None where the system does not tell."""
+    option = getattr(sockets, "SO_PEERCRED", None)
+    if option is None:
+        return None
+    _, uid, _ = struct.unpack("3i", connection.getsockopt(sockets.SOL_SOCKET, option, struct.calcsize("3i")))
+    return int(uid)
 
 
 @contextmanager

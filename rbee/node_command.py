@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from rbee.connection import Connection, quote
 from rbee.errors import NodeError
+from rbee.findings import check_home
 from rbee.probe import Probe
 from rbee.runtime.bootstrap import OLDEST_PYTHON
 from rbee.runtime.payload import Payload, build_payload
@@ -80,8 +81,10 @@ async def run_payload(
     """The stdout of a payload command, such as `("survey", "--home", …)`, at most `shell.MAX_ANSWER` bytes.
 
     stdin: UTF-8 text. timeout: seconds for all of it. Raises NodeError: what the command said, NODE_UNSUPPORTED where
-    no Python on the node will do, BOOTSTRAP_FAILED where it ended without a word; and ConnectError.
+    no Python on the node will do or others can change its home, BOOTSTRAP_FAILED where it ended without a word; and
+    ConnectError.
     """
+    check_home(found)  # programs of the home are run
     done = await connection.run(script(found, build_payload(), words, stdin), timeout=timeout)
     if done.status == _NO_PAYLOAD and found.payloads:  # removed since the probe, or damaged
         bare = replace(found, payloads=frozenset())

@@ -32,7 +32,7 @@ _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 #: A socket's path has 108 bytes with its final zero on Linux, 104 elsewhere.
 _MAX_SOCKET = {"Linux": 107}
 _MAX_SOCKET_ELSEWHERE = 103
-_LONGEST_SOCKET = "worker-0123456789abcdef.sock"
+_LONGEST_SOCKET = "worker-0123456789abcdef.keeper"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,9 @@ class Probe:
     """A node at one moment. Sizes in MB (10**6 bytes); empty strings and zeros for what is not known.
 
     machine: x86_64, aarch64, or as the system calls it. libc: "glibc 2.36", "musl 1.2.4", "macos 14.5".
-    home: rbee's, absolute. disk_free_mb: there, or where it will be. run_dir: for sockets; run_dir_problem: why it
-    cannot be used, empty when it can. python: the best one's path, with python_version. payloads: digests.
+    home: rbee's, absolute; home_problem: how others could change what is there, empty when only its user and root can.
+    disk_free_mb: there, or where it will be. run_dir: for sockets; run_dir_problem: why it cannot be used, empty when
+    it can. python: the best one's path, with python_version. payloads: digests.
     runtimes: keys. uv: names of binaries such as uv-0.9.1. rtt_s: seconds that the probe took.
     kill_user_processes: logind ends what a session started with it; user_scope: what `systemd-run --user --scope`
     starts stays nevertheless.
@@ -85,7 +86,7 @@ class Probe:
     disk_free_mb: int = 0
     home_writable: bool = True
     home_noexec: bool = False
-    tmp_noexec: bool = False
+    home_problem: str = ""
     run_dir: str = ""
     run_dir_problem: str = ""
     hive_socket_present: bool = False
@@ -161,8 +162,8 @@ def parse(output: bytes) -> Probe:
         ram_available_mb=ram_available // 10**6,
         disk_free_mb=said.number("disk_free_kb") * 1024 // 10**6,
         home_writable=said.text("home_writable") == "yes",
-        home_noexec=said.text("home_executes") == "no" or "noexec" in said.text("home_mount").split(","),
-        tmp_noexec=said.text("tmp_executes") == "no",
+        home_noexec="noexec" in said.text("home_mount").split(","),
+        home_problem=said.text("home_problem"),
         run_dir=run_dir,
         run_dir_problem=problem,
         hive_socket_present=not problem and f"{run_dir}/{HIVE_SOCKET}" in said.texts("hive_socket"),

@@ -1,5 +1,5 @@
 # What a node is like, as lines `key=value`; a key may come several times. POSIX sh; reads home_wanted.
-# Nothing here may hang, write more than a moment's test file, or fail as a whole because one question has no answer.
+# Nothing here may write or execute a file of its own, hang, or fail as a whole because one question has no answer.
 LC_ALL=C; export LC_ALL
 newline='
 '
@@ -15,18 +15,66 @@ if have timeout && timeout 5 true 2>/dev/null; then
 else
   soon() { "$@" 2>/dev/null; }
 fi
-# Whether a file in the folder $1 can be executed: yes, no, or nothing when none can be written there.
-executes() {
-  file=$1/.rbee-probe-$$
-  (umask 077; set -C; printf '#!/bin/sh\nexit 0\n' >"$file") 2>/dev/null || return 0
-  chmod 700 "$file"
-  if "$file" 2>/dev/null; then echo yes; else echo no; fi
-  rm -f "$file"
-}
-
 uid=$(id -u)
 user=$(id -un 2>/dev/null)
-entry=$(soon getent passwd "$uid")
+# Whether the group $1 is this user's alone, as many systems give each user one: it has the user's name, is nobody
+# else's and has no further members.
+is_private() {
+  [ "$1" = "$(id -g)" ] && [ "$(id -gn 2>/dev/null)" = "$user" ] || return 1
+  members=$(soon getent group "$1") || members=$(grep "^$user:" /etc/group 2>/dev/null)
+  case ${members##*:} in ''|"$user") ;; *) return 1 ;; esac
+  [ -z "$(awk -F: -v u="$user" -v g="$1" '$4 == g && $1 != u' /etc/passwd 2>/dev/null)" ]
+}
+# Every folder and link that leads to $1, as far as they exist, one a line: / first, links followed one by one.
+leads_to() {
+  left=${1#/}; at=; links=0
+  echo /
+  while [ -n "$left" ]; do
+    part=${left%%/*}
+    case $left in */*) left=${left#*/} ;; *) left= ;; esac
+    case $part in ''|.) continue ;; ..) at=${at%/*}; continue ;; esac
+    if [ -L "$at/$part" ]; then
+      printf '%s\n' "$at/$part"
+      links=$((links + 1)); [ "$links" -le 40 ] || return 0
+      link=$(readlink "$at/$part")
+      left=$link/$left
+      case $link in /*) at= ;; esac
+    elif [ -e "$at/$part" ]; then
+      at=$at/$part
+      printf '%s\n' "$at"
+    else return 0
+    fi
+  done
+}
+# What lets somebody else replace $1 or what stands in it; nothing where only this user and root can. OpenSSH's rule
+# (StrictModes), for links too; in a folder on the way that is as /tmp is (sticky), others cannot touch what is ours.
+danger() {
+  all=$(leads_to "$1")
+  last=; [ ! -e "$1" ] || last=${all##*"$newline"}
+  set -f; IFS=$newline
+  # shellcheck disable=SC2086
+  listed=$(TIME_STYLE=locale QUOTING_STYLE=literal ls -ldn $all 2>/dev/null) || listed="? ? ? ? ? ? ? ? $1"
+  unset IFS; set +f
+  printf '%s\n' "$listed" | while read -r mode _ owner group _ _ _ _ name; do
+    name=${name%% -> *}
+    case $owner in
+      0|"$uid") ;;
+      \?) echo "$name cannot be looked at"; break ;;
+      *) echo "$name belongs to somebody else"; break ;;
+    esac
+    case $mode in
+      l*) continue ;;
+      ?????????[tT]*) [ "$name" = "$last" ] || continue ;;
+    esac
+    case $mode in
+      ????????w*) ;;
+      ?????w????+*) ;;
+      ?????w*) if is_private "$group"; then continue; fi ;;
+      *) continue ;;
+    esac
+    echo "$name can be changed by others: chmod go-w $name"; break
+  done
+}
 if [ -z "$HOME" ]; then
   HOME=$(printf %s "$entry" | cut -d: -f6)
   [ -n "$HOME" ] || HOME=$(eval "printf %s ~$user")
@@ -88,14 +136,26 @@ while [ ! -d "$parent" ] && [ -n "$parent" ]; do parent=${parent%/*}; done
 parent=${parent:-/}
 [ -w "$parent" ] && say home_writable yes
 say disk_free_kb "$(soon df -Pk "$parent" | sed -n '2s/.* \([0-9][0-9]*\)  *[0-9]*% .*/\1/p')"
-if [ -d "$home" ]; then
-  say home_executes "$(executes "$home")"
-elif [ -r /proc/mounts ]; then
-  say home_mount "$(awk -v d="$parent/" '
-    { m = $2; if (m != "/") m = m "/"; if (index(d, m) == 1 && length(m) >= n) { n = length(m); o = $4 } }
-    END { print o }' /proc/mounts)"
+# The options of the file system that the parent lies on. In /proc/mounts a blank is written as \040.
+problem=$(danger "$home")
+if [ -z "$problem" ] && [ -d "$home" ]; then
+  for folder in "$home" "$home"/payloads "$home"/runtimes "$home"/models "$home"/log; do
+    [ ! -e "$folder" ] || [ -O "$folder" ] || problem="$folder belongs to somebody else"
+    [ ! -L "$folder" ] || [ -n "$problem" ] || problem=$(danger "$folder")
+  done
 fi
-say tmp_executes "$(executes /tmp)"
+say home_problem "$problem"
+real=$(cd "$parent" 2>/dev/null && pwd -P) || real=$parent
+if [ -r /proc/mounts ]; then
+  say home_mount "$(awk -v d="${real%/}/" '
+    { m = $2; gsub(/\\040/, " ", m); gsub(/\\011/, "\t", m); gsub(/\\134/, "\\", m); if (m != "/") m = m "/"
+      if (index(d, m) == 1 && length(m) >= n) { n = length(m); o = $4 } }
+    END { print o }' /proc/mounts)"
+else
+  point=$(soon df -P "$real" | sed -n '2s/.* [0-9]*% *//p')
+  say home_mount "$(soon mount | awk -v m=" on $point (" '
+    (i = index($0, m)) { o = substr($0, i + length(m)); sub(/\).*/, "", o); gsub(/ /, "", o) } END { print o }')"
+fi
 for file in "$home"/payloads/*.zip; do [ -f "$file" ] && say payload "${file##*/}"; done
 for folder in "$home"/runtimes/*/; do
   folder=${folder%/}
@@ -106,7 +166,7 @@ for file in "$home"/runtimes/uv-*; do [ -x "$file" ] && say uv "${file##*/}"; do
 # --- where its sockets live
 run_base() {
   [ -n "$1" ] && [ -d "$1" ] || return 0
-  if [ -O "$1" ] && [ -w "$1" ]; then say run_base "$1"; fi
+  if [ -O "$1" ] && [ -w "$1" ] && [ -z "$(danger "$1")" ]; then say run_base "$1"; fi
 }
 run_base "$XDG_RUNTIME_DIR"
 [ "$XDG_RUNTIME_DIR" = "/run/user/$uid" ] || run_base "/run/user/$uid"
@@ -116,8 +176,7 @@ tmp_problem=
 if [ -L "$own" ]; then tmp_problem="$own is a symbolic link"
 elif [ -e "$own" ] && [ ! -O "$own" ]; then tmp_problem="$own belongs to somebody else"
 elif [ -e "$own" ] && [ ! -d "$own" ]; then tmp_problem="$own is no folder"
-elif [ -n "$(find "$own" -prune \( -perm -0020 -o -perm -0002 \) 2>/dev/null)" ]; then
-  tmp_problem="$own can be changed by others"
+else tmp_problem=$(danger "$own")
 fi
 say tmp_problem "$tmp_problem"
 for socket in "$XDG_RUNTIME_DIR"/rbee/*/hive.sock "/run/user/$uid"/rbee/*/hive.sock "$own"/*/hive.sock; do

@@ -12,6 +12,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -56,6 +57,17 @@ class SilenceError(ConnectError):
         )
 
 
+class ImpostorError(NodeError):
+    """WORKER_GONE: somebody listens where the worker did, and does not know its secret. Nothing was told to him."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ErrorCode.WORKER_GONE,
+            "who listens at the worker's socket is not the worker",
+            hint="`rbee nodes check NODE` says whether somebody else has its folder for sockets",
+        )
+
+
 class NonsenseError(NodeError):
     """NODE_UNSUPPORTED: what came is nothing that a hive or worker says. reason: a clause."""
 
@@ -80,9 +92,11 @@ class ServerSentEvent:
 class SocketHttp:
     """Requests to whoever listens on one unix socket of a node."""
 
-    def __init__(self, connection: Connection, socket: str, headers: dict[str, str]) -> None:
+    def __init__(self, connection: Connection, socket: str, headers: dict[str, str], *, greeting: bytes = b"") -> None:
+        """greeting: what whoever listens there has to say first. Nothing is sent to one that says anything else."""
         self._connection = connection
         self._socket = socket
+        self._greeting = greeting
         self._headers = [(b"Host", b"rbee"), *_encoded(headers)]
 
     async def request(self, method: str, path: str, body: Any = None, *, timeout: float = 30.0) -> Any:
@@ -134,6 +148,8 @@ class SocketHttp:
         what = f"{method} {path}"
         stream = await self._connect(min(CONNECT_TIMEOUT_S, timeout))
         try:
+            if self._greeting:
+                await _hear(self._greeting, stream, what, timeout)
             yield await _head(request, stream, what, timeout)
         except httpcore.TimeoutException as error:
             raise SilenceError(what, timeout) from error
@@ -150,6 +166,21 @@ class SocketHttp:
                 return _NetworkStream(await self._connection.open_stream(self._socket))
         except TimeoutError as error:
             raise lost(f"no stream to {self._socket} was opened for {timeout:g} s") from error
+
+
+async def _hear(greeting: bytes, stream: _NetworkStream, what: str, timeout: float) -> None:
+    """Raises ImpostorError for another greeting, HungUpError for none, SilenceError."""
+    said = b""
+    try:
+        async with asyncio.timeout(timeout):
+            while len(said) < len(greeting) and (data := await stream.read(len(greeting) - len(said))):
+                said += data
+    except TimeoutError as error:
+        raise SilenceError(what, timeout) from error
+    if not said:
+        raise HungUpError(what)
+    if not hmac.compare_digest(said, greeting):
+        raise ImpostorError
 
 
 def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:

@@ -92,7 +92,7 @@ class FakeConnection:
         yield lines()
 
     async def put(
-        self, source: Path | bytes, target: str, *, sha256: str, mode: int = 0o644, on_bytes: OnBytes | None = None
+        self, source: Path | bytes, target: str, *, sha256: str, mode: int = 0o600, on_bytes: OnBytes | None = None
     ) -> None:
         self._check_alive()
         content = source if isinstance(source, bytes) else await asyncio.to_thread(source.read_bytes)

@@ -27,7 +27,7 @@ _OURS = {
     "runtimes": re.compile(rf"{_HEX}{{16}}|uv-[0-9][0-9.]*(\.part-.+)?|wheels|python|\.(staging|removed)-{_HEX}+"),
     "models": re.compile(rf"\.?(incoming-)?({_HEX}{{32}}|{_HEX}{{64}})\.(gguf|json)(\..+)?"),
     "log": re.compile(rf"\.?(hive|audit(-[0-9-]+)?|worker-{_HEX}{{16}})\.[\w.-]+"),
-    "run": re.compile(rf"hive\.(sock|lock)|worker-{_HEX}{{16}}\.sock|\.\d+"),
+    "run": re.compile(rf"hive\.(sock|lock)|worker-{_HEX}{{16}}\.(sock|keeper)|\.\d+"),
 }
 _MODEL = re.compile(rf"{_HEX}{{64}}\.gguf|incoming-{_HEX}{{32}}\.gguf|{_HEX}{{32}}\.json")
 _WORKER_SOCKET = re.compile(rf"/worker-({_HEX}{{16}})\.sock")

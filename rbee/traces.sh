@@ -131,7 +131,9 @@ entries() {
 run_dirs() {
   for base in "${XDG_RUNTIME_DIR:-/nowhere}/rbee" "/run/user/$uid/rbee" "/tmp/rbee-$uid"; do
     folder=$base/$run_name
-    if [ -d "$folder" ] && [ -O "$folder" ] && [ ! -L "$folder" ] && [ ! -L "$base" ]; then echo "$folder"; fi
+    # First what is above: who owns that could exchange what is below between two looks.
+    [ ! -L "$base" ] && [ -O "$base" ] && [ ! -L "$folder" ] && [ -d "$folder" ] && [ -O "$folder" ] || continue
+    echo "$folder"
   done
 }
 

@@ -18,6 +18,7 @@ from rbee.context import Context
 from rbee.durations import format_duration
 from rbee.errors import ConnectError, NodeError, UsageError
 from rbee.events import Emit, Notice
+from rbee.findings import check_home
 from rbee.hive_client import HiveClient, WorkerClient, hive_at
 from rbee.inventory import Node
 from rbee.locks import keeper_lock
@@ -88,6 +89,7 @@ async def uninstall(context: Context, node: Node, request: UninstallRequest, emi
             reach(node, context, registry, emit) as connection,
         ):
             found = await probe(connection, node)
+            check_home(found)  # what is removed there is to be what was looked at
             site = _Site(context, node, request, emit, connection, found)
             outcome = await site.clear(elsewhere=facts.home if facts and facts.home != found.home else "")
         if not request.dry_run:

@@ -156,7 +156,8 @@ def worker_data(worker: WorkerInfo) -> dict[str, Any]:
     from rbee_remote.protocol import encode
 
     data = encode(worker)
-    del data["audit_head"]  # told to who starts a worker, and to nobody else
+    for private in ("audit_head", "secret"):  # told to who starts a worker or asks its hive, and shown to nobody
+        del data[private]
     return data
 
 

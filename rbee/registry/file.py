@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sqlite_utils.db import Database
 
 #: Grows with each step in `migrations`; kept in `PRAGMA user_version`.
-VERSION = 2
+VERSION = 3
 #: Each write takes a millisecond, so that only a process that hangs, or is stopped, keeps the lock for as long.
 BUSY_TIMEOUT_S = 10.0
 

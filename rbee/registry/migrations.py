@@ -60,3 +60,9 @@ def m002_how_workers_are_loaded(db: Database) -> None:
     """kv_type, flash_attention, devices, tensor_split. Workers seen before have none, which is nobody's wish."""
     for column in ("kv_type", "flash_attention", "devices", "tensor_split"):
         db.table("workers").add_column(column, str, not_null_default="")
+
+
+@MIGRATIONS()
+def m003_what_workers_prove_themselves_with(db: Database) -> None:
+    """secret. Workers seen before have none, and are found again by their hive."""
+    db.table("workers").add_column("secret", str, not_null_default="")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ class WorkerRow:
     """A row of `workers`. created_at, last_seen_at: ISO 8601, UTC, milliseconds; other fields as in WorkerInfo.
 
     kv_type, flash_attention, devices, tensor_split: of its options, the last two as the command line writes them.
+    secret: what the worker says first to keepers; never shown.
     """
 
     node: str
@@ -40,6 +41,7 @@ class WorkerRow:
     flash_attention: str
     devices: str
     tensor_split: str
+    secret: str = field(repr=False)
 
     @property
     def is_idle(self) -> bool:
@@ -47,8 +49,10 @@ class WorkerRow:
 
     @property
     def is_usable(self) -> bool:
-        """Whether it could take a request at once when it was last seen."""
-        return self.state in (WorkerState.IDLE.value, WorkerState.READY.value) and self.slots_free > 0
+        """Whether it could take a request at once when it was last seen, and can prove that it is the worker: nothing
+        but that tells it from somebody who listens in its place since."""
+        serves = self.state in (WorkerState.IDLE.value, WorkerState.READY.value)
+        return serves and self.slots_free > 0 and bool(self.secret)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,7 @@ def worker_record(node: str, info: WorkerInfo, hive_instance: str, payload: str)
         flash_attention=options.flash_attention,
         devices=joined(options.devices),
         tensor_split=joined(options.tensor_split),
+        secret=info.secret,
     )
     return storable_values(asdict(row))
 

@@ -229,7 +229,7 @@ class _Bootstrap:
     async def _upload_uv(self) -> None:
         binary = await self.cache.uv_binary(self.runtime.target, self.emit)
         files = [(await asyncio.to_thread(LocalFile.of, binary), self._place.uv)]
-        await put_files(self.connection, files, key="uv", text=Step.UV.value, emit=self.emit, mode=0o755)
+        await put_files(self.connection, files, key="uv", text=Step.UV.value, emit=self.emit, mode=0o700)
 
     async def _fetch_python(self) -> str:
         """A Python by uv, below our home. Returns its path; raises NodeError NODE_UNSUPPORTED when there is no way."""

@@ -53,7 +53,11 @@ def prepare(home: str) -> str:
         "newline='\n'",
         'made=""; folder=$home',
         'while [ -n "$folder" ] && [ ! -d "$folder" ]; do made=$made$folder$newline; folder=${folder%/*}; done',
-        'mkdir -p "$home"',
+        # One after the other: in a folder such as /tmp somebody else may have been first.
+        'printf %s "$made" | sort | while IFS= read -r folder; do',
+        '  mkdir "$folder" 2>/dev/null || { [ -d "$folder" ] && [ -O "$folder" ] && [ ! -L "$folder" ]; } || {',
+        '    echo "$folder belongs to somebody else" >&2; exit 1; }',
+        "done",
         'cd "$home"',
         f'[ -e {NOTE} ] || printf %s "$made" >{NOTE}',
         "mkdir -p payloads runtimes/wheels models log",
@@ -152,6 +156,7 @@ def _environment(home: str) -> list[str]:
     """uv is to see neither the user's settings nor a virtual environment of the login shell."""
     return [
         "set -eu",
+        "umask 077",
         "unset VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH || true",
         "export UV_NO_CONFIG=1",
         f"cd {quote(home)}",

@@ -21,7 +21,7 @@ async def put_files(
     text: str,
     emit: Emit,
     *,
-    mode: int = 0o644,
+    mode: int = 0o600,
 ) -> None:
     """Put each file at its absolute path on the node; one that is there stays. Names on the node tell contents.
 

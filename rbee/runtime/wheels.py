@@ -269,7 +269,7 @@ def _extract_uv(wheel: Path, target: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if re.search(r"\.data/scripts/uv$", name))
         target.write_bytes(archive.read(name))
-    target.chmod(0o755)
+    target.chmod(0o700)
 
 
 def _built_for(wheel: Path) -> tuple[str, str, str]:

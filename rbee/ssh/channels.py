@@ -10,7 +10,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -145,7 +145,7 @@ class SSHConnection(ShellConnection):
         return SSHShell(await self._sessions.open())
 
     async def put(
-        self, source: Path | bytes, target: str, *, sha256: str, mode: int = 0o644, on_bytes: OnBytes | None = None
+        self, source: Path | bytes, target: str, *, sha256: str, mode: int = 0o600, on_bytes: OnBytes | None = None
     ) -> None:
         """As `Connection.put`."""
         upload = Upload.of(source, target, sha256=sha256, mode=mode, keeper_id=self._keeper_id)
@@ -207,11 +207,17 @@ class SSHConnection(ShellConnection):
         try:
             # An echo of this line is not the answer: there, a quote stands before the end of the line.
             with suppress(ConnectError):  # a shell that has ended already says why to whoever reads
-                await shell.write(f"{EMPTY_LINES}exec {words} '{nonce}'\n".encode())
+                await shell.write(f"{EMPTY_LINES}{_still_ours(command)}exec {words} '{nonce}'\n".encode())
             return PipeStream(shell, await _until_ready(shell, socket, f"{nonce}\n".encode()))
         except BaseException:
             await shell.aclose()
             raise
+
+
+def _still_ours(command: Sequence[str]) -> str:
+    """What ends the shell with 127 where the home that `command` was remembered from is not this user's any more."""
+    home = next((word.rpartition("/payloads/")[0] for word in command if "/payloads/" in word), "")
+    return f'real=$(cd {quote(home)} && pwd -P) && [ -O "$real" ] && [ ! -L "$real" ] || exit 127; ' if home else ""
 
 
 _FORBIDDEN = (asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, asyncssh.OPEN_UNKNOWN_CHANNEL_TYPE)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -22,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     parser = argparse.ArgumentParser(prog="rbee_remote", description="The part of rbee that runs on a node.")
     parser.add_argument("command", choices=COMMANDS)
     command = parser.parse_args(arguments[:1]).command
+    os.umask(0o077)  # what is made here is this user's alone, whatever the login's umask
     try:
         status = _run(command, arguments[1:])
     except RemoteError as error:

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 
+from rbee_remote.peer import is_ours
 from rbee_remote.protocol import ErrorCode, RemoteError
 
 CHUNK = 256 * 1024
@@ -28,6 +29,8 @@ def main(argv: list[str]) -> int:
         except OSError as error:
             message = f"nobody listens at {options.socket}: {error.strerror or error}"
             raise RemoteError(ErrorCode.WORKER_GONE, message) from error
+        if not is_ours(connection):
+            raise RemoteError(ErrorCode.WORKER_GONE, f"somebody else listens at {options.socket}")
         if options.ready:
             _write_all(sys.stdout.fileno(), options.ready.encode() + b"\n")
         # A daemon: when the socket has ended, nobody waits for stdin, which may stay open for ever.

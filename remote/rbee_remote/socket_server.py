@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import functools
 import resource
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,14 +50,26 @@ class Bounds:
 
 
 class SocketServer(uvicorn.Server):
-    """Serves `app` until `end` is called. grace_s: seconds that running responses get then."""
+    """Serves `app` until `end` is called. grace_s: seconds that running responses get then.
 
-    def __init__(self, app: ASGIApp, *, grace_s: int, bounds: Bounds | None = None) -> None:
+    greeted: a further socket, where each connection is told the bytes `greeting` before anything else.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        grace_s: int,
+        bounds: Bounds | None = None,
+        greeted: socket.socket | None = None,
+        greeting: bytes = b"",
+    ) -> None:
+        self._connection = functools.partial(_Connection, bounds or Bounds.of_this_process())
         super().__init__(
             uvicorn.Config(
                 app,
                 loop="asyncio",
-                http=functools.partial(_Connection, bounds or Bounds.of_this_process()),  # type: ignore[arg-type]
+                http=self._connection,  # type: ignore[arg-type]
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -67,6 +80,22 @@ class SocketServer(uvicorn.Server):
             )
         )
         self._end = asyncio.Event()
+        self._greeted = greeted
+        self._greeting = greeting
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._greeted is not None:
+            create_server = asyncio.get_running_loop().create_server
+            self.servers.append(await create_server(self._greeter, sock=self._greeted, backlog=self.config.backlog))
+
+    def _greeter(self) -> asyncio.Protocol:
+        return self._connection(
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            greeting=self._greeting,
+        )
 
     def end(self) -> None:
         self.should_exit = True
@@ -84,15 +113,18 @@ class SocketServer(uvicorn.Server):
 
 
 class _Connection(H11Protocol):
-    """One client's connection."""
+    """One client's connection. greeting: what it is told before it says anything."""
 
-    def __init__(self, bounds: Bounds, **options: Any) -> None:
+    def __init__(self, bounds: Bounds, *, greeting: bytes = b"", **options: Any) -> None:
         super().__init__(**options)
         self._bounds = bounds
+        self._greeting = greeting
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if self._greeting:
+            transport.write(self._greeting)
         self._note_state()
         others = (each for each in self._bounds.waiting if each is not self)
         if len(self.connections) > self._bounds.connections and (longest := next(others, None)):

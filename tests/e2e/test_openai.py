@@ -19,6 +19,8 @@ pytestmark = [pytest.mark.container, pytest.mark.model]
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 PROGRAM = next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "OpenAI" in block)
 
+COMMAND = next(block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "ssh -N" in block)
+
 
 def test_the_readmes_program_prints_an_answer(
     shared_rbee: Rbee, warm_node: ContainerNode, capsys: pytest.CaptureFixture[str]
@@ -28,22 +30,26 @@ def test_the_readmes_program_prints_an_answer(
     )
     (listed,) = shared_rbee("workers", "list", "gpu1", "--json").json()
     worker = shared_rbee("workers", "show", listed["id"][:4], "--json").json()
-    with forwarded(warm_node, worker["socket"]) as socket:
-        exec(compile(PROGRAM.replace("/tmp/gpu1.sock", str(socket)), "README.md", "exec"), {})
+    with forwarded(warm_node, worker["socket"]) as home, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        exec(compile(PROGRAM, "README.md", "exec"), {})
     assert len(capsys.readouterr().out.split()) > 3
 
 
 @contextmanager
 def forwarded(node: ContainerNode, remote: str) -> Iterator[Path]:
-    """A socket here that `ssh -L` takes to the one on the node."""
+    """A home here with the socket that the README's `ssh -L` takes to the one on the node."""
+    shown = re.findall(r"-o|\w+=yes", COMMAND)
     with tempfile.TemporaryDirectory(prefix="rbee-test-", dir="/tmp") as folder:
-        local = Path(folder) / "gpu1.sock"
+        local = Path(folder) / ".rbee" / "sockets" / "gpu1.sock"
+        local.parent.mkdir(mode=0o700, parents=True)
+        local.touch()  # what an `ssh` that was killed has left
         trust = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "IdentitiesOnly=yes"]
         way = ["-F", "none", *trust, "-i", str(node.key.private), "-p", str(node.port), f"{node.user}@{node.host}"]
-        tunnel = subprocess.Popen(["ssh", "-N", "-L", f"{local}:{remote}", *way], stderr=subprocess.DEVNULL)
+        tunnel = subprocess.Popen(["ssh", "-N", *shown, "-L", f"{local}:{remote}", *way], stderr=subprocess.DEVNULL)
         try:
-            wait_until(local.exists, 20, lambda: "ssh has made no socket")
-            yield local
+            wait_until(local.is_socket, 20, lambda: "ssh has made no socket")
+            yield Path(folder)
         finally:
             tunnel.terminate()
             tunnel.wait(10)

@@ -184,7 +184,7 @@ async def test_a_bare_node_gets_a_runtime_that_runs_and_a_payload(bed: Testbed) 
     assert Path(ready.payload).read_bytes() == build_payload().data
     script = f"'{ready.python}' -I -c 'import llama_cpp, numpy; print(llama_cpp.BUILT)'"
     assert (await bed.connection.run(script)).stdout == b"here\n"
-    assert (bed.home / "runtimes" / f"uv-{uv_version()}").stat().st_mode & 0o777 == 0o755
+    assert (bed.home / "runtimes" / f"uv-{uv_version()}").stat().st_mode & 0o777 == 0o700
     assert bed.home.stat().st_mode & 0o777 == 0o700
     assert bed.left_over() == []
 

@@ -28,6 +28,7 @@ def row(
     flash_attention: str = "auto",
     devices: str = "",
     tensor_split: str = "",
+    secret: str = "5ec2e75f" * 4,
 ) -> WorkerRow:
     return WorkerRow(
         node=node,
@@ -52,6 +53,7 @@ def row(
         flash_attention=flash_attention,
         devices=devices,
         tensor_split=tensor_split,
+        secret=secret,
     )
 
 

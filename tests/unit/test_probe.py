@@ -34,8 +34,8 @@ boot_id=0f7e4a4c
 home=/home/bee/.rbee/node
 home_writable=yes
 disk_free_kb=50000000
-home_executes=yes
-tmp_executes=no
+home_mount=rw,relatime
+home_problem=
 payload=00112233445566aa.zip
 runtime=cpu-abc
 uv=uv-0.9.1
@@ -76,7 +76,6 @@ def test_a_linux_node_is_understood() -> None:
         ram_available_mb=8192,
         disk_free_mb=51200,
         home_writable=True,
-        tmp_noexec=True,
         run_dir=f"/tmp/rbee-1000/{NAME}",
         boot_id="0f7e4a4c",
         gpus=(Gpu("nvidia", "NVIDIA H100 80GB HBM3", 85520, 83886, "550.54.15"),),
@@ -158,16 +157,9 @@ def test_a_hive_in_a_folder_of_somebody_else_is_not_there() -> None:
     assert not _said(*lines, "run_base=/run/user/1000").hive_socket_present
 
 
-@pytest.mark.parametrize(
-    ("line", "noexec"),
-    [("", False), ("home_mount=rw,nosuid,noexec", True), ("home_mount=rw,relatime", False)],
-)
-def test_noexec_is_read_from_the_mount_where_there_is_no_home_yet(line: str, noexec: bool) -> None:
-    assert parse(LINUX.replace(b"home_executes=yes\n", b"") + line.encode()).home_noexec is noexec
-
-
-def test_noexec_is_believed_when_it_was_tried() -> None:
-    assert parse(LINUX.replace(b"home_executes=yes", b"home_executes=no")).home_noexec
+@pytest.mark.parametrize(("options", "noexec"), [("", False), ("rw,nosuid,noexec", True), ("rw,relatime", False)])
+def test_noexec_is_read_from_the_mount(options: str, noexec: bool) -> None:
+    assert parse(LINUX.replace(b"rw,relatime", options.encode())).home_noexec is noexec
 
 
 @pytest.mark.parametrize(
@@ -292,8 +284,7 @@ def _levels(found: Probe, facts: ConnectionFacts) -> dict[str, str]:
 
 
 def test_a_healthy_node_has_nothing_to_fix() -> None:
-    healthy = parse(LINUX.replace(b"tmp_executes=no", b"tmp_executes=yes"))
-    found = findings(healthy, ConnectionFacts(local=False, forwarding=True))
+    found = findings(parse(LINUX), ConnectionFacts(local=False, forwarding=True))
     assert {finding.level for finding in found} == {"ok"}
     assert all(finding.fix == "" for finding in found)
 
@@ -304,13 +295,14 @@ def test_a_healthy_node_has_nothing_to_fix() -> None:
         (b"machine=x86_64", b"machine=riscv64", "system", "fail"),
         (b"glibc 2.36", b"musl 1.2.4", "C library", "warn"),
         (b"home_writable=yes", b"", "home", "fail"),
-        (b"home_executes=yes", b"home_executes=no", "home", "fail"),
+        (b"home_mount=rw", b"home_mount=noexec", "home", "fail"),
+        (b"home_problem=", b"home_problem=/scratch can be changed by others: chmod go-w /scratch", "home", "fail"),
+        (b"home_problem=", b"home_problem=/scratch belongs to somebody else", "home", "fail"),
         (b"disk_free_kb=50000000", b"disk_free_kb=100", "disk", "warn"),
         (b"disk_free_kb=50000000", b"disk_free_kb=1000000", "disk", "warn"),
         (b"ram_available_kb=8000000", b"ram_available_kb=8000", "RAM", "warn"),
         (b"kill_user_processes=no", b"kill_user_processes=yes", "KillUserProcesses", "warn"),
         (b"end=yes", b"tmp_problem=/tmp/rbee-1000 is a symbolic link", "sockets", "fail"),
-        (b"tmp_executes=no", b"tmp_executes=no", "noexec", "warn"),
     ],
 )
 def test_what_is_wrong_is_found_and_has_a_fix(said: bytes, instead: bytes, title: str, level: str) -> None:

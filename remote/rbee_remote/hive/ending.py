@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from pathlib import Path
 
 from rbee_remote.hive import worker_calls
 from rbee_remote.hive.layout import Layout
 from rbee_remote.hive.worker_record import WorkerRecord
-from rbee_remote.protocol import StopRequest
+from rbee_remote.protocol import StopRequest, keeper_socket
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +35,9 @@ async def clear_away(worker: WorkerRecord, layout: Layout) -> None:
             await worker.child.end(StopRequest().patience_s)
         if not await worker.child.freed():
             _log.warning("worker %s has ended, but a GPU's driver still holds memory for it", worker.id)
-    sockets = [worker.socket, *([layout.staged_socket(worker.child.identity.pid)] if worker.child else [])]
+    sockets = [worker.socket, Path(keeper_socket(str(worker.socket)))]
+    if worker.child is not None:
+        sockets.append(layout.staged_socket(worker.child.identity.pid))
     for socket in sockets:
         with contextlib.suppress(OSError):  # a folder that cannot be written: the next clean-up sees to it
             socket.unlink()

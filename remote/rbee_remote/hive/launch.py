@@ -27,6 +27,7 @@ async def launch(
         keep_alive_s=worker.keep_alive_s,
         keeper=keeper,
         home=str(layout.home),
+        secret=worker.secret,
     )
     marked = [*command, *_marks(worker, layout)]
     return await Child.start(marked, config=json.dumps(encode(config)).encode(), env=env, log=worker.log)

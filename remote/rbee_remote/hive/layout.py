@@ -6,11 +6,11 @@ Two folders: `home` (models, logs; may be on NFS) and `run_dir` (sockets, locks;
 from __future__ import annotations
 
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from rbee_remote.protocol import HIVE_SOCKET, ErrorCode, RemoteError
+from rbee_remote.hive.danger import danger
+from rbee_remote.protocol import HIVE_SOCKET, ErrorCode, RemoteError, keeper_socket
 
 #: sockaddr_un holds 108 bytes on Linux and 104 on macOS, the final zero included.
 MAX_SOCKET_PATH = 100
@@ -57,7 +57,7 @@ class Layout:
 
     def prepare(self) -> None:
         """Make the folders, private to this user. Raises RemoteError BOOTSTRAP_FAILED where that is not possible."""
-        longest = self.worker_socket("0" * 16)
+        longest = keeper_socket(str(self.worker_socket("0" * 16)))
         if len(os.fsencode(longest)) > MAX_SOCKET_PATH:
             raise RemoteError(
                 ErrorCode.BOOTSTRAP_FAILED,
@@ -66,32 +66,30 @@ class Layout:
             )
         try:
             for folder in (self.home, self.models, self.logs):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _make_private(self.run_dir)
+                _make_private(folder, "set `home` of the node in the inventory to a folder that you alone can write")
+            _make_private(self.run_dir, "remove it or set XDG_RUNTIME_DIR on the node", mode=0o700)
         except OSError as error:
             raise RemoteError(ErrorCode.BOOTSTRAP_FAILED, f"cannot make a folder: {error}") from error
 
 
-def _make_private(folder: Path) -> None:
-    """Make `folder` with mode 0700, and refuse one that somebody else could have made or could replace."""
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    parent = folder.parent.lstat()
-    shared = parent.st_mode & 0o022 and not parent.st_mode & stat.S_ISVTX
-    if not stat.S_ISDIR(parent.st_mode) or parent.st_uid not in (0, os.geteuid()) or shared:
-        raise _not_ours(folder.parent)
-    own = folder.lstat()
-    if not stat.S_ISDIR(own.st_mode) or own.st_uid != os.geteuid():
-        raise _not_ours(folder)
-    folder.chmod(0o700)
-
-
-def _not_ours(folder: Path) -> RemoteError:
-    return RemoteError(
-        ErrorCode.BOOTSTRAP_FAILED,
-        f"{folder} is a link, belongs to another user, or can be changed by others",
-        hint=f"look at it with `ls -ld {folder}`, and remove it or set XDG_RUNTIME_DIR on the node",
-    )
+def _make_private(folder: Path, otherwise: str, mode: int | None = None) -> None:
+    """Make `folder` and what is missing on the way to it, and refuse one that somebody else could have made or could
+    replace. otherwise: what to do then. mode: what it gets, even if it is there; None to leave it as it is."""
+    for place in (*reversed(folder.parents), folder):
+        place.mkdir(mode=0o700, exist_ok=True)
+    problem = danger(folder)
+    if not problem and folder.stat().st_uid != os.geteuid():
+        problem = f"{folder} belongs to somebody else"
+    if not problem and mode is not None and folder.is_symlink():
+        problem = f"{folder} is a symbolic link"
+    if problem:
+        raise RemoteError(
+            ErrorCode.BOOTSTRAP_FAILED,
+            f"{folder} is not safe: {problem}",
+            hint=f"look at it with `ls -ld {folder}`, and {otherwise}",
+        )
+    if mode is not None:
+        folder.chmod(mode)
 
 
 def socket_identity(path: Path) -> tuple[int, int, int] | None:

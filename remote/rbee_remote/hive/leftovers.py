@@ -14,7 +14,7 @@ import psutil
 _log = logging.getLogger(__name__)
 
 #: A worker's socket, and the name it has until it accepts connections (`worker.main`).
-_WORKER_SOCKET = re.compile(r"worker-[0-9a-f]{16}\.sock")
+_WORKER_SOCKET = re.compile(r"worker-[0-9a-f]{16}\.(sock|keeper)")
 _STAGED_SOCKET = re.compile(r"\.([1-9][0-9]*)")
 
 

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rbee_remote.peer import is_ours
+
 _LIMIT = 1 << 20
 #: Seconds between two tries to get into a listener's queue.
 _FULL_QUEUE_S = 0.02
@@ -31,6 +33,8 @@ class _UnixConnection(http.client.HTTPConnection):
             time.sleep(_FULL_QUEUE_S)
         if code:
             raise OSError(code, os.strerror(code))
+        if not is_ours(self.sock):
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "somebody else listens there")
 
 
 def request(

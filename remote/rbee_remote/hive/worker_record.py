@@ -6,6 +6,7 @@ Only the supervisor changes a record, and every change goes through `touch`, whi
 from __future__ import annotations
 
 import math
+import secrets
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -57,6 +58,8 @@ class WorkerRecord:
     leases_at: float = 0.0
     #: Of keepers that asked for it before it listened.
     announced: list[LeaseRequest] = field(default_factory=list)
+    #: By which keepers know it: never shown, and told to nobody but those who ask the hive.
+    secret: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
     #: Since when the process is stopped by a signal.
     stopped_at: float | None = None
     checked_at: float = field(default_factory=time.monotonic)
@@ -187,4 +190,5 @@ class WorkerRecord:
             error=self.error.encode()["error"] if self.error else None,
             options=self.key.options,
             leases=self.leases_now(),
+            secret=self.secret,
         )

@@ -73,5 +73,21 @@ HEADER_WORKER = "X-Rbee-Worker"
 #: Relative names inside the node's runtime folder (mode 0700).
 HIVE_SOCKET = "hive.sock"
 
+
+def keeper_socket(socket: str) -> str:
+    """Where a worker listens for keepers, beside its own `socket`; "" for none.
+
+    There it says `greeting` first, and then speaks HTTP as on the other. A path alone proves nothing: where a folder
+    in /tmp was cleaned away, a neighbour may have made it again and listen there himself. He cannot know the secret,
+    and so no keeper tells him a prompt.
+    """
+    return f"{socket.removesuffix('.sock')}.keeper" if socket else ""
+
+
+def greeting(secret: str) -> bytes:
+    """What a worker says first to whoever connects to its `keeper_socket`."""
+    return f"rbee {secret}\n".encode()
+
+
 #: Names of environment variables whose values no process of ours on a node may carry: others can read them there.
 SECRET_VARIABLE = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|PRIVATE_KEY|SSH_AUTH_SOCK", re.IGNORECASE)

@@ -79,7 +79,8 @@ class WorkerInfo:
     id: instance id, 16 hex digits. device: "cpu", or the GPU's name. progress: loaded share from 0 to 1.
     rss_mb: resident memory in MB, 0 while unknown. idle_s: seconds since the last request ended, None while one runs.
     options: how the model is loaded, with nothing left open. audit_head: told to who has just started it, the digest of
-    the last line in the node's record.
+    the last line in the node's record. secret: what the worker says first on its socket for keepers
+    (`protocol.greeting`); "" for one that has none.
     """
 
     id: str
@@ -104,6 +105,7 @@ class WorkerInfo:
     options: WorkerOptions | None = None
     leases: tuple[Lease, ...] = ()
     audit_head: str = ""
+    secret: str = dataclasses.field(default="", repr=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -106,7 +106,7 @@ class WorkerConfig:
 
     ctx and slots are resolved, whatever `options` leaves open: tokens per slot, and requests computed at once.
     keeper: the id of the one that asked for it, whose lease is the first. home: whose audit log the worker writes
-    itself once its hive is gone; "" for none.
+    itself once its hive is gone; "" for none. secret: for its socket for keepers, "" for no such socket.
     """
 
     id: str
@@ -120,3 +120,4 @@ class WorkerConfig:
     queue: int = 64
     keeper: str = ""
     home: str = ""
+    secret: str = dataclasses.field(default="", repr=False)

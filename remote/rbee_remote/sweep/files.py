@@ -41,7 +41,7 @@ _INCOMING = re.compile(r"incoming-[0-9a-f]{32}\.gguf")
 _RECORD = re.compile(r"[0-9a-f]{32}\.json")
 _RECORD_BEING_WRITTEN = re.compile(r"\.[0-9a-f]{32}\.json\.\w+")
 _WORKER_LOG = re.compile(r"worker-([0-9a-f]{16})\.log(\.1)?")
-_SOCKET = re.compile(r"hive\.sock|worker-[0-9a-f]{16}\.sock|\.\d+")
+_SOCKET = re.compile(r"hive\.sock|worker-[0-9a-f]{16}\.(sock|keeper)|\.\d+")
 
 #: What in runtimes/ is none: uv's own Pythons stay as long as a runtime may be made from them.
 _NOT_RUNTIMES = ("wheels", "python")

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rbee_remote.command import read_command
-from rbee_remote.protocol import ProcessSeen, StopRequest, TidyRequest, TidyResult, encode
+from rbee_remote.protocol import ProcessSeen, StopRequest, TidyRequest, TidyResult, encode, keeper_socket
 from rbee_remote.sweep import processes
 from rbee_remote.sweep.family import Family, grow
 from rbee_remote.sweep.processes import Ours
@@ -68,7 +68,9 @@ def end_processes(system: System, request: TidyRequest) -> list[TidyResult]:
         for ending in batch:
             results[ending.seen] = result = _result(ending, held)
             if result.done and ending.seen.command == "worker":
-                remove_dead_socket(processes.worker_socket(request.run_dir, ending.seen.instance))
+                socket = processes.worker_socket(request.run_dir, ending.seen.instance)
+                remove_dead_socket(socket)
+                remove_dead_socket(keeper_socket(socket))
     return [results[seen] for seen in request.processes]
 
 

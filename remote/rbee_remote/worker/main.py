@@ -24,6 +24,8 @@ from rbee_remote.protocol import (
     WorkerConfig,
     WorkerStatus,
     decode,
+    greeting,
+    keeper_socket,
 )
 from rbee_remote.socket_server import SocketServer
 from rbee_remote.worker.app import make_app
@@ -70,10 +72,17 @@ async def serve(config: WorkerConfig, load: LoadEngine, status_fd: int | None = 
     service = Service(config, load, report)
     if status_fd is not None:
         pipe = StatusPipe(status_fd, on_gone=lambda: _hive_gone(service))
-    path = Path(config.socket)
-    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as listener:
-        with _listening(listener, path), _signals(service):
-            server = SocketServer(make_app(service), grace_s=FAREWELL_S)
+    with _unix_socket() as listener, _unix_socket() as greeted:
+        with contextlib.ExitStack() as paths, _signals(service):
+            if config.secret:
+                paths.enter_context(_listening(greeted, Path(keeper_socket(config.socket))))
+            paths.enter_context(_listening(listener, Path(config.socket)))
+            server = SocketServer(
+                make_app(service),
+                grace_s=FAREWELL_S,
+                greeted=greeted if config.secret else None,
+                greeting=greeting(config.secret),
+            )
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             serving.add_done_callback(lambda _: service.stop(drain=False))  # nobody could reach it any more
             service.start()
@@ -129,6 +138,10 @@ def _signals(service: Service) -> Iterator[None]:
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
+
+
+def _unix_socket() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
 
 @contextlib.contextmanager
