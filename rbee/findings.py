@@ -19,6 +19,9 @@ _DISK_NEEDED_MB = 300
 _DISK_WISHED_MB = 2000
 _RAM_WISHED_MB = 1000
 
+#: How the probe says what would mend a home that others can change.
+_CHMOD = ": chmod go-w "
+
 Level = Literal["ok", "warn", "fail"]
 
 
@@ -109,7 +112,7 @@ def _compiler(probe: Probe) -> Finding:
 
 def _home(probe: Probe) -> Finding:
     if probe.home_problem:
-        return Finding("fail", "home", probe.home_problem, _how_to_own_home(probe))
+        return Finding("fail", "home", _home_problem(probe), _how_to_own_home(probe))
     fix = "set `home` of the node in the inventory to a folder on another disk"
     if not probe.home_writable:
         return Finding("fail", "home", f"{probe.home} cannot be written", fix)
@@ -192,7 +195,7 @@ def check_home(probe: Probe) -> None:
     if probe.home_problem:
         raise NodeError(
             ErrorCode.NODE_UNSUPPORTED,
-            f"the node's home for rbee is not safe: {probe.home_problem}",
+            f"the node's home for rbee is not safe: {_home_problem(probe)}",
             hint=_how_to_own_home(probe),
             details={"home": probe.home},
         )
@@ -212,10 +215,16 @@ def check_run_dir(probe: Probe) -> None:
         )
 
 
+def _home_problem(probe: Probe) -> str:
+    return probe.home_problem.rpartition(_CHMOD)[0] or probe.home_problem
+
+
 def _how_to_own_home(probe: Probe) -> str:
-    _, _, command = probe.home_problem.partition(": ")
-    if command:
-        return f"on the node: `{command}`, or set `home` in the inventory to a folder that you alone can write"
+    _, _, folder = probe.home_problem.rpartition(_CHMOD)
+    if folder != probe.home_problem:
+        return (
+            f"on the node: `chmod go-w {folder}`, or set `home` in the inventory to a folder that you alone can write"
+        )
     return "set `home` of the node in the inventory to a folder that belongs to you, such as one below your own home"
 
 

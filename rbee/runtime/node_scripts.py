@@ -86,6 +86,7 @@ def fetch_python(place: Place, version: str, timeout_s: int) -> str:
         "trap 'rm -rf \"$UV_CACHE_DIR\"' EXIT",
         f'limit=""; if command -v timeout >/dev/null 2>&1; then limit="timeout {timeout_s}"; fi',
         f"$limit {uv} python install -q --no-bin {quote(version)} >&2",
+        f"chmod -R go= {quote(folder)}",
         f"{uv} python find --managed-python {quote(version)}",
     )
 
@@ -109,6 +110,7 @@ def create_runtime(place: Place, nonce: str, key: str, wheels: Sequence[LocalFil
         "END",
         f'{uv} pip install -q --no-index --no-deps --require-hashes --python {own} -r "$staging/requirements.txt"',
         f"{own} -I -c {imports}",
+        'chmod -R go= "$staging/venv"',  # uv has the umask count for most files, not for programs and its lock
         f'{own} -I -c {quote(_RENAME)} "$staging/venv" {quote(f"{place.home}/runtimes/{key}")} {imports}',
     )
 
