@@ -4,7 +4,10 @@
     python3 tools/setup_venv.py          what `rbee` needs
     python3 tools/setup_venv.py --dev    what the tests need, too
 
-Does nothing when it was done before and `pyproject.toml` is unchanged.
+Everything is what the lock names (requirements/keeper.txt, dev.txt), by its SHA-256, and comes as a wheel, so nothing
+of it runs while it is installed. Of pip's settings only those count that say where an index is.
+
+Does nothing when it was done before and neither `pyproject.toml` nor the lock has changed.
 """
 
 from __future__ import annotations
@@ -13,14 +16,11 @@ import hashlib
 import importlib.util
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.parse
-import urllib.request
 import venv
 from pathlib import Path
 
@@ -29,24 +29,25 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "installed.json"
 OLDEST = (3, 11)
-INDEX = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/")
 
 
 def main() -> None:
     if sys.version_info < OLDEST:
         _run_with_newer_python()
     dev = "--dev" in sys.argv[1:]
-    wanted = {"project": hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest(), "dev": dev}
+    lock = ROOT / "requirements" / ("dev.txt" if dev else "keeper.txt")
+    wanted = {"project": _sha256(ROOT / "pyproject.toml"), lock.name: _sha256(lock)}
     if _satisfied(wanted):
         return
     start = time.monotonic()
+    settings = _pip_settings()
     if not PYTHON.exists():
         _say(f"making {VENV.relative_to(ROOT)}")
-        _make_venv()
+        _make_venv(settings)
     _say("installing rbee and what it needs (about a minute)")
-    _pip("install", "--upgrade", "pip>=25.1")  # the first that knows dependency groups
-    groups = ["--group", "dev", "--group", "node"] if dev else []
-    _pip("install", "--editable", str(ROOT), *groups)
+    _pip(settings, "install", "--require-hashes", "--only-binary=:all:", "--no-deps", "--requirement", str(lock))
+    # hatchling, which does this, is in the lock
+    _pip(settings, "install", "--no-index", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
     STAMP.write_text(json.dumps(wanted))
     _say(f"ready after {time.monotonic() - start:.0f} s: .venv/bin/rbee")
 
@@ -59,56 +60,55 @@ def _run_with_newer_python() -> None:
     sys.exit(f"rbee needs Python 3.{OLDEST[1]} or newer; this is {sys.version.split()[0]}")
 
 
-def _satisfied(wanted: dict[str, object]) -> bool:
+def _satisfied(wanted: dict[str, str]) -> bool:
     """Whether the venv holds at least what is wanted: one for development serves users as well."""
     try:
         installed = json.loads(STAMP.read_text())
     except (OSError, ValueError):
         return False
-    return PYTHON.exists() and installed["project"] == wanted["project"] and installed["dev"] >= wanted["dev"]
+    for_tests = {"project": wanted["project"], "dev.txt": _sha256(ROOT / "requirements" / "dev.txt")}
+    return PYTHON.exists() and installed in (wanted, for_tests)
 
 
-def _make_venv() -> None:
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _pip_settings() -> dict[str, str]:
+    """The variables for pip, from this Python's own where it has one, else from the environment alone."""
+    from rbee.runtime import pip_settings  # noqa: PLC0415 (an older Python, which ends before this, could not)
+
+    asked = subprocess.run(pip_settings.words(sys.executable), capture_output=True, text=True, check=False)
+    listed = asked.stdout.splitlines() if asked.returncode == 0 else pip_settings.listed_in(os.environ)
+    return pip_settings.variables(listed)
+
+
+def _make_venv(settings: dict[str, str]) -> None:
     has_ensurepip = importlib.util.find_spec("ensurepip") is not None  # Debian ships it apart, in python3-venv
     venv.create(VENV, with_pip=has_ensurepip, symlinks=True, clear=True)
     if not has_ensurepip:
         _say("this Python has no ensurepip: fetching pip itself")
         with tempfile.TemporaryDirectory() as folder:
-            wheel = _fetch_pip(Path(folder))
-            subprocess.run([PYTHON, wheel / "pip", "--quiet", "install", "pip"], check=True)
+            wheel = _fetch_pip(Path(folder), settings)
+            words = [PYTHON, wheel / "pip", "--quiet", "install", "--no-index", "--no-deps", wheel]
+            subprocess.run(words, check=True, env={**os.environ, **settings})
 
 
-def _fetch_pip(folder: Path) -> Path:
-    """The newest pip wheel of the index, checked by its SHA-256."""
+def _fetch_pip(folder: Path, settings: dict[str, str]) -> Path:
+    """The locked pip."""
+    from rbee.runtime import locked, locked_file  # noqa: PLC0415 (likewise)
+
+    (pip,) = (line for line in locked.parse((ROOT / "requirements" / "keeper.txt").read_text()) if line.name == "pip")
     try:
-        files = json.loads(_get(f"{INDEX}/pip/", accept="application/vnd.pypi.simple.v1+json"))["files"]
-        wheels = [file for file in files if re.fullmatch(r"pip-[\d.]+-py3-none-any\.whl", file["filename"])]
-        newest = max((file for file in wheels if not file.get("yanked")), key=lambda file: _version(file["filename"]))
-        content = _get(urllib.parse.urljoin(f"{INDEX}/pip/", newest["url"]), accept="*/*")
-    except (OSError, ValueError, KeyError) as error:
-        sys.exit(f"cannot fetch pip from {INDEX}: {error}\nInstall it yourself: apt install python3-venv")
-    if hashlib.sha256(content).hexdigest() != newest["hashes"]["sha256"]:
-        sys.exit(f"{newest['filename']} from {INDEX} is not what the index says it is")
-    target = folder / newest["filename"]
-    target.write_bytes(content)
-    return target
+        return locked_file.fetch(pip.name, pip.version, pip.hashes, folder, settings=settings)
+    except locked_file.NotFoundError as error:
+        sys.exit(f"{error}\nInstall pip yourself: apt install python3-venv")
 
 
-def _get(url: str, *, accept: str) -> bytes:
-    request = urllib.request.Request(url, headers={"Accept": accept})  # noqa: S310 (the user's own index)
-    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
-        content: bytes = answer.read()
-    return content
-
-
-def _version(filename: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in filename.split("-")[1].split("."))
-
-
-def _pip(*args: str) -> None:
-    command = [PYTHON, "-m", "pip", "--quiet", "--disable-pip-version-check", *args]
+def _pip(settings: dict[str, str], *args: str) -> None:
+    words = [PYTHON, "-I", "-m", "pip", "--quiet", *args]
     try:
-        subprocess.run(command, check=True, cwd=ROOT)
+        subprocess.run(words, check=True, cwd=ROOT, env={**os.environ, **settings})
     except subprocess.CalledProcessError as error:
         sys.exit(f"pip {args[0]} failed with {error.returncode}; its own message stands above")
 
@@ -118,4 +118,5 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
     main()

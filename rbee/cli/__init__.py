@@ -15,6 +15,7 @@ from rbee.cli import audit, bench, gc, hive, infer, logs, models, nodes, uninsta
 from rbee.cli.shell import State, options_callback
 from rbee.errors import RbeeError, UsageError
 from rbee.render import OutputClosed, Renderer, make_renderer
+from rbee.render.text import neutralise
 from rbee_remote.protocol import ErrorCode
 
 if TYPE_CHECKING:
@@ -119,9 +120,8 @@ def _log_traceback(error: Exception) -> Path | None:
         make_private_folder(settings.log)
         descriptor = os.open(settings.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as log:
-            log.write(
-                f"{datetime.now(UTC).isoformat()} rbee {os.getpid()}\n{''.join(traceback.format_exception(error))}"
-            )
+            said = neutralise("".join(traceback.format_exception(error)))  # it may quote a node
+            log.write(f"{datetime.now(UTC).isoformat()} rbee {os.getpid()}\n{said}")
     except (RbeeError, OSError):
         return None
     return settings.log_file

@@ -262,6 +262,11 @@ def _env(value: Any) -> dict[str, str]:
     return dict(value)
 
 
+def _builder(value: Any) -> str:
+    """A node's name, or the address of an index of wheels."""
+    return _word(value, "an index") if "://" in _text(value) else check_name(value)
+
+
 #: TOML key -> field of Node, and the check that makes it. The checks raise ValueError.
 KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "host": ("host", check_host),
@@ -272,7 +277,7 @@ KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "jump": ("jump", _jump),
     "tags": ("tags", lambda value: frozenset(_list(value, check_name))),
     "backend": ("backend", check_backend),
-    "builds_from": ("builds_from", lambda value: _list(value, check_name)),
+    "builds_from": ("builds_from", lambda value: _list(value, _builder)),
     "home": ("home", check_home),
     "hub_token": ("hub_token", _flag),
     "model": ("model", _text),

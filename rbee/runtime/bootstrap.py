@@ -30,7 +30,7 @@ from rbee.runtime.node_scripts import Place
 from rbee.runtime.payload import Payload
 from rbee.runtime.platforms import Target, Version
 from rbee.runtime.put_files import put_files
-from rbee.runtime.wheels import WheelCache, no_way, uv_version
+from rbee.runtime.wheels import WheelCache, uv_version
 from rbee_remote.protocol import ErrorCode
 
 OLDEST_PYTHON = (3, 10)
@@ -109,7 +109,7 @@ async def ensure(
         if Step.RUNTIME in steps and not cache.can_get(runtime.target, runtime.backend, builders):
             elsewhere = cache.built_elsewhere(runtime.target, runtime.backend)
             if not probe.compiler:
-                raise no_way(runtime.target, runtime.backend, elsewhere)
+                raise build.no_way(runtime.target, runtime.backend, elsewhere)
             emit(Notice(builds_itself(node, elsewhere)))
         if runtime.notice:
             emit(Notice(runtime.notice))

@@ -1,7 +1,7 @@
 """Compiles llama-cpp-python into a wheel: on this machine, or on a node that has a compiler.
 
 Rules
-- The source is the locked one: its SHA-256 is checked before anything of it runs.
+- The source and the tools are the locked ones, by their SHA-256. A build looks for nothing else, and in no index.
 - The wheel is not tied to the processor it was built on: every CPU variant is inside, and llama.cpp picks at run time.
 - Whatever ends a build (an error, Ctrl-C), its processes end first, and its folder goes with it.
 """
@@ -11,15 +11,19 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rbee.errors import NodeError
 from rbee.events import Emit, Progress
-from rbee.runtime import child, locked, pip
+from rbee.files import LocalFile
+from rbee.render.text import neutralise
+from rbee.runtime import child, locked, node_scripts, pip
 from rbee.runtime.platforms import Target
+from rbee.runtime.wheel_index import ENV_INDEX
 from rbee_remote.protocol import ErrorCode
 
 BACKENDS = ("cpu", "cuda", "rocm", "vulkan", "metal")
@@ -62,36 +66,66 @@ def missing_tool(backend: str) -> str | None:
     return None if toolkit is None or shutil.which(toolkit) else toolkit
 
 
-async def build_here(flags: str, folder: Path, log: Path, emit: Emit) -> Path:
+def no_way(target: Target, backend: str, built_elsewhere: str = "") -> NodeError:
+    """Why there is no llama-cpp-python for a node that has no compiler, and what helps.
+
+    built_elsewhere: a node whose build would fit.
+    """
+    here = Target.here()
+    if target.runs_what_is_built_on(here):
+        tool = missing_tool(backend)
+        message = f"llama.cpp for {backend} has to be built once, and this machine has no `{tool}`"
+        hint = "apt install build-essential (dnf: gcc-c++; macOS: xcode-select --install)"
+        if tool != "c++":
+            hint = f'install the toolkit that has `{tool}`, or set backend = "cpu" for the node'
+        return NodeError(ErrorCode.BOOTSTRAP_FAILED, message, hint=hint)
+    other = f'builds_from = ["{built_elsewhere}"] in its inventory table, if you trust that; or ' * bool(
+        built_elsewhere
+    )
+    return NodeError(
+        ErrorCode.NODE_UNSUPPORTED,
+        f"no llama.cpp for {target.name} ({backend}): this machine ({here.name}) cannot build it, nor can the node",
+        hint=f"{other}install a compiler on the node (apt install build-essential; apk add build-base), "
+        f"or set {ENV_INDEX} to an index of prebuilt wheels",
+        details={"node": target.name, "keeper": here.name, "backend": backend},
+    )
+
+
+async def build_here(flags: str, folder: Path, tools: Sequence[LocalFile], log: Path, emit: Emit) -> Path:
     """Compile in `folder` (which must exist) and return the wheel inside it. log: all that was said, kept on failure.
 
-    Raises NodeError BOOTSTRAP_FAILED; missing tools are the caller's to look for.
+    tools: the wheels of what compiles it. Raises NodeError BOOTSTRAP_FAILED; a missing compiler is the caller's to
+    look for.
     """
+    from uv import find_uv_bin
+
     source = await fetch_source(folder, emit)
-    wheels = folder / "built"
-    words = pip.command("wheel", "--verbose", "--no-deps", "--no-cache-dir", "--wheel-dir", wheels, source)
+    place = node_scripts.Place(str(folder), find_uv_bin(), sys.executable)
+    staging = folder / "build"
+    placed = [(tool, str(tool.path)) for tool in tools]
+    script = node_scripts.build_wheel(place, str(staging), str(source), placed, flags)
     with BuildLog(log, emit) as build_log:
-        status = await child.run(words, build_log.hear, env={**pip.environment(folder), "CMAKE_ARGS": flags})
-        if status != 0:
+        await child.run(["/bin/sh", "-c", script], build_log.hear)
+        built = list(staging.glob("built/*.whl"))
+        if len(built) != 1:
             raise build_log.failure("here")
     build_log.discard()
-    (wheel,) = wheels.glob("*.whl")
-    return wheel
+    return built[0]
 
 
 async def fetch_source(folder: Path, emit: Emit) -> Path:
-    """The locked source of llama-cpp-python, in a folder below `folder`."""
+    """The locked source of llama-cpp-python, in a folder below `folder`. Nothing of it has run."""
     requirement = locked.llama()
     text = f"downloading the source of {requirement.name} {requirement.version}"
     emit(Progress("source", text, 0.0, None))
-    target = folder / "source"
-    await pip.download([requirement.line()], target, on_line=pip.report_bytes(emit, "source", text))
-    (source,) = target.iterdir()
-    return source
+    return await pip.fetch_locked(requirement, folder / "source", on_line=pip.report_bytes(emit, "source", text))
 
 
 class BuildLog:
-    """Listens to a build: all of it goes to a file, its steps become progress, its last words an error."""
+    """Listens to a build: all of it goes to a file, its steps become progress, its last words an error.
+
+    What a node says is its own choice, and the file is for reading: what a terminal would obey is written out.
+    """
 
     def __init__(self, path: Path, emit: Emit, clock: Callable[[], float] = time.monotonic) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -112,6 +146,7 @@ class BuildLog:
         self._file.close()
 
     def hear(self, line: str) -> None:
+        line = neutralise(line)
         if self._room > 0:
             self._file.write(f"{line[: self._room]}\n")
             self._room -= len(line) + 1

@@ -1,7 +1,8 @@
 """Whose builds of llama.cpp may run where.
 
 What a node built is code that the node chose. It goes back to that node, and to those whose `builds_from` in the
-inventory names it; never to this machine, and never in place of what this machine built.
+inventory names it; never to this machine, and never in place of what this machine built. The same holds for what an
+index of wheels offers, where no hash says which of them are meant: nodes name it by its address.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Builders:
         if node.is_local:
             return cls()
         others = (nodes[name] for name in node.builds_from if name in nodes)
-        return cls(_identity(node), frozenset(_identity(other) for other in others if not other.is_local))
+        indexes = frozenset(name.rstrip("/") for name in node.builds_from if "://" in name)
+        return cls(_identity(node), indexes | frozenset(_identity(other) for other in others if not other.is_local))
 
     def include(self, built_on: str) -> bool:
         return built_on in ("", self.own) or built_on in self.others
@@ -36,7 +38,7 @@ def _identity(node: Node) -> str:
     return f"{node.name} {node.host_key or node.host}"
 
 
-#: This machine, and the indexes that it was told to use.
+#: This machine, and what it fetched by hashes.
 KEEPER = Builders()
 
 

@@ -10,12 +10,16 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import codecs
 import os
 import signal
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
+
+from rbee.render.text import neutralise
 
 from rbee_remote.protocol import SECRET_VARIABLE
 
@@ -43,26 +47,29 @@ async def run(
     env: variables on top of our own, of which it gets all but the hub token. errors: the file that stderr goes to;
     without one it is read along with stdout. secrets: it may need what looks like one, as pip does for an index.
     """
-    with _log_file(errors) as stderr:
+    with _log_file(errors) as file:
         process = await asyncio.create_subprocess_exec(
             *map(str, command),
             stdin=PIPE if stdin else DEVNULL,
             stdout=PIPE,
-            stderr=stderr,
+            stderr=PIPE if file else STDOUT,
             env=_environment(secrets=secrets) | (env or {}),
             cwd="/",
             limit=MAX_LINE,
             start_new_session=True,
         )
-    try:
-        if process.stdin:
-            await _feed(process, stdin)
-        assert process.stdout
-        async for line in process.stdout:
-            on_line(line.decode(errors="replace").rstrip("\r\n"))
-        return await process.wait()
-    finally:
-        await asyncio.shield(_end_group(process))
+        log = asyncio.create_task(_write_log(process, file)) if file else None
+        try:
+            if process.stdin:
+                await _feed(process, stdin)
+            assert process.stdout
+            async for line in process.stdout:
+                on_line(line.decode(errors="replace").rstrip("\r\n"))
+            return await process.wait()
+        finally:
+            await asyncio.shield(_end_group(process))
+            if log:
+                await log
 
 
 def _environment(*, secrets: bool) -> dict[str, str]:
@@ -71,14 +78,22 @@ def _environment(*, secrets: bool) -> dict[str, str]:
 
 
 @contextmanager
-def _log_file(path: Path | None) -> Iterator[int]:
-    """A descriptor for stderr: of the file, or the one that means stdout."""
+def _log_file(path: Path | None) -> Iterator[TextIO | None]:
     if path is None:
-        yield STDOUT
+        yield None
         return
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        yield file.fileno()
+    with path.open("a", encoding="utf-8") as file:
+        yield file
+
+
+async def _write_log(process: Process, file: TextIO) -> None:
+    """What the process says on stderr, as it comes. It quotes others, so what a terminal would obey is written out."""
+    assert process.stderr
+    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+    while data := await process.stderr.read(2**16):
+        file.write(neutralise(decoder.decode(data)))
+        file.flush()
 
 
 async def _feed(process: Process, data: bytes) -> None:

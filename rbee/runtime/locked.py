@@ -10,10 +10,11 @@ from pathlib import Path
 from rbee.runtime.payload import package_folder
 from rbee.runtime.platforms import Target
 
-#: What the runtime holds besides llama-cpp-python, and what builds llama-cpp-python on a node.
+#: What the runtime holds besides llama-cpp-python, what builds llama-cpp-python, and what makes runtimes.
 BASE = "base.txt"
 BUILD = "build.txt"
 LLAMA = "llama-cpp-python.txt"
+UV = "uv.txt"
 KEY_LENGTH = 16
 
 
@@ -39,7 +40,12 @@ def folder() -> Path:
 
 def read(name: str) -> list[Locked]:
     """Every line of a lock."""
-    text = re.sub(r"\\\n", " ", (folder() / name).read_text(encoding="utf-8"))
+    return parse((folder() / name).read_text(encoding="utf-8"))
+
+
+def parse(text: str) -> list[Locked]:
+    """Every line of a lock's text."""
+    text = re.sub(r"\\\n", " ", text)
     return [_parse(line) for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
 
 
@@ -53,6 +59,11 @@ def for_target(name: str, target: Target) -> list[Locked]:
 
 def llama() -> Locked:
     (line,) = read(LLAMA)
+    return line
+
+
+def uv() -> Locked:
+    (line,) = read(UV)
     return line
 
 

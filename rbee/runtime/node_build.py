@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,9 +39,7 @@ class NodeBuilder:
     log: Path
     cache: WheelCache
 
-    async def build(
-        self, target: Target, flags: str, folder: Path, emit: Emit
-    ) -> tuple[Path, Callable[[str], bytes | None]]:
+    async def build(self, target: Target, flags: str, folder: Path, emit: Emit) -> tuple[Path, portable.FindLibrary]:
         """The wheel in `folder`, and the libraries of the node that it may have to bring along.
 
         Raises NodeError BOOTSTRAP_FAILED and ConnectError.
@@ -50,17 +47,16 @@ class NodeBuilder:
         source = await build.fetch_source(folder, emit)
         archive = LocalFile.of(source)
         tools = await self.cache.tool_wheels(target, emit)
-        files = [(file, node_scripts.wheel_path(self.place.home, file)) for file in (archive, *tools)]
+        files = [(file, node_scripts.wheel_path(self.place.home, file)) for file in (*tools, archive)]
         await put_files(self.connection, files, key="source", text=f"uploading the source to {self.name}", emit=emit)
-        nonce = uuid.uuid4().hex[:12]
+        staging = node_scripts.staging_path(self.place.home, uuid.uuid4().hex[:12])
         try:
-            remote_source = node_scripts.wheel_path(self.place.home, archive)
-            script = node_scripts.build_wheel(self.place, nonce, remote_source, tools, flags)
+            script = node_scripts.build_wheel(self.place, staging, files[-1][1], files[:-1], flags)
             return await self._compile(script, folder, emit)
         finally:
-            await self.connection.run(f"rm -rf {quote(node_scripts.staging_path(self.place.home, nonce))}")
+            await self.connection.run(f"rm -rf {quote(staging)}")
 
-    async def _compile(self, script: str, folder: Path, emit: Emit) -> tuple[Path, Callable[[str], bytes | None]]:
+    async def _compile(self, script: str, folder: Path, emit: Emit) -> tuple[Path, portable.FindLibrary]:
         with build.BuildLog(self.log, emit) as build_log:
             last = ""
             async with self.connection.stream_script(script) as lines:
@@ -79,7 +75,7 @@ class NodeBuilder:
         for name in sorted(portable.missing_libraries(wheel)):
             found[name] = folder / f"library-{name}"
             await self._fetch(f'"$(cc -print-file-name={quote(name)})"', found[name], LARGEST_LIBRARY)
-        return wheel, lambda name: found[name].read_bytes() if name in found else None
+        return wheel, found.get
 
     async def _fetch(self, word: str, target: Path, most: int) -> None:
         """Write a file of the node to `target`, piece by piece. word: its path there, as a word of the shell."""

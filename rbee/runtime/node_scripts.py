@@ -93,47 +93,66 @@ def fetch_python(place: Place, version: str, timeout_s: int) -> str:
 
 def create_runtime(place: Place, nonce: str, key: str, wheels: Sequence[LocalFile]) -> str:
     """Make the runtime `key` from wheels that are on the node: staged, verified, renamed."""
-    uv = quote(place.uv)
     own = '"$staging/venv/bin/python"'
     imports = quote(f"import {IMPORTS}")
-    requirements = [
-        f"{_project(wheel)} @ file://{urllib.parse.quote(wheel_path(place.home, wheel))} --hash=sha256:{wheel.sha256}"
-        for wheel in wheels
-    ]
     return _lines(
         *_environment(place.home),
         *staging(place.home, nonce),
-        'export UV_CACHE_DIR="$staging/cache" UV_OFFLINE=1 UV_PYTHON_DOWNLOADS=never',
-        f'{uv} venv -q --relocatable --no-project --python {quote(place.python)} "$staging/venv"',
-        "cat > \"$staging/requirements.txt\" <<'END'",
-        *requirements,
-        "END",
-        f'{uv} pip install -q --no-index --no-deps --require-hashes --python {own} -r "$staging/requirements.txt"',
+        *_requirements([(wheel, wheel_path(place.home, wheel)) for wheel in wheels]),
+        _venv(place, "--relocatable"),
+        _install(place),
         f"{own} -I -c {imports}",
         'chmod -R go= "$staging/venv"',  # uv has the umask count for most files, not for programs and its lock
         f'{own} -I -c {quote(_RENAME)} "$staging/venv" {quote(f"{place.home}/runtimes/{key}")} {imports}',
     )
 
 
-def build_wheel(place: Place, nonce: str, source: str, tools: Sequence[LocalFile], flags: str) -> str:
-    """Compile a source archive on the node. The last line says `built PATH` or `failed STATUS`.
+def build_wheel(place: Place, folder: str, source: str, tools: Sequence[tuple[LocalFile, str]], flags: str) -> str:
+    """Compile a source archive, on a node or here. The last line says `built PATH` or `failed STATUS`.
 
-    The wheel stays in its staging folder until `remove_staging`.
+    folder: is made, holds the wheel at the end, and is the caller's to remove. tools: each with its path there. They
+    are installed by their hashes into an environment of their own; the build is given that, and fetches nothing.
     """
-    uv = quote(place.uv)
-    links = [f'ln -s {quote(wheel_path(place.home, wheel))} "$staging/tools/"' for wheel in tools]
+    build = (
+        f"{quote(place.uv)} build --wheel --no-index --no-build-isolation "
+        f'--python "$staging/venv/bin/python" --out-dir "$staging/built" {quote(source)}'
+    )
     return _lines(
         *_environment(place.home),
         "umask 077",
-        f"staging={quote(staging_path(place.home, nonce))}",
-        'mkdir "$staging" "$staging/tools" "$staging/tmp"',
-        *links,
-        'export UV_CACHE_DIR="$staging/cache" UV_OFFLINE=1 UV_PYTHON_DOWNLOADS=never TMPDIR="$staging/tmp"',
+        f"staging={quote(folder)}",
+        'mkdir "$staging" "$staging/tmp"',
+        'export TMPDIR="$staging/tmp"',
+        *_requirements(tools),
         f"export CMAKE_ARGS={quote(flags)}",
+        'export PATH="$staging/venv/bin:$PATH"',
         "status=0",
-        f'{uv} build --wheel --no-index --find-links "$staging/tools" --python {quote(place.python)} '
-        f'--out-dir "$staging/built" {quote(source)} 2>&1 || status=$?',
+        f"{{ {_venv(place)} && {_install(place)} && {build}; }} 2>&1 || status=$?",
         'if [ "$status" = 0 ]; then echo "built $(echo "$staging"/built/*.whl)"; else echo "failed $status"; fi',
+    )
+
+
+def _requirements(files: Sequence[tuple[LocalFile, str]]) -> list[str]:
+    """Write down, in the staging folder, which file stands for each project, and its hash."""
+    return [
+        'export UV_CACHE_DIR="$staging/cache" UV_OFFLINE=1 UV_PYTHON_DOWNLOADS=never',
+        "cat > \"$staging/requirements.txt\" <<'END'",
+        *(f"{_project(file)} @ file://{urllib.parse.quote(path)} --hash=sha256:{file.sha256}" for file, path in files),
+        "END",
+    ]
+
+
+def _venv(place: Place, *options: str) -> str:
+    return " ".join(
+        [quote(place.uv), "venv -q --no-project --python", quote(place.python), *options, '"$staging/venv"']
+    )
+
+
+def _install(place: Place) -> str:
+    """Put what `_requirements` wrote down into the environment that `_venv` made; nothing else, from nowhere else."""
+    own = '--python "$staging/venv/bin/python"'
+    return (
+        f'{quote(place.uv)} pip install -q --no-index --no-deps --require-hashes {own} -r "$staging/requirements.txt"'
     )
 
 
@@ -155,11 +174,16 @@ def staging(home: str, nonce: str) -> list[str]:
 
 
 def _environment(home: str) -> list[str]:
-    """uv is to see neither the user's settings nor a virtual environment of the login shell."""
+    """uv is to see neither the user's settings nor a virtual environment of the login shell.
+
+    One setting can make it skip the check of hashes, others add indexes. A mirror of Pythons stays: uv has hashes.
+    """
+    mirror = "UV_PYTHON_INSTALL_MIRROR"
     return [
         "set -eu",
         "umask 077",
         "unset VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH || true",
+        f"for name in $(env | sed -n 's/^\\(UV_[A-Z0-9_]*\\)=.*/\\1/p'); do [ $name = {mirror} ] || unset $name; done",
         "export UV_NO_CONFIG=1",
         f"cd {quote(home)}",
     ]

@@ -1,6 +1,8 @@
-"""pip, as a child process. It reads the user's own index settings (PIP_*, pip.conf); we pass none.
+"""pip, as a child process, and what it fetches for us.
 
-Downloads go into a folder of their own first and get their final name when whole, so a folder that exists is complete.
+Rules
+- Of the user's settings only those count that say where an index is and how it is reached (pip_settings.py).
+- Downloads go into a folder of their own first and get their final name when whole: a folder that exists is complete.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from pathlib import Path
 
 from rbee.errors import NodeError
 from rbee.events import Emit, Progress
-from rbee.runtime import child
+from rbee.runtime import child, locked_file, pip_settings
+from rbee.runtime.locked import Locked
 from rbee_remote.protocol import ErrorCode
 
 _RAW_PROGRESS = re.compile(r"^\s*Progress (\d+) of (\d+)$")
@@ -37,17 +40,30 @@ def command(*arguments: str | Path) -> list[str | Path]:
     return [sys.executable, "-I", "-m", "pip", *arguments]
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """pip works below `folder`, so that a killed one leaves nothing elsewhere."""
+async def environment(folder: Path) -> dict[str, str]:
+    """The variables that pip runs with. It works below `folder`, so that a killed one leaves nothing elsewhere."""
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
-    return {
-        "TMPDIR": str(temporary),
-        "PIP_NO_INPUT": "1",
-        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-        "PIP_REQUIRE_VIRTUALENV": "0",
-        "PYTHONUNBUFFERED": "1",
-    }
+    listed: list[str] = []
+    await child.run(pip_settings.words(sys.executable), listed.append)
+    return {**pip_settings.variables(listed), "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"}
+
+
+async def fetch_locked(line: Locked, target: Path, *, on_line: child.OnLine) -> Path:
+    """The one file that a line of a lock stands for, in `target`; nothing of it is run. Raises NodeError."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    async with staging(target.parent) as folder:
+        script = [sys.executable, "-I", locked_file.__file__]
+        words = [*script, line.name, line.version, str(folder / "files"), *line.hashes]
+        status, said = await _run(words, on_line, await environment(folder))
+        if status != 0:
+            raise NodeError(
+                ErrorCode.BOOTSTRAP_FAILED,
+                last_error(said),
+                hint="check the network and pip's settings on this machine (`python -m pip config list`)",
+            )
+        publish(folder / "files", target)
+    return next(target.iterdir())  # noqa: ASYNC240 (one small folder)
 
 
 async def download(
@@ -55,26 +71,26 @@ async def download(
     target: Path,
     *,
     options: Sequence[str] = (),
+    only_index: str = "",
     on_line: child.OnLine,
     code: ErrorCode = ErrorCode.BOOTSTRAP_FAILED,
 ) -> None:
     """`pip download` the requirements, without their dependencies, into `target`, which must not exist yet.
 
-    A lock's lines (with --hash) are checked. Raises NodeError `code` with what pip said last.
+    options: the caller's, `--only-binary=:all:` among them, or pip runs what it fetches. A lock's lines (with --hash)
+    are checked. only_index: an index that is asked in place of the user's. Raises NodeError `code` with what pip said
+    last.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     async with staging(target.parent) as folder:
         listed = folder / "requirements.txt"
         listed.write_text("\n".join(requirements) + "\n", encoding="utf-8")
         files = folder / "files"
-        said: list[str] = []
-
-        def hear(line: str) -> None:
-            said.append(line)
-            on_line(line)
-
         words = command("download", "--no-deps", "--progress-bar", "raw", "--dest", files, "--requirement", listed)
-        status = await child.run([*words, *options], hear, env=environment(folder))
+        env = await environment(folder)
+        if only_index:
+            env |= {"PIP_INDEX_URL": only_index, "PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": "", "PIP_NO_INDEX": ""}
+        status, said = await _run([*words, *options], on_line, env)
         if status != 0:
             raise NodeError(
                 code,
@@ -83,6 +99,17 @@ async def download(
                 details={"network": looks_like_no_network(said)},
             )
         publish(files, target)
+
+
+async def _run(words: Sequence[str | Path], on_line: child.OnLine, env: dict[str, str]) -> tuple[int, list[str]]:
+    """The exit status, and all that was said."""
+    said: list[str] = []
+
+    def hear(line: str) -> None:
+        said.append(line)
+        on_line(line)
+
+    return await child.run(words, hear, env=env), said
 
 
 def publish(folder: Path, target: Path) -> None:

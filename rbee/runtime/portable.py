@@ -4,8 +4,8 @@ A wheel from llama.cpp's build holds every library up to three times, because a 
 on the node, which a machine without a compiler often lacks. What travels is half as large and brings libgomp along.
 Which glibc it needs is read from the libraries themselves: the file's name does not say it.
 
-A wheel can come from a node, so nothing in it is believed: sizes have bounds before anything is unpacked, reading a
-library has one too, and whatever goes wrong is a NodeError.
+A wheel can come from a node, so nothing in it is believed: sizes have bounds before anything is unpacked, no file of it
+is ever in memory as a whole, reading a library's headers has a bound too, and whatever goes wrong is a NodeError.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ import hashlib
 import io
 import re
 import subprocess
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
+from rbee import archives
 from rbee.errors import NodeError
 from rbee.runtime.platforms import Version
 from rbee_remote.protocol import ErrorCode
@@ -33,6 +36,8 @@ _BUNDLE_FOLDER = "llama_cpp/lib"
 #: llama.cpp's own installation beside the bindings' one, and the third name of each library.
 _UNUSED = re.compile(r"^(include/|lib/)|\.so\.\d+\.\d+\.\d+$")
 
+_GLIBC = re.compile(r"GLIBC_[0-9.]{1,16}")
+
 #: What a library may be called that is put into a wheel: a file of one folder.
 _NAME = re.compile(r"(lib|ld-)[\w.+-]{1,80}\.so[\w.]{0,20}", re.ASCII)
 
@@ -42,18 +47,21 @@ LARGEST_FILE = 2**30
 LARGEST_WHEEL = 4 * 2**30
 #: Libraries that a wheel may want brought along; llama.cpp wants one.
 MOST_MISSING = 16
-#: Reads that the headers of one library may take: ten times what the largest here takes. The format knows no bound.
+#: Reads that the headers of one library may take, ten times what the largest here takes, and bytes that come of them, a
+#: hundred times. The format knows no bound.
 MOST_READS = 200_000
+MOST_BYTES = 4 * 2**20
 
-FindLibrary = Callable[[str], bytes | None]
+#: Where a library lies that a wheel lacks, by its name; None for one that cannot be had.
+FindLibrary = Callable[[str], Path | None]
 
 
 def needed_glibc(wheel: Path) -> Version:
     """The oldest glibc that all libraries of a wheel run with; () for a wheel without any."""
     versions: list[Version] = [()]
     with _opened(wheel) as archive:
-        for _, data in _libraries(archive):
-            versions += [_numbers(name) for name in _version_needs(data) if re.fullmatch(r"GLIBC_[\d.]+", name)]
+        for _, library in _libraries(archive, wheel.parent):
+            versions += [_numbers(name) for name in _version_needs(library) if _GLIBC.fullmatch(name)]
     return max(versions)
 
 
@@ -61,9 +69,9 @@ def missing_libraries(wheel: Path) -> set[str]:
     """Names of libraries that are neither in the wheel nor on every GNU/Linux, GPU drivers left aside."""
     inside, needed = set[str](), set[str]()
     with _opened(wheel) as archive:
-        for name, data in _libraries(archive):
+        for name, library in _libraries(archive, wheel.parent):
             inside.add(Path(name).name)
-            needed |= set(_needs(data))
+            needed |= set(_needs(library))
         missing = {name for name in needed - inside if not _PROVIDED.match(name) and not _GPU.match(name)}
         if len(missing) > MOST_MISSING or not all(map(_NAME.fullmatch, missing)):
             raise ValueError(f"its libraries want {len(missing)} others, such as {min(missing)[:80]!r}")
@@ -75,40 +83,36 @@ def make_portable(wheel: Path, target: Path, find_library: FindLibrary) -> None:
 
     A library that `find_library` does not know stays a need of the wheel; the node's verification tells.
     """
-    extra = {name: data for name in sorted(missing_libraries(wheel)) if (data := find_library(name))}
+    extra = {name: path for name in sorted(missing_libraries(wheel)) if (path := find_library(name))}
     part = target.with_name(f"{target.name}.part")
     with _opened(wheel) as source, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as sink:
         record = _record_name(source)
         kept = [entry for entry in source.infolist() if not entry.is_dir() and not _UNUSED.search(entry.filename)]
-        rows = [
-            _add(sink, entry.filename, _read(source, entry), entry.external_attr)
-            for entry in kept
-            if entry.filename != record
-        ]
-        rows += [_add(sink, f"{_BUNDLE_FOLDER}/{name}", data, 0o100755 << 16) for name, data in extra.items()]
+        rows = []
+        for entry in kept:
+            if entry.filename != record:
+                with source.open(entry) as file:
+                    rows.append(_add(sink, entry.filename, file, entry.external_attr))
+        for name, path in extra.items():
+            with path.open("rb") as file:
+                rows.append(_add(sink, f"{_BUNDLE_FOLDER}/{name}", file, 0o100755 << 16))
         sink.writestr(record, "\n".join([*rows, f"{record},,", ""]))
     part.rename(target)
 
 
-def local_library(name: str) -> bytes | None:
+def local_library(name: str) -> Path | None:
     """A library of this machine, as its compiler finds it."""
     words = ["cc", f"-print-file-name={name}"]
     asked = subprocess.run(words, capture_output=True, text=True, check=False, cwd="/")
     path = Path(asked.stdout.strip())
-    return path.read_bytes() if asked.returncode == 0 and path.is_absolute() else None
+    return path if asked.returncode == 0 and path.is_absolute() and path.is_file() else None
 
 
 @contextmanager
 def _opened(wheel: Path) -> Iterator[zipfile.ZipFile]:
     """A wheel whose directory is within bounds. What fails inside the context is a NodeError BOOTSTRAP_FAILED."""
     try:
-        with zipfile.ZipFile(wheel) as archive:
-            entries = archive.infolist()
-            sizes = [entry.file_size for entry in entries]
-            if len(sizes) > MOST_FILES or max(sizes, default=0) > LARGEST_FILE or sum(sizes) > LARGEST_WHEEL:
-                raise ValueError(f"{len(sizes)} files of {sum(sizes)} bytes are more than such a wheel has")
-            if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
-                raise ValueError("it is packed in a way that wheels are not")
+        with archives.opened(wheel, archives.Bounds(MOST_FILES, LARGEST_FILE, LARGEST_WHEEL)) as archive:
             yield archive
     except (OSError, NodeError):
         raise
@@ -120,22 +124,27 @@ def _opened(wheel: Path) -> Iterator[zipfile.ZipFile]:
         ) from error
 
 
-def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    """A file of the wheel. Without a size, zipfile would unpack up to 2 GB of what claims to be a few bytes."""
-    with archive.open(entry) as file:
-        return file.read(entry.file_size)
-
-
-class _Headers(io.BytesIO):
+class _Headers(io.RawIOBase):
     """A library for the reader of ELF, which follows whatever counts and offsets stand in it."""
 
-    reads = 0
+    def __init__(self, library: IO[bytes]) -> None:
+        self._library = library
+        self._reads = MOST_READS
+        self._bytes = MOST_BYTES
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        self.reads += 1
-        if self.reads > MOST_READS:
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._library.read(self._bytes if size < 0 else min(size, self._bytes))
+        self._reads -= 1
+        self._bytes -= len(data)
+        if not self._reads or not self._bytes:
             raise ValueError("the headers of a library have no end")
-        return super().read(size)
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return self._library.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._library.tell()
 
 
 def _record_name(archive: zipfile.ZipFile) -> str:
@@ -143,29 +152,40 @@ def _record_name(archive: zipfile.ZipFile) -> str:
     return name
 
 
-def _add(archive: zipfile.ZipFile, name: str, data: bytes, attributes: int) -> str:
+def _add(archive: zipfile.ZipFile, name: str, source: IO[bytes], attributes: int) -> str:
     """Add a file; returns its line of the wheel's RECORD."""
     entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
     entry.compress_type = zipfile.ZIP_DEFLATED
     entry.external_attr = attributes
-    archive.writestr(entry, data)
-    digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
-    return f"{name},sha256={digest},{len(data)}"
+    digest, size = hashlib.sha256(), 0
+    with archive.open(entry, "w") as sink:
+        for piece in archives.pieces(source):
+            digest.update(piece)
+            size += len(piece)
+            sink.write(piece)
+    sha256 = base64.urlsafe_b64encode(digest.digest()).rstrip(b"=").decode()
+    return f"{name},sha256={sha256},{size}"
 
 
-def _libraries(archive: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the ELF files of a wheel that are for use on a node."""
+def _libraries(archive: zipfile.ZipFile, folder: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Names and contents of the ELF files of a wheel that are for use on a node. Each is gone when the next comes.
+
+    folder: on the disk, which /tmp is not always, for one library at a time.
+    """
     for entry in archive.infolist():
-        name = entry.filename
-        if (
-            ".so" in Path(name).name
-            and not _UNUSED.search(name)
-            and (data := _read(archive, entry)).startswith(b"\x7fELF")
-        ):
-            yield name, data
+        if ".so" not in Path(entry.filename).name or _UNUSED.search(entry.filename):
+            continue
+        with archive.open(entry) as packed, tempfile.TemporaryFile(dir=folder) as library:
+            magic = packed.read(4)
+            if magic != b"\x7fELF":
+                continue
+            library.write(magic)
+            for piece in archives.pieces(packed):
+                library.write(piece)
+            yield entry.filename, library
 
 
-def _version_needs(library: bytes) -> list[str]:
+def _version_needs(library: IO[bytes]) -> list[str]:
     """The symbol versions a library asks others for, such as GLIBC_2.34."""
     from elftools.elf.elffile import ELFFile
     from elftools.elf.gnuversions import GNUVerNeedSection
@@ -175,7 +195,7 @@ def _version_needs(library: bytes) -> list[str]:
     return [version.name for section in needs for _, versions in section.iter_versions() for version in versions]
 
 
-def _needs(library: bytes) -> list[str]:
+def _needs(library: IO[bytes]) -> list[str]:
     """The file names of the libraries that a library links to."""
     from elftools.elf.dynamic import DynamicSection
     from elftools.elf.elffile import ELFFile

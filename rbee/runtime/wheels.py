@@ -2,12 +2,13 @@
 
     base-KEY/                   the wheels of base.txt for one platform and Python
     tools-KEY/                  the wheels of build.txt, likewise
-    uv-VERSION-PLATFORM/uv      the binary that makes runtimes
+    uv-KEY/uv                   the binary that makes runtimes, likewise
     llama/BACKEND-PLATFORM/     one llama-cpp-python wheel and `wheel.json`, which says what it needs
 
 Rules
 - Folders get their final name when they are whole: one that exists is complete, and is never changed.
 - What is here is found without a network, and used where nobody else can have put it there: it runs here and on nodes.
+- What is fetched is what a lock names, by its SHA-256; a wheel of an index that gives no hash has that index's name.
 - What a node built lies in a folder of its own, and serves whom `Builders` says.
 - One build at a time: the lock lies in the cache, so keepers that share it share its builds.
 """
@@ -28,17 +29,17 @@ from pathlib import Path
 
 from rbee import trusted_files
 from rbee.errors import NodeError
-from rbee.events import Emit
+from rbee.events import Emit, Notice
 from rbee.files import LocalFile, file_sha256
 from rbee.locks import file_lock
 from rbee.runtime import build, locked, pip, portable
 from rbee.runtime.builders import KEEPER, Builders
 from rbee.runtime.platforms import Target, Version
+from rbee.runtime.wheel_index import ENV_INDEX, WheelIndex
 from rbee.settings import Settings, expand
 from rbee_remote.protocol import ErrorCode
 
 ENV_CACHE = "RBEE_WHEEL_CACHE"
-ENV_INDEX = "RBEE_WHEEL_INDEX"
 _WHAT = "the wheel cache"
 
 #: Compiles on a node, and returns the wheel (in the folder it was given) and the node's own libraries for it.
@@ -49,7 +50,8 @@ BuildOnNode = Callable[[str, Path, Emit], Awaitable[tuple[Path, portable.FindLib
 class LlamaWheel:
     """What `wheel.json` says of the wheel beside it.
 
-    libc_version: the oldest C library it runs with. built_on: the node, "" for what this machine built or fetched.
+    libc_version: the oldest C library it runs with. built_on: the node, or the index that gave no hash; "" for what
+    this machine built, or fetched by its hash.
     """
 
     file: str
@@ -90,33 +92,38 @@ class WheelCache:
         return await self._locked_wheels(locked.BUILD, target, "the build tools", emit)
 
     async def _locked_wheels(self, lock: str, target: Target, what: str, emit: Emit) -> list[LocalFile]:
-        lines = [line.line() for line in locked.for_target(lock, target)]
-        platforms = target.wheel_platforms()
-        key = hashlib.sha256("\n".join([*lines, *platforms, *map(str, target.python)]).encode()).hexdigest()[:16]
-        folder = self.root / f"{lock.removesuffix('.txt')}-{key}"
+        lines = locked.for_target(lock, target)
+        folder = self.root / f"{lock.removesuffix('.txt')}-{_key(lines, target)}"
         _check(folder)
         if not folder.is_dir():
             hear = pip.report_files(emit, lock, f"fetching {what}", len(lines))
             options = [*_platform_options(target), "--require-hashes"]
-            await pip.download(lines, folder, options=options, on_line=hear)
-        wheels = sorted(folder.glob("*.whl"))
-        for wheel in wheels:
-            _check(wheel)
-        return [LocalFile.of(wheel) for wheel in wheels]
+            await pip.download([line.line() for line in lines], folder, options=options, on_line=hear)
+        files = [LocalFile.of(path) for path in sorted(folder.glob("*.whl"))]
+        named = {value for line in lines for value in line.hashes}
+        if other := [file for file in files if f"sha256:{file.sha256}" not in named]:
+            raise NodeError(
+                ErrorCode.BOOTSTRAP_FAILED,
+                f"{other[0].path} is not what the lock names",
+                hint=f"somebody or something changed it; `rm -r {folder}` has it fetched anew",
+            )
+        return files
 
     async def uv_binary(self, target: Target, emit: Emit) -> Path:
-        """uv for a platform: this keeper's own where that runs there, else from the wheel of the same version."""
-        if target.runs_what_is_built_on(dataclasses.replace(Target.here(), libc_version=())):
+        """The locked uv for a platform: this keeper's own where it is that one and runs there, else from its wheel."""
+        wanted = locked.uv()
+        same = importlib.metadata.version("uv") == wanted.version
+        if same and target.runs_what_is_built_on(dataclasses.replace(Target.here(), libc_version=())):
             from uv import find_uv_bin
 
             return Path(find_uv_bin())
-        folder = self.root / f"uv-{uv_version()}-{target.name}"
+        folder = self.root / f"uv-{_key([wanted], target)}"
         _check(folder / "uv")
         if not folder.is_dir():
             hear = pip.report_bytes(emit, "uv", f"fetching uv for {target.name}")
             async with pip.staging(self.root) as work:
-                wanted = [f"uv=={uv_version()}"]
-                await pip.download(wanted, work / "wheel", options=_platform_options(target), on_line=hear)
+                options = [*_platform_options(target), "--require-hashes"]
+                await pip.download([wanted.line()], work / "wheel", options=options, on_line=hear)
                 (wheel,) = (work / "wheel").glob("*.whl")
                 (work / "uv").mkdir()
                 _extract_uv(wheel, work / "uv" / "uv")
@@ -132,8 +139,10 @@ class WheelCache:
         return LocalFile(fitting[0][0] / fitting[0][1].file, fitting[0][1].sha256) if fitting else None
 
     def built_elsewhere(self, target: Target, backend: str) -> str:
-        """The name of a node whose build would run on `target`, "" for none. Its use is the user's decision."""
-        return next((known.built_on.split()[0] for _, known in self._fitting(target, backend) if known.built_on), "")
+        """The name of a node or index whose build would run on `target`, "" for none. That is the user's decision."""
+        names = (known.built_on.split()[0] for _, known in self._fitting(target, backend) if known.built_on)
+        index = WheelIndex.of()
+        return next(names, index.name if index else "")
 
     def _fitting(self, target: Target, backend: str) -> Iterator[tuple[Path, LlamaWheel]]:
         for described in sorted(self.root.glob("llama/*/wheel.json")):
@@ -155,7 +164,7 @@ class WheelCache:
 
         libc: the C library it was built with, for a name that does not say it: by default that of this machine.
         find_library: where the libraries come from that the wheel needs and that may lack elsewhere.
-        built_on: the node that built it, as `Builders` calls it. Raises NodeError for a wheel that is none.
+        built_on: who chose what is in it, as `Builders` calls it. Raises NodeError for a wheel that is none.
         """
         system, machine, named = _built_for(path)
         libc = named or libc or Target.here().libc
@@ -205,11 +214,14 @@ class WheelCache:
         """
         if found := self.find_llama(target, backend, builders):
             return found
-        if index := os.environ.get(ENV_INDEX):
-            return await self._from_index(f"{index.rstrip('/')}/{backend}/", target, backend, emit)
+        index = WheelIndex.of()
+        if index and index.may_serve(builders):
+            return await self._from_index(index, target, backend, emit)
+        if index:
+            emit(Notice(index.passed_over()))
         here = _builds_here(target, backend)
         if not here and on_node is None:
-            raise no_way(target, backend, self.built_elsewhere(target, backend))
+            raise build.no_way(target, backend, self.built_elsewhere(target, backend))
         _check(self.root)
         async with file_lock(self.root / "build.lock", "builds llama.cpp, which takes minutes", emit):
             if found := self.find_llama(target, backend, builders):
@@ -217,30 +229,34 @@ class WheelCache:
             flags = build.cmake_flags(target, backend)
             async with pip.staging(self.root) as folder:
                 if here or on_node is None:
-                    wheel = await build.build_here(flags, folder, self.build_log(backend), emit)
+                    tools = await self.tool_wheels(Target.here(), emit)
+                    wheel = await build.build_here(flags, folder, tools, self.build_log(backend), emit)
                     return self.add_wheel(wheel, backend, libc=target.libc)
                 wheel, find = await on_node(flags, folder, emit)
                 return self.add_wheel(wheel, backend, libc=target.libc, find_library=find, built_on=builders.own)
 
     def can_get(self, target: Target, backend: str, builders: Builders = KEEPER) -> bool:
         """Whether `llama_wheel` has a way other than the node's own compiler."""
-        found = self.find_llama(target, backend, builders)
-        return found is not None or _builds_here(target, backend) or ENV_INDEX in os.environ
+        if self.find_llama(target, backend, builders) is not None or _builds_here(target, backend):
+            return True
+        index = WheelIndex.of()
+        return index is not None and index.may_serve(builders)
 
     def build_log(self, backend: str) -> Path:
         return self._logs / f"build-llama-cpp-python-{backend}.log"
 
-    async def _from_index(self, index: str, target: Target, backend: str, emit: Emit) -> LocalFile:
-        """From a package index of prebuilt wheels; one for each backend, `INDEX/BACKEND/`."""
+    async def _from_index(self, index: WheelIndex, target: Target, backend: str, emit: Emit) -> LocalFile:
+        """From an index of prebuilt wheels, and from nowhere else."""
         requirement = locked.llama()
         hear = pip.report_bytes(emit, "llama", f"fetching {requirement.name} {requirement.version} for {backend}")
         async with pip.staging(self.root) as folder:
-            options = [*_platform_options(target), "--platform", f"linux_{target.machine}", "--index-url", index]
-            wanted = [f"{requirement.name}=={requirement.version}"]
-            await pip.download(wanted, folder / "wheel", options=options, on_line=hear)
+            options = [*_platform_options(target), "--platform", f"linux_{target.machine}"]
+            wanted = dataclasses.replace(requirement, hashes=index.hashes).line()
+            page = index.page(backend)
+            await pip.download([wanted], folder / "wheel", options=options, only_index=page, on_line=hear)
             (wheel,) = (folder / "wheel").glob("*.whl")
-            added = self.add_wheel(wheel, backend)
-        if self.find_llama(target, backend) is None:
+            added = self.add_wheel(wheel, backend, built_on=index.name)
+        if self.find_llama(target, backend, Builders(index.name)) is None:
             raise NodeError(
                 ErrorCode.NODE_UNSUPPORTED,
                 f"the prebuilt llama.cpp for {backend} does not run on {target.name}",
@@ -255,7 +271,13 @@ def _check(path: Path) -> None:
 
 
 def uv_version() -> str:
-    return importlib.metadata.version("uv")
+    return locked.uv().version
+
+
+def _key(lines: Sequence[locked.Locked], target: Target) -> str:
+    """Names the folder of what these lines are for a platform and its Python."""
+    parts = [*(line.line() for line in lines), *target.wheel_platforms(), *map(str, target.python)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def _platform_options(target: Target) -> Sequence[str]:
@@ -266,7 +288,7 @@ def _platform_options(target: Target) -> Sequence[str]:
 
 
 def _extract_uv(wheel: Path, target: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
+    with zipfile.ZipFile(wheel) as archive:  # the locked one, so there is nothing to fear from it
         (name,) = (name for name in archive.namelist() if re.search(r"\.data/scripts/uv$", name))
         target.write_bytes(archive.read(name))
     target.chmod(0o700)
@@ -283,28 +305,3 @@ def _built_for(wheel: Path) -> tuple[str, str, str]:
 
 def _builds_here(target: Target, backend: str) -> bool:
     return target.runs_what_is_built_on(Target.here()) and build.missing_tool(backend) is None
-
-
-def no_way(target: Target, backend: str, built_elsewhere: str = "") -> NodeError:
-    """Why there is no llama-cpp-python for a node that has no compiler, and what helps.
-
-    built_elsewhere: a node whose build would fit.
-    """
-    here = Target.here()
-    if target.runs_what_is_built_on(here):
-        tool = build.missing_tool(backend)
-        message = f"llama.cpp for {backend} has to be built once, and this machine has no `{tool}`"
-        hint = "apt install build-essential (dnf: gcc-c++; macOS: xcode-select --install)"
-        if tool != "c++":
-            hint = f'install the toolkit that has `{tool}`, or set backend = "cpu" for the node'
-        return NodeError(ErrorCode.BOOTSTRAP_FAILED, message, hint=hint)
-    other = f'builds_from = ["{built_elsewhere}"] in its inventory table, if you trust that node; or ' * bool(
-        built_elsewhere
-    )
-    return NodeError(
-        ErrorCode.NODE_UNSUPPORTED,
-        f"no llama.cpp for {target.name} ({backend}): this machine ({here.name}) cannot build it, nor can the node",
-        hint=f"{other}install a compiler on the node (apt install build-essential; apk add build-base), "
-        f"or set {ENV_INDEX} to an index of prebuilt wheels",
-        details={"node": target.name, "keeper": here.name, "backend": backend},
-    )

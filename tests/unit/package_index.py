@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from rbee.runtime import locked
-from tests.unit.tiny_packages import lock_line
+from tests.unit.tiny_packages import lock_line, write_wheel
 
 
 class PackageIndex:
@@ -18,6 +19,8 @@ class PackageIndex:
         self.locks = root / "requirements"
         self.folder.mkdir(parents=True)
         self.locks.mkdir()
+        shutil.copy(locked.folder() / locked.UV, self.locks)
+        self.lock(locked.BUILD, write_wheel(self.folder, "tool", {"tool.py": b""}))
         monkeypatch.setenv("PIP_NO_INDEX", "1")
         monkeypatch.setenv("PIP_FIND_LINKS", str(self.folder))
         monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")

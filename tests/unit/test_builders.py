@@ -72,7 +72,7 @@ def test_what_a_node_built_runs_there_and_where_the_inventory_says(
 
 
 def test_who_may_not_run_it_is_told_how_that_can_be_changed(cache: WheelCache) -> None:
-    from rbee.runtime.wheels import no_way
+    from rbee.runtime.build import no_way
 
     assert cache.built_elsewhere(ALPINE, "cpu") == "gpu1"
     assert 'builds_from = ["gpu1"]' in no_way(ALPINE, "cpu", "gpu1").hint

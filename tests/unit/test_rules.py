@@ -99,7 +99,9 @@ def test_files_stay_short_enough_to_read(path: Path) -> None:
 
 def test_the_wheel_holds_the_two_packages_and_the_requirements(tmp_path: Path) -> None:
     uv = Path(sys.executable).with_name("uv")
-    subprocess.run([uv, "build", "--quiet", "--wheel", "--out-dir", tmp_path, ROOT], check=True, timeout=PATIENCE_S)
+    locked = ["--no-index", "--no-build-isolation", "--python", sys.executable]
+    words = [uv, "build", "--quiet", "--wheel", *locked, "--out-dir", tmp_path, ROOT]
+    subprocess.run(words, check=True, timeout=PATIENCE_S)
     (wheel,) = tmp_path.glob("rbee-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     dist_info = {name for name in names if ".dist-info/" in name}
@@ -114,7 +116,7 @@ def wheel_contents() -> set[str]:
     requirements = {
         f"rbee/requirements/{path.name}" for path in (ROOT / "remote/requirements").iterdir() if _belongs(path)
     }
-    return packages | requirements
+    return packages | requirements | {"rbee/requirements/keeper.txt"}
 
 
 def _belongs(path: Path) -> bool:
