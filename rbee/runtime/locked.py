@@ -15,6 +15,8 @@ BASE = "base.txt"
 BUILD = "build.txt"
 LLAMA = "llama-cpp-python.txt"
 UV = "uv.txt"
+#: What the keeper itself runs with where it was installed from a lock.
+KEEPER = "keeper.txt"
 KEY_LENGTH = 16
 
 
@@ -60,6 +62,13 @@ def for_target(name: str, target: Target) -> list[Locked]:
 def llama() -> Locked:
     (line,) = read(LLAMA)
     return line
+
+
+def keeper() -> list[Locked]:
+    """The keeper's own lock: beside the others in an installed package, apart in a checkout."""
+    installed = folder() / KEEPER
+    path = installed if installed.is_file() else Path(__file__).parents[2] / "requirements" / KEEPER
+    return parse(path.read_text(encoding="utf-8"))
 
 
 def uv() -> Locked:

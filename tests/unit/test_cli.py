@@ -213,6 +213,19 @@ def test_a_bug_is_one_line_with_its_traceback_in_the_log(
     assert json.loads(out)["error"]["code"] == "INTERNAL"
 
 
+def test_what_a_bug_quotes_steers_no_terminal_that_shows_the_log(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> str:
+        raise RuntimeError("the node said \x1b]0;mine\x07 and \u202etxt.exe")
+
+    monkeypatch.setattr("platform.python_version", fail)
+    assert run(capsys, "version")[0] == 1
+    log = (home / "log" / "rbee.log").read_text()
+    assert "the node said \\x1b]0;mine\\x07 and \\u202etxt.exe" in log
+    assert not {"\x1b", "\x07", "\u202e"} & set(log)
+
+
 def test_the_version_by_habit(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "--version") == run(capsys, "version")
 

@@ -34,6 +34,7 @@ def write_wheel(
 #: A build backend inside the source itself: it needs no other package. What it prints looks like ninja.
 _BACKEND = """
 import os, sys, time, pathlib
+{on_import}
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 def prepare_metadata_for_build_wheel(folder, config_settings=None):
@@ -53,14 +54,28 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
 """
 
 
-def write_source(folder: Path, name: str, *, version: str = "1.0", tag: str = "py3-none-any", body: str = "") -> Path:
-    """A source archive whose build takes three steps, then runs `body` (statements), and packs CMAKE_ARGS."""
+def write_source(
+    folder: Path,
+    name: str,
+    *,
+    version: str = "1.0",
+    tag: str = "py3-none-any",
+    body: str = "",
+    on_import: str = "",
+    requires: str = "",
+) -> Path:
+    """A source archive whose build takes three steps, then runs `body` (statements), and packs CMAKE_ARGS.
+
+    on_import: a statement that runs as soon as anything asks the archive for more than its bytes. requires: a package
+    that it wants to be built with.
+    """
     indented = "\n".join(f"    {line}" for line in body.splitlines())
+    wanted = [requires] if requires else []
     files = {
-        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        "pyproject.toml": f'[build-system]\nrequires = {wanted}\nbuild-backend = "backend"\nbackend-path = ["."]\n'
         f'[project]\nname = "{name}"\nversion = "{version}"\n',
         "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-        "backend.py": _BACKEND.format(name=name, version=version, tag=tag, body=indented),
+        "backend.py": _BACKEND.format(name=name, version=version, tag=tag, body=indented, on_import=on_import),
         "tiny_packages.py": Path(__file__).read_text(encoding="utf-8"),
     }
     folder.mkdir(parents=True, exist_ok=True)
