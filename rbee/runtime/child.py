@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TextIO
 
 from rbee.render.text import neutralise
-
 from rbee_remote.protocol import SECRET_VARIABLE
 
 #: A compiler's command line can be long; asyncio's own limit is 64 KiB.
