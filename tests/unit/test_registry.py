@@ -35,6 +35,7 @@ def worker(ident: str = "a" * 16, **changes: object) -> WorkerInfo:
         slots_free=2,
         keep_alive_s=300.0,
         created_at=1_700_000_000.0,
+        secret="5ec2e75f" * 4,
     )
     return dataclasses.replace(info, **changes)  # type: ignore[arg-type]
 
@@ -88,6 +89,8 @@ def test_a_row_tells_whether_its_worker_had_a_slot(path: Path, state: WorkerStat
         registry.upsert_worker("gpu1", worker(state=state, slots_free=free))
         (row,) = registry.rows()
     assert row.is_usable is usable
+    # Nothing would tell one without a secret from who listens in its place.
+    assert not dataclasses.replace(row, secret="").is_usable
 
 
 @pytest.mark.parametrize("jump_s", [86_400, -86_400], ids=["back", "ahead"])

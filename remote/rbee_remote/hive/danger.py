@@ -23,7 +23,7 @@ def danger(path: Path) -> str:
 
     path: absolute. Where it does not exist, what there is of the way to it counts. Raises OSError.
     """
-    last = path.resolve()
+    last = Path(os.path.realpath(path))
     for place in _leading_to(path):
         status = place.lstat()
         if status.st_uid not in (0, os.geteuid()):
