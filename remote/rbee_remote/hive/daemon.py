@@ -153,7 +153,10 @@ def _let_go_of_everything(log: Path, *, keep: int) -> None:
 
 @contextlib.contextmanager
 def _lock(layout: Layout) -> Iterator[bool]:
-    """Whether this process is the hive from now on. Children do not inherit the lock."""
+    """Whether this process is the hive from now on. Children do not inherit the lock.
+
+    An uninstall may have removed the file between opening and locking it: a lock on a file without a name is nobody's.
+    """
     descriptor = os.open(layout.hive_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         try:
@@ -161,9 +164,16 @@ def _lock(layout: Layout) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
-        yield True
+        yield _is_at(layout.hive_lock, descriptor)
     finally:
         os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _serve(options: HiveOptions, *, on_serving: Callable[[], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from rbee_remote.hive import identity
+from rbee_remote.hive import daemon, identity
 from rbee_remote.hive.layout import Layout
 from rbee_remote.protocol import PROTOCOL
 from tests.patience import PATIENCE_S
@@ -23,6 +24,23 @@ from tests.unit.hive.conftest import HiveFolder
 
 #: Resident MB of a hive without workers; 35 when this was written.
 RESIDENT_LIMIT_MB = 60
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_makes_no_hive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout(home=tmp_path / "home", run_dir=tmp_path / "run")
+    layout.prepare()
+    lock = fcntl.flock
+
+    def too_late(descriptor: int, how: int) -> None:
+        layout.hive_lock.unlink()
+        lock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", too_late)
+    with daemon._lock(layout) as held:
+        assert not held
+    monkeypatch.setattr(fcntl, "flock", lock)
+    with daemon._lock(layout) as held, daemon._lock(layout) as again:
+        assert (held, again) == (True, False)
 
 
 def test_it_starts_detached_and_says_who_it_is(folder: HiveFolder) -> None:
