@@ -70,6 +70,7 @@ def _findings(probe: Probe, connection: ConnectionFacts) -> Iterator[Finding]:
     yield _ram(probe)
     yield _gpus(probe)
     yield _run_dir(probe)
+    yield _sandbox(probe)
     if not connection.local:
         yield _shell(probe)
         yield _forwarding(connection)
@@ -152,6 +153,18 @@ def _run_dir(probe: Probe) -> Finding:
     if probe.run_dir_problem:
         return Finding("fail", "sockets", probe.run_dir_problem, how_to_free_run_dir(probe))
     return Finding("ok", "sockets", probe.run_dir)
+
+
+def _sandbox(probe: Probe) -> Finding:
+    if probe.system != "Linux":
+        return Finding("ok", "sandbox", "none on this system: workers may do what the user may")
+    if probe.landlock is None:
+        return Finding("ok", "sandbox", "not known before rbee has run there")
+    if not probe.landlock:
+        detail = "no Landlock: a worker could read the user's files if a model file took it over"
+        return Finding("warn", "sandbox", detail, "use Linux 5.13 or newer with landlock in /sys/kernel/security/lsm")
+    detail = f"Landlock {probe.landlock}: workers on the processor reach their model and libraries alone"
+    return Finding("ok", "sandbox", detail + "; those on GPUs do where the inventory says so" * bool(probe.gpus))
 
 
 def _shell(probe: Probe) -> Finding:

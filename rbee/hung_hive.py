@@ -18,7 +18,7 @@ from rbee.traces import end_script
 from rbee_remote.protocol import ErrorCode
 
 #: What belongs to a hive. Whoever else runs from the same home, such as another keeper's bootstrap, is left alone.
-COMMANDS = ("hive", "worker", "download", "inspect", "measure")
+COMMANDS = ("hive", "worker", "download", "inspect", "measure", "render")
 #: Seconds, beyond the patience after each signal, for a node that may swap.
 END_TIMEOUT_S = 120.0
 

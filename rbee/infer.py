@@ -205,6 +205,7 @@ def _spawn_request(trip: Trip, node: Node, model: str) -> SpawnRequest:
         timeout_s=trip.deadline.left(),
         audit_head=audit.head(trip.context.settings),
         env=dict(node.env),
+        sandbox=node.sandbox,
     )
 
 

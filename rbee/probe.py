@@ -65,7 +65,7 @@ class Probe:
     it can. python: the best one's path, with python_version. payloads: digests.
     runtimes: keys. uv: names of binaries such as uv-0.9.1. rtt_s: seconds that the probe took.
     kill_user_processes: logind ends what a session started with it; user_scope: what `systemd-run --user --scope`
-    starts stays nevertheless.
+    starts stays nevertheless. landlock: the number of the kernel's ABI, 0 for none, None where nobody could ask.
     """
 
     system: str
@@ -93,6 +93,7 @@ class Probe:
     boot_id: str = ""
     kill_user_processes: bool = False
     user_scope: bool = False
+    landlock: int | None = None
     gpus: tuple[Gpu, ...] = ()
     payloads: frozenset[str] = frozenset()
     runtimes: frozenset[str] = frozenset()
@@ -170,6 +171,7 @@ def parse(output: bytes) -> Probe:
         boot_id=said.text("boot_id"),
         kill_user_processes=said.text("kill_user_processes").lower() in {"yes", "true", "1", "on"},
         user_scope=said.text("user_scope") == "yes",
+        landlock=_landlock(said.texts("landlock")),
         gpus=_gpus(said, system),
         payloads=frozenset(name.removesuffix(".zip") for name in said.names("payload")),
         runtimes=frozenset(said.names("runtime")),
@@ -218,6 +220,12 @@ def _whole(text: str) -> int:
 def _is_path(text: str) -> bool:
     """Whether scripts and sockets can name it: no control characters, which no sane path has and no shell passes on."""
     return text.isprintable() or not any(ord(character) < 0x20 or character == "\x7f" for character in text)
+
+
+def _landlock(answers: Sequence[str]) -> int | None:
+    """As each Python was answered by the kernel: an ABI from 1, -1 for none, anything else for no answer."""
+    known = [0 if answer == "-1" else _whole(answer) for answer in answers if answer == "-1" or _whole(answer)]
+    return min(max(known), 99) if known else None
 
 
 def _python(text: str) -> Python | None:

@@ -205,9 +205,18 @@ fi
 # --- tools
 for name in python3.14 python3.13 python3.12 python3.11 python3.10 python3; do
   path=$(command -v "$name" 2>/dev/null) || continue
+  # The number before the version: which Landlock the kernel has, -1 for none, -2 where this Python cannot ask.
   found=$(soon "$path" -I -c 'import importlib.util as u, sys
-print("%d.%d.%d" % sys.version_info[:3], int(u.find_spec("ensurepip") is not None), sys.executable)' </dev/null) || continue
-  say python "$(printf '%s\n' "$found" | tail -n 1)"
+try:
+    import ctypes as c
+    abi = c.CDLL(None).syscall(444, None, c.c_size_t(0), 1) if sys.platform == "linux" else -2
+except Exception:
+    abi = -2
+print(abi, "%d.%d.%d" % sys.version_info[:3], int(u.find_spec("ensurepip") is not None), sys.executable)' </dev/null) ||
+    continue
+  found=$(printf '%s\n' "$found" | tail -n 1)
+  say landlock "${found%% *}"
+  say python "${found#* }"
 done
 compiler=
 for name in c++ g++ clang++; do

@@ -37,6 +37,7 @@ class Node:
     hub_token: it may have the user's hub token, for models that the hub does not give to everybody.
     How models are loaded, None for what rbee chooses: ctx, in tokens per slot, 0 for the most that fits; slots;
     kv_type; flash_attention; devices; tensor_split; gpu_layers, -1 for as many as the GPUs hold.
+    sandbox: how workers that are started from now on keep themselves from the rest of the node: auto, on or off.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Node:
     devices: tuple[str, ...] | None = None
     tensor_split: tuple[float, ...] | None = None
     gpu_layers: int | None = None
+    sandbox: str = "auto"
     env: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -83,7 +83,7 @@ def toml_keys(node: Node) -> dict[str, Any]:
         keys["tags"] = sorted(node.tags)
     if node.keep_alive_s != plain.keep_alive_s:
         keys["keep_alive"] = format_duration(node.keep_alive_s)
-    for key in ("max_workers", *LOAD_KEYS, "env"):
+    for key in ("max_workers", *LOAD_KEYS, "sandbox", "env"):
         if getattr(node, key) != getattr(plain, key):
             keys[key] = load_value(node, key) if key in LOAD_KEYS else getattr(node, key)
     return keys

@@ -25,6 +25,7 @@ TRUST = frozenset({"hub_token"})
 BACKENDS = ("auto", "cpu", "cuda", "metal", "rocm", "vulkan")
 KV_TYPES = ("f16", "bf16", "f32", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 FLASH_ATTENTION = ("auto", "on", "off")
+SANDBOX = ("auto", "on", "off")
 
 AUTO = "auto"
 #: Numbers that stand for words: the most tokens of context that fit, as many layers as the GPUs hold, every layer.
@@ -290,5 +291,6 @@ KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "devices": ("devices", lambda value: _list(value, lambda item: _word(item, "a device's name"))),
     "tensor_split": ("tensor_split", _shares),
     "gpu_layers": ("gpu_layers", _number_or({AUTO: AUTO_LAYERS, "all": ALL_LAYERS}, 0, ALL_LAYERS)),
+    "sandbox": ("sandbox", _choice(SANDBOX, "way to confine workers")),
     "env": ("env", _env),
 }

@@ -1,4 +1,4 @@
-"""`python payload.zip hive | worker | download | inspect | measure | pipe | survey | tidy`: what rbee starts on a node.
+"""`python payload.zip hive | worker | download | inspect | measure | render | pipe | survey | tidy`: all on a node.
 
 Each command imports only what it needs: `pipe` runs once per channel and has to be there at once.
 """
@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from rbee_remote.protocol import RemoteError
 
-COMMANDS = ("hive", "worker", "download", "inspect", "measure", "pipe", "survey", "tidy")
+COMMANDS = ("hive", "worker", "download", "inspect", "measure", "render", "pipe", "survey", "tidy")
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -51,9 +51,13 @@ def _run(command: str, arguments: list[str]) -> int:
 
         return download.main(arguments)
     if command == "measure":
-        from rbee_remote.worker.llama import memory
+        from rbee_remote.worker import measure
 
-        return memory.main(arguments)
+        return measure.main(arguments)
+    if command == "render":
+        from rbee_remote.worker import render
+
+        return render.main(arguments)
     if command == "survey":
         from rbee_remote.sweep import survey
 

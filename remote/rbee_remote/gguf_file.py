@@ -16,12 +16,15 @@ from typing import Any
 
 #: More than any model has; a file that claims more is damaged or means harm.
 MAX_KEYS = 1 << 16
-MAX_TENSORS = 1 << 20
-MAX_NAME = 1 << 16
+MAX_TENSORS = 1 << 17
+#: Bytes of a key's or tensor's name; llama.cpp takes 64 for a tensor's.
+MAX_NAME = 1 << 10
 MAX_DIMENSIONS = 4
 
 #: What is kept of a value: strings and lists up to this many bytes and elements. Vocabularies and templates are longer.
 _KEPT = 4096
+#: … and of all of them together: what is kept of a number takes eight times the memory that it takes in the file.
+_KEPT_IN_ALL = 1 << 22
 
 _STRING, _ARRAY = 8, 9
 _SCALARS = dict(enumerate("BbHhIif?", start=0)) | {10: "Q", 11: "q", 12: "d"}
@@ -67,6 +70,7 @@ class _Head:
         self._data = data
         self._at = 0
         self._lengths: dict[str, int] = {}
+        self._room = _KEPT_IN_ALL
 
     def read(self) -> GgufFile:
         if self._data[:4] != b"GGUF":
@@ -100,7 +104,7 @@ class _Head:
                 self._skip(self._take("Q"))
             return None
         code = _code(kind)
-        if count > _KEPT:
+        if not self._keeps(count):
             self._skip(count * struct.calcsize(f"<{code}"))
             return None
         return [self._take(code) for _ in range(count)]
@@ -109,7 +113,13 @@ class _Head:
         if kind != _STRING:
             return self._take(_code(kind))
         length = self._take("Q")
-        return self._skip(length) if length > _KEPT else self._text(length)
+        return self._text(length) if self._keeps(length) else self._skip(length)
+
+    def _keeps(self, count: int) -> bool:
+        """Whether there is room for that many bytes or elements, which are taken off it."""
+        kept = count <= min(_KEPT, self._room)
+        self._room -= count if kept else 0
+        return kept
 
     def _tensor(self) -> Tensor:
         """offset: from the start of the data."""

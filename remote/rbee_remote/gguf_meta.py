@@ -18,6 +18,7 @@ from rbee_remote.gguf_file import GgufFile, read_gguf
 from rbee_remote.gguf_memory import cache_shape
 from rbee_remote.protocol import ErrorCode, ModelMeta, RemoteError, encode
 from rbee_remote.reader import end_with_reader
+from rbee_remote.sandbox import confine_reader
 
 #: Types whose matrices llama.cpp copies into another order for some processors (ggml-cpu/repack.cpp).
 _REARRANGED = {"Q4_0", "Q2_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "MXFP4"}
@@ -26,6 +27,7 @@ _REARRANGED_HERE = {"Q8_0"} if platform.machine() in ("aarch64", "arm64", "riscv
 
 #: No model has figures beyond this; with them the arithmetic of a fit would mean nothing.
 _MOST = 2**31
+_MOST_PARAMETERS = 2**53
 
 
 def main(argv: list[str]) -> int:
@@ -34,6 +36,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("file", type=Path)
     accept_marks(parser)
     file = parser.parse_args(argv).file
+    confine_reader(str(file.absolute()))
     end_with_reader()
     meta = read_meta(file)
     sys.stdout.write(json.dumps(encode(meta)) + "\n")
@@ -103,6 +106,9 @@ def _meta(file: GgufFile) -> ModelMeta:
             raise ValueError(f"{architecture}.{key} cannot be {mean}")
         return mean
 
+    parameters = sum(tensor.elements for tensor in file.tensors)
+    if parameters > _MOST_PARAMETERS:
+        raise ValueError(f"its tensors have {parameters} values")
     n_embd, n_head = number("embedding_length"), number("attention.head_count", 1, least=0)
     head_dim = n_embd // max(n_head, 1)
     cache = cache_shape(architecture, file.values, number)
@@ -116,7 +122,7 @@ def _meta(file: GgufFile) -> ModelMeta:
         head_dim_k=number("attention.key_length", head_dim, least=0),
         head_dim_v=number("attention.value_length", head_dim, least=0),
         quantization=_quantization(file.values.get("general.file_type")),
-        parameters=sum(tensor.elements for tensor in file.tensors),
+        parameters=parameters,
         n_head=n_head,
         kv_per_token=cache.kv_per_token,
         kv_per_token_swa=cache.kv_per_token_swa,
@@ -131,7 +137,10 @@ def _mean(found: Any) -> int:
     numbers = found if isinstance(found, list) else [found]
     if not numbers or not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
         raise ValueError(f"{str(found)[:40]!r} stands where a number has to")
-    return math.ceil(sum(numbers) / len(numbers))
+    mean = sum(numbers) / len(numbers)
+    if not math.isfinite(mean):  # of numbers that are
+        raise ValueError("a number in it is beyond what numbers can be")
+    return math.ceil(mean)
 
 
 def _quantization(file_type: Any) -> str:

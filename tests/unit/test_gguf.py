@@ -131,3 +131,38 @@ def test_whatever_is_cut_or_damaged_is_invalid_or_read_and_never_worse(tmp_path:
             read_meta(path)
         except RemoteError as error:
             assert error.code is ErrorCode.MODEL_INVALID
+
+
+def doubles(key: str, *values: float) -> bytes:
+    return array(key, 12, len(values), struct.pack(f"<{len(values)}d", *values))
+
+
+@pytest.mark.parametrize(
+    ("length", "words"),
+    [
+        (doubles("llama.embedding_length", 1e308, 1e308), "beyond what numbers can be"),
+        (doubles("llama.embedding_length", float("inf")), "stands where a number has to"),
+    ],
+)
+def test_numbers_whose_mean_is_none_are_refused(tmp_path: Path, length: bytes, words: str) -> None:
+    assert words in invalid(gguf(tmp_path / "m.gguf", embedding_length=length))
+
+
+def test_a_model_of_more_values_than_there_can_be_is_refused(tmp_path: Path) -> None:
+    huge = text("t") + struct.pack("<I4QIQ", 4, 2**63, 2**63, 2**63, 2**63, 99, 0)  # of a type that nobody knows
+    assert "values" in invalid(gguf(tmp_path / "m.gguf", tensor=huge))
+
+
+def test_what_is_kept_of_a_file_is_bounded_as_a_whole(tmp_path: Path) -> None:
+    """Each list is as long as one may be: as Python's numbers all of them would take eight times the file."""
+    many = [array(f"k{number}", UINT8, 4096, bytes([200]) * 4096) for number in range(2000)]
+    file = read_gguf(gguf(tmp_path / "m.gguf", *many))
+    kept = [value for value in file.values.values() if isinstance(value, list)]
+    assert 900 < len(kept) <= 1024
+    assert file.lengths["k1999"] == 4096
+
+
+@pytest.mark.parametrize("name", ["x" * 1025, "x" * 2**16])
+def test_no_name_is_longer_than_names_are(tmp_path: Path, name: str) -> None:
+    tensor = text(name) + struct.pack("<IQIQ", 1, 4, 0, 0)
+    assert "a name in it" in invalid(gguf(tmp_path / "m.gguf", tensor=tensor))

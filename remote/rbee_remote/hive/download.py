@@ -50,6 +50,7 @@ from rbee_remote.protocol import (
     encode,
 )
 from rbee_remote.reader import end_with_reader
+from rbee_remote.sandbox import harden
 
 TRIES = 6
 TRIES_WITHOUT_NETWORK = 2
@@ -80,6 +81,7 @@ def main(argv: list[str]) -> int:
     accept_marks(parser)
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _on_sigterm)
+    harden()
     end_with_reader()
     try:
         request = decode(DownloadRequest, json.load(sys.stdin))

@@ -13,9 +13,11 @@ from rbee_remote.protocol import WorkerConfig, encode
 
 
 async def launch(
-    command: Sequence[str], worker: WorkerRecord, *, keeper: str, env: Mapping[str, str], layout: Layout
+    command: Sequence[str], worker: WorkerRecord, *, keeper: str, env: Mapping[str, str], sandbox: str, layout: Layout
 ) -> Child:
-    """command: the argv that starts a worker. keeper: whose lease is the first. Raises OSError."""
+    """command: the argv that starts a worker. keeper: whose lease is the first. sandbox: as in SpawnRequest.
+
+    Raises OSError."""
     config = WorkerConfig(
         id=worker.id,
         model=worker.key.model,
@@ -28,6 +30,7 @@ async def launch(
         keeper=keeper,
         home=str(layout.home),
         secret=worker.secret,
+        sandbox=sandbox,
     )
     marked = [*command, *_marks(worker, layout)]
     return await Child.start(marked, config=json.dumps(encode(config)).encode(), env=env, log=worker.log)

@@ -16,6 +16,7 @@ from rbee_remote.hive.resources import Placement
 from rbee_remote.hive.scheduler import Demand, NoMemory, NoSlot, WorkerKey
 from rbee_remote.hive.worker_record import COMING, WorkerRecord
 from rbee_remote.protocol import ErrorCode, Fit, ModelInfo, RemoteError, SpawnRequest, WorkerOptions, WorkerState
+from rbee_remote.sandbox import AUTO, OFF, ON
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,8 @@ def make_plan(catalog: Catalog, request: SpawnRequest, live: Sequence[WorkerReco
     """
     if request.max_workers is not None and request.max_workers < 1:
         raise RemoteError(ErrorCode.USAGE, "max_workers has to be at least 1")
+    if request.sandbox not in (AUTO, ON, OFF):
+        raise RemoteError(ErrorCode.USAGE, f"sandbox is auto, on or off, not {request.sandbox!r}")
     env = DEVICE_ORDER | child_environment(os.environ, request.env)
     loading = make_loading(catalog, request.model, request.options)
     model, placement, asked = loading.model, loading.placement, loading.asked

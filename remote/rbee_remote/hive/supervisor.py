@@ -281,7 +281,9 @@ class Supervisor:
         try:
             others = any(other is not worker and other.placement.device == "cpu" for other in self.live())
             env = spinning(plan.env, shared=others)
-            worker.child = await launch(self._command, worker, keeper=keeper, env=env, layout=self._layout)
+            worker.child = await launch(
+                self._command, worker, keeper=keeper, env=env, sandbox=plan.request.sandbox, layout=self._layout
+            )
             worker.has_process.set()
             worker.touch()
             async for line in worker.child.statuses():

@@ -45,6 +45,7 @@ class WorkerRecord:
     progress: float = 0.0
     slots_free: int = 0
     device: str = ""
+    sandbox: str = ""
     rss_mb: int = 0
     anonymous_mb: int = 0
     error: RemoteError | None = None
@@ -141,6 +142,7 @@ class WorkerRecord:
             self.keep_alive_s = status.keep_alive_s
         self.leases, self.leases_at = status.leases, now
         self.device = status.device or self.device
+        self.sandbox = status.sandbox or self.sandbox
         if status.error is not None:
             self.error = RemoteError.decode({"error": status.error})
         # A worker that says it failed is of no more use; FAILED it is for us when its process has ended.
@@ -191,4 +193,5 @@ class WorkerRecord:
             options=self.key.options,
             leases=self.leases_now(),
             secret=self.secret,
+            sandbox=self.sandbox,
         )

@@ -38,7 +38,9 @@ class SpawnRequest:
     negative for never. max_workers: the node's limit from the inventory, None for no limit.
     env: variables for the worker's process. timeout_s: seconds left of the caller's deadline, None for none: a load
     that nobody wants for longer is given up when it passes. audit_head: the digest of the last line in the keeper's own
-    record, which the node's record keeps: with it the one shows what the other has lost. "" for none.
+    record, which the node's record keeps: with it the one shows what the other has lost. "" for none. sandbox: whether
+    the worker keeps itself from the rest of the machine: auto, where nothing can break by it, on or off. A worker that
+    runs already is taken as it is.
     """
 
     model: str
@@ -48,6 +50,7 @@ class SpawnRequest:
     env: dict[str, str] = dataclasses.field(default_factory=dict)
     timeout_s: float | None = None
     audit_head: str = ""
+    sandbox: str = "auto"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ class WorkerInfo:
     rss_mb: resident memory in MB, 0 while unknown. idle_s: seconds since the last request ended, None while one runs.
     options: how the model is loaded, with nothing left open. audit_head: told to who has just started it, the digest of
     the last line in the node's record. secret: what the worker says first on its socket for keepers
-    (`protocol.greeting`); "" for one that has none.
+    (`protocol.greeting`); "" for one that has none. sandbox: as in WorkerStatus.
     """
 
     id: str
@@ -106,6 +109,7 @@ class WorkerInfo:
     leases: tuple[Lease, ...] = ()
     audit_head: str = ""
     secret: str = dataclasses.field(default="", repr=False)
+    sandbox: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

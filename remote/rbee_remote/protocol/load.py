@@ -82,6 +82,7 @@ class WorkerStatus:
     """GET /v1/health of a worker, and each line it writes to the hive's status pipe.
 
     served: in lines to the hive, the requests that ended since the line before; none is left out.
+    sandbox: what keeps it from the rest of the machine, such as landlock+seccomp; "" while nobody has said.
     """
 
     id: str
@@ -98,6 +99,7 @@ class WorkerStatus:
     error: dict[str, Any] | None = None
     leases: tuple[Lease, ...] = ()
     served: tuple[Served, ...] = ()
+    sandbox: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -106,7 +108,8 @@ class WorkerConfig:
 
     ctx and slots are resolved, whatever `options` leaves open: tokens per slot, and requests computed at once.
     keeper: the id of the one that asked for it, whose lease is the first. home: whose audit log the worker writes
-    itself once its hive is gone; "" for none. secret: for its socket for keepers, "" for no such socket.
+    itself once its hive is gone; "" for none. secret: for its socket for keepers, "" for no such socket. sandbox: as in
+    SpawnRequest.
     """
 
     id: str
@@ -121,3 +124,4 @@ class WorkerConfig:
     keeper: str = ""
     home: str = ""
     secret: str = dataclasses.field(default="", repr=False)
+    sandbox: str = "auto"

@@ -22,7 +22,7 @@ from rbee_remote.protocol import HIVE_SOCKET, ProcessSeen
 from rbee_remote.sweep.system import Process, System
 
 #: What can be left behind. A pipe ends with its channel, a survey with its answer.
-COMMANDS = ("hive", "worker", "download", "inspect", "measure")
+COMMANDS = ("hive", "worker", "download", "inspect", "measure", "render")
 
 #: Seconds a socket gets to answer; a worker answers in milliseconds unless its machine is very busy.
 ANSWER_S = 4.0

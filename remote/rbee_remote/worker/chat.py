@@ -1,11 +1,14 @@
-"""The model's own chat template, rendered in Jinja's sandbox as transformers does it."""
+"""The model's own chat template, rendered in Jinja's sandbox as transformers does it.
+
+Only `render` imports this: a template can take any time and memory, so it runs in a process of its own.
+"""
 
 from __future__ import annotations
 
 import datetime
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import jinja2
@@ -15,7 +18,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rbee_remote.protocol import ErrorCode, Message, RemoteError
-from rbee_remote.worker.interface import ModelInfo
+from rbee_remote.worker import left_out
 
 #: For models that come without a template. ChatML is the most common format among them.
 CHATML = (
@@ -39,26 +42,50 @@ _PROBE_TOOL: dict[str, Any] = {
 }
 _ASKED: dict[str, Any] = {"role": "user", "content": "u"}
 
-_HINT = "use --raw to send the prompt without the model's chat template"
+HINT = "use --raw to send the prompt without the model's chat template"
+
+#: Characters of an error's text that are passed on: a template can raise one of any length.
+_MOST_WORDS = 500
+#: Kinds of conversation whose probe is remembered.
+_MOST_SHAPES = 64
+
+
+class TooLong(Exception):
+    """A template writes more than it may."""
 
 
 class ChatTemplate:
-    """A model's template, compiled once. Raises RemoteError MODEL_INVALID when the model's is not Jinja."""
+    """A model's template, compiled once. source: None for a model without one. bos and eos: their text.
 
-    def __init__(self, info: ModelInfo) -> None:
-        self._special = {"bos_token": info.bos, "eos_token": info.eos}
+    Raises RemoteError MODEL_INVALID when the source is not Jinja. Here and in `render` MemoryError goes through.
+    """
+
+    def __init__(self, source: str | None, *, bos: str, eos: str) -> None:
+        self._special = {"bos_token": bos, "eos_token": eos}
+        self._shown_shapes: dict[str, frozenset[int] | None] = {}
         try:
-            self._template = _environment().from_string(info.chat_template or CHATML)
-        except jinja2.TemplateError as error:
+            self._template = _environment().from_string(source or CHATML)
+        except MemoryError:
+            raise
+        except Exception as error:  # jinja2's own errors, and Python's over the code that it makes
             raise RemoteError(
-                ErrorCode.MODEL_INVALID, f"the model's chat template cannot be read: {error}", hint=_HINT
+                ErrorCode.MODEL_INVALID, f"the model's chat template cannot be read: {_words(error)}", hint=HINT
             ) from error
 
-    def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> str:
+    def prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = (), *, most: int = 2**24) -> str:
+        """`render`, and nothing that was said is left out. Raises RemoteError as that and `left_out.error` do."""
+        text = self.render(messages, tools, most=most)
+        turns = [self._turn(message) for message in messages]
+        missing = left_out.find(turns, text, lambda: self._shown(turns, tools))
+        if missing is not None:
+            raise left_out.error(turns, missing)
+        return text
+
+    def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = (), *, most: int = 2**24) -> str:
         """The prompt, ending where the assistant's answer begins. tools: what it may call, in OpenAI's form.
 
-        Raises RemoteError: USAGE with the template's own words where it refuses the messages, and where it knows
-        nothing of tools; MODEL_INVALID where it breaks on them.
+        most: characters. Raises TooLong; RemoteError: USAGE with the template's own words where it refuses the
+        messages, and where it knows nothing of tools; MODEL_INVALID where it breaks on them.
         """
         if tools and not self._takes_tools:
             raise RemoteError(
@@ -68,18 +95,20 @@ class ChatTemplate:
                 details={"field": "tools"},
             )
         try:
-            return self._render([self._turn(message) for message in messages], tools)
+            return self._render([self._turn(message) for message in messages], tools, most)
+        except (MemoryError, TooLong):
+            raise
         except _Refused as error:
             raise RemoteError(
-                ErrorCode.USAGE, f"the model's chat template refuses the messages: {error}", hint=_HINT
+                ErrorCode.USAGE, f"the model's chat template refuses the messages: {_words(error)}", hint=HINT
             ) from error
         except Exception as error:  # a template is a program that came with the model: it can fail in any way
             raise RemoteError(
-                ErrorCode.MODEL_INVALID, f"the model's chat template fails: {error}", hint=_HINT
+                ErrorCode.MODEL_INVALID, f"the model's chat template fails: {_words(error)}", hint=HINT
             ) from error
 
-    def _render(self, turns: list[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> str:
-        return self._template.render(
+    def _render(self, turns: list[dict[str, Any]], tools: Sequence[dict[str, Any]] = (), most: int = 2**20) -> str:
+        chunks = self._template.generate(
             messages=turns,
             add_generation_prompt=True,
             raise_exception=_raise_exception,
@@ -87,6 +116,19 @@ class ChatTemplate:
             **({"tools": list(tools)} if tools else {}),
             **self._special,
         )
+        return _joined(chunks, most)
+
+    def _shown(self, turns: list[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> frozenset[int] | None:
+        """Which messages of such a conversation get into the prompt, by a probe whose contents nothing else in it can
+        be mistaken for; None where the template fails on the probe."""
+        shape = left_out.shape_of(turns, tools=bool(tools))
+        if shape not in self._shown_shapes:
+            if len(self._shown_shapes) >= _MOST_SHAPES:
+                self._shown_shapes.pop(next(iter(self._shown_shapes)))
+            probe = left_out.marked(turns)
+            prompt = self._try(probe, tools)
+            self._shown_shapes[shape] = left_out.marks_in(prompt, len(turns)) if prompt else None
+        return self._shown_shapes[shape]
 
     def _turn(self, message: Message) -> dict[str, Any]:
         """A message as templates know it. Keys that say nothing are left out: many ask only whether they are there."""
@@ -128,6 +170,8 @@ class ChatTemplate:
         """What the template makes of it; nothing where it fails."""
         try:
             return self._render(turns, tools)
+        except MemoryError:
+            raise
         except Exception:  # a template is a program that came with the model: it can fail in any way
             return ""
 
@@ -137,6 +181,23 @@ def _called(arguments: Any) -> list[dict[str, Any]]:
     call = {"id": "call00001", "type": "function", "function": {"name": _PROBE, "arguments": arguments}}
     answer = {"role": "tool", "content": "1", "tool_call_id": "call00001", "name": _PROBE}
     return [_ASKED, {"role": "assistant", "content": "", "tool_calls": [call]}, answer]
+
+
+def _joined(chunks: Iterable[str], most: int) -> str:
+    """Raises TooLong."""
+    parts, length = [], 0
+    for chunk in chunks:
+        length += len(chunk)
+        if length > most:
+            raise TooLong
+        parts.append(chunk)
+    return "".join(parts)
+
+
+def _words(error: Exception) -> str:
+    """One line of what went wrong; Python says nothing of some errors."""
+    text = str(error)[:_MOST_WORDS] or type(error).__name__
+    return " ".join(text.split())
 
 
 class _Refused(Exception):
@@ -178,8 +239,8 @@ def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, *
     )
 
 
-def _raise_exception(message: str) -> NoReturn:
-    raise _Refused(message)
+def _raise_exception(message: object) -> NoReturn:
+    raise _Refused(str(message)[:_MOST_WORDS])
 
 
 def _strftime_now(form: str) -> str:

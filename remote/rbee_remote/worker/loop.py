@@ -2,7 +2,8 @@
 
 Rules
 - The engine belongs to this thread. Others reach it through `interrupt` alone, and through `prepare`, which
-  only tokenizes.
+  only tokenizes. A request has its prompt made before it is queued; one that has none yet, because the model was still
+  loading when it came, waits among the early ones until it is admitted.
 - The scheduler and the tables of requests are touched under `_lock`, which no step holds while it computes.
 - Requests that have a slot are ended by this thread; those that wait, by whoever ends them. So the events of one
   request never cross.
@@ -65,7 +66,7 @@ class EngineThread:
         self._engine: Engine | None = None
         self._prompter: Prompter | None = None
         self._scheduler: Scheduler | None = None
-        self._early: dict[str, Generation] = {}  # came while the model was loading, in order
+        self._early: dict[str, Generation] = {}  # have no prompt yet, in the order in which they came
         self._open: dict[str, Task] = {}  # known to the scheduler
         self._alone: Alone | None = None
         self._ending: dict[str, str] = {}  # have a slot and are to end: key to finish_reason
@@ -94,17 +95,26 @@ class EngineThread:
         with self._lock:
             if self._scheduler is None:
                 return 0, len(self._early)
-            return self._scheduler.running + (self._alone is not None), self._scheduler.waiting
+            running = self._scheduler.running + (self._alone is not None)
+            return running, self._scheduler.waiting + len(self._early)
 
     def open_requests(self) -> list[str]:
         """Their keys."""
         with self._lock:
             return [*self._early, *self._open]
 
-    def prepare(self, request: GenerateRequest) -> Prompt | None:
-        """From any thread: the request's prompt, None while there is no model. Raises what `Prompter.prepare` does."""
+    def prepare(self, request: GenerateRequest, rendered: str | None = None) -> Prompt | None:
+        """From any thread: the request's prompt; None while there is no model, and for messages that were not rendered
+        yet. Raises what `Prompter.prepare` does."""
+        if request.messages and rendered is None:
+            return None
         with self._tokenizing:
-            return self._prompter.prepare(request) if self._prompter else None
+            return self._prompter.prepare(request, rendered) if self._prompter else None
+
+    def early(self) -> list[Generation]:
+        """Those that have no prompt yet, in the order in which they came."""
+        with self._lock:
+            return list(self._early.values())
 
     def tokenize(self, text: str) -> list[int]:
         """From any thread: a text's tokens, with what the model wants around it. Only once the model is loaded."""
@@ -114,22 +124,39 @@ class EngineThread:
             return self._engine.tokenize(text, add_special=True, parse_special=True)
 
     def submit(self, generation: Generation) -> None:
-        """Queue a request, with its prompt unless the model is still loading.
+        """Queue a request. One that has no prompt yet waits until it is admitted with it.
 
         Raises QueueFull; RemoteError WORKER_GONE when the thread is over.
         """
         with self._lock:
             if self._closed:
                 raise RemoteError(ErrorCode.WORKER_GONE, "the worker ended")
-            if self._scheduler is None:
-                if len(self._early) >= self._config.slots + self._config.queue:
-                    raise QueueFull
+            if self._taken() >= self._config.slots + self._config.queue:
+                raise QueueFull
+            if generation.prompt is None or self._scheduler is None:
                 self._early[generation.key] = generation
                 return
-            if generation.prompt is None:  # the load ended between `prepare` and this call
-                generation.prompt = self.prepare(generation.request)
             self._enqueue(self._scheduler, generation)
             self._lock.notify()
+
+    def admit(self, generation: Generation) -> None:
+        """Queue an early request that has its prompt now, unless it has ended meanwhile. Raises QueueFull."""
+        with self._lock:
+            if self._early.pop(generation.key, None) and self._scheduler:
+                self._enqueue(self._scheduler, generation)
+                self._lock.notify()
+
+    def _taken(self) -> int:
+        """Requests that have a slot or wait for one."""
+        queued = self._scheduler.running + self._scheduler.waiting if self._scheduler else 0
+        return queued + len(self._early)
+
+    def fail(self, generation: Generation, error: RemoteError) -> None:
+        """On the event loop's thread: end a request that has no prompt yet with an error, unless it has ended."""
+        with self._lock:
+            known = self._early.pop(generation.key, None)
+        if known is not None:
+            failing(generation, error)()
 
     def submit_embedding(self, embedding: Embedding) -> None:
         """Queue a text to embed, once the model is loaded. Raises as `submit` does."""
@@ -209,21 +236,14 @@ class EngineThread:
         return not self._stopping
 
     def _open_for_work(self, engine: Engine) -> Scheduler:
-        """Take over the requests that came while the model was loading; those that it cannot take get their error."""
+        """From now on requests are queued; those that came while the model was loading get
+        their prompts from the listener."""
         prompter = Prompter(engine, self._config.ctx)
         with self._lock:
             self._engine, self._prompter = engine, prompter
             self._scheduler = Scheduler(
                 self._config.slots, self._config.queue, engine.n_batch, shares=engine.info.can_share
             )
-            for generation in self._early.values():
-                try:
-                    generation.prompt = prompter.prepare(generation.request)
-                except RemoteError as error:
-                    self._outbox.append(failing(generation, error))
-                    continue
-                self._enqueue(self._scheduler, generation)
-            self._early.clear()
             self._outbox.append(lambda: self._listener.on_loaded(engine.info))
             self._flush()
             return self._scheduler

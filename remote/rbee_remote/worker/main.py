@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rbee_remote.command import accept_marks
@@ -27,6 +27,7 @@ from rbee_remote.protocol import (
     greeting,
     keeper_socket,
 )
+from rbee_remote.sandbox import confine_worker, paths
 from rbee_remote.socket_server import SocketServer
 from rbee_remote.worker.app import make_app
 from rbee_remote.worker.interface import Engine, LoadEngine, Progress
@@ -57,11 +58,21 @@ def main(argv: list[str]) -> int:
     except (ProtocolError, ValueError) as error:
         _log.error("bad configuration: %s", error)
         return 2
-    return asyncio.run(serve(config, _load, options.status_fd))
+    return asyncio.run(serve(config, _load, options.status_fd, confine=_confine))
 
 
-async def serve(config: WorkerConfig, load: LoadEngine, status_fd: int | None = None) -> int:
-    """Be a worker until it ends; the exit status. status_fd: write end of the pipe to the hive, owned by this call."""
+async def serve(
+    config: WorkerConfig,
+    load: LoadEngine,
+    status_fd: int | None = None,
+    *,
+    confine: Callable[[WorkerConfig], str] = lambda _: "",
+) -> int:
+    """Be a worker until it ends; the exit status. status_fd: write end of the pipe to the hive, owned by this call.
+
+    confine: called once what is outside of the sandbox is open, while there is one thread, and before anything of the
+    model is; what it returns is told as the worker's sandbox, and what it raises is why the load failed.
+    """
     pipe: StatusPipe | None = None
 
     def report(status: WorkerStatus) -> None:
@@ -69,14 +80,25 @@ async def serve(config: WorkerConfig, load: LoadEngine, status_fd: int | None = 
             pipe.write(status)
             _record(config, pipe.unsent())
 
-    service = Service(config, load, report)
+    refusals: list[RemoteError] = []
+
+    def load_confined(config: WorkerConfig, progress: Progress) -> Engine:
+        if refusals:
+            raise refusals[0]
+        return load(config, progress)
+
+    service = Service(config, load_confined, report)
     if status_fd is not None:
         pipe = StatusPipe(status_fd, on_gone=lambda: _hive_gone(service))
     with _unix_socket() as listener, _unix_socket() as greeted:
-        with contextlib.ExitStack() as paths, _signals(service):
+        with contextlib.ExitStack() as listening, _signals(service):
             if config.secret:
-                paths.enter_context(_listening(greeted, Path(keeper_socket(config.socket))))
-            paths.enter_context(_listening(listener, Path(config.socket)))
+                listening.enter_context(_listening(greeted, Path(keeper_socket(config.socket))))
+            listening.enter_context(_listening(listener, Path(config.socket)))
+            try:
+                service.sandbox = confine(config)
+            except RemoteError as error:
+                refusals.append(error)
             server = SocketServer(
                 make_app(service),
                 grace_s=FAREWELL_S,
@@ -86,6 +108,7 @@ async def serve(config: WorkerConfig, load: LoadEngine, status_fd: int | None = 
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             serving.add_done_callback(lambda _: service.stop(drain=False))  # nobody could reach it any more
             service.start()
+            service.expect_chats()
             failure = await service.wait_ended()
         server.end()
         await serving
@@ -108,6 +131,14 @@ def _load(config: WorkerConfig, progress: Progress) -> Engine:
             hint="remove the node's folder runtimes; the next command makes it again",
         ) from error
     return load_engine(config, progress)
+
+
+def _confine(config: WorkerConfig) -> str:
+    logs = str(Path(config.home) / "log") if config.home else ""
+    rules = paths.serving(config.path, run_dir=str(Path(config.socket).parent), logs=logs)
+    done = confine_worker(config.sandbox, config.options.backend, rules)
+    _log.info("sandbox: %s", done)
+    return done
 
 
 def _record(config: WorkerConfig, served: list[Served]) -> None:

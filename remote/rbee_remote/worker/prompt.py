@@ -1,8 +1,7 @@
-"""From a request to the tokens that the model is to continue: validation, template, tokens, and what fits."""
+"""From a request to the tokens that the model is to continue: validation, tokens, and what fits."""
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 from collections.abc import Sequence
@@ -11,7 +10,6 @@ from typing import Any
 
 from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError
 from rbee_remote.worker import sampling
-from rbee_remote.worker.chat import ChatTemplate
 from rbee_remote.worker.interface import Engine, ModelInfo
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -58,10 +56,11 @@ class Prompter:
         self._engine = engine
         self._ctx = ctx
 
-    def prepare(self, request: GenerateRequest) -> Prompt:
-        """Tokens of a checked request. Raises RemoteError: USAGE where the prompt leaves no room in the context, and
-        what the chat template raises."""
-        tokens = self._tokens(request)
+    def prepare(self, request: GenerateRequest, rendered: str | None = None) -> Prompt:
+        """Tokens of a checked request. rendered: what the chat template made of its messages, where it has some.
+
+        Raises RemoteError USAGE where the prompt leaves no room in the context."""
+        tokens = self._tokens(request, rendered)
         if not tokens:
             raise _usage("", "the prompt is empty")
         room = self._ctx - len(tokens)
@@ -74,21 +73,15 @@ class Prompter:
             )
         return Prompt(tuple(tokens), min(request.max_tokens or room, room))
 
-    def _tokens(self, request: GenerateRequest) -> list[int]:
+    def _tokens(self, request: GenerateRequest, rendered: str | None) -> list[int]:
         info = self._engine.info
         if request.tokens:
             check_tokens(request.tokens, info.n_vocab)
             return list(request.tokens)
-        text = request.prompt
-        if text is None:
-            text = self._template.render(request.messages, request.tools)
-            check_text("messages", text)  # a template may have put together what is no text: halves of a character
+        text = request.prompt if rendered is None else rendered
+        assert text is not None  # whoever has messages has rendered them
+        check_text("messages", text)  # a template may have put together what is no text: halves of a character
         return self._engine.tokenize(_without_special(text, info), add_special=True, parse_special=True)
-
-    @functools.cached_property
-    def _template(self) -> ChatTemplate:
-        """Compiled when a chat needs it: a model whose template is broken still takes raw prompts."""
-        return ChatTemplate(self._engine.info)
 
 
 def _without_special(text: str, info: ModelInfo) -> str:

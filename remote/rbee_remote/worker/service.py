@@ -43,6 +43,7 @@ from rbee_remote.worker.keep_alive import KeepAlive
 from rbee_remote.worker.leases import Leases
 from rbee_remote.worker.loop import EngineThread
 from rbee_remote.worker.metrics import Metrics
+from rbee_remote.worker.renderer import Renderer
 
 #: Most seconds after which a client that found no room is told to come again.
 MAX_RETRY_AFTER_S = 30
@@ -56,10 +57,12 @@ class Service:
     """report: called with each new status, loading progress about ten times a second. `changed` wakes with it.
 
     journals: of the requests that are open, and of those that ended a short while ago. keep_alive: its clock when idle.
+    sandbox: as in WorkerStatus.
     """
 
     def __init__(self, config: WorkerConfig, load: LoadEngine, report: Callable[[WorkerStatus], None]) -> None:
         self.config = config
+        self.sandbox = ""
         self.changed = Signal()
         self.journals = Journals(self._end)
         self.metrics = Metrics()
@@ -67,6 +70,8 @@ class Service:
         self._loop = asyncio.get_running_loop()
         self._engine = EngineThread(config, load, self, self._loop.call_soon_threadsafe)
         self._preparing: dict[str, Journal] = {}  # of requests whose prompt is being made
+        self._renderer = Renderer([f"--home={config.home}"] if config.home else [])
+        self._early: set[asyncio.Task[None]] = set()  # make the prompts of those that came before the model
         self._typical_s = 0.0  # what a request takes in its slot, of late
         self._state = WorkerState.STARTING
         self._progress = 0.0
@@ -86,10 +91,15 @@ class Service:
         self._engine.start()
         self._publish()
 
+    def expect_chats(self) -> None:
+        """Have what a chat needs there by the time the model is loaded."""
+        self._renderer.prepare()
+
     async def wait_ended(self) -> RemoteError | None:
         """Returns when the engine's thread is over: the failure that ended it, None when it ended as planned."""
         await self._ended.wait()
         self._engine.join()
+        await self._renderer.close()
         return self._failure
 
     def status(self) -> WorkerStatus:
@@ -110,6 +120,7 @@ class Service:
             device=self._device,
             error=None if self._failure is None else self._failure.encode()["error"],
             leases=self.keep_alive.leases.told(),
+            sandbox=self.sandbox,
         )
 
     async def submit(self, request: GenerateRequest, caller: Caller = ANYBODY) -> Journal:
@@ -121,6 +132,8 @@ class Service:
         if known := self.journals.same(request):
             return known
         self._check_open()
+        if len(self._preparing) >= self.config.slots + self.config.queue:
+            raise self._busy()
         journal = self.journals.open(request)
         journal.when_closed(lambda: self.metrics.ended(journal))
         if request.timeout_s is not None:
@@ -142,20 +155,47 @@ class Service:
         """Make the prompt and queue the request, unless it is ended meanwhile."""
         self._preparing[request.request_id] = journal
         try:
-            prepared = await asyncio.to_thread(self._engine.prepare, request)
+            prepared = await self._prompt(request)
         finally:
             if self._preparing.get(request.request_id) is journal:
                 del self._preparing[request.request_id]
         if journal.closed:
             return
         self._check_open()
+        generation = Generation(request, journal, prepared)
         try:
-            self._engine.submit(Generation(request, journal, prepared))
+            self._engine.submit(generation)
         except QueueFull as error:
             raise self._busy() from error
+        if prepared is None and self._info:  # the load ended meanwhile
+            self._prepare_early(generation)
         self.keep_alive.begin(caller.keeper, request.keep_alive_s)
         journal.when_closed(lambda: self._on_served(request.request_id, journal, caller))
         self.on_change()
+
+    async def _prompt(self, request: GenerateRequest) -> prompt.Prompt | None:
+        """None while there is no model. Raises RemoteError, of the chat template's too."""
+        rendered = None
+        if request.messages and self._info:
+            rendered = await self._renderer.render(request, self._info)
+        return await asyncio.to_thread(self._engine.prepare, request, rendered)
+
+    def _prepare_early(self, generation: Generation) -> None:
+        """Make the prompt of a request that came before the model was there; no other one waits for it."""
+
+        async def run() -> None:
+            try:
+                generation.prompt = await self._prompt(generation.request)
+                self._engine.admit(generation)
+            except QueueFull:
+                self._engine.fail(generation, self._busy())
+            except RemoteError as error:
+                self._engine.fail(generation, error)
+            self.on_change()
+
+        task = asyncio.create_task(run())
+        self._early.add(task)
+        task.add_done_callback(self._early.discard)
 
     async def tokenize(self, text: str) -> list[int]:
         """A text's tokens, once the model is loaded. Raises RemoteError WORKER_GONE, or why the load failed."""
@@ -255,6 +295,8 @@ class Service:
         if self._state is WorkerState.LOADING:
             self._state = WorkerState.READY
         self.keep_alive.loaded()
+        for generation in self._engine.early():
+            self._prepare_early(generation)
         self.on_change()
 
     def on_change(self) -> None:

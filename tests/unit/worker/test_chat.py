@@ -8,13 +8,16 @@ import pytest
 
 from rbee_remote.protocol import ErrorCode, Message, RemoteError
 from rbee_remote.worker.chat import ChatTemplate
-from rbee_remote.worker.testing import INFO
 
 CHAT = (Message("system", "Be brief."), Message("user", "Hi"))
 
 
 def render(template: str | None, messages: tuple[Message, ...] = CHAT) -> str:
-    return ChatTemplate(dataclasses.replace(INFO, chat_template=template)).render(messages)
+    return chat_template(template).render(messages)
+
+
+def chat_template(template: str | None) -> ChatTemplate:
+    return ChatTemplate(template, bos="<begin>", eos="<end>")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ CALLS = "{% for m in messages %}{% for c in m.tool_calls or [] %}{{ ARGUMENTS }}
 
 def test_tools_are_there_when_there_are_some() -> None:
     template = "{% if tools %}{{ tools | tojson }}{% endif %}"
-    chat = ChatTemplate(dataclasses.replace(INFO, chat_template=template))
+    chat = chat_template(template)
     assert json.loads(chat.render(CHAT, [WEATHER])) == [WEATHER]
     assert chat.render(CHAT) == ""
 
@@ -86,7 +89,7 @@ def test_tools_are_there_when_there_are_some() -> None:
     "template", [None, "{{ messages[0].content }}", "{{ raise_exception(tools[0].function.name) }}"]
 )
 def test_tools_for_a_template_without_them_are_refused(template: str | None) -> None:
-    chat = ChatTemplate(dataclasses.replace(INFO, chat_template=template))
+    chat = chat_template(template)
     with pytest.raises(RemoteError, match="tools: the model's chat template knows nothing of tools") as caught:
         chat.render(CHAT, [WEATHER])
     assert caught.value.code is ErrorCode.USAGE

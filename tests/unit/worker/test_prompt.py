@@ -94,21 +94,14 @@ def test_an_empty_prompt_to_a_model_without_bos_is_refused() -> None:
     [
         ({"prompt": "<begin>ab"}, "ab"),
         ({"prompt": "ab"}, "ab"),
-        ({"prompt": None, "messages": USER}, "Hi"),
+        ({"prompt": None, "messages": USER, "rendered": "<begin>Hi"}, "Hi"),
     ],
 )
 def test_the_bos_stands_there_once(values: dict[str, Any], text: str) -> None:
-    assert prompter().prepare(request(**values)).tokens == (BEGIN, *text.encode())
+    rendered = values.pop("rendered", None)
+    assert prompter().prepare(request(**values), rendered).tokens == (BEGIN, *text.encode())
 
 
 def test_an_eos_that_the_tokenizer_adds_is_not_doubled() -> None:
     prepared = prompter(adds_eos=True).prepare(request(prompt="ab<end>"))
     assert prepared.tokens == (BEGIN, *b"ab")
-
-
-def test_a_broken_template_still_leaves_raw_prompts() -> None:
-    broken = prompter(chat_template="{% for %}")
-    with pytest.raises(RemoteError) as caught:
-        broken.prepare(request(prompt=None, messages=USER))
-    assert caught.value.code is ErrorCode.MODEL_INVALID
-    assert broken.prepare(request(prompt="ab")).tokens == (BEGIN, *b"ab")

@@ -1,4 +1,4 @@
-"""`measure`: what a model would take of memory, at several context sizes and slot counts. Reads a MeasureRequest.
+"""What a model would take of memory, at several context sizes and slot counts.
 
 llama.cpp loads a model without its tensors (no_alloc) and makes contexts without their caches, and logs how large each
 buffer would be. Its C API does not tell otherwise: llama_get_memory_breakdown is C++. Loading the vocabulary takes
@@ -7,22 +7,16 @@ most of the time, a tenth of a second for a small model; a point takes a few mil
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
-import logging
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 from llama_cpp import llama_cpp as llama
 
-from rbee_remote.command import accept_marks
 from rbee_remote.measuring import MeasureAnswer, Measured, MeasureRequest, Point
-from rbee_remote.protocol import ErrorCode, ProtocolError, RemoteError, WorkerOptions, decode, encode
-from rbee_remote.reader import end_with_reader
+from rbee_remote.protocol import ErrorCode, RemoteError, WorkerOptions
 from rbee_remote.worker.llama import backends, load, log
 
 _MIB = 2**20
@@ -35,25 +29,10 @@ _BUFFER = re.compile(r": +(\S+) +(?:compute|output) buffer size = +([\d.]+) MiB"
 _IN_RAM = re.compile(r"CPU.*|.*_Host")
 
 
-def main(argv: list[str]) -> int:
-    """Print a MeasureAnswer. Raises RemoteError USAGE, MODEL_NOT_FOUND, MODEL_INVALID, BACKEND_UNAVAILABLE."""
-    parser = argparse.ArgumentParser(prog="rbee_remote measure", description=__doc__)
-    accept_marks(parser)
-    parser.parse_args(argv)
-    end_with_reader()
-    try:
-        request = decode(MeasureRequest, json.load(sys.stdin))
-    except (ProtocolError, ValueError) as error:
-        raise RemoteError(ErrorCode.USAGE, f"bad request: {error}") from error
-    logging.basicConfig(level=logging.ERROR)  # its warnings are for who loads the model
+def measure(request: MeasureRequest) -> MeasureAnswer:
+    """Raises RemoteError MODEL_NOT_FOUND, MODEL_INVALID, USAGE, BACKEND_UNAVAILABLE."""
     log.install()
     llama.llama_backend_init()
-    sys.stdout.write(json.dumps(encode(measure(request))) + "\n")
-    return 0
-
-
-def measure(request: MeasureRequest) -> MeasureAnswer:
-    """Raises what `main` raises."""
     options = request.options
     load.check_file(Path(request.path))
     available = backends.load(llama._lib, Path(llama.__file__).parent.parent)

@@ -1,0 +1,93 @@
+"""Which files a confined process needs: its interpreter and libraries, the model, and where a worker writes."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from rbee_remote.sandbox.landlock import (
+    EXECUTE,
+    IOCTL_DEV,
+    MAKE_DIR,
+    MAKE_REG,
+    READ_DIR,
+    READ_FILE,
+    REMOVE_DIR,
+    REMOVE_FILE,
+    TRUNCATE,
+    WRITE_FILE,
+    Rule,
+)
+
+_READ = READ_FILE | READ_DIR
+_RUN = _READ | EXECUTE
+_WRITE = _READ | WRITE_FILE | TRUNCATE | MAKE_REG | MAKE_DIR | REMOVE_FILE | REMOVE_DIR
+_DEVICE = READ_FILE | READ_DIR | WRITE_FILE | IOCTL_DEV
+
+_LIBRARIES = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/usr/local/lib64")
+#: What the C library and Python look up: names of users, the time zone, the libraries' cache. Nothing secret.
+_SETTINGS = (
+    "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/ld.so.preload", "/etc/ld-musl-x86_64.path",
+    "/etc/ld-musl-aarch64.path", "/etc/localtime", "/etc/timezone", "/usr/share/zoneinfo", "/etc/passwd", "/etc/group",
+    "/etc/nsswitch.conf", "/etc/ssl/openssl.cnf", "/etc/pki/tls/openssl.cnf", "/etc/crypto-policies", "/etc/hostname",
+    "/nix/store", "/gnu/store",
+)  # fmt: skip
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+
+#: What GPU drivers open, by what they are documented to open.
+_GPU_DEVICES = ("/dev/nvidia*", "/dev/dri", "/dev/kfd", "/dev/dxg", "/dev/shm")  # noqa: S108 - the drivers' own
+_GPU_READ = ("/usr", "/opt", "/etc/OpenCL", "/etc/vulkan", "/etc/nvidia", "/etc/amd", "/run/nvidia-persistenced")
+_GPU_CACHES = (".nv", ".cache/nvidia", ".cache/mesa_shader_cache", ".cache/mesa_shader_cache_db", ".AMD")
+
+
+def reading(model: str) -> list[Rule]:
+    """For a process that reads a model file and writes nothing."""
+    return list(_safe([*_interpreter(os.environ), Rule(model, READ_FILE)]))
+
+
+def serving(model: str, *, run_dir: str, logs: str) -> list[Rule]:
+    """For a worker: it removes its socket at its end, and writes the audit log where its hive is gone. Its own log and
+    its socket are open by then. logs: "" for none."""
+    rules = [*reading(model), Rule(run_dir, REMOVE_FILE | REMOVE_DIR)]
+    return rules + [Rule(logs, _WRITE)] * bool(logs)
+
+
+def driving_gpus() -> list[Rule]:
+    """What a driver opens, and where it keeps what it has compiled."""
+    home = _home()
+    devices = [Rule(path, _DEVICE) for pattern in _GPU_DEVICES for path in glob.glob(pattern)]  # noqa: PTH207
+    caches = [os.environ.get("CUDA_CACHE_PATH", ""), *(str(home / name) for name in _GPU_CACHES)]
+    read = [Rule(path, _RUN) for path in (*_GPU_READ, str(home / ".local/share/vulkan"))]
+    return [*devices, *read, *(Rule(path, _WRITE) for path in caches if path)]
+
+
+def _interpreter(env: Mapping[str, str]) -> Iterator[Rule]:
+    """Python, the payload, the runtime, and whatever libraries they link to."""
+    payload = str(Path(__file__).parents[2])
+    own = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, payload, *sys.path}
+    program = Path(sys.executable)
+    own |= {str(program.parent), str(program.resolve().parent)}
+    libraries = [*_LIBRARIES, *env.get("LD_LIBRARY_PATH", "").split(":"), env.get("GGML_BACKEND_PATH", "")]
+    for path in (*own, *libraries):
+        yield Rule(path, _RUN)
+    for path in (*_SETTINGS, "/proc", "/sys"):
+        yield Rule(path, _READ)
+    for path in _DEVICES:
+        yield Rule(path, READ_FILE | WRITE_FILE)
+
+
+def _safe(rules: Iterable[Rule]) -> Iterator[Rule]:
+    """Without those that would open the user's whole home: a search path can name it, or the root."""
+    home = _home().resolve()
+    for rule in rules:
+        if rule.path.startswith("/") and not home.is_relative_to(Path(rule.path).resolve()):
+            yield rule
+
+
+def _home() -> Path:
+    """The root for a user who has none."""
+    found = Path(os.path.expanduser("~"))  # noqa: PTH111 - Path.home raises where nobody knows
+    return found if found.is_absolute() else Path("/")

@@ -1,0 +1,130 @@
+"""A template that drops what was said is found out; one that only writes it in its own way is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from rbee_remote.protocol import ErrorCode, Message, RemoteError
+from rbee_remote.worker.chat import CHATML, ChatTemplate
+
+SYSTEM = Message("system", "You answer in one word.")
+LONG = Message("user", "What is the capital of France, and since when?")
+SHORT = Message("user", "Hi")
+CODE = Message("user", 'a\nb\nc\n\n  "x"\n')
+SMILE = Message("user", "👍")
+CALL = {"id": "a1b2c3d4e", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Köln"}'}}
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+THOUGHT = Message("assistant", "<think>Let me see.</think>\n\nParis.")
+
+#: What the templates of well-known families do with messages, in our own words.
+FAMILIES = {
+    "chatml": CHATML,
+    # Trims, and puts the system's first.
+    "headers": (
+        "{{ bos_token }}{% for m in messages %}<|h|>{{ m.role }}<|/h|>\n\n{{ m.content | trim }}<|eot|>{% endfor %}"
+        "{% if add_generation_prompt %}<|h|>assistant<|/h|>\n\n{% endif %}"
+    ),
+    # The system's message stands in front of the last user's.
+    "inst": (
+        "{% set ns = namespace(system='') %}{% for m in messages %}"
+        "{% if m.role == 'system' %}{% set ns.system = m.content %}"
+        "{% elif m.role == 'user' %}[INST] {% if loop.last and ns.system %}{{ ns.system }}\n\n{% endif %}"
+        "{{ m.content }}[/INST]{% elif m.role == 'assistant' %} {{ m.content }}</s>"
+        "{% elif m.role == 'tool' %}[RESULT] {{ {'content': m.content} | tojson }}[/RESULT]{% endif %}{% endfor %}"
+    ),
+    # Drops the reasoning of earlier turns, and their text beside calls.
+    "reasoning": (
+        "{% for m in messages %}{% if m.role == 'assistant' and m.tool_calls %}"
+        "{% for c in m.tool_calls %}<call>{{ c.function | tojson }}</call>{% endfor %}"
+        "{% elif m.role == 'assistant' %}<|a|>{{ m.content.split('</think>')[-1].lstrip('\\n') }}"
+        "{% else %}<|{{ m.role }}|>{{ m.content }}{% endif %}{% endfor %}<|a|><think>\n"
+    ),
+    # Takes a switch out of what is said, and knows other names for the roles.
+    "switches": (
+        "{% for m in messages %}<turn>{{ 'model' if m.role == 'assistant' else m.role }}\n"
+        "{{ m.content.replace('/no_think', '').replace('/think', '') | trim }}</turn>\n{% endfor %}"
+    ),
+    # The conversation as JSON.
+    "json": "{% for m in messages %}{{ m.content | tojson }}\n{% endfor %}",
+    "escaped": "{% for m in messages %}{{ m.content | tojson(ensure_ascii=True) }}\n{% endfor %}",
+    "upper": "{% for m in messages %}{{ m.content | upper }}{{ m.content }}\n{% endfor %}",
+    # Texts in pieces, where they are.
+    "pieces": (
+        "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}"
+        "{% for part in m.content %}{{ part.text }}{% endfor %}{% endif %}{% endfor %}"
+    ),
+}
+CHATS = {
+    "short": (SHORT,),
+    "long": (LONG,),
+    "system": (SYSTEM, SHORT),
+    "turns": (SYSTEM, LONG, THOUGHT, Message("user", "And Italy? /no_think")),
+    "code": (CODE,),
+    "smile": (SMILE,),
+    "empty": (Message("system", ""), Message("user", " \n")),
+    "twice": (SHORT, Message("assistant", "Hi"), SHORT),
+}
+
+
+def template(source: str) -> ChatTemplate:
+    return ChatTemplate(source, bos="<s>", eos="</s>")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("chat", CHATS)
+def test_templates_that_show_all_in_their_own_way_are_fine(family: str, chat: str) -> None:
+    made = template(FAMILIES[family])
+    assert made.prompt(CHATS[chat]) == made.render(CHATS[chat])
+
+
+@pytest.mark.parametrize("family", ["chatml", "inst", "reasoning", "json"])
+def test_results_of_tools_are_shown(family: str) -> None:
+    messages = (LONG, Message("assistant", "", tool_calls=(CALL,)), Message("tool", "sunny", tool_call_id="a1b2c3d4e"))
+    assert template(FAMILIES[family]).prompt(messages)
+
+
+@pytest.mark.parametrize(
+    ("source", "messages", "role", "code"),
+    [
+        ("Tell a joke.", (LONG,), "user", ErrorCode.MODEL_INVALID),
+        ("Tell a joke.", (SHORT,), "user", ErrorCode.MODEL_INVALID),
+        ("Hi. I am sure that this is a joke.", (SHORT,), "user", ErrorCode.MODEL_INVALID),
+        ("{{ messages[-1].content }}", (LONG, THOUGHT, SHORT), "user", ErrorCode.MODEL_INVALID),
+        ("{{ messages[0].content }}", (LONG, THOUGHT, Message("user", "Why?")), "user", ErrorCode.MODEL_INVALID),
+        ("{% for m in messages %}{{ m.text }}{% endfor %}", (SMILE,), "user", ErrorCode.MODEL_INVALID),
+        ("{% if messages[0].content | length < 9 %}{{ messages[0].content }}{% endif %}", (LONG,), "user",
+         ErrorCode.MODEL_INVALID),
+        ("{{ messages[0].content[:5] }}", (LONG,), "user", ErrorCode.MODEL_INVALID),
+        ("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}", (SYSTEM, LONG), "system",
+         ErrorCode.USAGE),
+        ("{% for m in messages if m.role != 'tool' %}{{ m.content }}{% endfor %}",
+         (LONG, Message("assistant", "", tool_calls=(CALL,)), Message("tool", "sunny")), "tool", ErrorCode.USAGE),
+    ],
+)  # fmt: skip
+def test_a_message_that_is_left_out_is_an_error(
+    source: str, messages: tuple[Message, ...], role: str, code: ErrorCode
+) -> None:
+    with pytest.raises(RemoteError, match=f"leaves out message . of ., which is the {role}'s") as caught:
+        template(source).prompt(messages)
+    assert caught.value.code is code
+    assert caught.value.hint
+
+
+def test_what_the_assistant_said_may_be_dropped() -> None:
+    source = "{% for m in messages if m.role != 'assistant' %}{{ m.content }}{% endfor %}"
+    assert template(source).prompt((LONG, THOUGHT, SHORT)) == LONG.content + SHORT.content
+
+
+def test_a_template_that_fails_on_the_probe_is_judged_by_the_prompt_alone() -> None:
+    source = "{% if 'mark' in messages[0].content %}{{ 1 / 0 }}{% endif %}{{ messages[0].content }}"
+    assert template(source).prompt((SHORT,)) == "Hi"
+
+
+def test_a_conversation_is_probed_once_for_its_shape() -> None:
+    made = template(CHATML)
+    for word in ("Hi", "Yes", "No"):
+        made.prompt((Message("user", word),))
+    assert len(made._shown_shapes) == 1
+    for turns in range(1, 100):
+        made.prompt(tuple(Message("user", "Hi") for _ in range(turns)))
+    assert len(made._shown_shapes) <= 64
