@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rbee.errors import ConfigError, UsageError
 from rbee.inventory import LOCAL, Inventory, Node, load, parse
 from rbee.inventory.edit import add_node, remove_node
-from rbee.inventory.schema import BACKENDS, FLASH_ATTENTION, KEYS, KV_TYPES, check_name
+from rbee.inventory.schema import BACKENDS, FLASH_ATTENTION, KEYS, KV_TYPES, SANDBOX, check_name
 from rbee.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +106,7 @@ def test_a_node_without_a_host_is_reached_by_its_name() -> None:
         ("[nodes.gpu1]\nctx = 'most'", "neither a whole number nor 'auto'", "ctx"),
         ("[nodes.gpu1]\nkv_type = 'q3_k'", "no type of a KV cache; one of f16", "kv_type"),
         ("[nodes.gpu1]\nflash_attention = true", "expected text", "flash_attention"),
+        ("[nodes.gpu1]\nsandbox = 'yes'", "one of auto, on, off", "sandbox"),
         ("[nodes.gpu1]\nflash_attention = 'yes'", "one of auto, on, off", "flash_attention"),
         ("[nodes.gpu1]\ndevices = 'CUDA0'", "expected a list", "devices"),
         ("[nodes.gpu1]\ndevices = ['CUDA0', 'CUDA0']", "twice", "devices"),
@@ -319,6 +320,7 @@ NODES = st.builds(
     ctx=st.none() | st.just(0) | st.integers(16, 2**20),
     kv_type=st.none() | st.sampled_from(KV_TYPES),
     flash_attention=st.none() | st.sampled_from(FLASH_ATTENTION),
+    sandbox=st.sampled_from(SANDBOX),
     devices=st.none() | st.lists(WORDS, max_size=3, unique=True).map(tuple),
     tensor_split=st.none() | st.lists(st.floats(0.1, 10), min_size=1, max_size=3).map(tuple),
     gpu_layers=st.none() | st.integers(-1, 4096),

@@ -303,6 +303,7 @@ def test_a_healthy_node_has_nothing_to_fix() -> None:
         (b"ram_available_kb=8000000", b"ram_available_kb=8000", "RAM", "warn"),
         (b"kill_user_processes=no", b"kill_user_processes=yes", "KillUserProcesses", "warn"),
         (b"end=yes", b"tmp_problem=/tmp/rbee-1000 is a symbolic link", "sockets", "fail"),
+        (b"end=yes", b"landlock=-1\nlandlock=-2", "sandbox", "warn"),
     ],
 )
 def test_what_is_wrong_is_found_and_has_a_fix(said: bytes, instead: bytes, title: str, level: str) -> None:
@@ -341,3 +342,21 @@ def test_a_node_without_python_is_told_what_happens() -> None:
         each for each in findings(parse(b"".join(lines)), ConnectionFacts(True, None)) if each.title == "Python"
     ]
     assert (finding.level, "uv" in finding.fix) == ("warn", True)
+
+
+@pytest.mark.parametrize(
+    ("lines", "landlock", "words"),
+    [
+        (b"", None, "not known before"),
+        (b"landlock=-2\n", None, "not known before"),
+        (b"landlock=nonsense\nlandlock=\n", None, "not known before"),
+        (b"landlock=-1\n", 0, "no Landlock"),
+        (b"landlock=-2\nlandlock=4\n", 4, "Landlock 4: workers on the processor reach their model"),
+        (b"landlock=999999999999\n", 99, "Landlock 99"),
+    ],
+)
+def test_whether_workers_can_be_confined_is_told(lines: bytes, landlock: int | None, words: str) -> None:
+    found = parse(lines + LINUX)
+    assert found.landlock == landlock
+    (finding,) = [each for each in findings(found, ConnectionFacts(True, None)) if each.title == "sandbox"]
+    assert words in finding.detail

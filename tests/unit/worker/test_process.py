@@ -23,6 +23,7 @@ import httpx
 import pytest
 
 from rbee_remote.protocol import WorkerConfig, WorkerOptions
+from rbee_remote.sandbox import landlock
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.model
@@ -117,13 +118,38 @@ def start(folder: Path, model_path: Path, tmp_path: Path) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def run(**values: Any) -> Process:
-            settings = {"options": WorkerOptions(), "ctx": 512, "keep_alive_s": 60.0, "path": str(model_path), **values}
+            settings = {
+                "options": WorkerOptions(backend="cpu"),
+                "ctx": 512,
+                "keep_alive_s": 60.0,
+                "path": str(model_path),
+                **values,
+            }
             config = WorkerConfig(id="a" * 16, model="m", socket=str(folder / "w.sock"), **settings)
             process = Process(config, tmp_path / "log")
             stack.callback(process.close)
             return process
 
         yield run
+
+
+def test_it_is_confined_before_it_opens_the_model(start: Start) -> None:
+    """What that means is tried out in tests/unit/sandbox; here it is in force for every thread."""
+    if landlock.abi() == 0:
+        pytest.skip("this kernel has no Landlock")
+    worker = start().ready()
+    assert {status["sandbox"] for status in worker.statuses if status["state"] == "idle"} == {"landlock+seccomp"}
+    threads = list(Path(f"/proc/{worker.child.pid}/task").iterdir())
+    assert len(threads) > 1
+    for thread in threads:
+        fields = dict(line.split(":\t", 1) for line in (thread / "status").read_text().splitlines() if ":\t" in line)
+        assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2"), thread
+    assert worker.ask("Hi", max_tokens=4)[1]["finish_reason"] in {"stop", "length"}
+
+
+def test_it_is_not_confined_where_the_inventory_says_so(start: Start) -> None:
+    free = start(sandbox="off").ready()
+    assert {status["sandbox"] for status in free.statuses if status["state"] == "idle"} == {"off"}
 
 
 def test_the_model_answers(start: Start) -> None:
