@@ -35,9 +35,12 @@ class TestOnAWarmNode:
 
     def test_a_deadline(self, shared_rbee: Rbee, warm_node: ContainerNode) -> None:
         shared_rbee("infer", "--node", "gpu1", "--max-tokens", "1", "Hello")
-        words = ("--no-stream", "--node", "gpu1", "--max-tokens", "3000", "--timeout", "4s")
-        error = failure(shared_rbee, 124, *words, prompt=LONG)
-        assert error["code"] == "DEADLINE_EXCEEDED"
+        for seconds in (4, 16, 64):  # a machine at work may have no token after the first
+            words = ("--no-stream", "--node", "gpu1", "--max-tokens", "3000", "--timeout", f"{seconds}s")
+            error = failure(shared_rbee, 124, *words, prompt=LONG)
+            assert error["code"] == "DEADLINE_EXCEEDED"
+            if "saved" in error["details"]:
+                break
         assert re.fullmatch(r"\d+ of \d+ tokens", error["details"]["generated"])
         assert Path(error["details"]["saved"]).read_text().strip()
 
