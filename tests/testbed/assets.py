@@ -42,15 +42,17 @@ def _user_wheels() -> Path:
 
 
 def model() -> Path:
-    """SmolLM2-135M-Instruct: `$RBEE_TEST_MODEL`, the one in the cache, or downloaded once."""
+    """SmolLM2-135M-Instruct: `$RBEE_TEST_MODEL`, else from the cache, downloaded once; a run has a copy of its own."""
     if given := os.environ.get("RBEE_TEST_MODEL"):
         return Path(given)
     cached = cache_folder() / "test-model" / Path(MODEL_FILE).name
-    if _is_whole(cached):
-        return cached
     target = (run.folder() or cache_folder()) / "test-model" / cached.name
     target.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(f"{target}.lock"):
+        if not _is_whole(target) and _is_whole(cached):
+            part = target.with_suffix(".copy")
+            shutil.copyfile(cached, part)
+            part.rename(target)
         if not _is_whole(target):
             _download(target)
     return target

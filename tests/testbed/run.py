@@ -1,7 +1,7 @@
 """A run of the tests has a folder of its own, in place of what is the user's.
 
 Rules
-- The user's caches are read and nothing else: wheels are copied from there, the model is read where it lies.
+- The user's caches are read and nothing else: what a run needs of them is copied.
 - Whatever looks for HOME, a runtime folder, a cache or an agent, in the tests' process or a child of it, finds one of
   the run, or none.
 - pytest's main process makes the folder and removes it; those of xdist inherit it with the environment.
