@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import os
 import subprocess
 import sys
+import tempfile
 import time
 
 from rbee import events
 from rbee.errors import RbeeError
-from rbee.runtime import locked
+from rbee.runtime import locked, pip_settings
 from rbee.runtime.platforms import Target
 from rbee.runtime.wheels import WheelCache
 from rbee.settings import Settings
@@ -31,8 +33,12 @@ def main() -> None:
         wheel = asyncio.run(cache.llama_wheel(Target.here(), "cpu", _Report()))
     except RbeeError as error:
         sys.exit(f"{error.message}\n{error.hint}")
-    words = [sys.executable, "-m", "pip", "--quiet", "install", "--no-deps", "--force-reinstall", str(wheel.path)]
-    subprocess.run(words, check=True)
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as lock:
+        lock.write(f"{wanted.name} @ {wheel.path.as_uri()} --hash=sha256:{wheel.sha256}\n")
+        lock.flush()
+        options = ["--no-index", "--no-deps", "--force-reinstall", "--require-hashes", "--requirement", lock.name]
+        words = [sys.executable, "-I", "-m", "pip", "--quiet", "install", *options]
+        subprocess.run(words, check=True, env={**os.environ, **pip_settings.variables([])})
 
 
 def _installed(name: str) -> str | None:

