@@ -12,9 +12,14 @@ They share the scheduler under one lock (`loop`), and events go from the engine'
 
 from __future__ import annotations
 
+import os
+
 
 def main(argv: list[str]) -> int:
     """Run a worker from `argv` (without the command's name); its exit status."""
+    # Else numpy's library starts a thread for each core when it is imported, which the sandbox would not bind. Nothing
+    # here multiplies matrices with numpy.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     from rbee_remote.worker.main import main as run
 
     return run(argv)
