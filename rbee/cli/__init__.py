@@ -42,9 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["--version"]:  # what one types by habit
         words[0] = "version"
-    os.umask(0o077)  # what is made here is this user's alone, whatever the login's umask
+    os.umask(0o077)  # what is made here is this user's alone: what others can write, rbee refuses the next time
     state = State()
-    os.umask(os.umask(0o077) | 0o022)  # what others could write, rbee itself would refuse the next time
     _open_closed_streams()
     try:
         return _run(words, state)
