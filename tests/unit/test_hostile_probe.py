@@ -146,13 +146,14 @@ async def _scripts(found: Probe) -> list[str]:
     connection.answer("", b"{}")
     with pytest.raises(NodeError):
         await attach._start_hive(connection, found, ready)
+    placed, staging = node_scripts.wheel_path(found.home, wheel), node_scripts.staging_path(found.home, "n" * 12)
     scripts = [
         *connection.scripts,
         node_scripts.prepare(found.home),
         node_scripts.discard(place),
         node_scripts.fetch_python(place, "3.12", 60),
         node_scripts.create_runtime(place, "n" * 12, "k" * 16, [wheel]),
-        node_scripts.build_wheel(place, "n" * 12, node_scripts.wheel_path(found.home, wheel), [wheel], "-DX=ON"),
+        node_scripts.build_wheel(place, staging, placed, [(wheel, placed)], "-DX=ON"),
         upload._script(upload.Upload.of(b"", f"{found.home}/payloads/p", sha256="a" * 64, mode=0o644, keeper_id="k")),
         " ".join(map(quote, (*ready.command, "pipe", f"{found.run_dir}/hive.sock", "--ready"))),
     ]
