@@ -21,7 +21,9 @@ def test_out_of_the_box(rbee: Rbee) -> None:
     result = rbee("infer", "--max-tokens", "16", "Why is the sky blue?")
     assert result.stdout.strip()
     assert "local" in result.stderr
-    assert len(rbee.node_processes()) == 2
+    commands = {word for process in rbee.node_processes() for word in process.info["cmdline"]}
+    assert len(rbee.node_processes()) == 3
+    assert commands >= {"hive", "worker", "render"}
     assert list(rbee.user_home.iterdir()) == []
 
 
