@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,8 @@ REPORT_EVERY_S = 10.0
 
 
 def main() -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C does: the compilers end first
+        signal.signal(number, signal.default_int_handler)
     wanted = locked.llama()
     if _installed(wanted.name) == wanted.version:
         return

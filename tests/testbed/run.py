@@ -21,7 +21,7 @@ _FOLDER, _WHEELS = "TESTBED_FOLDER", "TESTBED_USER_WHEELS"
 #: What tells programs of the user's settings, secrets and folders, and is not for those under test.
 _PRIVATE = ("RBEE_HOME", "RBEE_INVENTORY", "RBEE_WHEEL_INDEX", "HF_", "HUGGING_FACE_", "SSH_", "XDG_")
 #: What a platform's tests need of a cache: nothing that was built for a GPU.
-_WHEELS_OF_INTEREST = ("base-*", "tools-*", "uv-*", "llama/cpu-*")
+_WHEELS_OF_INTEREST = ("base-*", "build-*", "uv-*", "llama/cpu-*")
 
 
 def begin() -> None:
