@@ -89,7 +89,7 @@ async def test_uv_of_another_platform_is_the_locked_file(index: PackageIndex, ca
     index.lock(locked.UV, wheel)
     binary = await cache.uv_binary(replace(NODE, machine="aarch64"), lambda _: None)
     assert binary.read_bytes() == b"#!good"
-    assert binary.stat().st_mode & 0o777 == 0o755
+    assert binary.stat().st_mode & 0o777 == 0o700
 
 
 async def test_a_file_that_was_changed_in_the_cache_goes_to_no_node(index: PackageIndex, cache: WheelCache) -> None:

@@ -26,8 +26,10 @@ from tests.unit.hive.conftest import HiveFolder
 RESIDENT_LIMIT_MB = 60
 
 
-def test_a_lock_whose_file_was_removed_meanwhile_makes_no_hive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    layout = Layout(home=tmp_path / "home", run_dir=tmp_path / "run")
+def test_a_lock_whose_file_was_removed_meanwhile_makes_no_hive(
+    folder: HiveFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = folder.layout
     layout.prepare()
     lock = fcntl.flock
 
