@@ -40,6 +40,7 @@ ALLOWED = {
     "remote/rbee_remote/protocol/audit_log.py": SHOWN,
     "remote/rbee_remote/sweep/common.py": AGE,
     "remote/rbee_remote/worker/chat.py": SHOWN,
+    "remote/rbee_remote/worker/render.py": "so that the time zone is read while files can be",
     "remote/rbee_remote/worker/openai/answer.py": SHOWN,
     "remote/rbee_remote/worker/openai/routes.py": SHOWN,
 }
