@@ -60,21 +60,27 @@ async def attach(connection: Connection, node: Node, context: Context, registry:
     """
     began = time.monotonic()
     payload = build_payload()
-    found = await probe(connection, node)
-    check_home(found)
-    check_run_dir(found)
+    found = await _probe(connection, node)
     probed = time.monotonic()
     if bootstrap.is_complete(found, node, payload, context):
         ready = await bootstrap.ensure(connection, found, node, payload, context=context, emit=emit)
     else:
         async with keeper_lock(context.settings, f"bootstrap-{node.name}", f"prepares {node.name}", emit):
-            found = await probe(connection, node)
+            found = await _probe(connection, node)
             ready = await bootstrap.ensure(connection, found, node, payload, context=context, emit=emit)
     connection.pipe_command = (*ready.command, "pipe")
     hive, info = await _current_hive(connection, node, found, ready, context, emit)
     _remember(registry, node, connection, found, ready, info)
     done = time.monotonic()
     return Attached(hive, info, found, ready, probed - began, done - probed, payload)
+
+
+async def _probe(connection: Connection, node: Node) -> Probe:
+    """Raises as `probe`, and NodeError NODE_UNSUPPORTED where others could change what rbee has on the node."""
+    found = await probe(connection, node)
+    check_home(found)
+    check_run_dir(found)
+    return found
 
 
 async def _current_hive(

@@ -63,6 +63,15 @@ printf '%s:%s:%d\\n' rbee-end {nonce} $?; exit 0
 """.encode()
 
 
+def checked(check: str, words: str) -> bytes:
+    """`exec words`, with the stdin that follows, where the script `check` ends with 0; else the shell ends with 127."""
+    return f"""{EMPTY_LINES}{_BE_SH}( {_UNDO}
+{check}
+) </dev/null || exit 127
+exec {words}
+""".encode()
+
+
 class Markers:
     """Finds noise, answer and status in a stream of bytes. Pure: bytes in, bytes out."""
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 
 from rbee.connection import Connection, quote
+from rbee.danger import danger_script
 from rbee.errors import NodeError
 from rbee.inventory import Node
 from rbee_remote.protocol import HIVE_SOCKET, ErrorCode
@@ -127,7 +128,7 @@ async def probe(connection: Connection, node: Node) -> Probe:
 def script(home: str | None) -> str:
     """The probe's script. home: as in the inventory."""
     text = files("rbee").joinpath("probe.sh").read_text(encoding="utf-8")
-    return f"home_wanted={quote(home or '')}\n{text}"
+    return f"home_wanted={quote(home or '')}\n{danger_script()}{text}"
 
 
 def parse(output: bytes) -> Probe:

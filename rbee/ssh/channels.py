@@ -17,8 +17,9 @@ from pathlib import Path
 import asyncssh
 
 from rbee.connection import ConnectTimings, OnBytes, Stream, Transport, quote
+from rbee.danger import is_safe
 from rbee.errors import ConnectError, NodeError, RbeeError
-from rbee.markers import EMPTY_LINES, MAX_NOISE, new_nonce, prints_without_end
+from rbee.markers import MAX_NOISE, checked, new_nonce, prints_without_end
 from rbee.shell import Shell, ShellConnection, Stderr, lost, read_before, start_by
 from rbee.ssh.sessions import Sessions
 from rbee.upload import Upload, send
@@ -207,7 +208,7 @@ class SSHConnection(ShellConnection):
         try:
             # An echo of this line is not the answer: there, a quote stands before the end of the line.
             with suppress(ConnectError):  # a shell that has ended already says why to whoever reads
-                await shell.write(f"{EMPTY_LINES}{_still_ours(command)}exec {words} '{nonce}'\n".encode())
+                await shell.write(checked(_still_ours(command), f"{words} '{nonce}'"))
             return PipeStream(shell, await _until_ready(shell, socket, f"{nonce}\n".encode()))
         except BaseException:
             await shell.aclose()
@@ -215,9 +216,10 @@ class SSHConnection(ShellConnection):
 
 
 def _still_ours(command: Sequence[str]) -> str:
-    """What ends the shell with 127 where the home that `command` was remembered from is not this user's any more."""
+    """Whether the home that `command` was remembered from still is this user's: on a shared disk it can have been
+    cleaned away and made again by somebody else."""
     home = next((word.rpartition("/payloads/")[0] for word in command if "/payloads/" in word), "")
-    return f'real=$(cd {quote(home)} && pwd -P) && [ -O "$real" ] && [ ! -L "$real" ] || exit 127; ' if home else ""
+    return is_safe(home) if home else ":"
 
 
 _FORBIDDEN = (asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, asyncssh.OPEN_UNKNOWN_CHANNEL_TYPE)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import pwd
 import subprocess
 from pathlib import Path
 
@@ -233,8 +235,9 @@ def test_the_home_is_expanded_on_the_node(home: str | None, expected: str, tmp_p
 
 def test_the_script_works_without_an_environment() -> None:
     found = _run(None, {})
-    assert found.home.endswith("/.rbee/node")
-    assert found.user
+    own = pwd.getpwuid(os.geteuid())
+    assert found.home == f"{own.pw_dir.rstrip('/')}/.rbee/node"
+    assert (found.user, found.shell) == (own.pw_name, own.pw_shell)
 
 
 def test_the_script_sees_what_stands_in_the_home_and_leaves_nothing_there(tmp_path: Path) -> None:
