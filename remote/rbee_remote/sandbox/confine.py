@@ -82,7 +82,8 @@ def _guard(rules: Sequence[Rule], *, filtered: bool, may_execute: bool) -> list[
         _log.info("no Landlock here: %s", error.strerror)
     if filtered:
         try:
-            seccomp.restrict(may_execute=may_execute)
+            scoped = "landlock" in done and landlock.keeps_signals()
+            seccomp.restrict(may_execute=may_execute, may_signal=may_execute and scoped)
             done.append("seccomp")
         except (OSError, NotImplementedError) as error:
             _log.info("no filter on system calls here: %s", error)

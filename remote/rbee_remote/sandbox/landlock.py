@@ -50,6 +50,11 @@ def abi() -> int:
     return 0
 
 
+def keeps_signals() -> bool:
+    """Whether who is restricted can signal itself and its children alone, as far as Landlock is asked."""
+    return abi() >= _SCOPE_ABI
+
+
 def restrict(rules: Sequence[Rule]) -> None:
     """From now on this thread may do with files what `rules` say, use no TCP, and signal and reach nobody outside.
 

@@ -24,7 +24,8 @@ from rbee_remote.sandbox.landlock import (
 
 _READ = READ_FILE | READ_DIR
 _RUN = _READ | EXECUTE
-_WRITE = _READ | WRITE_FILE | TRUNCATE | MAKE_REG | MAKE_DIR | REMOVE_FILE | REMOVE_DIR
+_LOG = _READ | WRITE_FILE | TRUNCATE | MAKE_REG | REMOVE_FILE  # a log that is renamed is removed where it was
+_WRITE = _LOG | MAKE_DIR | REMOVE_DIR
 _DEVICE = READ_FILE | READ_DIR | WRITE_FILE | IOCTL_DEV
 
 _LIBRARIES = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/usr/local/lib64")
@@ -51,8 +52,8 @@ def reading(model: str) -> list[Rule]:
 def serving(model: str, *, run_dir: str, logs: str) -> list[Rule]:
     """For a worker: it removes its socket at its end, and writes the audit log where its hive is gone. Its own log and
     its socket are open by then. logs: "" for none."""
-    rules = [*reading(model), Rule(run_dir, REMOVE_FILE | REMOVE_DIR)]
-    return rules + [Rule(logs, _WRITE)] * bool(logs)
+    rules = [*reading(model), Rule(run_dir, REMOVE_FILE)]
+    return rules + [Rule(logs, _LOG)] * bool(logs)
 
 
 def driving_gpus() -> list[Rule]:

@@ -32,6 +32,8 @@ MOST = 4
 COMPANY_AFTER_S = 0.05
 #: Seconds until a process that does not even compute, on a machine that stands still, is given up.
 WALL_S = 60.0
+#: Seconds that a process may take to end: some more than a request may compute.
+_PATIENCE_S = 3.0 * CPU_S
 #: Characters of a template, and of the text of a token. The longest templates known have 30,000.
 MOST_TEMPLATE = 2**20
 
@@ -183,12 +185,21 @@ class _Process:
         return self._process.returncode is None
 
     async def kill(self) -> None:
+        """Where the worker's sandbox lets it signal nobody it ends by itself: with its stdin, or at its bound on time.
+
+        Should even that not be so, it is left to the hive, which ends a worker's whole group."""
         with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
+            try:
+                self._process.kill()
+            except PermissionError:
+                assert self._process.stdin is not None
+                self._process.stdin.close()
+        with anyio.move_on_after(_PATIENCE_S):
+            await self._process.wait()
         transport = getattr(self._process, "_transport", None)
         if transport is not None:
-            transport.close()
+            with contextlib.suppress(PermissionError):
+                transport.close()
 
 
 def _opening(info: ModelInfo) -> bytes:
