@@ -46,8 +46,6 @@ HINT = "use --raw to send the prompt without the model's chat template"
 
 #: Characters of an error's text that are passed on: a template can raise one of any length.
 _MOST_WORDS = 500
-#: Kinds of conversation whose probe is remembered.
-_MOST_SHAPES = 64
 
 
 class TooLong(Exception):
@@ -62,7 +60,6 @@ class ChatTemplate:
 
     def __init__(self, source: str | None, *, bos: str, eos: str) -> None:
         self._special = {"bos_token": bos, "eos_token": eos}
-        self._shown_shapes: dict[str, frozenset[int] | None] = {}
         try:
             self._template = _environment().from_string(source or CHATML)
         except MemoryError:
@@ -76,9 +73,9 @@ class ChatTemplate:
         """`render`, and nothing that was said is left out. Raises RemoteError as that and `left_out.error` do."""
         text = self.render(messages, tools, most=most)
         turns = [self._turn(message) for message in messages]
-        missing = left_out.find(turns, text, lambda: self._shown(turns, tools))
-        if missing is not None:
-            raise left_out.error(turns, missing)
+        missing = self._not_in(text, turns, tools, most)
+        if missing:
+            raise left_out.error(turns, missing[0])
         return text
 
     def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = (), *, most: int = 2**24) -> str:
@@ -107,7 +104,7 @@ class ChatTemplate:
                 ErrorCode.MODEL_INVALID, f"the model's chat template fails: {_words(error)}", hint=HINT
             ) from error
 
-    def _render(self, turns: list[dict[str, Any]], tools: Sequence[dict[str, Any]] = (), most: int = 2**20) -> str:
+    def _render(self, turns: list[dict[str, Any]], tools: Sequence[dict[str, Any]], most: int) -> str:
         chunks = self._template.generate(
             messages=turns,
             add_generation_prompt=True,
@@ -118,17 +115,15 @@ class ChatTemplate:
         )
         return _joined(chunks, most)
 
-    def _shown(self, turns: list[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> frozenset[int] | None:
-        """Which messages of such a conversation get into the prompt, by a probe whose contents nothing else in it can
-        be mistaken for; None where the template fails on the probe."""
-        shape = left_out.shape_of(turns, tools=bool(tools))
-        if shape not in self._shown_shapes:
-            if len(self._shown_shapes) >= _MOST_SHAPES:
-                self._shown_shapes.pop(next(iter(self._shown_shapes)))
-            probe = left_out.marked(turns)
-            prompt = self._try(probe, tools)
-            self._shown_shapes[shape] = left_out.marks_in(prompt, len(turns)) if prompt else None
-        return self._shown_shapes[shape]
+    def _not_in(self, text: str, turns: list[dict[str, Any]], tools: Sequence[dict[str, Any]], most: int) -> list[int]:
+        """The messages that are left out of `text`, their prompt."""
+
+        def shown() -> frozenset[int] | None:
+            """None where the template fails on the probe."""
+            probe = self._try(left_out.marked(turns), tools, most)
+            return left_out.marks_in(probe) if probe else None
+
+        return left_out.find(turns, text, shown)
 
     def _turn(self, message: Message) -> dict[str, Any]:
         """A message as templates know it. Keys that say nothing are left out: many ask only whether they are there."""
@@ -166,10 +161,10 @@ class ChatTemplate:
             return f"{{'{_PROBE}'" not in shown
         return not self._try(_called(json.dumps({_PROBE: 1})), [_PROBE_TOOL])
 
-    def _try(self, turns: list[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> str:
+    def _try(self, turns: list[dict[str, Any]], tools: Sequence[dict[str, Any]], most: int = 2**20) -> str:
         """What the template makes of it; nothing where it fails."""
         try:
-            return self._render(turns, tools)
+            return self._render(turns, tools, most)
         except MemoryError:
             raise
         except Exception:  # a template is a program that came with the model: it can fail in any way

@@ -11,10 +11,13 @@ Templates may strip white space, write JSON, put the system's message before the
 A message counts as shown when the prompt has it word for word and it is long enough to be no coincidence; else when
 half of its words stand there, and the mark that a probe puts in its place does too. What a template does on purpose,
 such as saying the opposite right after it, no look at the prompt can tell.
+
+All of it takes time in proportion to the prompt, however many messages there are and wherever they stand.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -25,41 +28,47 @@ from rbee_remote.protocol import ErrorCode, RemoteError
 _LOOKED_AT = ("system", "user", "tool")
 #: Characters from which on a text that stands in a prompt is the message, and not a part of the template.
 _NO_COINCIDENCE = 16
-#: Words of a message that are looked for, each of them in the whole prompt.
+#: Words of a message that are looked for.
 _WORDS = 1000
+#: Characters that are read to find messages that are not in their place, a fifth of a second's work; and how often
+#: the whole prompt is read on top of that. After that the probe alone tells.
+_MOST_READ = 2**27
+_MOST_TIMES = 16
+#: What templates take out of a text, such as /no_think; it can be all of it.
+_SWITCH = re.compile(r"(?<!\S)/\w+(?!\S)")
+_MARK = re.compile(r"rbee([0-9]{1,9})mark")
 
 Turn = dict[str, Any]
 
 
-def find(turns: Sequence[Turn], prompt: str, shown: Callable[[], frozenset[int] | None]) -> int | None:
-    """The first message that `prompt` leaves out; None for none. shown: the messages that a probe shows, None where
-    that failed; called where the prompt alone does not tell."""
+def find(turns: Sequence[Turn], prompt: str, shown: Callable[[], frozenset[int] | None]) -> list[int]:
+    """The messages that `prompt` leaves out. shown: those that a probe shows, None where that failed; called once at
+    most, and only where the prompt alone does not tell."""
+    shown = functools.cache(shown)
+    search, missing = _Search(prompt), []
     for index, turn in enumerate(turns):
         content = turn["content"].strip()
         if turn["role"] not in _LOOKED_AT or not content:
             continue
-        if len(content) >= _NO_COINCIDENCE and content in prompt:
+        if len(content) >= _NO_COINCIDENCE and search.has(content):
             continue
         seen = shown()
-        if (seen is not None and index not in seen) or not _mostly_in(content, prompt):
-            return index
-    return None
-
-
-def shape_of(turns: Sequence[Turn], *, tools: bool) -> str:
-    """Conversations of one shape are alike to a template, but for what is said."""
-    return json.dumps([tools, [[turn["role"], bool(turn["content"].strip()), sorted(turn)] for turn in turns]])
+        if (seen is not None and index not in seen) or not search.has_most_of(content):
+            missing.append(index)
+    return missing
 
 
 def marked(turns: Sequence[Turn]) -> list[Turn]:
-    """The conversation with a mark for what each one says."""
-    return [{**turn, "content": _mark(index)} if turn["content"].strip() else turn for index, turn in enumerate(turns)]
+    """The conversation with a mark for what each one says: letters and digits alone, so that no way of writing changes
+    it, and nothing else in it can be mistaken for it."""
+    return [
+        {**turn, "content": f"rbee{index}mark"} if turn["content"].strip() else turn for index, turn in enumerate(turns)
+    ]
 
 
-def marks_in(prompt: str, count: int) -> frozenset[int]:
-    """The messages, of `count`, whose mark is there."""
-    prompt = prompt.lower()
-    return frozenset(index for index in range(count) if _mark(index) in prompt)
+def marks_in(prompt: str) -> frozenset[int]:
+    """The messages whose mark is there."""
+    return frozenset(int(index) for index in _MARK.findall(prompt.lower()))
 
 
 def error(turns: Sequence[Turn], index: int) -> RemoteError:
@@ -73,7 +82,10 @@ def error(turns: Sequence[Turn], index: int) -> RemoteError:
             hint="use --raw to send the prompt without the model's chat template",
             details=details,
         )
-    hint = "say it in the user's message" if role == "system" else "load a model that was trained to call tools"
+    hint = "load a model that was trained to call tools"
+    if role == "system":
+        first_alone = index == 0 and [turn["role"] for turn in turns].count("system") == 1
+        hint = "say it in the user's message" + ("" if first_alone else ", or in one system message at the beginning")
     return RemoteError(
         ErrorCode.USAGE,
         f"the model's chat template leaves out {which}: the model would not see it",
@@ -82,19 +94,43 @@ def error(turns: Sequence[Turn], index: int) -> RemoteError:
     )
 
 
-def _mark(index: int) -> str:
-    """Letters and digits alone, so that no way of writing changes it; none is the beginning of another."""
-    return f"rbee{index}mark"
+class _Search:
+    """For messages in a prompt. They mostly stand there in their order, so each is looked for behind the one before
+    it, and then everywhere, as long as there is time for that."""
 
+    def __init__(self, prompt: str) -> None:
+        self._prompt = prompt
+        self._at = 0
+        self._left = _MOST_READ + _MOST_TIMES * len(prompt)
 
-def _mostly_in(content: str, prompt: str) -> bool:
-    """Whether half of the words stand in the prompt, in their order, or all of it as JSON writes it."""
-    words = (re.findall(r"\w+", content) or list("".join(content.split())))[:_WORDS]
-    found, at = 0, 0
-    for word in words:
-        here = prompt.find(word, at)
-        if here >= 0:
-            found, at = found + 1, here + len(word)
-    return 2 * found >= len(words) or any(
-        json.dumps(content, ensure_ascii=ascii_only)[1:-1] in prompt for ascii_only in (False, True)
-    )
+    def has(self, content: str) -> bool:
+        return self._has([content], least=1)
+
+    def has_most_of(self, content: str) -> bool:
+        """Half of the words in their order, or all of it as JSON writes it. Yes where there is no time left."""
+        said = _SWITCH.sub("", content)
+        words = (re.findall(r"\w+", said) or list("".join(said.split())))[:_WORDS]
+        return (
+            self._has(words, least=(len(words) + 1) // 2)
+            or any(self.has(json.dumps(content, ensure_ascii=ascii_only)[1:-1]) for ascii_only in (False, True))
+            or self._left < 0
+        )
+
+    def _has(self, pieces: Sequence[str], *, least: int) -> bool:
+        for start in sorted({self._at, 0}, reverse=True):
+            found, at = 0, start
+            for piece in pieces:
+                here = self._find(piece, at)
+                if here >= 0:
+                    found, at = found + 1, here + len(piece)
+            if found >= least:
+                self._at = at
+                return True
+        return False
+
+    def _find(self, piece: str, start: int) -> int:
+        if self._left < 0:
+            return -1
+        here = self._prompt.find(piece, start)
+        self._left -= (here if here >= 0 else len(self._prompt)) - start
+        return here

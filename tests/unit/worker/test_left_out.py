@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from rbee_remote.protocol import ErrorCode, Message, RemoteError
+from rbee_remote.worker import left_out
 from rbee_remote.worker.chat import CHATML, ChatTemplate
 
 SYSTEM = Message("system", "You answer in one word.")
@@ -63,6 +66,7 @@ CHATS = {
     "smile": (SMILE,),
     "empty": (Message("system", ""), Message("user", " \n")),
     "twice": (SHORT, Message("assistant", "Hi"), SHORT),
+    "switch alone": (Message("system", "/no_think"), SHORT, THOUGHT, Message("user", "/think")),
 }
 
 
@@ -78,9 +82,13 @@ def test_templates_that_show_all_in_their_own_way_are_fine(family: str, chat: st
 
 
 @pytest.mark.parametrize("family", ["chatml", "inst", "reasoning", "json"])
-def test_results_of_tools_are_shown(family: str) -> None:
-    messages = (LONG, Message("assistant", "", tool_calls=(CALL,)), Message("tool", "sunny", tool_call_id="a1b2c3d4e"))
-    assert template(FAMILIES[family]).prompt(messages)
+@pytest.mark.parametrize("system", [()])
+def test_results_of_tools_are_shown(family: str, system: tuple[Message, ...]) -> None:
+    """In one step, in the next, two at once, and after the next question."""
+    call = Message("assistant", "", tool_calls=(CALL,))
+    sunny, rainy = (Message("tool", word, tool_call_id="a1b2c3d4e") for word in ("sunny", '{"sky": "rain"}'))
+    for steps in ((call, sunny), (call, sunny, call, rainy), (call, sunny, rainy), (call, sunny, THOUGHT, SHORT)):
+        assert template(FAMILIES[family]).prompt((*system, LONG, *steps))
 
 
 @pytest.mark.parametrize(
@@ -99,6 +107,18 @@ def test_results_of_tools_are_shown(family: str) -> None:
          ErrorCode.USAGE),
         ("{% for m in messages if m.role != 'tool' %}{{ m.content }}{% endfor %}",
          (LONG, Message("assistant", "", tool_calls=(CALL,)), Message("tool", "sunny")), "tool", ErrorCode.USAGE),
+        ("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
+         (SYSTEM, LONG, Message("assistant", "", tool_calls=(CALL,)), Message("tool", "sunny")), "system",
+         ErrorCode.USAGE),
+        ("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}", (SYSTEM, THOUGHT), "system",
+         ErrorCode.USAGE),
+        ("{% for m in messages %}{% if loop.last or m.role != 'user' %}{{ m.content }}{% endif %}{% endfor %}",
+         (SYSTEM, LONG, Message("assistant", "", tool_calls=(CALL,)), Message("tool", "sunny")), "user",
+         ErrorCode.MODEL_INVALID),
+        ("{% for m in messages %}{% if loop.first or m.role != 'system' %}{{ m.content }}{% endif %}{% endfor %}",
+         (SYSTEM, LONG, THOUGHT, Message("system", "Now in two.")), "system", ErrorCode.USAGE),
+        ("{{ messages[0].content }}", (Message("user", "/think"), THOUGHT, Message("user", "/think")), "user",
+         ErrorCode.MODEL_INVALID),
     ],
 )  # fmt: skip
 def test_a_message_that_is_left_out_is_an_error(
@@ -120,11 +140,66 @@ def test_a_template_that_fails_on_the_probe_is_judged_by_the_prompt_alone() -> N
     assert template(source).prompt((SHORT,)) == "Hi"
 
 
-def test_a_conversation_is_probed_once_for_its_shape() -> None:
-    made = template(CHATML)
-    for word in ("Hi", "Yes", "No"):
-        made.prompt((Message("user", word),))
-    assert len(made._shown_shapes) == 1
-    for turns in range(1, 100):
-        made.prompt(tuple(Message("user", "Hi") for _ in range(turns)))
-    assert len(made._shown_shapes) <= 64
+@pytest.mark.parametrize(
+    ("messages", "advice"),
+    [
+        ((SYSTEM, SHORT), "say it in the user's message"),
+        ((SHORT, SYSTEM), "say it in the user's message, or in one system message at the beginning"),
+        ((SYSTEM, SYSTEM, SHORT), "say it in the user's message, or in one system message at the beginning"),
+    ],
+)
+def test_where_else_to_say_what_the_system_says(messages: tuple[Message, ...], advice: str) -> None:
+    with pytest.raises(RemoteError) as caught:
+        template("{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | join }}").prompt(
+            messages
+        )
+    assert caught.value.hint == advice
+
+
+class Counted(str):
+    """A prompt that knows how many of its characters were looked at."""
+
+    __slots__ = ("read",)
+
+    def find(self, piece: str, start: int = 0) -> int:  # type: ignore[override]
+        here = super().find(piece, start)
+        self.read = getattr(self, "read", 0) + (here if here >= 0 else len(self)) - start
+        return here
+
+
+@pytest.mark.parametrize(
+    "said", ["Hi", 'She said "no", and went on with it.', "/no_think Who? And why, and what then?"]
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_work_grows_with_the_conversation_and_no_faster(
+    monkeypatch: pytest.MonkeyPatch, family: str, said: str
+) -> None:
+    """5,000 turns: the template runs for the prompt and one probe of it, whose marks are looked for once."""
+    monkeypatch.setattr(left_out, "_MOST_READ", 0)
+    made, renders, read = template(FAMILIES[family]), [], []
+    render, find = made._render, left_out.find
+
+    def counting(*args: Any) -> str:
+        renders.append(args)
+        return render(*args)
+
+    def finding(turns: Any, prompt: str, shown: Any) -> list[int]:
+        counted = Counted(prompt)
+        missing = find(turns, counted, shown)
+        read.append(getattr(counted, "read", 0) / len(prompt))
+        return missing
+
+    monkeypatch.setattr(made, "_render", counting)
+    monkeypatch.setattr(left_out, "find", finding)
+    assert made.prompt([Message("user", said)] * 5000)
+    assert len(renders) <= 2
+    assert max(read) < 20
+
+
+def test_a_message_is_found_wherever_it_stands() -> None:
+    """Newest first, so none of them stands behind the one before it."""
+    messages = [Message("user", f"{number} " * 5) for number in range(2000)]
+    assert template("{% for m in messages | reverse %}{{ m.content }}\n{% endfor %}").prompt(messages)
+    swallowing = "{% for m in messages | reverse if '1234 ' not in m.content %}{{ m.content }}\n{% endfor %}"
+    with pytest.raises(RemoteError, match="leaves out message 1235 of 2000"):
+        template(swallowing).prompt(messages)
