@@ -73,7 +73,7 @@ class ChatTemplate:
         """`render`, and nothing that was said is left out. Raises RemoteError as that and `left_out.error` do."""
         text = self.render(messages, tools, most=most)
         turns = [self._turn(message) for message in messages]
-        missing = self._not_in(text, turns, tools, most)
+        missing = self._missing(turns, tools, text, most)
         if missing:
             raise left_out.error(turns, missing[0])
         return text
@@ -114,6 +114,15 @@ class ChatTemplate:
             **self._special,
         )
         return _joined(chunks, most)
+
+    def _missing(self, turns: list[dict[str, Any]], tools: Sequence[dict[str, Any]], text: str, most: int) -> list[int]:
+        """As `_not_in`, but for a system's message that would be there if nobody had spoken after the user."""
+        missing = self._not_in(text, turns, tools, most)
+        asked = left_out.until_asked(turns)
+        if not any(turns[index]["role"] == "system" for index in missing) or not 0 < len(asked) < len(turns):
+            return missing
+        then = self._not_in(self._try(asked, tools, most), asked, tools, most)
+        return [index for index in missing if turns[index]["role"] != "system" or index >= len(asked) or index in then]
 
     def _not_in(self, text: str, turns: list[dict[str, Any]], tools: Sequence[dict[str, Any]], most: int) -> list[int]:
         """The messages that are left out of `text`, their prompt."""

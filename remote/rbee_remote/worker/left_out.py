@@ -6,6 +6,8 @@ Templates may strip white space, write JSON, put the system's message before the
 - **user**: MODEL_INVALID. Such a template is of no use for a chat.
 - **system**, **tool**: USAGE, as where a template refuses them in words. The chat works without them, and whoever wrote
   one has to know that the model would not have seen it.
+  The system's may be gone once a tool has answered, if it was there when the user had asked: Mistral's models were
+  trained so.
 - **assistant** is not looked at: good templates drop the reasoning of earlier turns, or the text beside a call.
 
 A message counts as shown when the prompt has it word for word and it is long enough to be no coincidence; else when
@@ -56,6 +58,12 @@ def find(turns: Sequence[Turn], prompt: str, shown: Callable[[], frozenset[int] 
         if (seen is not None and index not in seen) or not search.has_most_of(content):
             missing.append(index)
     return missing
+
+
+def until_asked(turns: Sequence[Turn]) -> list[Turn]:
+    """The conversation as it was when the user had said their last."""
+    last = max((index for index, turn in enumerate(turns) if turn["role"] == "user"), default=-1)
+    return list(turns[: last + 1])
 
 
 def marked(turns: Sequence[Turn]) -> list[Turn]:

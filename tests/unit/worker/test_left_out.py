@@ -35,6 +35,15 @@ FAMILIES = {
         "{{ m.content }}[/INST]{% elif m.role == 'assistant' %} {{ m.content }}</s>"
         "{% elif m.role == 'tool' %}[RESULT] {{ {'content': m.content} | tojson }}[/RESULT]{% endif %}{% endfor %}"
     ),
+    # So does this, and only while the user's is the last of all: not once a tool has answered.
+    "inst-last": (
+        "{% if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set rest = messages[1:] %}"
+        "{% else %}{% set rest = messages %}{% endif %}{% for m in rest %}"
+        "{% if m.role == 'user' %}[INST]{% if loop.last and system is defined %}{{ system }}\n\n{% endif %}"
+        "{{ m.content }}[/INST]{% elif m.role == 'tool' %}[RESULT]{{ m.content }}[/RESULT]"
+        "{% elif m.role == 'assistant' %}{{ m.content }}</s>"
+        "{% else %}{{ raise_exception('only user, assistant and tool') }}{% endif %}{% endfor %}"
+    ),
     # Drops the reasoning of earlier turns, and their text beside calls.
     "reasoning": (
         "{% for m in messages %}{% if m.role == 'assistant' and m.tool_calls %}"
@@ -66,6 +75,7 @@ CHATS = {
     "smile": (SMILE,),
     "empty": (Message("system", ""), Message("user", " \n")),
     "twice": (SHORT, Message("assistant", "Hi"), SHORT),
+    "prefill": (SYSTEM, LONG, Message("assistant", "It")),
     "switch alone": (Message("system", "/no_think"), SHORT, THOUGHT, Message("user", "/think")),
 }
 
@@ -81,8 +91,8 @@ def test_templates_that_show_all_in_their_own_way_are_fine(family: str, chat: st
     assert made.prompt(CHATS[chat]) == made.render(CHATS[chat])
 
 
-@pytest.mark.parametrize("family", ["chatml", "inst", "reasoning", "json"])
-@pytest.mark.parametrize("system", [()])
+@pytest.mark.parametrize("family", ["chatml", "inst", "inst-last", "reasoning", "json"])
+@pytest.mark.parametrize("system", [(), (SYSTEM,), (Message("system", "Brief!"),)])
 def test_results_of_tools_are_shown(family: str, system: tuple[Message, ...]) -> None:
     """In one step, in the next, two at once, and after the next question."""
     call = Message("assistant", "", tool_calls=(CALL,))
