@@ -12,6 +12,7 @@ import contextlib
 import json
 import random
 import re
+import resource
 import signal
 import sys
 import time
@@ -50,7 +51,7 @@ from rbee_remote.protocol import (
     encode,
 )
 from rbee_remote.reader import end_with_reader
-from rbee_remote.sandbox import harden
+from rbee_remote.sandbox import harden, limits
 
 TRIES = 6
 TRIES_WITHOUT_NETWORK = 2
@@ -58,6 +59,9 @@ TRIES_WHEN_CORRUPT = 2
 MAX_DELAY_S = 30.0
 PROGRESS_INTERVAL_S = 0.2
 CONNECT_TIMEOUT_S = 10.0
+#: Bytes of address space, for what no bound elsewhere has thought of. A download has 180 MB of them mapped, of which it
+#: uses 40; the longest answer of the hub adds up to 400 MB, and some systems map 200 MB of languages.
+MOST_MEMORY = 2**30
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 #: What a header can carry; what cannot be a token must not come near the HTTP library, whose errors would quote it.
@@ -82,6 +86,8 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _on_sigterm)
     harden()
+    if sys.platform.startswith("linux"):  # what macOS counts is another thing
+        limits.lower(resource.RLIMIT_AS, MOST_MEMORY)
     end_with_reader()
     try:
         request = decode(DownloadRequest, json.load(sys.stdin))
@@ -98,6 +104,11 @@ def main(argv: list[str]) -> int:
         # Nobody reads our progress any more. The part stays for the one who asks next.
         sys.stdout = open("/dev/null", "w")  # noqa: PTH123, SIM115 - for the flush at exit
         return 1
+    except MemoryError as error:
+        hint = "check where it comes from: no server has to say so much"
+        raise RemoteError(
+            ErrorCode.DOWNLOAD_FAILED, "the download takes more memory than any has", hint=hint
+        ) from error
     except OSError as error:
         if is_disk_full(error):
             raise disk_full(options.target) from error

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,10 @@ from rbee_remote.hive.catalog import sync_folder
 from rbee_remote.hive.hashing import add_file
 from rbee_remote.hive.http_library import httpx
 from rbee_remote.protocol import DENIED, ErrorCode, RemoteError
+
+#: Bytes that a file of unknown size leaves free on the disk, and after how many of its bytes that is looked at.
+KEPT_FREE = 2**30
+LOOKED_AT_EVERY = 64 * 2**20
 
 #: Called with the bytes that are there, and the total where it is known.
 OnBytes = Callable[[int, "int | None"], None]
@@ -105,10 +110,15 @@ class PartFile:
             self.restart(wanted, etag="")
 
     def restart(self, wanted: Wanted, *, etag: str) -> None:
+        self.discard()
+        self.etag = etag
+        self._note.write_text(json.dumps(asdict(_PartOf(_digest(wanted.url), wanted.sha256, etag))))
+
+    def discard(self) -> None:
+        """Nothing of it is worth keeping."""
         self._file.seek(0)
         self._file.truncate()
-        self._digest, self.size, self.etag = hashlib.sha256(), 0, etag
-        self._note.write_text(json.dumps(asdict(_PartOf(_digest(wanted.url), wanted.sha256, etag))))
+        self._digest, self.size, self.etag = hashlib.sha256(), 0, ""
 
     def append(self, data: bytes) -> None:
         self._file.write(data)
@@ -124,11 +134,12 @@ class PartFile:
 
     def check(self, wanted: Wanted, total: int | None) -> None:
         """Raises Retryable when something is missing (BROKEN) or wrong (CORRUPT; the part is then gone)."""
-        if total is not None and self.size < total:
+        size = total if wanted.size is None else wanted.size
+        wrong_size = size is not None and self.size != size
+        if total is not None and self.size < total and not (size is not None and self.size > size):
             raise Retryable(Problem.BROKEN, f"the connection ended after {self.size} of {total} bytes")
-        wrong_size = wanted.size is not None and self.size != wanted.size
         if wrong_size or (wanted.sha256 and self._digest.hexdigest() != wanted.sha256):
-            what = f"{self.size} bytes instead of {wanted.size}" if wrong_size else "the checksum is wrong"
+            what = f"{self.size} bytes instead of {size}" if wrong_size else "the checksum is wrong"
             self.restart(wanted, etag="")
             raise Retryable(Problem.CORRUPT, what)
 
@@ -175,7 +186,7 @@ def open_part(target: Path) -> Iterator[PartFile]:
 def fetch(client: httpx.Client, wanted: Wanted, part: PartFile, on_bytes: OnBytes) -> Fetched:
     """One try. Raises Retryable, and RemoteError where another try would not help; OSError when the disk refuses."""
     part.prepare(wanted)
-    headers = {"Accept-Encoding": "identity"}
+    headers = {}
     if wanted.token:
         # httpx drops this header when a redirect leads to another host.
         headers["Authorization"] = f"Bearer {wanted.token}"
@@ -188,16 +199,33 @@ def fetch(client: httpx.Client, wanted: Wanted, part: PartFile, on_bytes: OnByte
             total = _begin(response, wanted, part)
             _check_room(part, total)
             on_bytes(part.size, total)
-            if response.status_code != httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-                for chunk in response.iter_raw():  # as they come: a size would hold back bytes that a break then loses
-                    part.append(chunk)
-                    on_bytes(part.size, total)
+            if response.status_code != 416:
+                _append_all(response, wanted, part, total, on_bytes)
     except httpx.TransportError as error:
         raise interrupted(error) from error
     except (httpx.InvalidURL, httpx.TooManyRedirects) as error:
         raise RemoteError(ErrorCode.DOWNLOAD_FAILED, f"{wanted.url} cannot be followed: {error}") from error
     part.check(wanted, total)
     return part.finish()
+
+
+def _append_all(response: httpx.Response, wanted: Wanted, part: PartFile, total: int | None, on_bytes: OnBytes) -> None:
+    """What comes, up to one piece more than the file has; of unknown size, as much as the disk has room for.
+
+    Raises RemoteError DISK_FULL; the part, which may be anything, does not stay then.
+    """
+    look_at, most = part.size, total if wanted.size is None else wanted.size
+    for chunk in response.iter_raw():  # as they come: a size would hold back bytes that a break then loses
+        if most is None and part.size >= look_at:
+            look_at = part.size + LOOKED_AT_EVERY
+            if shutil.disk_usage(part.target.parent).free < KEPT_FREE + LOOKED_AT_EVERY:
+                error = disk_full(part.target, needed=KEPT_FREE + LOOKED_AT_EVERY)
+                part.discard()
+                raise error
+        part.append(chunk)
+        on_bytes(part.size, total)
+        if most is not None and part.size > most:
+            return  # `PartFile.check` says what is wrong
 
 
 def _begin(response: httpx.Response, wanted: Wanted, part: PartFile) -> int | None:
@@ -220,7 +248,8 @@ def _begin(response: httpx.Response, wanted: Wanted, part: PartFile) -> int | No
         raise _refusal(response, wanted)
     part.restart(wanted, etag=etag if _is_strong(etag) else "")
     length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdigit() else wanted.size
+    total = _number(length)
+    return wanted.size if total is None else total
 
 
 def _refusal(response: httpx.Response, wanted: Wanted) -> Exception:
@@ -228,7 +257,7 @@ def _refusal(response: httpx.Response, wanted: Wanted) -> Exception:
     status = response.status_code
     if status in (408, 425, 429) or status >= 500:
         after = response.headers.get("Retry-After", "")
-        return Retryable(Problem.BROKEN, f"HTTP {status}", retry_after=float(after) if after.isdigit() else 0.0)
+        return Retryable(Problem.BROKEN, f"HTTP {status}", retry_after=float(_number(after) or 0))
     if status in (404, 410):
         return RemoteError(ErrorCode.MODEL_NOT_FOUND, f"{wanted.url}: HTTP {status}", hint="check the model's address")
     if status not in (401, 403):
@@ -247,7 +276,12 @@ def _content_range(response: httpx.Response) -> tuple[int | None, int | None]:
     """`bytes 5-9/10` -> (5, 10); `bytes */10` -> (None, 10); a number that is not there is None."""
     span, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
     start = span.partition("-")[0]
-    return int(start) if start.isdigit() else None, int(total) if total.isdigit() else None
+    return _number(start), _number(total)
+
+
+def _number(text: str) -> int | None:
+    """None for what is none, or one that no file has."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
 def _check_room(part: PartFile, total: int | None) -> None:

@@ -20,6 +20,9 @@ from rbee_remote.protocol import DENIED, ErrorCode, RemoteError, Source
 PUBLIC_HUB = "https://huggingface.co"
 
 _API_TIMEOUT_S = 15.0
+#: Bytes of an answer, which is read at once and takes up to 25 times as much once it is parsed. A file of a repository
+#: is some 350 of them: this is 45,000 files, and repositories with GGUF files have tens to hundreds.
+_MOST_OF_ANSWER = 16 * 2**20
 
 #: What to take of a repository when nobody said: the usual balance of size and quality first.
 _PREFERRED = ("Q4_K_M", "Q4_K_S", "Q5_K_M", "Q4_0", "Q4_1", "Q8_0", "F16", "BF16")
@@ -49,7 +52,7 @@ def resolve(source: Source, *, token: str, endpoint: str) -> HubFile:
 
     endpoint = endpoint or (PUBLIC_HUB if token else "")
     close_session()
-    Guard(get_session())
+    Guard(get_session(), most_bytes=_MOST_OF_ANSWER)
     # False: only a token that came with the request is sent, not one that happens to lie on this machine.
     api = HfApi(endpoint=endpoint or None, token=token or False, library_name="rbee")
     info = _ask(api, source)
@@ -93,7 +96,7 @@ def _ask(api: Any, source: Source) -> Any:
     except (httpx.InvalidURL, httpx.TooManyRedirects) as error:
         message = f"the hub's address of {source.repo} cannot be followed: {error}"
         raise RemoteError(ErrorCode.DOWNLOAD_FAILED, message, hint="check HF_ENDPOINT where it is set") from error
-    except ValueError as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:  # JSON of another shape
         raise Retryable(Problem.BROKEN, f"the hub's answer cannot be read: {error}") from error
 
 

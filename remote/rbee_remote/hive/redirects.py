@@ -1,4 +1,5 @@
-"""Where a request for a model may go, whoever sends it there: each is looked at before it goes out.
+"""Where a request for a model may go, whoever sends it there, and how much its answer may be: each is looked at before
+it goes out, and each answer before it is read.
 
 Rules
 - What began on https stays on it, and nothing but https and http is spoken.
@@ -6,21 +7,31 @@ Rules
   the header where a redirect leads to another scheme, host or port.)
 - A redirect from elsewhere leads neither to this machine nor to a private or link-local address, where clouds tell
   secrets to whoever asks. Names are not looked up for this: over https the server has to prove that a name is its own.
+- Nothing is unpacked: a MiB of gzip is a GiB of memory. Packed answers are not asked for, and refused where they come.
+- What the HTTP library reads as a whole has a bound: what comes with a redirect always, and what `Guard` is told to.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Iterator
 
 from rbee_remote.hive.http_library import httpx
 from rbee_remote.protocol import ErrorCode, RemoteError
 
+#: Bytes that may come with a redirect: usually a sentence, which nobody reads.
+MOST_OF_REDIRECT = 64 * 1024
+
 
 class Guard:
-    """Watches one client, which follows its redirects itself and has one request under way at a time."""
+    """Watches one client, which follows its redirects itself and has one request under way at a time.
 
-    def __init__(self, client: httpx.Client) -> None:
+    most_bytes: of an answer, None where its reader takes it piece by piece.
+    """
+
+    def __init__(self, client: httpx.Client, *, most_bytes: int | None = None) -> None:
+        self._most_bytes = most_bytes
         hooks = client.event_hooks
         client.event_hooks = {
             "request": [*hooks["request"], self._before],
@@ -31,6 +42,7 @@ class Guard:
     def _before(self, request: httpx.Request) -> None:
         """Raises RemoteError DOWNLOAD_FAILED."""
         came_from, self._came_from = self._came_from, None
+        request.headers["Accept-Encoding"] = "identity"
         if request.url.scheme not in ("https", "http"):
             raise _refused(came_from, f"{request.url.scheme}: is not fetched")
         if "Authorization" in request.headers and request.url.scheme != "https":
@@ -43,7 +55,33 @@ class Guard:
             raise _refused(came_from, f"it leads to {request.url.host}, which is no address of the internet")
 
     def _after(self, response: httpx.Response) -> None:
-        self._came_from = response.request.url if response.has_redirect_location else None
+        """Raises RemoteError DOWNLOAD_FAILED, and so may reading the answer."""
+        url, is_redirect = response.request.url, response.has_redirect_location
+        if response.headers.get("Content-Encoding", "").strip().lower() not in ("", "identity"):
+            raise _refused(url, "its answer is packed, which nobody asked for")
+        most = MOST_OF_REDIRECT if is_redirect else self._most_bytes
+        if most is not None:
+            response.stream = _Bounded(response.stream, most, _refused(url, f"its answer is longer than {most} bytes"))
+        self._came_from = url if is_redirect else None
+
+
+class _Bounded(httpx.SyncByteStream):
+    """An answer that ends with `error` where it is longer than `most` bytes."""
+
+    def __init__(self, stream: object, most: int, error: RemoteError) -> None:
+        assert isinstance(stream, httpx.SyncByteStream)
+        self._stream, self._most, self._error = stream, most, error
+
+    def __iter__(self) -> Iterator[bytes]:
+        left = self._most
+        for piece in self._stream:
+            left -= len(piece)
+            if left < 0:
+                raise self._error
+            yield piece
+
+    def close(self) -> None:
+        self._stream.close()
 
 
 def _refused(url: httpx.URL | None, why: str) -> RemoteError:
