@@ -7,7 +7,9 @@
 Everything is what the lock names (requirements/keeper.txt, dev.txt), by its SHA-256, and comes as a wheel, so nothing
 of it runs while it is installed. Of pip's settings only those count that say where an index is.
 
-Does nothing when it was done before and neither `pyproject.toml` nor the lock has changed.
+pip checks the hash of what it installs, not of what it finds installed. So another lock, or a `.venv` of which nobody
+knows what it was made from, has it made anew; where `pyproject.toml` alone has changed, rbee alone is installed again.
+Does nothing when it was done before and neither has changed.
 """
 
 from __future__ import annotations
@@ -35,20 +37,17 @@ def main() -> None:
     if sys.version_info < OLDEST:
         _run_with_newer_python()
     dev = "--dev" in sys.argv[1:]
-    lock = ROOT / "requirements" / ("dev.txt" if dev else "keeper.txt")
-    wanted = {"project": _sha256(ROOT / "pyproject.toml"), lock.name: _sha256(lock)}
-    if _satisfied(wanted):
+    lock = _lock_in_use("dev.txt") or ({} if dev else _lock_in_use("keeper.txt"))
+    project = {"project": _sha256(ROOT / "pyproject.toml")}
+    if lock and _stamp() == {**lock, **project}:
         return
     start = time.monotonic()
     settings = _pip_settings()
-    if not PYTHON.exists():
-        _say(f"making {VENV.relative_to(ROOT)}")
-        _make_venv(settings)
-    _say("installing rbee and what it needs (about a minute)")
-    _pip(settings, "install", "--require-hashes", "--only-binary=:all:", "--no-deps", "--requirement", str(lock))
+    if not lock:
+        lock = _install_lock("dev.txt" if dev else "keeper.txt", settings)
     # hatchling, which does this, is in the lock
     _pip(settings, "install", "--no-index", "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
-    STAMP.write_text(json.dumps(wanted))
+    STAMP.write_text(json.dumps({**lock, **project}))
     _say(f"ready after {time.monotonic() - start:.0f} s: .venv/bin/rbee")
 
 
@@ -60,14 +59,32 @@ def _run_with_newer_python() -> None:
     sys.exit(f"rbee needs Python 3.{OLDEST[1]} or newer; this is {sys.version.split()[0]}")
 
 
-def _satisfied(wanted: dict[str, str]) -> bool:
-    """Whether the venv holds at least what is wanted: one for development serves users as well."""
+def _lock_in_use(name: str) -> dict[str, str]:
+    """A lock and its SHA-256 if the venv was made from it, {} if not. One for development serves users as well."""
+    wanted = {name: _sha256(ROOT / "requirements" / name)}
+    stamp = _stamp()
+    return wanted if PYTHON.exists() and stamp == {**wanted, "project": stamp.get("project")} else {}
+
+
+def _stamp() -> dict[str, object]:
+    """What the venv was made from; {} where that is not known."""
     try:
-        installed = json.loads(STAMP.read_text())
+        stamp = json.loads(STAMP.read_text())
     except (OSError, ValueError):
-        return False
-    for_tests = {"project": wanted["project"], "dev.txt": _sha256(ROOT / "requirements" / "dev.txt")}
-    return PYTHON.exists() and installed in (wanted, for_tests)
+        return {}
+    return stamp if isinstance(stamp, dict) else {}
+
+
+def _install_lock(name: str, settings: dict[str, str]) -> dict[str, str]:
+    """Make a venv that holds what a lock names and nothing else. Returns that lock and its SHA-256."""
+    lock = ROOT / "requirements" / name
+    made_from = {name: _sha256(lock)}
+    STAMP.unlink(missing_ok=True)  # first: whatever ends this early leaves a venv that is made anew
+    _say(f"making {VENV.relative_to(ROOT)}")
+    _make_venv(settings)
+    _say("installing rbee and what it needs (about a minute)")
+    _pip(settings, "install", "--require-hashes", "--only-binary=:all:", "--no-deps", "--requirement", str(lock))
+    return made_from
 
 
 def _sha256(path: Path) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -265,6 +267,49 @@ def test_set_up_refuses_what_is_not_the_locked_file(index: PackageIndex, checkou
     assert done.returncode != 0
     assert "THESE PACKAGES DO NOT MATCH THE HASHES" in done.stderr
     assert not list((checkout / ".venv").rglob("one.py"))
+
+
+def build_backend(index: PackageIndex) -> Path:
+    """What stands in for hatchling: an editable rbee of no files."""
+    body = (
+        b"import pathlib\nfrom zipfile import ZipFile\n"
+        b"def build_editable(folder, config_settings=None, metadata_directory=None):\n"
+        b"    info = 'rbee-1.dist-info'\n"
+        b"    with ZipFile(pathlib.Path(folder, 'rbee-1-py3-none-any.whl'), 'w') as wheel:\n"
+        b"        wheel.writestr(f'{info}/METADATA', 'Metadata-Version: 2.1\\nName: rbee\\nVersion: 1')\n"
+        b"        wheel.writestr(f'{info}/WHEEL', 'Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any')\n"
+        b"        wheel.writestr(f'{info}/RECORD', '')\n"
+        b"    return 'rbee-1-py3-none-any.whl'\n"
+    )
+    return write_wheel(index.folder, "backend", {"backend.py": body})
+
+
+def test_set_up_makes_anew_what_was_not_made_from_its_lock(index: PackageIndex, checkout: Path) -> None:
+    """pip passes over what is installed already, whoever installed it."""
+    project = checkout / "pyproject.toml"
+    project.write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\n[project]\nname = "rbee"\nversion = "1"\n'
+    )
+    lock, stamp = checkout / "requirements/keeper.txt", checkout / ".venv/installed.json"
+    lines = [lock_line(write_wheel(index.folder, "one", {"one.py": b"good"})), lock_line(build_backend(index))]
+    lock.write_text("\n".join(lines))
+
+    def installed_after(change: Callable[[], object]) -> bytes:
+        (module,) = (checkout / ".venv").rglob("one.py")
+        module.write_bytes(b"evil")
+        change()
+        done = set_up(checkout)
+        assert done.returncode == 0, done.stderr
+        (module,) = (checkout / ".venv").rglob("one.py")
+        return module.read_bytes()
+
+    assert set_up(checkout).returncode == 0
+    made = json.loads(stamp.read_text())
+    assert installed_after(lambda: stamp.write_text(json.dumps({"project": made["project"]}))) == b"good"
+    assert installed_after(lambda: lock.write_text("\n".join([*lines, "# another"]))) == b"good"
+    # what was made from this lock stays, for that is what makes the next start fast
+    assert installed_after(lambda: project.write_text(f"{project.read_text()}# another\n")) == b"evil"
+    assert json.loads(stamp.read_text())["project"] == hashlib.sha256(project.read_bytes()).hexdigest()
 
 
 def test_set_up_builds_nothing_from_source(index: PackageIndex, checkout: Path, tmp_path: Path) -> None:
