@@ -13,6 +13,7 @@ from rbee.errors import NodeError
 from rbee.events import Emit
 from rbee.files import LocalFile
 from rbee.runtime import build, node_scripts, portable
+from rbee.runtime.aside import aside
 from rbee.runtime.platforms import Target
 from rbee.runtime.put_files import put_files
 from rbee_remote.protocol import ErrorCode
@@ -72,7 +73,7 @@ class NodeBuilder:
         build_log.discard()
         await self._fetch(quote(remote), wheel, LARGEST_WHEEL)
         found: dict[str, Path] = {}
-        for name in sorted(portable.missing_libraries(wheel)):
+        for name in sorted(await aside(lambda stop: portable.missing_libraries(wheel, stop))):
             found[name] = folder / f"library-{name}"
             await self._fetch(f'"$(cc -print-file-name={quote(name)})"', found[name], LARGEST_LIBRARY)
         return wheel, found.get

@@ -5,7 +5,8 @@ on the node, which a machine without a compiler often lacks. What travels is hal
 Which glibc it needs is read from the libraries themselves: the file's name does not say it.
 
 A wheel can come from a node, so nothing in it is believed: sizes have bounds before anything is unpacked, no file of it
-is ever in memory as a whole, reading a library's headers has a bound too, and whatever goes wrong is a NodeError.
+is ever in memory as a whole, reading the headers of its libraries has a bound too, of all together, and whatever goes
+wrong is a NodeError. Even so it takes seconds to minutes: `stop` ends it (aside.py).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import IO
 
 from rbee import archives
 from rbee.errors import NodeError
+from rbee.runtime.aside import Stop, StoppedError, never
 from rbee.runtime.platforms import Version
 from rbee_remote.protocol import ErrorCode
 
@@ -47,43 +49,46 @@ LARGEST_FILE = 2**30
 LARGEST_WHEEL = 4 * 2**30
 #: Libraries that a wheel may want brought along; llama.cpp wants one.
 MOST_MISSING = 16
-#: Reads that the headers of one library may take, ten times what the largest here takes, and bytes that come of them, a
-#: hundred times. The format knows no bound.
-MOST_READS = 200_000
-MOST_BYTES = 4 * 2**20
+#: Libraries in a wheel, reads that the headers of all together may take, and bytes that come of them: some five, six
+#: and ten times what llama.cpp's take as they were built. The format knows no bound; as many reads take some 10 s.
+MOST_LIBRARIES = 300
+MOST_READS = 500_000
+MOST_BYTES = 8 * 2**20
 
 #: Where a library lies that a wheel lacks, by its name; None for one that cannot be had.
 FindLibrary = Callable[[str], Path | None]
 
 
-def needed_glibc(wheel: Path) -> Version:
+def needed_glibc(wheel: Path, stop: Stop = never) -> Version:
     """The oldest glibc that all libraries of a wheel run with; () for a wheel without any."""
     versions: list[Version] = [()]
+    budget = _Budget(stop)
     with _opened(wheel) as archive:
-        for _, library in _libraries(archive, wheel.parent):
-            versions += [_numbers(name) for name in _version_needs(library) if _GLIBC.fullmatch(name)]
+        for _, library in _libraries(archive, wheel.parent, budget):
+            versions += [_numbers(name) for name in _version_needs(library, budget) if _GLIBC.fullmatch(name)]
     return max(versions)
 
 
-def missing_libraries(wheel: Path) -> set[str]:
+def missing_libraries(wheel: Path, stop: Stop = never) -> set[str]:
     """Names of libraries that are neither in the wheel nor on every GNU/Linux, GPU drivers left aside."""
     inside, needed = set[str](), set[str]()
+    budget = _Budget(stop)
     with _opened(wheel) as archive:
-        for name, library in _libraries(archive, wheel.parent):
+        for name, library in _libraries(archive, wheel.parent, budget):
             inside.add(Path(name).name)
-            needed |= set(_needs(library))
+            needed |= set(_needs(library, budget))
         missing = {name for name in needed - inside if not _PROVIDED.match(name) and not _GPU.match(name)}
         if len(missing) > MOST_MISSING or not all(map(_NAME.fullmatch, missing)):
             raise ValueError(f"its libraries want {len(missing)} others, such as {min(missing)[:80]!r}")
     return missing
 
 
-def make_portable(wheel: Path, target: Path, find_library: FindLibrary) -> None:
+def make_portable(wheel: Path, target: Path, find_library: FindLibrary, stop: Stop = never) -> None:
     """Write `wheel` to `target` without what nothing loads, and with the libraries that a node may lack.
 
     A library that `find_library` does not know stays a need of the wheel; the node's verification tells.
     """
-    extra = {name: path for name in sorted(missing_libraries(wheel)) if (path := find_library(name))}
+    extra = {name: path for name in sorted(missing_libraries(wheel, stop)) if (path := find_library(name))}
     part = target.with_name(f"{target.name}.part")
     with _opened(wheel) as source, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as sink:
         record = _record_name(source)
@@ -92,10 +97,10 @@ def make_portable(wheel: Path, target: Path, find_library: FindLibrary) -> None:
         for entry in kept:
             if entry.filename != record:
                 with source.open(entry) as file:
-                    rows.append(_add(sink, entry.filename, file, entry.external_attr))
+                    rows.append(_add(sink, entry.filename, file, entry.external_attr, stop))
         for name, path in extra.items():
             with path.open("rb") as file:
-                rows.append(_add(sink, f"{_BUNDLE_FOLDER}/{name}", file, 0o100755 << 16))
+                rows.append(_add(sink, f"{_BUNDLE_FOLDER}/{name}", file, 0o100755 << 16, stop))
         sink.writestr(record, "\n".join([*rows, f"{record},,", ""]))
     part.rename(target)
 
@@ -114,7 +119,7 @@ def _opened(wheel: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with archives.opened(wheel, archives.Bounds(MOST_FILES, LARGEST_FILE, LARGEST_WHEEL)) as archive:
             yield archive
-    except (OSError, NodeError):
+    except (OSError, NodeError, StoppedError):
         raise
     except Exception as error:  # the readers of zip and ELF raise nearly everything over what is neither
         raise NodeError(
@@ -124,20 +129,38 @@ def _opened(wheel: Path) -> Iterator[zipfile.ZipFile]:
         ) from error
 
 
+class _Budget:
+    """What going over a wheel once may take: bounds of each library alone would hold 10,000 times."""
+
+    def __init__(self, stop: Stop) -> None:
+        self.stop = stop
+        self.bytes = MOST_BYTES
+        self._reads = MOST_READS
+        self._libraries = MOST_LIBRARIES
+
+    def library(self) -> None:
+        self._libraries -= 1
+        if self._libraries < 0:
+            raise ValueError(f"it has more than {MOST_LIBRARIES} libraries")
+
+    def read(self, size: int) -> None:
+        self.stop()
+        self._reads -= 1
+        self.bytes -= size
+        if self._reads <= 0 or self.bytes <= 0:
+            raise ValueError("the headers of its libraries have no end")
+
+
 class _Headers(io.RawIOBase):
     """A library for the reader of ELF, which follows whatever counts and offsets stand in it."""
 
-    def __init__(self, library: IO[bytes]) -> None:
+    def __init__(self, library: IO[bytes], budget: _Budget) -> None:
         self._library = library
-        self._reads = MOST_READS
-        self._bytes = MOST_BYTES
+        self._budget = budget
 
     def read(self, size: int = -1, /) -> bytes:
-        data = self._library.read(self._bytes if size < 0 else min(size, self._bytes))
-        self._reads -= 1
-        self._bytes -= len(data)
-        if not self._reads or not self._bytes:
-            raise ValueError("the headers of a library have no end")
+        data = self._library.read(self._budget.bytes if size < 0 else min(size, self._budget.bytes))
+        self._budget.read(len(data))
         return data
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
@@ -152,7 +175,7 @@ def _record_name(archive: zipfile.ZipFile) -> str:
     return name
 
 
-def _add(archive: zipfile.ZipFile, name: str, source: IO[bytes], attributes: int) -> str:
+def _add(archive: zipfile.ZipFile, name: str, source: IO[bytes], attributes: int, stop: Stop) -> str:
     """Add a file; returns its line of the wheel's RECORD."""
     entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
     entry.compress_type = zipfile.ZIP_DEFLATED
@@ -160,6 +183,7 @@ def _add(archive: zipfile.ZipFile, name: str, source: IO[bytes], attributes: int
     digest, size = hashlib.sha256(), 0
     with archive.open(entry, "w") as sink:
         for piece in archives.pieces(source):
+            stop()
             digest.update(piece)
             size += len(piece)
             sink.write(piece)
@@ -167,7 +191,7 @@ def _add(archive: zipfile.ZipFile, name: str, source: IO[bytes], attributes: int
     return f"{name},sha256={sha256},{size}"
 
 
-def _libraries(archive: zipfile.ZipFile, folder: Path) -> Iterator[tuple[str, IO[bytes]]]:
+def _libraries(archive: zipfile.ZipFile, folder: Path, budget: _Budget) -> Iterator[tuple[str, IO[bytes]]]:
     """Names and contents of the ELF files of a wheel that are for use on a node. Each is gone when the next comes.
 
     folder: on the disk, which /tmp is not always, for one library at a time.
@@ -179,28 +203,30 @@ def _libraries(archive: zipfile.ZipFile, folder: Path) -> Iterator[tuple[str, IO
             magic = packed.read(4)
             if magic != b"\x7fELF":
                 continue
+            budget.library()
             library.write(magic)
             for piece in archives.pieces(packed):
+                budget.stop()
                 library.write(piece)
             yield entry.filename, library
 
 
-def _version_needs(library: IO[bytes]) -> list[str]:
+def _version_needs(library: IO[bytes], budget: _Budget) -> list[str]:
     """The symbol versions a library asks others for, such as GLIBC_2.34."""
     from elftools.elf.elffile import ELFFile
     from elftools.elf.gnuversions import GNUVerNeedSection
 
-    sections = ELFFile(_Headers(library)).iter_sections()
+    sections = ELFFile(_Headers(library, budget)).iter_sections()
     needs = (section for section in sections if isinstance(section, GNUVerNeedSection))
     return [version.name for section in needs for _, versions in section.iter_versions() for version in versions]
 
 
-def _needs(library: IO[bytes]) -> list[str]:
+def _needs(library: IO[bytes], budget: _Budget) -> list[str]:
     """The file names of the libraries that a library links to."""
     from elftools.elf.dynamic import DynamicSection
     from elftools.elf.elffile import ELFFile
 
-    sections = ELFFile(_Headers(library)).iter_sections()
+    sections = ELFFile(_Headers(library, budget)).iter_sections()
     dynamic = (section for section in sections if isinstance(section, DynamicSection))
     return [tag.needed for section in dynamic for tag in section.iter_tags("DT_NEEDED")]
 

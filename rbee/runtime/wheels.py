@@ -25,6 +25,7 @@ import shutil
 import zipfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rbee import trusted_files
@@ -33,6 +34,7 @@ from rbee.events import Emit, Notice
 from rbee.files import LocalFile, file_sha256
 from rbee.locks import file_lock
 from rbee.runtime import build, locked, pip, portable
+from rbee.runtime.aside import Stop, aside, never
 from rbee.runtime.builders import KEEPER, Builders
 from rbee.runtime.platforms import Target, Version
 from rbee.runtime.wheel_index import ENV_INDEX, WheelIndex
@@ -146,7 +148,7 @@ class WheelCache:
 
     def _fitting(self, target: Target, backend: str) -> Iterator[tuple[Path, LlamaWheel]]:
         for described in sorted(self.root.glob("llama/*/wheel.json")):
-            known = LlamaWheel(**json.loads(trusted_files.read(described, _WHAT)))
+            known = _described(described)
             if known.fits(target, backend):
                 _check(described.with_name(known.file))
                 yield described.parent, known
@@ -159,8 +161,9 @@ class WheelCache:
         libc: str = "",
         find_library: portable.FindLibrary = portable.local_library,
         built_on: str = "",
+        stop: Stop = never,
     ) -> LocalFile:
-        """Take a llama-cpp-python wheel into the cache, made fit to travel; one that is there already stays.
+        """Take a llama-cpp-python wheel into the cache, made fit to travel; one that is there already serves as it is.
 
         libc: the C library it was built with, for a name that does not say it: by default that of this machine.
         find_library: where the libraries come from that the wheel needs and that may lack elsewhere.
@@ -173,21 +176,12 @@ class WheelCache:
         try:
             wheel = folder / path.name
             if system == "Linux":
-                portable.make_portable(path, wheel, find_library)
+                portable.make_portable(path, wheel, find_library, stop)
             else:
                 shutil.copyfile(path, wheel)
-            version = portable.needed_glibc(wheel)
-            known = LlamaWheel(
-                path.name,
-                file_sha256(wheel),
-                path.name.split("-")[1],
-                backend,
-                system,
-                machine,
-                libc,
-                version,
-                built_on,
-            )
+            version = portable.needed_glibc(wheel, stop)
+            sha256, project = file_sha256(wheel), path.name.split("-")[1]
+            known = LlamaWheel(path.name, sha256, project, backend, system, machine, libc, version, built_on)
             (folder / "wheel.json").write_text(json.dumps(dataclasses.asdict(known), indent=1), encoding="utf-8")
             built = Target(system, machine, libc, version, ())
             by = f"-by-{hashlib.sha256(built_on.encode()).hexdigest()[:12]}" if built_on else ""
@@ -195,7 +189,9 @@ class WheelCache:
             pip.publish(folder, final)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        return LocalFile.of(final / path.name)
+        known = _described(final / "wheel.json")
+        _check(final / known.file)
+        return LocalFile(final / known.file, known.sha256)
 
     async def llama_wheel(
         self,
@@ -231,9 +227,12 @@ class WheelCache:
                 if here or on_node is None:
                     tools = await self.tool_wheels(Target.here(), emit)
                     wheel = await build.build_here(flags, folder, tools, self.build_log(backend), emit)
-                    return self.add_wheel(wheel, backend, libc=target.libc)
-                wheel, find = await on_node(flags, folder, emit)
-                return self.add_wheel(wheel, backend, libc=target.libc, find_library=find, built_on=builders.own)
+                    add = partial(self.add_wheel, wheel, backend, libc=target.libc)
+                else:
+                    wheel, find = await on_node(flags, folder, emit)
+                    add = partial(self.add_wheel, wheel, backend, libc=target.libc, find_library=find)
+                    add = partial(add, built_on=builders.own)
+                return await aside(lambda stop: add(stop=stop))
 
     def can_get(self, target: Target, backend: str, builders: Builders = KEEPER) -> bool:
         """Whether `llama_wheel` has a way other than the node's own compiler."""
@@ -255,7 +254,7 @@ class WheelCache:
             page = index.page(backend)
             await pip.download([wanted], folder / "wheel", options=options, only_index=page, on_line=hear)
             (wheel,) = (folder / "wheel").glob("*.whl")
-            added = self.add_wheel(wheel, backend, built_on=index.name)
+            added = await aside(lambda stop: self.add_wheel(wheel, backend, built_on=index.name, stop=stop))
         if self.find_llama(target, backend, Builders(index.name)) is None:
             raise NodeError(
                 ErrorCode.NODE_UNSUPPORTED,
@@ -263,6 +262,11 @@ class WheelCache:
                 hint=f"{ENV_INDEX} needs a wheel that was built on an older system",
             )
         return added
+
+
+def _described(described: Path) -> LlamaWheel:
+    """What a `wheel.json` says."""
+    return LlamaWheel(**json.loads(trusted_files.read(described, _WHAT)))
 
 
 def _check(path: Path) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
+import threading
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from rbee.errors import NodeError
+from rbee.events import Emit
+from rbee.files import LocalFile
 from rbee.inventory import Node
 from rbee.local import LocalConnection
 from rbee.runtime import locked, node_build, portable
@@ -20,6 +26,7 @@ from rbee.runtime.node_scripts import Place
 from rbee.runtime.platforms import Target
 from rbee.runtime.wheels import WheelCache
 from rbee_remote.protocol import ErrorCode
+from tests.patience import PATIENCE_S
 from tests.unit.package_index import PackageIndex
 from tests.unit.tiny_packages import write_wheel
 
@@ -135,17 +142,38 @@ def endless_elf(path: Path) -> None:
         archive.writestr("llama_cpp/lib/libllama.so", header + sections + need + names)
 
 
+def elf_of_many_sections(count: int) -> bytes:
+    """All of them empty; only their number is of interest."""
+    header = b"\x7fELF\x02\x01\x01" + bytes(9)
+    header += struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 0, 64, 0, 64, 0, 0, 64, count, 0)
+    return header + bytes(64 * count)
+
+
+def many_libraries(path: Path) -> None:
+    """One takes a second; as many as a wheel may have files take hours."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(25):
+            archive.writestr(f"llama_cpp/lib/libx{number}.so", elf_of_many_sections(15_000))
+
+
+def many_tiny_libraries(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(15):
+            archive.writestr(f"llama_cpp/lib/libx{number}.so", elf_of_many_sections(1))
+
+
 def no_zip(path: Path) -> None:
     path.write_bytes(b"PK" * 100)
 
 
 @pytest.mark.timeout(20)
-@pytest.mark.parametrize("make", [bomb, many, liar, lzma, broken_elf, endless_elf, no_zip])
+@pytest.mark.parametrize("make", [bomb, many, liar, lzma, broken_elf, endless_elf, no_zip, many_tiny_libraries])
 def test_a_wheel_that_is_made_to_hurt_is_an_error(
     make: Callable[[Path], None], cache: WheelCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(portable, "LARGEST_FILE", 2**20)
     monkeypatch.setattr(portable, "MOST_FILES", 30)
+    monkeypatch.setattr(portable, "MOST_LIBRARIES", 10)
     wheel = tmp_path / f"llama_cpp_python-1.0-{TAG}.whl"
     make(wheel)
     before = sorted(cache.root.rglob("*"))
@@ -156,6 +184,72 @@ def test_a_wheel_that_is_made_to_hurt_is_an_error(
     assert sorted(cache.root.rglob("*")) == before
 
 
+@pytest.mark.parametrize("read", [portable.missing_libraries, portable.needed_glibc])
+def test_all_libraries_of_a_wheel_share_one_bound(
+    read: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = 0
+    read_headers = portable._Headers.read
+
+    def counted(headers: portable._Headers, size: int = -1) -> bytes:
+        nonlocal reads
+        reads += 1
+        return read_headers(headers, size)
+
+    monkeypatch.setattr(portable, "MOST_READS", 40_000)
+    monkeypatch.setattr(portable._Headers, "read", counted)
+    wheel = tmp_path / f"llama_cpp_python-1.0-{TAG}.whl"
+    many_libraries(wheel)
+    with pytest.raises(NodeError, match="the headers of its libraries have no end"):
+        read(wheel)
+    assert reads == 40_000
+
+
+async def test_ctrl_c_ends_the_reading_before_the_lock_is_let_go(
+    cache: WheelCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that reads uses the folder that goes; and the loop, which hears Ctrl-C, is not the one that reads."""
+    reading, ended = threading.Event(), threading.Event()
+
+    def endless(_: IO[bytes], budget: portable._Budget) -> list[str]:
+        reading.set()
+        try:
+            while True:
+                budget.stop()
+                time.sleep(0.001)
+        finally:
+            ended.set()
+
+    async def on_node(_flags: str, folder: Path, _emit: Emit) -> tuple[Path, portable.FindLibrary]:
+        wheel = folder / f"llama_cpp_python-1.0-{TAG}.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr("llama_cpp/lib/libllama.so", elf_of_many_sections(1))
+        return wheel, lambda _: None
+
+    monkeypatch.setattr(portable, "_needs", endless)
+    work = cache.llama_wheel(
+        ALPINE, "cpu", lambda _: None, on_node=on_node, builders=Builders.of(replace(GPU2, host_key="k"), nodes())
+    )
+    before = sorted(cache.root.rglob("*"))
+    task = asyncio.create_task(work)
+    assert await asyncio.to_thread(reading.wait, PATIENCE_S)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()
+    assert sorted(path for path in cache.root.rglob("*") if path.name != "build.lock") == before
+
+
+def test_a_wheel_of_another_name_that_is_there_already_serves(cache: WheelCache, tmp_path: Path) -> None:
+    """A name says more than where a wheel runs."""
+    (first,) = cache.root.rglob("*.whl")
+    again = write_wheel(
+        tmp_path / "again", "llama_cpp_python", {"llama_cpp/__init__.py": b"other"}, tag=f"cp311-{TAG[4:]}"
+    )
+    added = cache.add_wheel(again, "cpu", libc="musl", built_on=Builders.of(GPU1, nodes()).own)
+    assert added == LocalFile.of(first)
+
+
 @pytest.mark.parametrize("name", ["../../evil.so", "libx.so\nlibc.so", "-o.so", "x" * 200 + ".so"])
 def test_a_library_with_a_name_that_is_none_is_refused(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -163,7 +257,7 @@ def test_a_library_with_a_name_that_is_none_is_refused(
     wheel = tmp_path / f"llama_cpp_python-1.0-{TAG}.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("llama_cpp/lib/libllama.so", b"\x7fELF")
-    monkeypatch.setattr(portable, "_needs", lambda _: [name])
+    monkeypatch.setattr(portable, "_needs", lambda *_: [name])
     with pytest.raises(NodeError, match="cannot be used"):
         portable.missing_libraries(wheel)
 
