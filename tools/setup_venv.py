@@ -92,12 +92,12 @@ def _sha256(path: Path) -> str:
 
 
 def _pip_settings() -> dict[str, str]:
-    """The variables for pip, from this Python's own where it has one, else from the environment alone."""
+    """The variables for pip: what its files say, where this Python has a pip to ask, and the environment."""
     from rbee.runtime import pip_settings  # noqa: PLC0415 (an older Python, which ends before this, could not)
 
-    asked = subprocess.run(pip_settings.words(sys.executable), capture_output=True, text=True, check=False)
-    listed = asked.stdout.splitlines() if asked.returncode == 0 else pip_settings.listed_in(os.environ)
-    return pip_settings.variables(listed)
+    words, env = pip_settings.words(sys.executable), {**os.environ, **pip_settings.question()}
+    asked = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+    return pip_settings.variables(pip_settings.listed(asked.returncode, asked.stdout.splitlines()))
 
 
 def _make_venv(settings: dict[str, str]) -> None:

@@ -44,8 +44,9 @@ async def environment(folder: Path) -> dict[str, str]:
     """The variables that pip runs with. It works below `folder`, so that a killed one leaves nothing elsewhere."""
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
-    listed: list[str] = []
-    await child.run(pip_settings.words(sys.executable), listed.append)
+    said: list[str] = []
+    status = await child.run(pip_settings.words(sys.executable), said.append, env=pip_settings.question())
+    listed = pip_settings.listed(status, said)
     return {**pip_settings.variables(listed), "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"}
 
 

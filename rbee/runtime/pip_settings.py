@@ -19,20 +19,35 @@ REACH = frozenset(
 
 
 def words(python: str) -> list[str]:
-    """The command whose output `variables` reads: all settings, from wherever pip has them."""
+    """The command that lists all settings of pip's files, with `question`; `listed` has its answer."""
     return [python, "-I", "-m", "pip", "--disable-pip-version-check", "config", "list"]
 
 
+def question(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables to ask with: of pip's own none but the one that names a file.
+
+    PIP_QUIET would have it say nothing, PIP_ISOLATED half, PIP_PYTHON have it end at once.
+    """
+    none = {name: "" for name in environment if name.startswith("PIP_") and name != "PIP_CONFIG_FILE"}
+    return {**none, "PIP_QUIET": "0"}
+
+
+def listed(status: int, said: Sequence[str], environment: Mapping[str, str] = os.environ) -> list[str]:
+    """All settings: of the files as that command said them, where it could, and of these variables."""
+    files = [line for line in said if not line.startswith(":env:.")] if status == 0 else []
+    return [*files, *listed_in(environment)]
+
+
 def listed_in(environment: Mapping[str, str]) -> list[str]:
-    """What that command would say of these variables alone: for a Python without pip."""
-    pip = {name[4:]: value for name, value in environment.items() if name.startswith("PIP_")}
+    """What that command would say of these variables alone."""
+    pip = {name[4:]: value for name, value in environment.items() if name.startswith("PIP_") and value}
     return [f":env:.{name.lower().replace('_', '-')}={value!r}" for name, value in pip.items()]
 
 
 def variables(listed: Sequence[str], environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """PIP_* for a pip that is to know the ways to an index, and nothing else of what the user has set.
 
-    listed: the lines of `pip config list`. An empty variable is none to pip.
+    listed: lines as `pip config list` has them. An empty variable is none to pip.
     """
     found: dict[str, dict[str, str]] = {"global": {}, "install": {}, "download": {}, ":env:": {}}
     for line in listed:

@@ -212,6 +212,32 @@ async def test_pip_gets_the_ways_to_an_index_and_no_other_setting(
     assert {name for name in told if name.startswith("PIP_")} <= ways | ours
 
 
+@pytest.mark.parametrize("setting", ["PYTHON=/bin/false", "QUIET=1", "ISOLATED=1", "VERBOSE=3", "CONFIG_FILE=/nowhere"])
+async def test_no_setting_of_pip_hides_the_ways_to_an_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    """Without them pip would ask the public index for what a mirror is meant to have."""
+    config = tmp_path / "pip.conf"
+    config.write_text("[global]\nindex-url = https://file.example/simple\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(config))
+    monkeypatch.delenv("PIP_INDEX_URL", raising=False)
+    monkeypatch.setenv("PIP_FIND_LINKS", "/links")
+    monkeypatch.setenv(f"PIP_{setting.partition('=')[0]}", setting.partition("=")[2])
+    told = await pip.environment(tmp_path)
+    assert told["PIP_FIND_LINKS"] == "/links"
+    if not setting.startswith("CONFIG_FILE"):
+        assert told["PIP_INDEX_URL"] == "https://file.example/simple"
+
+
+async def test_a_pip_that_cannot_read_its_files_leaves_the_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pip.conf").write_text("no section\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    monkeypatch.setenv("PIP_INDEX_URL", "https://mirror.example/simple")
+    assert (await pip.environment(tmp_path))["PIP_INDEX_URL"] == "https://mirror.example/simple"
+
+
 def test_a_python_without_pip_says_the_same_of_its_variables() -> None:
     environment = {"PIP_INDEX_URL": "https://a'b.example", "PIP_CONSTRAINT": "/x", "HOME": "/h"}
     told = pip_settings.variables(pip_settings.listed_in(environment), environment)
