@@ -12,6 +12,7 @@ from typing import Any
 
 from rbee.durations import parse_duration
 from rbee.errors import ConfigError
+from rbee.inventory.names import check_host_name, check_user_name, read_target
 from rbee.inventory.steering import steers
 from rbee.settings import expand
 
@@ -110,12 +111,12 @@ def check_name(value: Any) -> str:
 
 def check_host(value: Any) -> str:
     """A host name, address or alias. Raises ValueError."""
-    return _word(value, "a host name")
+    return check_host_name(_text(value))
 
 
 def check_user(value: Any) -> str:
     """A login name. Raises ValueError."""
-    return _word(value, "a login name")
+    return check_user_name(_text(value))
 
 
 def check_port(value: Any) -> int:
@@ -207,8 +208,14 @@ def _list(value: Any, check: Callable[[Any], str]) -> tuple[str, ...]:
     return items
 
 
+def _hop(value: Any) -> str:
+    text = _text(value)
+    read_target(text)
+    return text
+
+
 def _jump(value: Any) -> tuple[str, ...]:
-    hops = _list(value, check_host)
+    hops = _list(value, _hop)
     if LOCAL in hops:
         raise ValueError(f"{LOCAL!r} is this machine, not a hop")
     return hops

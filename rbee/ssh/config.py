@@ -3,6 +3,7 @@
 Rules
 - What the inventory says wins. Of ssh's configuration only what is named in `_hop` counts; nothing there can switch the
   check of host keys off.
+- No name gets into a command of ssh's files that a shell would take for more than a word (`rbee.inventory.names`).
 - Every hop of a chain is resolved on its own, so that each is opened and checked by us.
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 from rbee.errors import ConfigError
 from rbee.inventory import Node
+from rbee.inventory.names import check_host_name, check_user_name, read_target
 from rbee.ssh import client_config
 from rbee.ssh.client_config import Settings, settings_of
 
@@ -25,7 +26,6 @@ DEFAULT_PORT = 22
 
 _DEFAULT_IDENTITIES = ("id_ed25519", "id_ecdsa", "id_rsa", "id_ed25519_sk", "id_ecdsa_sk")
 _GLOBAL_KNOWN_HOSTS = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
-_TARGET = re.compile(r"(?:ssh://)?(?:(?P<user>[^@]+)@)?(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:]+))(?::(?P<port>\d+))?/?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +92,12 @@ class _Router:
         return self._through(node.jump or _jumps(settings), hop, seen)
 
     def _to_alias(self, target: str, seen: tuple[str, ...]) -> tuple[Hop, ...]:
-        match = _TARGET.fullmatch(target)
-        if match is None:
-            raise ConfigError(f"{target!r} is no jump host", hint="write it as [USER@]HOST[:PORT]")
-        alias = match["v6"] or match["host"]
-        settings = self._settings(alias, user=match["user"], port=int(match["port"]) if match["port"] else None)
-        return self._through(_jumps(settings), self._hop(alias, alias, settings), seen)
+        try:
+            jump = read_target(target)
+        except ValueError as error:
+            raise ConfigError(str(error), hint="write it as [USER@]HOST[:PORT]") from error
+        settings = self._settings(jump.host, user=jump.user, port=jump.port)
+        return self._through(_jumps(settings), self._hop(jump.host, jump.host, settings), seen)
 
     def _through(self, jumps: tuple[str, ...], hop: Hop, seen: tuple[str, ...]) -> tuple[Hop, ...]:
         """`hop` behind `jumps`. As with ssh -J, only the first of several jump hosts is reached as it says itself."""
@@ -116,6 +116,7 @@ class _Router:
         return (*before, replace(hop, proxy_command=None, bind_address=None, behind=before[-1].name))
 
     def _settings(self, alias: str, *, user: str | None, port: int | None) -> Settings:
+        _check_names(alias, alias, user)  # before `Match exec` runs a command that they stand in
         return settings_of(alias, user=user, port=port, files=self._files)
 
     def _hop(self, name: str, alias: str, settings: Settings) -> Hop:
@@ -126,12 +127,15 @@ class _Router:
             user_hosts = [str(default / "known_hosts"), str(default / "known_hosts2")]
         global_hosts: Any = settings.get("GlobalKnownHostsFile", list(_GLOBAL_KNOWN_HOSTS))
         proxy_command: Any = settings.get("ProxyCommand")
+        host = str(settings.get("Hostname", alias))
+        user = str(settings.get("User") or getpass.getuser())
+        _check_names(alias, host, user)  # what the files say, too: it may have been put together from several
         return Hop(
             name=name,
             in_inventory=False,
-            host=str(settings.get("Hostname", alias)).lower(),  # as ssh looks it up in known_hosts
+            host=host.lower(),  # as ssh looks it up in known_hosts
             port=_port(alias, settings),
-            user=str(settings.get("User") or getpass.getuser()),
+            user=user,
             identities=_paths([default / name for name in _DEFAULT_IDENTITIES] if identities is None else identities),
             explicit_identity=False,
             identities_only=bool(settings.get("IdentitiesOnly", False)),
@@ -144,6 +148,19 @@ class _Router:
             bind_address=settings.get("BindAddress") or None,  # type: ignore[arg-type]
             family=int(str(settings.get("AddressFamily", 0))),
         )
+
+
+def _check_names(alias: str, host: str, user: str | None) -> None:
+    """Raises ConfigError for a name that a shell would take for more than a word. The hint is no command to paste."""
+    try:
+        check_host_name(host)
+        if user is not None:
+            check_user_name(user)
+    except ValueError as error:
+        raise ConfigError(
+            f"{alias!r} is not connected to: {error}",
+            hint="ssh's files can put names into commands, so none has a character that a shell understands",
+        ) from error
 
 
 def _port(alias: str, settings: Settings) -> int:

@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 import asyncssh
@@ -268,6 +269,6 @@ def _unreachable(hop: Hop, reason: str) -> ConnectError:
     return ConnectError(
         ErrorCode.CONNECTION_TIMEOUT,
         f"{hop.name} cannot be reached",
-        hint=f"check host, port and network: ssh -p {hop.port} {hop.user}@{hop.host}",
+        hint=f"check host, port and network: ssh -p {hop.port} {quote(f'{hop.user}@{hop.host}')}",
         details={"host": hop.address, "reason": reason},
     )

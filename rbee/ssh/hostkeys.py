@@ -194,11 +194,11 @@ def _how_to_pin(hop: Hop, got: HostKey) -> str:
         identity = f" --identity {shlex.quote(str(hop.identities[0]))}" if hop.explicit_identity else ""
         return (
             f'{compare}put host_key = "{got.fingerprint}" into its table of the inventory, or: rbee nodes remove '
-            f"{hop.name}; rbee nodes add {hop.name} {hop.target}{identity} --host-key {got.fingerprint}"
+            f"{hop.name}; rbee nodes add {hop.name} {shlex.quote(hop.target)}{identity} --host-key {got.fingerprint}"
         )
     port = "" if hop.port == DEFAULT_PORT else f"-p {hop.port} "
     return (
-        f"{compare}let ssh remember just that one: ssh {port}{hop.user}@{hop.name} true, "
+        f"{compare}let ssh remember just that one: ssh {port}{shlex.quote(f'{hop.user}@{hop.name}')} true, "
         f"with {got.fingerprint} as the answer to its question"
     )
 
@@ -208,4 +208,4 @@ def _how_to_replace(hop: Hop, trust: Trust) -> str:
         return "pin the fingerprint that it prints: host_key in the inventory, or --host-key of `rbee nodes add`"
     if not trust.fingerprints:
         return "give it a certificate, or pin its key: host_key in the inventory, or --host-key of `rbee nodes add`"
-    return f"remove the remembered key: ssh-keygen -R '{name_in_known_hosts(hop)}'"
+    return f"remove the remembered key: ssh-keygen -R {shlex.quote(name_in_known_hosts(hop))}"

@@ -12,6 +12,7 @@ import stat
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from shlex import quote
 
 import asyncssh
 
@@ -121,9 +122,8 @@ class Identities:
         elif not self.tried:
             hint = "no key was found: make one with ssh-keygen, or set identity_file in the inventory"
         else:
-            hint = (
-                f"put the public key into ~/.ssh/authorized_keys there: ssh-copy-id -p {hop.port} {hop.user}@{hop.host}"
-            )
+            target = quote(f"{hop.user}@{hop.host}")
+            hint = f"put the public key into ~/.ssh/authorized_keys there: ssh-copy-id -p {hop.port} {target}"
         return RefusedError(
             ErrorCode.AUTH_FAILED,
             f"{hop.name} did not let user {hop.user} in",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import stat
 import string
 import tomllib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from rbee.errors import ConfigError, UsageError
 from rbee.inventory import LOCAL, Inventory, Node, load, parse
 from rbee.inventory.edit import add_node, remove_node
+from rbee.inventory.names import check_host_name, check_user_name
 from rbee.inventory.schema import BACKENDS, FLASH_ATTENTION, KEYS, KV_TYPES, SANDBOX, check_name
 from rbee.settings import Settings
 
@@ -307,12 +310,21 @@ NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True).filter
     lambda name: name not in ("all", LOCAL)
 )
 WORDS = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=20).filter(lambda t: t[0] != "-")
+
+
+def _passes(check: Callable[[str], str], text: str) -> bool:
+    try:
+        return check(text) == text
+    except ValueError:
+        return False
+
+
 NODES = st.builds(
     Node,
     name=NAMES,
-    host=WORDS,
+    host=WORDS.filter(partial(_passes, check_host_name)),
     port=st.none() | st.integers(1, 65535),
-    user=st.none() | WORDS,
+    user=st.none() | WORDS.filter(partial(_passes, check_user_name)),
     tags=st.frozensets(NAMES, max_size=3),
     backend=st.sampled_from(BACKENDS),
     keep_alive_s=st.just(-1.0) | st.integers(0, 10**6).map(float),
