@@ -4,7 +4,8 @@ Rules
 - A pin decides alone, but for keys that known_hosts marks with @revoked: those are refused whatever else is said.
   Without a pin the host must stand in known_hosts under the name (or alias) it was asked for; the address it resolved
   to does not count. Behind a port other than 22 it stands there as [host]:port; without such a line, a key that the
-  host has on port 22 is as good, as for ssh, and another key is unknown.
+  host has on port 22 is as good, as for ssh, and so is an authority of its certificates; another key is unknown.
+- What is revoked for the host is revoked on every port. ssh does not look that far where [host]:port has the key.
 - An unknown key and a changed key are different errors, and neither is ever tried again.
 - A hint to pin a key names the fingerprint that was shown, so that nobody is led to a second look that might show
   another key.
@@ -96,25 +97,34 @@ def trust_of(hop: Hop) -> Trust:
     """What the inventory or known_hosts says of this host."""
     if hop.host_key is None:
         return known_hosts_of(hop)
-    _, _, revoked, *_ = _load(hop.known_hosts, only_revoked=True).match(name_in_known_hosts(hop), "", None)
-    return Trust(frozenset({hop.host_key.rstrip("=")}), revoked=tuple(revoked), pinned=True)
+    known = _load(hop.known_hosts, only_revoked=True)
+    revoked = tuple(key for name in _names(hop) for key in known.match(name, "", None)[2])
+    return Trust(frozenset({hop.host_key.rstrip("=")}), revoked=revoked, pinned=True)
 
 
 def known_hosts_of(hop: Hop) -> Trust:
     """What known_hosts says of this host, whatever the inventory pins."""
     known = _load(hop.known_hosts)
-    name = name_in_known_hosts(hop)
-    keys, authorities, revoked, *_ = known.match(name, "", None)
-    elsewhere = name != hop.host and not hop.host_key_alias and not keys and not authorities
-    others = known.match(hop.host, "", None)[0] if elsewhere else []
+    (keys, authorities, revoked), *behind = [known.match(name, "", None)[:3] for name in _names(hop)]
+    on_port_22: list[asyncssh.SSHKey] = []
+    for others in behind:
+        revoked = [*revoked, *others[2]]
+        if not keys and not authorities:
+            on_port_22, authorities = others[0], others[1]
     families = tuple(dict.fromkeys(key.get_algorithm() for key in keys if key.get_algorithm() in FAMILIES))
     return Trust(
         frozenset(key.get_fingerprint() for key in keys),
         families,
         tuple(authorities),
         tuple(revoked),
-        on_port_22=frozenset(key.get_fingerprint() for key in others),
+        on_port_22=frozenset(key.get_fingerprint() for key in on_port_22),
     )
+
+
+def _names(hop: Hop) -> tuple[str, ...]:
+    """Under which names ssh looks for it, the plain one behind the one with a port."""
+    name = name_in_known_hosts(hop)
+    return (name,) if name == hop.host or hop.host_key_alias else (name, hop.host)
 
 
 def name_in_known_hosts(hop: Hop) -> str:
