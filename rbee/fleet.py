@@ -218,7 +218,8 @@ async def model_needs(
                 options = worker_options(replace(asked, ctx=None, slots=None), replace(node, ctx=None, slots=None))
                 ctx = (asked.ctx,) if asked.ctx else ()
                 try:
-                    return await hive.needs(NeedsRequest(wanted.canonical, options, ctx=ctx, slots=slots))
+                    request = NeedsRequest(wanted.canonical, options, ctx=ctx, slots=slots, sandbox=node.sandbox)
+                    return await hive.needs(request)
                 except NodeError as error:
                     if error.code is not ErrorCode.MODEL_NOT_FOUND:
                         raise

@@ -17,11 +17,14 @@ class Point:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MeasureRequest:
-    """What `measure` reads on stdin. path: of the model. options: but for ctx and slots, which `points` say."""
+    """What `measure` reads on stdin. path: of the model. options: but for ctx and slots, which `points` say.
+    sandbox: as in SpawnRequest.
+    """
 
     path: str
     options: WorkerOptions
     points: tuple[Point, ...]
+    sandbox: str = "auto"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ import anyio
 from rbee_remote.hive.helper import run_helper
 from rbee_remote.measuring import MeasureAnswer, MeasureRequest, Point
 from rbee_remote.protocol import ErrorCode, ProtocolError, RemoteError, WorkerOptions, decode, encode
+from rbee_remote.sandbox import AUTO
 
 _log = logging.getLogger(__name__)
 
@@ -28,13 +29,15 @@ _TIMEOUT_S = 60.0
 class Subject:
     """What is measured: a model's file as it is now, and how it would be loaded.
 
-    options: without ctx, slots and threads, which do not belong to it.
+    options: without ctx, slots and threads, which do not belong to it. sandbox: as in SpawnRequest; what cannot be
+    measured in one may be without it.
     """
 
     path: str
     size: int
     changed_ns: int
     options: WorkerOptions
+    sandbox: str = AUTO
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +48,14 @@ class Job:
     points: tuple[Point, ...]
 
 
-def subject_of(path: str, options: WorkerOptions) -> Subject:
+def subject_of(path: str, options: WorkerOptions, sandbox: str = AUTO) -> Subject:
     """Raises RemoteError MODEL_NOT_FOUND."""
     try:
         status = Path(path).stat()
     except OSError as error:
         raise RemoteError(ErrorCode.MODEL_NOT_FOUND, f"cannot read the model: {error.strerror}: {path}") from error
-    return Subject(path, status.st_size, status.st_mtime_ns, replace(options, ctx=None, slots=None, threads=None))
+    kept = replace(options, ctx=None, slots=None, threads=None)
+    return Subject(path, status.st_size, status.st_mtime_ns, kept, sandbox)
 
 
 class Meter:
@@ -90,5 +94,5 @@ class Meter:
 
 async def _ask(job: Job) -> MeasureAnswer:
     """Raises RemoteError, ProtocolError."""
-    request = MeasureRequest(job.subject.path, job.subject.options, job.points)
+    request = MeasureRequest(job.subject.path, job.subject.options, job.points, job.subject.sandbox)
     return decode(MeasureAnswer, await run_helper("measure", request=encode(request), timeout_s=_TIMEOUT_S))

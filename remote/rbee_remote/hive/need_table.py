@@ -27,6 +27,7 @@ def make_needs(catalog: Catalog, request: NeedsRequest, live: Sequence[WorkerRec
     for name, values, most in (("ctx", request.ctx, 2**24), ("slots", request.slots, 256)):
         if any(not 1 <= value <= most for value in values):
             raise RemoteError(ErrorCode.USAGE, f"{name} has to be between 1 and {most}")
+    planning.check_sandbox(request.sandbox)
     loading = planning.make_loading(catalog, request.model, replace(request.options, ctx=None, slots=None))
     meta = loading.model.meta
     steps = load_options.ladder(meta)
@@ -35,7 +36,7 @@ def make_needs(catalog: Catalog, request: NeedsRequest, live: Sequence[WorkerRec
     points = tuple(Point(ctx, slots) for slots in slot_counts for ctx in sorted({*steps, *shown}))
     if len(points) > _MOST_POINTS:
         raise RemoteError(ErrorCode.USAGE, f"{len(points)} points are too many, {_MOST_POINTS} the most")
-    subject = subject_of(loading.model.path, loading.asked)
+    subject = subject_of(loading.model.path, loading.asked, request.sandbox)
     if job := meter.missing(subject, points):
         return job
     estimate = replace(loading.estimate, answer=meter.answer(subject))

@@ -72,8 +72,7 @@ def make_plan(catalog: Catalog, request: SpawnRequest, live: Sequence[WorkerReco
     """
     if request.max_workers is not None and request.max_workers < 1:
         raise RemoteError(ErrorCode.USAGE, "max_workers has to be at least 1")
-    if request.sandbox not in (AUTO, ON, OFF):
-        raise RemoteError(ErrorCode.USAGE, f"sandbox is auto, on or off, not {request.sandbox!r}")
+    check_sandbox(request.sandbox)
     env = DEVICE_ORDER | child_environment(os.environ, request.env)
     loading = make_loading(catalog, request.model, request.options)
     model, placement, asked = loading.model, loading.placement, loading.asked
@@ -82,7 +81,7 @@ def make_plan(catalog: Catalog, request: SpawnRequest, live: Sequence[WorkerReco
         if worker.key.serves(wanted) and worker.state is not WorkerState.STOPPING:
             return Plan(replace(worker.key, asked=asked), worker.need, worker.placement, request, env, worker.measured)
     available = available_mb(placement, live)
-    subject = subject_of(model.path, asked)
+    subject = subject_of(model.path, asked, request.sandbox)
     points = load_options.points_of_interest(asked, loading.estimate, available)
     if job := meter.missing(subject, points):
         return job
@@ -99,6 +98,12 @@ def make_plan(catalog: Catalog, request: SpawnRequest, live: Sequence[WorkerReco
         measured=estimate.measured(options.ctx, options.slots) is not None,
         host_mb=load_options.host_mb(options, estimate),
     )
+
+
+def check_sandbox(mode: str) -> None:
+    """Raises RemoteError USAGE."""
+    if mode not in (AUTO, ON, OFF):
+        raise RemoteError(ErrorCode.USAGE, f"sandbox is auto, on or off, not {mode!r}")
 
 
 def make_demand(plan: Plan, live: Sequence[WorkerRecord]) -> Demand:

@@ -15,11 +15,11 @@ from rbee_remote.command import accept_marks
 from rbee_remote.measuring import MeasureRequest
 from rbee_remote.protocol import ErrorCode, ProtocolError, RemoteError, decode, encode
 from rbee_remote.reader import end_with_reader
-from rbee_remote.sandbox import AUTO, confine_worker, paths
+from rbee_remote.sandbox import confine_worker, paths
 
 
 def main(argv: list[str]) -> int:
-    """Raises RemoteError USAGE, MODEL_NOT_FOUND, MODEL_INVALID, BACKEND_UNAVAILABLE."""
+    """Raises RemoteError USAGE, MODEL_NOT_FOUND, MODEL_INVALID, BACKEND_UNAVAILABLE, NODE_UNSUPPORTED."""
     parser = argparse.ArgumentParser(prog="rbee_remote measure", description=__doc__)
     accept_marks(parser)
     parser.parse_args(argv)
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
         request = decode(MeasureRequest, json.load(sys.stdin))
     except (ProtocolError, ValueError) as error:
         raise RemoteError(ErrorCode.USAGE, f"bad request: {error}") from error
-    confine_worker(AUTO, request.options.backend, paths.reading(request.path))
+    confine_worker(request.sandbox, request.options.backend, paths.reading(request.path))
     end_with_reader()
     from rbee_remote.worker.llama.memory import measure
 

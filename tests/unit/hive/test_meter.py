@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
 from rbee_remote.hive import meter as meter_module
 from rbee_remote.hive.meter import Job, Meter, subject_of
-from rbee_remote.measuring import MeasureAnswer, Measured, Point
-from rbee_remote.protocol import ErrorCode, RemoteError, WorkerOptions
+from rbee_remote.measuring import MeasureAnswer, Measured, MeasureRequest, Point
+from rbee_remote.protocol import ErrorCode, RemoteError, WorkerOptions, decode, encode
 
 CPU = WorkerOptions(ctx=4096, slots=None, backend="cpu", gpu_layers=0, threads=2)
 POINTS = (Point(512, 1), Point(1024, 2))
@@ -82,9 +86,47 @@ def test_what_is_measured_is_the_file_as_it_is_and_how_it_is_loaded(tmp_path: Pa
     subject = subject_of(str(path), CPU)
     assert subject_of(str(path), replace(CPU, ctx=1, slots=7, threads=9)) == subject
     assert subject_of(str(path), replace(CPU, kv_type="q8_0")) != subject
+    assert subject_of(str(path), CPU, "off") != subject
     os.utime(path, ns=(1, 1))
     assert subject_of(str(path), CPU) != subject
     path.unlink()
     with pytest.raises(RemoteError) as failure:
         subject_of(str(path), CPU)
     assert failure.value.code is ErrorCode.MODEL_NOT_FOUND
+
+
+@pytest.mark.parametrize("mode", ["auto", "on", "off"])
+async def test_it_is_measured_in_the_sandbox_that_the_worker_will_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"GGUF")
+    told = []
+
+    async def run_helper(name: str, *, request: Any, timeout_s: float) -> Any:
+        told.append(decode(MeasureRequest, request).sandbox)
+        return encode(MeasureAnswer(1, repacked=False, points=()))
+
+    monkeypatch.setattr(meter_module, "run_helper", run_helper)
+    made = Meter().missing(subject_of(str(path), CPU, mode), POINTS)
+    assert made is not None
+    await Meter().measure(made)
+    assert told == [mode]
+
+
+@pytest.mark.parametrize("mode", ["auto", "off"])
+def test_who_measures_confines_itself_as_it_is_told(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rbee_remote.worker import measure
+
+    asked = MeasureRequest(str(tmp_path / "m.gguf"), CPU, POINTS, mode)
+    modes = []
+
+    def confine_worker(mode: str, backend: str, rules: object) -> str:
+        modes.append((mode, backend))
+        raise RemoteError(ErrorCode.INTERNAL, "far enough")
+
+    monkeypatch.setattr(measure, "confine_worker", confine_worker)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(encode(asked))))
+    with pytest.raises(RemoteError, match="far enough"):
+        measure.main([])
+    assert modes == [(mode, "cpu")]
