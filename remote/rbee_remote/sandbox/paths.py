@@ -6,6 +6,7 @@ import glob
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from rbee_remote.sandbox.landlock import (
@@ -28,7 +29,9 @@ _LOG = _READ | WRITE_FILE | TRUNCATE | MAKE_REG | REMOVE_FILE  # a log that is r
 _WRITE = _LOG | MAKE_DIR | REMOVE_DIR
 _DEVICE = READ_FILE | READ_DIR | WRITE_FILE | IOCTL_DEV
 
-_LIBRARIES = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/usr/local/lib64")
+#: /usr and /opt are for everybody who logs in, and what is below them is named in case that one holds the user's home.
+_LIBRARIES = ("/usr", "/opt", "/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib",
+              "/usr/local/lib64")  # fmt: skip
 #: What the C library and Python look up: names of users, the time zone, the libraries' cache. Nothing secret.
 _SETTINGS = (
     "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/ld.so.preload", "/etc/ld-musl-x86_64.path",
@@ -37,6 +40,9 @@ _SETTINGS = (
     "/nix/store", "/gnu/store",
 )  # fmt: skip
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+
+_LOADER_SETTINGS = "/etc/ld.so.conf"
+_MAPS = "/proc/self/maps"
 
 #: What GPU drivers open, by what they are documented to open.
 _GPU_DEVICES = ("/dev/nvidia*", "/dev/dri", "/dev/kfd", "/dev/dxg", "/dev/shm")  # noqa: S108 - the drivers' own
@@ -71,13 +77,41 @@ def _interpreter(env: Mapping[str, str]) -> Iterator[Rule]:
     own = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, payload, *sys.path}
     program = Path(sys.executable)
     own |= {str(program.parent), str(program.resolve().parent)}
-    libraries = [*_LIBRARIES, *env.get("LD_LIBRARY_PATH", "").split(":"), env.get("GGML_BACKEND_PATH", "")]
+    libraries = [*_LIBRARIES, *_configured(Path(_LOADER_SETTINGS), set()), *_mapped(Path(_MAPS))]
+    libraries += [*env.get("LD_LIBRARY_PATH", "").split(":"), env.get("GGML_BACKEND_PATH", "")]
     for path in (*own, *libraries):
         yield Rule(path, _RUN)
     for path in (*_SETTINGS, "/proc", "/sys"):
         yield Rule(path, _READ)
     for path in _DEVICES:
         yield Rule(path, READ_FILE | WRITE_FILE)
+
+
+def _configured(settings: Path, seen: set[Path]) -> Iterator[str]:
+    """The folders that the system's loader looks into, by its settings and those that they include."""
+    if settings in seen:
+        return
+    seen.add(settings)
+    lines = []
+    with suppress(OSError):
+        lines = settings.read_text(errors="replace").splitlines()
+    for line in lines:
+        words = line.partition("#")[0].replace(",", " ").replace(":", " ").split()
+        if words[:1] == ["include"]:
+            for pattern in words[1:]:
+                for found in sorted(glob.glob(str(settings.parent / pattern))):  # noqa: PTH207 - it can be absolute
+                    yield from _configured(Path(found), seen)
+        elif words[:1] != ["hwcap"]:
+            yield from words
+
+
+def _mapped(maps: Path) -> Iterator[str]:
+    """The real folders of the libraries that this process has: an interpreter that was built with its own, as Spack,
+    EasyBuild and Linuxbrew do, has them where no list can tell, and others beside them."""
+    with suppress(OSError):
+        lines = maps.read_text(errors="surrogateescape").splitlines()
+        paths = {line.split(maxsplit=5)[5] for line in lines if ".so" in line and "/" in line}
+        yield from sorted({str(Path(path).parent) for path in paths})
 
 
 def _safe(rules: Iterable[Rule]) -> Iterator[Rule]:

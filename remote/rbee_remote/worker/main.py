@@ -27,7 +27,7 @@ from rbee_remote.protocol import (
     greeting,
     keeper_socket,
 )
-from rbee_remote.sandbox import confine_worker, paths
+from rbee_remote.sandbox import OFF, ON, confine_worker, paths
 from rbee_remote.socket_server import SocketServer
 from rbee_remote.worker.app import make_app
 from rbee_remote.worker.interface import Engine, LoadEngine, Progress
@@ -128,9 +128,19 @@ def _load(config: WorkerConfig, progress: Progress) -> Engine:
         raise RemoteError(
             ErrorCode.BOOTSTRAP_FAILED,
             f"the runtime's llama.cpp cannot be loaded: {error}",
-            hint="remove the node's folder runtimes; the next command makes it again",
+            hint=_hint_of(config),
         ) from error
     return load_engine(config, progress)
+
+
+def _hint_of(config: WorkerConfig) -> str:
+    again = "remove the node's folder runtimes; the next command makes it again"
+    if config.sandbox == OFF or (config.sandbox != ON and config.options.backend != "cpu"):
+        return again
+    return (
+        "libraries outside of the system's folders are out of the sandbox's reach: name their folders in the node's "
+        f'env as LD_LIBRARY_PATH, or set sandbox = "off" for the node. If it is not that, {again}'
+    )
 
 
 def _confine(config: WorkerConfig) -> str:

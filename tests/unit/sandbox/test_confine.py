@@ -232,6 +232,7 @@ attempts = {
     "unshare": unshare,
     "namespace": namespace, "clone3": clone3,
     "shared_memory": shared_memory, "messages": messages, "semaphores": semaphores, "queue": queue,
+    "read_library": lambda: read(places["library"]),
     "own_signals": own_signals, "own_limits": own_limits, "asyncio_child": asyncio_child, "audit": audit,
 }
 results = {}
@@ -422,3 +423,42 @@ def test_a_link_in_the_home_s_place_is_the_home(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "link").symlink_to(tmp_path / "home")
     monkeypatch.setenv("HOME", str(tmp_path / "link"))
     assert list(paths._safe([Rule(str(tmp_path / "home"), 1)])) == []
+
+
+def test_the_loader_s_folders_are_known_with_what_is_included(tmp_path: Path) -> None:
+    (tmp_path / "ld.so.conf.d").mkdir()
+    settings = tmp_path / "ld.so.conf"
+    settings.write_text(
+        "# folders\n/a/lib:/b/lib\ninclude ld.so.conf.d/*.conf ld.so.conf none/*\nhwcap 1 x\n/c/lib # 3\n"
+    )
+    (tmp_path / "ld.so.conf.d/cuda.conf").write_text("/usr/local/cuda/targets/x86_64-linux/lib\n")
+    (tmp_path / "ld.so.conf.d/other.conf").write_text(f"include {settings}\n/d/lib, /e/lib\n")
+    found = list(paths._configured(settings, set()))
+    assert found == ["/a/lib", "/b/lib", "/usr/local/cuda/targets/x86_64-linux/lib", "/d/lib", "/e/lib", "/c/lib"]
+    assert list(paths._configured(tmp_path / "none", set())) == []
+
+
+def test_the_folders_of_the_libraries_that_are_there_are_known(tmp_path: Path) -> None:
+    maps = tmp_path / "maps"
+    maps.write_text(
+        "7f00-7f01 r-xp 00000000 08:01 12   /spack/gcc 12/lib64/libgomp.so.1.0.0\n"
+        "7f01-7f02 r--p 00000000 08:01 12   /spack/gcc 12/lib64/libgomp.so.1.0.0\n"
+        "7f02-7f03 rw-p 00000000 00:00 0 \n7f03-7f04 rw-p 00000000 00:00 0   [heap]\n"
+        "7f04-7f05 r--p 00000000 08:01 13   /home/somebody/data.bin\n"
+    )
+    assert list(paths._mapped(maps)) == ["/spack/gcc 12/lib64"]
+    assert any(Path(folder, "libc.so.6").exists() for folder in paths._mapped(Path("/proc/self/maps")))
+
+
+def test_a_library_where_only_the_loader_s_settings_tell_is_reached(place: Place) -> None:
+    folder = place.root / "toolkit/lib"
+    folder.mkdir(parents=True)
+    (folder / "library").write_text("x")
+    (place.root / "ld.so.conf").write_text(f"{folder}\n")
+    place.places["library"] = str(folder / "library")
+    setting = f"paths._LOADER_SETTINGS = {str(place.root / 'ld.so.conf')!r}\n"
+    assert place.try_out(setting + worker(), "read_library", "read_secret")["results"] == {
+        "read_library": DONE,
+        "read_secret": DENIED,
+    }
+    assert place.try_out(worker(), "read_library")["results"] == {"read_library": DENIED}
