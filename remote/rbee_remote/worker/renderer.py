@@ -32,8 +32,6 @@ MOST = 4
 COMPANY_AFTER_S = 0.05
 #: Seconds until a process that does not even compute, on a machine that stands still, is given up.
 WALL_S = 60.0
-#: Seconds that a process may take to end: some more than a request may compute.
-_PATIENCE_S = 3.0 * CPU_S
 #: Characters of a template, and of the text of a token. The longest templates known have 30,000.
 MOST_TEMPLATE = 2**20
 
@@ -194,7 +192,7 @@ class _Process:
             except PermissionError:
                 assert self._process.stdin is not None
                 self._process.stdin.close()
-        with anyio.move_on_after(_PATIENCE_S):
+        with anyio.move_on_after(WALL_S):
             await self._process.wait()
         transport = getattr(self._process, "_transport", None)
         if transport is not None:
