@@ -95,10 +95,11 @@ class Renderer:
             try:
                 while not self._idle and not self._may_start(waited=loop.time() >= deadline):
                     left = max(deadline - loop.time(), 0.001) if self._count < MOST else None
-                    with contextlib.suppress(asyncio.TimeoutError):
-                        await asyncio.wait_for(self._changed.wait(), left)
+                    with anyio.move_on_after(left):
+                        await self._changed.wait()
             finally:
                 self._waiting -= 1
+                self._changed.notify()  # who is canceled as it is woken passes that on, as Python does from 3.13
             while self._idle:
                 process = self._idle.pop()
                 if process.lives:

@@ -148,6 +148,10 @@ async def test_a_quick_burst_needs_one_process(rendering: Renderer) -> None:
     assert len(renders_of(os.getpid())) == 1
 
 
+async def test_a_chat_of_many_short_turns_is_served(rendering: Renderer) -> None:
+    assert await rendering.render(chat(*["Hi"] * 5000), info(SAY)) == "Hi;" * 5000
+
+
 async def test_refusals_and_errors_cost_no_process(rendering: Renderer) -> None:
     template = "{% if messages[0].content == 'no' %}{{ raise_exception('not this') }}{% endif %}" + SAY
     await rendering.render(chat("Hi"), info(template))
@@ -176,6 +180,28 @@ async def test_who_gives_up_leaves_no_half_answer_to_the_next(rendering: Rendere
     with contextlib.suppress(asyncio.CancelledError):
         await task
     assert await rendering.render(chat("second"), info(template)) == "second;"
+
+
+@pytest.mark.parametrize("fit", [True, False], ids=["idle", "ended"])
+async def test_who_gives_up_as_it_is_woken_wakes_the_next(
+    monkeypatch: pytest.MonkeyPatch, rendering: Renderer, fit: bool
+) -> None:
+    """Before Python 3.13, a condition's `notify` is lost on a waiter that is canceled in the same turn."""
+    monkeypatch.setattr(renderer_module, "MOST", 1)
+    process = await rendering._take()
+    first, second = (asyncio.create_task(rendering._take()) for _ in range(2))
+    while rendering._waiting < 2:
+        await asyncio.sleep(0)
+    if fit:
+        await rendering._give(process, fit=True)
+    else:
+        rendering._all.discard(process)
+        await process.kill()
+        await rendering._forget_one()
+    first.cancel()
+    taken = await asyncio.wait_for(second, 10)
+    assert (taken is process) == fit
+    assert first.cancelled()
 
 
 @pytest.mark.parametrize(
