@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,7 +106,7 @@ def known_hosts_of(hop: Hop) -> Trust:
     """What known_hosts says of this host, whatever the inventory pins."""
     known = _load(hop.known_hosts)
     (keys, authorities, revoked), *behind = [known.match(name, "", None)[:3] for name in _names(hop)]
-    on_port_22: list[asyncssh.SSHKey] = []
+    on_port_22: Sequence[asyncssh.SSHKey] = ()
     for others in behind:
         revoked = [*revoked, *others[2]]
         if not keys and not authorities:
