@@ -2,11 +2,13 @@
 
 Rules
 - A log of any length is read line by line.
+- A node can say what it likes: what is kept of it is bounded, and it has the time of `each`, which no other waits for.
 - Both logs may be written to meanwhile, which is no break. So what one shows of the other is read before that other.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections import deque
@@ -20,16 +22,24 @@ from rbee.audit.reading import snapshot
 from rbee.audit.witness import Note, NotesOnKeeper, notes_on_nodes, place_of
 from rbee.connection import Connection, quote
 from rbee.context import Context
-from rbee.errors import ConfigError
+from rbee.errors import ConfigError, NodeError
 from rbee.events import Event
 from rbee.inventory import Node
 from rbee.probe import probe
 from rbee.reach import PerNode, each, reach
 from rbee.settings import Settings
+from rbee_remote.protocol import ErrorCode
 from rbee_remote.protocol.audit import AUDIT_HEAD, AUDIT_LOG, MAX_BREAKS, AuditBreak, AuditHead, Verifier, unpack_head
+from rbee_remote.protocol.audit_log import ROTATED
 
 #: How often a log is looked at that is put away under another name while it is read.
 _LOOKS = 3
+#: Bytes of a node's logs that are read: 32 that were put away, and of each 20,000 workers were started.
+MOST_BYTES = 256 * 2**20
+_MOST_FILES = 1000
+_DIGIT = "[0-9]"
+#: After so many lines others have a turn: a node may send more short ones at once than are looked at in its time.
+_LINES_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +111,11 @@ class _Reading:
         self._report(self._verifier.end(head))
         missing = next((_lacks(note) for note in self._wanted.values()), "")
         on_keeper = tuple(self._on_keeper.notes) if self._on_keeper else ()
-        return Verdict(tuple(self._files), self._lines, tuple(self._breaks[:MAX_BREAKS]), missing, on_keeper)
+        return Verdict(tuple(self._files), self._lines, tuple(self._breaks), missing, on_keeper)
 
     def _report(self, breaks: Sequence[AuditBreak]) -> None:
-        self._breaks += (FileBreak(self._files[-1], at.line, at.reason) for at in breaks)
+        left = MAX_BREAKS - len(self._breaks)
+        self._breaks += (FileBreak(self._files[-1], at.line, at.reason) for at in breaks[:left])
 
 
 def _lacks(note: Note) -> str:
@@ -161,7 +172,7 @@ async def _verify_on_node(
         f"cd {quote(folder)} 2>/dev/null || exit 0\n"
         f"head() {{ dd if={AUDIT_HEAD} bs=4096 count=1 2>/dev/null | tr '\\n' ' '; echo; }}\n"
         "head\n"
-        f"for log in audit-*.log {AUDIT_LOG}; do\n"
+        f"for log in audit-{_DIGIT * 4}*-{_DIGIT * 8}.log {AUDIT_LOG}; do\n"
         f'  [ -f "$log" ] && {{ printf "{mark}%s\\n" "$log"; cat "$log"; echo; }}\n'
         "done\n"
         f"echo {mark}; head"
@@ -174,21 +185,47 @@ async def _verify_on_node(
 
 
 async def _read(output: AsyncIterator[bytes], reading: _Reading, mark: bytes) -> _Reading:
-    """Files, each after a line with the mark and its name, up to the mark alone."""
+    """Files, each after a line with the mark and its name, up to the mark alone. Raises NodeError."""
     pending: bytes | None = None
-    async for line in output:
+    names: set[str] = set()
+    async for line in _bounded(output):
         if line.startswith(mark):
             if pending:
                 reading.take(pending, is_whole=False)
             if line == mark:
                 break
-            reading.begin(line.removeprefix(mark).decode(errors="replace"))
+            name = line.removeprefix(mark).decode(errors="replace")
+            if name in names or len(names) >= _MOST_FILES or not (name == AUDIT_LOG or ROTATED.fullmatch(name)):
+                raise _nonsense("a file that is none, the same one again, or too many")
+            names.add(name)
+            reading.begin(name)
             pending = None
-        else:
+        elif names:
             if pending is not None:
                 reading.take(pending)
             pending = line
+        else:
+            raise _nonsense("lines that are of no file")
     return reading
+
+
+async def _bounded(output: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The lines. Raises NodeError where they are more than MOST_BYTES."""
+    left, count = MOST_BYTES, 0
+    async for line in output:
+        count += 1
+        left -= len(line) + 1
+        if left < 0:
+            raise _nonsense(f"more than {MOST_BYTES // 2**20} MiB")
+        if not count % _LINES_AT_ONCE:
+            await asyncio.sleep(0)
+        yield line
+
+
+def _nonsense(what: str) -> NodeError:
+    message = f"what the node says of its audit log cannot be read: {what}"
+    hint = "look at the log on the node; one that goes on saying so is not well, or not honest"
+    return NodeError(ErrorCode.NODE_UNSUPPORTED, message, hint=hint)
 
 
 def last_entries(settings: Settings, count: int, node: str | None) -> list[dict[str, Any]]:

@@ -6,7 +6,8 @@ record that was deleted with its head, or written anew with a chain that fits, h
 
 Rules
 - Only what is on record counts: a digest that was noted and is not there. What one side never heard of proves nothing.
-- A keeper's note counts for the place that it was made for, until the keeper uninstalls the node or enters it anew.
+- A keeper's note counts for the place that it was made for, until the keeper has uninstalled the node or entered it
+  anew: an attempt that failed ends nothing.
 - A node's note counts for the keeper that it names, at the user and machine that it names: a home can be copied.
 """
 
@@ -19,12 +20,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rbee.audit import OK
 from rbee.inventory import Node
 
 #: Notes of one side that are held against the other, the latest ones.
 MOST_NOTES = 1000
 #: After these a node's record may be another one.
 _BEGINS_ANEW = frozenset({"uninstall", "nodes.add", "nodes.remove"})
+#: Characters of a place that are kept; more than `audit.LONGEST`, at which one was cut where it was written.
+_LONGEST_PLACE = 1000
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -47,7 +51,7 @@ def notes_on_nodes(entries: Iterable[Mapping[str, Any]]) -> dict[str, list[Note]
     found: dict[str, deque[Note]] = {}
     for entry in entries:
         node, action = str(entry.get("node")), entry.get("action")
-        if action in _BEGINS_ANEW:
+        if action in _BEGINS_ANEW and entry.get("outcome") == OK:
             found.pop(node, None)
         elif action == "worker.start" and (note := _note(entry, "node_head")):
             found.setdefault(node, deque(maxlen=MOST_NOTES)).append(note)
@@ -77,4 +81,4 @@ def _note(entry: Mapping[str, Any], name: str) -> Note | None:
     digest = entry.get(name)
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         return None
-    return Note(digest, str(entry.get("time"))[:40], str(entry.get("place", "")))
+    return Note(digest, str(entry.get("time"))[:40], str(entry.get("place", ""))[:_LONGEST_PLACE])

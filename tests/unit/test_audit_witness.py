@@ -126,6 +126,13 @@ async def test_a_node_that_was_cleared_or_entered_anew_begins_anew(sides: Sides,
     assert (await sides.verify())[1].missing
 
 
+@pytest.mark.parametrize("action", ["uninstall", "nodes.remove", "nodes.add"])
+async def test_an_attempt_that_failed_ends_no_note(sides: Sides, action: str) -> None:
+    delete(sides.layout.logs)
+    sides.record(action, outcome="CONNECTION_LOST")
+    assert (await sides.verify())[1].missing
+
+
 async def test_another_home_or_machine_under_the_same_name_is_another_record(sides: Sides, tmp_path: Path) -> None:
     assert (await sides.verify(home=str(tmp_path / "other")))[1] == Verdict((), 0, ())
     home = str(sides.layout.home)

@@ -40,7 +40,8 @@ LOCK_PATIENCE_S = 2.0
 
 #: More than the longest line, so that the last two lines are in it.
 _TAIL_BYTES = 64 * 1024
-_ROTATED = re.compile(r"audit-(\d{4,})-\d{8}\.log")
+#: The name of a file that was put away.
+ROTATED = re.compile(r"audit-(\d{4,})-\d{8}\.log")
 
 
 class AuditLog:
@@ -70,7 +71,7 @@ class AuditLog:
 
     def rotated(self) -> list[Path]:
         """The files that were put away, the first written first."""
-        found = ((_ROTATED.fullmatch(path.name), path) for path in self._folder.glob("audit-*.log"))
+        found = ((ROTATED.fullmatch(path.name), path) for path in self._folder.glob("audit-*.log"))
         return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
 
     def _size(self) -> int:
@@ -104,7 +105,7 @@ class AuditLog:
 
     def _rotate(self, lock: int, head: AuditHead) -> AuditHead:
         files = self.rotated()
-        match = _ROTATED.fullmatch(files[-1].name) if files else None
+        match = ROTATED.fullmatch(files[-1].name) if files else None
         number = int(match[1]) + 1 if match else 1
         self._path.rename(self._folder / f"audit-{number:04d}-{datetime.now(timezone.utc):%Y%m%d}.log")
         return self._begin(lock, head)
