@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _MOST_LINKS = 40
 #: How often a file may be replaced between the look at its name and the one at what was opened.
 _MOST_LOOKS = 20
+#: Tags of the entries of an access control list that name somebody (linux/posix_acl.h).
+_ACL_USER, _ACL_GROUP = 2, 8
 
 
 class Fault(Enum):
@@ -40,6 +42,7 @@ class Fault(Enum):
     FOREIGN = "belongs to"
     GROUP = "can be written by the group"
     OTHERS = "can be written by everybody"
+    LISTED = "can be written by those in its access control list"
 
 
 def fault(status: os.stat_result, uid: int, is_private: Callable[[int], bool]) -> Fault | None:
@@ -72,6 +75,25 @@ def is_own_group(
     )
 
 
+def _listed(path: str | Path, status: os.stat_result) -> Fault | None:
+    """Whether a list lets another user or group write. Where one does, the mode says so of the group: it is the list's
+    mask then, and `chmod go-w` takes the right from all of them."""
+    if stat.S_ISLNK(status.st_mode) or not status.st_mode & stat.S_IWGRP or not hasattr(os, "getxattr"):
+        return None
+    try:
+        entries = os.getxattr(path, "system.posix_acl_access")[4:]
+    except OSError:
+        return None  # there is none, or the file system has no such lists
+    for at in range(0, len(entries) - 7, 8):
+        tag, rights, number = (int.from_bytes(entries[at + a : at + b], "little") for a, b in ((0, 2), (2, 4), (4, 8)))
+        is_other = (tag == _ACL_USER and number not in (0, os.getuid())) or (
+            tag == _ACL_GROUP and not _is_private(number)
+        )
+        if is_other and rights & 2:
+            return Fault.LISTED
+    return None
+
+
 def check(path: Path, what: str) -> os.stat_result | None:
     """See that nobody else decides what is at `path`; its status, None where nothing is there.
 
@@ -79,7 +101,7 @@ def check(path: Path, what: str) -> os.stat_result | None:
     """
     steps = list(_steps(path))
     for at, status, is_end in steps:
-        found = fault(status, os.getuid(), _is_private)
+        found = fault(status, os.getuid(), _is_private) or _listed(at, status)
         if found is None or (found is not Fault.FOREIGN and not is_end and status.st_mode & stat.S_ISVTX):
             continue
         if not _is_above_home(at, {step for step, _, _ in steps}):
@@ -101,7 +123,7 @@ def check_entry(path: Path, what: str) -> None:
 
 def judge(status: os.stat_result, path: Path, what: str) -> None:
     """As `check`, for what is open by now. Raises ConfigError."""
-    if found := fault(status, os.getuid(), _is_private):
+    if found := fault(status, os.getuid(), _is_private) or _listed(path, status):
         raise _refused(found, path, what, str(path), status)
 
 
@@ -176,7 +198,7 @@ def _refused(found: Fault, path: Path, what: str, at: str, status: os.stat_resul
 
     is_itself = at == str(path)
     owner, group = _user(status.st_uid), _group(status.st_gid)
-    who = {Fault.FOREIGN: f" {owner}", Fault.GROUP: f" {group}", Fault.OTHERS: ""}[found]
+    who = {Fault.FOREIGN: f" {owner}", Fault.GROUP: f" {group}", Fault.OTHERS: "", Fault.LISTED: ""}[found]
     hint = f"{'' if status.st_uid == os.getuid() else 'sudo '}chmod go-w {quote(at)}"
     if found is Fault.FOREIGN and is_itself:
         hint = f"run rbee as {owner}, or see what is in it, then: sudo chown {_user(os.getuid())} {quote(at)}"

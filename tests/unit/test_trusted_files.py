@@ -6,6 +6,7 @@ import grp
 import os
 import pwd
 import stat
+import struct
 import threading
 from pathlib import Path
 
@@ -166,6 +167,52 @@ def test_ones_own_group_may_write_and_a_shared_one_may_not(file: Path, monkeypat
         refused(file, file.parent, f"written by the group {own.gr_name}")
     finally:
         trusted_files._is_private.cache_clear()
+
+
+def access_list(*entries: tuple[int, int, int]) -> bytes:
+    """As Linux keeps it. entries: tag, rights, id."""
+    return struct.pack("<L", 2) + b"".join(struct.pack("<HHL", *entry) for entry in entries)
+
+
+def with_list(tag: int, rights: int, number: int) -> bytes:
+    nobody = 2**32 - 1
+    named = [(tag, rights, number)]
+    return access_list(
+        (1, 6, nobody), *named * (tag == 2), (4, 6, nobody), *named * (tag == 8), (16, 6, nobody), (32, 4, nobody)
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "found"),
+    [
+        ((2, 6, 65534), Fault.LISTED),
+        ((8, 6, 65533), Fault.LISTED),
+        ((2, 2, 65534), Fault.LISTED),
+        ((2, 4, 65534), None),
+        ((8, 5, 65533), None),
+        ((2, 6, 0), None),
+        ((2, 6, os.getuid()), None),
+    ],
+)
+def test_a_list_that_lets_somebody_else_write(
+    file: Path, entry: tuple[int, int, int], found: Fault | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where this group would be trusted: by its mode alone the file is sound."""
+    monkeypatch.setattr(trusted_files, "_is_private", lambda gid: gid != 65533)
+    try:
+        os.setxattr(file, "system.posix_acl_access", with_list(*entry))
+    except (OSError, AttributeError):  # a file system without such lists
+        file.chmod(0o664)
+        monkeypatch.setattr(
+            os, "getxattr", lambda path, _: with_list(*entry) if path == str(file) else b"", raising=False
+        )
+    assert stat.S_IMODE(file.stat().st_mode) == 0o664
+    if found is None:
+        assert read(file, "the file") == b"content"
+        return
+    refused(file, file, "access control list")
+    file.chmod(0o644)  # as the hint says
+    assert read(file, "the file") == b"content"
 
 
 def test_links_are_followed_to_where_each_of_them_can_be_replaced(file: Path, tmp_path: Path) -> None:
