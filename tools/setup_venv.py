@@ -119,7 +119,7 @@ def _fetch_pip(folder: Path, settings: dict[str, str]) -> Path:
     try:
         return locked_file.fetch(pip.name, pip.version, pip.hashes, folder, settings=settings)
     except locked_file.NotFoundError as error:
-        sys.exit(f"{error}\nInstall pip yourself: apt install python3-venv")
+        sys.exit(f"{error}\n{locked_file.hint(str(error))}\nOr install pip yourself: apt install python3-venv")
 
 
 def _pip(settings: dict[str, str], *args: str) -> None:

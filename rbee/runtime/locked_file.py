@@ -8,6 +8,8 @@ needs. tools/setup_venv.py uses this file before there is a pip, so it needs the
 Rules
 - The hash decides: which index, page or mirror a file comes from does not matter; one with another hash is passed over.
 - pip's own variables (PIP_INDEX_URL and its kin) say where to look. A password goes to the host it was given for.
+- Who vouches for an index is what pip would take: PIP_CERT, REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, else this machine's
+  own authorities, and where it has none, as with python.org's Python for macOS, those that come with pip.
 - A file gets its name when it is whole and its hash is right.
 """
 
@@ -18,6 +20,7 @@ import contextlib
 import hashlib
 import html.parser
 import http.client
+import importlib
 import json
 import netrc
 import os
@@ -49,6 +52,13 @@ OnBytes = Callable[[int, int], None]
 
 class NotFoundError(Exception):
     """No index has a file with one of the hashes."""
+
+
+def hint(said: str) -> str:
+    """What may help, by what was said when a file could not be had."""
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        return "if your network has its own certificate authority, set PIP_CERT to the file of its certificate (PEM)"
+    return "check the network and pip's settings on this machine (`python -m pip config list`)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +192,7 @@ class _Reader:
         return self._opener(host).open(request, timeout=self._timeout)
 
     def _opener(self, host: str) -> urllib.request.OpenerDirector:
-        context = ssl.create_default_context(cafile=self._settings.get("PIP_CERT") or None)
+        context = _trusting(self._settings.get("PIP_CERT", ""))
         if certificate := self._settings.get("PIP_CLIENT_CERT"):
             context.load_cert_chain(certificate)
         if {host, host.partition(":")[0]} & set(self._settings.get("PIP_TRUSTED_HOST", "").split()):
@@ -193,6 +203,29 @@ class _Reader:
             proxy = proxy if "://" in proxy else f"http://{proxy}"
             handlers.append(urllib.request.ProxyHandler({"http": proxy, "https": proxy}))
         return urllib.request.build_opener(*handlers)
+
+
+def _trusting(given: str) -> ssl.SSLContext:
+    """given: a file of certificates or a folder of them, "" for what else says one. Raises OSError."""
+    given = given or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or ""
+    if given and not Path(given).exists():
+        raise FileNotFoundError(f"the certificates {given} are not there")
+    if given:
+        folder = Path(given).is_dir()
+        return ssl.create_default_context(cafile=None if folder else given, capath=given if folder else None)
+    context = ssl.create_default_context()
+    if not _has_authorities(context):
+        for name in ("pip._vendor.certifi", "certifi"):
+            with contextlib.suppress(ImportError, OSError):
+                context.load_verify_locations(importlib.import_module(name).where())
+                break
+    return context
+
+
+def _has_authorities(context: ssl.SSLContext) -> bool:
+    """A folder of them is read when the first is looked for, so it does not count as loaded."""
+    folder = ssl.get_default_verify_paths().capath
+    return bool(context.get_ca_certs()) or (folder is not None and any(Path(folder).iterdir()))
 
 
 def _from_json(page: bytes) -> list[Link]:

@@ -61,7 +61,7 @@ async def fetch_locked(line: Locked, target: Path, *, on_line: child.OnLine) -> 
             raise NodeError(
                 ErrorCode.BOOTSTRAP_FAILED,
                 last_error(said),
-                hint="check the network and pip's settings on this machine (`python -m pip config list`)",
+                hint=locked_file.hint("\n".join(said)),
             )
         publish(folder / "files", target)
     return next(target.iterdir())  # noqa: ASYNC240 (one small folder)
@@ -96,7 +96,7 @@ async def download(
             raise NodeError(
                 code,
                 f"pip could not download {_first_words(requirements)}: {last_error(said)}",
-                hint="check the network and pip's settings on this machine (`python -m pip config list`)",
+                hint=locked_file.hint("\n".join(said)),
                 details={"network": looks_like_no_network(said)},
             )
         publish(files, target)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
+import ssl
 import subprocess
 import sys
 import threading
@@ -17,6 +19,7 @@ import pytest
 
 from rbee.runtime import locked_file
 from rbee.runtime.locked_file import NotFoundError, fetch
+from tests.tls import server_context
 
 DATA = b"the source"
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -51,10 +54,19 @@ class Server:
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.host = f"127.0.0.1:{self.http.server_address[1]}"
 
+    def wrap(self, context: ssl.SSLContext) -> None:
+        """From now on https."""
+        self.http.socket = context.wrap_socket(self.http.socket, server_side=True)
+
 
 @contextmanager
 def serving(**pages: tuple[str, bytes]) -> Iterator[Server]:
-    server = Server({f"/{path}": page for path, page in pages.items()})
+    with running(Server({f"/{path}": page for path, page in pages.items()})) as server:
+        yield server
+
+
+@contextmanager
+def running(server: Server) -> Iterator[Server]:
     thread = threading.Thread(target=server.http.serve_forever)
     thread.start()
     try:
@@ -170,6 +182,62 @@ def test_pages_that_make_no_sense_are_no_reason_to_stop(page: tuple[str, bytes],
     with serving(**{PAGE: page}) as first, serving(**good) as second:
         found = get(tmp_path, index_url=f"http://{first.host}/simple", extra_index_url=f"http://{second.host}/simple")
     assert found.read_bytes() == DATA
+
+
+@pytest.fixture
+def https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Server, Path]]:
+    """An index whose certificate no authority of this machine vouches for, and the file of it."""
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "tls").mkdir()
+    context, _ = server_context(tmp_path / "tls")
+    server = Server({f"/{PAGE}": as_json(f"/{FILE}"), f"/{FILE}": FOUND})
+    server.wrap(context)
+    with running(server):
+        yield server, tmp_path / "tls/certificate.pem"
+
+
+@pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT"])
+def test_a_proxy_or_mirror_with_its_own_authority_is_trusted_where_pip_would(
+    https: tuple[Server, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    server, certificate = https
+    monkeypatch.setenv(name, str(certificate))
+    settings = {"PIP_INDEX_URL": f"https://{server.host}/simple", name: os.environ[name]}
+    found = fetch("llama-cpp-python", "0.3.1", HASHES, tmp_path / "out", settings=settings)
+    assert found.read_bytes() == DATA
+
+
+def test_one_that_nobody_vouches_for_is_refused_with_a_hint_that_fits(
+    https: tuple[Server, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, _ = https
+    index = f"https://{server.host}/simple"
+    with pytest.raises(NotFoundError) as caught:
+        get(tmp_path / "out", index_url=index)
+    assert "PIP_CERT" in locked_file.hint(str(caught.value))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "gone.pem"))
+    with pytest.raises(NotFoundError, match=r"the certificates .*gone\.pem are not there"):
+        get(tmp_path / "out", index_url=index)
+
+
+def test_a_machine_without_authorities_takes_those_that_pip_brings(
+    https: tuple[Server, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """python.org's Python for macOS, until somebody runs "Install Certificates"."""
+    import pip._vendor.certifi
+
+    server, certificate = https
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "empty/none.pem"))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "empty"))
+    monkeypatch.setattr(pip._vendor.certifi, "where", lambda: str(certificate))
+    index = f"https://{server.host}/simple"
+    assert get(tmp_path / "out", index_url=index).read_bytes() == DATA
+    monkeypatch.setitem(sys.modules, "pip._vendor.certifi", None)
+    monkeypatch.setitem(sys.modules, "certifi", None)
+    with pytest.raises(NotFoundError, match="CERTIFICATE_VERIFY_FAILED"):
+        get(tmp_path / "out", index_url=index)
 
 
 def test_pages_and_files_have_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
