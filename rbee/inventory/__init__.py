@@ -5,7 +5,8 @@ Rules
 - Every key of a node, but for those of `schema.TRUST`, can stand in `[defaults]`; `_merge` is the one place where
   defaults apply.
 - `local`, this machine, is always there; `[nodes.local]` may set everything but how it is reached, and no variable that
-  decides which code runs here. Where `[defaults]` has such a variable, it is for the other nodes.
+  decides which code runs here; its `home` stands in the inventory of rbee's home alone, for the same reason. Where
+  `[defaults]` has such a variable, or a home in another inventory, it is for the other nodes.
 - The current folder decides nothing: an `inventory.toml` there counts only where the user names it.
 """
 
@@ -152,25 +153,48 @@ def load(path: Path | None = None, settings: Settings | None = None) -> Inventor
     settings = settings or Settings.from_environment()
     found = find(path, settings)
     if found is None:
-        return _at_home(Inventory({LOCAL: Node(LOCAL)}), settings)
+        return _at_home(Inventory({LOCAL: Node(LOCAL)}), settings, is_own=True)
     try:
         content = trusted_files.read(found, WHAT)
     except FileNotFoundError as error:
         raise ConfigError(f"no inventory at {found}", hint="`rbee nodes add` makes one") from error
     except OSError as error:
         raise ConfigError(f"cannot read the inventory {found}: {error.strerror}") from error
-    return _at_home(parse(content, found), settings)
+    is_own = _is_own(found, settings)
+    return _at_home(parse(content, found, is_own=is_own), settings, is_own=is_own)
 
 
-def _at_home(inventory: Inventory, settings: Settings) -> Inventory:
-    """The node `local` lives in rbee's own home, which `$RBEE_HOME` may have moved, unless the file says otherwise."""
+def _is_own(path: Path, settings: Settings) -> bool:
+    """Whether this is the inventory of rbee's home, under whatever name it was found."""
+    try:
+        return os.path.samestat(path.stat(), settings.inventory_path.stat())
+    except OSError:
+        return False
+
+
+def _at_home(inventory: Inventory, settings: Settings, *, is_own: bool) -> Inventory:
+    """The node `local` lives in rbee's own home, which `$RBEE_HOME` may have moved, unless the file says otherwise.
+
+    is_own: the file lies in rbee's home. Any other says nothing of where this machine's programs are: it may have come
+    with folders that hold some. Raises ConfigError.
+    """
     local = inventory.nodes[LOCAL]
+    if local.home and not is_own:
+        raise ConfigError(
+            f"{inventory.path}: [nodes.{LOCAL}] home decides which programs this machine runs, "
+            "and only the inventory in rbee's home may",
+            hint=f"write it into {settings.inventory_path}, or set RBEE_HOME",
+            details={"file": str(inventory.path), "table": f"nodes.{LOCAL}", "key": "home"},
+        )
     home = local.home or str(settings.home / "node")
     return replace(inventory, nodes={**inventory.nodes, LOCAL: replace(local, home=home)})
 
 
-def parse(content: bytes, path: Path) -> Inventory:
-    """The inventory in `content`; `path` names it in errors and is where relative key files are looked for."""
+def parse(content: bytes, path: Path, *, is_own: bool = True) -> Inventory:
+    """The inventory in `content`; `path` names it in errors and is where relative key files are looked for.
+
+    is_own: it lies in rbee's home. In any other, `home` of [defaults] is not for this machine.
+    """
     data = _parse_toml(content, path)
     for key in data:
         if key not in ("defaults", "nodes"):
@@ -183,8 +207,9 @@ def parse(content: bytes, path: Path) -> Inventory:
     tables = data.get("nodes", {})
     if not isinstance(tables, dict):
         raise ConfigError(f"{path}: nodes has to be a table of tables, one [nodes.NAME] each")
-    nodes = {name: _merge(name, defaults, read_table(table, f"nodes.{name}", path)) for name, table in tables.items()}
-    nodes.setdefault(LOCAL, _merge(LOCAL, defaults, {}))
+    own = {name: read_table(table, f"nodes.{name}", path) for name, table in tables.items()}
+    nodes = {name: _merge(name, defaults, fields, is_own=is_own) for name, fields in own.items()}
+    nodes.setdefault(LOCAL, _merge(LOCAL, defaults, {}, is_own=is_own))
     _check_jumps(nodes, path)
     return Inventory(nodes, path)
 
@@ -206,10 +231,11 @@ def _parse_toml(content: bytes, path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _merge(name: str, defaults: Mapping[str, Any], own: Mapping[str, Any]) -> Node:
-    """A node from its own fields over the defaults; `env` is merged variable by variable."""
+def _merge(name: str, defaults: Mapping[str, Any], own: Mapping[str, Any], *, is_own: bool) -> Node:
+    """A node from its own fields over the defaults; `env` is merged variable by variable. is_own: as for `parse`."""
     if name == LOCAL:
-        defaults = {key: value for key, value in defaults.items() if key not in REACH}
+        others = REACH if is_own else REACH | {"home"}
+        defaults = {key: value for key, value in defaults.items() if key not in others}
     fields = {**defaults, **own}
     if name != LOCAL:
         fields.setdefault("host", name)  # as ssh does: the name may be an alias, or resolve by itself

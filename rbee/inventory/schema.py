@@ -87,7 +87,8 @@ def _check_local_env(env: dict[str, str], path: Path, where: dict[str, str]) -> 
     """Raises ConfigError for a variable that steers what runs on this machine."""
     for name in filter(steers, env):
         raise ConfigError(
-            f"{path}: [{where['table']}] env: {name} decides which code this machine runs, and no inventory may",
+            f"{path}: [{where['table']}] env: {name} decides which code this machine runs or where it writes, "
+            "and no inventory may",
             hint="where you mean it, set it in the shell that rbee is started from",
             details=where | {"variable": name},
         )

@@ -13,7 +13,8 @@ from rbee.connection import quote
 from rbee.errors import ConfigError
 from rbee.inventory import LOCAL, Inventory, parse
 from rbee.inventory.steering import steers
-from rbee.runtime import child, pip
+from rbee.runtime import build, child, locked, pip
+from rbee.runtime.platforms import Target
 from tests.testbed.cli import Rbee
 from tests.unit.package_index import PackageIndex
 from tests.unit.tiny_packages import write_wheel
@@ -93,6 +94,36 @@ def test_where_it_is_named_its_variables_still_steer_nothing_here(rbee: Rbee, cl
     assert "inventory.toml: [nodes.local] env: LD_PRELOAD decides which code this machine runs" in refused.stderr
 
 
+def test_where_it_is_named_no_program_of_its_own_runs(rbee: Rbee, clone: Path) -> None:
+    """A home that came along has a runtime, which a keeper would run as one that rbee made."""
+    target = Target.here()
+    ran = clone / "ran"
+    evil = clone / "node/runtimes" / locked.runtime_key(target, "cpu", build.cmake_flags(target, "cpu")) / "bin/python"
+    evil.parent.mkdir(parents=True)
+    evil.write_text(f"#!/bin/sh\ntouch {quote(str(ran))}\n")
+    evil.chmod(0o755)
+    (clone / "inventory.toml").write_text(f'[nodes.local]\nhome = "{clone}/node"\nbackend = "cpu"\n')
+    for words in (("nodes", "show", "local"), ("infer", "--model", "smollm2:135m", "hello")):
+        refused = rbee("-i", "inventory.toml", *words, status=2 if words[0] == "nodes" else None)
+        assert not ran.exists()
+        assert "[nodes.local] home decides which programs this machine runs" in refused.stderr
+        assert f"write it into {rbee.inventory}, or set RBEE_HOME" in refused.stderr
+
+
+def test_where_it_is_named_its_default_home_is_for_the_others(rbee: Rbee, clone: Path) -> None:
+    (clone / "inventory.toml").write_text(f'[defaults]\nhome = "{clone}/node"\n[nodes.gpu1]\n')
+    for name, home in (("gpu1", clone / "node"), ("local", rbee.home / "node")):
+        assert rbee("-i", "inventory.toml", "nodes", "show", name, "--json").json()["home"] == str(home)
+
+
+def test_the_inventory_of_rbees_own_home_moves_this_machines(rbee: Rbee) -> None:
+    rbee.home.mkdir(mode=0o700)
+    for table in ("nodes.local", "defaults"):
+        rbee.inventory.write_text(f'[{table}]\nhome = "/scratch/rbee"\n')
+        for words in ((), ("-i", str(rbee.inventory))):
+            assert rbee(*words, "nodes", "show", "local", "--json").json()["home"] == "/scratch/rbee"
+
+
 async def test_no_tool_of_ours_runs_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """rustup's `rustc` runs what `rust-toolchain.toml` of the current folder names, and pip asks it for its version."""
     clone, programs = tmp_path / "clone", tmp_path / "programs"
@@ -137,10 +168,28 @@ CODE = (
     *("PYTHONPATH", "PYTHONSTARTUP", "LLAMA_CPP_LIB_PATH", "GGML_BACKEND_PATH", "GGML_METAL_PATH_RESOURCES"),
     *("OPENSSL_CONF", "OPENSSL_MODULES", "CUDA_INJECTION64_PATH", "NVTX_INJECTION64_PATH", "HSA_TOOLS_LIB"),
     *("VK_LAYER_PATH", "VK_ICD_FILENAMES", "VK_DRIVER_FILES", "XDG_DATA_HOME", "HOME", "PATH", "BASH_ENV", "ENV"),
+    *("MTMD_CPP_LIB", "LLAVA_CPP_LIB", "ROCBLAS_TENSILE_LIBPATH", "HIPBLASLT_TENSILE_LIBPATH", "CUDA_CACHE_PATH"),
+    *(
+        "NCCL_CONF_FILE",
+        "NCCL_TOPO_FILE",
+        "CUBLASLT_LOG_FILE",
+        "CUDA_COREDUMP_FILE",
+        "NCCL_DEBUG_FILE",
+        "CUDA_LOG_FILE",
+    ),
+    *("CUDNN_LOGDEST_DBG", "CUBLAS_LOGDEST_DBG", "ROCBLAS_LOG_PATH", "ROCBLAS_LOG_TRACE_PATH", "MIOPEN_USER_DB_PATH"),
 )
 DATA = (
     *("HF_HOME", "HF_ENDPOINT", "OMP_NUM_THREADS", "GOMP_SPINCOUNT", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"),
     *("ROCR_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES", "GGML_CUDA_ENABLE_UNIFIED_MEMORY", "LLAMA_ARG_THREADS"),
+    *(
+        "CUDA_DEVICE_ORDER",
+        "CUDA_CACHE_MAXSIZE",
+        "NCCL_DEBUG",
+        "NCCL_P2P_DISABLE",
+        "GGML_CUDA_FORCE_MMQ",
+        "GOMP_CPU_AFFINITY",
+    ),
     *("HSA_OVERRIDE_GFX_VERSION", "MALLOC_ARENA_MAX", "TMPDIR", "LANG", "TZ", "A", "MY_PATH", "ENVIRONMENT"),
 )
 
