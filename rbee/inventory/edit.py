@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shlex
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,10 @@ from rbee.errors import ConfigError, UsageError
 from rbee.inventory import LOAD_KEYS, WHAT, Node, load_value, parse
 from rbee.inventory.schema import LOCAL, nearest
 from rbee.settings import make_private_folder
+
+#: Seconds for other edits, which take a moment each.
+_LOCK_PATIENCE_S = 10.0
+_LOCK_PAUSE_S = 0.02
 
 
 def add_node(path: Path, node: Node) -> None:
@@ -107,6 +113,7 @@ def _edit(path: Path) -> Iterator[Any]:
     target = path.resolve()  # an inventory that is a symbolic link stays one
     if not target.parent.exists():
         make_private_folder(target.parent)
+    trusted_files.check(path, WHAT)  # before a lock in a folder that others have to do with
     with _locked(target.parent):
         content = _read(path)
         before = parse(content, path)
@@ -122,12 +129,32 @@ def _edit(path: Path) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    """Whoever can read the folder can hold this lock, and for ever: it is waited for, and not without end.
+
+    Raises ConfigError.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        until = time.monotonic() + _LOCK_PATIENCE_S
+        while not _is_taken(descriptor):
+            if time.monotonic() > until:
+                raise ConfigError(
+                    f"the folder {folder} of the inventory has been locked by another process for "
+                    f"{_LOCK_PATIENCE_S:.0f} s: nothing was written",
+                    hint=f"see which one it is: fuser -v {shlex.quote(str(folder))}",
+                )
+            time.sleep(_LOCK_PAUSE_S)
         yield
     finally:
         os.close(descriptor)
+
+
+def _is_taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _read(path: Path) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import stat
 import string
 import tomllib
@@ -304,6 +306,25 @@ def test_edits_at_once_all_count(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: add_node(path, Node(f"n{i}", host=f"h{i}")), range(16)))
     assert set(load(path).nodes) == {f"n{i}" for i in range(16)} | {LOCAL}
+
+
+def test_a_lock_that_somebody_holds_for_ever_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rbee.inventory.edit._LOCK_PATIENCE_S", 0.1)
+    path = tmp_path / "inventory.toml"
+    path.write_text("[nodes.a]\n")
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        with pytest.raises(ConfigError, match=f"the folder {tmp_path} of the inventory has been locked") as caught:
+            remove_node(path, "a")
+        assert f"fuser -v {tmp_path}" in caught.value.hint
+        path.chmod(0o666)
+        with pytest.raises(ConfigError, match="is not used: it can be written by everybody"):
+            remove_node(path, "a")
+    finally:
+        os.close(descriptor)
+    path.chmod(0o600)
+    remove_node(path, "a")
 
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True).filter(
