@@ -7,8 +7,10 @@ Rules
   its kin make such a group for each user, and their ssh accepts it too.
 - Wider than OpenSSH: in a folder like /tmp, where the sticky bit lets only owners rename what is theirs, each entry
   counts by its own owner. Stricter: symbolic links are followed one by one, and every folder they lie in counts.
-- What is read is looked at again once it is open. Before that nothing is opened that somebody else may have put there:
-  a FIFO would never answer.
+- In a user namespace without root (apptainer, bwrap, `unshare -U`) root's folders show as nobody's: those on the way
+  are taken for root's. What they lead to is never taken for it.
+- What is read is looked at again once it is open. Before that nothing is opened that somebody else may have put there,
+  and nothing that is opened is waited for: a FIFO would never answer.
 - Some files are read by every warm `infer`: a look costs one system call for each part of a path, and no import.
 """
 
@@ -101,7 +103,10 @@ def check(path: Path, what: str) -> os.stat_result | None:
     """
     steps = list(_steps(path))
     for at, status, is_end in steps:
-        found = fault(status, os.getuid(), _is_private) or _listed(at, status)
+        found = fault(status, os.getuid(), _is_private)
+        if found is Fault.FOREIGN and not is_end and status.st_uid == _unmapped_root():
+            found = fault(_as_roots(status), os.getuid(), _is_private)
+        found = found or _listed(at, status)
         if found is None or (found is not Fault.FOREIGN and not is_end and status.st_mode & stat.S_ISVTX):
             continue
         if not _is_above_home(at, {step for step, _, _ in steps}):
@@ -124,19 +129,28 @@ def check_entry(path: Path, what: str) -> None:
 def judge(status: os.stat_result, path: Path, what: str) -> None:
     """As `check`, for what is open by now. Raises ConfigError."""
     if found := fault(status, os.getuid(), _is_private) or _listed(path, status):
-        raise _refused(found, path, what, str(path), status)
+        raise _refused(found, path, what, str(path.absolute()), status)
 
 
 def read(path: Path, what: str) -> bytes:
     """The content of a file that nobody else decides. Raises ConfigError as `check`, and OSError."""
     for _ in range(_MOST_LOOKS):
         seen = check(path, what)
-        with path.open("rb") as file:
+        with os.fdopen(open_at_once(path), "rb") as file:
             status = os.fstat(file.fileno())
             judge(status, path, what)
+            os.set_blocking(file.fileno(), True)
             if not _has_name(status) or (seen and os.path.samestat(seen, status)):
                 return file.read()
     raise ConfigError(f"{what} {path} is replaced all the time", hint="try again when whoever writes it is done")
+
+
+def open_at_once(path: Path) -> int:
+    """A descriptor to read from. Where somebody put a FIFO it is there at once, too: one waits for nobody to write.
+
+    It does not wait for what is read either, until `os.set_blocking`. Raises OSError.
+    """
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
 
 
 def _has_name(status: os.stat_result) -> bool:
@@ -182,6 +196,25 @@ def _is_above_home(at: str, steps: set[str]) -> bool:
 
 
 @functools.cache
+def _unmapped_root() -> int | None:
+    """As whom root's folders show in a user namespace that has no root; None where it has one.
+
+    So do those of all others that it does not know, who cannot be told apart: see `check`.
+    """
+    try:
+        with open("/proc/self/uid_map") as uid_map, open("/proc/sys/kernel/overflowuid") as overflow:  # noqa: PTH123
+            if any(int(line.split()[0]) == 0 for line in uid_map):
+                return None
+            return int(overflow.read())
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _as_roots(status: os.stat_result) -> os.stat_result:
+    return os.stat_result((*status[:4], 0, *status[5:10]))
+
+
+@functools.cache
 def _is_private(gid: int) -> bool:
     import grp
     import pwd
@@ -196,7 +229,7 @@ def _refused(found: Fault, path: Path, what: str, at: str, status: os.stat_resul
     """The error, with the command that mends it."""
     from shlex import quote
 
-    is_itself = at == str(path)
+    is_itself = at == str(path.absolute())
     owner, group = _user(status.st_uid), _group(status.st_gid)
     who = {Fault.FOREIGN: f" {owner}", Fault.GROUP: f" {group}", Fault.OTHERS: "", Fault.LISTED: ""}[found]
     hint = f"{'' if status.st_uid == os.getuid() else 'sudo '}chmod go-w {quote(at)}"

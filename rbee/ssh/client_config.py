@@ -26,6 +26,7 @@ from rbee import trusted_files
 from rbee.errors import ConfigError
 
 SYSTEM_CONFIG = Path("/etc/ssh/ssh_config")
+_WHAT = "the SSH configuration"
 
 _LINE = re.compile(r'"?([^\s="]+)"?\s*=?\s*(.*)')
 #: A word with its quotes; what begins with `#` begins a comment.
@@ -192,9 +193,10 @@ class Settings(SSHClientConfig):
 
 
 def _content(path: Path) -> str:
-    with path.open(encoding="utf-8") as file:
+    with os.fdopen(trusted_files.open_at_once(path), encoding="utf-8") as file:
         if path != SYSTEM_CONFIG:
-            trusted_files.judge(os.fstat(file.fileno()), path, "the SSH configuration")
+            trusted_files.judge(os.fstat(file.fileno()), path, _WHAT)
+        os.set_blocking(file.fileno(), True)
         return file.read()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -222,6 +223,15 @@ def test_a_file_that_others_can_write_is_refused_as_ssh_does(files: Path, home: 
     with pytest.raises(ConfigError, match=f"{path} is not used: it can be written by everybody") as caught:
         _last("plain")
     assert caught.value.hint == f"chmod go-w {path}"
+
+
+def test_a_fifo_in_place_of_a_file_is_waited_for_by_nobody(files: Path, home: Path) -> None:
+    path = home / ".ssh" / "config"
+    path.unlink()
+    os.mkfifo(path)
+    path.chmod(0o666)
+    with pytest.raises(ConfigError, match="written by everybody"):
+        _last("plain")
 
 
 def test_of_the_systems_files_those_that_are_included_are_looked_at(files: Path) -> None:

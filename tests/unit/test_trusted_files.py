@@ -7,6 +7,8 @@ import os
 import pwd
 import stat
 import struct
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -275,15 +277,30 @@ def test_what_was_put_in_its_place_after_the_look_is_looked_at_again(
     shared.mkdir()
     shared.chmod(0o777)
     (shared / "file").write_text("hostile")
-    open_it = Path.open
+    open_it = trusted_files.open_at_once
 
-    def too_late(path: Path, *arguments: str) -> object:
+    def too_late(path: Path) -> int:
         if path == name and not name.is_symlink():
             name.symlink_to(shared / "file")
-        return open_it(path, *arguments)
+        return open_it(path)
 
-    monkeypatch.setattr(Path, "open", too_late)
+    monkeypatch.setattr(trusted_files, "open_at_once", too_late)
     refused(name, shared, "written by everybody")
+
+
+def test_a_fifo_that_was_put_there_after_the_look_is_waited_for_by_nobody(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_it = trusted_files.open_at_once
+
+    def too_late(path: Path) -> int:
+        path.unlink()
+        os.mkfifo(path)
+        path.chmod(0o666)
+        return open_it(path)
+
+    monkeypatch.setattr(trusted_files, "open_at_once", too_late)
+    refused(file, file, "written by everybody")
 
 
 def test_a_file_that_is_replaced_while_it_is_read_is_whole(file: Path) -> None:
@@ -322,6 +339,49 @@ def test_somebody_elses_file_folder_fifo_and_link_are_refused(file: Path, tmp_pa
     with pytest.raises(ConfigError, match=f"{file.parent} belongs to 12345") as caught:
         read(file, "the file")
     assert "chown" not in caught.value.hint  # by root's own hand, for what may be a user's home
+
+
+@AS_ROOT
+def test_a_relative_path_has_the_same_hint(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.chown(file, 12345, 12345)
+    monkeypatch.chdir(file.parent)
+    with pytest.raises(ConfigError, match="the file file is not used: it belongs to 12345") as caught:
+        read(Path("file"), "the file")
+    assert f"sudo chown root {file}" in caught.value.hint
+
+
+@AS_ROOT
+def test_roots_folders_are_believed_in_a_user_namespace_that_has_no_root(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They show as nobody's there. What they lead to is believed only where it is one's own."""
+    os.chown(file.parent, 65534, 65534)
+    with pytest.raises(ConfigError, match=f"{file.parent} belongs to"):
+        read(file, "the file")
+    monkeypatch.setattr(trusted_files, "_unmapped_root", lambda: 65534)
+    assert read(file, "the file") == b"content"
+    file.parent.chmod(0o757)
+    refused(file, file.parent, "written by everybody")
+    file.parent.chmod(0o755)
+    os.chown(file, 65534, 65534)
+    with pytest.raises(ConfigError, match="it belongs to"):
+        read(file, "the file")
+    with pytest.raises(ConfigError, match="it belongs to"):
+        check(file.parent, "the folder")
+
+
+def test_a_user_namespace_without_root_is_told_from_one_that_has_it() -> None:
+    look = [sys.executable, "-c", "from rbee import trusted_files; print(trusted_files._unmapped_root())"]
+    found = {}
+    for user in ("0", "1000"):
+        words = ["unshare", "--user", f"--map-user={user}", *look]
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"no user namespaces here: {error}")
+        found[user] = done.stdout.strip()
+    assert found == {"0": "None", "1000": Path("/proc/sys/kernel/overflowuid").read_text().strip()}
+    assert trusted_files._unmapped_root() is None
 
 
 @AS_ROOT
