@@ -103,9 +103,10 @@ def test_where_it_is_named_no_program_of_its_own_runs(rbee: Rbee, clone: Path) -
     evil.write_text(f"#!/bin/sh\ntouch {quote(str(ran))}\n")
     evil.chmod(0o755)
     (clone / "inventory.toml").write_text(f'[nodes.local]\nhome = "{clone}/node"\nbackend = "cpu"\n')
-    for words in (("nodes", "show", "local"), ("infer", "--model", "smollm2:135m", "hello")):
-        refused = rbee("-i", "inventory.toml", *words, status=2 if words[0] == "nodes" else None)
+    for words in (("infer", "--model", "smollm2:135m", "hello"), ("nodes", "show", "local")):
+        refused = rbee("-i", "inventory.toml", *words, status=None)
         assert not ran.exists()
+        assert refused.status == 2
         assert "[nodes.local] home decides which programs this machine runs" in refused.stderr
         assert f"write it into {rbee.inventory}, or set RBEE_HOME" in refused.stderr
 
