@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import ssl
 import sys
 import tempfile
 import threading
@@ -112,14 +113,17 @@ class Hub:
 
 
 @contextmanager
-def running_hub(*, tls: bool = False) -> Iterator[Hub]:
-    """A hub, its content host and a plain one, each on a port of its own, until the context is left."""
+def running_hub(*, tls: bool = False, identity: tuple[ssl.SSLContext, Path] | None = None) -> Iterator[Hub]:
+    """A hub, its content host and a plain one, each on a port of its own, until the context is left.
+
+    identity: of `server_context`, for hubs that one hive is to know one after the other; it trusts what it began with.
+    """
     hub = Hub()
     servers = [_Server(("127.0.0.1", 0), _Handler) for _ in range(3)]
     threads = []
     with tempfile.TemporaryDirectory(prefix="rbee-hub-") as folder:
         if tls:
-            context, hub.trusted = server_context(Path(folder))
+            context, hub.trusted = identity or server_context(Path(folder))
             for server in servers[:2]:
                 server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         for server, host in zip(servers, ("hub", "content", "plain"), strict=True):

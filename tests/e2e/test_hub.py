@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from tests.hub import COMMIT, Hub, Trouble, running_hub
 from tests.testbed.cli import Rbee
 from tests.testbed.node import ContainerNode
+from tests.tls import server_context
 
 pytestmark = pytest.mark.model
 
@@ -19,9 +21,15 @@ REF = f"hf:{REPO}:Q4_1"
 TOKEN = "hf_secretsecretsecret"
 
 
+@pytest.fixture(scope="module")
+def identity(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, Path]:
+    """Of every hub of this module: the hive that all tests share trusts what it began with."""
+    return server_context(tmp_path_factory.mktemp("hub"))
+
+
 @pytest.fixture
-def hub(model_path: Path) -> Iterator[Hub]:
-    with running_hub(tls=True) as started:
+def hub(model_path: Path, identity: tuple[ssl.SSLContext, Path]) -> Iterator[Hub]:
+    with running_hub(tls=True, identity=identity) as started:
         # The built-in model, but another file: one that the keeper has already would not be fetched.
         started.add(REPO, FILE, model_path.read_bytes() + bytes(32))
         yield started
