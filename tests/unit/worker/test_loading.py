@@ -118,14 +118,14 @@ def test_a_model_that_cannot_be_measured_says_why(tmp_path: Path) -> None:
 def test_libraries_that_cannot_be_loaded_may_be_out_of_the_sandbox_s_reach(
     sandbox: str, backend: str, told: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rbee_remote.worker import main
+    from rbee_remote.worker.main import _load
 
     name = "rbee_remote.worker.llama.engine"
     monkeypatch.setitem(sys.modules, name, None)  # importing it fails
     options = WorkerOptions(backend=backend)
     config = WorkerConfig("a" * 16, "m", "/none", "/none", options, 512, 60.0, sandbox=sandbox)
     with pytest.raises(RemoteError, match="cannot be loaded") as failure:
-        main._load(config, lambda _: True)
+        _load(config, lambda _: True)
     assert failure.value.code is ErrorCode.BOOTSTRAP_FAILED
     assert ('sandbox = "off"' in failure.value.hint) is told
     assert "remove the node's folder runtimes" in failure.value.hint
