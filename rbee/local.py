@@ -105,11 +105,14 @@ class LocalStream:
         with _translated():
             try:
                 return await self._reader.read(max_bytes)
-            except ConnectionResetError:  # the peer ended with something of ours unread: on a socket of this machine
+            except (
+                BrokenPipeError,
+                ConnectionResetError,
+            ):  # the peer ended with something of ours unread: on a socket of this machine
                 return b""  # that is a hang-up, no connection is lost
 
     async def write(self, data: bytes) -> None:
-        with _translated():
+        with _translated(), suppress(BrokenPipeError, ConnectionResetError):  # a hang-up: whoever reads finds out
             self._writer.write(data)
             await self._writer.drain()
 

@@ -277,7 +277,7 @@ async def test_damaged_wheels_and_a_damaged_uv_are_sent_anew(bed: Testbed) -> No
 def test_the_staging_folder_goes_when_nobody_reads_any_more(tmp_path: Path) -> None:
     """What a killed keeper leaves: the shell is to end, and cannot even say so."""
     home, staging = tmp_path / "home", tmp_path / "home/runtimes/.staging-n"
-    script = node_scripts.prepare(str(home)) + "\n".join([*node_scripts.staging(str(home), "n"), "sleep 60", "true"])
+    script = node_scripts.prepare(str(home)) + "\n".join([*node_scripts.staging(str(home), "n"), "sleep 10", "true"])
     with subprocess.Popen(
         ["/bin/sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
     ) as shell:
@@ -291,7 +291,7 @@ def test_the_staging_folder_goes_when_nobody_reads_any_more(tmp_path: Path) -> N
             time.sleep(0.02)
         shell.stdout.close()
         os.killpg(shell.pid, signal.SIGTERM)
-        shell.wait(20)
+        shell.wait(PATIENCE_S)  # a signal between fork and exec does not reach `sleep`
     assert not staging.exists()
 
 

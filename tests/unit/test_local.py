@@ -135,6 +135,20 @@ def _runs(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
+async def test_a_peer_that_hangs_up_while_it_is_written_to_has_hung_up(connection: Connection) -> None:
+    """As a hive does that ends in this moment: no connection is lost, and who reads is told."""
+    with tempfile.TemporaryDirectory(prefix="rbee-", dir="/tmp") as folder, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{folder}/s")
+        listener.listen(1)
+        stream = await connection.open_stream(f"{folder}/s")
+        accepted, _ = listener.accept()
+        accepted.close()
+        for _ in range(3):
+            await stream.write(b"x" * 2**20)
+        assert await stream.read(100) == b""
+        await stream.aclose()
+
+
 async def test_a_full_queue_is_waited_for(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
         path = f"{folder}/s"

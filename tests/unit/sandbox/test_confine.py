@@ -189,7 +189,7 @@ attempts = {
     "read_model": lambda: read(places["model"]), "write_model": lambda: write(places["model"]),
     "read_secret": lambda: read(places["secret"]), "list_home": lambda: os.listdir(places["home"]),
     "write_home": lambda: write(places["home"] + "/new"), "write_log": lambda: write(places["logs"] + "/audit.log"),
-    "write_tmp": lambda: write("/tmp/rbee-confined"), "remove_socket": lambda: os.unlink(places["own_socket"]),
+    "write_tmp": lambda: write(places["elsewhere"]), "remove_socket": lambda: os.unlink(places["own_socket"]),
     "read_run_dir": lambda: read(places["run_dir"] + "/hive.lock"), "tcp": tcp, "udp": udp, "unix": unix,
     "listen": listen, "signal_parent": signal_parent, "insides_of_parent": insides_of_parent, "python": python,
     "shell": shell, "import_numpy": lambda: __import__("numpy"),
@@ -271,6 +271,7 @@ class Place:
             "logs": str(self.logs), "run_dir": str(self.run_dir), "own_socket": str(self.own_socket),
             "port": listener.getsockname()[1], "socket": str(neighbour),
             "datagrams": str(neighbour.with_suffix(".dgram")), "audited": str(self.audited),
+            "elsewhere": str(root.parent / "elsewhere"),
         }  # fmt: skip
 
     def try_out(self, setup: str, *names: str) -> dict[str, Any]:
