@@ -93,7 +93,7 @@ def test_a_disk_that_fills_up_on_the_way(rbee: Rbee, node: ContainerNode) -> Non
     assert full.status == 5
     error = full.lines()[-1]["error"]
     assert error["code"] == "DISK_FULL"
-    assert error["details"]["needed_mb"] > error["details"]["free_mb"] == 0
+    assert error["details"]["needed_mb"] > error["details"]["free_mb"]  # what came before it was full may free some
     assert node.exec("ls /mnt/filling/rbee/runtimes/*/bin 2>/dev/null || true") == ""
 
     node.exec("rm /mnt/filling/filler")

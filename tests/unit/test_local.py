@@ -55,7 +55,7 @@ async def test_a_script_that_does_not_end_is_ended_with_its_children(connection:
 
 
 async def test_a_detached_child_survives_its_script(connection: Connection) -> None:
-    done = await connection.run("setsid sleep 600 </dev/null >/dev/null 2>&1 & echo $!")
+    done = await connection.run("setsid sleep 600 </dev/null >/dev/null 2>&1 & echo $!; sleep 1")
     pid = int(done.stdout)
     assert _runs(pid)
     os.kill(pid, 9)
