@@ -54,11 +54,15 @@ def answering(answer: Answer) -> Iterator[str]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self.close_connection = True
             try:
                 answer(self)
             except OSError:
-                return  # the client has gone away, as it should
+                self.close_connection = True  # the client has gone away, as it should
+
+        def end_headers(self) -> None:
+            # Said, not only done: a client that is not told keeps the connection, and may send on it as it closes.
+            self.send_header("Connection", "close")
+            super().end_headers()
 
         def log_message(self, format: str, *args: Any) -> None:
             """Silent."""
