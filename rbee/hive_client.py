@@ -14,10 +14,10 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
-from rbee.audit import who
 from rbee.connection import Connection
 from rbee.errors import NodeError
 from rbee.socket_http import STREAM_SILENCE_S, NonsenseError, ServerSentEvent, SocketHttp
+from rbee.who import who
 from rbee_remote.protocol import (
     HEADER_KEEPER,
     HEADER_WHO,

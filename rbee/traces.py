@@ -16,8 +16,10 @@ from importlib.resources import files
 from rbee.connection import quote
 from rbee.errors import NodeError
 from rbee.probe import Probe
-from rbee.runtime.node_scripts import NOTE
 from rbee_remote.protocol import ErrorCode
+
+#: In a node's home: the folders that were made to make it, one a line, the deepest first; `rbee uninstall` reads it.
+NOTE = ".made-by-rbee"
 
 _HEX = r"[0-9a-f]"
 #: What rbee calls its files, by the folder they lie in. A suffix is that of a part or of a draft.

@@ -13,19 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from rbee import trusted_files
 from rbee.errors import RbeeError
 from rbee.events import Emit, Notice
 from rbee.render import OutputClosed
 from rbee.settings import keeper_id, make_private_folder
+from rbee.who import host, user
 from rbee_remote.protocol import ErrorCode
 from rbee_remote.protocol.audit import AUDIT_HEAD, AUDIT_LOG
 from rbee_remote.protocol.audit_log import AuditLog
@@ -95,27 +93,6 @@ def recorded(
 def head(settings: Settings) -> str:
     """The digest of the record's last line, for the record of a node; "" where there is none."""
     return AuditLog(settings.log).head()
-
-
-def who() -> str:
-    """`user@host`, percent-encoded: what requests to a node say in HEADER_WHO, for its own record."""
-    return f"{quote(user())}@{quote(host())}"
-
-
-@cache
-def user() -> str:
-    """By the user database; a variable may say anything."""
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
-
-
-@cache
-def host() -> str:
-    return os.uname().nodename
 
 
 def _short(value: Any) -> Any:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rbee.audit import host, user
 from rbee.audit.reading import snapshot
 from rbee.audit.witness import Note, NotesOnKeeper, notes_on_nodes, place_of
 from rbee.connection import Connection, quote
@@ -28,6 +27,7 @@ from rbee.inventory import Node
 from rbee.probe import probe
 from rbee.reach import PerNode, each, reach
 from rbee.settings import Settings
+from rbee.who import host, user
 from rbee_remote.protocol import ErrorCode
 from rbee_remote.protocol.audit import AUDIT_HEAD, AUDIT_LOG, MAX_BREAKS, AuditBreak, AuditHead, Verifier, unpack_head
 from rbee_remote.protocol.audit_log import ROTATED

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from rbee.connection import quote
 from rbee.files import LocalFile
+from rbee.traces import NOTE
 
-#: In a node's home: the folders that were made to make it, one a line, the deepest first; `rbee uninstall` reads it.
-NOTE = ".made-by-rbee"
 #: Minutes after which a leftover belongs to nobody any more.
 STALE_MINUTES = 24 * 60
 #: What the hive and the workers import before the first token; a runtime in which one of them fails never gets its

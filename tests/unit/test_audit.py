@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rbee import audit
+from rbee import audit, who
 from rbee.audit.check import Verdict, last_entries, verify_keeper
 from rbee.errors import ConnectError, UsageError
 from rbee.events import Event, Notice
@@ -54,7 +54,7 @@ def test_a_line_says_who_did_what_where_and_how_it_ended(keeper: Settings) -> No
     (entry,) = last_entries(keeper, 10, None)
     assert entry["time"].endswith("Z")
     assert entry["keeper"] == (keeper.home / "keeper-id").read_text().strip()
-    assert (entry["user"], entry["host"]) == (audit.user(), audit.host())
+    assert (entry["user"], entry["host"]) == (who.user(), who.host())
     assert (entry["action"], entry["node"], entry["outcome"]) == ("infer", "gpu1", "ok")
     assert (entry["model"], entry["tokens"], entry["finish"]) == ("m", 3, "stop")
     assert "left_out" not in entry
@@ -182,7 +182,7 @@ def test_a_writer_that_died_before_the_head_was_written_leaves_no_break(keeper: 
 FIFTY = """
 import os, sys
 from pathlib import Path
-from rbee import audit
+from rbee import audit, who
 from rbee.settings import Settings
 settings, told = Settings(Path(sys.argv[1])), []
 def child(number):
@@ -322,6 +322,6 @@ def test_recording_imports_nothing_heavy(keeper: Settings) -> None:
 
 
 def test_who_is_percent_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "user", lambda: "jörg\r\nX: y")
-    monkeypatch.setattr(audit, "host", lambda: "häuschen")
-    assert audit.who() == "j%C3%B6rg%0D%0AX%3A%20y@h%C3%A4uschen"
+    monkeypatch.setattr(who, "user", lambda: "jörg\r\nX: y")
+    monkeypatch.setattr(who, "host", lambda: "häuschen")
+    assert who.who() == "j%C3%B6rg%0D%0AX%3A%20y@h%C3%A4uschen"

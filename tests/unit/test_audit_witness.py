@@ -15,6 +15,7 @@ from rbee.context import Context
 from rbee.inventory import Inventory, Node
 from rbee.registry import Registry
 from rbee.settings import Settings, keeper_id
+from rbee.who import host, user
 from rbee_remote.caller import Caller
 from rbee_remote.hive.audit import Audit
 from rbee_remote.hive.layout import Layout
@@ -36,7 +37,7 @@ class Sides:
     def spawn(self, *, keeper: str = "", who: str = "") -> None:
         """A worker is started: the node's hive writes it down, and then the keeper."""
         hive = Audit(self.layout)
-        caller = Caller(keeper or keeper_id(self.settings), who or f"{audit.user()}@{audit.host()}")
+        caller = Caller(keeper or keeper_id(self.settings), who or f"{user()}@{host()}")
         head = audit.head(self.settings)
         hive.record("worker.start", caller, model="m", worker="w", **({"keeper_head": head} if head else {}))
         self.record("worker.start", place=place_of(self.node, str(self.layout.home)), node_head=hive.head())
