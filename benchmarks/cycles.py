@@ -1,7 +1,7 @@
 """RBEE_CYCLES (1,000) times connect, infer, drop against a real sshd and a real worker: what stays open must not grow.
 
-Most cycles are `rbee.infer` in this process, so that its own descriptors, tasks and memory show; every twentieth is a
-process. They end by themselves, by Ctrl-C, by SIGKILL, or have their connection cut and go on over another one.
+Most cycles are `rbee.infer.infer` in this process, so that its own descriptors, tasks and memory show; every twentieth
+is a process. They end by themselves, by Ctrl-C, by SIGKILL, or have their connection cut and go on over another one.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import psutil
 
 from benchmarks.harness import Comparison
 from benchmarks.testbed import keeper
-from rbee_remote.hive import unix_http
+from rbee_remote.system import unix_http
 from tests.testbed.cli import Rbee
 
 MODEL = "smollm2:135m"

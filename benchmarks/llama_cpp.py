@@ -28,8 +28,8 @@ from pathlib import Path
 import filelock
 import httpx
 
-from rbee.runtime import build, locked
-from rbee.runtime.platforms import Target
+from rbee.setup import building, requirements
+from rbee.setup.platforms import Target
 from tests.testbed import assets
 
 PROGRAMS = ("llama-server", "llama-bench")
@@ -106,7 +106,7 @@ def llama_bench(
 
 def programs(backend: str = "cpu") -> Path:
     """The folder with both programs, built first if need be, which takes minutes. Raises CalledProcessError."""
-    version, flags = locked.llama().version, cmake_flags(backend)
+    version, flags = requirements.llama().version, cmake_flags(backend)
     digest = hashlib.sha256(" ".join(flags).encode()).hexdigest()[:12]
     folder = assets.cache_folder() / "peers" / f"{version}-{digest}"
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def programs(backend: str = "cpu") -> Path:
 
 def cmake_flags(backend: str) -> tuple[str, ...]:
     """How the peers are configured: as the wheel for nodes."""
-    wheel = build.cmake_flags(Target.here(), backend).split()
+    wheel = building.cmake_flags(Target.here(), backend).split()
     return (*(flag for flag in wheel if flag not in _OF_THE_BINDINGS), *_FLAGS)
 
 
@@ -133,7 +133,7 @@ def _build(work: Path, flags: Sequence[str], log: Path) -> Path:
             subprocess.run(words, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=True)
 
         pip = (sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--dest", work)
-        run(*pip, "--requirement", _requirements(work, [locked.llama()]))
+        run(*pip, "--requirement", _requirements(work, [requirements.llama()]))
         (archive,) = work.glob("llama_cpp_python-*.tar.gz")
         with tarfile.open(archive) as packed:
             packed.extractall(work, filter="data")
@@ -151,12 +151,14 @@ def _build_tools(work: Path, run: Callable[..., None]) -> tuple[str, str]:
         return cmake, ninja
     tools = work / "tools"
     venv.create(tools, with_pip=True)
-    wanted = [line for line in locked.for_target(locked.BUILD, Target.here()) if line.name in {"cmake", "ninja"}]
+    wanted = [
+        line for line in requirements.for_target(requirements.BUILD, Target.here()) if line.name in {"cmake", "ninja"}
+    ]
     run(tools / "bin" / "pip", "install", "--require-hashes", "--requirement", _requirements(work, wanted))
     return str(tools / "bin" / "cmake"), str(tools / "bin" / "ninja")
 
 
-def _requirements(work: Path, lines: Sequence[locked.Locked]) -> Path:
+def _requirements(work: Path, lines: Sequence[requirements.Locked]) -> Path:
     path = work / "requirements.txt"
     path.write_text("\n".join(line.line() for line in lines))
     return path

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.harness import Comparison, compare, in_turn
-from rbee.runtime import locked
-from rbee.runtime.platforms import Target
-from rbee.runtime.wheels import WheelCache
-from rbee.settings import Settings
+from rbee.base.settings import Settings
+from rbee.setup import requirements
+from rbee.setup.platforms import Target
+from rbee.setup.wheels import WheelCache
 from tests.testbed import assets
 
 TOKENS = 256
@@ -24,7 +24,7 @@ _GENERATE = """
 import sys, time
 from rbee_remote.protocol import Sampling, WorkerConfig, WorkerOptions
 from rbee_remote.worker.llama.engine import load_engine
-from rbee_remote.worker.interface import BatchToken
+from rbee_remote.worker.engine.interface import BatchToken
 path, count = sys.argv[1], int(sys.argv[2])
 engine = load_engine(WorkerConfig("0" * 16, "m", path, "", WorkerOptions(), 1024, 1.0), lambda share: True)
 prompt = engine.tokenize("Why is the sky blue?", add_special=True, parse_special=True)
@@ -61,7 +61,7 @@ def _native_wheel() -> Path:
     folder = assets.cache_folder() / "native"
     if not list(folder.glob("*.whl")):
         words = ["wheel", "--quiet", "--no-deps", "--no-cache-dir", "--no-binary", ":all:", "--wheel-dir", str(folder)]
-        wanted = locked.llama()
+        wanted = requirements.llama()
         subprocess.run([sys.executable, "-m", "pip", *words, f"{wanted.name}=={wanted.version}"], check=True)
     (wheel,) = folder.glob("*.whl")
     return wheel

@@ -1,3 +1,3 @@
-"""rbee, the keeper: runs where the user types. `rbee/infer.py` is the place to begin reading."""
+"""rbee, the keeper: runs where the user types. `rbee/infer/infer.py` is the place to begin reading."""
 
 __version__ = "0.1.0"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from rbee.base.settings import Settings
 from rbee.inventory import Inventory
 from rbee.registry import OpenRegistry
-from rbee.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

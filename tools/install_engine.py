@@ -15,12 +15,12 @@ import sys
 import tempfile
 import time
 
-from rbee import events
-from rbee.errors import RbeeError
-from rbee.runtime import locked, pip_settings
-from rbee.runtime.platforms import Target
-from rbee.runtime.wheels import WheelCache
-from rbee.settings import Settings
+from rbee.base import events
+from rbee.base.errors import RbeeError
+from rbee.base.settings import Settings
+from rbee.setup import pip_settings, requirements
+from rbee.setup.platforms import Target
+from rbee.setup.wheels import WheelCache
 
 REPORT_EVERY_S = 10.0
 
@@ -28,7 +28,7 @@ REPORT_EVERY_S = 10.0
 def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C does: the compilers end first
         signal.signal(number, signal.default_int_handler)
-    wanted = locked.llama()
+    wanted = requirements.llama()
     if _installed(wanted.name) == wanted.version:
         return
     cache = WheelCache.of(Settings.from_environment())

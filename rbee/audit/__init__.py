@@ -18,18 +18,18 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from rbee import trusted_files
-from rbee.errors import RbeeError
-from rbee.events import Emit, Notice
+from rbee.base import trusted_files
+from rbee.base.errors import RbeeError
+from rbee.base.events import Emit, Notice
+from rbee.base.settings import keeper_id, make_private_folder
+from rbee.base.who import host, user
 from rbee.render import OutputClosed
-from rbee.settings import keeper_id, make_private_folder
-from rbee.who import host, user
 from rbee_remote.protocol import ErrorCode
 from rbee_remote.protocol.audit import AUDIT_HEAD, AUDIT_LOG
 from rbee_remote.protocol.audit_log import AuditLog
 
 if TYPE_CHECKING:
-    from rbee.settings import Settings
+    from rbee.base.settings import Settings
 
 OK = "ok"
 #: For errors about who else can write it.

@@ -19,15 +19,15 @@ from typing import Any
 
 from rbee.audit.reading import snapshot
 from rbee.audit.witness import Note, NotesOnKeeper, notes_on_nodes, place_of
-from rbee.connection import Connection, quote
+from rbee.base.errors import ConfigError, NodeError
+from rbee.base.events import Event
+from rbee.base.settings import Settings
+from rbee.base.who import host, user
 from rbee.context import Context
-from rbee.errors import ConfigError, NodeError
-from rbee.events import Event
 from rbee.inventory import Node
-from rbee.probe import probe
-from rbee.reach import PerNode, each, reach
-from rbee.settings import Settings
-from rbee.who import host, user
+from rbee.node.probe import probe
+from rbee.node.session import PerNode, each, reach
+from rbee.transport.connection import Connection, quote
 from rbee_remote.protocol import ErrorCode
 from rbee_remote.protocol.audit import AUDIT_HEAD, AUDIT_LOG, MAX_BREAKS, AuditBreak, AuditHead, Verifier, unpack_head
 from rbee_remote.protocol.audit_log import ROTATED

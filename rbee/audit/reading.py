@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from rbee import trusted_files
 from rbee.audit import WHAT
+from rbee.base import trusted_files
 from rbee_remote.protocol.audit import AUDIT_HEAD, AUDIT_LOG, HEAD_SIZE, AuditHead, unpack_head
 from rbee_remote.protocol.audit_log import AuditLog, locked
 

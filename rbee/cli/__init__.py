@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from rbee.base.errors import RbeeError, UsageError
 from rbee.cli import audit, bench, gc, hive, infer, logs, models, nodes, uninstall, version, workers
 from rbee.cli.shell import State, options_callback
-from rbee.errors import RbeeError, UsageError
 from rbee.render import OutputClosed, Renderer, make_renderer
 from rbee.render.text import neutralise
 from rbee_remote.protocol import ErrorCode
@@ -112,7 +112,7 @@ def _log_traceback(error: Exception) -> Path | None:
     import traceback
     from datetime import UTC, datetime
 
-    from rbee.settings import Settings, make_private_folder
+    from rbee.base.settings import Settings, make_private_folder
 
     try:
         settings = Settings.from_environment()

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from rbee.base.errors import ConfigError
 from rbee.cli.options import NodesArgument, complete_node
 from rbee.cli.shell import Shell, command, group
-from rbee.errors import ConfigError
 from rbee_remote.protocol import ErrorCode
 
 

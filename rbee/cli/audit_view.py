@@ -11,7 +11,7 @@ from rbee.render.text import error_data, one_line, plain_value
 
 if TYPE_CHECKING:
     from rbee.audit.check import Verdict
-    from rbee.reach import PerNode
+    from rbee.node.session import PerNode
 
 #: What stands in columns of its own, or is of no use to people.
 _COLUMNS = frozenset({"time", "user", "host", "action", "node", "outcome", "keeper", "previous"})

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from rbee.base.errors import UsageError
 from rbee.cli.load_options import (
     CtxOption,
     DeviceOption,
@@ -17,7 +18,6 @@ from rbee.cli.load_options import (
 )
 from rbee.cli.options import ModelOption, complete_node
 from rbee.cli.shell import Shell, command
-from rbee.errors import UsageError
 
 MAX_REPETITIONS = 1000
 
@@ -47,9 +47,9 @@ def bench(
     gpu_layers: GpuLayersOption = None,
 ) -> None:
     """Measure how fast nodes compute a model, all at once: tokens per second, as llama-bench tells them."""
-    from rbee.bench import bench as run_bench
     from rbee.cli.views import bench_table, partial_failure
-    from rbee.infer_request import InferRequest
+    from rbee.fleet.bench import bench as run_bench
+    from rbee.infer.request import InferRequest
     from rbee_remote.protocol import BenchRequest
 
     if prompt == gen == 0:

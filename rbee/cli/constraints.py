@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rbee.errors import UsageError
+from rbee.base.errors import UsageError
 
 SchemaOption = Annotated[
     str | None,

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rbee.base.errors import UsageError
 from rbee.cli.options import PATIENCE, NodeOption, PatienceOption, duration, patience_s
 from rbee.cli.shell import Shell, command
-from rbee.errors import UsageError
 
 if TYPE_CHECKING:
+    from rbee.cleanup.install import Schedule
+    from rbee.cleanup.run import GcRequest, NodeReport
     from rbee.context import Context
-    from rbee.gc.install import Schedule
-    from rbee.gc.run import GcRequest, NodeReport
 
 OlderThanOption = Annotated[
     str | None,
@@ -45,7 +45,7 @@ def gc(
     install: InstallOption = False,
 ) -> None:
     """Stop workers past their keep-alive, end what lost its hive, remove leftovers, forget what is gone."""
-    from rbee.gc.run import GcRequest
+    from rbee.cleanup.run import GcRequest
 
     request = GcRequest(
         older_than_s=_seconds(older_than, "--older-than"),
@@ -69,9 +69,9 @@ def _seconds(text: str | None, option: str) -> float | None:
 
 def _clean_up(shell: Shell, node: str | None, request: GcRequest) -> None:
     """Exits with the status of what failed."""
+    from rbee.base.events import Notice
+    from rbee.cleanup.run import clean_up
     from rbee.cli import gc_view
-    from rbee.events import Notice
-    from rbee.gc.run import clean_up
 
     shell.tells_of_unused_inventory = bool(shell.options.verbose)
     context = _context(shell, dry_run=request.dry_run)
@@ -94,8 +94,8 @@ def _context(shell: Shell, *, dry_run: bool) -> Context:
     """As other commands have it, but with nobody to ask; a dry run does not even make the keeper's id."""
     import secrets
 
+    from rbee.base.settings import keeper_id
     from rbee.context import Context
-    from rbee.settings import keeper_id
 
     settings = shell.settings
     is_known = (settings.home / "keeper-id").exists()
@@ -124,7 +124,7 @@ def _schedule(shell: Shell, node: str | None, older_than: str | None, patience: 
     import os
     import sys
 
-    from rbee.gc.install import schedule
+    from rbee.cleanup.install import schedule
 
     program = Path(sys.executable).with_name("rbee")
     words = [str(program)] if program.exists() else [sys.executable, "-m", "rbee"]

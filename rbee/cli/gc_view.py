@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rbee.base.errors import RbeeError
+from rbee.base.events import Notice
+from rbee.cleanup.act import Outcome
+from rbee.cleanup.actions import HERE, Action, DropRow, EndProcess, RemoveFile, StopWorker
+from rbee.cleanup.install import Schedule
+from rbee.cleanup.run import NodeReport, action_name
 from rbee.cli.shell import Options
 from rbee.cli.views import why
-from rbee.errors import RbeeError
-from rbee.events import Notice
-from rbee.gc.act import Outcome
-from rbee.gc.actions import HERE, Action, DropRow, EndProcess, RemoveFile, StopWorker
-from rbee.gc.install import Schedule
-from rbee.gc.run import NodeReport, action_name
 from rbee.render import Renderer
 from rbee.render.text import amount, error_data, one_line
 from rbee_remote.protocol import ErrorCode

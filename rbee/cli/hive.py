@@ -16,8 +16,8 @@ def register(app: typer.Typer) -> None:
 
 def status(shell: Shell, nodes: NodesArgument = None) -> None:
     """Show where a hive runs. Starts none."""
-    from rbee import fleet
     from rbee.cli.views import hives_table
+    from rbee.fleet import fleet
 
     context = shell.context
     shell.renderer.table(hives_table(shell.run(fleet.hives(context, context.inventory.select(nodes)))))
@@ -28,7 +28,7 @@ def stop(shell: Shell, node: NodeArgument, now: NowOption = False, patience: Pat
 
     With --now, one that does not answer is ended by signals.
     """
-    from rbee import fleet
+    from rbee.fleet import fleet
 
     seconds = patience_s(patience)
     context = shell.context

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rbee.base.errors import UsageError
 from rbee.cli.constraints import GrammarOption, SchemaOption, decode_text, read_constraints, read_text
 from rbee.cli.load_options import (
     CtxOption,
@@ -21,10 +22,9 @@ from rbee.cli.load_options import (
 )
 from rbee.cli.options import ModelOption, NodeOption, duration
 from rbee.cli.shell import Shell, command
-from rbee.errors import UsageError
 
 if TYPE_CHECKING:
-    from rbee.infer_request import InferRequest
+    from rbee.infer.request import InferRequest
 
 
 def register(app: typer.Typer) -> None:
@@ -102,8 +102,8 @@ def infer(
     timing: Annotated[bool, typer.Option("--timing", help="Show how long each step took.")] = False,
 ) -> None:
     """Ask a model, and stream its answer to stdout."""
-    from rbee.durations import NEVER
-    from rbee.infer_request import InferRequest
+    from rbee.base.durations import NEVER
+    from rbee.infer.request import InferRequest
     from rbee_remote.protocol import Message, Sampling
 
     text = read_prompt(prompt, file)
@@ -150,7 +150,7 @@ def _run(shell: Shell, request: InferRequest, *, stream: bool, timing: bool) -> 
     renderer = shell.use_renderer(stream=stream, timing=timing)
     context = shell.context
     from rbee import audit
-    from rbee.infer import infer as run_infer
+    from rbee.infer.infer import infer as run_infer
     from rbee.models.ref import parse_ref
 
     with audit.recorded(context.settings, "infer", emit=renderer, node=request.node or "") as details:

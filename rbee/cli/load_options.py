@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rbee.errors import UsageError
+from rbee.base.errors import UsageError
 
 CtxOption = Annotated[
     str | None,

@@ -24,7 +24,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as more is written.")] = False,
 ) -> None:
     """Show the log of a node's hive, or of one of its workers."""
-    from rbee import fleet
+    from rbee.fleet import fleet
 
     context = shell.context
     renderer = shell.renderer

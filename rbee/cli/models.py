@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from rbee.base.errors import NodeError, UsageError
+from rbee.base.settings import expand
 from rbee.cli.load_options import CtxOption, FlashAttentionOption, KvTypeOption, SlotsOption, load_options
 from rbee.cli.options import NodeArgument, NodeOption, NodesArgument
 from rbee.cli.shell import Shell, command, group
-from rbee.errors import NodeError, UsageError
-from rbee.settings import expand
 from rbee_remote.protocol import ErrorCode
 
 RefArgument = Annotated[
@@ -30,8 +30,8 @@ def register(app: typer.Typer) -> None:
 
 def list_(shell: Shell, nodes: NodesArgument = None) -> None:
     """List the models of all nodes; a node that does not answer is a row."""
-    from rbee import fleet
     from rbee.cli.views import models_table
+    from rbee.fleet import fleet
 
     context = shell.context
     shell.renderer.table(models_table(shell.run(fleet.models(context, context.inventory.select(nodes)))))
@@ -47,10 +47,10 @@ def show(
     flash_attention: FlashAttentionOption = None,
 ) -> None:
     """Show what a model is, what memory it needs, and how much context each node has room for."""
-    from rbee import fleet
     from rbee.cli.needs_view import needs_data, needs_table, summary
     from rbee.cli.views import partial_failure
-    from rbee.infer_request import InferRequest
+    from rbee.fleet import fleet
+    from rbee.infer.request import InferRequest
 
     given = load_options(ctx=ctx, slots=slots, kv_type=kv_type, flash_attention=flash_attention)
     asked = InferRequest(**given)
@@ -78,8 +78,8 @@ def show(
 
 def pull(shell: Shell, node: NodeArgument, model: RefArgument) -> None:
     """Have a node download a model; where it has no way out, the keeper does and brings it."""
-    from rbee import fleet
     from rbee.cli.views import model_data
+    from rbee.fleet import fleet
 
     context = shell.context
     info = shell.run(fleet.pull(context, context.inventory.node(node), model, shell.renderer))
@@ -92,8 +92,8 @@ def push(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A file on this machine, or a model's name.")],
 ) -> None:
     """Bring a model from this machine to a node."""
-    from rbee import fleet
     from rbee.cli.views import model_data
+    from rbee.fleet import fleet
 
     context = shell.context
     info = shell.run(fleet.push(context, context.inventory.node(node), file_or_ref(model), shell.renderer))
@@ -102,7 +102,7 @@ def push(
 
 def rm(shell: Shell, node: NodeArgument, model: RefArgument) -> None:
     """Remove a model from a node; one that a worker holds stays."""
-    from rbee import fleet
+    from rbee.fleet import fleet
 
     context = shell.context
     info = shell.run(fleet.remove_model(context, context.inventory.node(node), model, shell.renderer))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rbee.base.errors import UsageError
 from rbee.cli.options import NodeArgument, NodesArgument
 from rbee.cli.shell import Shell, command, group
-from rbee.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +86,7 @@ def add(
     with audit.recorded(shell.settings, "nodes.add", emit=shell.renderer, node=name) as details:
         accepted: dict[str, str | None] = {}
         if not no_check:
-            from rbee import nodes
+            from rbee.fleet import nodes
 
             added = shell.run(nodes.add(context, node, assume_yes=yes, emit=shell.renderer))
             node = added.node
@@ -127,8 +127,8 @@ def remove(shell: Shell, node: NodeArgument) -> None:
 
 def ping(shell: Shell, nodes: NodesArgument = None) -> None:
     """Connect to all nodes at once, and say how long it took."""
-    from rbee import nodes as use_cases
     from rbee.cli.views import partial_failure, pings_table
+    from rbee.fleet import nodes as use_cases
 
     context = shell.context
     answers = shell.run(use_cases.ping(context, context.inventory.select(nodes), shell.renderer))
@@ -140,9 +140,9 @@ def ping(shell: Shell, nodes: NodesArgument = None) -> None:
 
 def check(shell: Shell, node: NodeArgument) -> None:
     """Look a node over, and say how to fix what is wrong; exit status 5 where no model could run."""
-    from rbee import nodes
     from rbee.cli.views import findings_table
-    from rbee.findings import obstacle
+    from rbee.fleet import nodes
+    from rbee.node.diagnosis import obstacle
 
     context = shell.context
     findings = shell.run(nodes.check(context, context.inventory.node(node), shell.renderer))

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from rbee.errors import UsageError
+from rbee.base.errors import UsageError
 
 
 def complete_node(incomplete: str) -> list[str]:
     """Names for the shell's completion; none where the inventory is wrong, which is no time to say so."""
-    from rbee.errors import RbeeError
+    from rbee.base.errors import RbeeError
     from rbee.inventory import load
 
     try:
@@ -48,7 +48,7 @@ WorkerArgument = Annotated[str, typer.Argument(metavar="ID", help="The worker's 
 
 def duration(text: str | None, option: str) -> float | None:
     """Seconds, None for an option that was not given. Raises UsageError that names the option."""
-    from rbee.durations import parse_duration
+    from rbee.base.durations import parse_duration
 
     if text is None:
         return None

@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from rbee.errors import RbeeError
+from rbee.base.errors import RbeeError
 from rbee.render import Output, OutputClosed, Renderer, make_renderer
 from rbee_remote.protocol import ErrorCode
 
 if TYPE_CHECKING:
+    from rbee.base.settings import Settings
     from rbee.context import Context
     from rbee.inventory import Inventory
     from rbee.registry import Registry
-    from rbee.settings import Settings
 
 T = TypeVar("T")
 
@@ -109,7 +109,7 @@ class Shell:
     @cached_property
     def settings(self) -> Settings:
         """Raises ConfigError, also for a home that somebody else can write."""
-        from rbee.settings import Settings, check_home
+        from rbee.base.settings import Settings, check_home
 
         settings = Settings.from_environment()
         check_home(settings)
@@ -133,7 +133,7 @@ class Shell:
 
     def _warn(self, text: str) -> None:
         """A notice on stderr, with --json too: the document on stdout is not about it."""
-        from rbee.events import Notice
+        from rbee.base.events import Notice
 
         if not self.options.json:
             self.renderer(Notice(text))
@@ -153,9 +153,9 @@ class Shell:
     @cached_property
     def context(self) -> Context:
         """Raises ConfigError for a wrong inventory."""
+        from rbee.base.settings import keeper_id
         from rbee.context import Context
         from rbee.render.question import Questions, can_ask
-        from rbee.settings import keeper_id
 
         questions = Questions(self.renderer.close) if can_ask() and not self.options.json else None
         context = Context(
@@ -176,13 +176,13 @@ class Shell:
         with self.open_registry() as registry:
             lost = registry.lost
         if lost:
-            from rbee.fleet import rebuild
+            from rbee.fleet.fleet import rebuild
 
             self.run(rebuild(context, self.renderer))
 
     def open_registry(self) -> Registry:
         """Raises ConfigError. A registry that lost its rows, or cannot be written, is told of."""
-        from rbee.events import Notice
+        from rbee.base.events import Notice
         from rbee.registry import Registry
 
         registry = Registry.open(self.settings.registry_path, tell=lambda text: self.renderer(Notice(text)))

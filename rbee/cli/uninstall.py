@@ -13,8 +13,8 @@ from rbee.cli.shell import Shell, command
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rbee.cleanup.uninstall import Uninstalled
     from rbee.inventory import Node
-    from rbee.uninstall import Uninstalled
 
 #: How many foreign files are named on a line.
 SHOWN = 5
@@ -40,9 +40,9 @@ def uninstall(
     from dataclasses import asdict
 
     from rbee import audit
-    from rbee.events import Notice
-    from rbee.uninstall import UninstallRequest
-    from rbee.uninstall import uninstall as use_case
+    from rbee.base.events import Notice
+    from rbee.cleanup.uninstall import UninstallRequest
+    from rbee.cleanup.uninstall import uninstall as use_case
 
     context = shell.context
     where = context.inventory.node(node)

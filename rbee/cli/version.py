@@ -25,7 +25,7 @@ def version(shell: Shell) -> None:
         return
     import dataclasses
 
-    from rbee.pinned import pinned
+    from rbee.cli.pinned import pinned
 
     fixed = list(pinned())
     if shell.options.json:

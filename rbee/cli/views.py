@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rbee.durations import format_duration
-from rbee.errors import RbeeError
+from rbee.base.durations import format_duration
+from rbee.base.errors import RbeeError
 from rbee.inventory import LOAD_KEYS, Node, load_value
 from rbee.render import Table
 from rbee.render.text import amount, clock_time, error_data, one_line
 from rbee_remote.protocol import ErrorCode
 
 if TYPE_CHECKING:
-    from rbee.bench import Bench
-    from rbee.findings import Finding
-    from rbee.nodes import Ping
-    from rbee.reach import PerNode
+    from rbee.fleet.bench import Bench
+    from rbee.fleet.nodes import Ping
+    from rbee.node.diagnosis import Finding
+    from rbee.node.session import PerNode
     from rbee.registry import Changes
     from rbee_remote.protocol import HiveInfo, ModelInfo, WorkerInfo, WorkerStatus
 
@@ -221,7 +221,7 @@ def hives_table(answers: Sequence[PerNode[HiveInfo | None]]) -> Table:
 
 def bench_table(answers: Sequence[PerNode[Bench]]) -> Table:
     """A row for each test of a node, one for a node that failed."""
-    from rbee.bench import speed
+    from rbee.fleet.bench import speed
     from rbee_remote.protocol import encode
 
     rows: list[Sequence[str]] = []

@@ -27,8 +27,8 @@ def register(app: typer.Typer) -> None:
 
 def list_(shell: Shell, nodes: NodesArgument = None) -> None:
     """List the workers of all nodes; a node that does not answer is a row."""
-    from rbee import fleet
     from rbee.cli.views import workers_table
+    from rbee.fleet import fleet
 
     context = shell.context
     shell.renderer.table(workers_table(shell.run(fleet.workers(context, context.inventory.select(nodes)))))
@@ -36,8 +36,8 @@ def list_(shell: Shell, nodes: NodesArgument = None) -> None:
 
 def show(shell: Shell, worker: WorkerArgument, node: NodeOption = None) -> None:
     """Show all that a hive knows of one worker."""
-    from rbee import fleet
     from rbee.cli.views import worker_data, worker_record
+    from rbee.fleet import fleet
 
     context = shell.context
     where, info = shell.run(fleet.find_worker(context, context.inventory.select(node), worker))
@@ -55,7 +55,7 @@ def stop(
     patience: PatienceOption = PATIENCE,
 ) -> None:
     """Stop a worker; its memory is free when this returns."""
-    from rbee import fleet
+    from rbee.fleet import fleet
 
     seconds = patience_s(patience)
     context = shell.context
@@ -67,8 +67,8 @@ def stop(
 
 def sync(shell: Shell, nodes: NodesArgument = None) -> None:
     """Make the registry say what the hives say; a node that does not answer keeps its rows."""
-    from rbee import fleet
     from rbee.cli.views import partial_failure, sync_table
+    from rbee.fleet import fleet
 
     context = shell.context
     answers = shell.run(fleet.sync(context, context.inventory.select(nodes)))
@@ -80,8 +80,8 @@ def sync(shell: Shell, nodes: NodesArgument = None) -> None:
 
 def health(shell: Shell, nodes: NodesArgument = None) -> None:
     """Ask each worker itself whether it is well."""
-    from rbee import fleet
     from rbee.cli.views import health_table
+    from rbee.fleet import fleet
 
     context = shell.context
     answers = shell.run(fleet.worker_health(context, context.inventory.select(nodes)))

@@ -20,12 +20,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rbee import trusted_files
-from rbee.errors import ConfigError, UsageError
+from rbee.base import trusted_files
+from rbee.base.errors import ConfigError, UsageError
+from rbee.base.settings import Settings
 from rbee.inventory.schema import ALL, ALL_LAYERS, AUTO, AUTO_CTX, AUTO_LAYERS, REACH, nearest, read_table
 from rbee.inventory.schema import LOCAL as LOCAL
 from rbee.inventory.steering import steers
-from rbee.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

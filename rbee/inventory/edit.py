@@ -17,12 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rbee import trusted_files
-from rbee.durations import format_duration
-from rbee.errors import ConfigError, UsageError
+from rbee.base import trusted_files
+from rbee.base.durations import format_duration
+from rbee.base.errors import ConfigError, UsageError
+from rbee.base.settings import make_private_folder
 from rbee.inventory import LOAD_KEYS, WHAT, Node, load_value, parse
 from rbee.inventory.schema import LOCAL, nearest
-from rbee.settings import make_private_folder
 
 #: Seconds for other edits, which take a moment each.
 _LOCK_PATIENCE_S = 10.0

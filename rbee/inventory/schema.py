@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from rbee.durations import parse_duration
-from rbee.errors import ConfigError
+from rbee.base.durations import parse_duration
+from rbee.base.errors import ConfigError
+from rbee.base.settings import expand
 from rbee.inventory.names import check_host_name, check_user_name, read_target
 from rbee.inventory.steering import steers
-from rbee.settings import expand
 
 LOCAL = "local"
 ALL = "all"

@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from rbee import trusted_files
-from rbee.errors import ConfigError
-from rbee.settings import expand, user_home
+from rbee.base import trusted_files
+from rbee.base.errors import ConfigError
+from rbee.base.settings import expand, user_home
 
 
 def hub_token(environ: Mapping[str, str] | None = None) -> str:

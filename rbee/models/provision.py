@@ -18,18 +18,18 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
-from rbee.connection import Connection
+from rbee.base.errors import ConfigError, NodeError, UsageError
+from rbee.base.events import Emit, Notice, Progress, Retry
+from rbee.base.files import LocalFile
+from rbee.base.locks import keeper_lock
 from rbee.context import Context
-from rbee.errors import ConfigError, NodeError, UsageError
-from rbee.events import Emit, Notice, Progress, Retry
-from rbee.files import LocalFile
 from rbee.inventory import Node
-from rbee.locks import keeper_lock
 from rbee.models.hub_token import hub_token
 from rbee.models.ref import ModelRef
 from rbee.models.store import ModelStore, Stored
-from rbee.probe import Probe
-from rbee.runtime.payload import Payload
+from rbee.node.probe import Probe
+from rbee.setup.payload import Payload
+from rbee.transport.connection import Connection
 from rbee_remote.protocol import DENIED, DownloadProgress, DownloadRequest, ErrorCode, ModelInfo, RegisterRequest
 
 #: Tries of the `download` process for each source.

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from urllib.parse import urlsplit
 
-from rbee.errors import NodeError, UsageError
+from rbee.base.errors import NodeError, UsageError
 from rbee_remote.protocol import ErrorCode, Source
 
 MAX_LENGTH = 1024

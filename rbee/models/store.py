@@ -15,15 +15,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rbee import archives, trusted_files
-from rbee.errors import NodeError
-from rbee.events import Emit, Notice, Progress
-from rbee.files import LocalFile
-from rbee.locks import file_lock
+from rbee.base import archives, trusted_files
+from rbee.base.errors import NodeError
+from rbee.base.events import Emit, Notice, Progress
+from rbee.base.files import LocalFile
+from rbee.base.locks import file_lock
+from rbee.base.settings import Settings
 from rbee.models.ref import ModelRef, describe_source
-from rbee.runtime import child, pip
-from rbee.runtime.payload import Payload
-from rbee.settings import Settings
+from rbee.setup import child, pip
+from rbee.setup.payload import Payload
 from rbee_remote.protocol import (
     DownloadProgress,
     DownloadRequest,

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from rbee import trusted_files
-from rbee.errors import ConfigError
-from rbee.settings import make_private_folder
+from rbee.base import trusted_files
+from rbee.base.errors import ConfigError
+from rbee.base.settings import make_private_folder
 from rbee_remote.protocol import ErrorCode
 
 if TYPE_CHECKING:

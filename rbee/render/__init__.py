@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from rbee.errors import RbeeError
-from rbee.events import Event
+from rbee.base.errors import RbeeError
+from rbee.base.events import Event
 from rbee.render.text import neutralise
 from rbee_remote.protocol import ErrorCode
 

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from rbee.errors import RbeeError
-from rbee.events import Event, Finished, PhaseDone, PhaseStarted, Token
+from rbee.base.errors import RbeeError
+from rbee.base.events import Event, Finished, PhaseDone, PhaseStarted, Token
 from rbee.render import Output, Renderer, Table
 from rbee.render.text import error_data
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rbee.errors import RbeeError
-from rbee.events import Event, Finished, Notice, PhaseDone, PhaseStarted, Progress, Retry, Timings, Token
+from rbee.base.errors import RbeeError
+from rbee.base.events import Event, Finished, Notice, PhaseDone, PhaseStarted, Progress, Retry, Timings, Token
 from rbee.render import Output, Renderer, Table
 from rbee.render import text as render_text
 

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rbee.errors import RbeeError
-from rbee.events import Event, PhaseDone, PhaseStarted, Progress, Timings, Token
+from rbee.base.errors import RbeeError
+from rbee.base.events import Event, PhaseDone, PhaseStarted, Progress, Timings, Token
 from rbee.render import Output, Table
 from rbee.render import text as render_text
 from rbee.render.plain import PlainRenderer

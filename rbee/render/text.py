@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from rbee.errors import RbeeError
-from rbee.events import PhaseDone, PhaseStarted, Progress, Retry, Timings
+from rbee.base.errors import RbeeError
+from rbee.base.events import PhaseDone, PhaseStarted, Progress, Retry, Timings
 
 #: Rates are taken over this many seconds, so that a stall shows.
 RATE_WINDOW_S = 10.0

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def _run(command: str, arguments: list[str]) -> int:
     if command == "pipe":
-        from rbee_remote import pipe
+        from rbee_remote.serving import pipe
 
         return pipe.main(arguments)
     if command == "hive":
@@ -47,7 +47,7 @@ def _run(command: str, arguments: list[str]) -> int:
 
         return worker.main(arguments)
     if command == "download":
-        from rbee_remote.hive import download
+        from rbee_remote.hive.models import download
 
         return download.main(arguments)
     if command == "measure":
@@ -55,9 +55,9 @@ def _run(command: str, arguments: list[str]) -> int:
 
         return measure.main(arguments)
     if command == "render":
-        from rbee_remote.worker import render
+        from rbee_remote.worker.templates import process
 
-        return render.main(arguments)
+        return process.main(arguments)
     if command == "survey":
         from rbee_remote.sweep import survey
 
@@ -66,9 +66,9 @@ def _run(command: str, arguments: list[str]) -> int:
         from rbee_remote.sweep import tidy
 
         return tidy.main(arguments)
-    from rbee_remote import gguf_meta
+    from rbee_remote.gguf import metadata
 
-    return gguf_meta.main(arguments)
+    return metadata.main(arguments)
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ from pathlib import Path
 
 import pytest
 
-from rbee.errors import RbeeError
-from rbee.events import Finished, Phase
-from rbee.fleet import stop_hive
-from rbee.infer_request import InferRequest
-from rbee.settings import Settings
-from rbee.ssh import handshake
+from rbee.base.errors import RbeeError
+from rbee.base.events import Finished, Phase
+from rbee.base.settings import Settings
+from rbee.fleet.fleet import stop_hive
+from rbee.infer.request import InferRequest
+from rbee.transport.ssh import handshake
 from rbee_remote.protocol import ErrorCode, Message, Sampling
 from tests.patience import PATIENCE_S
 from tests.proxy import Fault, Kind, ThreadedProxy, in_thread
@@ -238,7 +238,7 @@ async def test_a_stopped_hive(
     shared_rbee: Rbee, node: ContainerNode, good: ThreadedProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A warm worker needs none; whoever needs one is told soon (here after 2 s, not 10), and how to end it."""
-    monkeypatch.setattr("rbee.hive_client.HEALTH_TIMEOUT_S", 2.0)
+    monkeypatch.setattr("rbee.node.hive_client.HEALTH_TIMEOUT_S", 2.0)
     shared_rbee(*ASK, "2", "Hello")
     (pid,) = node.pids("hive")
     node.exec(f"kill -STOP {pid}")

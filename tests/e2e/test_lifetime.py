@@ -15,8 +15,8 @@ pytestmark = [pytest.mark.container, pytest.mark.model]
 
 def test_a_killed_keeper_changes_nothing(shared_rbee: Rbee, warm_node: ContainerNode, tmp_path: Path) -> None:
     """The answer goes on, to its end or for a minute, and is kept for whoever comes back for it; that the worker stays
-    for another minute, and ends then, is seen in tests/unit/worker/test_resume.py, where a minute is shorter.
-    What ends when the hive is killed is in test_hard_failures.py."""
+    for another minute, and ends then, is seen in tests/unit/remote/worker/http/test_resume.py, where a minute is
+    shorter. What ends when the hive is killed is in test_hard_failures.py."""
     stop_workers(shared_rbee)
     words = (
         "infer",

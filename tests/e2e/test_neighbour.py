@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from rbee.probe import script
+from rbee.node.probe import script
 from rbee.registry import Registry
 from tests.testbed.cli import Rbee, Result
 from tests.testbed.node import ContainerNode, wait_until

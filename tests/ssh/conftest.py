@@ -12,10 +12,10 @@ from typing import Any
 import asyncssh
 import pytest
 
-from rbee.connection import Connection
-from rbee.events import Event
+from rbee.base.events import Event
 from rbee.inventory import Node
-from rbee.reach import open_connection
+from rbee.node.session import open_connection
+from rbee.transport.connection import Connection
 from tests.patience import PATIENCE_S
 
 LEAK_PATIENCE_S = PATIENCE_S
@@ -28,7 +28,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / ".ssh").mkdir(parents=True, mode=0o700)
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    monkeypatch.setattr("rbee.ssh.client_config.SYSTEM_CONFIG", tmp_path / "ssh_config")
+    monkeypatch.setattr("rbee.transport.ssh.client_config.SYSTEM_CONFIG", tmp_path / "ssh_config")
     return folder
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import asyncssh
 
 from rbee.inventory import Node
-from rbee.probe import parse
-from rbee.runtime import bootstrap
-from rbee.runtime.payload import build_payload
-from rbee.runtime.wheels import WheelCache
+from rbee.node.probe import parse
+from rbee.setup import bootstrap
+from rbee.setup.payload import build_payload
+from rbee.setup.wheels import WheelCache
 from tests.hostile import MESSAGES, PROBE, answer
 from tests.ssh.servers import Server
 

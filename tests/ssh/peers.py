@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from rbee.connection import Connection, Stream
+from rbee.transport.connection import Connection, Stream
 
 _REMOTE = Path(__file__).resolve().parents[2] / "remote"
 _RUN_PIPE = f"import sys; sys.path.insert(0, {str(_REMOTE)!r}); from rbee_remote.__main__ import main; main()"

@@ -8,7 +8,7 @@ import time
 
 from rbee_remote.protocol import WorkerConfig, WorkerOptions
 from rbee_remote.worker.main import serve
-from rbee_remote.worker.testing import ScriptedEngine, loads
+from tests.doubles.engine import ScriptedEngine, loads
 
 WORKER_ID = "a" * 16
 SLOTS = 8

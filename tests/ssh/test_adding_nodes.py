@@ -11,14 +11,14 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from rbee import nodes
+from rbee.base.errors import RefusedError
+from rbee.base.events import Event, Notice
+from rbee.base.settings import Settings
 from rbee.context import Context
-from rbee.errors import RefusedError
-from rbee.events import Event, Notice
+from rbee.fleet import nodes
+from rbee.fleet.nodes import AcceptedBy, Added
 from rbee.inventory import Inventory, Node
-from rbee.nodes import AcceptedBy, Added
-from rbee.settings import Settings
-from rbee.ssh import scan_host_key
+from rbee.transport.ssh import scan_host_key
 from rbee_remote.protocol import ErrorCode
 from tests.ssh.conftest import Connect
 from tests.ssh.servers import Server, asyncssh_server

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from rbee.errors import ConfigError
+from rbee.base.errors import ConfigError
 from rbee.inventory import Node
-from rbee.ssh.config import Hop, route
+from rbee.transport.ssh.config import Hop, route
 
 SSH = shutil.which("ssh")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from rbee.errors import RefusedError
-from rbee.events import Event
-from rbee.forwarding import forwarding_works
+from rbee.base.errors import RefusedError
+from rbee.base.events import Event
+from rbee.transport.forwarding import forwarding_works
 from tests.ssh.conftest import Connect, write_key
 from tests.ssh.peers import PIPE, everything_works
 from tests.ssh.servers import DROPBEAR, as_myself, dropbear_server, with_mounts

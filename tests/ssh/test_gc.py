@@ -10,13 +10,13 @@ from pathlib import Path
 import asyncssh
 import pytest
 
+from rbee.base.events import Event
+from rbee.base.settings import Settings
+from rbee.cleanup.actions import HERE
+from rbee.cleanup.run import GcRequest, NodeReport, clean_up
 from rbee.context import Context
-from rbee.events import Event
-from rbee.gc.actions import HERE
-from rbee.gc.run import GcRequest, NodeReport, clean_up
 from rbee.inventory import Inventory, Node
 from rbee.registry import Registry
-from rbee.settings import Settings
 from tests.patience import PATIENCE_S
 from tests.ssh.conftest import write_key
 from tests.ssh.servers import asyncssh_server

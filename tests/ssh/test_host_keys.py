@@ -7,11 +7,11 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from rbee.errors import RefusedError
-from rbee.events import Event
-from rbee.ssh import scan_host_key
-from rbee.ssh.hostkeys import HostKey
-from rbee.ssh.scan import Scanned
+from rbee.base.errors import RefusedError
+from rbee.base.events import Event
+from rbee.transport.ssh import scan_host_key
+from rbee.transport.ssh.hostkeys import HostKey
+from rbee.transport.ssh.scan import Scanned
 from rbee_remote.protocol import ErrorCode
 from tests.ssh.conftest import Connect
 from tests.ssh.servers import Server, asyncssh_server

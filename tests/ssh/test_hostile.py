@@ -18,13 +18,13 @@ from typing import Any
 import asyncssh
 import pytest
 
-from rbee.errors import RbeeError
-from rbee.events import Event
-from rbee.infer import infer
-from rbee.infer_request import InferRequest
+from rbee.base.errors import RbeeError
+from rbee.base.events import Event
+from rbee.base.settings import Settings
+from rbee.infer.infer import infer
+from rbee.infer.request import InferRequest
 from rbee.inventory import load
-from rbee.probe import probe
-from rbee.settings import Settings
+from rbee.node.probe import probe
 from rbee_remote.protocol import ErrorCode, Message
 from tests.hostile import MESSAGES, answer
 from tests.patience import PATIENCE_S

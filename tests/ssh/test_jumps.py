@@ -10,14 +10,14 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from rbee.answer import Draft, Way, answer
-from rbee.connection import Connection
-from rbee.errors import ConnectError, RefusedError
-from rbee.events import Emit, Event, Retry
-from rbee.hive_client import WorkerClient
+from rbee.base.errors import ConnectError, RefusedError
+from rbee.base.events import Emit, Event, Retry
+from rbee.infer.answer import Draft, Way, answer
 from rbee.inventory import Node
-from rbee.link import Link
-from rbee.reach import open_connection
+from rbee.node.hive_client import WorkerClient
+from rbee.node.session import open_connection
+from rbee.transport.connection import Connection
+from rbee.transport.reconnecting import Link
 from rbee_remote.protocol import ErrorCode
 from tests.patience import PATIENCE_S
 from tests.proxy import ChaosProxy
@@ -147,7 +147,7 @@ async def test_a_proxy_command_that_fails_is_named(connect: Connect, home: Path,
 async def test_a_proxy_command_that_hangs_is_given_up_and_ended(
     connect: Connect, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rbee.ssh.handshake.CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr("rbee.transport.ssh.handshake.CONNECT_TIMEOUT", 0.5)
     pids = tmp_path / "pids"
     with pytest.raises(ConnectError, match="cannot be reached") as caught:
         async with connect(_proxied(home, f"sh -c 'echo $$ >>{pids}; exec sleep 600'")):

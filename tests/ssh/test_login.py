@@ -10,8 +10,8 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from rbee.errors import ConfigError, ConnectError, RefusedError
-from rbee.events import Event, Retry
+from rbee.base.errors import ConfigError, ConnectError, RefusedError
+from rbee.base.events import Event, Retry
 from rbee.inventory import Node
 from rbee_remote.protocol import ErrorCode
 from tests.patience import PATIENCE_S
@@ -175,7 +175,7 @@ async def test_a_name_that_does_not_resolve_says_so(connect: Connect, events: li
 async def test_a_server_that_says_nothing_is_given_up_in_time(
     connect: Connect, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rbee.ssh.handshake.CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr("rbee.transport.ssh.handshake.CONNECT_TIMEOUT", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

@@ -11,9 +11,9 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from rbee.connection import Connection
-from rbee.errors import ConnectError, NodeError
-from rbee.upload import PIECE, part_of
+from rbee.base.errors import ConnectError, NodeError
+from rbee.transport.connection import Connection
+from rbee.transport.upload import PIECE, part_of
 from rbee_remote.protocol import ErrorCode
 from tests.ssh.conftest import Connect
 from tests.ssh.servers import asyncssh_server

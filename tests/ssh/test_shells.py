@@ -12,10 +12,10 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from rbee.connection import Connection
-from rbee.errors import ConnectError, NodeError
+from rbee.base.errors import ConnectError, NodeError
 from rbee.inventory import Node
-from rbee.probe import probe
+from rbee.node.probe import probe
+from rbee.transport.connection import Connection
 from rbee_remote.protocol import ErrorCode
 from tests.patience import PATIENCE_S
 from tests.ssh.conftest import Connect
@@ -72,7 +72,7 @@ async def test_a_shell_that_does_not_start_is_given_up_and_its_rc_files_are_susp
     identity: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("rbee.shell.START_TIMEOUT", 0.4)
+    monkeypatch.setattr("rbee.transport.script.START_TIMEOUT", 0.4)
     shell = _shell_with(tmp_path, f"echo checking quota >&2; {rc}")
     async with asyncssh_server([user_key], shell=[shell]) as server, connect(server.node(identity)) as connection:
         for attempt in (

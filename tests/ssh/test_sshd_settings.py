@@ -9,10 +9,10 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from rbee.errors import ConnectError, NodeError, RefusedError
-from rbee.events import Event, Retry
-from rbee.forwarding import forwarding_works
+from rbee.base.errors import ConnectError, NodeError, RefusedError
+from rbee.base.events import Event, Retry
 from rbee.inventory import Node
+from rbee.transport.forwarding import forwarding_works
 from rbee_remote.protocol import ErrorCode
 from tests.ssh.conftest import Connect, write_key
 from tests.ssh.peers import PIPE, everything_works
@@ -96,7 +96,7 @@ async def test_a_forced_command_that_echoes_is_given_up_in_time(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("rbee.shell.START_TIMEOUT", 0.5)
+    monkeypatch.setattr("rbee.transport.script.START_TIMEOUT", 0.5)
     async with (
         openssh_server(tmp_path, user_key, "ForceCommand cat") as server,
         connect(server.node(identity), transport_hint="pipe", pipe_command=PIPE) as connection,
@@ -127,7 +127,7 @@ async def test_a_server_with_too_many_at_the_door_lets_everybody_in_after_a_whil
 async def test_a_server_that_always_hangs_up_is_given_more_tries_and_named_so(
     connect: Connect, identity: Path, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rbee.ssh.BUSY_DELAYS", (0.01,) * 5)
+    monkeypatch.setattr("rbee.transport.ssh.BUSY_DELAYS", (0.01,) * 5)
 
     async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"Not allowed at this time\r\n")

@@ -9,9 +9,9 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from rbee.connection import Connection
-from rbee.errors import ConnectError, NodeError
-from rbee.forwarding import forwarding_works
+from rbee.base.errors import ConnectError, NodeError
+from rbee.transport.connection import Connection
+from rbee.transport.forwarding import forwarding_works
 from rbee_remote.protocol import ErrorCode
 from tests.patience import PATIENCE_S
 from tests.ssh.conftest import Connect

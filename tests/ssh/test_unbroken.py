@@ -19,16 +19,16 @@ import asyncssh
 import httpx
 import pytest
 
-from rbee.answer import Answer, Draft, Way, answer
-from rbee.connection import Connection
-from rbee.deadline import Deadline
-from rbee.errors import ConnectError, NodeError, RefusedError
-from rbee.events import Emit, Event, Notice, Token
-from rbee.fate import Fate
-from rbee.hive_client import WorkerClient
-from rbee.link import Link
-from rbee.reach import open_connection
-from rbee.unbroken import Patience
+from rbee.base.deadline import Deadline
+from rbee.base.errors import ConnectError, NodeError, RefusedError
+from rbee.base.events import Emit, Event, Notice, Token
+from rbee.infer.answer import Answer, Draft, Way, answer
+from rbee.infer.stream import Patience
+from rbee.infer.worker_status import Fate
+from rbee.node.hive_client import WorkerClient
+from rbee.node.session import open_connection
+from rbee.transport.connection import Connection
+from rbee.transport.reconnecting import Link
 from rbee_remote.protocol import ErrorCode, GenerateRequest
 from tests.patience import PATIENCE_S
 from tests.proxy import ChaosProxy, Fault, Kind, random_fault

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import filelock
 
-from rbee.files import file_sha256
+from rbee.base.files import file_sha256
 from rbee.models.ref import built_in
 from tests.testbed import run
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import psutil
 
-from rbee.errors import ConnectError, RbeeError
-from rbee.events import Event, Notice, Retry, Token
-from rbee.infer import infer
-from rbee.infer_request import InferRequest
+from rbee.base.errors import ConnectError, RbeeError
+from rbee.base.events import Event, Notice, Retry, Token
+from rbee.infer.infer import infer
+from rbee.infer.request import InferRequest
 from rbee_remote.protocol import Message
 from tests.testbed.loopback import Loopback
 

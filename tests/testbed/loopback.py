@@ -13,15 +13,15 @@ from pathlib import Path
 import asyncssh
 import psutil
 
+from rbee.base.events import Event
+from rbee.base.settings import Settings, keeper_id
 from rbee.context import Context
-from rbee.events import Event
-from rbee.fleet import stop_hive
+from rbee.fleet.fleet import stop_hive
 from rbee.inventory import Inventory, Node, load
-from rbee.probe import parse, script
+from rbee.node.probe import parse, script
 from rbee.registry import Registry
-from rbee.runtime import bootstrap
-from rbee.runtime.wheels import WheelCache
-from rbee.settings import Settings, keeper_id
+from rbee.setup import bootstrap
+from rbee.setup.wheels import WheelCache
 from tests.proxy import ChaosProxy, Fault
 from tests.ssh.servers import openssh_server
 

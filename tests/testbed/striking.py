@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from rbee.base.errors import RbeeError
+from rbee.base.events import Event, Finished, Notice, Phase, PhaseStarted, Token
+from rbee.base.settings import Settings, keeper_id
 from rbee.context import Context
-from rbee.errors import RbeeError
-from rbee.events import Event, Finished, Notice, Phase, PhaseStarted, Token
-from rbee.infer import infer
-from rbee.infer_request import InferRequest
+from rbee.infer.infer import infer
+from rbee.infer.request import InferRequest
 from rbee.inventory import load
 from rbee.registry import Registry
-from rbee.settings import Settings, keeper_id
 from tests.testbed.cli import Rbee
 
 #: In the middle of an answer: after this many tokens.

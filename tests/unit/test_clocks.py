@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from rbee.deadline import Deadline
+from rbee.base.deadline import Deadline
 from rbee.registry import Registry
-from tests.unit.test_registry import worker
+from tests.unit.registry.test_registry import worker
 
 ROOT = Path(__file__).parents[2]
 DAY_S = 86_400.0
@@ -24,25 +24,25 @@ SHOWN = "shown or written down, never compared"
 HINT = "a row's age: one that is too old or in the future is no hint, and the hive is asked"
 AGE = "how long a file lies unused: days, which a jump shortens or lengthens; what is in use is never removed"
 ALLOWED = {
-    "rbee/answer.py": SHOWN,
+    "rbee/infer/answer.py": SHOWN,
     "rbee/audit/__init__.py": SHOWN,
     "rbee/cli/__init__.py": SHOWN,
-    "rbee/fleet.py": HINT,
-    "rbee/gc/here.py": AGE,
-    "rbee/gc/run.py": HINT,
+    "rbee/fleet/fleet.py": HINT,
+    "rbee/cleanup/here.py": AGE,
+    "rbee/cleanup/run.py": HINT,
     "rbee/registry/__init__.py": HINT,
     "rbee/registry/file.py": SHOWN,
     "rbee/registry/rows.py": HINT,
-    "remote/rbee_remote/hive/audit.py": SHOWN,
-    "remote/rbee_remote/hive/models.py": SHOWN,
+    "remote/rbee_remote/system/audit.py": SHOWN,
+    "remote/rbee_remote/hive/models/registration.py": SHOWN,
     "remote/rbee_remote/hive/server.py": SHOWN,
-    "remote/rbee_remote/hive/worker_record.py": SHOWN,
+    "remote/rbee_remote/hive/record.py": SHOWN,
     "remote/rbee_remote/protocol/audit_log.py": SHOWN,
-    "remote/rbee_remote/sweep/common.py": AGE,
-    "remote/rbee_remote/worker/chat.py": SHOWN,
-    "remote/rbee_remote/worker/render.py": "so that the time zone is read while files can be",
-    "remote/rbee_remote/worker/openai/answer.py": SHOWN,
-    "remote/rbee_remote/worker/openai/routes.py": SHOWN,
+    "remote/rbee_remote/system/common.py": AGE,
+    "remote/rbee_remote/worker/templates/template.py": SHOWN,
+    "remote/rbee_remote/worker/templates/process.py": "so that the time zone is read while files can be",
+    "remote/rbee_remote/worker/http/openai/answer.py": SHOWN,
+    "remote/rbee_remote/worker/http/openai/routes.py": SHOWN,
 }
 WALL_CLOCK = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "utcnow"), ("date", "today")}
 

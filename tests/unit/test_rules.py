@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests.patience import PATIENCE_S
 ROOT = Path(__file__).resolve().parents[2]
 KEEPER = ROOT / "rbee"
 REMOTE = ROOT / "remote" / "rbee_remote"
+UNIT = ROOT / "tests" / "unit"
 SOURCES = sorted([*KEEPER.rglob("*.py"), *REMOTE.rglob("*.py")])
 REGISTRY = KEEPER / "registry"
 RENDER = KEEPER / "render"
@@ -54,18 +56,14 @@ def test_what_runs_on_a_node_imports_its_runtime_and_nothing_else(path: Path) ->
     assert foreign == set()
 
 
-PROTOCOL = sorted(
-    [*(REMOTE / "protocol").glob("*.py"), *(REMOTE / name for name in ("codec.py", "failures.py", "__init__.py"))]
-)
+PROTOCOL = sorted([*(REMOTE / "protocol").glob("*.py"), REMOTE / "__init__.py"])
 
 
 @pytest.mark.parametrize("path", PROTOCOL, ids=relative)
 def test_the_protocol_needs_the_standard_library_alone(path: Path) -> None:
     ours = {module for module in imports(path) if module.split(".")[0] == "rbee_remote"}
     assert roots(path) <= set(sys.stdlib_module_names) | {"rbee_remote"}
-    assert all(
-        module.startswith(("rbee_remote.codec", "rbee_remote.failures", "rbee_remote.protocol")) for module in ours
-    )
+    assert all(module == "rbee_remote.protocol" or module.startswith("rbee_remote.protocol.") for module in ours)
 
 
 @pytest.mark.parametrize("path", sorted(KEEPER.rglob("*.py")), ids=relative)
@@ -90,6 +88,50 @@ def test_nothing_prints_and_only_the_renderers_know_rich(path: Path) -> None:
     calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
     assert not [call.lineno for call in calls if isinstance(call, ast.Name) and call.id == "print"]
     assert path.is_relative_to(RENDER) or "rich" not in roots(path)
+
+
+@pytest.mark.parametrize("top", [KEEPER, REMOTE], ids=relative)
+def test_the_graph_of_folders_has_no_cycle(top: Path) -> None:
+    TopologicalSorter(folder_graph(top)).prepare()  # raises CycleError, which names one
+
+
+def test_a_cycle_of_folders_is_found(tmp_path: Path) -> None:
+    for name, line in (("a", "from top.b import y"), ("b", "import top.a.x")):
+        (tmp_path / "top" / name).mkdir(parents=True)
+        (tmp_path / "top" / name / {"a": "x", "b": "y"}[name]).with_suffix(".py").write_text(line)
+    with pytest.raises(CycleError):
+        TopologicalSorter(folder_graph(tmp_path / "top")).prepare()
+
+
+def folder_graph(top: Path) -> dict[str, set[str]]:
+    """Which folder imports from which others. A file at the top counts as a folder of its own: `__main__` needs all."""
+    modules = {module_name(path, top): room(path, top) for path in top.rglob("*.py")}
+    graph: dict[str, set[str]] = {}
+    for path in top.rglob("*.py"):
+        targets = {modules[name] for name in imports(path) if name in modules and name != top.name}
+        graph.setdefault(room(path, top), set()).update(targets - {room(path, top)})
+    return graph
+
+
+def module_name(path: Path, top: Path) -> str:
+    parts = path.relative_to(top.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room(path: Path, top: Path) -> str:
+    return str((path if path.parent == top else path.parent).relative_to(top))
+
+
+def test_the_unit_tests_mirror_the_source() -> None:
+    ours = {path.parent.relative_to(UNIT).as_posix() for path in UNIT.rglob("test_*.py")} - {".", "doubles"}
+    node_side = {
+        f"remote/{path.parent.relative_to(REMOTE).as_posix()}".removesuffix("/.") for path in REMOTE.rglob("*.py")
+    }
+    assert ours <= {path.parent.relative_to(KEEPER).as_posix() for path in KEEPER.rglob("*.py")} | node_side
+
+
+def test_no_test_double_travels_to_nodes() -> None:
+    assert not [path for path in SOURCES if {"testing", "doubles"} & {path.stem, path.parent.name}]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)

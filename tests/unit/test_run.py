@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rbee.runtime.wheels import WheelCache
-from rbee.settings import Settings
+from rbee.base.settings import Settings
+from rbee.setup.wheels import WheelCache
 from tests.testbed import assets, run
 from tests.testbed.cli import Rbee
 

@@ -20,16 +20,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from rbee_remote.body import read_body
-from rbee_remote.caller import caller_of
-from rbee_remote.hive import logs, models
-from rbee_remote.hive.audit import Audit, is_full
-from rbee_remote.hive.catalog import Catalog, check_ref
-from rbee_remote.hive.layout import Layout
-from rbee_remote.hive.pulls import Pulls
-from rbee_remote.hive.sanitize import redact
+from rbee_remote.hive.models import registration
+from rbee_remote.hive.models.catalog import Catalog, check_ref
+from rbee_remote.hive.models.pulls import Pulls
+from rbee_remote.hive.record import SERVING, WorkerRecord
 from rbee_remote.hive.supervisor import Supervisor
-from rbee_remote.hive.worker_record import SERVING, WorkerRecord
 from rbee_remote.protocol import (
     DownloadProgress,
     DownloadRequest,
@@ -44,6 +39,12 @@ from rbee_remote.protocol import (
     decode,
     encode,
 )
+from rbee_remote.serving.body import read_body
+from rbee_remote.system import logs
+from rbee_remote.system.audit import Audit, is_full
+from rbee_remote.system.caller import caller_of
+from rbee_remote.system.layout import Layout
+from rbee_remote.system.sanitize import redact
 
 _log = logging.getLogger(__name__)
 
@@ -184,7 +185,7 @@ class HiveApi:
     async def register_model(self, request: Request) -> Response:
         what = await _body(request, RegisterRequest)
         self.audit.record("model.register", caller_of(request.headers), model=what.model)
-        return JSONResponse(encode(await models.register(self.catalog, what)), status_code=201)
+        return JSONResponse(encode(await registration.register(self.catalog, what)), status_code=201)
 
     async def remove_model(self, request: Request) -> Response:
         model = self.catalog.find(request.query_params.get("model", ""))
@@ -201,7 +202,7 @@ class HiveApi:
     async def pull_model(self, request: Request) -> Response:
         what = await _body(request, DownloadRequest)
         check_ref(what.model)
-        models.check_sha256(what.sha256)
+        registration.check_sha256(what.sha256)
         self.audit.record("model.pull", caller_of(request.headers), model=what.model)
 
         async def stream() -> AsyncIterator[bytes]:

@@ -20,9 +20,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rbee_remote.hive import logs, unix_http
-from rbee_remote.hive.layout import HiveOptions, Layout, socket_identity
 from rbee_remote.protocol import ErrorCode, HiveInfo, ProtocolError, RemoteError, decode
+from rbee_remote.system import logs, unix_http
+from rbee_remote.system.layout import HiveOptions, Layout, socket_identity
 
 START_TIMEOUT_S = 30.0
 IDLE_EXIT_S = 600.0
@@ -179,8 +179,8 @@ def _is_at(path: Path, descriptor: int) -> bool:
 def _serve(options: HiveOptions, *, on_serving: Callable[[], None]) -> None:
     """Serve until the hive has ended; called by the lock's holder alone."""
     from rbee_remote.hive.leftovers import remove_dead_sockets
-    from rbee_remote.hive.sanitize import configure_logging
     from rbee_remote.hive.server import serve
+    from rbee_remote.system.sanitize import configure_logging
 
     configure_logging()
     remove_dead_sockets(options.layout.run_dir)

@@ -7,9 +7,9 @@ import logging
 from pathlib import Path
 
 from rbee_remote.hive import worker_calls
-from rbee_remote.hive.layout import Layout
-from rbee_remote.hive.worker_record import WorkerRecord
+from rbee_remote.hive.record import WorkerRecord
 from rbee_remote.protocol import StopRequest, keeper_socket
+from rbee_remote.system.layout import Layout
 
 _log = logging.getLogger(__name__)
 

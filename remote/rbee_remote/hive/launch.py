@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from rbee_remote.hive.identity import own_mark
-from rbee_remote.hive.layout import Layout
-from rbee_remote.hive.process import Child
-from rbee_remote.hive.worker_record import WorkerRecord
+from rbee_remote.hive.record import WorkerRecord
 from rbee_remote.protocol import WorkerConfig, encode
+from rbee_remote.system.child import Child
+from rbee_remote.system.identity import own_mark
+from rbee_remote.system.layout import Layout
 
 
 async def launch(

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rbee_remote.hive import options as load_options
 from rbee_remote.hive import planning
-from rbee_remote.hive.catalog import Catalog
-from rbee_remote.hive.meter import Job, Meter, subject_of
-from rbee_remote.hive.needs import Estimate
-from rbee_remote.hive.scheduler import AUTO_CTX
-from rbee_remote.hive.worker_record import WorkerRecord
-from rbee_remote.measuring import Point
+from rbee_remote.hive.fit import options as load_options
+from rbee_remote.hive.fit.meter import Job, Meter, subject_of
+from rbee_remote.hive.fit.needs import Estimate
+from rbee_remote.hive.fit.scheduler import AUTO_CTX
+from rbee_remote.hive.models.catalog import Catalog
+from rbee_remote.hive.record import WorkerRecord
 from rbee_remote.protocol import ErrorCode, ModelNeeds, NeedPoint, NeedsRequest, RemoteError, WorkerOptions
+from rbee_remote.protocol.measuring import Point
 
 _SLOTS = (1, 2, 4, 8)
 #: Smaller ones are measured too, but tell nobody much.

@@ -6,17 +6,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rbee_remote.hive import options as load_options
-from rbee_remote.hive import resources, scheduler
-from rbee_remote.hive.catalog import Catalog
-from rbee_remote.hive.meter import Job, Meter, subject_of
-from rbee_remote.hive.needs import Estimate, Need
-from rbee_remote.hive.process import DEVICE_ORDER, child_environment
-from rbee_remote.hive.resources import Placement
-from rbee_remote.hive.scheduler import Demand, NoMemory, NoSlot, WorkerKey
-from rbee_remote.hive.worker_record import COMING, WorkerRecord
+from rbee_remote.hive.fit import options as load_options
+from rbee_remote.hive.fit import resources, scheduler
+from rbee_remote.hive.fit.meter import Job, Meter, subject_of
+from rbee_remote.hive.fit.needs import Estimate, Need
+from rbee_remote.hive.fit.resources import Placement
+from rbee_remote.hive.fit.scheduler import Demand, NoMemory, NoSlot, WorkerKey
+from rbee_remote.hive.models.catalog import Catalog
+from rbee_remote.hive.record import COMING, WorkerRecord
 from rbee_remote.protocol import ErrorCode, Fit, ModelInfo, RemoteError, SpawnRequest, WorkerOptions, WorkerState
 from rbee_remote.sandbox import AUTO, OFF, ON
+from rbee_remote.system.child import DEVICE_ORDER, child_environment
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,17 +18,17 @@ from collections.abc import Callable
 import anyio
 from starlette.types import ASGIApp
 
-from rbee_remote.hive import identity, logs
 from rbee_remote.hive.app import HiveApi
-from rbee_remote.hive.audit import Audit
-from rbee_remote.hive.catalog import Catalog
-from rbee_remote.hive.layout import HiveOptions, socket_identity
-from rbee_remote.hive.pulls import Pulls
+from rbee_remote.hive.models.catalog import Catalog
+from rbee_remote.hive.models.pulls import Pulls
 from rbee_remote.hive.supervisor import Supervisor, Timing
 from rbee_remote.hive.use_marks import keep_touching
 from rbee_remote.hive.watch import watch
 from rbee_remote.protocol import PROTOCOL, HiveInfo, StopRequest
-from rbee_remote.socket_server import SocketServer
+from rbee_remote.serving.socket_server import SocketServer
+from rbee_remote.system import identity, logs
+from rbee_remote.system.audit import Audit
+from rbee_remote.system.layout import HiveOptions, socket_identity
 
 _log = logging.getLogger(__name__)
 

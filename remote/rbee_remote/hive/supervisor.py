@@ -19,19 +19,15 @@ from dataclasses import dataclass, replace
 import anyio
 from anyio.abc import TaskGroup
 
-from rbee_remote.caller import ANYBODY, Caller
-from rbee_remote.command import payload_command
-from rbee_remote.hive import ending, planning, scheduler, verdicts, worker_calls
-from rbee_remote.hive.audit import Audit
-from rbee_remote.hive.catalog import Catalog
+from rbee_remote.hive import ending, planning, verdicts, worker_calls
+from rbee_remote.hive.fit import scheduler
+from rbee_remote.hive.fit.meter import Job, Meter
+from rbee_remote.hive.fit.scheduler import MakeRoom, NoMemory, NoSlot, Reuse, Spawn
 from rbee_remote.hive.launch import launch
-from rbee_remote.hive.layout import Layout
-from rbee_remote.hive.meter import Job, Meter
+from rbee_remote.hive.models.catalog import Catalog
 from rbee_remote.hive.need_table import make_needs
 from rbee_remote.hive.planning import Plan
-from rbee_remote.hive.process import spinning
-from rbee_remote.hive.scheduler import MakeRoom, NoMemory, NoSlot, Reuse, Spawn
-from rbee_remote.hive.worker_record import COMING, SERVING, WorkerRecord
+from rbee_remote.hive.record import COMING, SERVING, WorkerRecord
 from rbee_remote.protocol import (
     ErrorCode,
     Fit,
@@ -46,6 +42,11 @@ from rbee_remote.protocol import (
     WorkerStatus,
     decode,
 )
+from rbee_remote.system.audit import Audit
+from rbee_remote.system.caller import ANYBODY, Caller
+from rbee_remote.system.child import spinning
+from rbee_remote.system.command import payload_command
+from rbee_remote.system.layout import Layout
 
 _log = logging.getLogger(__name__)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rbee_remote.hive.logs import last_lines
-from rbee_remote.hive.process import describe_exit
-from rbee_remote.hive.worker_record import WorkerRecord
+from rbee_remote.hive.record import WorkerRecord
 from rbee_remote.protocol import ErrorCode, RemoteError
+from rbee_remote.system.child import describe_exit
+from rbee_remote.system.logs import last_lines
 
 _CRASH_LOG_LINES = 10
 

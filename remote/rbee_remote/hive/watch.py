@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 import anyio
 import psutil
 
-from rbee_remote.hive import logs, verdicts, worker_calls
-from rbee_remote.hive.resources import MB
-from rbee_remote.hive.worker_record import COMING, SERVING, WorkerRecord
+from rbee_remote.hive import verdicts, worker_calls
+from rbee_remote.hive.fit.resources import MB
+from rbee_remote.hive.record import COMING, SERVING, WorkerRecord
+from rbee_remote.system import logs
 
 if TYPE_CHECKING:
     from rbee_remote.hive.supervisor import Supervisor

@@ -10,9 +10,7 @@ from urllib.parse import quote
 
 import anyio.to_thread
 
-from rbee_remote.caller import Caller
-from rbee_remote.hive import unix_http
-from rbee_remote.hive.worker_record import WorkerRecord
+from rbee_remote.hive.record import WorkerRecord
 from rbee_remote.protocol import (
     HEADER_KEEPER,
     HEADER_WHO,
@@ -22,6 +20,8 @@ from rbee_remote.protocol import (
     StopRequest,
     encode,
 )
+from rbee_remote.system import unix_http
+from rbee_remote.system.caller import Caller
 
 _log = logging.getLogger(__name__)
 

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import re
 
-from rbee_remote.codec import ProtocolError as ProtocolError
-from rbee_remote.codec import decode as decode
-from rbee_remote.codec import encode as encode
-from rbee_remote.codec import parse_json as parse_json
-from rbee_remote.failures import ErrorCode as ErrorCode
-from rbee_remote.failures import RemoteError as RemoteError
 from rbee_remote.protocol.audit import AuditBreak as AuditBreak
 from rbee_remote.protocol.audit import AuditHead as AuditHead
 from rbee_remote.protocol.bench import BenchProgress as BenchProgress
 from rbee_remote.protocol.bench import BenchRequest as BenchRequest
 from rbee_remote.protocol.bench import BenchResult as BenchResult
 from rbee_remote.protocol.bench import BenchTest as BenchTest
+from rbee_remote.protocol.codec import ProtocolError as ProtocolError
+from rbee_remote.protocol.codec import decode as decode
+from rbee_remote.protocol.codec import encode as encode
+from rbee_remote.protocol.codec import parse_json as parse_json
+from rbee_remote.protocol.failures import ErrorCode as ErrorCode
+from rbee_remote.protocol.failures import RemoteError as RemoteError
 from rbee_remote.protocol.generation import Done as Done
 from rbee_remote.protocol.generation import GenerateRequest as GenerateRequest
 from rbee_remote.protocol.generation import Logprob as Logprob

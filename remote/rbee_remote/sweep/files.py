@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 from rbee_remote.protocol import FileSeen
 from rbee_remote.sweep.processes import Ours
-from rbee_remote.sweep.system import System
 from rbee_remote.sweep.usage import Usage
+from rbee_remote.system.interface import System
 
 #: Of one folder; the rest is seen when these are gone.
 MAX_ENTRIES = 20_000

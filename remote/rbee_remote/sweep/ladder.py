@@ -15,13 +15,13 @@ import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rbee_remote.command import read_command
 from rbee_remote.protocol import ProcessSeen, StopRequest, TidyRequest, TidyResult, encode, keeper_socket
 from rbee_remote.sweep import processes
-from rbee_remote.sweep.family import Family, grow
 from rbee_remote.sweep.processes import Ours
 from rbee_remote.sweep.removal import remove_dead_socket
-from rbee_remote.sweep.system import Process, System
+from rbee_remote.system.command import read_command
+from rbee_remote.system.family import Family, grow
+from rbee_remote.system.interface import Process, System
 
 #: A look at all processes takes a few hundredths of a second: often at first, then less so.
 _POLL_S, _LONGEST_POLL_S = 0.02, 0.5

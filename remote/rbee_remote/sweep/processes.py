@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rbee_remote.command import PayloadCommand, read_command
-from rbee_remote.hive import identity
 from rbee_remote.protocol import HIVE_SOCKET, ProcessSeen
-from rbee_remote.sweep.system import Process, System
+from rbee_remote.system import identity
+from rbee_remote.system.command import PayloadCommand, read_command
+from rbee_remote.system.interface import Process, System
 
 #: What can be left behind. A pipe ends with its channel, a survey with its answer.
 COMMANDS = ("hive", "worker", "download", "inspect", "measure", "render")

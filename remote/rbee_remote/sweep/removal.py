@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from rbee_remote.protocol import FileSeen, TidyRequest, TidyResult
 from rbee_remote.sweep import files, processes
 from rbee_remote.sweep.files import Found, identity_of
-from rbee_remote.sweep.system import System
 from rbee_remote.sweep.usage import Usage
+from rbee_remote.system.interface import System
 
 #: Seconds for which what was seen of the processes counts: looking takes a few hundredths, and a log goes in none.
 _FRESH_S = 0.5

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from rbee_remote.sweep.processes import Ours
-from rbee_remote.sweep.system import System
+from rbee_remote.system.interface import System
 
 #: What goes on with a name: `a.zip` is not used by one who names `a.zip.part`. A `;` after it may be a shell's.
 _NAME_GOES_ON = re.compile(r"[\w.+-]")

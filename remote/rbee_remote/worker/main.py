@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rbee_remote.command import accept_marks
 from rbee_remote.protocol import (
     ErrorCode,
     ProtocolError,
@@ -28,11 +27,12 @@ from rbee_remote.protocol import (
     keeper_socket,
 )
 from rbee_remote.sandbox import OFF, ON, confine_worker, paths
-from rbee_remote.socket_server import SocketServer
-from rbee_remote.worker.app import make_app
-from rbee_remote.worker.interface import Engine, LoadEngine, Progress
-from rbee_remote.worker.service import Service
-from rbee_remote.worker.status import StatusPipe
+from rbee_remote.serving.socket_server import SocketServer
+from rbee_remote.system.command import accept_marks
+from rbee_remote.worker.engine.interface import Engine, LoadEngine, Progress
+from rbee_remote.worker.http.app import make_app
+from rbee_remote.worker.service.service import Service
+from rbee_remote.worker.service.status import StatusPipe
 
 #: Seconds that responses get to reach their clients once the worker has ended.
 FAREWELL_S = 3
@@ -154,8 +154,8 @@ def _confine(config: WorkerConfig) -> str:
 def _record(config: WorkerConfig, served: list[Served]) -> None:
     """Write down what the hive, which is gone, cannot any more."""
     if served and config.home:
-        from rbee_remote.hive.audit import Audit
-        from rbee_remote.hive.layout import Layout
+        from rbee_remote.system.audit import Audit
+        from rbee_remote.system.layout import Layout
 
         audit = Audit(Layout(Path(config.home), Path(config.socket).parent))
         for one in served:

@@ -11,11 +11,11 @@ import json
 import logging
 import sys
 
-from rbee_remote.command import accept_marks
-from rbee_remote.measuring import MeasureRequest
 from rbee_remote.protocol import ErrorCode, ProtocolError, RemoteError, decode, encode
-from rbee_remote.reader import end_with_reader
+from rbee_remote.protocol.measuring import MeasureRequest
 from rbee_remote.sandbox import confine_worker, paths
+from rbee_remote.system.command import accept_marks
+from rbee_remote.system.reader import end_with_reader
 
 
 def main(argv: list[str]) -> int:

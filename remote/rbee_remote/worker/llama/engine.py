@@ -15,10 +15,10 @@ from llama_cpp import llama_cpp as llama
 from numpy.typing import NDArray
 
 from rbee_remote.protocol import ErrorCode, RemoteError, Sampling, WorkerConfig
-from rbee_remote.worker.interface import BatchToken, ModelInfo, Progress, Sampled
+from rbee_remote.worker.engine.interface import BatchToken, ModelInfo, Progress, Sampled
 from rbee_remote.worker.llama import backends, load, log
-from rbee_remote.worker.llama.measure import measure
 from rbee_remote.worker.llama.samplers import Sampler, Samplers
+from rbee_remote.worker.llama.timing import measure
 
 _ABORTED = 2  # llama_decode's result after its abort callback said yes
 

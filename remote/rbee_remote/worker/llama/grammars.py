@@ -9,10 +9,10 @@ from collections.abc import Callable
 from llama_cpp import llama_cpp as llama
 
 from rbee_remote.protocol import ErrorCode, RemoteError, Sampling
-from rbee_remote.worker import gbnf
-from rbee_remote.worker.automaton import Automaton
+from rbee_remote.worker.constraints import gbnf
+from rbee_remote.worker.constraints.automaton import Automaton
+from rbee_remote.worker.constraints.matcher import Matcher, Vocabulary
 from rbee_remote.worker.llama.schema import to_grammar
-from rbee_remote.worker.matcher import Matcher, Vocabulary
 
 #: Grammars that are kept, with what is known of them, for the next request with the same one.
 KEPT = 4

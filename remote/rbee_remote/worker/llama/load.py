@@ -9,9 +9,9 @@ from pathlib import Path
 from llama_cpp import llama_cpp as llama
 
 from rbee_remote.protocol import ErrorCode, RemoteError, WorkerConfig, WorkerOptions
-from rbee_remote.worker import cpus
-from rbee_remote.worker.batching import EMBEDDED_AT_ONCE
-from rbee_remote.worker.interface import LoadAborted, Progress
+from rbee_remote.worker.compute import cpus
+from rbee_remote.worker.compute.batching import EMBEDDED_AT_ONCE
+from rbee_remote.worker.engine.interface import LoadAborted, Progress
 from rbee_remote.worker.llama.backends import Device
 from rbee_remote.worker.llama.log import collected_errors, collected_lines
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 from llama_cpp import llama_cpp as llama
 
-from rbee_remote.measuring import MeasureAnswer, Measured, MeasureRequest, Point
 from rbee_remote.protocol import ErrorCode, RemoteError, WorkerOptions
+from rbee_remote.protocol.measuring import MeasureAnswer, Measured, MeasureRequest, Point
 from rbee_remote.worker.llama import backends, load, log
 
 _MIB = 2**20

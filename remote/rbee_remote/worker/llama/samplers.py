@@ -14,12 +14,12 @@ from llama_cpp import llama_cpp as llama
 from numpy.typing import NDArray
 
 from rbee_remote.protocol import Sampling
-from rbee_remote.worker.gbnf import GrammarError
-from rbee_remote.worker.interface import Sampled
+from rbee_remote.worker.constraints.gbnf import GrammarError
+from rbee_remote.worker.constraints.matcher import Matcher
+from rbee_remote.worker.engine.interface import Sampled
 from rbee_remote.worker.llama.chain import make_chain
 from rbee_remote.worker.llama.grammars import Grammars, refused
 from rbee_remote.worker.llama.logprobs import logprobs
-from rbee_remote.worker.matcher import Matcher
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 

@@ -12,8 +12,8 @@ from typing import Any
 from llama_cpp.llama_grammar import PRIMITIVE_RULES, BuiltinRule, SchemaConverter
 
 from rbee_remote.protocol import ErrorCode, RemoteError
-from rbee_remote.worker import json_schema
-from rbee_remote.worker.json_schema import SchemaError
+from rbee_remote.worker.constraints import json_schema
+from rbee_remote.worker.constraints.json_schema import SchemaError
 
 #: Parts of a schema that are converted, those that a reference leads to again counted again.
 MAX_VISITS = 5_000

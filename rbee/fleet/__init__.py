@@ -1,0 +1,1 @@
+"""What the other commands do over many nodes: workers, models, hives, logs, bench, nodes, the audit record."""

@@ -1,0 +1,150 @@
+"""The use cases behind `rbee nodes`: ping, check, add."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from rbee.base.errors import RefusedError, UsageError
+from rbee.base.events import Emit, Event, Notice
+from rbee.context import Context
+from rbee.inventory import Node
+from rbee.node.diagnosis import ConnectionFacts, Finding, findings
+from rbee.node.probe import probe
+from rbee.node.session import PerNode, each, open_connection, reach
+from rbee.transport.forwarding import forwarding_works
+from rbee_remote.protocol import ErrorCode
+
+if TYPE_CHECKING:
+    from rbee.transport.ssh.hostkeys import HostKey
+    from rbee.transport.ssh.scan import Scanned
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Seconds to connect, to authenticate, and for one command once connected."""
+
+    connect_s: float
+    authenticate_s: float
+    rtt_s: float
+
+
+async def ping(context: Context, nodes: Sequence[Node], emit: Emit) -> list[PerNode[Ping]]:
+    """Run one empty command on each node, all at once."""
+    with context.open_registry() as registry:
+
+        async def ask(node: Node) -> Ping:
+            async with reach(node, context, registry, _only_notices(emit)) as connection:
+                began = time.monotonic()
+                await connection.run(":")
+                rtt = time.monotonic() - began
+                return Ping(connection.timings.connect_s, connection.timings.authenticate_s, rtt)
+
+        return await each(nodes, ask)
+
+
+def _only_notices(emit: Emit) -> Emit:
+    """The tries of fifty nodes at once are noise; the row of a node says why it failed."""
+
+    def filtered(event: Event) -> None:
+        if isinstance(event, Notice):
+            emit(event)
+
+    return filtered
+
+
+async def check(context: Context, node: Node, emit: Emit) -> list[Finding]:
+    """The doctor: what of this node matters to rbee, each finding with its fix."""
+    with context.open_registry() as registry:
+        async with reach(node, context, registry, emit) as connection:
+            found = await probe(connection, node)
+            facts = ConnectionFacts(local=node.is_local, forwarding=await forwarding_works(connection, found.python))
+    return findings(found, facts)
+
+
+class AcceptedBy(StrEnum):
+    """Who vouched for a host key. NOBODY: `--yes` did, for whatever was shown."""
+
+    KNOWN_HOSTS = "known_hosts"
+    OPTION = "--host-key"
+    USER = "asked"
+    NOBODY = "--yes"
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """node: as it is to be written. key: its host key, None where certificates decide, by what known_hosts says."""
+
+    node: Node
+    key: HostKey | None
+    accepted_by: AcceptedBy
+
+
+async def add(context: Context, node: Node, *, assume_yes: bool, emit: Emit) -> Added:
+    """Look at `node`'s host key, have it accepted and pin it; connect, checked against that key, and probe.
+
+    The caller writes the inventory. A pin that `node` has already was compared by the user, and the machine must show
+    that key. Raises RefusedError HOST_KEY_UNKNOWN where nobody can be asked or the answer was no, HOST_KEY_MISMATCH
+    where known_hosts or the pin says otherwise, UsageError for a name that is taken, and all that connecting and
+    probing raise.
+    """
+    from rbee.transport.ssh import scan_host_key
+
+    if node.name in context.inventory.nodes:
+        raise UsageError(f"there is a node {node.name!r} already", hint=f"`rbee nodes remove {node.name}` first")
+    nodes = {**context.inventory.nodes, node.name: node}
+    scanned = await scan_host_key(node, nodes, emit=emit, ask_passphrase=context.ask_passphrase)
+    accepted_by = await _accept(context, node, scanned, assume_yes=assume_yes, emit=emit)
+    if scanned.key is not None:
+        node = replace(node, host_key=scanned.key.fingerprint)
+    async with open_connection(
+        node, nodes, emit=emit, keeper_id=context.keeper_id, ask_passphrase=context.ask_passphrase
+    ) as connection:
+        found = await probe(connection, node)
+        emit(Notice(f"{node.name}: {found.summary}"))
+        facts = ConnectionFacts(local=False, forwarding=await forwarding_works(connection, found.python))
+        for finding in findings(found, facts):
+            if finding.level != "ok":
+                emit(Notice(f"{finding.title}: {finding.detail}; {finding.fix}"))
+    return Added(node, scanned.key, accepted_by)
+
+
+async def _accept(context: Context, node: Node, scanned: Scanned, *, assume_yes: bool, emit: Emit) -> AcceptedBy:
+    """Who vouches for the key. Raises RefusedError HOST_KEY_UNKNOWN where it is nobody."""
+    if scanned.key is None:
+        emit(Notice(f"known_hosts has an authority for the certificates of {node.host}: no key of its own is pinned"))
+        return AcceptedBy.KNOWN_HOSTS
+    key = f"{scanned.key.fingerprint} ({scanned.key.algorithm})"
+    if node.host_key is not None:
+        emit(Notice(f"{node.host} shows the host key {key}, as --host-key says"))
+        return AcceptedBy.OPTION
+    if scanned.known:
+        emit(Notice(f"{node.host} shows the host key {key}, as known_hosts has it"))
+        return AcceptedBy.KNOWN_HOSTS
+    emit(Notice(f"{node.host} shows the host key {key}"))
+    if assume_yes:
+        emit(Notice(f"--yes accepts {key} for {node.name}: nobody compared it with the machine's own"))
+        return AcceptedBy.NOBODY
+    await _ask(context, node, scanned.key.fingerprint)
+    return AcceptedBy.USER
+
+
+async def _ask(context: Context, node: Node, fingerprint: str) -> None:
+    compare = "compare it with the machine's own (there: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub)"
+    if context.ask is None:
+        raise RefusedError(
+            ErrorCode.HOST_KEY_UNKNOWN,
+            f"the host key of {node.name} is not known, and there is nobody to ask",
+            hint=f"{compare}, then pin just that one: rbee nodes add … --host-key {fingerprint}",
+            details={"got": fingerprint},
+        )
+    if not await context.ask("Is this the key of that machine?"):
+        raise RefusedError(
+            ErrorCode.HOST_KEY_UNKNOWN,
+            f"the host key of {node.name} was not accepted",
+            hint=f"{compare}, then pin what it prints: rbee nodes add … --host-key SHA256:…",
+            details={"got": fingerprint},
+        )

@@ -1,0 +1,299 @@
+"""Makes a node ready: a runtime (a virtual environment with llama.cpp) and the payload, by uv and the wheel cache.
+
+Rules
+- What to do is decided by `plan`, from what the probe saw; the steps act.
+- What stands under its final name is whole: everything is staged beside it, verified, and renamed. So an interrupted
+  bootstrap never looks like a finished one, and of two at once the second finds its work done.
+- Nothing on the node reaches for the internet, except where it has no Python at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import functools
+import uuid
+from dataclasses import dataclass, replace
+
+from rbee.base.errors import NodeError
+from rbee.base.events import Emit, Notice, Progress
+from rbee.base.files import LocalFile
+from rbee.context import Context
+from rbee.inventory import Node
+from rbee.node.probe import Probe
+from rbee.node.probe import probe as ask_probe
+from rbee.setup import building, node_scripts, requirements
+from rbee.setup.builders import KEEPER, Builders, builds_itself
+from rbee.setup.node_build import NodeBuilder
+from rbee.setup.node_scripts import Place
+from rbee.setup.payload import Payload
+from rbee.setup.platforms import Target, Version
+from rbee.setup.put_files import put_files
+from rbee.setup.wheels import WheelCache, uv_version
+from rbee.transport.connection import Connection
+from rbee_remote.protocol import ErrorCode
+
+OLDEST_PYTHON = (3, 10)
+#: What uv is asked for where a node has no Python; every wheel of the lock exists for it.
+OWN_PYTHON = (3, 12)
+#: A runtime, the uploaded wheels and uv (180 MB on x86-64 Linux), and what unpacking takes meanwhile.
+NEEDED_MB = 300
+INSTALL_TIMEOUT_S = 600.0
+PYTHON_TIMEOUT_S = 60
+_ELSEWHERE = "set `home` of this node in the inventory to a folder on another file system"
+
+
+class Step(enum.Enum):
+    """What a bootstrap may have to do; the value is what the user reads."""
+
+    UV = "uploading uv"
+    PYTHON = "fetching a Python with uv"
+    WHEELS = "uploading wheels"
+    RUNTIME = "creating the runtime"
+    PAYLOAD = "uploading the payload"
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A node that can run our commands. python, payload: absolute paths there. command: append a command's words."""
+
+    python: str
+    payload: str
+    digest: str
+    backend: str
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        return (self.python, "-I", self.payload)
+
+    @property
+    def runtime(self) -> str:
+        """The folder of the runtime."""
+        return self.python.removesuffix("/bin/python")
+
+
+def plan(probe: Probe, payload_digest: str, runtime_key: str, uv: str) -> list[Step]:
+    """The steps that are missing, in order. uv: its version."""
+    steps = []
+    if runtime_key not in probe.runtimes:
+        if f"uv-{uv}" not in probe.uv:
+            steps.append(Step.UV)
+        if not _usable_python(probe):
+            steps.append(Step.PYTHON)
+        steps += [Step.WHEELS, Step.RUNTIME]
+    if payload_digest not in probe.payloads:
+        steps.append(Step.PAYLOAD)
+    return steps
+
+
+def is_complete(probe: Probe, node: Node, payload: Payload, context: Context) -> bool:
+    """Whether `ensure` would find nothing to do; then it makes no round trip."""
+    builders = Builders.of(node, context.inventory.nodes)
+    runtime = _Runtime.choose(probe, node, WheelCache.of(context.settings), builders)
+    return not plan(probe, payload.digest, runtime.key, uv_version())
+
+
+async def ensure(
+    connection: Connection, probe: Probe, node: Node, payload: Payload, *, context: Context, emit: Emit
+) -> Ready:
+    """Put on the node what is missing there, with progress.
+
+    Raises NodeError NODE_UNSUPPORTED, BOOTSTRAP_FAILED or DISK_FULL, and ConnectError. Safe to interrupt and to repeat.
+    """
+    cache = WheelCache.of(context.settings)
+    builders = Builders.of(node, context.inventory.nodes)
+    runtime = _Runtime.choose(probe, node, cache, builders)
+    steps = plan(probe, payload.digest, runtime.key, uv_version())
+    if steps:
+        check(probe, steps)
+        if Step.RUNTIME in steps and not cache.can_get(runtime.target, runtime.backend, builders):
+            elsewhere = cache.built_elsewhere(runtime.target, runtime.backend)
+            if not probe.compiler:
+                raise building.no_way(runtime.target, runtime.backend, elsewhere)
+            emit(Notice(builds_itself(node, elsewhere)))
+        if runtime.notice:
+            emit(Notice(runtime.notice))
+        await _Bootstrap(connection, probe, node, payload, cache, builders, runtime, emit).take(steps)
+    python = f"{probe.home}/runtimes/{runtime.key}/bin/python"
+    return Ready(python, f"{probe.home}/payloads/{payload.name}", payload.digest, runtime.backend)
+
+
+def check(probe: Probe, steps: list[Step]) -> None:
+    """Find out before anything is written what would fail later.
+
+    Raises NodeError NODE_UNSUPPORTED, BOOTSTRAP_FAILED or DISK_FULL.
+    """
+    if probe.system not in {"Linux", "Darwin"} or Target.of(probe, OWN_PYTHON).machine not in {"x86_64", "aarch64"}:
+        raise NodeError(
+            ErrorCode.NODE_UNSUPPORTED,
+            f"rbee runs on Linux and macOS, x86-64 and ARM64; this is {probe.system} {probe.machine}",
+            hint="use another node",
+        )
+    if not probe.home_writable:
+        raise NodeError(ErrorCode.BOOTSTRAP_FAILED, f"{probe.home} cannot be written on the node", hint=_ELSEWHERE)
+    if probe.home_noexec:
+        raise NodeError(
+            ErrorCode.NODE_UNSUPPORTED, f"{probe.home} is mounted noexec: nothing there can be run", hint=_ELSEWHERE
+        )
+    if Step.RUNTIME in steps and probe.disk_free_mb < NEEDED_MB:
+        raise _disk_full(probe)
+
+
+def _disk_full(probe: Probe) -> NodeError:
+    return NodeError(
+        ErrorCode.DISK_FULL,
+        f"the disk of {probe.home} has {probe.disk_free_mb} MB free, a runtime needs {NEEDED_MB}",
+        hint=f"free some space, or {_ELSEWHERE}",
+        details={"needed_mb": NEEDED_MB, "free_mb": probe.disk_free_mb},
+    )
+
+
+def _usable_python(probe: Probe) -> bool:
+    return bool(probe.python) and (probe.python_version or (0,)) >= OLDEST_PYTHON
+
+
+@dataclass(frozen=True, slots=True)
+class _Runtime:
+    """Which runtime a node is to have. notice: what to tell the user when it has to be made."""
+
+    target: Target
+    backend: str
+    key: str
+    notice: str = ""
+
+    @classmethod
+    def choose(cls, probe: Probe, node: Node, cache: WheelCache, builders: Builders = KEEPER) -> _Runtime:
+        """The backend of the inventory; `auto` is the GPU's where a wheel for it can be had, else cpu."""
+        python: Version = (probe.python_version or OWN_PYTHON) if _usable_python(probe) else OWN_PYTHON
+        target = Target.of(probe, python)
+        make = functools.partial(cls._named, target)
+        if node.backend != "auto":
+            return make(node.backend)
+        if target.system == "Darwin":
+            return make("metal")
+        if not any(gpu.vendor == "nvidia" for gpu in probe.gpus):
+            return make("cpu")
+        cuda = make("cuda")
+        if cuda.key in probe.runtimes or cache.can_get(target, "cuda", builders):
+            return cuda
+        return make(
+            "cpu",
+            "the node has an NVIDIA GPU, but there is no llama.cpp wheel for CUDA: using the CPU "
+            '(backend = "cuda" in the inventory has one built on the node)',
+        )
+
+    @classmethod
+    def _named(cls, target: Target, backend: str, notice: str = "") -> _Runtime:
+        return cls(
+            target, backend, requirements.runtime_key(target, backend, building.cmake_flags(target, backend)), notice
+        )
+
+
+@dataclass(slots=True)
+class _Bootstrap:
+    """The steps at work on one node."""
+
+    connection: Connection
+    probe: Probe
+    node: Node
+    payload: Payload
+    cache: WheelCache
+    builders: Builders
+    runtime: _Runtime
+    emit: Emit
+
+    async def take(self, steps: list[Step]) -> None:
+        await self._prepare()
+        place = self._place
+        wheels: list[LocalFile] = []
+        for step in steps:
+            match step:
+                case Step.UV:
+                    await self._upload_uv()
+                case Step.PYTHON:
+                    place = replace(place, python=await self._fetch_python())
+                case Step.WHEELS:
+                    wheels = await self._upload_wheels(place)
+                case Step.RUNTIME:
+                    await self._create_runtime(place, wheels)
+                case Step.PAYLOAD:
+                    await self._upload_payload()
+
+    @property
+    def _place(self) -> Place:
+        home = self.probe.home
+        return Place(home, f"{home}/runtimes/uv-{uv_version()}", self.probe.python)
+
+    async def _prepare(self) -> None:
+        """The node's folders, and no leftovers of bootstraps that ended long ago."""
+        await self._run(node_scripts.prepare(self.probe.home), "could not prepare its folder")
+
+    async def _upload_uv(self) -> None:
+        binary = await self.cache.uv_binary(self.runtime.target, self.emit)
+        files = [(await asyncio.to_thread(LocalFile.of, binary), self._place.uv)]
+        await put_files(self.connection, files, key="uv", text=Step.UV.value, emit=self.emit, mode=0o700)
+
+    async def _fetch_python(self) -> str:
+        """A Python by uv, below our home. Returns its path; raises NodeError NODE_UNSUPPORTED when there is no way."""
+        self.emit(Progress("python", Step.PYTHON.value, 0.0, None, "steps"))
+        version = ".".join(map(str, OWN_PYTHON))
+        script = node_scripts.fetch_python(self._place, version, PYTHON_TIMEOUT_S)
+        result = await self.connection.run(script, timeout=PYTHON_TIMEOUT_S + 10)
+        path = result.stdout.decode(errors="replace").strip()
+        if result.status == 0 and path.startswith("/") and path.isprintable():
+            return path
+        raise NodeError(
+            ErrorCode.NODE_UNSUPPORTED,
+            f"the node has no Python {'.'.join(map(str, OLDEST_PYTHON))} or newer, and uv could not fetch one there",
+            hint="install one on the node (apt install python3-minimal, dnf install python3, apk add python3)",
+            details={"uv": result.stderr.strip()[-300:]},
+        )
+
+    async def _upload_wheels(self, place: Place) -> list[LocalFile]:
+        """Everything of the runtime; only what is not there travels. Returns all of it."""
+        target, backend = self.runtime.target, self.runtime.backend
+        builder = None
+        if self.probe.compiler:
+            log = self.cache.build_log(backend)
+            builder = NodeBuilder(self.connection, self.node.name, place, log, self.cache)
+        on_node = functools.partial(builder.build, target) if builder else None
+        llama = await self.cache.llama_wheel(target, backend, self.emit, on_node=on_node, builders=self.builders)
+        wheels = [*await self.cache.base_wheels(target, self.emit), llama]
+        files = [(wheel, node_scripts.wheel_path(self.probe.home, wheel)) for wheel in wheels]
+        await put_files(self.connection, files, key="wheels", text=Step.WHEELS.value, emit=self.emit)
+        return wheels
+
+    async def _create_runtime(self, place: Place, wheels: list[LocalFile]) -> None:
+        self.emit(Progress("runtime", Step.RUNTIME.value, 0.0, None, "steps"))
+        script = node_scripts.create_runtime(place, uuid.uuid4().hex[:12], self.runtime.key, wheels)
+        failure = "its runtime could not be made"
+        try:
+            await self._run(script, failure)
+        except NodeError as error:
+            if error.code is ErrorCode.DISK_FULL:
+                raise
+            self.emit(Notice(f"{error.message}; trying once more with uv and wheels sent anew"))
+            await self._run(node_scripts.discard(place), "could not remove what may be damaged")
+            await self._upload_uv()
+            await self._upload_wheels(place)
+            await self._run(script, failure)
+
+    async def _upload_payload(self) -> None:
+        target = f"{self.probe.home}/payloads/{self.payload.name}"
+        await self.connection.put(self.payload.data, target, sha256=self.payload.sha256)
+
+    async def _run(self, script: str, failure: str) -> None:
+        """Run a step's script. Raises NodeError with the last line of what it said."""
+        result = await self.connection.run(script, timeout=INSTALL_TIMEOUT_S)
+        if result.status == 0:
+            return
+        said = [line.strip() for line in (result.stderr or result.stdout.decode(errors="replace")).splitlines()]
+        said = [line for line in said if line]
+        if any("no space left" in line.lower() or "quota exceeded" in line.lower() for line in said):
+            raise _disk_full(await ask_probe(self.connection, self.node))
+        raise NodeError(
+            ErrorCode.BOOTSTRAP_FAILED,
+            f"{self.node.name}: {failure}: {said[-1][:300] if said else f'status {result.status}'}",
+            hint=f"`rbee nodes check {self.node.name}` looks for the cause",
+            details={"status": result.status, "stderr": "\n".join(said[-12:])},
+        )

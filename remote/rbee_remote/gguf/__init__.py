@@ -1,0 +1,1 @@
+"""GGUF files: their head, whatever it claims, what they say of the model, and what memory its context takes."""

@@ -1,0 +1,165 @@
+"""What a model needs of a node's memory: by a formula over what its file says of itself, or as llama.cpp measured it.
+
+Pure. Rules
+- The formula is an upper bound where it cannot be exact, so that what it admits fits.
+- A measurement covers points (tokens per slot, slots); between two context sizes what is needed grows in a straight
+  line, beyond the window of a model that has one, so a value in between is interpolated.
+
+MB are 10**6 bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from rbee_remote.hive.fit.scheduler import RAM, VRAM
+from rbee_remote.protocol import ModelMeta
+from rbee_remote.protocol.measuring import MeasureAnswer, Measured
+
+MB = 10**6
+
+#: Bytes of a value in the KV cache. Quantised ones come in blocks of 32 with their scales: ggml-common.h, block_q8_0 ….
+KV_BYTES = {
+    "f32": 4.0,
+    "f16": 2.0,
+    "bf16": 2.0,
+    "q8_0": 34 / 32,
+    "q5_1": 24 / 32,
+    "q5_0": 22 / 32,
+    "q4_1": 20 / 32,
+    "q4_0": 18 / 32,
+    "iq4_nl": 18 / 32,
+}
+#: The values of a head have to fill whole blocks.
+KV_BLOCK = 32
+QUANTISED_KV = frozenset(KV_BYTES) - {"f32", "f16", "bf16"}
+
+_PADDING = 256  # llama_context: GGML_PAD(n_ctx_seq, 256), and the same for the cells of a sliding window
+_UBATCH = 512  # the worker's micro-batch in tokens
+_EMBEDDED_AT_ONCE = 32  # tokens whose logits a step may ask for beside those of the slots
+
+# What a worker takes beside weights and KV cache: see `Estimate._compute`.
+_PROCESS_BYTES = 66 * MB  # Python, the HTTP server and llama.cpp's libraries
+_VOCAB_ENTRY_BYTES = 400  # llama.cpp's tables for one token of the vocabulary
+_SLOT_VOCAB_ENTRY_BYTES = 16  # logits of the slot's last token, and the candidates that its sampler sorts
+_ACTIVATIONS = 16  # f32 vectors of n_embd per token that are alive at once, the feed-forward's wider ones included
+_GPU_CONTEXT_BYTES = 500 * MB  # what CUDA takes on a device before anything is put there
+_WORKER_BYTES = 20 * MB  # beside what a measuring process holds: HTTP server, chat template, threads, sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one worker takes, in bytes."""
+
+    weights: int
+    kv: int
+    compute: int
+
+    @property
+    def total_mb(self) -> int:
+        return sum(self.parts_mb)
+
+    @property
+    def parts_mb(self) -> tuple[int, int, int]:
+        """Weights, KV cache, compute buffers: each rounded up, so that the total is the sum of what is shown."""
+        return _up(self.weights), _up(self.kv), _up(self.compute)
+
+    def part(self, share: float) -> Need:
+        """What `share` of the layers takes; computing takes what it takes for all."""
+        return Need(math.ceil(self.weights * share), math.ceil(self.kv * share), self.compute)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A model and how it is to be loaded; tells what that needs at any context size and slot count.
+
+    size: of the model's file in bytes. memory: RAM or VRAM, which the weights go to. kv_type, flash_attention: as in
+    WorkerOptions. gpus: how many share the model, 0 in RAM. answer: what llama.cpp said, where it was asked.
+    """
+
+    meta: ModelMeta
+    size: int
+    memory: str = RAM
+    kv_type: str = "f16"
+    flash_attention: str = "auto"
+    gpus: int = 0
+    answer: MeasureAnswer | None = None
+
+    def need(self, ctx: int, slots: int) -> Need:
+        """ctx: tokens per slot. The whole model in one memory."""
+        return self.measured(ctx, slots) or self.formula(ctx, slots)
+
+    def formula(self, ctx: int, slots: int) -> Need:
+        kv = kv_bytes(self.meta, self.kv_type, ctx=ctx, slots=slots)
+        return Need(self._weights(twice=True), kv, self._compute(ctx, slots))
+
+    def measured(self, ctx: int, slots: int) -> Need | None:
+        """None where the measured points do not tell: none with these slots, or none as large as `ctx`."""
+        points = self.answer.points if self.answer else ()
+        known = sorted((point for point in points if point.at.slots == slots), key=lambda point: point.at.ctx)
+        above = next((point for point in known if point.at.ctx >= ctx), None)
+        if above is None:
+            return None
+        below = next((point for point in reversed(known) if point.at.ctx <= ctx), above)
+        low, high = self._from_point(below), self._from_point(above)
+        if below is above:
+            return high
+        share = (ctx - below.at.ctx) / (above.at.ctx - below.at.ctx)
+        kv, compute = (_between(*ends, share) for ends in ((low.kv, high.kv), (low.compute, high.compute)))
+        return Need(high.weights, kv, compute)
+
+    def _from_point(self, point: Measured) -> Need:
+        assert self.answer is not None  # it has the point
+        if self.memory == VRAM:
+            compute = self.gpus * _GPU_CONTEXT_BYTES + point.device_compute
+        else:
+            samplers = point.at.slots * self.meta.n_vocab * _SLOT_VOCAB_ENTRY_BYTES
+            compute = self.answer.process + _WORKER_BYTES + samplers + point.host_compute
+        return Need(self._weights(twice=self.answer.repacked), point.kv, compute)
+
+    def _weights(self, *, twice: bool) -> int:
+        return self.size + (self.meta.tied_bytes if twice and self.memory == RAM else 0)
+
+    def _compute(self, ctx: int, slots: int) -> int:
+        """What computing takes, the process itself included, for a micro-batch of 512 tokens.
+
+        llama.cpp reserves a buffer for the worst graph (graph_reserve in src/llama-context.cpp): activations in f32,
+        the attention mask in f16, without flash attention each head's scores in f32, the logits of as many tokens as a
+        step may ask for (`worker.llama.load.context_params`) in f32. On a GPU all of it is taken. In RAM only what is
+        written to counts: one token's logits per slot.
+        """
+        meta = self.meta
+        graph = _UBATCH * (meta.n_embd * 4 * _ACTIVATIONS + _padded(ctx) * 2)
+        if self.flash_attention == "off":
+            graph += _UBATCH * _padded(ctx) * 4 * max(meta.n_head, 1)
+        if self.memory == VRAM:
+            return self.gpus * (_GPU_CONTEXT_BYTES + graph) + (slots + _EMBEDDED_AT_ONCE) * meta.n_vocab * 4
+        return _PROCESS_BYTES + graph + meta.n_vocab * (_VOCAB_ENTRY_BYTES + slots * _SLOT_VOCAB_ENTRY_BYTES)
+
+
+def kv_bytes(meta: ModelMeta, kv_type: str = "f16", *, ctx: int, slots: int) -> int:
+    """The KV cache and the recurrent states: llama.cpp, src/llama-kv-cache.cpp, size_k_bytes and size_v_bytes.
+
+    Every slot has cells of its own, padded to 256. Layers with a sliding window of n_swa keep that many tokens and a
+    micro-batch (llama-kv-cache-iswa.cpp). Recurrent states are f32, whatever the cache is (llama-memory-recurrent.cpp).
+    """
+    cells = _padded(ctx)
+    window_cells = _padded(min(cells, meta.n_swa + _UBATCH))
+    if meta.kv_per_token or meta.kv_per_token_swa or meta.state_per_slot:
+        values = meta.kv_per_token * cells + meta.kv_per_token_swa * window_cells
+    else:  # read from the file when these were not looked for
+        values = meta.n_layers * meta.n_head_kv * (meta.head_dim_k + meta.head_dim_v) * cells
+    return slots * (math.ceil(values * KV_BYTES[kv_type]) + meta.state_per_slot * 4)
+
+
+def _between(low: int, high: int, share: float) -> int:
+    return low + math.ceil((high - low) * share)
+
+
+def _padded(ctx: int) -> int:
+    return -(-ctx // _PADDING) * _PADDING
+
+
+def _up(size: int) -> int:
+    return -(-size // MB)

@@ -1,0 +1,181 @@
+"""Load options, from what was asked for to what a worker gets. Pure.
+
+Rules
+- `closed` settles what depends on the model and the node; `resolve` settles what depends on the memory there is.
+- What leaves `closed` is what `scheduler.matches` compares with the workers there are; only where none serves is it
+  resolved, so a worker that got less because memory was short is found again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from rbee_remote.hive.fit.needs import KV_BLOCK, KV_BYTES, QUANTISED_KV, Estimate, Need
+from rbee_remote.hive.fit.scheduler import AUTO_CTX, RAM
+from rbee_remote.protocol import ErrorCode, ModelMeta, RemoteError, WorkerOptions
+from rbee_remote.protocol.measuring import Point
+
+DEFAULT_CTX = 4096
+DEFAULT_SLOTS = 4
+#: Share of the available memory that a context of AUTO_CTX leaves to others: other programs grow, too.
+AUTO_MARGIN = 0.1
+#: Contexts of AUTO_CTX are multiples of what llama.cpp pads them to.
+CTX_STEP = 256
+
+_MOST_CTX = 2**24
+#: Up to this share of the available memory the formula's upper bound is good enough, and llama.cpp is not asked.
+_PLENTY = 0.5
+
+
+def closed(options: WorkerOptions, meta: ModelMeta, *, backend: str, on_gpu: bool, threads: int) -> WorkerOptions:
+    """`options`, checked, with all settled but slots, ctx AUTO_CTX, gpu_layers, devices and tensor_split.
+
+    backend: what options.backend means on this node. Raises RemoteError USAGE.
+    """
+    _check(options, meta)
+    return replace(
+        options,
+        ctx=min(DEFAULT_CTX, meta.n_ctx_train) if options.ctx is None else options.ctx,
+        backend=backend,
+        gpu_layers=_layers(options.gpu_layers, meta) if on_gpu else 0,
+        threads=options.threads or threads,
+        devices=options.devices if on_gpu else (),
+        tensor_split=options.tensor_split if on_gpu else (),
+    )
+
+
+def _layers(gpu_layers: int | None, meta: ModelMeta) -> int | None:
+    """llama.cpp counts the output layer as one more."""
+    return None if gpu_layers is None else min(gpu_layers, meta.n_layers + 1)
+
+
+def _check(options: WorkerOptions, meta: ModelMeta) -> None:
+    numbers = (
+        ("ctx", options.ctx, AUTO_CTX, _MOST_CTX),
+        ("slots", options.slots, 1, 256),
+        ("threads", options.threads, 1, 512),
+        ("gpu_layers", options.gpu_layers, 0, 4096),
+    )
+    for name, value, least, most in numbers:
+        if value is not None and not least <= value <= most:
+            raise RemoteError(ErrorCode.USAGE, f"{name} has to be between {least} and {most}, not {value}")
+    if options.kv_type not in KV_BYTES:
+        raise RemoteError(
+            ErrorCode.USAGE, f"{options.kv_type!r} is no type of a KV cache", hint=f"one of {', '.join(KV_BYTES)}"
+        )
+    if options.flash_attention not in ("auto", "on", "off"):
+        raise RemoteError(ErrorCode.USAGE, f"flash_attention is auto, on or off, not {options.flash_attention!r}")
+    if options.kv_type in QUANTISED_KV:
+        _check_quantised(options, meta)
+    if any(share < 0 for share in options.tensor_split) or (options.tensor_split and not sum(options.tensor_split)):
+        raise RemoteError(ErrorCode.USAGE, "the shares of tensor_split have to be positive numbers")
+
+
+def _check_quantised(options: WorkerOptions, meta: ModelMeta) -> None:
+    if options.flash_attention == "off":
+        raise RemoteError(
+            ErrorCode.USAGE,
+            f"a KV cache of {options.kv_type} needs flash attention",
+            hint="--flash-attention auto, or --kv-type f16",
+        )
+    for dimension in (meta.head_dim_k, meta.head_dim_v):
+        if dimension % KV_BLOCK:
+            raise RemoteError(
+                ErrorCode.USAGE,
+                f"{options.kv_type} comes in blocks of {KV_BLOCK} values, and this model's heads have {dimension}",
+                hint="--kv-type f16",
+            )
+
+
+def points_of_interest(asked: WorkerOptions, estimate: Estimate, available_mb: int) -> tuple[Point, ...]:
+    """Where llama.cpp has to be asked before `resolve` can be trusted; none where memory is plentiful."""
+    first = next(_slot_choices(asked))
+    most = asked.ctx or estimate.meta.n_ctx_train
+    if estimate.formula(most, first).total_mb <= available_mb * _PLENTY:
+        return ()
+    contexts = (asked.ctx,) if asked.ctx else ladder(estimate.meta)
+    return tuple(Point(ctx, slots) for slots in _slot_choices(asked) for ctx in contexts)
+
+
+def ladder(meta: ModelMeta) -> tuple[int, ...]:
+    """Context sizes between which what is needed grows in straight lines, and where people like to know it."""
+    steps = {size for size in (2**exponent for exponent in range(9, 25)) if size < meta.n_ctx_train}
+    if meta.n_swa:  # beyond the window and a micro-batch its layers grow no more
+        kink = -(-(meta.n_swa + 512) // CTX_STEP) * CTX_STEP
+        steps |= {kink} if kink < meta.n_ctx_train else set()
+    return (*sorted(steps), meta.n_ctx_train)
+
+
+def resolve(asked: WorkerOptions, estimate: Estimate, available_mb: int) -> WorkerOptions:
+    """`asked` with nothing left open that concerns memory.
+
+    available_mb: with the workers gone that nobody uses. Where not even the least fits, that least: it will be refused.
+    ctx AUTO_CTX goes before open slots: there are as many as can have the whole trained context, at least one.
+    """
+    if asked.ctx == AUTO_CTX:
+        return _resolve_auto(asked, estimate, int(available_mb * (1 - AUTO_MARGIN)))
+    assert asked.ctx is not None  # closed
+    for slots in _slot_choices(asked):
+        options = replace(asked, slots=slots)
+        if _needed_mb(options, estimate) <= available_mb:
+            return _with_layers(options, estimate, available_mb)
+    return _with_layers(options, estimate, available_mb)
+
+
+def _resolve_auto(asked: WorkerOptions, estimate: Estimate, available_mb: int) -> WorkerOptions:
+    most = estimate.meta.n_ctx_train
+    for slots in _slot_choices(asked):
+        options = replace(asked, slots=slots, ctx=most)
+        if _needed_mb(options, estimate) <= available_mb:
+            return _with_layers(options, estimate, available_mb)
+    # Bisection over multiples of CTX_STEP: the first always counts as fitting.
+    low, high = 1, max(1, -(-most // CTX_STEP))
+    while high - low > 1:
+        middle = (low + high) // 2
+        fits = _needed_mb(replace(options, ctx=middle * CTX_STEP), estimate) <= available_mb
+        low, high = (middle, high) if fits else (low, middle)
+    return _with_layers(replace(options, ctx=min(most, low * CTX_STEP)), estimate, available_mb)
+
+
+def _slot_choices(asked: WorkerOptions) -> Iterator[int]:
+    return iter((asked.slots,)) if asked.slots is not None else iter(range(DEFAULT_SLOTS, 0, -1))
+
+
+def _with_layers(options: WorkerOptions, estimate: Estimate, available_mb: int) -> WorkerOptions:
+    """gpu_layers settled: all of them, or as many as the GPUs hold, at least one."""
+    if options.gpu_layers is not None:
+        return options
+    every = estimate.meta.n_layers + 1
+    if estimate.memory == RAM:  # of a GPU that shares it
+        return replace(options, gpu_layers=every)
+    for layers in range(every, 0, -1):
+        options = replace(options, gpu_layers=layers)
+        if need_of(options, estimate).total_mb <= available_mb:
+            break
+    return options
+
+
+def _needed_mb(options: WorkerOptions, estimate: Estimate) -> int:
+    return need_of(options, estimate).total_mb
+
+
+def need_of(options: WorkerOptions, estimate: Estimate) -> Need:
+    """What is needed in the memory that holds the weights. options: ctx and slots settled."""
+    assert options.ctx is not None
+    assert options.slots is not None
+    need = estimate.need(options.ctx, options.slots)
+    if estimate.memory == RAM or options.gpu_layers is None:
+        return need
+    return need.part(options.gpu_layers / (estimate.meta.n_layers + 1))
+
+
+def host_mb(options: WorkerOptions, estimate: Estimate) -> int:
+    """What stays in RAM of a model of which GPUs hold some layers; 0 where one memory has it all."""
+    every = estimate.meta.n_layers + 1
+    if estimate.memory == RAM or options.gpu_layers is None or options.gpu_layers >= every:
+        return 0
+    assert options.ctx is not None
+    assert options.slots is not None
+    rest = replace(estimate, memory=RAM, gpus=0).need(options.ctx, options.slots)
+    return rest.part(1 - options.gpu_layers / every).total_mb

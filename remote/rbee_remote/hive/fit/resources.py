@@ -1,0 +1,239 @@
+"""What a node has: RAM, VRAM, backends; and where a worker would compute.
+
+MB are 10**6 bytes. `RBEE_RAM_LIMIT_MB` in the hive's environment lowers what counts as available RAM.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from rbee_remote.hive.fit.scheduler import RAM, VRAM
+from rbee_remote.protocol import ErrorCode, RemoteError
+
+_log = logging.getLogger(__name__)
+
+MB = 10**6
+
+#: How llama.cpp names the library of a backend: libggml-<name>.so beside libllama, or where the wheel puts it.
+_BACKEND_LIBRARIES = {"cuda": "cuda", "metal": "metal", "rocm": "hip", "vulkan": "vulkan"}
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """index: the driver's, in the order of the PCI bus."""
+
+    index: int
+    name: str
+    total_mb: int
+    free_mb: int
+
+    @property
+    def id(self) -> str:
+        """ggml's name for it. The hive has workers count devices as the driver does."""
+        return f"CUDA{self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a worker computes. memory: which kind holds the weights. device: "cpu", or the GPUs' names.
+
+    gpus: those whose memory is known, as they were when the worker was placed. split: shares of the model for each of
+    them, none for by free memory.
+    """
+
+    backend: str
+    device: str
+    memory: str
+    gpus: tuple[Gpu, ...] = ()
+    split: tuple[float, ...] = ()
+
+    @property
+    def gpu_ids(self) -> frozenset[str]:
+        return frozenset(gpu.id for gpu in self.gpus)
+
+
+def physical_cores() -> int:
+    """Physical cores that this process may use. Hyper-threads of one core share its arithmetic units."""
+    physical = psutil.cpu_count(logical=False) or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
+    return max(1, min(physical, allowed))
+
+
+def place(
+    backend: str,
+    gpu_layers: int | None,
+    gpus: tuple[Gpu, ...],
+    devices: Sequence[str] = (),
+    split: tuple[float, ...] = (),
+) -> Placement:
+    """Where a worker with this backend computes. devices, split: WorkerOptions.devices and tensor_split.
+
+    Raises RemoteError BACKEND_UNAVAILABLE, USAGE.
+    """
+    known = ("auto", "cpu", *_BACKEND_LIBRARIES)
+    if backend not in known:
+        raise RemoteError(ErrorCode.USAGE, f"{backend!r} is no backend", hint=f"one of {', '.join(known)}")
+    if backend == "auto":
+        backend = _best_backend(gpus)
+    if backend == "cpu" or gpu_layers == 0:
+        if devices or split:
+            raise RemoteError(
+                ErrorCode.USAGE,
+                f"there is no GPU to choose: this worker computes with backend {backend}, on the CPU",
+                hint="leave out --device and --tensor-split, or choose another node",
+            )
+        return Placement(backend, "cpu", RAM)
+    if backend not in runtime_backends():
+        raise RemoteError(
+            ErrorCode.BACKEND_UNAVAILABLE,
+            f"the runtime on this node was built without {backend}",
+            hint="choose --backend auto, or a runtime for this backend",
+        )
+    if backend == "cuda":
+        if not gpus:
+            raise RemoteError(ErrorCode.BACKEND_UNAVAILABLE, "this node shows no NVIDIA GPU", hint="--backend cpu")
+        chosen = choose_gpus(gpus, devices)
+        _check_split(split, chosen)
+        return Placement(backend, ", ".join(gpu.name for gpu in chosen), VRAM, chosen, split)
+    # Vulkan, ROCm and Metal devices are not measured: Metal's memory is RAM, the others fail while loading.
+    return Placement(backend, backend, RAM)
+
+
+def choose_gpus(gpus: tuple[Gpu, ...], devices: Sequence[str]) -> tuple[Gpu, ...]:
+    """The GPUs that `devices` name, by ggml's name or by number, in that order; all for none. Raises RemoteError USAGE
+    that lists what there is."""
+    by_name = {gpu.id.lower(): gpu for gpu in gpus} | {str(gpu.index): gpu for gpu in gpus}
+    for name in devices:
+        if name.lower() not in by_name:
+            there = [gpu.id for gpu in gpus]
+            raise RemoteError(
+                ErrorCode.USAGE,
+                f"there is no device {name!r} on this node",
+                hint=f"there are {', '.join(f'{gpu.id} ({gpu.name})' for gpu in gpus)}",
+                details={"device": name, "available": there},
+            )
+    chosen = tuple(by_name[name.lower()] for name in devices) or gpus
+    if len(set(chosen)) < len(chosen):
+        raise RemoteError(ErrorCode.USAGE, f"a device is named twice: {', '.join(devices)}")
+    return chosen
+
+
+def _check_split(split: tuple[float, ...], gpus: tuple[Gpu, ...]) -> None:
+    if split and len(split) != len(gpus):
+        raise RemoteError(
+            ErrorCode.USAGE,
+            f"tensor_split has {len(split)} shares for {len(gpus)} GPUs",
+            hint=f"one for each of {', '.join(gpu.id for gpu in gpus)}, or choose some with --device",
+        )
+
+
+def free_vram_mb(placement: Placement, gpus: Sequence[Gpu]) -> int:
+    """How large a model the chosen GPUs could hold together. Split in given shares, the first one that is full is the
+    limit. gpus: all of the node, as they are now."""
+    by_id = {gpu.id: gpu.free_mb for gpu in gpus}
+    free = [by_id.get(gpu.id, 0) for gpu in placement.gpus]
+    if not placement.split:
+        return sum(free)
+    whole = sum(placement.split)
+    return int(min(mb * whole / share for mb, share in zip(free, placement.split, strict=True) if share))
+
+
+def _best_backend(gpus: tuple[Gpu, ...]) -> str:
+    available = runtime_backends()
+    if "cuda" in available and gpus:
+        return "cuda"
+    return next((name for name in ("metal", "rocm") if name in available), "cpu")
+
+
+@functools.cache
+def runtime_backends() -> frozenset[str]:
+    """The GPU backends that the installed llama.cpp has, by the libraries that lie there; nothing is loaded."""
+    spec = importlib.util.find_spec("llama_cpp")
+    if spec is None or spec.origin is None:
+        return frozenset()
+    package = Path(spec.origin).parent
+    folders = (package / "lib", package.parent / "bin")
+    names = {path.name for folder in folders if folder.is_dir() for path in folder.iterdir()}
+    return frozenset(
+        backend
+        for backend, library in _BACKEND_LIBRARIES.items()
+        if any(name.startswith(f"libggml-{library}.") for name in names)
+    )
+
+
+def available_ram_mb() -> int:
+    """What can be taken without swapping: the kernel's estimate, or less where a control group limits us."""
+    available: int = psutil.virtual_memory().available
+    limits = [available, *_cgroup_rooms()]
+    if limit := os.environ.get("RBEE_RAM_LIMIT_MB"):
+        if not limit.isdecimal():
+            raise RemoteError(ErrorCode.USAGE, f"RBEE_RAM_LIMIT_MB has to be a number of megabytes, not {limit!r}")
+        limits.append(int(limit) * MB)
+    return max(0, min(limits)) // MB
+
+
+def _cgroup_rooms(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Bytes left below each memory limit from this process's control group up to the root, versions 1 and 2."""
+    if not own.exists():
+        return []
+    rooms = []
+    for line in own.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory") and "memory" not in controllers.split(","):
+            continue
+        base = root / "memory" if controllers else root
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+        group = base / path.lstrip("/")
+        # Inside a container the path may be the host's: then the mounted root is the container's own group.
+        for folder in {group, *(parent for parent in group.parents if parent.is_relative_to(base)), base}:
+            room = _cgroup_room(folder, *names)
+            if room is not None:
+                rooms.append(room)
+    return rooms
+
+
+def _cgroup_room(folder: Path, limit_name: str, usage_name: str) -> int | None:
+    try:
+        limit, usage = (folder / limit_name).read_text().strip(), int((folder / usage_name).read_text())
+        statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except OSError:
+        return None  # no such group in this view, or the root, which has no limit
+    if limit == "max":
+        return None
+    # Clean pages of files are counted as used, but go as soon as memory is wanted.
+    reclaimable = sum(int(statistics.get(name, 0)) for name in ("active_file", "inactive_file"))
+    return int(limit) - usage + reclaimable
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """NVIDIA's GPUs as the driver reports them; none where there is no driver, or one that will not say."""
+    try:
+        import pynvml as nvml
+    except ImportError:
+        return ()
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return ()
+    try:
+        return tuple(_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
+    except nvml.NVMLError as error:
+        _log.warning("the NVIDIA driver does not say what it has: %s", error)
+        return ()
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _gpu(nvml: Any, index: int) -> Gpu:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    memory, name = nvml.nvmlDeviceGetMemoryInfo(handle), nvml.nvmlDeviceGetName(handle)
+    return Gpu(index, name, int(memory.total) // MB, int(memory.free) // MB)

@@ -1,0 +1,1 @@
+"""The models of a node: catalog, downloads, and how a file is taken in."""

@@ -1,0 +1,177 @@
+"""The models on this node's disk: one JSON record per model, written whole or not at all.
+
+Rules
+- A record without its file is worth nothing: it is dropped when it is met.
+- What rbee owns lies inside the models folder, links followed; only that is ever deleted.
+- A record names an owned file relative to the models folder, so that a home can move.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import hashlib
+import json
+import logging
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from rbee_remote.protocol import ErrorCode, ModelInfo, ProtocolError, RemoteError, decode, encode
+from rbee_remote.system.sanitize import sanitize
+
+_log = logging.getLogger(__name__)
+
+MAX_REF = 1024
+MAX_PATH = 4095
+
+_RECORD = re.compile(r"[0-9a-f]{32}\.json")
+
+
+def check_ref(model: str) -> str:
+    """`model`, when it can be a model ref. Raises RemoteError USAGE."""
+    if not model.strip() or len(model) > MAX_REF or not model.isprintable():
+        raise RemoteError(ErrorCode.USAGE, f"{sanitize(model, 80)!r} cannot be a model ref")
+    return model
+
+
+def check_path(path: str) -> str:
+    """`path`, when it can be one: no control characters, nothing that is no text. Raises RemoteError USAGE."""
+    if not path or not path.isprintable() or len(os.fsencode(path)) > MAX_PATH:
+        raise RemoteError(ErrorCode.USAGE, f"{sanitize(path, 80)!r} cannot be a path")
+    return path
+
+
+class Catalog:
+    """The hive's only way to its records; used from the event loop alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._real = folder.resolve()
+
+    def list(self) -> list[ModelInfo]:
+        # Downloads keep notes of their own in the folder; only these names are records.
+        found = [self._load(path) for path in sorted(self._folder.glob("*.json")) if _RECORD.fullmatch(path.name)]
+        return sorted((info for info in found if info is not None), key=lambda info: info.model)
+
+    def find(self, model: str) -> ModelInfo:
+        """Raises RemoteError MODEL_NOT_FOUND, USAGE."""
+        info = self._load(self._record(check_ref(model)))
+        if info is None or info.model != model:
+            nearest = difflib.get_close_matches(model, (other.model for other in self.list()), n=1, cutoff=0.7)
+            raise RemoteError(
+                ErrorCode.MODEL_NOT_FOUND,
+                f"{model} is not on this node",
+                hint=f"did you mean {nearest[0]}?" if nearest else f"rbee models pull NODE {model}",
+            )
+        return info
+
+    def add(self, info: ModelInfo) -> None:
+        """Write the record, in place of one for the same model."""
+        stored = info
+        if info.owned:
+            stored = dataclasses.replace(info, path=str(Path(info.path).relative_to(self._folder)))
+        _write_atomically(self._record(info.model), json.dumps(encode(stored), indent=1).encode())
+
+    def remove(self, model: str) -> ModelInfo:
+        """Forget a model, and delete its file where rbee owns it and no other record uses it.
+
+        Raises RemoteError MODEL_NOT_FOUND, USAGE.
+        """
+        info = self.find(model)
+        self._record(model).unlink()
+        if info.owned:
+            self.discard(self.locate(info.path))
+        return info
+
+    def discard(self, path: Path) -> None:
+        """Delete an owned file, unless a record needs it."""
+        if all(other.path != str(path) for other in self.list()):
+            path.unlink(missing_ok=True)
+
+    def locate(self, path: str) -> Path:
+        """The path of an owned file, absolute or relative to the models folder. Raises RemoteError USAGE outside it."""
+        inside = Path(os.path.normpath(self._folder / check_path(path))).resolve()
+        if inside == self._real or not inside.is_relative_to(self._real):
+            raise RemoteError(ErrorCode.USAGE, f"{sanitize(path)!r} is not inside the models folder")
+        return self._folder / inside.relative_to(self._real)
+
+    def owns(self, path: str) -> bool:
+        """Whether `path` says, absolutely or relatively, that it lies in the models folder."""
+        return not Path(path).is_absolute() or Path(os.path.normpath(path)).is_relative_to(self._folder)
+
+    def blob(self, sha256: str) -> Path:
+        """Where a model with this checksum lies."""
+        return self._folder / f"{sha256}.gguf"
+
+    def take_in(self, path: Path, sha256: str) -> Path:
+        """Give an owned file the name that its checksum makes. Raises OSError."""
+        blob = self.blob(sha256)
+        if path != blob:
+            path.replace(blob)
+            sync_folder(blob.parent)
+        return blob
+
+    def incoming(self, model: str) -> Path:
+        """Where a download goes whose checksum nobody knows yet; the same for every try."""
+        return self._folder / f"incoming-{_name(model)}.gguf"
+
+    def _record(self, model: str) -> Path:
+        return self._folder / f"{_name(model)}.json"
+
+    def _load(self, path: Path) -> ModelInfo | None:
+        """None where there is no record; one that cannot be used is dropped."""
+        try:
+            info = decode(ModelInfo, json.loads(path.read_bytes()))
+            if info.owned:
+                info = dataclasses.replace(info, path=str(self.locate(info.path)))
+        except FileNotFoundError:
+            return None
+        except (ProtocolError, json.JSONDecodeError, UnicodeDecodeError, RemoteError) as error:
+            _log.warning("dropping the record %s: %s", path.name, error)
+            path.unlink(missing_ok=True)
+            return None
+        if not is_file(Path(info.path)):
+            _log.warning("dropping %s: its file %s is gone", info.model, info.path)
+            path.unlink(missing_ok=True)
+            return None
+        return info
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file, and one that this user can come to."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _name(model: str) -> str:
+    return hashlib.sha256(model.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    """Raises OSError."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            Path(temporary).unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

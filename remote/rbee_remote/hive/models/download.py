@@ -1,0 +1,287 @@
+"""`download --target FILE`: a model from the first of its sources that has it, as a process of its own.
+
+stdin: a DownloadRequest. stdout: DownloadProgress lines, then {"path", "size", "sha256", "resolved"}, or a RemoteError.
+Runs on a node as a child of the hive, and at the keeper for a node without a way out. SIGTERM ends it,
+and so does the end of whoever reads its stdout; the part stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import random
+import re
+import resource
+import signal
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from urllib.parse import urlsplit
+
+from rbee_remote.hive.models import hub
+from rbee_remote.hive.models.fetch import (
+    Fetched,
+    PartFile,
+    Problem,
+    Retryable,
+    Wanted,
+    disk_full,
+    fetch,
+    is_disk_full,
+    open_part,
+)
+from rbee_remote.hive.models.http_library import httpx
+from rbee_remote.hive.models.redirects import Guard
+from rbee_remote.protocol import (
+    DENIED,
+    DownloadProgress,
+    DownloadRequest,
+    ErrorCode,
+    ProtocolError,
+    RemoteError,
+    Source,
+    decode,
+    encode,
+)
+from rbee_remote.sandbox import harden, limits
+from rbee_remote.system.command import accept_marks
+from rbee_remote.system.hashing import sha256_of
+from rbee_remote.system.reader import end_with_reader
+from rbee_remote.system.sanitize import redact
+
+TRIES = 6
+TRIES_WITHOUT_NETWORK = 2
+TRIES_WHEN_CORRUPT = 2
+MAX_DELAY_S = 30.0
+PROGRESS_INTERVAL_S = 0.2
+CONNECT_TIMEOUT_S = 10.0
+#: Bytes of address space, for what no bound elsewhere has thought of. A download has 180 MB of them mapped, of which it
+#: uses 40; the longest answer of the hub adds up to 400 MB, and some systems map 200 MB of languages.
+MOST_MEMORY = 2**30
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+#: What a header can carry; what cannot be a token must not come near the HTTP library, whose errors would quote it.
+_TOKEN = re.compile(r"[!-~]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds. first_delay: before the second try, doubled each time. stall: without a byte until a try is given up."""
+
+    first_delay: float
+    stall: float
+
+
+def main(argv: list[str]) -> int:
+    """Raises RemoteError: MODEL_NOT_FOUND, DOWNLOAD_FAILED, DISK_FULL, USAGE, REQUEST_CANCELED."""
+    parser = argparse.ArgumentParser(prog="rbee_remote download")
+    parser.add_argument("--target", type=Path, required=True, help="the file to make; its part lies beside it")
+    parser.add_argument("--first-delay", type=float, default=0.5, help="seconds before the second try")
+    parser.add_argument("--stall", type=float, default=30.0, help="seconds without a byte until a try ends")
+    accept_marks(parser)
+    options = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    harden()
+    if sys.platform.startswith("linux"):  # what macOS counts is another thing
+        limits.lower(resource.RLIMIT_AS, MOST_MEMORY)
+    end_with_reader()
+    try:
+        request = decode(DownloadRequest, json.load(sys.stdin))
+    except (ProtocolError, ValueError) as error:
+        raise RemoteError(ErrorCode.USAGE, str(error)) from error
+    if not _TOKEN.fullmatch(request.token):
+        raise RemoteError(ErrorCode.USAGE, "the hub token has characters that no token has")
+    patience = Patience(first_delay=options.first_delay, stall=options.stall)
+    try:
+        resolved, fetched = _Download(request, options.target, patience).run()
+    except RemoteError as error:
+        raise _redacted(error) from error
+    except BrokenPipeError:
+        # Nobody reads our progress any more. The part stays for the one who asks next.
+        sys.stdout = open("/dev/null", "w")  # noqa: PTH123, SIM115 - for the flush at exit
+        return 1
+    except MemoryError as error:
+        hint = "check where it comes from: no server has to say so much"
+        raise RemoteError(
+            ErrorCode.DOWNLOAD_FAILED, "the download takes more memory than any has", hint=hint
+        ) from error
+    except OSError as error:
+        if is_disk_full(error):
+            raise disk_full(options.target) from error
+        message = f"the model cannot be written: {error.strerror or error}"
+        raise RemoteError(ErrorCode.DOWNLOAD_FAILED, message, details={"target": str(options.target)}) from error
+    result = {"path": str(options.target), "size": fetched.size, "sha256": fetched.sha256, "resolved": encode(resolved)}
+    _write_line(result)
+    return 0
+
+
+def _on_sigterm(_: int, __: FrameType | None) -> None:
+    raise RemoteError(ErrorCode.REQUEST_CANCELED, "the download was ended; the next one goes on from there")
+
+
+def _redacted(error: RemoteError) -> RemoteError:
+    """Without the queries of addresses: it is shown and logged."""
+    details = {name: redact(value) if isinstance(value, str) else value for name, value in error.details.items()}
+    return RemoteError(error.code, redact(error.message), hint=redact(error.hint), details=details)
+
+
+class _Reporter:
+    """Writes progress lines: at once when a try begins, then a few times a second."""
+
+    def __init__(self) -> None:
+        self.attempt = 1
+        self.reason = ""
+        self._written_at = 0.0
+
+    def begin(self, attempt: int, reason: str) -> None:
+        self.attempt, self.reason, self._written_at = attempt, redact(reason), 0.0
+
+    def __call__(self, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if done == total or now - self._written_at >= PROGRESS_INTERVAL_S:
+            self._written_at = now
+            _write_line(encode(DownloadProgress(done, total, self.attempt, self.reason)))
+
+
+class _Download:
+    """One request. Tries are counted per source."""
+
+    def __init__(self, request: DownloadRequest, target: Path, patience: Patience) -> None:
+        self._request = request
+        self._target = target
+        self._patience = patience
+        self._report = _Reporter()
+
+    def run(self) -> tuple[Source, Fetched]:
+        """The source that had the model, pinned, and what came. Raises RemoteError, OSError."""
+        with open_part(self._target) as part, self._client() as client:
+            found = self._already_there(part)
+            if found is not None:
+                return self._request.sources[0], found
+            failures = []
+            for source in self._request.sources:
+                if source.kind not in ("hf", "https"):
+                    continue
+                try:
+                    return self._with_token_if_need_be(client, source, part)
+                except RemoteError as error:
+                    if error.code is ErrorCode.DISK_FULL or error.code is ErrorCode.REQUEST_CANCELED:
+                        raise
+                    failures.append(error)
+        raise _worst(failures, self._request)
+
+    def _with_token_if_need_be(self, client: httpx.Client, source: Source, part: PartFile) -> tuple[Source, Fetched]:
+        """What everybody may have is fetched by nobody in particular."""
+        try:
+            return self._from_source(client, source, part, token="")
+        except RemoteError as error:
+            token, endpoint = self._request.token, self._request.endpoint
+            if source.kind != "hf" or not token or not error.details.get(DENIED):
+                raise
+            if endpoint and urlsplit(endpoint).scheme != "https":
+                hint = "a hub token is only sent over https: set HF_ENDPOINT to an https:// address"
+                raise RemoteError(error.code, error.message, hint=hint, details=error.details) from error
+        return self._from_source(client, source, part, token=token)
+
+    def _already_there(self, part: PartFile) -> Fetched | None:
+        """The target, if the process we waited for or one before it has brought what is asked for."""
+        sha256 = self._request.sha256
+        if not sha256 or not self._target.is_file() or sha256_of(self._target) != sha256:
+            return None
+        part.path.unlink()
+        return Fetched(self._target.stat().st_size, sha256)
+
+    def _from_source(
+        self, client: httpx.Client, source: Source, part: PartFile, *, token: str
+    ) -> tuple[Source, Fetched]:
+        """Up to `TRIES` tries with growing delays. Raises RemoteError when they are used up, OSError."""
+        reason, counts = "", dict.fromkeys(Problem, 0)
+        limits = {Problem.BROKEN: TRIES, Problem.CORRUPT: TRIES_WHEN_CORRUPT, Problem.NO_NETWORK: TRIES}
+        for attempt in range(1, TRIES + 1):
+            self._report.begin(attempt, reason)
+            try:
+                resolved, wanted = self._resolve(source, token)
+                return resolved, fetch(client, wanted, part, self._report)
+            except Retryable as error:
+                reason, problem = error.reason, error.problem
+                counts[problem] += 1
+                never_connected = counts[Problem.NO_NETWORK] == attempt
+                limit = TRIES_WITHOUT_NETWORK if never_connected else limits[problem]
+                if counts[problem] >= limit or attempt == TRIES:
+                    raise self._given_up(source, error, attempt, network=not never_connected) from error
+                self._wait(attempt, error.retry_after)
+        raise AssertionError("the last try returns or raises")
+
+    def _resolve(self, source: Source, token: str) -> tuple[Source, Wanted]:
+        """The URL of a source, with what is known of the file; what the request says goes before what the hub says."""
+        request = self._request
+        if source.kind == "https":
+            return source, Wanted(_check_url(source.url), request.sha256, request.size)
+        found = hub.resolve(source, token=token, endpoint=request.endpoint)
+        wanted = Wanted(found.url, found.sha256, found.size, token=token)
+        if request.sha256:
+            wanted = replace(wanted, sha256=request.sha256, size=request.size)
+        return found.source, wanted
+
+    def _wait(self, attempt: int, retry_after: float) -> None:
+        """0.5 s, 1 s, 2 s, … with up to a quarter more, so that many nodes do not come back together."""
+        delay = self._patience.first_delay * 2.0 ** (attempt - 1) * random.uniform(1.0, 1.25)  # noqa: S311 - no secret
+        time.sleep(min(max(delay, retry_after), MAX_DELAY_S))
+
+    def _client(self) -> contextlib.AbstractContextManager[httpx.Client]:
+        timeout = httpx.Timeout(self._patience.stall, connect=CONNECT_TIMEOUT_S)
+        client = httpx.Client(timeout=timeout, follow_redirects=True, headers={"User-Agent": "rbee"})
+        Guard(client)
+        return client
+
+    def _given_up(self, source: Source, error: Retryable, tries: int, *, network: bool) -> RemoteError:
+        details: dict[str, Any] = {"tries": tries, "reason": error.reason, "network": network}
+        if not network:
+            message, hint = f"{_where(source)} cannot be reached from here", "check the network, or the proxy variables"
+        elif error.problem is Problem.CORRUPT:
+            message = f"{_where(source)} sends a file with a wrong checksum or size"
+            hint = "the file there has changed or is damaged; check where it comes from"
+        else:
+            message, hint = (
+                f"downloading from {_where(source)} broke {tries} times",
+                "try again: it goes on where it broke",
+            )
+        return RemoteError(ErrorCode.DOWNLOAD_FAILED, f"{message}: {error.reason}", hint=hint, details=details)
+
+
+def _worst(failures: list[RemoteError], request: DownloadRequest) -> RemoteError:
+    """Of several sources' failures the last one that another try or a network could mend, else the last one."""
+    if not failures:
+        kinds = ", ".join(source.kind for source in request.sources) or "none"
+        return RemoteError(
+            ErrorCode.DOWNLOAD_FAILED,
+            f"{request.model} has no source that can be downloaded directly (it has: {kinds})",
+            hint="the keeper has to fetch it",
+            details={"network": False},
+        )
+    mendable = [error for error in failures if error.code is not ErrorCode.MODEL_NOT_FOUND or error.details.get(DENIED)]
+    return (mendable or failures)[-1]
+
+
+def _check_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        fetched = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
+    except ValueError:
+        fetched = False
+    if not fetched:
+        raise RemoteError(ErrorCode.USAGE, f"{url} is not fetched: only https is", hint="use an https:// address")
+    return url
+
+
+def _where(source: Source) -> str:
+    return source.repo if source.kind == "hf" else source.url
+
+
+def _write_line(data: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(data) + "\n")
+    sys.stdout.flush()

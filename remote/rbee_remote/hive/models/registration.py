@@ -1,0 +1,103 @@
+"""Taking models into the catalog: checked by checksum, understood as GGUF, and only then registered."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+
+from rbee_remote.hive.models.catalog import Catalog, check_path, check_ref, is_file
+from rbee_remote.protocol import ErrorCode, ModelInfo, ModelMeta, RegisterRequest, RemoteError, decode
+from rbee_remote.system.hashing import sha256_of
+from rbee_remote.system.helper import run_helper
+from rbee_remote.system.sanitize import redact
+
+_log = logging.getLogger(__name__)
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+#: Reading the vocabulary of a large model with the gguf library takes some 10 s on a slow core.
+_INSPECT_TIMEOUT_S = 120.0
+
+
+async def register(catalog: Catalog, request: RegisterRequest) -> ModelInfo:
+    """Take a file into the catalog. An owned one is renamed to its checksum.
+
+    Raises RemoteError: USAGE, MODEL_NOT_FOUND, MODEL_INVALID, DOWNLOAD_FAILED when the checksum is another one.
+    """
+    check_ref(request.model)
+    check_sha256(request.sha256)
+    owned = catalog.owns(check_path(request.path))
+    if not owned and not request.model.startswith("file:"):
+        raise RemoteError(ErrorCode.USAGE, f"{request.model} has to lie in the models folder of this node")
+    path = catalog.locate(request.path) if owned else Path(request.path)
+    if not is_file(path):
+        raise RemoteError(ErrorCode.MODEL_NOT_FOUND, f"there is no file {path} on this node, or none that may be read")
+    # Somebody else's file is only read through when there is something to compare it with.
+    sha256 = await anyio.to_thread.run_sync(sha256_of, path) if owned or request.sha256 else ""
+    if request.sha256 and sha256 != request.sha256:
+        raise RemoteError(
+            ErrorCode.DOWNLOAD_FAILED,
+            f"the checksum of {path.name} is wrong",
+            hint="put it there again",
+            details={"expected": request.sha256, "found": sha256},
+        )
+    return await admit(catalog, request, path, sha256=sha256, owned=owned)
+
+
+async def admit(catalog: Catalog, request: RegisterRequest, path: Path, *, sha256: str, owned: bool) -> ModelInfo:
+    """Register a file whose checksum is known to be `sha256`.
+
+    Raises RemoteError MODEL_INVALID; an owned file is gone then.
+    """
+    try:
+        meta = await inspect(path)
+    except RemoteError as error:
+        if owned and error.code is ErrorCode.MODEL_INVALID:
+            catalog.discard(path)
+        raise RemoteError(
+            error.code, f"{request.model}: {error.message}", hint=error.hint, details=error.details
+        ) from error
+    if owned:
+        path = catalog.take_in(path, sha256)
+    info = ModelInfo(
+        model=request.model,
+        path=str(path),
+        size=path.stat().st_size,
+        sha256=sha256,
+        owned=owned,
+        source=request.source,
+        added_at=time.time(),
+        meta=meta,
+    )
+    catalog.add(info)
+    _log.info("registered %s: %s, %d bytes", info.model, path.name, info.size)
+    return info
+
+
+async def inspect(path: Path) -> ModelMeta:
+    """What the file says of itself, read in a process of its own. Raises RemoteError MODEL_INVALID."""
+    try:
+        return decode(ModelMeta, await run_helper("inspect", str(path), timeout_s=_INSPECT_TIMEOUT_S))
+    except RemoteError as error:
+        if error.code is not ErrorCode.LOADING_TIMEOUT:
+            raise
+        raise RemoteError(ErrorCode.MODEL_INVALID, "the file could not be read in time") from error
+
+
+def check_sha256(sha256: str) -> None:
+    """Raises RemoteError USAGE unless it is empty or the hex of a SHA-256."""
+    if sha256 and not _SHA256.fullmatch(sha256):
+        raise RemoteError(ErrorCode.USAGE, "sha256 has to be 64 lower-case hex digits")
+
+
+def describe_source(source: dict[str, Any]) -> str:
+    """A resolved `Source` as the catalog keeps it: where the model came from, with the commit where there is one, and
+    without the query of an address, which can hold a signature."""
+    kind = source.get("kind")
+    if kind == "hf":
+        return f"hf:{source.get('repo')}:{source.get('file')}@{source.get('revision')}"
+    return redact(str(source.get("url") or source.get("requirement") or source.get("path") or kind or ""))

@@ -1,0 +1,197 @@
+"""A worker in the hive's table: what was asked for, what it last said of itself, and its process.
+
+Only the supervisor changes a record, and every change goes through `touch`, which wakes those who watch it.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import anyio
+
+from rbee_remote.hive.fit.needs import Need
+from rbee_remote.hive.fit.resources import Placement
+from rbee_remote.hive.fit.scheduler import WorkerKey, WorkerView
+from rbee_remote.protocol import Lease, LeaseRequest, RemoteError, WorkerInfo, WorkerState, WorkerStatus
+from rbee_remote.system.child import Child
+
+#: States in which a worker serves requests.
+SERVING = (WorkerState.IDLE, WorkerState.READY, WorkerState.BUSY)
+#: States before the first request can be served.
+COMING = (WorkerState.STARTING, WorkerState.LOADING)
+
+
+@dataclass(eq=False)
+class WorkerRecord:
+    """measured: whether `need` is llama.cpp's word.
+
+    Times named `_at` are Unix seconds where they leave the hive (created_at), else of the monotonic clock.
+    """
+
+    id: str
+    key: WorkerKey
+    need: Need
+    placement: Placement
+    measured: bool
+    keep_alive_s: float
+    socket: Path
+    log: Path
+    created_at: float = field(default_factory=time.time)
+    state: WorkerState = WorkerState.STARTING
+    progress: float = 0.0
+    slots_free: int = 0
+    device: str = ""
+    sandbox: str = ""
+    rss_mb: int = 0
+    anonymous_mb: int = 0
+    error: RemoteError | None = None
+    child: Child | None = None
+    idle_since: float | None = None
+    used_at: float = field(default_factory=time.monotonic)
+    progress_at: float = field(default_factory=time.monotonic)
+    failed_at: float | None = None
+    #: The leases as they were at that time.
+    leases: tuple[Lease, ...] = ()
+    leases_at: float = 0.0
+    #: Of keepers that asked for it before it listened.
+    announced: list[LeaseRequest] = field(default_factory=list)
+    #: By which keepers know it: never shown, and told to nobody but those who ask the hive.
+    secret: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
+    #: Since when the process is stopped by a signal.
+    stopped_at: float | None = None
+    checked_at: float = field(default_factory=time.monotonic)
+    being_checked: bool = False
+    missed_checks: int = 0
+    #: Somebody was left without an answer.
+    suspected: bool = False
+    #: It is to stop, its requests first.
+    draining: bool = False
+    #: The latest deadline of those who asked for it, on the monotonic clock; inf where somebody has none.
+    wanted_until: float = 0.0
+    #: The names of those who follow its load, and will send it their requests.
+    followers: list[str] = field(default_factory=list)
+    changed: anyio.Event = field(default_factory=anyio.Event)
+    #: Set once there is a process, or never will be one.
+    has_process: anyio.Event = field(default_factory=anyio.Event)
+    gone: anyio.Event = field(default_factory=anyio.Event)
+
+    @property
+    def ctx(self) -> int:
+        assert self.key.options.ctx is not None  # a key's options are resolved
+        return self.key.options.ctx
+
+    @property
+    def slots(self) -> int:
+        assert self.key.options.slots is not None  # a key's options are resolved
+        return self.key.options.slots
+
+    @property
+    def alive(self) -> bool:
+        return self.state is not WorkerState.FAILED
+
+    @property
+    def in_use(self) -> bool:
+        return self.state not in SERVING or self.slots_free < self.slots
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it is to stop, and still finishes requests."""
+        return self.draining and self.alive and self.slots_free < self.slots
+
+    def is_wanted_without(self, follower: str) -> bool:
+        """Whether it is of use to anybody but the follower who gives it up."""
+        return self.state in SERVING or any(name != follower for name in self.followers)
+
+    def want(self, timeout_s: float | None) -> None:
+        """Somebody asks for it who will wait that long, None for as long as it takes."""
+        until = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        self.wanted_until = max(self.wanted_until, until)
+
+    @property
+    def unseen_mb(self) -> int:
+        """Memory that it will need and that is not missing yet from what the system reports as available.
+
+        The weights are mapped: their pages count as available for as long as the worker lives.
+        """
+        return max(0, self.need.total_mb - self.anonymous_mb)
+
+    def touch(self) -> None:
+        """Wake those who wait for a change."""
+        self.changed.set()
+        self.changed = anyio.Event()
+
+    async def drained(self) -> None:
+        """Returns when it runs no request any more, or is gone."""
+        while not self.gone.is_set() and self.slots_free < self.slots:
+            await self.changed.wait()
+
+    def apply(self, status: WorkerStatus) -> None:
+        """Take over what the worker said of itself. A worker that is to stop stays so, whatever it says."""
+        now = time.monotonic()
+        if status.progress > self.progress or (self.state in COMING and status.state != self.state):
+            self.progress_at = now
+        if status.slots_free != self.slots_free or status.state is WorkerState.BUSY:
+            self.used_at = now
+        self.progress, self.slots_free = status.progress, status.slots_free
+        self.idle_since = None if status.idle_s is None else now - status.idle_s
+        if status.keep_alive_s is not None:
+            self.keep_alive_s = status.keep_alive_s
+        self.leases, self.leases_at = status.leases, now
+        self.device = status.device or self.device
+        self.sandbox = status.sandbox or self.sandbox
+        if status.error is not None:
+            self.error = RemoteError.decode({"error": status.error})
+        # A worker that says it failed is of no more use; FAILED it is for us when its process has ended.
+        failed = status.state is WorkerState.FAILED
+        if self.state is not WorkerState.STOPPING:
+            self.state = WorkerState.STOPPING if failed else status.state
+        self.touch()
+
+    def leases_now(self) -> tuple[Lease, ...]:
+        """Those that are not over."""
+        passed = time.monotonic() - self.leases_at
+        left = ((lease, None if lease.left_s is None else lease.left_s - passed) for lease in self.leases)
+        return tuple(replace(lease, left_s=left_s) for lease, left_s in left if left_s is None or left_s > 0)
+
+    def view(self) -> WorkerView:
+        return WorkerView(
+            id=self.id,
+            key=self.key,
+            state=self.state,
+            in_use=self.in_use,
+            last_used=self.used_at,
+            memory=self.placement.memory,
+            memory_mb=self.need.total_mb,
+        )
+
+    def info(self) -> WorkerInfo:
+        identity = self.child.identity if self.child else None
+        return WorkerInfo(
+            id=self.id,
+            model=self.key.model,
+            state=self.state,
+            backend=self.placement.backend,
+            device=self.device or self.placement.device,
+            socket=str(self.socket),
+            pid=identity.pid if identity else 0,
+            start_ticks=identity.start_ticks if identity else 0,
+            boot_id=identity.boot_id if identity else "",
+            ctx=self.ctx,
+            slots=self.slots,
+            slots_free=self.slots_free,
+            keep_alive_s=self.keep_alive_s,
+            created_at=self.created_at,
+            progress=self.progress,
+            rss_mb=self.rss_mb,
+            idle_s=None if self.idle_since is None else time.monotonic() - self.idle_since,
+            log=str(self.log),
+            error=self.error.encode()["error"] if self.error else None,
+            options=self.key.options,
+            leases=self.leases_now(),
+            secret=self.secret,
+            sandbox=self.sandbox,
+        )

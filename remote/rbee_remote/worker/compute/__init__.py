@@ -1,0 +1,1 @@
+"""The engine's thread: what the next step computes, and how long it may take."""

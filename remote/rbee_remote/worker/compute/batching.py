@@ -1,0 +1,269 @@
+"""Which tokens the next step computes: continuous batching over a fixed number of slots. Pure.
+
+Always true
+- A request is queued or seated, never both; a seat is a slot from 0 to slots - 1, held by one request.
+- Requests take seats in the order in which they came, and only `plan` seats them.
+- `computed` tokens of a request that has begun are in its slot's memory, in positions 0 to computed - 1. Only `plan`
+  (once, when the request begins), `commit` and `rewind` move it, so a step that failed or was interrupted is simply
+  planned again.
+- A request whose tokens are all computed waits for `append`. One token missing is decoding, more is prefill: there
+  is no other difference, and both share a step. Decoding goes first, and where somebody decodes, prefill gets a bounded
+  part of the step: a long prompt never delays a token by more than that.
+- What a request leaves in its slot's memory is known, and the next one builds on what it has in common with it
+  (`prefix`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from rbee_remote.worker.compute.prefix import Memories, Move, worth_waiting_for
+from rbee_remote.worker.engine.interface import BatchToken
+
+#: Tokens to embed that one step takes: each has an output as wide as the vocabulary.
+EMBEDDED_AT_ONCE = 32
+
+#: How many of the first tokens in a slot's memory can be built on: `Engine.reusable`.
+Reusable = Callable[[int, int], int]
+
+
+class QueueFull(Exception):
+    """Every slot and every place in the queue is taken."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """A request's tokens, the prompt first; `slot` None while it is queued.
+
+    reuse: whether it may build on what others computed. embeds: each of its tokens has an output, and none is sampled.
+    begun: its slot's memory is its own. follows: the request whose prompt it waits for, and how many tokens of it.
+    """
+
+    key: str
+    tokens: list[int]
+    reuse: bool
+    embeds: bool
+    slot: int | None = None
+    computed: int = 0
+    prompt: int = 0
+    begun: bool = False
+    follows: tuple[str, int] | None = None
+
+    @property
+    def missing(self) -> int:
+        return len(self.tokens) - self.computed
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The part of a plan that belongs to one request: `count` tokens from position `start` in `slot`.
+
+    first: index in the batch of its first token. row: index of the output to sample from, None while the prompt is not
+    whole.
+    """
+
+    key: str
+    slot: int
+    start: int
+    count: int
+    first: int
+    row: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One step. moves: what has to happen to the slots' memory before it, in order, one for each request that begins;
+    the step may have no room for its tokens yet. embeds: whether the batch has outputs that are embeddings."""
+
+    batch: tuple[BatchToken, ...] = ()
+    spans: tuple[Span, ...] = ()
+    moves: tuple[Move, ...] = ()
+    embeds: bool = False
+
+
+@dataclass(slots=True)
+class Scheduler:
+    """slots: requests computed at once. queue: requests that may wait. n_batch: tokens of a step at most.
+
+    shares: whether a sequence can take over a part of what another one computes just now.
+    """
+
+    slots: int
+    queue: int
+    n_batch: int
+    shares: bool = True
+    _embeds_next: bool = True
+    _queued: deque[Entry] = field(default_factory=deque)
+    _seated: dict[str, Entry] = field(default_factory=dict)
+    _memories: Memories = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.slots <= self.n_batch:
+            raise ValueError(f"slots must be from 1 to n_batch ({self.n_batch}), got {self.slots}")
+        self._memories = Memories(self.slots)
+
+    @property
+    def running(self) -> int:
+        return len(self._seated)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queued)
+
+    def entry(self, key: str) -> Entry | None:
+        """The request of that key, queued or seated."""
+        return self._seated.get(key) or next((entry for entry in self._queued if entry.key == key), None)
+
+    def submit(self, key: str, prompt: Sequence[int], *, reuse: bool = True, embeds: bool = False) -> None:
+        """Queue a request. Raises QueueFull, ValueError for an empty prompt or a key that is in use."""
+        if not prompt or self.entry(key):
+            raise ValueError("a request needs a prompt and a key of its own")
+        if len(self._seated) + len(self._queued) >= self.slots + self.queue:
+            raise QueueFull
+        self._queued.append(Entry(key, list(prompt), reuse and not embeds, embeds, prompt=len(prompt)))
+
+    def remove(self, key: str) -> int | None:
+        """Take a request out wherever it is; the slot that it leaves, None if it had none."""
+        entry = self._seated.pop(key, None)
+        if entry is None:
+            self._queued = deque(entry for entry in self._queued if entry.key != key)
+            return None
+        assert entry.slot is not None
+        if entry.begun:
+            self._memories.leave(entry.slot, entry.tokens[: entry.computed])
+        return entry.slot
+
+    def plan(self, *, prefill: int | None = None, reusable: Reusable = lambda _, count: count) -> Plan:
+        """Seat and begin who can be, then fill the step: one token of each that decodes, prompts with what is left.
+
+        prefill: prompt tokens of the step at most while somebody decodes, None for all that fit.
+        """
+        self._seat()
+        moves = tuple(self._begin(reusable))
+        ready = self._take_turns([entry for entry in self._seated.values() if entry.begun])
+        decoding = [(entry, 1) for entry in ready if entry.missing == 1]
+        budget = self.n_batch - len(decoding)
+        if decoding and prefill is not None:
+            budget = min(budget, prefill)
+        shares = decoding + _divide(budget, [entry for entry in ready if entry.missing > 1])
+        return _lay_out(shares, moves)
+
+    def commit(self, plan: Plan) -> None:
+        """The engine computed `plan`. Requests removed meanwhile are passed over."""
+        for span in plan.spans:
+            entry = self._seated.get(span.key)
+            if entry is not None:
+                entry.computed = span.start + span.count
+
+    def append(self, key: str, token: int) -> None:
+        """The token sampled after everything of `key` was computed."""
+        entry = self._seated[key]
+        if entry.missing:
+            raise ValueError("a token was sampled before its context was computed")
+        entry.tokens.append(token)
+
+    def rewind(self, key: str) -> None:
+        """The engine lost what it had computed for `key`: all of it is planned again."""
+        self._seated[key].computed = 0
+
+    def forget(self) -> None:
+        """The engine's memory is empty. Only while nobody is seated."""
+        assert not self._seated
+        self._memories = Memories(self.slots)
+
+    def _take_turns(self, ready: list[Entry]) -> list[Entry]:
+        """Where a step embeds, llama.cpp makes an output of each of its tokens, and has room for few: texts to embed
+        and prompts go into steps of their own, in turn."""
+        prompts = any(entry.missing > 1 for entry in ready if not entry.embeds)
+        if not prompts or not any(entry.embeds for entry in ready):
+            return ready
+        embeds, self._embeds_next = self._embeds_next, not self._embeds_next
+        return [entry for entry in ready if entry.embeds == embeds or (not entry.embeds and entry.missing == 1)]
+
+    def _seat(self) -> None:
+        taken = {entry.slot for entry in self._seated.values()}
+        free = [slot for slot in range(self.slots) if slot not in taken]
+        while free and self._queued:
+            entry = self._queued.popleft()
+            entry.slot = self._memories.seat(entry.tokens if entry.reuse else (), free, self._running_tokens())
+            free.remove(entry.slot)
+            self._seated[entry.key] = entry
+
+    def _begin(self, reusable: Reusable) -> Iterator[Move]:
+        """Give those their slot's memory that were seated, unless somebody is about to compute what they need too."""
+        copied: set[int] = set()  # slots of which `reusable` does not know yet what they are going to hold
+        for entry in self._seated.values():
+            if entry.begun or self._still_follows(entry):
+                continue
+            assert entry.slot is not None
+            wanted = entry.tokens[:-1] if entry.reuse else []  # the last one is computed in any case, for its output
+            sources = [slot for slot in range(self.slots) if slot != entry.slot and slot not in copied]
+            move = self._memories.best(entry.key, entry.slot, sources, wanted, self._running_tokens(), reusable)
+            entry.follows = self._leader(entry, move.count) if self.shares and wanted else None
+            if entry.follows is None:
+                entry.begun, entry.computed = True, move.count
+                if move.source != move.slot:
+                    copied.add(move.slot)
+                yield move
+
+    def _still_follows(self, entry: Entry) -> bool:
+        if entry.follows is None:
+            return False
+        leader = self._seated.get(entry.follows[0])
+        return leader is not None and leader.computed < entry.follows[1]
+
+    def _leader(self, entry: Entry, count: int) -> tuple[str, int] | None:
+        """Who has begun a prompt that will soon be of more use to `entry` than the `count` tokens there are."""
+        prompts = {
+            other.key: (other.tokens[: other.prompt], other.computed)
+            for other in self._seated.values()
+            if other.begun and other.computed < other.prompt
+        }
+        return worth_waiting_for(entry.tokens[:-1], count, prompts)
+
+    def _running_tokens(self) -> dict[int, tuple[Sequence[int], int]]:
+        """Slot to the tokens of who has begun in it, and how many of them are computed."""
+        return {
+            entry.slot: (entry.tokens, entry.computed)
+            for entry in self._seated.values()
+            if entry.begun and entry.slot is not None
+        }
+
+
+def _divide(budget: int, prompts: Sequence[Entry]) -> list[tuple[Entry, int]]:
+    """Tokens of each prompt that is not whole: the eldest gets half of the budget, the next half of the rest, and what
+    is left over goes round again. So each moves on, and a short one is not kept waiting by a long one before it.
+
+    Of texts to embed only the eldest moves on.
+    """
+    embedded = next((entry for entry in prompts if entry.embeds), None)
+    wanted = {entry.key: entry.missing for entry in prompts if not entry.embeds}
+    if embedded:
+        wanted[embedded.key] = min(embedded.missing, EMBEDDED_AT_ONCE)
+        prompts = [entry for entry in prompts if entry.key in wanted]
+    shares = dict.fromkeys(wanted, 0)
+    for last_round in (False, True):
+        for entry in prompts:
+            most = budget if last_round or entry is prompts[-1] else -(-budget // 2)
+            more = min(most, wanted[entry.key] - shares[entry.key])
+            shares[entry.key] += more
+            budget -= more
+    return [(entry, shares[entry.key]) for entry in prompts if shares[entry.key]]
+
+
+def _lay_out(shares: Sequence[tuple[Entry, int]], moves: tuple[Move, ...]) -> Plan:
+    batch: list[BatchToken] = []
+    spans: list[Span] = []
+    for entry, count in shares:
+        assert entry.slot is not None
+        start, end = entry.computed, entry.computed + count
+        whole = end == len(entry.tokens)
+        first = len(batch)
+        batch.extend(
+            BatchToken(entry.tokens[pos], pos, entry.slot, entry.embeds or (whole and pos == end - 1))
+            for pos in range(start, end)
+        )
+        spans.append(Span(entry.key, entry.slot, start, count, first, len(batch) - 1 if whole else None))
+    return Plan(tuple(batch), tuple(spans), moves, any(entry.embeds for entry, _ in shares))

@@ -1,0 +1,181 @@
+"""One step of the engine after another: begin what gets a slot, compute, sample, tell.
+
+Rules
+- Everything here runs on the engine's thread, and all but `compute` under its lock, because the scheduler and the
+  table of open requests are touched by who submits and cancels.
+- What a request's client is to hear goes through `tell`, which has it called later, on the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rbee_remote.protocol import RemoteError
+from rbee_remote.worker.compute.batching import Plan, Scheduler, Span
+from rbee_remote.worker.compute.pace import PrefillPace
+from rbee_remote.worker.compute.prefix import Move
+from rbee_remote.worker.compute.threads import Crowd
+from rbee_remote.worker.engine.interface import Engine
+from rbee_remote.worker.requests.generation import Embedding, Generation
+from rbee_remote.worker.requests.journal import Event
+
+Task = Generation | Embedding
+
+
+class Steps:
+    """open_tasks: key to each request that the scheduler knows. on_change: told when one takes a slot or ends.
+
+    crowd: how many threads are worth it.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        scheduler: Scheduler,
+        open_tasks: dict[str, Task],
+        tell: Callable[[Callable[[], None]], None],
+        on_change: Callable[[], None],
+        crowd: Crowd,
+    ) -> None:
+        self._engine = engine
+        self._scheduler = scheduler
+        self._open = open_tasks
+        self._tell = tell
+        self._on_change = on_change
+        self._pace = PrefillPace(engine.n_batch)
+        self._crowd = crowd
+        self._threads = 0  # not set yet
+
+    def plan(self) -> Plan:
+        """The next step, those that begin with it begun; an empty one where a beginning failed."""
+        plan = self._scheduler.plan(prefill=self._pace.tokens, reusable=self._engine.reusable)
+        begun = [self._begin(move) for move in plan.moves]
+        return plan if all(begun) else Plan()
+
+    def compute(self, plan: Plan) -> bool:
+        """False when it was interrupted."""
+        started = time.monotonic()
+        self._use_threads(self._crowd.most if self._repeatable() else self._crowd.look(started))
+        whole = self._engine.decode(plan.batch, embeddings=plan.embeds)
+        if whole:
+            self._pace.observe(len(plan.batch), time.monotonic() - started)
+        return whole
+
+    def pause(self) -> None:
+        """Nothing is left to compute for now."""
+        self._crowd.pause()
+
+    def use_all_threads(self) -> None:
+        self._use_threads(self._crowd.most)
+
+    def take(self, plan: Plan) -> None:
+        """Sample from a step that was computed."""
+        self._scheduler.commit(plan)
+        for span in plan.spans:
+            task = self._open[span.key]
+            if isinstance(task, Embedding):
+                self._pool(span, task)
+            elif span.row is not None:
+                self._sample(span, task, span.row)
+
+    def take_back(self, plan: Plan) -> None:
+        """An interrupted step may have left some of its tokens in the engine's memory; all of it is planned again."""
+        for span in plan.spans:
+            if not self._engine.truncate(span.slot, span.start):
+                self._scheduler.rewind(span.key)
+                task = self._open[span.key]
+                if isinstance(task, Embedding):
+                    task.restart()
+
+    def finish(self, key: str, reason: str) -> None:
+        """End a request that has a slot. Nothing happens to one that ended already."""
+        task = self._open.pop(key, None)
+        if task is None:
+            return
+        slot = self._scheduler.remove(key)
+        assert slot is not None
+        self._engine.finish(slot)
+        for call in endings(task, reason):
+            self._tell(call)
+        self._tell(self._on_change)
+
+    def _repeatable(self) -> bool:
+        """Whether somebody's text is to depend on nothing but a seed: llama.cpp adds up attention over a long context
+        in as many parts as there are threads."""
+        return any(isinstance(task, Generation) and task.request.sampling.seed is not None for task in self._tasks())
+
+    def _tasks(self) -> list[Task]:
+        return list(self._open.values())
+
+    def _use_threads(self, count: int) -> None:
+        if count != self._threads:
+            self._threads = count
+            self._engine.set_threads(count)
+
+    def _begin(self, move: Move) -> bool:
+        """Give a request its slot's memory. False where the step cannot go on as it was planned."""
+        task = self._open[move.key]
+        self._tell(self._on_change)
+        if move.source == move.slot:
+            kept = self._engine.truncate(move.slot, move.count)
+        else:
+            kept = self._engine.copy(move.source, move.slot, move.count)
+        if not kept:
+            self._scheduler.rewind(move.key)
+        if isinstance(task, Generation):
+            assert task.prompt is not None
+            try:
+                self._engine.start(move.slot, task.request.sampling, task.seed, task.prompt.tokens)
+            except RemoteError as error:
+                self._fail(move.key, task, error)
+                return False
+            self._tell(_appending(task, task.begin(move.count if kept else 0)))
+        return kept
+
+    def _fail(self, key: str, task: Task, error: RemoteError) -> None:
+        """End a request that has a slot but no sampler."""
+        del self._open[key]
+        self._scheduler.remove(key)
+        self._tell(failing(task, error))
+
+    def _pool(self, span: Span, embedding: Embedding) -> None:
+        for row in range(span.first, span.first + span.count):
+            embedding.add(self._engine.embedding(row))
+        if span.row is not None:
+            self.finish(span.key, "stop")
+
+    def _sample(self, span: Span, generation: Generation, row: int) -> None:
+        try:
+            sampled = self._engine.sample(span.slot, row)
+        except RemoteError as error:
+            self._engine.finish(span.slot)
+            self._fail(span.key, generation, error)
+            self._tell(self._on_change)
+            return
+        token = sampled.token
+        event = generation.advance(sampled, self._engine.piece(token), is_end=self._engine.is_end(token))
+        if event is not None:
+            self._tell(_appending(generation, event))
+        if generation.finish_reason is None:
+            self._scheduler.append(span.key, token)
+        else:
+            self.finish(span.key, generation.finish_reason)
+
+
+def endings(task: Task, reason: str) -> list[Callable[[], None]]:
+    """What tells a request's client that it is over."""
+    if isinstance(task, Embedding):
+        return [lambda: task.finish(reason)]
+    return [_appending(task, event) for event in task.finish(reason)]
+
+
+def failing(task: Task, error: RemoteError) -> Callable[[], None]:
+    """What tells a request's client why there is no more of it."""
+    if isinstance(task, Embedding):
+        return lambda: task.fail(error)
+    return _appending(task, error)
+
+
+def _appending(generation: Generation, event: Event) -> Callable[[], None]:
+    return lambda: generation.journal.append(event)

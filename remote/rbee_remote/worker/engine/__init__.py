@@ -1,0 +1,1 @@
+"""What an engine is, for everything in a worker that does not import llama.cpp."""

@@ -1,0 +1,1 @@
+"""The routes of a worker, and the APIs that clients know."""

@@ -1,0 +1,263 @@
+"""From a job to its response: requests go in, their events come back as one JSON object or as a stream of chunks.
+
+Rules
+- All of a job's requests are in, or none.
+- Whatever ends a response ends its requests: a client that goes away, an error in one of them, the worker's end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import anyio
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError, WorkerState
+from rbee_remote.system.caller import Caller, caller_of
+from rbee_remote.worker.http.openai import errors
+from rbee_remote.worker.requests.journal import Journal
+from rbee_remote.worker.service.service import Service
+
+#: Seconds between two SSE comments while nothing else is to say; also how long a stream waits for its first event, so
+#: that what refuses a request at once is a status and not a line of the stream.
+HEARTBEAT_S = 3.0
+
+T = TypeVar("T")
+
+
+class Choice(Protocol):
+    """One answer, in its endpoint's form. What the first three give are a stream's `choices`."""
+
+    def opening(self) -> list[dict[str, Any]]: ...
+
+    def feed(self, text: str, logprobs: dict[str, Any] | None) -> list[dict[str, Any]]: ...
+
+    def closing(self, finish_reason: str) -> list[dict[str, Any]]: ...
+
+    def whole(self) -> dict[str, Any]:
+        """All of it, once it is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A request with the choice that it fills. counts_prompt: False for all but the first that share a prompt."""
+
+    request: GenerateRequest
+    choice: Choice
+    counts_prompt: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one HTTP request asks for. kind, chunk_kind: the `object` of the answer, and of a stream's chunks."""
+
+    id: str
+    kind: str
+    chunk_kind: str
+    model: str
+    parts: tuple[Part, ...]
+    stream: bool
+    include_usage: bool
+
+
+def part_ids(count: int) -> list[str]:
+    """Ids of requests that belong together: alike but for the number at their end."""
+    base = uuid.uuid4().hex[:-4]
+    return [f"{base}{number:04x}" for number in range(count)]
+
+
+class Usage:
+    """Tokens of a job, as its events tell of them."""
+
+    def __init__(self) -> None:
+        self._prompt = 0
+        self._cached = 0
+        self._completion = 0
+
+    def started(self, data: dict[str, Any]) -> None:
+        self._prompt += data["prompt_tokens"]
+        self._cached += data["reused_tokens"]
+
+    def done(self, data: dict[str, Any]) -> None:
+        self._completion += data["usage"]["completion_tokens"]
+
+    def encode(self) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self._prompt,
+            "completion_tokens": self._completion,
+            "total_tokens": self._prompt + self._completion,
+            "prompt_tokens_details": {"cached_tokens": self._cached},
+        }
+
+
+async def respond(service: Service, job: Job, request: Request) -> Response:
+    """Raises RemoteError where nothing has been sent yet. request: its body must have been read."""
+    journals = await _submit(service, job, caller_of(request.headers))
+
+    def end() -> None:
+        _end(service, job, journals)
+
+    usage = Usage()
+    head = {"id": job.id, "created": int(time.time()), "model": service.config.model}
+    watcher = asyncio.create_task(when_gone(request.receive, end))
+    try:
+        if job.stream:
+            await _settle(journals)
+            return _Chunks(service, job, journals, usage, {**head, "object": job.chunk_kind}, end)
+        for part, journal in zip(job.parts, journals, strict=True):
+            async for _ in _choices(service, part, journal, usage):
+                pass
+    except BaseException:
+        end()
+        raise
+    finally:
+        watcher.cancel()
+    end()
+    choices = [part.choice.whole() for part in job.parts]
+    whole = {**head, "object": job.kind, "choices": choices, "usage": usage.encode()}
+    return Response(json.dumps(whole), media_type="application/json")
+
+
+async def _submit(service: Service, job: Job, caller: Caller) -> list[Journal]:
+    journals: list[Journal] = []
+    try:
+        with service.keep_alive.held():
+            for part in job.parts:
+                journal = await service.submit(part.request, caller)
+                journals.append(journal)
+    except BaseException:
+        _end(service, job, journals)
+        raise
+    return journals
+
+
+def _end(service: Service, job: Job, journals: list[Journal]) -> None:
+    """Cancel what still runs, and forget all of it: nobody comes back."""
+    for part, journal in zip(job.parts, journals, strict=False):
+        service.cancel(part.request.request_id)
+        service.journals.forget(part.request.request_id, journal)
+
+
+async def _settle(journals: list[Journal]) -> None:
+    """Wait until each has an event, for a heartbeat at most. Raises the error that it is."""
+    with anyio.move_on_after(HEARTBEAT_S):
+        for journal in journals:
+            record = await anext(journal.follow(HEARTBEAT_S))
+            if record is not None and record.event == "error":
+                raise RemoteError.decode(record.data)
+
+
+async def all_or_none(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Their results. Where one fails, or this is canceled, all of them are over when it ends."""
+    tasks = [asyncio.create_task(call) for call in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+async def when_gone(receive: Receive, cancel: Callable[[], object]) -> None:
+    """Call `cancel` once the client has closed its connection. The request's body must have been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    cancel()
+
+
+async def _choices(
+    service: Service, part: Part, journal: Journal, usage: Usage
+) -> AsyncIterator[list[dict[str, Any]] | None]:
+    """A stream's `choices` from one request's events; None for a heartbeat. Raises the error that ends them."""
+    choice = part.choice
+    async for record in journal.follow(HEARTBEAT_S):
+        if record is None:
+            yield None
+        elif record.event == "started":
+            if part.counts_prompt:
+                usage.started(record.data)
+            yield choice.opening()
+        elif record.event == "token":
+            yield choice.feed(record.data["text"], record.data["logprobs"])
+        elif record.event == "done":
+            usage.done(record.data)
+            yield choice.closing(_finish_reason(service, record.data["finish_reason"]))
+        else:
+            raise RemoteError.decode(record.data)
+
+
+def _finish_reason(service: Service, reason: str) -> str:
+    if reason == "canceled" and service.status().state is WorkerState.STOPPING:
+        raise RemoteError(ErrorCode.WORKER_GONE, "the worker is ending")
+    if reason == "canceled":
+        raise RemoteError(ErrorCode.REQUEST_CANCELED, "the request was canceled")
+    if reason == "deadline":
+        raise RemoteError(ErrorCode.DEADLINE_EXCEEDED, "the request's deadline has passed")
+    return reason
+
+
+class _Chunks(Response):
+    """A job's answer as SSE, its parts side by side."""
+
+    def __init__(
+        self,
+        service: Service,
+        job: Job,
+        journals: list[Journal],
+        usage: Usage,
+        head: dict[str, Any],
+        end: Callable[[], None],
+    ) -> None:
+        super().__init__(media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        del self.headers["content-length"]
+        self._service = service
+        self._job = job
+        self._journals = journals
+        self._usage = usage
+        self._head = {**head, "usage": None} if job.include_usage else head
+        self._end = end
+
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+        watcher = asyncio.create_task(when_gone(receive, self._end))
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await self._send_all(send)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            watcher.cancel()
+            self._end()
+
+    async def _send_all(self, send: Send) -> None:
+        parts = zip(self._job.parts, self._journals, strict=True)
+        try:
+            await all_or_none(self._send_part(send, part, journal) for part, journal in parts)
+        except RemoteError as error:
+            await _send_line(send, _data(errors.body(error)))
+            return
+        if self._job.include_usage:
+            await _send_line(send, _data({**self._head, "choices": [], "usage": self._usage.encode()}))
+        await _send_line(send, "data: [DONE]\n\n")
+
+    async def _send_part(self, send: Send, part: Part, journal: Journal) -> None:
+        async for choices in _choices(self._service, part, journal, self._usage):
+            if choices is None:
+                await _send_line(send, ": waiting\n\n")
+            else:
+                for choice in choices:
+                    await _send_line(send, _data({**self._head, "choices": [choice]}))
+
+
+async def _send_line(send: Send, line: str) -> None:
+    await send({"type": "http.response.body", "body": line.encode(), "more_body": True})
+
+
+def _data(value: dict[str, Any]) -> str:
+    return f"data: {json.dumps(value)}\n\n"

@@ -1,0 +1,73 @@
+"""Messages as OpenAI's clients send them to messages of the protocol."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rbee_remote.protocol import Message
+from rbee_remote.worker.http.openai.errors import wrong
+
+#: Reasoning models' word for the system.
+_ROLES = {"developer": "system"}
+
+
+def read_messages(messages: tuple[dict[str, Any], ...]) -> tuple[Message, ...]:
+    """Raises RemoteError USAGE naming the field. Which roles there are is for `prompt.check` to say."""
+    if not messages:
+        raise wrong("messages", "must hold at least one message")
+    return tuple(_message(f"messages[{index}]", message) for index, message in enumerate(messages))
+
+
+def _message(where: str, message: dict[str, Any]) -> Message:
+    role = _text(f"{where}.role", message.get("role"))
+    calls = message.get("tool_calls") or []
+    if not isinstance(calls, list):
+        raise wrong(f"{where}.tool_calls", "must be a list")
+    content = message.get("content")
+    if content is None and not calls:
+        raise wrong(f"{where}.content", "is missing")
+    return Message(
+        role=_ROLES.get(role, role),
+        content=_content(f"{where}.content", content),
+        tool_calls=tuple(_call(f"{where}.tool_calls[{index}]", call) for index, call in enumerate(calls)),
+        tool_call_id=_text(f"{where}.tool_call_id", message.get("tool_call_id") or ""),
+        name=_text(f"{where}.name", message.get("name") or ""),
+    )
+
+
+def _content(where: str, content: Any) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise wrong(where, "must be a string or a list of parts")
+    return "".join(_part(f"{where}[{index}]", part) for index, part in enumerate(content))
+
+
+def _part(where: str, part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind not in ("text", "refusal"):
+        raise wrong(where, f"must be a text part, got {kind!r}: this worker reads text alone")
+    return _text(f"{where}.{kind}", part.get(kind))
+
+
+def _call(where: str, call: Any) -> dict[str, Any]:
+    """A call that the assistant made, with what templates look at and nothing else."""
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        raise wrong(f"{where}.function", "must be an object")
+    name = _text(f"{where}.function.name", function.get("name"))
+    arguments = function.get("arguments")
+    if isinstance(arguments, dict):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    arguments = _text(f"{where}.function.arguments", arguments)
+    identity = _text(f"{where}.id", call.get("id") or "")
+    return {"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _text(where: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise wrong(where, "is missing" if value is None else "must be a string")
+    return value

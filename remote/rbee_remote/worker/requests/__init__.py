@@ -1,0 +1,1 @@
+"""A request from its text to its events: prompt, sampling, generation, journal."""

@@ -1,0 +1,125 @@
+"""One request on its way: what it has computed, when it is over, and the events or the result that tell so."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rbee_remote.protocol import (
+    Done,
+    GenerateRequest,
+    RemoteError,
+    Started,
+    TokenEvent,
+    Usage,
+    WorkerTimings,
+)
+from rbee_remote.worker.engine.interface import Sampled
+from rbee_remote.worker.requests import sampling
+from rbee_remote.worker.requests.journal import Journal
+from rbee_remote.worker.requests.prompt import Prompt
+from rbee_remote.worker.requests.stream import TextStream
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Generation:
+    """finish_reason: None while it goes on. prompt: None until the model is there to make it."""
+
+    def __init__(self, request: GenerateRequest, journal: Journal, prompt: Prompt | None = None) -> None:
+        self.request = request
+        self.journal = journal
+        self.prompt = prompt
+        self.seed = sampling.resolve_seed(request.sampling)
+        self.tokens = 0
+        self.finish_reason: str | None = None
+        self._stream = TextStream(request.stop)
+        self._received = time.monotonic()
+        self._seated: float | None = None
+        self._first_token: float | None = None
+
+    @property
+    def key(self) -> str:
+        return self.request.request_id
+
+    def begin(self, reused: int) -> Started:
+        """It has its slot, where `reused` tokens of its prompt are computed already."""
+        assert self.prompt is not None
+        self._seated = time.monotonic()
+        return Started(len(self.prompt.tokens), self.prompt.max_tokens, self.seed, reused)
+
+    def advance(self, sampled: Sampled, piece: bytes, *, is_end: bool) -> TokenEvent | None:
+        """Take the next token; None for the one that ends the text, which is not part of it."""
+        assert self.prompt is not None
+        self._first_token = self._first_token or time.monotonic()
+        if is_end:
+            self.finish_reason = "stop"
+            return None
+        self.tokens += 1
+        text = self._stream.feed(piece)
+        if self._stream.stopped:
+            self.finish_reason = "stop"
+        elif self.tokens >= self.prompt.max_tokens:
+            self.finish_reason = "length"
+        return TokenEvent(text, self.tokens, sampled.logprobs)
+
+    def finish(self, reason: str) -> list[TokenEvent | Done]:
+        """The last events: text that was held back, and the sum of it all."""
+        self.finish_reason = reason
+        held = self._stream.finish()
+        prompt_tokens = len(self.prompt.tokens) if self.prompt and self._seated else 0
+        done = Done(reason, Usage(prompt_tokens, self.tokens), self._timings())
+        return [TokenEvent(held, self.tokens), done] if held else [done]
+
+    def _timings(self) -> WorkerTimings:
+        now = time.monotonic()
+        seated = self._seated or now
+        first_token = self._first_token or now
+        return WorkerTimings(
+            queue_s=seated - self._received, prompt_s=first_token - seated, generate_s=now - first_token
+        )
+
+
+class Embedding:
+    """A text whose embedding is computed: the mean of its tokens' last hidden states, or the first's or the last's.
+
+    pooling: as in ModelInfo. future: gets the embedding, n_embd numbers, of length 1 as a vector; belongs to the event
+    loop's thread. key: as a request's.
+    """
+
+    def __init__(self, key: str, tokens: Sequence[int], pooling: str, future: asyncio.Future[list[float]]) -> None:
+        self.key = key
+        self.tokens = tokens
+        self._pooling = pooling
+        self._future = future
+        self._pooled: NDArray[np.float32] | None = None
+
+    def restart(self) -> None:
+        """All of its tokens are computed again."""
+        self._pooled = None
+
+    def add(self, hidden: NDArray[np.float32]) -> None:
+        """Take the hidden state of the next token."""
+        if self._pooled is None or self._pooling == "last":
+            self._pooled = hidden.copy()
+        elif self._pooling == "mean":
+            self._pooled += hidden  # the sum has the mean's direction, and its length is to be 1
+
+    def finish(self, reason: str) -> None:
+        """Over: with every token's state added, unless `reason` is canceled."""
+        if self._future.done():
+            return
+        if reason == "canceled" or self._pooled is None:
+            self._future.cancel()
+            return
+        length = math.sqrt(float(self._pooled @ self._pooled)) or 1.0
+        self._future.set_result((self._pooled / length).tolist())
+
+    def fail(self, error: RemoteError) -> None:
+        if not self._future.done():
+            self._future.set_exception(error)

@@ -1,0 +1,142 @@
+"""The events of one request, kept in a list that its response reads from.
+
+A response that starts later, or starts again after a dropped connection, reads the same list from where it stopped.
+Everything here belongs to the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NamedTuple
+
+from rbee_remote.protocol import Done, RemoteError, Served, Started, TokenEvent, encode
+from rbee_remote.system.caller import Caller
+
+Event = Started | TokenEvent | Done | RemoteError
+
+_NAMES: dict[type, str] = {Started: "started", TokenEvent: "token", Done: "done", RemoteError: "error"}
+
+
+#: What a short event takes in CPython, and each probability that is told with one.
+_EVENT_BYTES = 200
+_LOGPROB_BYTES = 300
+
+
+class Record(NamedTuple):
+    """id: sequence number from 1. event: started, token, done or error. data: JSON values."""
+
+    id: int
+    event: str
+    data: dict[str, Any]
+
+
+class Signal:
+    """Wakes everybody who waits at the moment of a `notify`. Made for one wait a token: no task, no cancel scope."""
+
+    def __init__(self) -> None:
+        self._waiting: list[asyncio.Future[bool]] = []
+
+    def notify(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            _settle(future, True)
+
+    async def wait(self, timeout_s: float) -> bool:
+        """False when nobody called within `timeout_s`."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bool] = loop.create_future()
+        self._waiting.append(future)
+        timer = loop.call_later(timeout_s, _settle, future, False)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+            if future in self._waiting:
+                self._waiting.remove(future)
+
+
+def _settle(future: asyncio.Future[bool], value: bool) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+class Journal:
+    """Ends with a `done` or an `error`, after which nothing is added.
+
+    read: whether somebody has read the last event. weight: about how many bytes of memory the events take.
+    """
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._grown = Signal()
+        self._on_close: list[Callable[[], None]] = []
+        self.closed = False
+        self.read = False
+        self.weight = 0
+
+    @property
+    def last_id(self) -> int:
+        """Of the last event, which is how many there are."""
+        return len(self._events)
+
+    @property
+    def first(self) -> Event | None:
+        return self._events[0] if self._events else None
+
+    @property
+    def last(self) -> Event | None:
+        return self._events[-1] if self._events else None
+
+    def served(self, request_id: str, caller: Caller) -> Served:
+        """What the audit log has of it, once it is closed."""
+        first, last = self.first, self.last
+        finish = last.finish_reason if isinstance(last, Done) else ""
+        if isinstance(last, RemoteError):
+            finish = last.code.value.lower()
+        prompt = first.prompt_tokens if isinstance(first, Started) else 0
+        tokens = next((event.tokens for event in reversed(self._events) if isinstance(event, TokenEvent)), 0)
+        return Served(request_id, caller.keeper, caller.who, prompt, tokens, finish)
+
+    def when_closed(self, callback: Callable[[], None]) -> None:
+        """Call back once the last event is in, before it is read."""
+        self._on_close.append(callback)
+
+    def append(self, event: Event) -> None:
+        if self.closed:
+            raise RuntimeError("an event came after the last one")
+        self._events.append(event)
+        self.weight += _weight(event)
+        self.closed = isinstance(event, (Done, RemoteError))
+        if self.closed:
+            for callback in self._on_close:
+                callback()
+        self._grown.notify()
+
+    async def follow(self, heartbeat_s: float, after: int = 0) -> AsyncIterator[Record | None]:
+        """Records with an id above `after`, those to come included; None for each `heartbeat_s` without one."""
+        position = after
+        while True:
+            while position < len(self._events):
+                event = self._events[position]
+                position += 1
+                yield _record(position, event)
+            if self.closed:
+                self.read = True
+                return
+            if not await self._grown.wait(heartbeat_s):
+                yield None
+
+
+def _record(number: int, event: Event) -> Record:
+    if isinstance(event, TokenEvent) and event.logprobs is None:  # nearly all of them
+        return Record(number, "token", {"text": event.text, "tokens": event.tokens, "logprobs": None})
+    data = event.encode() if isinstance(event, RemoteError) else encode(event)
+    return Record(number, _NAMES[type(event)], data)
+
+
+def _weight(event: Event) -> int:
+    if not isinstance(event, TokenEvent):
+        return _EVENT_BYTES
+    told = 0 if event.logprobs is None else 1 + len(event.logprobs.top)
+    return _EVENT_BYTES + 4 * len(event.text) + told * _LOGPROB_BYTES

@@ -1,0 +1,124 @@
+"""From a request to the tokens that the model is to continue: validation, tokens, and what fits."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError
+from rbee_remote.worker.engine.interface import Engine, ModelInfo
+from rbee_remote.worker.requests import sampling
+
+ROLES = ("system", "user", "assistant", "tool")
+MAX_STOPS = 16
+MAX_STOP_LENGTH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """max_tokens: what may be generated, by the request and by the room left in the context."""
+
+    tokens: tuple[int, ...]
+    max_tokens: int
+
+
+def check(request: GenerateRequest) -> None:
+    """What can be said about a request without a model. Raises RemoteError USAGE naming the field."""
+    if not re.fullmatch(r"[0-9a-f]{32}", request.request_id):
+        raise _usage("request_id", "must be 32 hex digits in lower case")
+    if (request.prompt is not None) + bool(request.messages) + bool(request.tokens) != 1:
+        raise _usage("", "one of messages, prompt and tokens must be given")
+    for index, message in enumerate(request.messages):
+        if message.role not in ROLES:
+            raise _usage(f"messages[{index}].role", f"must be one of {', '.join(ROLES)}, got {message.role!r}")
+        check_text(f"messages[{index}].content", message.content)
+        _check_calls(f"messages[{index}].tool_calls", message.tool_calls)
+    check_text("prompt", request.prompt or "")
+    if request.max_tokens is not None and request.max_tokens < 1:
+        raise _usage("max_tokens", f"must be 1 or more, got {request.max_tokens}")
+    if len(request.stop) > MAX_STOPS:
+        raise _usage("stop", f"must have at most {MAX_STOPS} strings, got {len(request.stop)}")
+    for index, text in enumerate(request.stop):
+        if not 0 < len(text) <= MAX_STOP_LENGTH:
+            raise _usage(f"stop[{index}]", f"must have 1 to {MAX_STOP_LENGTH} characters, got {len(text)}")
+    if request.timeout_s is not None and not (math.isfinite(request.timeout_s) and request.timeout_s > 0):
+        raise _usage("timeout_s", f"must be more than 0 seconds, got {request.timeout_s}")
+    sampling.check(request.sampling)
+
+
+class Prompter:
+    """Makes prompts for one loaded model. ctx: tokens of context that a slot has. Safe to call from several threads."""
+
+    def __init__(self, engine: Engine, ctx: int) -> None:
+        self._engine = engine
+        self._ctx = ctx
+
+    def prepare(self, request: GenerateRequest, rendered: str | None = None) -> Prompt:
+        """Tokens of a checked request. rendered: what the chat template made of its messages, where it has some.
+
+        Raises RemoteError USAGE where the prompt leaves no room in the context."""
+        tokens = self._tokens(request, rendered)
+        if not tokens:
+            raise _usage("", "the prompt is empty")
+        room = self._ctx - len(tokens)
+        if room < 1:
+            raise RemoteError(
+                ErrorCode.USAGE,
+                f"the prompt has {len(tokens)} tokens, the context holds {self._ctx}",
+                hint="shorten the prompt, or load the model with a larger --ctx",
+                details={"prompt_tokens": len(tokens), "ctx": self._ctx},
+            )
+        return Prompt(tuple(tokens), min(request.max_tokens or room, room))
+
+    def _tokens(self, request: GenerateRequest, rendered: str | None) -> list[int]:
+        info = self._engine.info
+        if request.tokens:
+            check_tokens(request.tokens, info.n_vocab)
+            return list(request.tokens)
+        text = request.prompt if rendered is None else rendered
+        assert text is not None  # whoever has messages has rendered them
+        check_text("messages", text)  # a template may have put together what is no text: halves of a character
+        return self._engine.tokenize(_without_special(text, info), add_special=True, parse_special=True)
+
+
+def _without_special(text: str, info: ModelInfo) -> str:
+    """Without the BOS and EOS that the tokenizer adds anyway: templates write them too, and twice misleads a model."""
+    if info.adds_bos and info.bos:
+        text = text.removeprefix(info.bos)
+    if info.adds_eos and info.eos:
+        text = text.removesuffix(info.eos)
+    return text
+
+
+def _check_calls(field: str, calls: tuple[dict[str, Any], ...]) -> None:
+    """Templates look at the function's name and arguments; what else a call has is theirs."""
+    for index, call in enumerate(calls):
+        function = call.get("function")
+        if not isinstance(function, dict):
+            raise _usage(f"{field}[{index}].function", "must be an object")
+        for name in ("name", "arguments"):
+            if not isinstance(function.get(name), str):
+                raise _usage(f"{field}[{index}].function.{name}", "must be a string")
+
+
+def check_tokens(tokens: Sequence[int], n_vocab: int) -> None:
+    """Raises RemoteError USAGE for one that is not in the vocabulary, on which llama.cpp gives up."""
+    wrong = next((token for token in tokens if not 0 <= token < n_vocab), None)
+    if wrong is not None:
+        raise _usage("tokens", f"must be from 0 to {n_vocab - 1}, got {wrong}")
+
+
+def check_text(field: str, text: str) -> None:
+    """Raises RemoteError USAGE for halves of a character, which have no UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise _usage(field, f"is not valid Unicode: {error.reason}") from error
+
+
+def _usage(field: str, what: str) -> RemoteError:
+    """field: empty where it is not about one."""
+    return RemoteError(ErrorCode.USAGE, f"{field} {what}".strip(), details={"field": field} if field else {})

@@ -1,0 +1,107 @@
+"""What a request may ask of sampling, and its seed. The samplers are llama.cpp's, made in `llama.samplers`."""
+
+from __future__ import annotations
+
+import secrets
+
+from rbee_remote.protocol import ErrorCode, RemoteError, Sampling
+from rbee_remote.worker.constraints import gbnf, json_schema
+from rbee_remote.worker.constraints.automaton import Automaton
+
+#: Field to its lowest and highest value, both allowed. Seeds are llama.cpp's uint32; its largest means "choose one".
+RANGES: dict[str, tuple[float, float]] = {
+    "temperature": (0, 5),
+    "top_k": (0, 1_000_000),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+    "typical_p": (0, 1),
+    "repeat_penalty": (0.1, 10),
+    "frequency_penalty": (-2, 2),
+    "presence_penalty": (-2, 2),
+    "penalty_last_n": (-1, 1_000_000),
+    "dry_multiplier": (0, 100),
+    "dry_base": (1, 10),
+    "dry_allowed_length": (0, 1_000_000),
+    "dry_penalty_last_n": (-1, 1_000_000),
+    "xtc_probability": (0, 1),
+    "xtc_threshold": (0, 1),
+    "mirostat_tau": (0, 100),
+    "mirostat_eta": (0, 1),
+    "seed": (0, 2**32 - 2),
+    "logprobs": (0, 20),
+}
+
+BIAS_RANGE = (-100, 100)
+MAX_BIASES = 1024
+MAX_BREAKERS = 16
+#: Bytes of a sequence breaker: llama.cpp cuts longer ones off.
+MAX_BREAKER = 40
+#: Characters of a request's own grammar; one made of a schema may be longer.
+MAX_GRAMMAR = 64 * 1024
+
+
+def check(sampling: Sampling) -> None:
+    """Raises RemoteError USAGE naming the first field that llama.cpp could not take; NaN is out of every range."""
+    for name, (low, high) in RANGES.items():
+        value = getattr(sampling, name)
+        if value is not None and not low <= value <= high:
+            raise _usage(name, f"must be from {low:.10g} to {high:.10g}, got {_shown(value)}")
+    if sampling.mirostat not in (0, 2):
+        raise _usage("mirostat", f"must be 0 or 2, got {sampling.mirostat}")
+    _check_biases(sampling.logit_bias)
+    _check_breakers(sampling.dry_sequence_breakers)
+    _check_grammar(sampling)
+
+
+def resolve_seed(sampling: Sampling) -> int:
+    """The seed asked for, else a fresh one."""
+    if sampling.seed is not None:
+        return sampling.seed
+    return secrets.randbelow(2**32 - 1)
+
+
+def _check_biases(biases: dict[str, float]) -> None:
+    if len(biases) > MAX_BIASES:
+        raise _usage("logit_bias", f"must have at most {MAX_BIASES} tokens, got {len(biases)}")
+    low, high = BIAS_RANGE
+    for token, bias in biases.items():
+        if not (token.isascii() and token.isdigit() and len(token) < 10):
+            raise _usage("logit_bias", f"must have token ids as keys, got {token[:40]!r}")
+        if not low <= bias <= high:
+            raise _usage("logit_bias", f"of token {token} must be from {low} to {high}, got {_shown(bias)}")
+
+
+def _check_breakers(breakers: tuple[str, ...]) -> None:
+    name = "dry_sequence_breakers"
+    if len(breakers) > MAX_BREAKERS:
+        raise _usage(name, f"must have at most {MAX_BREAKERS} texts, got {len(breakers)}")
+    for text in breakers:
+        if not 0 < len(text.encode("utf-8", "replace")) <= MAX_BREAKER or "\0" in text:
+            raise _usage(name, f"must be texts of 1 to {MAX_BREAKER} bytes without NUL, got {text[:40]!r}")
+
+
+def _check_grammar(sampling: Sampling) -> None:
+    if sampling.grammar and sampling.json_schema is not None:
+        raise _usage("json_schema", "cannot be given together with grammar")
+    if len(sampling.grammar) > MAX_GRAMMAR:
+        raise _usage("grammar", f"must have at most {MAX_GRAMMAR} characters, got {len(sampling.grammar)}")
+    try:
+        if sampling.grammar:
+            Automaton(gbnf.parse(sampling.grammar))
+        if sampling.json_schema is not None:
+            json_schema.check(sampling.json_schema)
+    except gbnf.GrammarError as error:
+        raise _usage("grammar", f"cannot be used: {error}") from error
+    except json_schema.SchemaError as error:
+        raise _usage("json_schema", f"cannot be used: {error}") from error
+
+
+def _usage(name: str, what: str) -> RemoteError:
+    return RemoteError(ErrorCode.USAGE, f"{name} {what}", details={"field": name})
+
+
+def _shown(value: float) -> str:
+    try:
+        return f"{value:.10g}"
+    except OverflowError:  # JSON's integers have no bound, floats do
+        return "a larger number" if value > 0 else "a smaller number"

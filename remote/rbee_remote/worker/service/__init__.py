@@ -1,0 +1,1 @@
+"""The worker seen from outside: its state, who may come in, who keeps it, when it ends, what the hive is told."""

@@ -1,0 +1,387 @@
+"""What the worker is, seen from the event loop: its state, who may come in, when it ends.
+
+    starting -> loading -> idle <-> ready <-> busy -> stopping
+                      \\-> failed
+
+Rules
+- Everything here runs on the event loop's thread.
+- A request is refused before anything of it is kept, or it gets a journal that ends with `done` or `error`.
+- The clock of a request's deadline starts when it comes in, and ends it wherever it is by then.
+- Once stopping, nobody comes in, and the worker ends when the last open request has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from rbee_remote.protocol import (
+    Done,
+    ErrorCode,
+    GenerateRequest,
+    RemoteError,
+    Served,
+    Usage,
+    WorkerConfig,
+    WorkerState,
+    WorkerStatus,
+    WorkerTimings,
+)
+from rbee_remote.system.caller import ANYBODY, Caller
+from rbee_remote.worker.compute.batching import QueueFull
+from rbee_remote.worker.compute.loop import EngineThread
+from rbee_remote.worker.engine.interface import Engine, LoadEngine, ModelInfo
+from rbee_remote.worker.requests import prompt
+from rbee_remote.worker.requests.generation import Embedding, Generation
+from rbee_remote.worker.requests.journal import Journal, Signal
+from rbee_remote.worker.requests.journals import Journals
+from rbee_remote.worker.service.keep_alive import KeepAlive
+from rbee_remote.worker.service.leases import Leases
+from rbee_remote.worker.service.metrics import Metrics
+from rbee_remote.worker.templates.renderer import Renderer
+
+#: Most seconds after which a client that found no room is told to come again.
+MAX_RETRY_AFTER_S = 30
+
+_log = logging.getLogger("rbee.worker")
+
+T = TypeVar("T")
+
+
+class Service:
+    """report: called with each new status, loading progress about ten times a second. `changed` wakes with it.
+
+    journals: of the requests that are open, and of those that ended a short while ago. keep_alive: its clock when idle.
+    sandbox: as in WorkerStatus.
+    """
+
+    def __init__(self, config: WorkerConfig, load: LoadEngine, report: Callable[[WorkerStatus], None]) -> None:
+        self.config = config
+        self.sandbox = ""
+        self.changed = Signal()
+        self.journals = Journals(self._end)
+        self.metrics = Metrics()
+        self._report = report
+        self._loop = asyncio.get_running_loop()
+        self._engine = EngineThread(config, load, self, self._loop.call_soon_threadsafe)
+        self._preparing: dict[str, Journal] = {}  # of requests whose prompt is being made
+        self._renderer = Renderer([f"--home={config.home}"] if config.home else [])
+        self._early: set[asyncio.Task[None]] = set()  # make the prompts of those that came before the model
+        self._typical_s = 0.0  # what a request takes in its slot, of late
+        self._state = WorkerState.STARTING
+        self._progress = 0.0
+        self._device = ""
+        self._info: ModelInfo | None = None
+        self._failure: RemoteError | None = None
+        leases = Leases(config.keep_alive_s)
+        leases.grant(config.keeper, config.keep_alive_s)
+        self.keep_alive = KeepAlive(
+            leases, stay=lambda: self.journals.unread, over=self._idle_over, changed=self._publish
+        )
+        self._ended = asyncio.Event()
+        self._published: tuple[object, ...] = ()
+
+    def start(self) -> None:
+        self._state = WorkerState.LOADING
+        self._engine.start()
+        self._publish()
+
+    def expect_chats(self) -> None:
+        """Have what a chat needs there by the time the model is loaded."""
+        self._renderer.prepare()
+
+    async def wait_ended(self) -> RemoteError | None:
+        """Returns when the engine's thread is over: the failure that ended it, None when it ended as planned."""
+        await self._ended.wait()
+        self._engine.join()
+        await self._renderer.close()
+        return self._failure
+
+    def status(self) -> WorkerStatus:
+        running, waiting = self._engine.counts()
+        slots = self.config.slots
+        taken = min(slots, running + waiting)
+        return WorkerStatus(
+            id=self.config.id,
+            model=self.config.model,
+            state=self._state_with(taken),
+            progress=self._progress,
+            ctx=self.config.ctx,
+            slots=slots,
+            slots_free=slots - taken,
+            queued=running + waiting - taken,
+            idle_s=self.keep_alive.idle_s,
+            keep_alive_s=self.keep_alive.leases.keep_alive_s(),
+            device=self._device,
+            error=None if self._failure is None else self._failure.encode()["error"],
+            leases=self.keep_alive.leases.told(),
+            sandbox=self.sandbox,
+        )
+
+    async def submit(self, request: GenerateRequest, caller: Caller = ANYBODY) -> Journal:
+        """Take a request in, or find the journal that it got when it came before.
+
+        Raises RemoteError: USAGE, ALL_SLOTS_BUSY, WORKER_GONE, or why the load failed.
+        """
+        prompt.check(request)
+        if known := self.journals.same(request):
+            return known
+        self._check_open()
+        if len(self._preparing) >= self.config.slots + self.config.queue:
+            raise self._busy()
+        journal = self.journals.open(request)
+        journal.when_closed(lambda: self.metrics.ended(journal))
+        if request.timeout_s is not None:
+            timer = self._loop.call_later(request.timeout_s, self._end, request.request_id, "deadline")
+            journal.when_closed(timer.cancel)
+        try:
+            with self.keep_alive.held():
+                await self._enter(request, journal, caller)
+        except BaseException as error:
+            self.journals.forget(request.request_id, journal)
+            if not journal.closed:  # somebody may follow it already
+                bug = RemoteError(ErrorCode.INTERNAL, f"the request was not taken in: {error!r}")
+                journal.append(error if isinstance(error, RemoteError) else bug)
+            raise
+        journal.when_closed(lambda: self._on_done(journal))
+        return journal
+
+    async def _enter(self, request: GenerateRequest, journal: Journal, caller: Caller) -> None:
+        """Make the prompt and queue the request, unless it is ended meanwhile."""
+        self._preparing[request.request_id] = journal
+        try:
+            prepared = await self._prompt(request)
+        finally:
+            if self._preparing.get(request.request_id) is journal:
+                del self._preparing[request.request_id]
+        if journal.closed:
+            return
+        self._check_open()
+        generation = Generation(request, journal, prepared)
+        try:
+            self._engine.submit(generation)
+        except QueueFull as error:
+            raise self._busy() from error
+        if prepared is None and self._info:  # the load ended meanwhile
+            self._prepare_early(generation)
+        self.keep_alive.begin(caller.keeper, request.keep_alive_s)
+        journal.when_closed(lambda: self._on_served(request.request_id, journal, caller))
+        self.on_change()
+
+    async def _prompt(self, request: GenerateRequest) -> prompt.Prompt | None:
+        """None while there is no model. Raises RemoteError, of the chat template's too."""
+        rendered = None
+        if request.messages and self._info:
+            rendered = await self._renderer.render(request, self._info)
+        return await asyncio.to_thread(self._engine.prepare, request, rendered)
+
+    def _prepare_early(self, generation: Generation) -> None:
+        """Make the prompt of a request that came before the model was there; no other one waits for it."""
+
+        async def run() -> None:
+            try:
+                generation.prompt = await self._prompt(generation.request)
+                self._engine.admit(generation)
+            except QueueFull:
+                self._engine.fail(generation, self._busy())
+            except RemoteError as error:
+                self._engine.fail(generation, error)
+            self.on_change()
+
+        task = asyncio.create_task(run())
+        self._early.add(task)
+        task.add_done_callback(self._early.discard)
+
+    async def tokenize(self, text: str) -> list[int]:
+        """A text's tokens, once the model is loaded. Raises RemoteError WORKER_GONE, or why the load failed."""
+        await self._loaded()
+        return await asyncio.to_thread(self._engine.tokenize, text)
+
+    async def embed(self, tokens: Sequence[int]) -> list[float]:
+        """The embedding of a text: n_embd numbers, of length 1 as a vector. It waits for a slot as any request does.
+
+        Raises RemoteError: USAGE for a text that is empty or longer than the context, ALL_SLOTS_BUSY, WORKER_GONE, or
+        why the load failed.
+        """
+        info = await self._loaded()
+        if not 0 < len(tokens) <= self.config.ctx:
+            raise RemoteError(
+                ErrorCode.USAGE, f"a text to embed must have 1 to {self.config.ctx} tokens, got {len(tokens)}"
+            )
+        prompt.check_tokens(tokens, info.n_vocab)
+        future: asyncio.Future[list[float]] = self._loop.create_future()
+        embedding = Embedding(uuid.uuid4().hex, tokens, info.pooling, future)
+        try:
+            self._engine.submit_embedding(embedding)
+        except QueueFull as error:
+            raise self._busy() from error
+        self.on_change()
+        try:
+            return await future
+        except asyncio.CancelledError:  # its client went away
+            self._end(embedding.key, "canceled")
+            raise
+
+    async def run_alone(self, job: Callable[[Engine], T], caller: Caller = ANYBODY) -> T:
+        """Call `job` on the engine's thread while it computes nothing else; canceled, the engine is interrupted.
+
+        Raises RemoteError ALL_SLOTS_BUSY when the worker is at work, and what `job` raises.
+        """
+        await self._loaded()
+        running = self._engine.run_alone(job)
+        with self.keep_alive.leased(caller.keeper):
+            self.on_change()
+            try:
+                return await asyncio.wrap_future(running)
+            except asyncio.CancelledError:
+                self._engine.interrupt()
+                raise
+            finally:
+                self.served(Served(uuid.uuid4().hex, caller.keeper, caller.who, 0, 0, "bench"))
+
+    def cancel(self, request_id: str) -> bool:
+        """False if no such request is open."""
+        return self._end(request_id, "canceled")
+
+    def served(self, served: Served) -> None:
+        """Have the hive write down a request that is over."""
+        self._report(replace(self.status(), served=(served,)))
+
+    def stop_if_idle(self, idle_s: float, caller: Caller) -> None:
+        """End the worker if nobody has used it for that long and no other keeper's lease holds it.
+
+        Raises RemoteError ALL_SLOTS_BUSY, and nothing has changed.
+        """
+        if self._state in (WorkerState.STOPPING, WorkerState.FAILED):
+            return
+        loading = self._state is not WorkerState.READY
+        reason = "it is loading" if loading else self.keep_alive.in_use(idle_s, caller.keeper)
+        if reason:
+            message = f"worker {self.config.id} is in use: {reason}"
+            raise RemoteError(ErrorCode.ALL_SLOTS_BUSY, message, details={"reason": reason})
+        _log.info("idle for %g s, and told to end by keeper %s", idle_s, caller.keeper or "-")
+        self.stop(drain=True)
+
+    def grant(self, keeper: str, keep_alive_s: float) -> None:
+        """Stay for a keeper that is about to come. Raises RemoteError WORKER_GONE, or why the load failed."""
+        self._check_open()
+        self.keep_alive.grant(keeper, keep_alive_s)
+
+    def stop(self, *, drain: bool) -> None:
+        """End the worker: after the open requests, or by cancelling them."""
+        if self._state not in (WorkerState.STOPPING, WorkerState.FAILED):
+            _log.info("stopping%s", ", open requests first" if drain else "")
+            self._state = WorkerState.STOPPING
+        if not drain:
+            for key in self._engine.open_requests():
+                self._engine.end(key, "canceled")
+            self._engine.interrupt()  # what runs alone ends too
+        self.on_change()
+
+    def on_progress(self, share: float) -> None:
+        self._progress = max(self._progress, share)
+        self._publish()
+
+    def on_loaded(self, info: ModelInfo) -> None:
+        _log.info("loaded on %s (%s)", info.device, info.backend)
+        self._info = info
+        self._progress = 1.0
+        self._device = info.device
+        if self._state is WorkerState.LOADING:
+            self._state = WorkerState.READY
+        self.keep_alive.loaded()
+        for generation in self._engine.early():
+            self._prepare_early(generation)
+        self.on_change()
+
+    def on_change(self) -> None:
+        running, waiting = self._engine.counts()
+        busy = bool(running or waiting)
+        if self._state is WorkerState.STOPPING and not busy:
+            self._engine.stop()
+        self.keep_alive.set_idle(self._state is WorkerState.READY and not busy)
+        self._publish()
+
+    def on_end(self, failure: RemoteError | None) -> None:
+        self._failure = failure
+        self._state = WorkerState.STOPPING if failure is None else WorkerState.FAILED
+        self.on_change()
+        self._ended.set()
+
+    def _end(self, request_id: str, reason: str, *, only_waiting: bool = False) -> bool:
+        preparing = self._preparing.pop(request_id, None)
+        if preparing:
+            preparing.append(Done(reason, Usage(0, 0), WorkerTimings(0.0, 0.0, 0.0)))
+            return True
+        found = self._engine.end(request_id, reason, only_waiting=only_waiting)
+        if found:
+            self.on_change()
+        return found
+
+    def _on_done(self, journal: Journal) -> None:
+        if isinstance(journal.last, Done):
+            timings = journal.last.timings
+            taken = timings.prompt_s + timings.generate_s
+            self._typical_s += (taken - self._typical_s) / 4 if self._typical_s else taken
+
+    def _on_served(self, request_id: str, journal: Journal, caller: Caller) -> None:
+        self.keep_alive.end(caller.keeper)
+        self.served(journal.served(request_id, caller))
+
+    def _idle_over(self) -> None:
+        _log.info("idle for its keep-alive of %g s", self.keep_alive.leases.keep_alive_s())
+        self.stop(drain=True)
+
+    def _state_with(self, taken: int) -> WorkerState:
+        if self._state is not WorkerState.READY:
+            return self._state
+        if taken == 0:
+            return WorkerState.IDLE
+        return WorkerState.BUSY if taken == self.config.slots else WorkerState.READY
+
+    def _check_open(self) -> None:
+        if self._failure:
+            raise self._failure
+        if self._state is WorkerState.STOPPING:
+            raise RemoteError(ErrorCode.WORKER_GONE, "the worker is ending")
+
+    async def _loaded(self) -> ModelInfo:
+        """Wait for the model. Raises RemoteError why there is none."""
+        while self._info is None:
+            self._check_open()
+            await self.changed.wait(1.0)
+        self._check_open()
+        return self._info
+
+    def _busy(self) -> RemoteError:
+        """With the seconds after which a slot should have come free."""
+        running, waiting = self._engine.counts()
+        retry_after = min(MAX_RETRY_AFTER_S, max(1, math.ceil(self._typical_s / self.config.slots)))
+        return RemoteError(
+            ErrorCode.ALL_SLOTS_BUSY,
+            f"all slots of the worker are busy: {running} running, {waiting} waiting",
+            hint="try again in a while, or load the model with more --slots or on another node",
+            details={"slots": self.config.slots, "running": running, "waiting": waiting, "retry_after_s": retry_after},
+        )
+
+    def _publish(self) -> None:
+        """Tell the hive and who follows, unless only time has passed."""
+        status = self.status()
+        news = (
+            status.state,
+            status.progress,
+            status.slots_free,
+            status.queued,
+            status.idle_s is None,
+            status.error,
+            self.keep_alive.leases.changes,
+        )
+        if news != self._published:
+            self._published = news
+            self._report(status)
+            self.changed.notify()

@@ -1,0 +1,1 @@
+"""A chat as the text that a model reads: its template, rendered in a process of its own, and what it left out."""

@@ -1,0 +1,176 @@
+"""An engine without a model, for tests of everything around one: what it answers is a function of the prompt.
+
+A token is a byte of UTF-8; BEGIN stands before each prompt and END ends each answer. The engine keeps books like
+llama.cpp does and fails loudly on what llama.cpp would answer with garbage: a gap in a sequence's positions, a
+prompt that is not what stands in the memory, a sample from a row without logits, a generated token that was never fed
+back.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rbee_remote.protocol import Sampling, WorkerConfig
+from rbee_remote.worker.engine.interface import (
+    BatchToken,
+    Engine,
+    LoadAborted,
+    LoadEngine,
+    ModelInfo,
+    Progress,
+    Sampled,
+)
+
+BEGIN, END = 256, 257
+
+INFO = ModelInfo(
+    n_ctx_train=8192,
+    n_vocab=258,
+    chat_template="{{ bos_token }}{% for message in messages %}{{ message.content }}{% endfor %}",
+    bos="<begin>",
+    eos="<end>",
+    adds_bos=True,
+    adds_eos=False,
+    backend="cpu",
+    device="cpu",
+)
+
+
+class ScriptedEngine:
+    """answer: the bytes generated for a prompt. before_step: called with the number of the step, from 1, before it
+    is computed; what it raises is the engine's failure. can_forget: whether a part of a sequence can be dropped.
+    steps, computed: how many steps and tokens of them there were."""
+
+    def __init__(
+        self,
+        answer: Callable[[str], bytes],
+        *,
+        n_batch: int = 16,
+        before_step: Callable[[int], None] = lambda _: None,
+        can_forget: bool = True,
+        info: ModelInfo = INFO,
+    ) -> None:
+        self.info = info
+        self.n_batch = n_batch
+        self.threads = 0
+        self.steps = 0
+        self.computed = 0
+        self.closed = False
+        self._answer = answer
+        self._before_step = before_step
+        self._can_forget = can_forget
+        self._interrupted = threading.Event()
+        self._memory: dict[int, list[int]] = {}
+        self._answers: dict[int, tuple[list[int], bytes]] = {}  # seq to a prompt and what follows it
+        self._rows: dict[int, tuple[int, int]] = {}  # index in the batch to the token's sequence and the token
+        self._embeddings = False
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        assert parse_special
+        assert not self.closed
+        return [BEGIN] * add_special + list(text.encode())
+
+    def piece(self, token: int) -> bytes:
+        return bytes([token]) if token < BEGIN else b""
+
+    def is_end(self, token: int) -> bool:
+        return token == END
+
+    def start(self, seq: int, sampling: Sampling, seed: int, prompt: Sequence[int]) -> None:
+        assert sampling.seed in (None, seed)
+        assert seq not in self._answers
+        self._answers[seq] = list(prompt), self._answer(bytes(prompt[1:]).decode())
+
+    def decode(self, batch: Sequence[BatchToken], *, embeddings: bool = False) -> bool:
+        assert 0 < len(batch) <= self.n_batch
+        assert not embeddings or all(token.output for token in batch)  # llama.cpp makes all of them
+        self.steps += 1
+        self._before_step(self.steps)
+        self._rows = {}
+        for row, (token, pos, seq, output) in enumerate(batch):
+            if self._interrupted.is_set() and row >= len(batch) // 2:
+                return False  # half of the step stays in memory, as in llama.cpp
+            memory = self._memory.setdefault(seq, [])
+            assert pos == len(memory), f"position {pos} of sequence {seq} follows {len(memory)}"
+            memory.append(token)
+            self.computed += 1
+            if output:
+                self._rows[row] = seq, token
+        self._embeddings = embeddings
+        return True
+
+    def sample(self, seq: int, row: int) -> Sampled:
+        assert self._rows[row][0] == seq
+        prompt, answer = self._answers[seq]
+        memory = self._memory[seq]
+        assert memory[: len(prompt)] == prompt
+        generated = bytes(memory[len(prompt) :])
+        assert answer.startswith(generated)
+        return Sampled(answer[len(generated)] if len(generated) < len(answer) else END)
+
+    def embedding(self, row: int) -> NDArray[np.float32]:
+        """One dimension for each token there is."""
+        assert self._embeddings
+        hidden = np.zeros(self.info.n_vocab, np.float32)
+        hidden[self._rows[row][1]] = 1
+        return hidden
+
+    def finish(self, seq: int) -> None:
+        self._answers.pop(seq, None)
+
+    def reusable(self, seq: int, count: int) -> int:
+        assert count <= len(self._memory[seq])
+        return count if self._can_forget or count == len(self._memory[seq]) else 0
+
+    def truncate(self, seq: int, count: int) -> bool:
+        memory = self._memory.setdefault(seq, [])
+        kept = self._can_forget or count in (0, len(memory))
+        del memory[count if kept else 0 :]
+        return kept
+
+    def copy(self, source: int, target: int, count: int) -> bool:
+        self._memory[target] = self._memory[source].copy()
+        return self.truncate(target, count)
+
+    def set_threads(self, count: int) -> None:
+        assert count > 0
+        self.threads = count
+
+    def measure(self, prompt_tokens: int, generated_tokens: int) -> float | None:
+        """A millisecond for each step."""
+        assert not self._answers
+        steps = -(-prompt_tokens // self.n_batch) + generated_tokens
+        self._memory.clear()
+        for _ in range(steps):
+            self.steps += 1
+            self._before_step(self.steps)
+            if self._interrupted.is_set():
+                return None
+        return steps / 1000
+
+    def interrupt(self) -> None:
+        self._interrupted.set()
+
+    def rearm(self) -> None:
+        self._interrupted.clear()
+
+    def close(self) -> None:
+        assert not self.closed
+        self.closed = True
+
+
+def loads(engine: Engine, may_load: Callable[[], bool] = lambda: True) -> LoadEngine:
+    """A load that reports progress until `may_load` says that it is complete, and gives `engine`."""
+
+    def load(_: WorkerConfig, progress: Progress) -> Engine:
+        while progress(0.5):
+            if may_load():
+                progress(1.0)
+                return engine
+        raise LoadAborted
+
+    return load

@@ -1,0 +1,143 @@
+"""Placement as a table."""
+
+from __future__ import annotations
+
+import pytest
+
+from rbee.base.errors import UsageError
+from rbee.infer.placement import Reuse, Spawn, place
+from rbee.inventory import Node
+from rbee.registry import WorkerRow
+
+MODEL = "smollm2:135m"
+LOCAL, A, B = Node("local"), Node("a", host="a"), Node("b", host="b", max_workers=1)
+
+
+def model_of(_: Node) -> str:
+    return MODEL
+
+
+def row(
+    node: str,
+    *,
+    model: str = MODEL,
+    state: str = "idle",
+    free: int = 1,
+    ctx: int = 4096,
+    kv_type: str = "f16",
+    flash_attention: str = "auto",
+    devices: str = "",
+    tensor_split: str = "",
+    secret: str = "5ec2e75f" * 4,
+) -> WorkerRow:
+    return WorkerRow(
+        node=node,
+        worker_id="0" * 16,
+        model=model,
+        backend="cpu",
+        device="cpu",
+        state=state,
+        socket="/s",
+        slots=4,
+        slots_free=free,
+        ctx=ctx,
+        keep_alive_s=300.0,
+        boot_id="",
+        pid=1,
+        start_ticks=1,
+        hive_instance="",
+        payload="",
+        created_at="",
+        last_seen_at="",
+        kv_type=kv_type,
+        flash_attention=flash_attention,
+        devices=devices,
+        tensor_split=tensor_split,
+        secret=secret,
+    )
+
+
+@pytest.mark.parametrize(
+    ("nodes", "rows", "ctx", "expected"),
+    [
+        pytest.param([A], [], None, "spawn a", id="a named node, nothing known"),
+        pytest.param([A], [row("b")], None, "spawn a", id="a named node wins over a loaded one elsewhere"),
+        pytest.param([A, B, LOCAL], [row("b")], None, "reuse b", id="the node that has the model"),
+        pytest.param([A, B, LOCAL], [row("b", state="ready")], None, "reuse b", id="ready has a free slot too"),
+        pytest.param([A, B, LOCAL], [row("b", free=0, state="busy")], None, "spawn a", id="no free slot"),
+        pytest.param([A, B, LOCAL], [row("b", state="loading")], None, "spawn a", id="still loading"),
+        pytest.param([A, B, LOCAL], [row("b", model="other")], None, "spawn a", id="another model"),
+        pytest.param([A, B], [row("b", ctx=2048)], 4096, "spawn a", id="its context is too small"),
+        pytest.param([A, B], [row("b", ctx=8192)], 4096, "reuse b", id="its context is large enough"),
+        pytest.param([B, A], [row("b", model="other", state="busy", free=0)], None, "spawn a", id="first with room"),
+        pytest.param([B, A], [row("b", model="other")], None, "spawn b", id="an idle worker gives way"),
+        pytest.param([LOCAL, A], [], None, "spawn a", id="local is the last resort"),
+        pytest.param([B, LOCAL], [row("b", model="x", state="busy", free=0)], None, "spawn local", id="else local"),
+        pytest.param([LOCAL, A], [row("local")], None, "reuse local", id="local, where the model is loaded there"),
+    ],
+)
+def test_place(nodes: list[Node], rows: list[WorkerRow], ctx: int | None, expected: str) -> None:
+    decision = place(nodes, rows, model_of, ctx=ctx)
+    assert f"{type(decision).__name__.lower()} {decision.node.name}" == expected
+    assert isinstance(decision, Reuse | Spawn)
+
+
+@pytest.mark.parametrize(
+    ("node", "slots", "expected"),
+    [
+        (A, None, Reuse),
+        (A, 4, Reuse),
+        (A, 2, Spawn),
+        (Node("a", host="a", slots=4), None, Reuse),
+        (Node("a", host="a", slots=2), None, Spawn),
+        (Node("a", host="a", slots=2), 4, Reuse),
+        (Node("a", host="a", ctx=8192), None, Spawn),
+        (Node("a", host="a", ctx=0), None, Reuse),
+    ],
+)
+def test_what_the_request_says_goes_before_what_the_node_does(
+    node: Node, slots: int | None, expected: type[Reuse | Spawn]
+) -> None:
+    assert isinstance(place([node], [row("a")], model_of, slots=slots), expected)
+
+
+def test_where_no_row_can_tell_the_hive_is_asked() -> None:
+    assert place([A, LOCAL], [row("local")], model_of, reuse=False) == Spawn(A)
+
+
+def test_of_two_workers_the_one_with_more_free_slots() -> None:
+    decision = place([A], [row("a", free=1), row("a", free=3)], model_of)
+    assert isinstance(decision, Reuse)
+    assert decision.row.slots_free == 3
+
+
+def test_each_node_may_have_a_model_of_its_own() -> None:
+    models = {"a": "one", "b": "other"}
+    rows = [row("a", model="other"), row("b", model="other")]
+    assert place([A, B], rows, lambda node: models[node.name]) == Reuse(B, rows[1])
+
+
+def test_no_nodes_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="no node"):
+        place([], [], model_of)
+
+
+@pytest.mark.parametrize(
+    ("node", "loaded", "expected"),
+    [
+        (A, {"kv_type": "q8_0"}, Spawn),
+        (A, {"flash_attention": "off"}, Spawn),
+        (A, {"kv_type": "", "flash_attention": ""}, Spawn),  # a registry of an older rbee
+        (A, {"devices": "CUDA1", "tensor_split": "1.0"}, Reuse),  # the hive takes any for a node that names none
+        (Node("a", host="a", kv_type="q8_0"), {"kv_type": "q8_0"}, Reuse),
+        (Node("a", host="a", kv_type="q8_0"), {}, Spawn),
+        (Node("a", host="a", devices=("CUDA0", "1")), {"devices": "CUDA0,1"}, Reuse),
+        (Node("a", host="a", devices=("CUDA0",)), {"devices": "CUDA1"}, Spawn),
+        (Node("a", host="a", tensor_split=(3.0, 1.0)), {"tensor_split": "3.0,1.0"}, Reuse),
+        (Node("a", host="a", tensor_split=(3.0, 1.0)), {"tensor_split": ""}, Spawn),
+    ],
+)
+def test_a_worker_that_was_loaded_in_another_way_is_not_taken_for_the_nodes(
+    node: Node, loaded: dict[str, str], expected: type
+) -> None:
+    assert isinstance(place([node], [row("a", **loaded)], model_of), expected)

@@ -1,0 +1,139 @@
+"""What a node has, and where a worker computes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rbee_remote.gguf.metadata import read_meta
+from rbee_remote.hive.fit import resources
+from rbee_remote.hive.fit.resources import Gpu, Placement, free_vram_mb, place
+from rbee_remote.protocol import ErrorCode, RemoteError
+
+
+@pytest.mark.model
+def test_the_metadata_of_the_real_model(model_path: Path) -> None:
+    meta = read_meta(model_path)
+    assert (meta.n_layers, meta.n_ctx_train, meta.n_vocab, meta.n_head_kv) == (30, 8192, 49152, 3)
+    assert meta.quantization == "Q4_1"
+    assert meta.parameters == 134_515_008
+
+
+def test_the_limit_for_tests_lowers_what_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resources.available_ram_mb() > 200
+    monkeypatch.setenv("RBEE_RAM_LIMIT_MB", "200")
+    assert resources.available_ram_mb() == 200
+
+
+def group(folder: Path, files: dict[str, str]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_control_groups_of_both_versions_limit_what_is_available(tmp_path: Path) -> None:
+    statistics = "anon 300\nactive_file 150\ninactive_file 50\n"
+    parent = {"memory.max": "1000", "memory.current": "500", "memory.stat": statistics}
+    group(tmp_path / "two/user", parent)
+    group(tmp_path / "two/user/job", {**parent, "memory.max": "max"})
+    (tmp_path / "own2").write_text("0::/user/job\n")
+    assert resources._cgroup_rooms(tmp_path / "two", tmp_path / "own2") == [700]
+    old = {"memory.limit_in_bytes": "800", "memory.usage_in_bytes": "500", "memory.stat": statistics}
+    group(tmp_path / "one/memory/job", old)
+    (tmp_path / "own1").write_text("5:cpu,cpuacct:/job\n4:memory:/job\n")
+    assert resources._cgroup_rooms(tmp_path / "one", tmp_path / "own1") == [500]
+
+
+H100 = Gpu(0, "H100", 80000, 70000)
+A100 = Gpu(1, "A100", 40000, 39000)
+
+
+@pytest.mark.parametrize(
+    ("backend", "layers", "gpus", "runtime", "expected"),
+    [
+        ("auto", None, (), set(), Placement("cpu", "cpu", "ram")),
+        ("auto", None, (H100,), set(), Placement("cpu", "cpu", "ram")),
+        ("auto", None, (), {"cuda"}, Placement("cpu", "cpu", "ram")),
+        ("auto", None, (H100,), {"cuda"}, Placement("cuda", "H100", "vram", (H100,))),
+        ("auto", None, (H100, A100), {"cuda"}, Placement("cuda", "H100, A100", "vram", (H100, A100))),
+        ("auto", None, (), {"metal"}, Placement("metal", "metal", "ram")),
+        ("cuda", 0, (H100,), {"cuda"}, Placement("cuda", "cpu", "ram")),
+        ("cuda", None, (), {"cuda"}, ErrorCode.BACKEND_UNAVAILABLE),
+        ("cuda", None, (H100,), set(), ErrorCode.BACKEND_UNAVAILABLE),
+        ("tpu", None, (), set(), ErrorCode.USAGE),
+    ],
+)
+def test_where_a_worker_computes(
+    monkeypatch: pytest.MonkeyPatch,
+    backend: str,
+    layers: int | None,
+    gpus: tuple[Gpu, ...],
+    runtime: set[str],
+    expected: Placement | ErrorCode,
+) -> None:
+    monkeypatch.setattr(resources, "runtime_backends", lambda: frozenset(runtime))
+    if isinstance(expected, ErrorCode):
+        with pytest.raises(RemoteError) as failure:
+            place(backend, layers, gpus)
+        assert failure.value.code is expected
+    else:
+        assert place(backend, layers, gpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("devices", "split", "expected"),
+    [
+        ((), (), (H100, A100)),
+        (("CUDA1",), (), (A100,)),
+        (("cuda1", "0"), (), (A100, H100)),
+        (("CUDA0", "CUDA1"), (3.0, 1.0), (H100, A100)),
+        (("CUDA2",), (), r"no device 'CUDA2'.*there are CUDA0 \(H100\), CUDA1 \(A100\)"),
+        (("-1",), (), "no device '-1'"),
+        (("CUDA0", "0"), (), "named twice"),
+        ((), (1.0,), "1 shares for 2 GPUs.*one for each of CUDA0, CUDA1"),
+        (("CUDA0",), (3.0, 1.0), "2 shares for 1 GPUs"),
+    ],
+)
+def test_devices_are_named_as_ggml_does_or_by_number(
+    monkeypatch: pytest.MonkeyPatch,
+    devices: tuple[str, ...],
+    split: tuple[float, ...],
+    expected: tuple[Gpu, ...] | str,
+) -> None:
+    monkeypatch.setattr(resources, "runtime_backends", lambda: frozenset({"cuda"}))
+    if isinstance(expected, tuple):
+        placement = place("auto", None, (H100, A100), devices, split)
+        assert (placement.gpus, placement.split) == (expected, split)
+        return
+    with pytest.raises(RemoteError) as failure:
+        place("auto", None, (H100, A100), devices, split)
+    assert failure.value.code is ErrorCode.USAGE
+    assert re.search(expected, f"{failure.value.message}; {failure.value.hint}")
+
+
+def test_a_gpu_cannot_be_chosen_where_the_processor_computes() -> None:
+    with pytest.raises(RemoteError, match="no GPU to choose") as failure:
+        place("cpu", None, (H100,), ("CUDA0",))
+    assert failure.value.code is ErrorCode.USAGE
+
+
+@pytest.mark.parametrize(
+    ("gpus", "split", "now", "expected"),
+    [
+        ((H100,), (), (H100, A100), 70000),
+        ((H100, A100), (), (H100, A100), 109000),
+        ((H100, A100), (1.0, 1.0), (H100, A100), 78000),
+        ((H100, A100), (3.0, 1.0), (H100, A100), 93333),
+        ((H100, A100), (1.0, 0.0), (H100, A100), 70000),
+        ((H100, A100), (), (replace(H100, free_mb=1000), A100), 40000),
+        ((A100,), (), (H100,), 0),
+    ],
+)
+def test_given_shares_end_where_the_first_gpu_is_full(
+    gpus: tuple[Gpu, ...], split: tuple[float, ...], now: tuple[Gpu, ...], expected: int
+) -> None:
+    assert free_vram_mb(Placement("cuda", "", "vram", gpus, split), now) == expected

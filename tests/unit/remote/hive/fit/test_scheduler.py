@@ -1,0 +1,135 @@
+"""Tables for the decisions one can think of, and properties for the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rbee_remote.hive.fit.scheduler import (
+    Decision,
+    Demand,
+    MakeRoom,
+    NoMemory,
+    NoSlot,
+    Reuse,
+    Spawn,
+    WorkerKey,
+    WorkerView,
+    decide,
+    held_mb,
+)
+from rbee_remote.protocol import WorkerOptions, WorkerState
+
+OPTIONS = WorkerOptions(ctx=4096, slots=4, backend="cpu", gpu_layers=0, threads=1)
+
+
+def key(model: str) -> WorkerKey:
+    return WorkerKey(model, f"/models/{model}", OPTIONS, OPTIONS)
+
+
+def worker(name: str, model: str = "other", *, used: float = 0.0, mb: int = 100, **changes: object) -> WorkerView:
+    view = WorkerView(name, key(model), WorkerState.IDLE, in_use=False, last_used=used, memory="ram", memory_mb=mb)
+    return replace(view, **changes)  # type: ignore[arg-type]
+
+
+def demand(*, free: int = 1000, needed: int = 500, limit: int | None = None) -> Demand:
+    return Demand(key("wanted"), "ram", needed, free, limit)
+
+
+BUSY = {"state": WorkerState.BUSY, "in_use": True}
+STOPPING = {"state": WorkerState.STOPPING, "in_use": True}
+FAILED = {"state": WorkerState.FAILED, "in_use": True}
+LOADING = {"state": WorkerState.LOADING, "in_use": True}
+
+
+@pytest.mark.parametrize(
+    ("asked", "workers", "expected"),
+    [
+        (demand(), [], Spawn()),
+        (demand(), [worker("a", "wanted")], Reuse("a")),
+        (demand(), [worker("a", "wanted", **BUSY)], Reuse("a")),
+        (demand(free=0), [worker("a", "wanted", **LOADING)], Reuse("a")),
+        (demand(limit=1), [worker("a", "wanted", **FAILED)], Spawn()),
+        (demand(limit=2), [worker("a")], Spawn()),
+        (demand(limit=1), [worker("a")], MakeRoom(("a",), ())),
+        (demand(limit=1), [worker("a", **BUSY)], NoSlot(1)),
+        (demand(limit=1), [worker("a", **LOADING)], NoSlot(1)),
+        (demand(limit=1), [worker("a", "wanted", **STOPPING)], MakeRoom((), ("a",))),
+        (demand(), [worker("a", "wanted", **STOPPING)], Spawn()),
+        (demand(free=450), [worker("new", used=2), worker("old", used=1)], MakeRoom(("old",), ())),
+        (demand(free=450), [worker("new", used=2), worker("old", used=1, **BUSY)], MakeRoom(("new",), ())),
+        (demand(free=450), [worker("small", used=1, mb=10), worker("large", used=2)], MakeRoom(("large",), ())),
+        (demand(free=350), [worker("a", used=1), worker("b", used=2)], MakeRoom(("a", "b"), ())),
+        (demand(free=450), [worker("a", **STOPPING), worker("b")], MakeRoom((), ("a",))),
+        (demand(free=350), [worker("a", **STOPPING), worker("b")], MakeRoom(("b",), ("a",))),
+        (demand(free=450), [worker("a", **BUSY)], NoMemory(500, 450, 550)),
+        (demand(free=100), [worker("a"), worker("b", **BUSY)], NoMemory(500, 200, 300)),
+        (demand(free=450), [worker("gpu", memory="vram", mb=9000)], NoMemory(500, 450, 450)),
+    ],
+)
+def test_decisions(asked: Demand, workers: list[WorkerView], expected: Decision) -> None:
+    assert decide(asked, workers) == expected
+
+
+states = st.sampled_from(list(WorkerState))
+views = st.builds(
+    WorkerView,
+    id=st.uuids().map(str),
+    key=st.sampled_from(["wanted", "a", "b"]).map(key),
+    state=states,
+    in_use=st.booleans(),
+    last_used=st.floats(0, 100),
+    memory=st.sampled_from(["ram", "vram"]),
+    memory_mb=st.integers(0, 1000),
+)
+demands = st.builds(
+    Demand,
+    key=st.just(key("wanted")),
+    memory=st.sampled_from(["ram", "vram"]),
+    needed_mb=st.integers(0, 3000),
+    free_mb=st.integers(0, 3000),
+    max_workers=st.none() | st.integers(1, 5),
+)
+
+
+def fits(asked: Demand, left: list[WorkerView], gone: list[WorkerView]) -> bool:
+    slot = asked.max_workers is None or len(left) < asked.max_workers
+    return slot and asked.needed_mb <= asked.free_mb + held_mb(gone, asked.memory)
+
+
+@given(demands, st.lists(views, max_size=7, unique_by=lambda view: view.id))
+def test_no_decision_breaks_a_rule(asked: Demand, workers: list[WorkerView]) -> None:
+    by_id = {view.id: view for view in workers}
+    live = [view for view in workers if view.state is not WorkerState.FAILED]
+    match decide(asked, workers):
+        case Reuse(chosen):
+            assert by_id[chosen].key == asked.key
+            assert by_id[chosen].state not in (WorkerState.FAILED, WorkerState.STOPPING)
+        case Spawn():
+            assert fits(asked, live, [])
+        case MakeRoom(evict, await_end):
+            gone = [by_id[name] for name in (*evict, *await_end)]
+            assert gone
+            assert not any(by_id[name].in_use for name in evict)
+            assert all(by_id[name].state is WorkerState.STOPPING for name in await_end)
+            assert fits(asked, [view for view in live if view not in gone], gone)
+            for name in evict:
+                rest = [view for view in gone if view.id != name]
+                assert not fits(asked, [view for view in live if view not in rest], rest), "evicted in vain"
+        case NoSlot() | NoMemory():
+            gone = [view for view in live if not view.in_use or view.state is WorkerState.STOPPING]
+            assert not fits(asked, [view for view in live if view not in gone], gone)
+
+
+@given(demands, st.lists(views, max_size=7, unique_by=lambda view: view.id))
+def test_making_room_leads_to_a_worker(asked: Demand, workers: list[WorkerView]) -> None:
+    decision = decide(asked, workers)
+    if isinstance(decision, MakeRoom):
+        gone = [view for view in workers if view.id in (*decision.evict, *decision.await_end)]
+        more = replace(asked, free_mb=asked.free_mb + held_mb(gone, asked.memory))
+        assert decide(more, [view for view in workers if view not in gone]) == Spawn()
+    else:
+        assert isinstance(decision, (Reuse, Spawn, NoSlot, NoMemory))

@@ -1,0 +1,50 @@
+"""Which file of a repository `hf:OWNER/REPO:WANTED` means."""
+
+from __future__ import annotations
+
+import pytest
+
+from rbee_remote.hive.models.hub import choose_file
+from rbee_remote.protocol import ErrorCode, RemoteError
+
+FILES = [
+    "README.md",
+    "model-Q4_0.gguf",
+    "model-Q4_K_M.gguf",
+    "model-IQ4_K_M.gguf",
+    "old/model-Q4_K_M.gguf",
+    "mmproj-model-Q8_0.gguf",
+    "model-F16-00001-of-00002.gguf",
+]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("old/model-Q4_K_M.gguf", "old/model-Q4_K_M.gguf"),
+        ("Q4_K_M", "model-Q4_K_M.gguf"),
+        ("q4_k_m", "model-Q4_K_M.gguf"),
+        ("IQ4_K_M", "model-IQ4_K_M.gguf"),
+        ("Q4_0", "model-Q4_0.gguf"),
+        ("", "model-Q4_K_M.gguf"),
+    ],
+)
+def test_a_name_or_a_quantisation_means_one_file(wanted: str, expected: str) -> None:
+    assert choose_file(FILES, wanted, "o/r") == expected
+
+
+@pytest.mark.parametrize(
+    "wanted", ["Q4", "Q8_0", "F16", "K_M.*", "README", next(name for name in FILES if "-of-" in name)]
+)
+def test_anything_else_lists_what_there_is(wanted: str) -> None:
+    with pytest.raises(RemoteError) as failure:
+        choose_file(FILES, wanted, "o/r")
+    assert failure.value.code is ErrorCode.MODEL_NOT_FOUND
+    assert "model-Q4_K_M.gguf" in failure.value.details["files"]
+    assert "split" in failure.value.hint
+
+
+def test_the_only_file_needs_no_name() -> None:
+    assert choose_file(["whatever.gguf", "config.json"], "", "o/r") == "whatever.gguf"
+    with pytest.raises(RemoteError):
+        choose_file(["one.gguf", "two.gguf"], "", "o/r")

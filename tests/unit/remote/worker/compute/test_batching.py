@@ -1,0 +1,371 @@
+"""The scheduler against random arrivals, cancels and interruptions: nothing lost, nothing twice, nobody overtaken, and
+nothing built on memory that holds something else."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from rbee_remote.worker.compute.batching import EMBEDDED_AT_ONCE, Plan, QueueFull, Scheduler
+from rbee_remote.worker.compute.prefix import LEAST_COPIED, Move
+
+
+def test_prompts_are_computed_in_chunks_and_only_the_last_token_has_an_output() -> None:
+    scheduler = Scheduler(slots=1, queue=0, n_batch=4)
+    scheduler.submit("a", range(6))
+    first = scheduler.plan()
+    assert [(token, pos, output) for token, pos, _, output in first.batch] == [(n, n, False) for n in range(4)]
+    assert first.moves == (Move("a", 0, 0, 0),)
+    assert first.spans[0].row is None
+    scheduler.commit(first)
+    second = scheduler.plan()
+    assert [(token, pos, output) for token, pos, _, output in second.batch] == [(4, 4, False), (5, 5, True)]
+    assert second.spans[0].row == 1
+    assert second.moves == ()
+
+
+def test_decoding_goes_before_prefill_in_the_same_step() -> None:
+    scheduler = Scheduler(slots=2, queue=0, n_batch=4)
+    scheduler.submit("talks", [1])
+    scheduler.commit(scheduler.plan())
+    scheduler.append("talks", 2)
+    scheduler.submit("reads", range(10))
+    plan = scheduler.plan()
+    assert [(span.key, span.count) for span in plan.spans] == [("talks", 1), ("reads", 3)]
+
+
+def test_a_step_that_was_not_committed_is_planned_again() -> None:
+    scheduler = Scheduler(slots=1, queue=0, n_batch=4)
+    scheduler.submit("a", range(3))
+    assert scheduler.plan().batch == scheduler.plan().batch
+
+
+def test_a_rewound_request_computes_its_answer_again_as_well() -> None:
+    scheduler = Scheduler(slots=1, queue=0, n_batch=8)
+    scheduler.submit("a", [10, 11])
+    scheduler.commit(scheduler.plan())
+    scheduler.append("a", 12)
+    scheduler.rewind("a")
+    assert [token.token for token in scheduler.plan().batch] == [10, 11, 12]
+
+
+def test_the_queue_is_bounded() -> None:
+    scheduler = Scheduler(slots=1, queue=1, n_batch=4)
+    scheduler.submit("a", [1])
+    scheduler.submit("b", [1])
+    with pytest.raises(QueueFull):
+        scheduler.submit("c", [1])
+
+
+@pytest.mark.parametrize(("key", "prompt"), [("a", [1]), ("b", [])])
+def test_a_request_needs_a_key_of_its_own_and_a_prompt(key: str, prompt: list[int]) -> None:
+    scheduler = Scheduler(slots=1, queue=4, n_batch=4)
+    scheduler.submit("a", [1])
+    with pytest.raises(ValueError, match="a prompt and a key"):
+        scheduler.submit(key, prompt)
+
+
+def test_more_slots_than_a_step_has_tokens_are_refused() -> None:
+    with pytest.raises(ValueError, match="slots"):
+        Scheduler(slots=5, queue=0, n_batch=4)
+
+
+def test_a_token_cannot_come_before_its_context_is_computed() -> None:
+    scheduler = Scheduler(slots=1, queue=0, n_batch=4)
+    scheduler.submit("a", [1])
+    scheduler.plan()
+    with pytest.raises(ValueError, match="before its context"):
+        scheduler.append("a", 2)
+
+
+def finish(scheduler: Scheduler, key: str) -> None:
+    """Compute all of a request's prompt, and end it."""
+    entry = scheduler.entry(key)
+    assert entry is not None
+    while entry.missing:
+        scheduler.commit(scheduler.plan())
+    scheduler.remove(key)
+
+
+LONG = range(4 * LEAST_COPIED)
+
+
+def test_while_somebody_decodes_a_prompt_gets_a_bounded_part_of_the_step() -> None:
+    scheduler = Scheduler(slots=2, queue=0, n_batch=64)
+    scheduler.submit("talks", [1])
+    scheduler.commit(scheduler.plan(prefill=8))
+    scheduler.append("talks", 2)
+    scheduler.submit("reads", range(100, 140))
+    assert [span.count for span in scheduler.plan(prefill=8).spans] == [1, 8]
+    scheduler.remove("talks")
+    assert [span.count for span in scheduler.plan(prefill=8).spans] == [40]
+
+
+def test_a_short_prompt_is_not_kept_waiting_by_a_long_one_before_it() -> None:
+    scheduler = Scheduler(slots=3, queue=0, n_batch=16)
+    for number, length in enumerate((100, 100, 3)):
+        scheduler.submit(str(number), range(1000 * number, 1000 * number + length))
+    assert [(span.key, span.count) for span in scheduler.plan().spans] == [("0", 9), ("1", 4), ("2", 3)]
+
+
+def test_the_next_turn_of_a_chat_computes_only_what_is_new() -> None:
+    scheduler = Scheduler(slots=2, queue=0, n_batch=512)
+    scheduler.submit("first", LONG)
+    finish(scheduler, "first")
+    scheduler.submit("second", [*LONG, 900, 901])
+    plan = scheduler.plan()
+    assert plan.moves == (Move("second", 0, 0, len(LONG)),)
+    assert [token.token for token in plan.batch] == [900, 901]
+
+
+def test_the_last_token_of_a_prompt_is_computed_even_if_it_was_before() -> None:
+    scheduler = Scheduler(slots=1, queue=0, n_batch=512)
+    for key in ("first", "again"):
+        scheduler.submit(key, LONG)
+        plan = scheduler.plan()
+        finish(scheduler, key)
+    assert len(plan.batch) == 1
+    assert plan.spans[0].row == 0
+
+
+def test_what_another_conversation_needs_is_copied_and_left_where_it_is() -> None:
+    scheduler = Scheduler(slots=2, queue=0, n_batch=512)
+    scheduler.submit("first", [*LONG, *range(500, 700)])
+    finish(scheduler, "first")
+    scheduler.submit("other", [*LONG, 900])
+    assert scheduler.plan().moves == (Move("other", 0, 1, len(LONG)),)
+
+
+def test_a_common_start_too_short_to_be_worth_a_copy_is_computed_again() -> None:
+    scheduler = Scheduler(slots=2, queue=0, n_batch=512)
+    start = range(LEAST_COPIED - 1)
+    scheduler.submit("first", [*start, *range(500, 700)])
+    finish(scheduler, "first")
+    scheduler.submit("other", [*start, 900])
+    assert scheduler.plan().moves == (Move("other", 1, 1, 0),)
+
+
+def test_requests_that_come_at_once_compute_their_common_start_once() -> None:
+    scheduler = Scheduler(slots=3, queue=0, n_batch=512)
+    for key in (1, 2, 3):
+        scheduler.submit(str(key), [*LONG, 1000 + key])
+    first = scheduler.plan()
+    assert [(span.key, span.count) for span in first.spans] == [("1", len(LONG) + 1)]
+    scheduler.commit(first)
+    second = scheduler.plan()
+    assert second.moves == (Move("2", 0, 1, len(LONG)), Move("3", 0, 2, len(LONG)))
+    assert [token.token for token in second.batch] == [1002, 1003]
+
+
+def test_who_waited_for_anothers_prompt_computes_it_when_that_one_is_canceled() -> None:
+    scheduler = Scheduler(slots=2, queue=0, n_batch=8)
+    scheduler.submit("leads", LONG)
+    scheduler.submit("follows", [*LONG, 900])
+    scheduler.commit(scheduler.plan())
+    scheduler.remove("leads")
+    plan = scheduler.plan()
+    assert [span.key for span in plan.spans] == ["follows"]
+
+
+def test_nobody_waits_for_a_memory_that_cannot_be_shared() -> None:
+    scheduler = Scheduler(slots=2, queue=0, n_batch=512, shares=False)
+    scheduler.submit("1", LONG)
+    scheduler.submit("2", LONG)
+    assert [span.key for span in scheduler.plan().spans] == ["1", "2"]
+
+
+def test_a_request_that_may_not_reuse_computes_everything() -> None:
+    scheduler = Scheduler(slots=1, queue=0, n_batch=512)
+    scheduler.submit("first", LONG)
+    finish(scheduler, "first")
+    scheduler.submit("seeded", LONG, reuse=False)
+    assert scheduler.plan().moves == (Move("seeded", 0, 0, 0),)
+
+
+def test_the_slot_whose_use_lies_longest_back_is_overwritten() -> None:
+    scheduler = Scheduler(slots=2, queue=0, n_batch=512)
+    for number in (1, 2):
+        scheduler.submit(str(number), range(1000 * number, 1000 * number + 50))
+    for key in ("2", "1"):
+        finish(scheduler, key)
+    scheduler.submit("3", range(50))
+    assert scheduler.plan().moves == (Move("3", 1, 1, 0),)
+
+
+def test_what_the_memory_cannot_go_back_to_is_computed_again() -> None:
+    scheduler = Scheduler(slots=1, queue=0, n_batch=512)
+    scheduler.submit("first", LONG)
+    finish(scheduler, "first")
+    scheduler.submit("second", [*LONG, 900])
+    assert scheduler.plan(reusable=lambda slot, count: 0).moves == (Move("second", 0, 0, 0),)
+
+
+def test_a_text_to_embed_has_an_output_for_each_token_and_takes_little_of_a_step() -> None:
+    scheduler = Scheduler(slots=1, queue=0, n_batch=512)
+    scheduler.submit("text", range(EMBEDDED_AT_ONCE + 1), embeds=True)
+    plan = scheduler.plan()
+    assert plan.embeds
+    assert [token.output for token in plan.batch] == [True] * EMBEDDED_AT_ONCE
+
+
+def test_texts_to_embed_and_prompts_take_turns_and_who_decodes_is_in_each_step() -> None:
+    """A step that embeds has an output for each of its tokens, and room for few."""
+    scheduler = Scheduler(slots=3, queue=0, n_batch=512)
+    scheduler.submit("decodes", [1])
+    scheduler.submit("text", range(200, 200 + 2 * EMBEDDED_AT_ONCE), embeds=True)
+    scheduler.submit("prompt", range(900, 1500), reuse=False)
+    steps = []
+    for _ in range(4):
+        plan = scheduler.plan()
+        assert not plan.embeds or all(token.output for token in plan.batch)
+        steps.append([span.key for span in plan.spans])
+        scheduler.commit(plan)
+        scheduler.append("decodes", 2)
+        if scheduler.entry("text") and not scheduler.entry("text").missing:  # type: ignore[union-attr]
+            scheduler.remove("text")
+    assert steps == [["decodes", "text"], ["decodes", "prompt"], ["decodes", "text"], ["decodes", "prompt"]]
+
+
+def test_a_slot_that_gets_a_copy_is_no_source_before_the_engine_has_made_it() -> None:
+    """What the engine says of a slot's memory is about what it holds now."""
+    scheduler = Scheduler(slots=3, queue=0, n_batch=512)
+    for key, prompt in (("trunk", [*LONG, 901]), ("second", [77]), ("third", [78])):
+        scheduler.submit(key, prompt)
+    finish(scheduler, "second")
+    scheduler.remove("third")
+    held = {0: len(LONG) + 1, 1: 1, 2: 0}
+    for key in ("a", "b"):
+        scheduler.submit(key, [*LONG, 1000 + ord(key)])
+    plan = scheduler.plan(reusable=lambda slot, count: count if held[slot] >= count else 0)
+    assert [(move.source, move.count) for move in plan.moves] == [(0, len(LONG))] * 2
+
+
+class Traffic(RuleBasedStateMachine):
+    """Requests come, are cancelled anywhere, and are computed by a model memory kept beside the scheduler.
+
+    Their prompts begin alike more often than not, and the memory can lose a sequence.
+    """
+
+    SLOTS, QUEUE, N_BATCH = 3, 4, 24
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scheduler = Scheduler(self.SLOTS, self.QUEUE, self.N_BATCH)
+        self.number = 0
+        self.waiting: list[str] = []
+        self.seated: list[str] = []
+        self.tokens: dict[str, list[int]] = {}
+        self.reuse: dict[str, bool] = {}
+        self.begun: dict[str, int] = {}  # key to slot
+        self.memory: dict[int, list[int]] = {slot: [] for slot in range(self.SLOTS)}
+
+    @rule(start=st.integers(0, 2), common=st.integers(0, 60), own=st.integers(1, 40), reuse=st.booleans())
+    def submit(self, start: int, common: int, own: int, reuse: bool) -> None:
+        self.number += 1
+        key = str(self.number)
+        prompt = [100 * start + index for index in range(common)]
+        prompt += [self.number * 1000 + index for index in range(own)]
+        if len(self.waiting) + len(self.seated) >= self.SLOTS + self.QUEUE:
+            with pytest.raises(QueueFull):
+                self.scheduler.submit(key, prompt)
+            return
+        self.scheduler.submit(key, prompt, reuse=reuse)
+        self.waiting.append(key)
+        self.tokens[key] = prompt
+        self.reuse[key] = reuse
+
+    @precondition(lambda self: self.waiting or self.seated)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self._remove(data.draw(st.sampled_from([*self.waiting, *self.seated])))
+
+    @rule()
+    def interrupted_step(self) -> None:
+        for span in self._plan().spans:
+            assert len(self.memory[span.slot]) == span.start
+
+    @rule(data=st.data())
+    def interrupted_step_on_a_model_that_cannot_forget_a_part(self, data: st.DataObject) -> None:
+        for span in self._plan().spans:
+            if data.draw(st.booleans()):
+                self.memory[span.slot].clear()
+                self.scheduler.rewind(span.key)
+
+    @rule(data=st.data())
+    def step(self, data: st.DataObject) -> None:
+        plan = self._plan(prefill=data.draw(st.none() | st.integers(1, 30)))
+        self._compute(plan)
+        for key in [key for key in self.seated if data.draw(st.booleans(), label="cancelled meanwhile")]:
+            self._remove(key)
+        self._take(plan)
+
+    @invariant()
+    def counts_agree(self) -> None:
+        assert self.scheduler.running == len(self.seated) <= self.SLOTS
+        assert self.scheduler.waiting == len(self.waiting)
+
+    def teardown(self) -> None:
+        """Nobody starves: without new arrivals, each request gets its first token, in no more steps than there are
+        tokens."""
+        left = {*self.waiting, *self.seated}
+        steps = sum(len(self.tokens[key]) for key in left)
+        while left:
+            plan = self._plan(prefill=3)
+            self._compute(plan)
+            done = [span.key for span in plan.spans if span.row is not None]
+            self._take(plan)
+            for key in done:
+                self._remove(key)
+                left.discard(key)
+            steps -= 1
+            assert steps >= 0
+        assert self.scheduler.running == self.scheduler.waiting == 0
+
+    def _plan(self, prefill: int | None = None) -> Plan:
+        free = self.SLOTS - len(self.seated)
+        plan = self.scheduler.plan(prefill=prefill)
+        self.seated += self.waiting[:free]
+        del self.waiting[:free]
+        for move in plan.moves:
+            assert move.key in self.seated
+            assert move.slot not in self.begun.values()
+            assert self.reuse[move.key] or not move.count
+            self.memory[move.slot] = self.memory[move.source][: move.count]
+            assert self.memory[move.slot] == self.tokens[move.key][: move.count]
+            assert move.count < len(self.tokens[move.key])
+            self.begun[move.key] = move.slot
+        assert len(plan.batch) <= self.N_BATCH
+        assert bool(plan.batch) == bool(self.seated)
+        assert sum(span.count for span in plan.spans) == len(plan.batch)
+        assert len({span.slot for span in plan.spans}) == len(plan.spans)
+        assert all(self.begun[span.key] == span.slot for span in plan.spans)
+        return plan
+
+    def _compute(self, plan: Plan) -> None:
+        for row, (token, pos, seq, output) in enumerate(plan.batch):
+            assert pos == len(self.memory[seq])
+            self.memory[seq].append(token)
+            assert output == (row in [span.row for span in plan.spans])
+
+    def _take(self, plan: Plan) -> None:
+        self.scheduler.commit(plan)
+        for span in plan.spans:
+            if span.row is not None and span.key in self.begun:
+                assert self.memory[span.slot] == self.tokens[span.key]
+                token = int(span.key) * 1000 + len(self.tokens[span.key])
+                self.tokens[span.key].append(token)
+                self.scheduler.append(span.key, token)
+
+    def _remove(self, key: str) -> None:
+        slot = self.scheduler.remove(key)
+        assert (slot is not None) == (key in self.seated)
+        assert self.begun.pop(key, slot) == slot
+        self.seated = [other for other in self.seated if other != key]
+        self.waiting = [other for other in self.waiting if other != key]
+        assert self.scheduler.entry(key) is None
+
+
+TestTraffic = Traffic.TestCase
+TestTraffic.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)

@@ -1,0 +1,436 @@
+"""Bootstrap: the plan is pure; the steps run for real, with this machine as a node, the real uv and tiny packages."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from rbee.base.errors import NodeError
+from rbee.base.events import Event, Notice, Progress
+from rbee.base.settings import Settings
+from rbee.context import Context
+from rbee.inventory import Inventory, Node
+from rbee.node.probe import Gpu, Probe
+from rbee.setup import bootstrap, node_scripts, requirements
+from rbee.setup.bootstrap import Step, check, plan
+from rbee.setup.node_scripts import IMPORTS
+from rbee.setup.payload import build_payload
+from rbee.setup.platforms import Target
+from rbee.setup.wheels import WheelCache, uv_version
+from rbee.transport.local import LocalConnection
+from rbee_remote.protocol import ErrorCode
+from tests.doubles.connection import FakeConnection
+from tests.patience import PATIENCE_S
+from tests.unit.setup.package_index import PackageIndex
+from tests.unit.setup.tiny_packages import write_source, write_wheel
+
+HERE = Target.here()
+LOCAL = Node("local")
+LLAMA_TAG = "py3-none-linux_x86_64" if HERE.machine == "x86_64" else "py3-none-linux_aarch64"
+PACKAGES = [name.strip() for name in IMPORTS.split(",") if "llama_cpp" not in name]
+
+
+# --- the plan -------------------------------------------------------------------------------------------------------
+
+BARE = Probe(
+    system="Linux",
+    machine="x86_64",
+    libc="glibc 2.36",
+    home="/home/bee/.rbee/node",
+    python="/usr/bin/python3",
+    python_version=(3, 11, 2),
+    disk_free_mb=10_000,
+)
+KEY, DIGEST, UV = "0123456789abcdef", "fedcba9876543210", "1.2.3"
+
+
+@pytest.mark.parametrize(
+    ("probe", "steps"),
+    [
+        (BARE, [Step.UV, Step.WHEELS, Step.RUNTIME, Step.PAYLOAD]),
+        (replace(BARE, uv=frozenset({"uv-1.2.3"})), [Step.WHEELS, Step.RUNTIME, Step.PAYLOAD]),
+        (replace(BARE, uv=frozenset({"uv-1.0.0"})), [Step.UV, Step.WHEELS, Step.RUNTIME, Step.PAYLOAD]),
+        (replace(BARE, runtimes=frozenset({KEY})), [Step.PAYLOAD]),
+        (replace(BARE, payloads=frozenset({DIGEST})), [Step.UV, Step.WHEELS, Step.RUNTIME]),
+        (replace(BARE, payloads=frozenset({DIGEST}), runtimes=frozenset({KEY})), []),
+        (
+            replace(BARE, python="", python_version=None),
+            [Step.UV, Step.PYTHON, Step.WHEELS, Step.RUNTIME, Step.PAYLOAD],
+        ),
+        (replace(BARE, python_version=(3, 9, 2)), [Step.UV, Step.PYTHON, Step.WHEELS, Step.RUNTIME, Step.PAYLOAD]),
+    ],
+)
+def test_the_plan_has_what_is_missing_in_order(probe: Probe, steps: list[Step]) -> None:
+    assert plan(probe, DIGEST, KEY, UV) == steps
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        ({"system": "FreeBSD"}, ErrorCode.NODE_UNSUPPORTED, "FreeBSD"),
+        ({"machine": "riscv64"}, ErrorCode.NODE_UNSUPPORTED, "riscv64"),
+        ({"home_writable": False}, ErrorCode.BOOTSTRAP_FAILED, "cannot be written"),
+        ({"home_noexec": True}, ErrorCode.NODE_UNSUPPORTED, "noexec"),
+        ({"disk_free_mb": 299}, ErrorCode.DISK_FULL, "299 MB"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_written(
+    change: dict[str, object], code: ErrorCode, words: str
+) -> None:
+    with pytest.raises(NodeError) as caught:
+        check(replace(BARE, **change), list(Step))  # type: ignore[arg-type]
+    assert caught.value.code is code
+    assert words in caught.value.message
+    assert caught.value.hint
+
+
+async def test_a_musl_node_without_a_compiler_is_refused_before_anything_is_written(bed: Testbed) -> None:
+    bed.provide_llama()
+    node = FakeConnection()  # has no answer to any script
+    alpine = bed.probe(libc="musl 1.2.4", compiler="")
+    with pytest.raises(NodeError) as caught:
+        await bootstrap.ensure(node, alpine, Node("gpu1"), build_payload(), context=bed.context, emit=bed.events.append)
+    assert caught.value.code is ErrorCode.NODE_UNSUPPORTED
+    assert "musl1.2" in caught.value.message
+    assert "apk add build-base" in caught.value.hint
+
+
+def test_a_full_disk_does_not_stop_a_new_payload() -> None:
+    check(replace(BARE, disk_free_mb=5), [Step.PAYLOAD])
+    with pytest.raises(NodeError):
+        check(replace(BARE, disk_free_mb=5), [Step.RUNTIME])
+
+
+# --- the steps, for real --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Testbed:
+    """A node below `home`, and a keeper whose cache has a runtime of tiny packages."""
+
+    __test__ = False
+
+    home: Path
+    index: PackageIndex
+    context: Context
+    connection: LocalConnection
+    events: list[Event]
+
+    @property
+    def cache(self) -> WheelCache:
+        return WheelCache.of(self.context.settings)
+
+    def probe(self, **changes: object) -> Probe:
+        """What a probe would find now."""
+        names = {path.name for path in self.home.glob("runtimes/*") if not path.name.startswith(".")}
+        found = Probe(
+            system=HERE.system,
+            machine=HERE.machine,
+            libc=f"{HERE.libc} {'.'.join(map(str, HERE.libc_version))}",
+            home=str(self.home),
+            python=sys.executable,
+            python_version=sys.version_info[:3],
+            disk_free_mb=10_000,
+            payloads=frozenset(path.stem for path in self.home.glob("payloads/*.zip")),
+            runtimes=frozenset(name for name in names if (self.home / "runtimes" / name / "bin/python").exists()),
+            uv=frozenset(name for name in names if name.startswith("uv-")),
+        )
+        return replace(found, **changes)  # type: ignore[arg-type]
+
+    async def ensure(self, probe: Probe | None = None, node: Node = LOCAL) -> bootstrap.Ready:
+        return await bootstrap.ensure(
+            self.connection, probe or self.probe(), node, build_payload(), context=self.context, emit=self.events.append
+        )
+
+    def provide_llama(self, code: str = "") -> None:
+        wheel = write_wheel(self.index.folder, "llama_cpp_python", {"llama_cpp.py": code.encode()}, tag=LLAMA_TAG)
+        self.index.lock(requirements.LLAMA, wheel)
+        self.cache.add_wheel(wheel, "cpu")
+
+    def left_over(self) -> list[Path]:
+        return [*self.home.glob("runtimes/.staging-*"), *self.home.rglob("*.part")]
+
+
+@pytest.fixture
+async def bed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Testbed]:
+    index = PackageIndex(tmp_path, monkeypatch)
+    index.lock(requirements.BASE, *(write_wheel(index.folder, name, {f"{name}.py": b""}) for name in PACKAGES))
+
+    def no_registry() -> None:
+        raise AssertionError("a bootstrap needs no registry")
+
+    settings = Settings(home=tmp_path / "rbee")
+    context = Context(settings, Inventory({}), no_registry, "0" * 16)  # type: ignore[arg-type]
+    async with LocalConnection(keeper_id="0" * 16) as connection:
+        yield Testbed(tmp_path / "a home", index, context, connection, [])
+
+
+async def test_a_bare_node_gets_a_runtime_that_runs_and_a_payload(bed: Testbed) -> None:
+    bed.provide_llama("BUILT = 'here'")
+    ready = await bed.ensure()
+    assert ready.command == (ready.python, "-I", ready.payload)
+    assert ready.backend == "cpu"
+    assert Path(ready.payload).read_bytes() == build_payload().data
+    script = f"'{ready.python}' -I -c 'import llama_cpp, numpy; print(llama_cpp.BUILT)'"
+    assert (await bed.connection.run(script)).stdout == b"here\n"
+    assert (bed.home / "runtimes" / f"uv-{uv_version()}").stat().st_mode & 0o777 == 0o700
+    assert bed.home.stat().st_mode & 0o777 == 0o700
+    assert bed.left_over() == []
+
+
+async def test_uploads_are_reported_in_bytes_under_one_bar_for_all_wheels(bed: Testbed) -> None:
+    bed.provide_llama()
+    await bed.ensure()
+    wheels = [event for event in bed.events if isinstance(event, Progress) and event.key == "wheels"]
+    assert {event.total for event in wheels} == {wheels[-1].done}
+    assert [event.done for event in wheels] == sorted(event.done for event in wheels)
+    assert any(isinstance(event, Progress) and event.key == "runtime" for event in bed.events)
+
+
+async def test_a_second_bootstrap_does_not_even_talk_to_the_node(bed: Testbed) -> None:
+    bed.provide_llama()
+    first = await bed.ensure()
+    nobody = FakeConnection(lost=True)
+    probe = bed.probe()
+    assert bootstrap.is_complete(probe, LOCAL, build_payload(), bed.context)
+    again = await bootstrap.ensure(
+        nobody, probe, LOCAL, build_payload(), context=bed.context, emit=lambda _: pytest.fail("nothing to tell")
+    )
+    assert again == first
+
+
+async def test_two_bootstraps_at_once_leave_one_runtime(bed: Testbed) -> None:
+    bed.provide_llama()
+    bare = bed.probe()
+    one, two = await asyncio.gather(bed.ensure(bare), bed.ensure(bare))
+    assert one == two
+    assert len(bed.probe().runtimes) == 1
+    assert bed.left_over() == []
+
+
+async def test_a_runtime_that_does_not_work_never_gets_its_name(bed: Testbed) -> None:
+    bed.provide_llama("raise ImportError('libgomp.so.1: cannot open shared object file')")
+    with pytest.raises(NodeError) as caught:
+        await bed.ensure()
+    assert caught.value.code is ErrorCode.BOOTSTRAP_FAILED
+    assert "libgomp.so.1" in caught.value.message
+    assert bed.probe().runtimes == frozenset()
+    assert bed.left_over() == []
+
+
+async def test_an_interrupted_bootstrap_is_not_seen_and_the_next_one_succeeds(bed: Testbed, tmp_path: Path) -> None:
+    reached, go_on = tmp_path / "reached", tmp_path / "go on"
+    bed.provide_llama(
+        "import pathlib, time\n"
+        f"pathlib.Path({str(reached)!r}).touch()\n"
+        f"while not pathlib.Path({str(go_on)!r}).exists(): time.sleep(0.01)"
+    )
+    task = asyncio.create_task(bed.ensure())
+    async with asyncio.timeout(PATIENCE_S):
+        while not reached.exists():
+            await asyncio.sleep(0.02)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    assert task.cancelled()
+    assert bed.probe().runtimes == frozenset()
+    async with asyncio.timeout(PATIENCE_S):
+        while bed.left_over():
+            await asyncio.sleep(0.02)
+    go_on.touch()
+    ready = await bed.ensure()
+    assert Path(ready.python).exists()
+
+
+@pytest.mark.parametrize("gone", ["bin/python", "bin", "lib"])
+async def test_a_runtime_that_was_half_deleted_is_made_anew(bed: Testbed, gone: str) -> None:
+    bed.provide_llama()
+    runtime = Path((await bed.ensure()).runtime)
+    shutil.move(runtime / gone, bed.home / "gone")
+    await bed.ensure(bed.probe(runtimes=frozenset()))
+    assert (runtime / gone).exists()
+    assert bed.left_over() == []
+
+
+async def test_damaged_wheels_and_a_damaged_uv_are_sent_anew(bed: Testbed) -> None:
+    bed.provide_llama()
+    shutil.rmtree((await bed.ensure()).runtime)
+    wheel = next(bed.home.glob("runtimes/wheels/*/numpy-*.whl"))
+    for file in (wheel, bed.home / "runtimes" / f"uv-{uv_version()}"):
+        os.truncate(file, 100)
+    assert Path((await bed.ensure()).python).exists()
+    assert any(isinstance(event, Notice) and "sent anew" in event.text for event in bed.events)
+    assert bed.left_over() == []
+
+
+def test_the_staging_folder_goes_when_nobody_reads_any_more(tmp_path: Path) -> None:
+    """What a killed keeper leaves: the shell is to end, and cannot even say so."""
+    home, staging = tmp_path / "home", tmp_path / "home/runtimes/.staging-n"
+    script = node_scripts.prepare(str(home)) + "\n".join([*node_scripts.staging(str(home), "n"), "sleep 10", "true"])
+    with subprocess.Popen(
+        ["/bin/sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    ) as shell:
+        assert shell.stdin
+        assert shell.stdout
+        shell.stdin.write(script.encode())
+        shell.stdin.close()
+        deadline = time.monotonic() + PATIENCE_S
+        while not staging.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        shell.stdout.close()
+        os.killpg(shell.pid, signal.SIGTERM)
+        shell.wait(PATIENCE_S)  # a signal between fork and exec does not reach `sleep`
+    assert not staging.exists()
+
+
+async def test_wheels_that_are_on_the_node_do_not_travel_again(bed: Testbed) -> None:
+    bed.provide_llama()
+    ready = await bed.ensure()
+    shutil.rmtree(Path(ready.python).parents[1])
+    bed.events.clear()
+    await bed.ensure()
+    assert not [event for event in bed.events if isinstance(event, Progress) and event.key in {"wheels", "uv"}]
+    assert Path(ready.python).exists()
+
+
+async def test_leftovers_of_long_ago_go_and_those_of_today_stay(bed: Testbed) -> None:
+    bed.provide_llama()
+    stale, fresh = (bed.home / "runtimes" / f".staging-{name}" for name in ("stale", "fresh"))
+    for folder in (stale, fresh):
+        folder.mkdir(parents=True)
+    await bed.connection.run(f"touch -d '3 days ago' '{stale}'")
+    await bed.ensure()
+    assert not stale.exists()
+    assert fresh.exists()
+
+
+async def test_a_node_with_a_compiler_builds_for_itself_and_for_the_next_one(bed: Testbed) -> None:
+    """The node has an older C library than the keeper, so what is built here may not run there."""
+    source = write_source(bed.index.folder, "llama_cpp_python", tag=LLAMA_TAG)
+    bed.index.lock(requirements.LLAMA, source)
+    bed.index.lock(requirements.BUILD, write_wheel(bed.index.folder, "cmake", {"cmake.py": b""}))
+    older = bed.probe(libc=f"{HERE.libc} 2.17", compiler="/usr/bin/cc")
+    with pytest.raises(NodeError) as caught:
+        await bed.ensure(older)
+    assert "llama_cpp" in str(caught.value.details["stderr"])  # the tiny source makes no such module
+    built = bed.cache.find_llama(Target.of(older, sys.version_info[:2]), "cpu")
+    assert built is not None
+    steps = [event for event in bed.events if isinstance(event, Progress) and event.key == "build" and event.total]
+    assert [event.done for event in steps] == [1.0, 2.0, 3.0]
+    assert bed.left_over() == []
+
+
+async def test_a_failed_build_on_the_node_names_it_and_the_log_here(bed: Testbed) -> None:
+    body = "print('part.c:1: error: out of luck')\nsys.exit(1)"
+    bed.index.lock(requirements.LLAMA, write_source(bed.index.folder, "llama_cpp_python", tag=LLAMA_TAG, body=body))
+    bed.index.lock(requirements.BUILD, write_wheel(bed.index.folder, "cmake", {"cmake.py": b""}))
+    with pytest.raises(NodeError) as caught:
+        await bed.ensure(bed.probe(libc=f"{HERE.libc} 2.17", compiler="/usr/bin/cc"), Node("gpu1", host="gpu1"))
+    assert "on gpu1" in caught.value.message
+    assert "out of luck" in caught.value.message
+    assert bed.cache.build_log("cpu").exists()
+    assert bed.left_over() == []
+
+
+async def test_a_node_without_python_that_uv_cannot_help_is_told_what_to_install(bed: Testbed) -> None:
+    bed.provide_llama()
+    node = FakeConnection()
+    node.answer("python install", lambda _: _failed("error: Failed to download: no route to host"))
+    node.answer(".*", b"")
+    probe = bed.probe(python="", python_version=None)
+    with pytest.raises(NodeError) as caught:
+        await bootstrap.ensure(node, probe, LOCAL, build_payload(), context=bed.context, emit=bed.events.append)
+    assert caught.value.code is ErrorCode.NODE_UNSUPPORTED
+    assert "apt install python3" in caught.value.hint
+
+
+async def test_a_step_that_fails_says_why(bed: Testbed) -> None:
+    error = await _failure_of_a_step(bed, "mkdir: Stale file handle")
+    assert error.code is ErrorCode.BOOTSTRAP_FAILED
+    assert error.message.startswith("gpu1: ")
+
+
+async def test_a_step_that_fills_the_disk_says_how_much_it_takes_and_what_is_left(bed: Testbed) -> None:
+    error = await _failure_of_a_step(bed, "mkdir: No space left on device")
+    assert error.code is ErrorCode.DISK_FULL
+    assert error.details == {"needed_mb": bootstrap.NEEDED_MB, "free_mb": 20}
+
+
+async def _failure_of_a_step(bed: Testbed, said: str) -> NodeError:
+    bed.provide_llama()
+    node = FakeConnection()
+    node.answer("say end yes", b"system=Linux\nhome=/home/bee/.rbee/node\ndisk_free_kb=20000\n")
+    node.answer("mkdir", lambda _: _failed(said))
+    with pytest.raises(NodeError) as caught:
+        await bootstrap.ensure(
+            node, bed.probe(), Node("gpu1"), build_payload(), context=bed.context, emit=bed.events.append
+        )
+    return caught.value
+
+
+def _failed(stderr: str) -> object:
+    from rbee.transport.connection import Completed
+
+    return Completed(b"", stderr, 1)
+
+
+# --- which backend --------------------------------------------------------------------------------------------------
+
+NVIDIA = (Gpu("nvidia", "H100"),)
+
+
+async def test_a_gpu_without_a_wheel_for_it_falls_back_to_the_cpu_and_says_so_once(
+    bed: Testbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bed.provide_llama()
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    if shutil.which("nvcc"):
+        pytest.skip("this machine can build for CUDA")
+    ready = await bed.ensure(bed.probe(gpus=NVIDIA))
+    assert ready.backend == "cpu"
+    assert sum(isinstance(event, Notice) and "NVIDIA" in event.text for event in bed.events) == 1
+    bed.events.clear()
+    await bed.ensure(bed.probe(gpus=NVIDIA))
+    assert bed.events == []
+
+
+async def test_a_gpu_gets_the_wheel_for_it_from_the_cache(bed: Testbed) -> None:
+    bed.provide_llama()
+    bed.cache.add_wheel(next(bed.index.folder.glob("llama_cpp_python*.whl")), "cuda")
+    cpu = await bed.ensure()
+    cuda = await bed.ensure(bed.probe(gpus=NVIDIA))
+    assert (cpu.backend, cuda.backend) == ("cpu", "cuda")
+    assert cpu.python != cuda.python
+
+
+# --- with the real packages -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.model
+async def test_the_real_runtime_reads_the_real_model(tmp_path: Path, model_path: Path) -> None:
+    """Needs the package index, and a llama-cpp-python wheel in the shared cache (else it is built: minutes)."""
+    from tests.testbed import assets
+
+    home, settings = tmp_path / "node", Settings(home=tmp_path / "rbee")
+    (settings.cache).mkdir(parents=True)
+    (settings.cache / "wheels").symlink_to(assets.wheel_cache())
+    context = Context(settings, Inventory({}), lambda: None, "0" * 16)  # type: ignore[arg-type, return-value]
+    async with LocalConnection(keeper_id="0" * 16) as connection:
+        bed = Testbed(home, None, context, connection, [])  # type: ignore[arg-type]
+        ready = await bed.ensure()
+        words = " ".join(f"'{word}'" for word in (*ready.command, "inspect", str(model_path)))
+        answer = await connection.run(words)
+    assert answer.status == 0, answer.stderr
+    assert b'"architecture": "llama"' in answer.stdout
