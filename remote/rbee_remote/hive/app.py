@@ -23,7 +23,8 @@ from starlette.routing import Route
 from rbee_remote.hive.models import registration
 from rbee_remote.hive.models.catalog import Catalog, check_ref
 from rbee_remote.hive.models.pulls import Pulls
-from rbee_remote.hive.record import SERVING, WorkerRecord
+from rbee_remote.hive.record import WorkerRecord
+from rbee_remote.hive.states import SERVING
 from rbee_remote.hive.supervisor import Supervisor
 from rbee_remote.protocol import (
     DownloadProgress,
@@ -157,17 +158,13 @@ class HiveApi:
         worker, follower = self._worker(request), request.query_params.get("follower", "")
 
         async def stream() -> AsyncIterator[bytes]:
-            worker.followers.append(follower)
-            try:
+            with worker.followed(follower):
                 while True:
-                    changed = worker.changed
+                    seen = worker.changed.count
                     yield _event("state", encode(worker.info()))
                     if worker.state in SERVING or worker.gone.is_set():
                         return
-                    with anyio.move_on_after(STATE_INTERVAL_S):
-                        await changed.wait()
-            finally:
-                worker.followers.remove(follower)
+                    await worker.changed.wait(STATE_INTERVAL_S, seen=seen)
 
         return _events(stream())
 

@@ -13,7 +13,8 @@ from rbee_remote.hive.fit.needs import Estimate, Need
 from rbee_remote.hive.fit.resources import Placement
 from rbee_remote.hive.fit.scheduler import Demand, NoMemory, NoSlot, WorkerKey
 from rbee_remote.hive.models.catalog import Catalog
-from rbee_remote.hive.record import COMING, WorkerRecord
+from rbee_remote.hive.record import WorkerRecord
+from rbee_remote.hive.states import COMING
 from rbee_remote.protocol import ErrorCode, Fit, ModelInfo, RemoteError, SpawnRequest, WorkerOptions, WorkerState
 from rbee_remote.sandbox import AUTO, OFF, ON
 from rbee_remote.system.child import DEVICE_ORDER, child_environment

@@ -1,6 +1,8 @@
 """A worker in the hive's table: what was asked for, what it last said of itself, and its process.
 
-Only the supervisor changes a record, and every change goes through `touch`, which wakes those who watch it.
+Rules
+- A record's fields are written by its own methods, and its state by `_happens` alone, as the table in `states` has it.
+- What others may wait for wakes them through `changed`.
 """
 
 from __future__ import annotations
@@ -8,6 +10,8 @@ from __future__ import annotations
 import math
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,13 +20,10 @@ import anyio
 from rbee_remote.hive.fit.needs import Need
 from rbee_remote.hive.fit.resources import Placement
 from rbee_remote.hive.fit.scheduler import WorkerKey, WorkerView
+from rbee_remote.hive.states import COMING, SERVING, Event, next_state
 from rbee_remote.protocol import Lease, LeaseRequest, RemoteError, WorkerInfo, WorkerState, WorkerStatus
+from rbee_remote.system.changes import Changes
 from rbee_remote.system.child import Child
-
-#: States in which a worker serves requests.
-SERVING = (WorkerState.IDLE, WorkerState.READY, WorkerState.BUSY)
-#: States before the first request can be served.
-COMING = (WorkerState.STARTING, WorkerState.LOADING)
 
 
 @dataclass(eq=False)
@@ -66,7 +67,7 @@ class WorkerRecord:
     checked_at: float = field(default_factory=time.monotonic)
     being_checked: bool = False
     missed_checks: int = 0
-    #: Somebody was left without an answer.
+    #: See `suspect`.
     suspected: bool = False
     #: It is to stop, its requests first.
     draining: bool = False
@@ -74,7 +75,7 @@ class WorkerRecord:
     wanted_until: float = 0.0
     #: The names of those who follow its load, and will send it their requests.
     followers: list[str] = field(default_factory=list)
-    changed: anyio.Event = field(default_factory=anyio.Event)
+    changed: Changes = field(default_factory=Changes)
     #: Set once there is a process, or never will be one.
     has_process: anyio.Event = field(default_factory=anyio.Event)
     gone: anyio.Event = field(default_factory=anyio.Event)
@@ -106,11 +107,6 @@ class WorkerRecord:
         """Whether it is of use to anybody but the follower who gives it up."""
         return self.state in SERVING or any(name != follower for name in self.followers)
 
-    def want(self, timeout_s: float | None) -> None:
-        """Somebody asks for it who will wait that long, None for as long as it takes."""
-        until = math.inf if timeout_s is None else time.monotonic() + timeout_s
-        self.wanted_until = max(self.wanted_until, until)
-
     @property
     def unseen_mb(self) -> int:
         """Memory that it will need and that is not missing yet from what the system reports as available.
@@ -119,20 +115,42 @@ class WorkerRecord:
         """
         return max(0, self.need.total_mb - self.anonymous_mb)
 
-    def touch(self) -> None:
-        """Wake those who wait for a change."""
-        self.changed.set()
-        self.changed = anyio.Event()
+    # --- what it is told, and what it says -------------------------------------------------------------------
 
-    async def drained(self) -> None:
-        """Returns when it runs no request any more, or is gone."""
-        while not self.gone.is_set() and self.slots_free < self.slots:
-            await self.changed.wait()
+    def _happens(self, event: Event) -> None:
+        """Raises ImpossibleEvent."""
+        self.state = next_state(self.state, event)
+        self.changed.notify()
+
+    def want(self, timeout_s: float | None) -> None:
+        """Somebody asks for it who will wait that long, None for as long as it takes."""
+        until = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        self.wanted_until = max(self.wanted_until, until)
+
+    def announce(self, lease: LeaseRequest) -> bool:
+        """Keep a keeper's lease until the worker listens. True for the first one: somebody has to tell the worker."""
+        self.announced.append(lease)
+        return len(self.announced) == 1
+
+    @contextmanager
+    def followed(self, follower: str) -> Iterator[None]:
+        """While somebody follows its load."""
+        self.followers.append(follower)
+        try:
+            yield
+        finally:
+            self.followers.remove(follower)
+
+    def start(self, child: Child) -> None:
+        self.child = child
+        self.has_process.set()
+        self.changed.notify()
 
     def apply(self, status: WorkerStatus) -> None:
-        """Take over what the worker said of itself. A worker that is to stop stays so, whatever it says."""
-        now = time.monotonic()
-        if status.progress > self.progress or (self.state in COMING and status.state != self.state):
+        """Take over what the worker said of itself. Raises ImpossibleEvent, and nothing has changed."""
+        now, event = time.monotonic(), Event.says(status.state)
+        state = next_state(self.state, event)
+        if status.progress > self.progress or (self.state in COMING and state is not self.state):
             self.progress_at = now
         if status.slots_free != self.slots_free or status.state is WorkerState.BUSY:
             self.used_at = now
@@ -145,11 +163,84 @@ class WorkerRecord:
         self.sandbox = status.sandbox or self.sandbox
         if status.error is not None:
             self.error = RemoteError.decode({"error": status.error})
-        # A worker that says it failed is of no more use; FAILED it is for us when its process has ended.
-        failed = status.state is WorkerState.FAILED
-        if self.state is not WorkerState.STOPPING:
-            self.state = WorkerState.STOPPING if failed else status.state
-        self.touch()
+        self._happens(event)
+
+    # --- its end --------------------------------------------------------------------------------------------
+
+    def give_up(self, error: RemoteError) -> None:
+        """error: why it is of no more use, for those who wait for it."""
+        self.error = error
+
+    def begin_stop(self, *, drain: bool) -> bool:
+        """From now on it takes no further request of the hive. False where its end is under way: a second call can only
+        make it faster. `draining` says whether its requests are let finish."""
+        first, serving = self.state is not WorkerState.STOPPING, self.state in SERVING
+        self._happens(Event.STOP)
+        if drain and not first:
+            return False
+        self.draining = drain and serving
+        return True
+
+    def exited(self, status: int) -> bool:
+        """Its process has ended with that exit status. Whether as planned; if not, `failed` is to follow."""
+        planned = self.state is WorkerState.STOPPING or (status == 0 and self.state in SERVING)
+        if not planned or self.error:
+            return False
+        self._happens(Event.EXIT)
+        return True
+
+    def failed(self) -> None:
+        """It is over, for the reason that `give_up` was told."""
+        self.failed_at = time.monotonic()
+        self._happens(Event.CRASH)
+
+    def leave(self) -> None:
+        """No process of it is left, and its memory is free."""
+        self.has_process.set()
+        self.gone.set()
+        self.changed.notify()
+
+    async def drained(self) -> None:
+        """Returns when it runs no request any more, or is gone."""
+        while not self.gone.is_set() and self.slots_free < self.slots:
+            await self.changed.wait()
+
+    # --- what is seen of it from outside --------------------------------------------------------------------
+
+    def observe(self, now: float, *, stopped: bool, traced: bool, rss_mb: int, anonymous_mb: int) -> None:
+        """How its process is. stopped: by a signal; traced: by a debugger. now: of the monotonic clock."""
+        if traced:
+            self.progress_at = now
+        if not stopped:
+            self.stopped_at = None
+        elif self.stopped_at is None:
+            self.stopped_at = now
+        self.rss_mb, self.anonymous_mb = rss_mb, anonymous_mb
+
+    def begin_check(self, now: float) -> None:
+        """Its health is about to be asked for, until `end_check`."""
+        self.being_checked, self.checked_at = True, now
+
+    def end_check(self) -> None:
+        self.being_checked = False
+
+    def answered(self) -> None:
+        self.missed_checks, self.suspected = 0, False
+
+    def missed_check(self) -> None:
+        self.missed_checks += 1
+
+    def suspect(self) -> None:
+        """Somebody was left without an answer."""
+        self.suspected = True
+
+    def excuse(self, slept_s: float) -> None:
+        """For so long nobody looked at it, so what it did not do meanwhile counts for nothing."""
+        self.progress_at += slept_s
+        self.stopped_at = None
+        self.missed_checks = 0
+
+    # --- as others see it -----------------------------------------------------------------------------------
 
     def leases_now(self) -> tuple[Lease, ...]:
         """Those that are not over."""

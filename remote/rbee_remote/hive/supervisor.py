@@ -9,42 +9,37 @@ Rules
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import anyio
 from anyio.abc import TaskGroup
 
-from rbee_remote.hive import ending, planning, verdicts, worker_calls
+from rbee_remote.hive import planning, worker_calls
 from rbee_remote.hive.fit import scheduler
 from rbee_remote.hive.fit.meter import Job, Meter
 from rbee_remote.hive.fit.scheduler import MakeRoom, NoMemory, NoSlot, Reuse, Spawn
-from rbee_remote.hive.launch import launch
+from rbee_remote.hive.life import Lives
 from rbee_remote.hive.models.catalog import Catalog
 from rbee_remote.hive.need_table import make_needs
 from rbee_remote.hive.planning import Plan
-from rbee_remote.hive.record import COMING, SERVING, WorkerRecord
+from rbee_remote.hive.record import WorkerRecord
+from rbee_remote.hive.states import COMING, SERVING
 from rbee_remote.protocol import (
     ErrorCode,
     Fit,
     LeaseRequest,
     ModelNeeds,
     NeedsRequest,
-    ProtocolError,
     RemoteError,
     SpawnRequest,
     StopRequest,
     WorkerState,
-    WorkerStatus,
-    decode,
 )
 from rbee_remote.system.audit import Audit
 from rbee_remote.system.caller import ANYBODY, Caller
-from rbee_remote.system.child import spinning
 from rbee_remote.system.command import payload_command
 from rbee_remote.system.layout import Layout
 
@@ -86,10 +81,10 @@ class Supervisor:
         self._catalog = catalog
         self._tasks = tasks
         self.timing = timing
-        self._command = list(worker_command or payload_command("worker"))
         self._workers: dict[str, WorkerRecord] = {}
         self._meter = Meter()
         self._audit = audit or Audit(layout)
+        self._lives = Lives(worker_command or payload_command("worker"), layout, self._audit, tasks)
         self.draining = False
 
     # --- asking ---------------------------------------------------------------------------------------------
@@ -184,20 +179,19 @@ class Supervisor:
     def _evict(self, worker: WorkerRecord, model: str, caller: Caller) -> None:
         _log.info("worker %s makes room for %s", worker.id, model)
         self._audit.note("worker.stop", caller, model=worker.key.model, worker=worker.id, reason=f"room for {model}")
-        self._begin_stop(worker, StopRequest())
+        self._lives.begin_stop(worker, StopRequest())
 
     async def _grant(self, worker: WorkerRecord, lease: LeaseRequest) -> bool:
         """Have the worker stay for a keeper; False when it is about to end. One that starts is told in time."""
         if worker.state is WorkerState.STARTING:
-            worker.announced.append(lease)
-            if len(worker.announced) == 1:
+            if worker.announce(lease):
                 self._tasks.start_soon(self._announce, worker)
             return True
         if await worker_calls.grant(worker, lease) or worker.state in COMING:  # why a load fails, who follows it hears
             return True
         _log.info("worker %s is ending, keeper %s gets another", worker.id, lease.keeper)
         if worker.alive:
-            self._begin_stop(worker, StopRequest())
+            self._lives.begin_stop(worker, StopRequest())
         return False
 
     async def _announce(self, worker: WorkerRecord) -> None:
@@ -223,7 +217,7 @@ class Supervisor:
     async def stop(self, worker: WorkerRecord, request: StopRequest) -> None:
         """End a worker, and return when its process is gone. The stop goes on when the caller does not."""
         if worker.alive:
-            self._begin_stop(worker, request)
+            self._lives.begin_stop(worker, request)
             await worker.gone.wait()
 
     def begin_stop_all(self, request: StopRequest) -> list[WorkerRecord]:
@@ -231,7 +225,7 @@ class Supervisor:
         self.draining = True
         leaving = self.live()
         for worker in leaving:
-            self._begin_stop(worker, request)
+            self._lives.begin_stop(worker, request)
         return leaving
 
     async def stop_all(self, request: StopRequest) -> None:
@@ -245,18 +239,16 @@ class Supervisor:
         kill: it cannot react to anything gentler.
         """
         _log.warning("worker %s: %s", worker.id, error.message)
-        worker.error = error
+        worker.give_up(error)
         if kill and worker.child:
             worker.child.kill_group()
-        self._begin_stop(worker, StopRequest(drain=False))
+        self._lives.begin_stop(worker, StopRequest(drain=False))
 
     def forget_failed(self, now: float) -> None:
         """Drop workers that failed longer ago than `timing.failed_visible`. now: of the monotonic clock."""
         for worker in self.workers():
             if worker.failed_at is not None and now - worker.failed_at >= self.timing.failed_visible:
                 del self._workers[worker.id]
-
-    # --- one worker's life ----------------------------------------------------------------------------------
 
     def _spawn(self, plan: Plan, caller: Caller) -> WorkerRecord:
         worker_id = secrets.token_hex(8)
@@ -277,76 +269,9 @@ class Supervisor:
         return worker
 
     async def _run(self, worker: WorkerRecord, plan: Plan, keeper: str) -> None:
-        """From the start of the process to its end; whatever happens, the record reaches its last state."""
-        _log.info("starting worker %s for %s, %d MB", worker.id, worker.key.model, worker.need.total_mb)
+        shared = any(other is not worker and other.placement.device == "cpu" for other in self.live())
         try:
-            others = any(other is not worker and other.placement.device == "cpu" for other in self.live())
-            env = spinning(plan.env, shared=others)
-            worker.child = await launch(
-                self._command, worker, keeper=keeper, env=env, sandbox=plan.request.sandbox, layout=self._layout
-            )
-            worker.has_process.set()
-            worker.touch()
-            async for line in worker.child.statuses():
-                self._on_status(worker, line)
-            status = await worker.child.wait()
-            self._on_exit(worker, status)
-        except Exception as error:
-            # One worker's trouble, a bug of ours included, must not end the others: they share this task group.
-            _log.exception("worker %s could not be run", worker.id)
-            worker.error = RemoteError(ErrorCode.WORKER_CRASHED, f"the worker could not be run: {error}")
-            self._fail_record(worker)
+            if await self._lives.run(worker, plan, keeper=keeper, shared=shared):
+                del self._workers[worker.id]
         finally:
-            with anyio.CancelScope(shield=True):
-                await ending.clear_away(worker, self._layout)
-            worker.has_process.set()
-            worker.gone.set()
-            worker.touch()
-
-    def _on_status(self, worker: WorkerRecord, line: bytes) -> None:
-        try:
-            status = decode(WorkerStatus, json.loads(line))
-        except (ProtocolError, ValueError) as error:
-            _log.warning("worker %s wrote a status that is none: %s", worker.id, error)
-            return
-        for served in status.served:
-            self._audit.served(served, model=worker.key.model, worker=worker.id)
-        before = worker.state
-        worker.apply(status)
-        if worker.state is not before:
-            _log.info("worker %s is %s", worker.id, worker.state.value)
-
-    def _on_exit(self, worker: WorkerRecord, status: int) -> None:
-        ended_well = status == 0 and worker.state in SERVING
-        asked_for = worker.state is WorkerState.STOPPING
-        if worker.error is None and (asked_for or ended_well):
-            _log.info("worker %s has ended", worker.id)
-            self._audit.note("worker.end", model=worker.key.model, worker=worker.id)
-            del self._workers[worker.id]
-            worker.state = WorkerState.STOPPING
-            return
-        if worker.error is None:
-            worker.error = verdicts.crashed(worker, status)
-        _log.error("worker %s failed: %s %s", worker.id, worker.error.message, worker.error.details)
-        self._fail_record(worker)
-
-    def _fail_record(self, worker: WorkerRecord) -> None:
-        worker.state, worker.failed_at = WorkerState.FAILED, time.monotonic()
-        reason = worker.error.code.value if worker.error else ""
-        self._audit.note("worker.crash", model=worker.key.model, worker=worker.id, reason=reason)
-
-    # --- ending one -----------------------------------------------------------------------------------------
-
-    def _begin_stop(self, worker: WorkerRecord, request: StopRequest) -> None:
-        """From now on the worker takes no further request of the hive; a second call can only make it faster."""
-        first = worker.state is not WorkerState.STOPPING
-        drain = request.drain and worker.state in SERVING
-        worker.state = WorkerState.STOPPING
-        worker.touch()
-        if first or not request.drain:
-            worker.draining = drain
-            self._tasks.start_soon(self._end, worker, replace(request, drain=drain))
-
-    async def _end(self, worker: WorkerRecord, request: StopRequest) -> None:
-        await worker.has_process.wait()
-        await ending.end(worker, request)
+            await self._lives.clear_away(worker)

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 import anyio
 import psutil
 
-from rbee_remote.hive import verdicts, worker_calls
+from rbee_remote.hive import worker_calls, worker_errors
 from rbee_remote.hive.fit.resources import MB
-from rbee_remote.hive.record import COMING, SERVING, WorkerRecord
+from rbee_remote.hive.record import WorkerRecord
+from rbee_remote.hive.states import COMING, SERVING
 from rbee_remote.system import logs
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ async def watch(supervisor: Supervisor) -> None:
                 _check_progress(supervisor, worker, now)
                 _check_wanted(supervisor, worker, now)
                 if _is_due(supervisor, worker, now):
-                    worker.being_checked, worker.checked_at = True, now
+                    worker.begin_check(now)
                     checks.start_soon(_check_health, supervisor, worker)
 
 
@@ -63,9 +64,7 @@ def _excuse_sleep(supervisor: Supervisor, slept_s: float) -> None:
         return
     _log.warning("the hive did not run for %.0f s", slept_s)
     for worker in supervisor.live():
-        worker.progress_at += slept_s
-        worker.stopped_at = None
-        worker.missed_checks = 0
+        worker.excuse(slept_s)
 
 
 def look_at_process(worker: WorkerRecord, now: float) -> None:
@@ -80,33 +79,33 @@ def look_at_process(worker: WorkerRecord, now: float) -> None:
             memory = process.memory_info()
     except psutil.Error:
         return  # it is ending: the supervisor will hear of that from the process itself
-    is_stopped = state == psutil.STATUS_STOPPED  # by a signal, not by a debugger's trace
-    if state == psutil.STATUS_TRACING_STOP:
-        worker.progress_at = now
-    if not is_stopped:
-        worker.stopped_at = None
-    elif worker.stopped_at is None:
-        worker.stopped_at = now
+    stopped = state == psutil.STATUS_STOPPED
+    if stopped and worker.stopped_at is None:
         _log.warning("worker %s is stopped", worker.id)
-    worker.rss_mb = memory.rss // MB
-    worker.anonymous_mb = (memory.rss - getattr(memory, "shared", 0)) // MB
+    worker.observe(
+        now,
+        stopped=stopped,
+        traced=state == psutil.STATUS_TRACING_STOP,
+        rss_mb=memory.rss // MB,
+        anonymous_mb=(memory.rss - getattr(memory, "shared", 0)) // MB,
+    )
 
 
 def _check_stopped(supervisor: Supervisor, worker: WorkerRecord, now: float) -> None:
     stopped_at, most = worker.stopped_at, supervisor.timing.stopped
     if stopped_at is not None and worker.error is None and now - stopped_at >= most:
-        supervisor.fail(worker, verdicts.stopped(worker, most), kill=True)
+        supervisor.fail(worker, worker_errors.stopped(worker, most), kill=True)
 
 
 def _check_progress(supervisor: Supervisor, worker: WorkerRecord, now: float) -> None:
     if worker.state in COMING and worker.error is None and now - worker.progress_at >= supervisor.timing.stall:
-        supervisor.fail(worker, verdicts.stalled(worker, supervisor.timing.stall))
+        supervisor.fail(worker, worker_errors.stalled(worker, supervisor.timing.stall))
 
 
 def _check_wanted(supervisor: Supervisor, worker: WorkerRecord, now: float) -> None:
     """Keepers that die do not say so, but their deadlines pass."""
     if worker.state in COMING and worker.error is None and now >= worker.wanted_until:
-        supervisor.fail(worker, verdicts.unwanted(worker))
+        supervisor.fail(worker, worker_errors.unwanted(worker))
 
 
 def _is_due(supervisor: Supervisor, worker: WorkerRecord, now: float) -> bool:
@@ -130,14 +129,15 @@ async def _check_health(supervisor: Supervisor, worker: WorkerRecord) -> None:
         try:
             await worker_calls.check_health(worker)
         except (OSError, ValueError) as error:
-            worker.missed_checks += 0 if _is_excused(worker) else 1
+            if not _is_excused(worker):
+                worker.missed_check()
             _log.warning("worker %s does not answer (%d): %s", worker.id, worker.missed_checks, error)
         else:
-            worker.missed_checks, worker.suspected = 0, False
+            worker.answered()
         if worker.missed_checks >= MISSED_CHECKS and _serves(worker):
-            supervisor.fail(worker, verdicts.silent(worker))
+            supervisor.fail(worker, worker_errors.silent(worker))
     finally:
-        worker.being_checked = False
+        worker.end_check()
 
 
 def _is_excused(worker: WorkerRecord) -> bool:

@@ -46,7 +46,7 @@ async def grant(worker: WorkerRecord, request: LeaseRequest) -> bool:
         return False
     except (OSError, ValueError) as error:
         _log.warning("worker %s does not take note of keeper %s: %s", worker.id, request.keeper, error)
-        worker.suspected = True
+        worker.suspect()
         return True
     return status != GONE
 
@@ -76,7 +76,7 @@ async def ask_to_end_if_idle(worker: WorkerRecord, request: StopRequest, caller:
             return
         raise in_use(worker, "its socket is gone, and whether it is at work is not known") from None
     except (OSError, ValueError) as error:
-        worker.suspected = True
+        worker.suspect()
         raise in_use(worker, "it does not answer, and whether it is at work is not known") from error
     if status >= 400:
         raise RemoteError.decode(answer)

@@ -2,9 +2,9 @@
 
 SCRIPT in the environment: serve (default), crash, hang (in loading), fail (with an error), stubborn (ignores SIGTERM),
 broken (writes no status that could be read), deaf (its socket takes connections and never answers), ending (serves,
-and says that it takes nobody in any more), deafened (answers nothing any more once told to stop). BUSY=1: reports one
-slot taken. IN_USE: why it is not to be ended. SERVED: how many requests it tells of. Leases that it is asked for are
-told as they were given.
+and says that it takes nobody in any more), deafened (answers nothing any more once told to stop), confused (says that
+it is loading when it serves). BUSY=1: reports one slot taken. IN_USE: why it is not to be ended. SERVED: how many
+requests it tells of. Leases that it is asked for are told as they were given.
 """
 
 from __future__ import annotations
@@ -96,6 +96,9 @@ class Worker:
         worker.say(state, served=[{"request_id": f"{number:032x}", **served} for number in range(count)])
         if os.environ.get("SCRIPT") == "deaf":
             time.sleep(600)
+        if os.environ.get("SCRIPT") == "confused":
+            worker.say("loading", progress=0.5)
+            worker.say("ready")
         if state == "busy":
             signal.signal(signal.SIGUSR1, lambda *_: worker.say("idle"))
         server.serve_forever(poll_interval=0.05)

@@ -17,7 +17,8 @@ import pytest
 
 from rbee_remote.hive import watch
 from rbee_remote.hive.models.catalog import Catalog
-from rbee_remote.hive.record import SERVING, WorkerRecord
+from rbee_remote.hive.record import WorkerRecord
+from rbee_remote.hive.states import SERVING
 from rbee_remote.hive.supervisor import Supervisor, Timing
 from rbee_remote.protocol import (
     ErrorCode,
@@ -85,6 +86,13 @@ async def serving(supervisor: Supervisor, request: SpawnRequest) -> WorkerRecord
 def pid(worker: WorkerRecord) -> int:
     assert worker.child is not None
     return worker.child.identity.pid
+
+
+async def test_a_worker_that_serves_is_not_believed_that_it_loads(layout: Layout) -> None:
+    async with supervising(layout) as supervisor:
+        worker, _ = await supervisor.ensure(spawn(script="confused"))
+        await until(worker, lambda: worker.state is WorkerState.READY)
+        assert worker.progress == 1.0
 
 
 async def test_twenty_at_once_share_one_worker(layout: Layout) -> None:
