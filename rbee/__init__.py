@@ -1,3 +1,1 @@
 """rbee, the keeper: runs where the user types. `rbee/infer/infer.py` is the place to begin reading."""
-
-__version__ = "0.1.0"

@@ -17,10 +17,10 @@ from typing import TypeVar
 from rbee.base.errors import NodeError
 from rbee.node.diagnosis import check_home
 from rbee.node.probe import Probe
-from rbee.setup.bootstrap import OLDEST_PYTHON
 from rbee.setup.payload import Payload, build_payload
 from rbee.transport.connection import Connection, quote
 from rbee_remote.protocol import (
+    OLDEST_PYTHON,
     ErrorCode,
     ProtocolError,
     RemoteError,

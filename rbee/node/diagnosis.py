@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from rbee.base.errors import NodeError
-from rbee_remote.protocol import ErrorCode
+from rbee_remote.protocol import OLDEST_PYTHON, ErrorCode
 
 if TYPE_CHECKING:
     from rbee.node.probe import Probe
-
-OLDEST_PYTHON = (3, 10)
 
 #: MB that a runtime takes with its staged copy; and with the smallest built-in model beside it.
 _DISK_NEEDED_MB = 300

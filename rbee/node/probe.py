@@ -18,7 +18,7 @@ from importlib.resources import files
 from rbee.base.errors import NodeError
 from rbee.inventory import Node
 from rbee.transport.connection import Connection, quote
-from rbee.transport.strict_modes import danger_script
+from rbee.transport.strict_modes import unsafe_because_script
 from rbee_remote.protocol import HIVE_SOCKET, ErrorCode
 
 _TIMEOUT = 60.0
@@ -128,7 +128,7 @@ async def probe(connection: Connection, node: Node) -> Probe:
 def script(home: str | None) -> str:
     """The probe's script. home: as in the inventory."""
     text = files("rbee.node").joinpath("probe.sh").read_text(encoding="utf-8")
-    return f"home_wanted={quote(home or '')}\n{danger_script()}{text}"
+    return f"home_wanted={quote(home or '')}\n{unsafe_because_script()}{text}"
 
 
 def parse(output: bytes) -> Probe:

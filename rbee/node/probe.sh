@@ -69,11 +69,11 @@ parent=${parent:-/}
 [ -w "$parent" ] && say home_writable yes
 say disk_free_kb "$(soon df -Pk "$parent" | sed -n '2s/.* \([0-9][0-9]*\)  *[0-9]*% .*/\1/p')"
 # The options of the file system that the parent lies on. In /proc/mounts a blank is written as \040.
-problem=$(danger "$home")
+problem=$(unsafe_because "$home")
 if [ -z "$problem" ] && [ -d "$home" ]; then
   for folder in "$home" "$home"/payloads "$home"/runtimes "$home"/models "$home"/log; do
     [ ! -e "$folder" ] || [ -O "$folder" ] || problem="$folder belongs to somebody else"
-    [ ! -L "$folder" ] || [ -n "$problem" ] || problem=$(danger "$folder")
+    [ ! -L "$folder" ] || [ -n "$problem" ] || problem=$(unsafe_because "$folder")
   done
 fi
 say home_problem "$problem"
@@ -98,7 +98,7 @@ for file in "$home"/runtimes/uv-*; do [ -x "$file" ] && say uv "${file##*/}"; do
 # --- where its sockets live
 run_base() {
   [ -n "$1" ] && [ -d "$1" ] || return 0
-  if [ -O "$1" ] && [ -w "$1" ] && [ -z "$(danger "$1")" ]; then say run_base "$1"; fi
+  if [ -O "$1" ] && [ -w "$1" ] && [ -z "$(unsafe_because "$1")" ]; then say run_base "$1"; fi
 }
 run_base "$XDG_RUNTIME_DIR"
 [ "$XDG_RUNTIME_DIR" = "/run/user/$uid" ] || run_base "/run/user/$uid"
@@ -108,7 +108,7 @@ tmp_problem=
 if [ -L "$own" ]; then tmp_problem="$own is a symbolic link"
 elif [ -e "$own" ] && [ ! -O "$own" ]; then tmp_problem="$own belongs to somebody else"
 elif [ -e "$own" ] && [ ! -d "$own" ]; then tmp_problem="$own is no folder"
-else tmp_problem=$(danger "$own")
+else tmp_problem=$(unsafe_because "$own")
 fi
 say tmp_problem "$tmp_problem"
 for socket in "$XDG_RUNTIME_DIR"/rbee/*/hive.sock "/run/user/$uid"/rbee/*/hive.sock "$own"/*/hive.sock; do

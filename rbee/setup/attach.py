@@ -11,7 +11,6 @@ import re
 import time
 from dataclasses import dataclass, field, replace
 
-from rbee import __version__
 from rbee.base.errors import NodeError
 from rbee.base.events import Emit, Notice
 from rbee.base.locks import keeper_lock
@@ -27,6 +26,7 @@ from rbee.setup.payload import Payload, build_payload
 from rbee.transport.connection import Connection, quote
 from rbee_remote.protocol import (
     PROTOCOL,
+    VERSION,
     ErrorCode,
     HiveInfo,
     ProtocolError,
@@ -115,19 +115,19 @@ def _is_outdated(info: HiveInfo, ready: bootstrap.Ready) -> bool:
     if info.protocol > PROTOCOL:
         raise NodeError(
             ErrorCode.VERSION_MISMATCH,
-            f"the hive speaks protocol {info.protocol} (rbee {info.version}), this keeper {PROTOCOL} ({__version__})",
+            f"the hive speaks protocol {info.protocol} (rbee {info.version}), this keeper {PROTOCOL} ({VERSION})",
             hint="upgrade rbee here, or stop that hive with the rbee that started it: `rbee hive stop NODE`",
-            details={"hive": info.version, "keeper": __version__},
+            details={"hive": info.version, "keeper": VERSION},
         )
     if info.payload == ready.digest:
         return False
-    return info.protocol < PROTOCOL or _numbers(info.version) <= _numbers(__version__)
+    return info.protocol < PROTOCOL or _numbers(info.version) <= _numbers(VERSION)
 
 
 async def _is_shared(hive: HiveClient, info: HiveInfo, context: Context) -> bool:
     """Whether another keeper's worker runs in a hive of our version with another payload: then it stays for now, or
     two checkouts that take turns would end each other's workers each time."""
-    if (info.protocol, info.version) != (PROTOCOL, __version__):
+    if (info.protocol, info.version) != (PROTOCOL, VERSION):
         return False
     leases = [lease for worker in await hive.workers() for lease in worker.leases]
     return any(lease.keeper != context.keeper_id for lease in leases)

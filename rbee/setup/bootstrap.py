@@ -31,9 +31,8 @@ from rbee.setup.platforms import Target, Version
 from rbee.setup.put_files import put_files
 from rbee.setup.wheels import WheelCache, uv_version
 from rbee.transport.connection import Connection
-from rbee_remote.protocol import ErrorCode
+from rbee_remote.protocol import OLDEST_PYTHON, ErrorCode
 
-OLDEST_PYTHON = (3, 10)
 #: What uv is asked for where a node has no Python; every wheel of the lock exists for it.
 OWN_PYTHON = (3, 12)
 #: A runtime, the uploaded wheels and uv (180 MB on x86-64 Linux), and what unpacking takes meanwhile.

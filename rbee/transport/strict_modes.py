@@ -12,11 +12,11 @@ from rbee.transport.connection import quote
 
 
 @functools.cache
-def danger_script() -> str:
-    """Defines `danger PATH`, which prints how somebody else could replace what is there; nothing where nobody can."""
+def unsafe_because_script() -> str:
+    """Defines `unsafe_because PATH`: prints how somebody else could replace what is there; nothing where nobody can."""
     return files("rbee.transport").joinpath("strict_modes.sh").read_text(encoding="utf-8")
 
 
 def is_safe(folder: str) -> str:
     """A script that ends with 0 where nobody else can replace the folder, or put anything into it."""
-    return f'{danger_script()}[ -O {quote(folder)} ] && [ -z "$(danger {quote(folder)})" ]'
+    return f'{unsafe_because_script()}[ -O {quote(folder)} ] && [ -z "$(unsafe_because {quote(folder)})" ]'

@@ -1,4 +1,4 @@
-# Whether somebody else can replace a folder, or what stands in it: `danger PATH` says how. POSIX sh; sent before other scripts.
+# Whether somebody else can replace a folder, or what stands in it: `unsafe_because PATH` says how. POSIX sh; sent before other scripts.
 LC_ALL=C; export LC_ALL
 newline='
 '
@@ -41,7 +41,7 @@ leads_to() {
 }
 # What lets somebody else replace $1 or what stands in it; nothing where only this user and root can. OpenSSH's rule
 # (StrictModes), for links too; in a folder on the way that is as /tmp is (sticky), others cannot touch what is ours.
-danger() {
+unsafe_because() {
   all=$(leads_to "$1")
   last=; [ ! -e "$1" ] || last=${all##*"$newline"}
   set -f; IFS=$newline

@@ -140,7 +140,7 @@ class ScriptedEngine:
         assert count > 0
         self.threads = count
 
-    def measure(self, prompt_tokens: int, generated_tokens: int) -> float | None:
+    def bench(self, prompt_tokens: int, generated_tokens: int) -> float | None:
         """A millisecond for each step."""
         assert not self._answers
         steps = -(-prompt_tokens // self.n_batch) + generated_tokens

@@ -26,7 +26,7 @@ from typing import Any
 from rbee_remote.sweep.processes import socket_of
 from rbee_remote.system.command import read_command
 from rbee_remote.system.common import paths_below
-from rbee_remote.system.identity import owner_mark
+from rbee_remote.system.identity import owner_tag
 from rbee_remote.system.interface import Process
 
 #: Steps of the kill ladder that a process goes at: asked, SIGTERM, SIGKILL, or never (its kernel waits for a disk).
@@ -220,7 +220,7 @@ class ScriptedSystem:
         if command == "hive":
             return [*words, "--home", self.home, "--run-dir", self.run_dir, "--payload", "ab" * 8, "--detach"]
         words += [f"--id={instance}"] if instance else []
-        words += [f"--owner={owner_mark(owner.pid, owner.start_ticks)}"] if owner else []
+        words += [f"--owner={owner_tag(owner.pid, owner.start_ticks)}"] if owner else []
         return [*words, f"--home={self.home}", f"--run-dir={self.run_dir}"] if command == "worker" else words
 
     def _next_ticks(self) -> int:

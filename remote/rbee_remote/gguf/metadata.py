@@ -17,7 +17,7 @@ from rbee_remote.gguf.file import GgufFile, read_gguf
 from rbee_remote.gguf.memory import cache_shape
 from rbee_remote.protocol import ErrorCode, ModelMeta, RemoteError, encode
 from rbee_remote.sandbox import confine_reader
-from rbee_remote.system.command import accept_marks
+from rbee_remote.system.command import accept_tags
 from rbee_remote.system.reader import end_with_reader
 
 #: Types whose matrices llama.cpp copies into another order for some processors (ggml-cpu/repack.cpp).
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     """Print the ModelMeta of a file. Raises RemoteError MODEL_INVALID, MODEL_NOT_FOUND."""
     parser = argparse.ArgumentParser(prog="rbee_remote inspect")
     parser.add_argument("file", type=Path)
-    accept_marks(parser)
+    accept_tags(parser)
     file = parser.parse_args(argv).file
     confine_reader(str(file.absolute()))
     end_with_reader()

@@ -7,17 +7,13 @@ X-Rbee-Keeper says which keeper it was, for leases and the audit log.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
 
-import anyio
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from rbee_remote.hive.models import registration
@@ -37,15 +33,13 @@ from rbee_remote.protocol import (
     RemoteError,
     SpawnRequest,
     StopRequest,
-    decode,
     encode,
 )
-from rbee_remote.serving.body import read_body
+from rbee_remote.serving import errors, sse
+from rbee_remote.serving.body import read_message
 from rbee_remote.system import logs
 from rbee_remote.system.audit import Audit, is_full
 from rbee_remote.system.caller import caller_of
-from rbee_remote.system.layout import Layout
-from rbee_remote.system.sanitize import redact
 
 _log = logging.getLogger(__name__)
 
@@ -54,22 +48,6 @@ MAX_BODY = 1 << 20
 MAX_PATIENCE_S = 600
 STATE_INTERVAL_S = 5.0
 
-_HTTP_STATUS = {
-    ErrorCode.USAGE: 400,
-    ErrorCode.MODEL_NOT_FOUND: 404,
-    ErrorCode.ALL_SLOTS_BUSY: 409,
-    ErrorCode.WORKER_GONE: 410,
-    ErrorCode.MODEL_INVALID: 422,
-    ErrorCode.BACKEND_UNAVAILABLE: 422,
-    ErrorCode.INTERNAL: 500,
-    ErrorCode.DOWNLOAD_FAILED: 502,
-    ErrorCode.DEADLINE_EXCEEDED: 504,
-    ErrorCode.RAM_EXHAUSTED: 507,
-    ErrorCode.VRAM_EXHAUSTED: 507,
-    ErrorCode.DISK_FULL: 507,
-}
-
-Message = TypeVar("Message")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -77,14 +55,12 @@ Handler = Callable[[Request], Awaitable[Response]]
 class HiveApi:
     """The routes' way to the hive. stop: asks the process to end, once the answer is out."""
 
-    layout: Layout
     catalog: Catalog
     supervisor: Supervisor
     pulls: Pulls
     audit: Audit
     info: Callable[[], HiveInfo]
     stop: Callable[[StopRequest], None]
-    ending: anyio.Event
 
     def app(self) -> Starlette:
         routes: list[tuple[str, str, Handler]] = [
@@ -105,12 +81,9 @@ class HiveApi:
         return Starlette(
             routes=[Route(path, handler, methods=[method]) for method, path, handler in routes],
             exception_handlers={
-                RemoteError: _on_remote_error,
+                **errors.handlers("hive", errors.HIVE, hint="rbee logs NODE shows more"),
                 ProtocolError: _on_protocol_error,
                 OSError: _on_os_error,
-                ClientDisconnect: _on_client_gone,
-                HTTPException: _on_http_error,
-                Exception: _on_bug,
             },
         )
 
@@ -120,7 +93,7 @@ class HiveApi:
         return JSONResponse(encode(self.info()))
 
     async def stop_hive(self, request: Request) -> Response:
-        how = _check_stop(await _body(request, StopRequest, StopRequest()))
+        how = _check_stop(await read_message(request, StopRequest, StopRequest(), most=MAX_BODY))
         self.audit.note("hive.stop", caller_of(request.headers))
         self.stop(how)
         return JSONResponse(encode(self.info()))
@@ -131,10 +104,11 @@ class HiveApi:
         return JSONResponse({"workers": [encode(worker.info()) for worker in self.supervisor.workers()]})
 
     async def preflight(self, request: Request) -> Response:
-        return JSONResponse(encode(await self.supervisor.preflight(await _body(request, SpawnRequest))))
+        spawn = await read_message(request, SpawnRequest, most=MAX_BODY)
+        return JSONResponse(encode(await self.supervisor.preflight(spawn)))
 
     async def ensure_worker(self, request: Request) -> Response:
-        spawn = await _body(request, SpawnRequest)
+        spawn = await read_message(request, SpawnRequest, most=MAX_BODY)
         worker, started = await self.supervisor.ensure(spawn, caller_of(request.headers))
         info = replace(worker.info(), audit_head=self.audit.head()) if started else worker.info()
         return JSONResponse(encode(info), status_code=201 if started else 200)
@@ -143,7 +117,7 @@ class HiveApi:
         return JSONResponse(encode(self._worker(request).info()))
 
     async def stop_worker(self, request: Request) -> Response:
-        how = _check_stop(await _body(request, StopRequest, StopRequest()))
+        how = _check_stop(await read_message(request, StopRequest, StopRequest(), most=MAX_BODY))
         worker, caller = self._worker(request), caller_of(request.headers)
         if how.follower and worker.is_wanted_without(how.follower):
             return JSONResponse(encode(worker.info()))
@@ -157,16 +131,16 @@ class HiveApi:
     async def worker_events(self, request: Request) -> Response:
         worker, follower = self._worker(request), request.query_params.get("follower", "")
 
-        async def stream() -> AsyncIterator[bytes]:
+        async def stream() -> AsyncIterator[str]:
             with worker.followed(follower):
                 while True:
                     seen = worker.changed.count
-                    yield _event("state", encode(worker.info()))
+                    yield sse.event("state", encode(worker.info()))
                     if worker.state in SERVING or worker.gone.is_set():
                         return
                     await worker.changed.wait(STATE_INTERVAL_S, seen=seen)
 
-        return _events(stream())
+        return sse.EventStream(stream())
 
     def _worker(self, request: Request) -> WorkerRecord:
         return self.supervisor.find(logs.check_worker_id(request.path_params["worker"]))
@@ -177,10 +151,11 @@ class HiveApi:
         return JSONResponse({"models": [encode(model) for model in self.catalog.list()]})
 
     async def model_needs(self, request: Request) -> Response:
-        return JSONResponse(encode(await self.supervisor.needs(await _body(request, NeedsRequest))))
+        what = await read_message(request, NeedsRequest, most=MAX_BODY)
+        return JSONResponse(encode(await self.supervisor.needs(what)))
 
     async def register_model(self, request: Request) -> Response:
-        what = await _body(request, RegisterRequest)
+        what = await read_message(request, RegisterRequest, most=MAX_BODY)
         self.audit.record("model.register", caller_of(request.headers), model=what.model)
         return JSONResponse(encode(await registration.register(self.catalog, what)), status_code=201)
 
@@ -197,20 +172,20 @@ class HiveApi:
         return JSONResponse(encode(self.catalog.remove(model.model)))
 
     async def pull_model(self, request: Request) -> Response:
-        what = await _body(request, DownloadRequest)
+        what = await read_message(request, DownloadRequest, most=MAX_BODY)
         check_ref(what.model)
         registration.check_sha256(what.sha256)
         self.audit.record("model.pull", caller_of(request.headers), model=what.model)
 
-        async def stream() -> AsyncIterator[bytes]:
+        async def stream() -> AsyncIterator[str]:
             try:
                 async with contextlib.aclosing(self.pulls.pull(what)) as items:
                     async for item in items:
-                        yield _event("progress" if isinstance(item, DownloadProgress) else "done", encode(item))
+                        yield sse.event("progress" if isinstance(item, DownloadProgress) else "done", encode(item))
             except RemoteError as error:
-                yield _event("error", _told(error))
+                yield sse.event("error", errors.shown(error).encode())
 
-        return _events(stream())
+        return sse.EventStream(stream())
 
 
 def _check_stop(request: StopRequest) -> StopRequest:
@@ -222,65 +197,13 @@ def _check_stop(request: StopRequest) -> StopRequest:
     return request
 
 
-async def _body(request: Request, kind: type[Message], default: Message | None = None) -> Message:
-    """The request's body as a message; `default` for an empty one. Raises ProtocolError, and what `read_body` does."""
-    content = await read_body(request, MAX_BODY)
-    if not content and default is not None:
-        return default
-    try:
-        data = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"the request is no JSON: {error}") from error
-    return decode(kind, data)
-
-
-def _event(name: str, data: dict[str, Any]) -> bytes:
-    return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
-
-
-def _events(stream: AsyncIterator[bytes]) -> StreamingResponse:
-    return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-
-
-def _told(error: RemoteError) -> dict[str, Any]:
-    """As clients see it: a model can be an address whose query is a signature."""
-    return RemoteError(error.code, redact(error.message), hint=error.hint, details=error.details).encode()
-
-
-def _error_response(error: RemoteError) -> JSONResponse:
-    return JSONResponse(_told(error), status_code=_HTTP_STATUS.get(error.code, 500))
-
-
-def _on_remote_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RemoteError)
-    return _error_response(error)
-
-
-def _on_http_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    unknown = error.status_code in (404, 405)
-    told = f"the hive has no such request: {error.detail}" if unknown else error.detail
-    body = RemoteError(ErrorCode.USAGE, told).encode()
-    return JSONResponse(body, status_code=error.status_code, headers=error.headers)
-
-
-def _on_client_gone(_: Request, __: Exception) -> Response:
-    return Response(status_code=400)  # nobody reads it
-
-
-def _on_bug(_: Request, error: Exception) -> Response:
-    """Starlette raises it again once this is sent, so that the log has the traceback."""
-    return _error_response(
-        RemoteError(ErrorCode.INTERNAL, f"{type(error).__name__}: {error}", hint="rbee logs NODE shows more")
-    )
-
-
 def _on_protocol_error(_: Request, error: Exception) -> Response:
-    return _error_response(RemoteError(ErrorCode.USAGE, str(error)))
+    return errors.response(RemoteError(ErrorCode.USAGE, str(error)), 400)
 
 
 def _on_os_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, OSError)
     _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     code = ErrorCode.DISK_FULL if is_full(error) else ErrorCode.INTERNAL
-    return _error_response(RemoteError(code, f"the node cannot do that: {error.strerror or error}"))
+    told = RemoteError(code, f"the node cannot do that: {error.strerror or error}")
+    return errors.response(told, errors.status_of(told, errors.HIVE))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-import socket
 import stat
 from pathlib import Path
 
 import psutil
+
+from rbee_remote.system.unix_socket import listens
 
 _log = logging.getLogger(__name__)
 
@@ -29,8 +30,8 @@ def remove_dead_sockets(run_dir: Path) -> None:
 
 def _is_dead(path: Path) -> bool:
     if staged := _STAGED_SOCKET.fullmatch(path.name):
-        return not _is_worker(int(staged[1])) and _refuses(path)
-    return bool(_WORKER_SOCKET.fullmatch(path.name)) and _refuses(path)
+        return not _is_worker(int(staged[1])) and not listens(str(path))
+    return bool(_WORKER_SOCKET.fullmatch(path.name)) and not listens(str(path))
 
 
 def _is_worker(pid: int) -> bool:
@@ -41,15 +42,3 @@ def _is_worker(pid: int) -> bool:
         return False
     except psutil.Error:
         return True
-
-
-def _refuses(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.setblocking(False)
-        try:
-            client.connect(str(path))
-        except ConnectionRefusedError:
-            return True
-        except BlockingIOError:
-            return False  # somebody listens, and is behind
-    return False

@@ -32,7 +32,7 @@ from rbee_remote.protocol import (
 )
 from rbee_remote.system.audit import Audit
 from rbee_remote.system.child import Child, spinning
-from rbee_remote.system.identity import own_mark
+from rbee_remote.system.identity import own_tag
 from rbee_remote.system.layout import Layout
 
 _log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class Lives:
             sandbox=plan.request.sandbox,
         )
         # For the process list: a clean-up knows by this what the process is, and where it belongs, without a hive.
-        tags = [f"--id={worker.id}", own_mark(), f"--home={self._layout.home}", f"--run-dir={self._layout.run_dir}"]
+        tags = [f"--id={worker.id}", own_tag(), f"--home={self._layout.home}", f"--run-dir={self._layout.run_dir}"]
         env = spinning(plan.env, shared=shared)
         return await Child.start(
             [*self._command, *tags], config=json.dumps(encode(config)).encode(), env=env, log=worker.log

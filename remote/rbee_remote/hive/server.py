@@ -24,7 +24,7 @@ from rbee_remote.hive.models.pulls import Pulls
 from rbee_remote.hive.supervisor import Supervisor, Timing
 from rbee_remote.hive.use_marks import keep_touching
 from rbee_remote.hive.watch import watch
-from rbee_remote.protocol import PROTOCOL, HiveInfo, StopRequest
+from rbee_remote.protocol import PROTOCOL, VERSION, HiveInfo, StopRequest
 from rbee_remote.serving.socket_server import SocketServer
 from rbee_remote.system import identity, logs
 from rbee_remote.system.audit import Audit
@@ -32,7 +32,6 @@ from rbee_remote.system.layout import HiveOptions, socket_identity
 
 _log = logging.getLogger(__name__)
 
-VERSION = "0.1.0"
 #: Seconds that running responses get at the end, so that those who wait learn how it ended.
 _GRACE_S = 2
 
@@ -95,18 +94,15 @@ class _Hive:
         self._started_at = time.time()
         self._stop_request = StopRequest()
         self._stop_asked = anyio.Event()
-        self._ending = anyio.Event()
 
     def api(self, catalog: Catalog) -> HiveApi:
         return HiveApi(
-            layout=self._layout,
             catalog=catalog,
             supervisor=self.supervisor,
             pulls=self._pulls,
             audit=self._audit,
             info=self.info,
             stop=self.stop,
-            ending=self._ending,
         )
 
     def info(self) -> HiveInfo:
@@ -140,7 +136,6 @@ class _Hive:
         self._pulls.cancel_all()
         await self.supervisor.stop_all(self._stop_request)
         self._audit.note("hive.end", pid=os.getpid())
-        self._ending.set()
 
     async def watch_reasons_to_end(self) -> None:
         """Runs until cancelled."""

@@ -63,6 +63,10 @@ from rbee_remote.protocol.sweep import TidyRequest as TidyRequest
 from rbee_remote.protocol.sweep import TidyResult as TidyResult
 
 PROTOCOL = 1
+#: Of rbee, on both sides.
+VERSION = "0.1.0"
+#: That runs what a node gets.
+OLDEST_PYTHON = (3, 10)
 
 #: Headers of every request. The keeper's id names its leases, `user@host` (percent-encoded) is for the audit log; the
 #: worker's id makes sure that a socket found in a cache still belongs to the worker it was recorded for.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from rbee_remote.protocol.load import WorkerOptions
 
@@ -23,6 +24,16 @@ class Source:
     revision: str = ""
     path: str = ""
     requirement: str = ""
+
+    def describe(self) -> str:
+        """Where a model came from, in one line: a ref where there is one. Of an address without user and query, which
+        can hold a password or a signature."""
+        if self.kind == "hf":
+            file, revision = (f":{self.file}" if self.file else ""), (f"@{self.revision}" if self.revision else "")
+            return f"hf:{self.repo}{file}{revision}"
+        if self.kind == "https":
+            return re.sub(r"(?<=://)[^/#@]*@", "", self.url.partition("?")[0], count=1)
+        return f"{self.kind}:{self.path if self.kind == 'file' else self.requirement}"
 
 
 #: In the details of a download's error: it was refused for want of a token, or of another one.

@@ -12,7 +12,7 @@ import sys
 import threading
 
 from rbee_remote.protocol import ErrorCode, RemoteError
-from rbee_remote.system.peer import is_ours
+from rbee_remote.system import unix_socket
 
 CHUNK = 256 * 1024
 
@@ -23,14 +23,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("socket")
     parser.add_argument("--ready", metavar="NONCE", default="", help="a line to write once connected")
     options = parser.parse_args(argv)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        try:
-            connection.connect(options.socket)
-        except OSError as error:
-            message = f"nobody listens at {options.socket}: {error.strerror or error}"
-            raise RemoteError(ErrorCode.WORKER_GONE, message) from error
-        if not is_ours(connection):
-            raise RemoteError(ErrorCode.WORKER_GONE, f"somebody else listens at {options.socket}")
+    try:
+        connection = unix_socket.connect(options.socket)
+    except OSError as error:
+        message = f"cannot connect to {options.socket}: {error.strerror or error}"
+        raise RemoteError(ErrorCode.WORKER_GONE, message) from error
+    with connection:
         if options.ready:
             _write_all(sys.stdout.fileno(), options.ready.encode() + b"\n")
         # A daemon: when the socket has ended, nobody waits for stdin, which may stay open for ever.

@@ -14,7 +14,6 @@ import itertools
 import json
 import os
 import re
-import socket
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from rbee_remote.protocol import FileSeen
 from rbee_remote.sweep.processes import Ours
 from rbee_remote.sweep.usage import Usage
 from rbee_remote.system.interface import System
+from rbee_remote.system.unix_socket import listens
 
 #: Of one folder; the rest is seen when these are gone.
 MAX_ENTRIES = 20_000
@@ -47,7 +47,6 @@ _SOCKET = re.compile(r"hive\.sock|worker-[0-9a-f]{16}\.(sock|keeper)|\.\d+")
 _NOT_RUNTIMES = ("wheels", "python")
 
 _MAX_RECORD = 1 << 20
-_CONNECT_S = 1.0
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -277,16 +276,3 @@ def _measure(found: Found, now: float, left: _Budget) -> tuple[int, float]:
                     size += status.st_size
                     newest = max(newest, status.st_mtime if status.st_mtime <= now else 0.0)
     return size, newest
-
-
-def listens(path: str) -> bool:
-    """Whether somebody has this socket open, whether or not they answer."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.settimeout(_CONNECT_S)
-        try:
-            client.connect(path)
-        except (ConnectionRefusedError, FileNotFoundError):
-            return False
-        except OSError:  # its queue is full, or it is not ours to connect to: somebody is there
-            return True
-    return True

@@ -20,8 +20,8 @@ from rbee_remote.sweep import processes
 from rbee_remote.sweep.processes import Ours
 from rbee_remote.sweep.removal import remove_dead_socket
 from rbee_remote.system.command import read_command
-from rbee_remote.system.family import Family, grow
 from rbee_remote.system.interface import Process, System
+from rbee_remote.system.process_tree import ProcessTree, grow
 
 #: A look at all processes takes a few hundredths of a second: often at first, then less so.
 _POLL_S, _LONGEST_POLL_S = 0.02, 0.5
@@ -33,11 +33,11 @@ _GPU_PATIENCE_S = 5.0
 
 @dataclass(slots=True)
 class _Ending:
-    """One process on its way out. family: all that belongs to it, itself too, as last seen. pids: whoever was in it.
+    """One process on its way out. tree: all that belongs to it, itself too, as last seen. pids: whoever was in it.
     answers: it listens at its socket itself. why: it is left alone, for that reason."""
 
     seen: ProcessSeen
-    family: Family = field(default_factory=dict)
+    tree: ProcessTree = field(default_factory=dict)
     pids: set[int] = field(default_factory=set)
     answers: bool = False
     why: str = ""
@@ -48,12 +48,12 @@ class _Ending:
 
     @property
     def running(self) -> list[Process]:
-        return [process for process in self.family.values() if process.runs]
+        return [process for process in self.tree.values() if process.runs]
 
     def spare(self, why: str) -> None:
         """Leave it alone from here on, whatever was begun."""
         self.why = why
-        self.family.clear()
+        self.tree.clear()
 
 
 def end_processes(system: System, request: TidyRequest) -> list[TidyResult]:
@@ -86,7 +86,7 @@ def _climb(system: System, batch: Sequence[_Ending], request: TidyRequest) -> No
 
 def _look_again(system: System, batch: Sequence[_Ending], request: TidyRequest, *, first: bool) -> None:
     """Take up each process that is still to be ended, and spare the others. Later than `first`, one may have gone
-    while some of its family is still there: that goes on."""
+    while some of its tree is still there: that goes on."""
     if not batch:
         return
     there = processes.find_ours(system, system.processes(), request.home, request.run_dir)
@@ -104,7 +104,7 @@ def _look_again(system: System, batch: Sequence[_Ending], request: TidyRequest, 
         if why := _reason_to_spare(ours, now[ending.name]):
             ending.spare(why)
         else:
-            ending.family[ending.name] = ours.process
+            ending.tree[ending.name] = ours.process
             ending.answers = bool(now[ending.name].answers)
 
 
@@ -143,7 +143,7 @@ def _reason_to_spare(ours: Ours, now: ProcessSeen) -> str:
 
 def _ask(system: System, ending: _Ending, request: TidyRequest) -> bool:
     """Whether there was somebody to ask: only workers are, because a hive that answers is spared."""
-    root = ending.family.get(ending.name)
+    root = ending.tree.get(ending.name)
     command = read_command(root.argv) if root else None
     if command is None or not ending.answers:  # at its path may listen another, who must not be asked
         return False
@@ -187,13 +187,13 @@ def _wait(system: System, endings: Sequence[_Ending], patience_s: float, *, kill
 
 
 def _gather(system: System, endings: Iterable[_Ending]) -> None:
-    """Bring each family up to date: who of it still is there, and who has come."""
+    """Bring each tree up to date: who of it still is there, and who has come."""
     now = {process.name: process for process in system.processes()}
     roots = {ending.name for ending in endings}
     for ending in endings:
-        known = {name: now[name] for name in ending.family if name in now}
-        ending.family = grow(known, list(now.values()), led=ending.pids, spare=roots - {ending.name})
-        ending.pids |= {process.pid for process in ending.family.values()}
+        known = {name: now[name] for name in ending.tree if name in now}
+        ending.tree = grow(known, list(now.values()), led=ending.pids, spare=roots - {ending.name})
+        ending.pids |= {process.pid for process in ending.tree.values()}
 
 
 # --- the result -----------------------------------------------------------------------------------------------------

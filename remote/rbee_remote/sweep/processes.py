@@ -96,7 +96,7 @@ def _seen(system: System, one: Ours, answers: Mapping[str, dict[str, Any] | None
 
 
 def owner_name(process: Process) -> str:
-    return identity.owner_mark(process.pid, process.start_ticks)
+    return identity.owner_tag(process.pid, process.start_ticks)
 
 
 def owner_lives(system: System, owner: str) -> bool | None:

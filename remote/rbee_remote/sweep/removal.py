@@ -20,6 +20,7 @@ from rbee_remote.sweep import files, processes
 from rbee_remote.sweep.files import Found, identity_of
 from rbee_remote.sweep.usage import Usage
 from rbee_remote.system.interface import System
+from rbee_remote.system.unix_socket import listens
 
 #: Seconds for which what was seen of the processes counts: looking takes a few hundredths, and a log goes in none.
 _FRESH_S = 0.5
@@ -63,7 +64,7 @@ class _Removing:
         if files.is_log_of(found, self._alive):
             return "its worker runs"
         user = self._usage.user(found.path)
-        if not user and found.kind == "socket" and files.listens(found.path):
+        if not user and found.kind == "socket" and listens(found.path):
             return "somebody listens there"
         return user
 
@@ -137,5 +138,5 @@ def _raise(error: OSError) -> None:
 def remove_dead_socket(path: str) -> None:
     """What a process that was killed could not remove itself. path: "" for none."""
     with contextlib.suppress(OSError):
-        if path and not files.listens(path):
+        if path and not listens(path):
             os.unlink(path)  # noqa: PTH108

@@ -8,8 +8,7 @@ import sys
 
 from rbee_remote.protocol import Survey, encode
 from rbee_remote.sweep import files, processes
-from rbee_remote.system.interface import System
-from rbee_remote.system.machine import this_system
+from rbee_remote.system.interface import System, this_system
 
 
 def main(argv: list[str]) -> int:

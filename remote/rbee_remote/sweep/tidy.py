@@ -19,8 +19,7 @@ from rbee_remote.protocol import (
 )
 from rbee_remote.sweep.ladder import end_processes
 from rbee_remote.sweep.removal import remove_files
-from rbee_remote.system.interface import System
-from rbee_remote.system.machine import this_system
+from rbee_remote.system.interface import System, this_system
 
 
 def main(argv: list[str]) -> int:

@@ -23,11 +23,10 @@ import anyio
 import anyio.to_thread
 
 from rbee_remote.protocol import SECRET_VARIABLE, ErrorCode, RemoteError
-from rbee_remote.system.family import Family, grow
 from rbee_remote.system.gpu_users import gpu_pids
 from rbee_remote.system.identity import ProcessIdentity, identify, is_same_process
-from rbee_remote.system.interface import System
-from rbee_remote.system.machine import this_system
+from rbee_remote.system.interface import System, this_system
+from rbee_remote.system.process_tree import ProcessTree, grow
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _VALUE = re.compile(r"[^\0\ud800-\udfff]*")
@@ -57,7 +56,7 @@ def child_environment(base: Mapping[str, str], extra: Mapping[str, str]) -> dict
 #: 150 with libgomp's default, which is milliseconds. Two at once: 27 and 26 with the default, and prompts 20 times
 #: slower, because each spins in the other's way; 58 and 55 with 300 for both; 45 and 58 with 30000 for the first and
 #: 300 for the second. At 8 streams the millisecond of sampling between two steps is longer than 30000 looks: 300000
-#: are 3 % faster. For other company than workers of this hive, see `worker.crowd`.
+#: are 3 % faster. For other company than workers of this hive, see `worker.compute.threads`.
 _SPIN_ALONE, _SPIN_SHARED = "300000", "300"
 
 
@@ -79,7 +78,7 @@ class Child:
         self._process = process
         self._status = status
         self.identity: ProcessIdentity = identify(process.pid)
-        self._family: Family = {}
+        self._tree: ProcessTree = {}
 
     @classmethod
     async def start(cls, command: Sequence[str], *, config: bytes, env: Mapping[str, str], log: Path) -> Child:
@@ -146,32 +145,32 @@ class Child:
         """SIGTERM, and where that does not help within `patience_s`, SIGKILL; returns when the child is gone, and all
         that belongs to it, or has been killed `patience_s` ago."""
         for number in (signal.SIGTERM, signal.SIGKILL):
-            await anyio.to_thread.run_sync(self._signal_family, number)
+            await anyio.to_thread.run_sync(self._signal_tree, number)
             deadline = time.monotonic() + patience_s
             if await self.gone_within(patience_s):
-                await self._family_gone(deadline)
-                if not self._family:
+                await self._tree_gone(deadline)
+                if not self._tree:
                     return
         await self.wait()
 
-    def _signal_family(self, number: signal.Signals) -> None:
+    def _signal_tree(self, number: signal.Signals) -> None:
         self._look()
-        for process in self._family.values():
+        for process in self._tree.values():
             _system().signal(process, number)
             if process.state == "T" and number is signal.SIGTERM:
                 _system().signal(process, signal.SIGCONT)  # one that is stopped gets the other only then
 
     def _look(self) -> None:
-        """Bring the family up to date: whoever of it runs."""
+        """Bring the tree up to date: whoever of it runs."""
         now = {process.name: process for process in _system().processes()}
         own = (self.identity.pid, self.identity.start_ticks)
-        known = {name: now[name] for name in (own, *self._family) if name in now}
-        family = grow(known, list(now.values()), led={own[0]}, spare=set())
-        self._family = {name: process for name, process in family.items() if process.runs}
+        known = {name: now[name] for name in (own, *self._tree) if name in now}
+        tree = grow(known, list(now.values()), led={own[0]}, spare=set())
+        self._tree = {name: process for name, process in tree.items() if process.runs}
 
-    async def _family_gone(self, deadline: float) -> None:
+    async def _tree_gone(self, deadline: float) -> None:
         await anyio.to_thread.run_sync(self._look)
-        while self._family and time.monotonic() < deadline:
+        while self._tree and time.monotonic() < deadline:
             await anyio.sleep(_POLL_S)
             await anyio.to_thread.run_sync(self._look)
 

@@ -16,7 +16,7 @@ _FROM_FOLDER = "import sys; sys.path.insert(0, sys.argv.pop(1)); from rbee_remot
 _PYTHON = re.compile(r"(python|pypy)[0-9.]*t?(\.exe)?", re.IGNORECASE)
 _ZIP = re.compile(r"([0-9a-f]{16})\.zip")
 #: Options that a command takes for the process list alone: what it is, who started it, and where it belongs.
-_MARKS = ("id", "owner", "home", "run-dir")
+_TAGS = ("id", "owner", "home", "run-dir")
 _OPTION = re.compile(r"--(id|owner|home|run-dir)(?:=(.*))?", re.DOTALL)
 
 
@@ -31,9 +31,9 @@ def payload_command(*arguments: str) -> list[str]:
     return [sys.executable, "-I", "-c", _FROM_FOLDER, str(root), *arguments]
 
 
-def accept_marks(parser: argparse.ArgumentParser) -> None:
+def accept_tags(parser: argparse.ArgumentParser) -> None:
     """Have a command accept what its owner writes into its command line. It does not act on it; a clean-up does."""
-    for name in _MARKS:
+    for name in _TAGS:
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
 
 

@@ -1,11 +1,13 @@
-"""A command of the payload that does one thing, says one JSON value, and ends."""
+"""A command of the payload that does one thing, says JSON values, the last of which is its answer, and ends."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anyio
@@ -13,42 +15,80 @@ import anyio
 from rbee_remote.protocol import ErrorCode, RemoteError
 from rbee_remote.system.child import DEVICE_ORDER, child_environment
 from rbee_remote.system.command import payload_command
-from rbee_remote.system.identity import own_mark
+from rbee_remote.system.identity import own_tag
+
+#: Bytes of a line.
+_LINE_LIMIT = 1 << 20
+#: Seconds that the end by SIGTERM may take.
+_PATIENCE_S = 5.0
 
 
-async def run_helper(*arguments: str, request: dict[str, Any] | None = None, timeout_s: float) -> Any:
-    """What the command printed last. request: goes to its stdin. Canceled or late, the process is gone at the end.
+async def run_helper(
+    *arguments: str,
+    request: dict[str, Any] | None = None,
+    timeout_s: float | None = None,
+    on_line: Callable[[Any], None] = lambda _: None,
+) -> Any:
+    """What the command printed last. request: goes to its stdin. timeout_s: None for none. on_line: is told each value
+    as it comes. Canceled or late, the process is gone at the end.
 
     Raises RemoteError: what the command said, WORKER_CRASHED where it said nothing, LOADING_TIMEOUT.
     """
-    process = await asyncio.create_subprocess_exec(
-        *payload_command(*arguments, own_mark()),
-        stdin=subprocess.DEVNULL if request is None else subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=DEVICE_ORDER | child_environment(os.environ, {}),
-    )
-    try:
-        with anyio.fail_after(timeout_s):
-            output, _ = await process.communicate(None if request is None else json.dumps(request).encode())
-    except TimeoutError as error:
-        raise RemoteError(ErrorCode.LOADING_TIMEOUT, f"{arguments[0]} took more than {timeout_s:.0f} s") from error
-    finally:
-        if process.returncode is None:
-            process.kill()
-            with anyio.CancelScope(shield=True):
-                await process.wait()
-    answer = parse_last_line(output)
-    if process.returncode == 0:
+    async with _process(*arguments) as process:
+        try:
+            with anyio.fail_after(timeout_s):
+                answer = await _converse(process, request, on_line)
+                status = await process.wait()
+        except TimeoutError as error:
+            raise RemoteError(ErrorCode.LOADING_TIMEOUT, f"{arguments[0]} took more than {timeout_s:.0f} s") from error
+    if status == 0:
         return answer
     if answer is None:
-        raise RemoteError(ErrorCode.WORKER_CRASHED, f"{arguments[0]} ended with status {process.returncode}")
+        raise RemoteError(ErrorCode.WORKER_CRASHED, f"{arguments[0]} ended with status {status}")
     raise RemoteError.decode(answer)
 
 
-def parse_last_line(output: bytes) -> Any:
-    """The JSON value of the last line of a command's stdout; None where it is none."""
-    lines = output.splitlines()
+async def _converse(
+    process: asyncio.subprocess.Process, request: dict[str, Any] | None, on_line: Callable[[Any], None]
+) -> Any:
+    """The value of the last line; None where it is none."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    # A process that died before it read its request has said why on its stdout.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        if request is not None:
+            process.stdin.write(json.dumps(request).encode())
+            await process.stdin.drain()
+    process.stdin.close()
+    answer: Any = None
+    async for line in process.stdout:
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            answer = None
+        on_line(answer)
+    return answer
+
+
+@contextlib.asynccontextmanager
+async def _process(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Ended, gently first, when the context is left while it runs."""
+    process = await asyncio.create_subprocess_exec(
+        *payload_command(*arguments, own_tag()),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=DEVICE_ORDER | child_environment(os.environ, {}),
+        limit=_LINE_LIMIT,
+        start_new_session=True,
+    )
     try:
-        return json.loads(lines[-1]) if lines else None
-    except ValueError:
-        return None
+        yield process
+    finally:
+        if process.returncode is None:
+            with anyio.CancelScope(shield=True):
+                process.terminate()
+                with anyio.move_on_after(_PATIENCE_S):
+                    await process.wait()
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()

@@ -77,19 +77,19 @@ def is_same_process(identity: ProcessIdentity) -> bool:
     return identity.boot_id == boot_id() and start_ticks(identity.pid) == identity.start_ticks
 
 
-def owner_mark(pid: int, ticks: int) -> str:
+def owner_tag(pid: int, ticks: int) -> str:
     """How a process's command line names the one that started it, on this boot: `PID.START_TICKS`."""
     return f"{pid}.{ticks}"
 
 
-def read_owner(mark: str) -> tuple[int, int] | None:
-    """(pid, start_ticks); None for what is no mark."""
-    match = _OWNER.fullmatch(mark)
+def read_owner(tag: str) -> tuple[int, int] | None:
+    """(pid, start_ticks); None for what is no tag."""
+    match = _OWNER.fullmatch(tag)
     return (int(match[1]), int(match[2])) if match else None
 
 
-def own_mark() -> str:
+def own_tag() -> str:
     """The option for the command line of what this process starts. A clean-up knows by it whose it is, and ends it
     only when this very process is gone."""
     own = identify(os.getpid())
-    return f"--owner={owner_mark(own.pid, own.start_ticks)}"
+    return f"--owner={owner_tag(own.pid, own.start_ticks)}"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from rbee_remote.protocol import ErrorCode, RemoteError
+
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process as it is at one moment. pid with start_ticks names it on this boot; see `hive.identity`.
+    """A process as it is at one moment. pid with start_ticks names it on this boot; see `identity`.
 
     parent, group, session: pids. state: a letter of proc(5): T stopped, Z zombie. age_s: since its start. rss: bytes.
     argv: its words, empty for a zombie; bytes that are no UTF-8 as `os.fsdecode` has them.
@@ -77,3 +80,23 @@ class System(Protocol):
 
     def gpu_pids(self) -> frozenset[int]:
         """Processes that hold memory of an NVIDIA GPU."""
+
+
+def this_system() -> System:
+    """The machine that this runs on.
+
+    Raises RemoteError NODE_UNSUPPORTED where there is no /proc, and no psutil in its place.
+    """
+    if platform.system() == "Linux":
+        from rbee_remote.system.linux import LinuxSystem
+
+        return LinuxSystem()
+    try:
+        from rbee_remote.system.with_psutil import PsutilSystem
+    except ImportError as error:
+        raise RemoteError(
+            ErrorCode.NODE_UNSUPPORTED,
+            "processes cannot be listed here without rbee's runtime",
+            hint="`rbee nodes check NODE`, or any `rbee infer`, puts it there",
+        ) from error
+    return PsutilSystem()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rbee_remote.protocol import HIVE_SOCKET, ErrorCode, RemoteError, keeper_socket
-from rbee_remote.system.strict_modes import danger
+from rbee_remote.system.strict_modes import unsafe_because
 
 #: sockaddr_un holds 108 bytes on Linux and 104 on macOS, the final zero included.
 MAX_SOCKET_PATH = 100
@@ -77,7 +77,7 @@ def _make_private(folder: Path, otherwise: str, mode: int | None = None) -> None
     replace. otherwise: what to do then. mode: what it gets, even if it is there; None to leave it as it is."""
     for place in (*reversed(folder.parents), folder):
         place.mkdir(mode=0o700, exist_ok=True)
-    problem = danger(folder)
+    problem = unsafe_because(folder)
     if not problem and folder.stat().st_uid != os.geteuid():
         problem = f"{folder} belongs to somebody else"
     if not problem and mode is not None and folder.is_symlink():

@@ -18,7 +18,7 @@ from pathlib import Path
 _MOST_LINKS = 40
 
 
-def danger(path: Path) -> str:
+def unsafe_because(path: Path) -> str:
     """What is wrong, as a sentence without a full stop; "" where only this user and root can change `path`.
 
     path: absolute. Where it does not exist, what there is of the way to it counts. Raises OSError.

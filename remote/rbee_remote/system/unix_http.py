@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import http.client
 import json
-import os
-import socket
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rbee_remote.system.peer import is_ours
+from rbee_remote.system import unix_socket
 
 _LIMIT = 1 << 20
-#: Seconds between two tries to get into a listener's queue.
-_FULL_QUEUE_S = 0.02
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -25,16 +19,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        deadline = time.monotonic() + (self.timeout or 0.0)
-        # A full queue of the listener is an error at once, whatever the timeout.
-        while (code := self.sock.connect_ex(str(self._path))) == errno.EAGAIN and time.monotonic() < deadline:
-            time.sleep(_FULL_QUEUE_S)
-        if code:
-            raise OSError(code, os.strerror(code))
-        if not is_ours(self.sock):
-            raise ConnectionRefusedError(errno.ECONNREFUSED, "somebody else listens there")
+        self.sock = unix_socket.connect(str(self._path), self.timeout)
 
 
 def request(

@@ -28,7 +28,7 @@ from rbee_remote.protocol import (
 )
 from rbee_remote.sandbox import OFF, ON, confine_worker, paths
 from rbee_remote.serving.socket_server import SocketServer
-from rbee_remote.system.command import accept_marks
+from rbee_remote.system.command import accept_tags
 from rbee_remote.worker.engine.interface import Engine, LoadEngine, Progress
 from rbee_remote.worker.http.app import make_app
 from rbee_remote.worker.service.service import Service
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     """0 when the worker ended as planned, 1 when it failed, 2 when its configuration is wrong."""
     parser = argparse.ArgumentParser(prog="worker", description="Serve one model. Reads a WorkerConfig on stdin.")
     parser.add_argument("--status-fd", type=int, help="descriptor for WorkerStatus lines, whose reader is the hive")
-    accept_marks(parser)
+    accept_tags(parser)
     options = parser.parse_args(argv)
     faulthandler.enable()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")

@@ -14,14 +14,14 @@ import sys
 from rbee_remote.protocol import ErrorCode, ProtocolError, RemoteError, decode, encode
 from rbee_remote.protocol.measuring import MeasureRequest
 from rbee_remote.sandbox import confine_worker, paths
-from rbee_remote.system.command import accept_marks
+from rbee_remote.system.command import accept_tags
 from rbee_remote.system.reader import end_with_reader
 
 
 def main(argv: list[str]) -> int:
     """Raises RemoteError USAGE, MODEL_NOT_FOUND, MODEL_INVALID, BACKEND_UNAVAILABLE, NODE_UNSUPPORTED."""
     parser = argparse.ArgumentParser(prog="rbee_remote measure", description=__doc__)
-    accept_marks(parser)
+    accept_tags(parser)
     parser.parse_args(argv)
     logging.basicConfig(level=logging.ERROR)  # its warnings are for who loads the model
     try:

@@ -18,7 +18,6 @@ from rbee.base.events import Event, Notice, Progress, Retry
 from rbee.base.settings import Settings
 from rbee.context import Context
 from rbee.inventory import Inventory, Node
-from rbee.models import ref as modelref
 from rbee.models.hub_token import hub_token
 from rbee.models.provision import download_request, ensure_model, push_file, push_model
 from rbee.models.ref import ModelRef, parse_ref
@@ -311,7 +310,7 @@ def test_only_a_request_to_the_hub_carries_token_and_endpoint(monkeypatch: pytes
     assert download_request(parse_ref("hf:a/b"), with_token=False).token == ""
     elsewhere = download_request(parse_ref("https://example.org/m.gguf"), with_token=True)
     assert (elsewhere.token, elsewhere.endpoint) == ("", "")
-    assert json.dumps(modelref.describe_source(to_hub.sources[0])) == '"hf:a/b:Q4_K_M@main"'
+    assert json.dumps(to_hub.sources[0].describe()) == '"hf:a/b:Q4_K_M@main"'
 
 
 def test_a_password_in_the_hubs_address_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbee.base.errors import NodeError, RbeeError, UsageError
-from rbee.models.ref import built_in, describe_source, parse_ref
+from rbee.models.ref import built_in, parse_ref
 from rbee_remote.protocol import ErrorCode, Source
 
 
@@ -38,7 +38,7 @@ from rbee_remote.protocol import ErrorCode, Source
 def test_each_form(text: str, canonical: str, source: Source) -> None:
     ref = parse_ref(text)
     assert (ref.canonical, ref.sources) == (canonical, (source,))
-    assert describe_source(source) == canonical
+    assert source.describe() == canonical
 
 
 SIGNED = "X-Amz-Signature=s3cret&X-Amz-Date=1&x-amz-security-token=s3cret"
@@ -60,7 +60,7 @@ def test_what_signs_a_url_is_no_part_of_its_name(query: str, same_as: str) -> No
     plain = parse_ref(f"https://h.example/m.gguf{'?' if same_as else ''}{same_as}")
     assert signed.canonical == plain.canonical
     assert signed.sources[0].url == f"https://h.example/m.gguf?{query}"
-    assert "s3cret" not in signed.canonical + describe_source(signed.sources[0])
+    assert "s3cret" not in signed.canonical + signed.sources[0].describe()
 
 
 def test_urls_that_differ_in_their_query_alone_are_other_files() -> None:
@@ -146,7 +146,7 @@ def test_every_built_in_model_can_be_named_and_fetched() -> None:
         assert model.sources
         assert not model.sha256 or re.fullmatch("[0-9a-f]{64}", model.sha256)
         for source in model.sources:
-            assert source.kind == "wheel" or parse_ref(describe_source(source)).sources == (source,)
+            assert source.kind == "wheel" or parse_ref(source.describe()).sources == (source,)
 
 
 WORD = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_]{0,8}", fullmatch=True)

@@ -31,7 +31,6 @@ from rbee_remote.hive.models.fetch import (
     Wanted,
     disk_full,
     fetch,
-    is_disk_full,
     open_part,
 )
 from rbee_remote.hive.models.http_library import httpx
@@ -48,7 +47,8 @@ from rbee_remote.protocol import (
     encode,
 )
 from rbee_remote.sandbox import harden, limits
-from rbee_remote.system.command import accept_marks
+from rbee_remote.system.audit import is_full
+from rbee_remote.system.command import accept_tags
 from rbee_remote.system.hashing import sha256_of
 from rbee_remote.system.reader import end_with_reader
 from rbee_remote.system.sanitize import redact
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--target", type=Path, required=True, help="the file to make; its part lies beside it")
     parser.add_argument("--first-delay", type=float, default=0.5, help="seconds before the second try")
     parser.add_argument("--stall", type=float, default=30.0, help="seconds without a byte until a try ends")
-    accept_marks(parser)
+    accept_tags(parser)
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _on_sigterm)
     harden()
@@ -110,7 +110,7 @@ def main(argv: list[str]) -> int:
             ErrorCode.DOWNLOAD_FAILED, "the download takes more memory than any has", hint=hint
         ) from error
     except OSError as error:
-        if is_disk_full(error):
+        if is_full(error):
             raise disk_full(options.target) from error
         message = f"the model cannot be written: {error.strerror or error}"
         raise RemoteError(ErrorCode.DOWNLOAD_FAILED, message, details={"target": str(options.target)}) from error

@@ -8,7 +8,6 @@ the server itself compares (If-Range).
 from __future__ import annotations
 
 import enum
-import errno
 import fcntl
 import hashlib
 import json
@@ -302,10 +301,6 @@ def disk_full(target: Path, *, needed: int | None = None) -> RemoteError:
         hint="remove models (rbee models rm), or set home to a larger disk",
         details=details,
     )
-
-
-def is_disk_full(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _is_strong(etag: str) -> bool:

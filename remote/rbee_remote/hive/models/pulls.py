@@ -5,13 +5,9 @@ A download whose last client has gone is ended; the part stays, and the next pul
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import json
 import logging
-import os
-import subprocess
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +24,14 @@ from rbee_remote.protocol import (
     ProtocolError,
     RegisterRequest,
     RemoteError,
+    Source,
     decode,
     encode,
 )
-from rbee_remote.system.child import child_environment
-from rbee_remote.system.command import payload_command
-from rbee_remote.system.helper import parse_last_line
-from rbee_remote.system.identity import own_mark
+from rbee_remote.system.changes import Changes
+from rbee_remote.system.helper import run_helper
 
 _log = logging.getLogger(__name__)
-
-_PATIENCE_S = 5.0
-_LINE_LIMIT = 1 << 20
 
 
 class _Pull:
@@ -49,12 +41,8 @@ class _Pull:
         self.progress = DownloadProgress(done=0, total=None)
         self.outcome: ModelInfo | RemoteError | None = None
         self.watchers = 0
-        self.changed = anyio.Event()
+        self.changed = Changes()
         self.scope = anyio.CancelScope()
-
-    def touch(self) -> None:
-        self.changed.set()
-        self.changed = anyio.Event()
 
 
 class Pulls:
@@ -85,12 +73,11 @@ class Pulls:
         try:
             seen: DownloadProgress | None = None
             while pull.outcome is None:
-                changed = pull.changed
                 if pull.progress is not seen:
                     seen = pull.progress
                     yield seen
                     continue
-                await changed.wait()
+                await pull.changed.wait()
             if isinstance(pull.outcome, RemoteError):
                 raise pull.outcome
             yield pull.outcome
@@ -121,53 +108,19 @@ class Pulls:
                 pull.outcome = RemoteError(ErrorCode.REQUEST_CANCELED, f"the download of {request.model} was ended")
             self._unshare(request, pull)
             self._running.discard(pull)
-            pull.touch()
+            pull.changed.notify()
 
     async def _download_and_register(self, pull: _Pull, request: DownloadRequest) -> ModelInfo:
         blob = self._catalog.blob(request.sha256) if request.sha256 else self._catalog.incoming(request.model)
-        async with _download_process(blob) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            # A process that died before it read its request has said why on its stdout.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                process.stdin.write(json.dumps(encode(request)).encode())
-                await process.stdin.drain()
-            process.stdin.close()
-            answer: Any = None
-            async for line in process.stdout:
-                answer = parse_last_line(line)
-                with contextlib.suppress(ProtocolError):  # the last line is no progress, but the result
-                    pull.progress = decode(DownloadProgress, answer)
-                    pull.touch()
-            status = await process.wait()
-        if status != 0:
-            raise RemoteError.decode(answer)
-        source = registration.describe_source(answer["resolved"])
+
+        def take(line: Any) -> None:
+            with contextlib.suppress(ProtocolError):  # the last line is no progress, but the result
+                pull.progress = decode(DownloadProgress, line)
+                pull.changed.notify()
+
+        answer = await run_helper("download", "--target", str(blob), request=encode(request), on_line=take)
+        source = decode(Source, answer["resolved"]).describe()
         register = RegisterRequest(request.model, answer["path"], answer["sha256"], source)
         return await registration.admit(
             self._catalog, register, Path(answer["path"]), sha256=answer["sha256"], owned=True
         )
-
-
-@contextlib.asynccontextmanager
-async def _download_process(target: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The `download` process; ended, gently first, when the context is left while it runs."""
-    process = await asyncio.create_subprocess_exec(
-        *payload_command("download", "--target", str(target), own_mark()),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=child_environment(os.environ, {}),
-        limit=_LINE_LIMIT,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            with anyio.CancelScope(shield=True):
-                process.terminate()
-                with anyio.move_on_after(_PATIENCE_S):
-                    await process.wait()
-                if process.returncode is None:
-                    process.kill()
-                    await process.wait()

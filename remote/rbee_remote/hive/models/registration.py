@@ -6,7 +6,6 @@ import logging
 import re
 import time
 from pathlib import Path
-from typing import Any
 
 import anyio.to_thread
 
@@ -14,7 +13,6 @@ from rbee_remote.hive.models.catalog import Catalog, check_path, check_ref, is_f
 from rbee_remote.protocol import ErrorCode, ModelInfo, ModelMeta, RegisterRequest, RemoteError, decode
 from rbee_remote.system.hashing import sha256_of
 from rbee_remote.system.helper import run_helper
-from rbee_remote.system.sanitize import redact
 
 _log = logging.getLogger(__name__)
 
@@ -92,12 +90,3 @@ def check_sha256(sha256: str) -> None:
     """Raises RemoteError USAGE unless it is empty or the hex of a SHA-256."""
     if sha256 and not _SHA256.fullmatch(sha256):
         raise RemoteError(ErrorCode.USAGE, "sha256 has to be 64 lower-case hex digits")
-
-
-def describe_source(source: dict[str, Any]) -> str:
-    """A resolved `Source` as the catalog keeps it: where the model came from, with the commit where there is one, and
-    without the query of an address, which can hold a signature."""
-    kind = source.get("kind")
-    if kind == "hf":
-        return f"hf:{source.get('repo')}:{source.get('file')}@{source.get('revision')}"
-    return redact(str(source.get("url") or source.get("requirement") or source.get("path") or kind or ""))

@@ -21,9 +21,8 @@ from typing import Any, Protocol, TypeVar
 
 from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError, WorkerConfig
 from rbee_remote.worker.compute.batching import Plan, QueueFull, Scheduler
-from rbee_remote.worker.compute.cpus import usable_cores
 from rbee_remote.worker.compute.steps import Steps, Task, endings, failing
-from rbee_remote.worker.compute.threads import Crowd
+from rbee_remote.worker.compute.threads import ThreadBudget, usable_cores
 from rbee_remote.worker.engine.interface import Engine, LoadAborted, LoadEngine, ModelInfo
 from rbee_remote.worker.requests.generation import Embedding, Generation
 from rbee_remote.worker.requests.prompt import Prompt, Prompter
@@ -256,8 +255,8 @@ class EngineThread:
         self._open[generation.key] = generation
 
     def _loop(self, engine: Engine, scheduler: Scheduler) -> None:
-        crowd = Crowd.of_this_machine(self._config.options.threads or usable_cores())
-        steps = Steps(engine, scheduler, self._open, self._outbox.append, self._listener.on_change, crowd)
+        thread_budget = ThreadBudget.of_this_machine(self._config.options.threads or usable_cores())
+        steps = Steps(engine, scheduler, self._open, self._outbox.append, self._listener.on_change, thread_budget)
         while True:
             with self._lock:
                 while not (self._stopping or self._ending or self._alone or scheduler.running or scheduler.waiting):

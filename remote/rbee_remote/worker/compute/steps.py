@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 from rbee_remote.protocol import RemoteError
 from rbee_remote.worker.compute.batching import Plan, Scheduler, Span
-from rbee_remote.worker.compute.pace import PrefillPace
+from rbee_remote.worker.compute.prefill import PrefillLimit
 from rbee_remote.worker.compute.prefix import Move
-from rbee_remote.worker.compute.threads import Crowd
+from rbee_remote.worker.compute.threads import ThreadBudget
 from rbee_remote.worker.engine.interface import Engine
 from rbee_remote.worker.requests.generation import Embedding, Generation
 from rbee_remote.worker.requests.journal import Event
@@ -26,7 +26,7 @@ Task = Generation | Embedding
 class Steps:
     """open_tasks: key to each request that the scheduler knows. on_change: told when one takes a slot or ends.
 
-    crowd: how many threads are worth it.
+    thread_budget: how many threads are worth it.
     """
 
     def __init__(
@@ -36,38 +36,38 @@ class Steps:
         open_tasks: dict[str, Task],
         tell: Callable[[Callable[[], None]], None],
         on_change: Callable[[], None],
-        crowd: Crowd,
+        thread_budget: ThreadBudget,
     ) -> None:
         self._engine = engine
         self._scheduler = scheduler
         self._open = open_tasks
         self._tell = tell
         self._on_change = on_change
-        self._pace = PrefillPace(engine.n_batch)
-        self._crowd = crowd
+        self._prefill = PrefillLimit(engine.n_batch)
+        self._thread_budget = thread_budget
         self._threads = 0  # not set yet
 
     def plan(self) -> Plan:
         """The next step, those that begin with it begun; an empty one where a beginning failed."""
-        plan = self._scheduler.plan(prefill=self._pace.tokens, reusable=self._engine.reusable)
+        plan = self._scheduler.plan(prefill=self._prefill.tokens, reusable=self._engine.reusable)
         begun = [self._begin(move) for move in plan.moves]
         return plan if all(begun) else Plan()
 
     def compute(self, plan: Plan) -> bool:
         """False when it was interrupted."""
         started = time.monotonic()
-        self._use_threads(self._crowd.most if self._repeatable() else self._crowd.look(started))
+        self._use_threads(self._thread_budget.most if self._repeatable() else self._thread_budget.look(started))
         whole = self._engine.decode(plan.batch, embeddings=plan.embeds)
         if whole:
-            self._pace.observe(len(plan.batch), time.monotonic() - started)
+            self._prefill.observe(len(plan.batch), time.monotonic() - started)
         return whole
 
     def pause(self) -> None:
         """Nothing is left to compute for now."""
-        self._crowd.pause()
+        self._thread_budget.pause()
 
     def use_all_threads(self) -> None:
-        self._use_threads(self._crowd.most)
+        self._use_threads(self._thread_budget.most)
 
     def take(self, plan: Plan) -> None:
         """Sample from a step that was computed."""

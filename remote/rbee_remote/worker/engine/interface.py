@@ -121,7 +121,7 @@ class Engine(Protocol):
     def set_threads(self, count: int) -> None:
         """How many threads the next steps compute with."""
 
-    def measure(self, prompt_tokens: int, generated_tokens: int) -> float | None:
+    def bench(self, prompt_tokens: int, generated_tokens: int) -> float | None:
         """Seconds for a prompt of random tokens, then as many single steps, in sequence 0, without sampling: what
         llama-bench calls pp and tg. Every sequence is empty before and after. None when `interrupt` cut it short."""
 

@@ -20,15 +20,12 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import json
 import re
 from collections.abc import AsyncIterator
-from typing import Any, TypeVar
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -37,32 +34,18 @@ from rbee_remote.protocol import (
     ErrorCode,
     GenerateRequest,
     LeaseRequest,
-    ProtocolError,
     RemoteError,
     StopRequest,
     WorkerState,
-    decode,
     encode,
 )
-from rbee_remote.serving.json_body import read_json
+from rbee_remote.serving import errors, sse
+from rbee_remote.serving.body import read_message
 from rbee_remote.system.caller import Caller, caller_of
 from rbee_remote.worker.http.bench import bench_endpoint
 from rbee_remote.worker.http.openai.routes import openai_routes
 from rbee_remote.worker.requests.journal import Journal
 from rbee_remote.worker.service.service import Service
-
-#: Seconds between two SSE comments while nothing else is to say.
-HEARTBEAT_S = 3.0
-
-_STATUS: dict[ErrorCode, int] = {
-    ErrorCode.USAGE: 400,
-    ErrorCode.REQUEST_GONE: 404,
-    ErrorCode.WORKER_GONE: 410,
-    ErrorCode.MODEL_INVALID: 422,
-    ErrorCode.ALL_SLOTS_BUSY: 503,
-}
-
-T = TypeVar("T")
 
 
 def make_app(service: Service) -> ASGIApp:
@@ -77,10 +60,10 @@ def make_app(service: Service) -> ASGIApp:
         return JSONResponse({"state": state.value}, status_code=200 if serving else 503)
 
     async def loading_progress(_: Request) -> Response:
-        return _sse(_progress(service))
+        return sse.EventStream(_progress(service))
 
     async def inference(request: Request) -> Response:
-        message = await _read(request, GenerateRequest)
+        message = await read_message(request, GenerateRequest)
         caller = caller_of(request.headers)
         await service.submit(message, caller)
         return _Events(service, caller, message.request_id)
@@ -103,7 +86,7 @@ def make_app(service: Service) -> ASGIApp:
         return Response(content, media_type=media_type)
 
     async def shutdown(request: Request) -> Response:
-        message = await _read(request, StopRequest, default=StopRequest())
+        message = await read_message(request, StopRequest, default=StopRequest())
         if message.only_idle_s is None:
             service.stop(drain=message.drain)
         else:
@@ -111,7 +94,7 @@ def make_app(service: Service) -> ASGIApp:
         return JSONResponse({}, status_code=202)
 
     async def lease(request: Request) -> Response:
-        message = await _read(request, LeaseRequest)
+        message = await read_message(request, LeaseRequest)
         service.grant(message.keeper, message.keep_alive_s)
         return JSONResponse({}, status_code=202)
 
@@ -129,7 +112,7 @@ def make_app(service: Service) -> ASGIApp:
             Route("/metrics", metrics),
             *openai_routes(service),
         ],
-        exception_handlers={RemoteError: _on_remote_error, HTTPException: _on_http_error, Exception: _on_bug},
+        exception_handlers=errors.handlers("worker", errors.WORKER, hint="see the worker's log"),
     )
     return _Addressed(app, service.config.id)
 
@@ -146,17 +129,16 @@ class _Addressed:
         if scope["type"] == "http":
             meant = Request(scope).headers.get(HEADER_WORKER, self._worker_id)
             if meant != self._worker_id:
-                app = _error(RemoteError(ErrorCode.WORKER_GONE, "another worker has this socket now"), 410)
+                app = errors.response(RemoteError(ErrorCode.WORKER_GONE, "another worker has this socket now"), 410)
         await app(scope, receive, send)
 
 
-class _Events(StreamingResponse):
+class _Events(sse.EventStream):
     """The events of a request as SSE, those with a number above `after`. While it is open, the request has a reader,
     and who reads uses the worker."""
 
     def __init__(self, service: Service, caller: Caller, request_id: str, after: int = 0) -> None:
-        lines = _lines(service.journals.find(request_id), after)
-        super().__init__(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        super().__init__(_lines(service.journals.find(request_id), after))
         self._service = service
         self._keeper = caller.keeper
         self._request_id = request_id
@@ -168,25 +150,18 @@ class _Events(StreamingResponse):
 
 
 async def _lines(journal: Journal, after: int) -> AsyncIterator[str]:
-    async for record in journal.follow(HEARTBEAT_S, after):
-        if record is None:
-            yield ": waiting\n\n"
-        else:
-            yield f"event: {record.event}\nid: {record.id}\ndata: {json.dumps(record.data)}\n\n"
+    async for record in journal.follow(sse.HEARTBEAT_S, after):
+        yield sse.WAITING if record is None else sse.event(record.event, record.data, record.id)
 
 
 async def _progress(service: Service) -> AsyncIterator[str]:
     while True:
-        status = service.status()
-        yield f"event: progress\ndata: {json.dumps(encode(status))}\n\n"
+        status, seen = service.status(), service.changed.count
+        yield sse.event("progress", encode(status))
         if status.state not in (WorkerState.STARTING, WorkerState.LOADING):
             return
-        while not await service.changed.wait(HEARTBEAT_S):
-            yield ": waiting\n\n"
-
-
-def _sse(lines: AsyncIterator[str]) -> Response:
-    return StreamingResponse(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        while not await service.changed.wait(sse.HEARTBEAT_S, seen=seen):
+            yield sse.WAITING
 
 
 def _last_event_id(request: Request, known: int) -> int:
@@ -195,34 +170,3 @@ def _last_event_id(request: Request, known: int) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", said) or int(said) > known:
         raise RemoteError(ErrorCode.USAGE, f"Last-Event-ID must be a number from 0 to {known}, got {said!r:.20}")
     return int(said)
-
-
-async def _read(request: Request, cls: type[T], default: T | None = None) -> T:
-    """The body as a message. default: for an empty body. Raises RemoteError USAGE."""
-    body = await read_json(request, may_be_empty=default is not None)
-    if body is None and default is not None:
-        return default
-    try:
-        return decode(cls, body)
-    except ProtocolError as error:
-        raise RemoteError(ErrorCode.USAGE, str(error)) from error
-
-
-def _error(error: RemoteError, status: int) -> JSONResponse:
-    headers = {"Retry-After": str(error.details.get("retry_after_s", 1))} if status == 503 else {}
-    return JSONResponse(error.encode(), status_code=status, headers=headers)
-
-
-async def _on_remote_error(_: Request, error: Any) -> Response:
-    return _error(error, _STATUS.get(error.code, 500))
-
-
-async def _on_http_error(_: Request, error: Any) -> Response:
-    response = _error(RemoteError(ErrorCode.USAGE, str(error.detail)), error.status_code)
-    response.headers.update(error.headers or {})
-    return response
-
-
-async def _on_bug(_: Request, error: Exception) -> Response:
-    """Starlette raises it again once this is sent, so that the log has the traceback."""
-    return _error(RemoteError(ErrorCode.INTERNAL, f"{type(error).__name__}: {error}", hint="see the worker's log"), 500)

@@ -8,14 +8,13 @@ Rules
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import anyio
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from rbee_remote.protocol import (
@@ -24,21 +23,18 @@ from rbee_remote.protocol import (
     BenchResult,
     BenchTest,
     ErrorCode,
-    ProtocolError,
     RemoteError,
-    decode,
     encode,
 )
-from rbee_remote.serving.json_body import read_json
+from rbee_remote.serving import sse
+from rbee_remote.serving.body import read_message
+from rbee_remote.serving.sse import HEARTBEAT_S
 from rbee_remote.system.caller import Caller, caller_of
-from rbee_remote.worker.compute import cpus
+from rbee_remote.worker.compute import threads
 from rbee_remote.worker.engine.interface import Engine
 from rbee_remote.worker.service.service import Service
 
 MAX_REPETITIONS = 1000
-
-#: Seconds between two SSE comments while a run goes on.
-HEARTBEAT_S = 3.0
 
 _log = logging.getLogger("rbee.worker")
 
@@ -56,10 +52,7 @@ def bench_endpoint(service: Service) -> Callable[[Request], Awaitable[Response]]
     """The route's handler: BenchRequest -> SSE `progress`…, `done` or `error`."""
 
     async def bench(request: Request) -> Response:
-        try:
-            message = decode(BenchRequest, await read_json(request))
-        except ProtocolError as error:
-            raise RemoteError(ErrorCode.USAGE, str(error)) from error
+        message = await read_message(request, BenchRequest)
         check(message, service.config.ctx)
         running = _Running(service, message, caller_of(request.headers))
         await running.begun()
@@ -94,9 +87,9 @@ def run(engine: Engine, request: BenchRequest, report: Callable[[BenchProgress],
         seconds = []
         for counts in (test.warm_up, *[(test.prompt_tokens, test.generated_tokens)] * request.repetitions):
             report(BenchProgress(test.name, done, total))
-            took = engine.measure(*counts)
+            took = engine.bench(*counts)
             if took is None:
-                raise RemoteError(ErrorCode.REQUEST_CANCELED, "the measurement was canceled")
+                raise RemoteError(ErrorCode.REQUEST_CANCELED, "the benchmark was canceled")
             seconds.append(took)
             done += 1
         results.append(BenchTest(test.name, test.prompt_tokens + test.generated_tokens, tuple(seconds[1:])))
@@ -113,10 +106,10 @@ def _tests(request: BenchRequest) -> Iterator[_Test]:
 
 
 class _Running:
-    """One measurement: a job on the engine's thread, and its news on the event loop's."""
+    """One benchmark: a job on the engine's thread, and its news on the event loop's."""
 
     def __init__(self, service: Service, request: BenchRequest, caller: Caller) -> None:
-        self._threads = service.config.options.threads or cpus.usable_cores()
+        self._threads = service.config.options.threads or threads.usable_cores()
         self._news: asyncio.Queue[BenchProgress | None] = asyncio.Queue()
         self._first: BenchProgress | None = None
         loop = asyncio.get_running_loop()
@@ -136,12 +129,12 @@ class _Running:
     async def lines(self) -> AsyncIterator[str]:
         progress = self._first
         while progress is not None:
-            yield _event("progress", encode(progress))
+            yield sse.event("progress", encode(progress))
             while True:
                 with anyio.move_on_after(HEARTBEAT_S):
                     progress = await self._news.get()
                     break
-                yield ": measuring\n\n"
+                yield sse.WAITING
         yield self._end()
 
     def cancel(self) -> None:
@@ -150,22 +143,21 @@ class _Running:
 
     def _end(self) -> str:
         try:
-            return _event("done", encode(BenchResult(self._job.result(), self._threads)))
+            return sse.event("done", encode(BenchResult(self._job.result(), self._threads)))
         except RemoteError as error:
-            return _event("error", error.encode())
+            return sse.event("error", error.encode())
         except Exception as error:
-            _log.exception("the measurement failed")
+            _log.exception("the benchmark failed")
             hint = "see the worker's log"
-            return _event(
-                "error", RemoteError(ErrorCode.INTERNAL, f"the measurement failed: {error}", hint=hint).encode()
-            )
+            failure = RemoteError(ErrorCode.INTERNAL, f"the benchmark failed: {error}", hint=hint)
+            return sse.event("error", failure.encode())
 
 
-class _Events(StreamingResponse):
-    """The events of a measurement, which ends with the response."""
+class _Events(sse.EventStream):
+    """The events of a benchmark, which ends with the response."""
 
     def __init__(self, running: _Running) -> None:
-        super().__init__(running.lines(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        super().__init__(running.lines())
         self._running = running
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -173,7 +165,3 @@ class _Events(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self._running.cancel()
-
-
-def _event(name: str, data: dict[str, Any]) -> str:
-    return f"event: {name}\ndata: {json.dumps(data)}\n\n"

@@ -1,7 +1,8 @@
 """llama.cpp behind `interface.Engine`: the one package that imports llama_cpp.
 
 engine ─┬─ load       a model and its context, from a WorkerConfig; what llama.cpp says when it cannot
-        ├─ measure    its speed, as llama-bench measures it
+        ├─ memory     how much of it a model would take, without loading it
+        ├─ timing     its speed, as llama-bench has it
         ├─ samplers   one request's sampler chain, grammar and logprobs
         ├─ backends   ggml's devices
         └─ log        llama.cpp's log to ours

@@ -18,7 +18,7 @@ from rbee_remote.protocol import ErrorCode, RemoteError, Sampling, WorkerConfig
 from rbee_remote.worker.engine.interface import BatchToken, ModelInfo, Progress, Sampled
 from rbee_remote.worker.llama import backends, load, log
 from rbee_remote.worker.llama.samplers import Sampler, Samplers
-from rbee_remote.worker.llama.timing import measure
+from rbee_remote.worker.llama.timing import bench
 
 _ABORTED = 2  # llama_decode's result after its abort callback said yes
 
@@ -133,9 +133,9 @@ class LlamaEngine:
     def set_threads(self, count: int) -> None:
         llama.llama_set_n_threads(self._context, count, count)
 
-    def measure(self, prompt_tokens: int, generated_tokens: int) -> float | None:
+    def bench(self, prompt_tokens: int, generated_tokens: int) -> float | None:
         self._set_embeddings(on=False)
-        return measure(
+        return bench(
             self._context,
             prompt_tokens,
             generated_tokens,

@@ -9,7 +9,7 @@ from pathlib import Path
 from llama_cpp import llama_cpp as llama
 
 from rbee_remote.protocol import ErrorCode, RemoteError, WorkerConfig, WorkerOptions
-from rbee_remote.worker.compute import cpus
+from rbee_remote.worker.compute import threads
 from rbee_remote.worker.compute.batching import EMBEDDED_AT_ONCE
 from rbee_remote.worker.engine.interface import LoadAborted, Progress
 from rbee_remote.worker.llama.backends import Device
@@ -112,7 +112,7 @@ def context_params(options: WorkerOptions, *, ctx: int, slots: int) -> llama.lla
     params.n_ubatch = N_BATCH
     # Outputs of a step, each as wide as the vocabulary: by default there is room for n_batch of them.
     params.n_outputs_max = slots + EMBEDDED_AT_ONCE
-    params.n_threads = params.n_threads_batch = options.threads or cpus.usable_cores()
+    params.n_threads = params.n_threads_batch = options.threads or threads.usable_cores()
     params.type_k = params.type_v = _KV_TYPES[options.kv_type]
     params.flash_attn_type = _FLASH_ATTENTION[options.flash_attention]
     params.no_perf = True

@@ -13,13 +13,12 @@ import numpy as np
 from llama_cpp import llama_cpp as llama
 from numpy.typing import NDArray
 
-from rbee_remote.protocol import Sampling
+from rbee_remote.protocol import Logprob, Logprobs, Sampling
 from rbee_remote.worker.constraints.gbnf import GrammarError
 from rbee_remote.worker.constraints.matcher import Matcher
 from rbee_remote.worker.engine.interface import Sampled
 from rbee_remote.worker.llama.chain import make_chain
 from rbee_remote.worker.llama.grammars import Grammars, refused
-from rbee_remote.worker.llama.logprobs import logprobs
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
@@ -94,3 +93,21 @@ class Sampler:
 
     def _logits(self, context: llama.llama_context_p, row: int) -> NDArray[np.float32]:
         return np.ctypeslib.as_array(llama.llama_get_logits_ith(context, row), (self._common.n_vocab,))
+
+
+def logprobs(logits: NDArray[np.float32], chosen: int, top: int, piece: Callable[[int], bytes]) -> Logprobs:
+    """How likely a token was: the softmax of the model's own logits, before any sampler.
+
+    logits: of every token, shape (n_vocab,). top: how many of the likeliest to tell.
+    """
+    highest = float(logits.max())
+    log_sum = highest + float(np.log(np.exp(logits - highest).sum(dtype=np.float64)))
+    top = min(top, len(logits))
+    likeliest = np.argpartition(-logits, top - 1)[:top] if top else np.empty(0, np.intp)
+    ordered = likeliest[np.lexsort((likeliest, -logits[likeliest]))]
+
+    def told(token: int) -> Logprob:
+        text = piece(token)
+        return Logprob(text.decode(errors="replace"), tuple(text), float(logits[token]) - log_sum)
+
+    return Logprobs(told(chosen), tuple(told(int(token)) for token in ordered))

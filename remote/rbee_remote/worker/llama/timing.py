@@ -1,4 +1,4 @@
-"""How fast a model computes, measured as llama-bench does it: test_prompt and test_gen of its llama-bench.cpp.
+"""How fast a model computes, timed as llama-bench does it: test_prompt and test_gen of its llama-bench.cpp.
 
 Random tokens, the first one BOS where the model wants one; no sampling; a memory that was empty. The tokens are chosen
 and handed to ctypes before the clock starts, so that Python's share of the time is one call a step.
@@ -16,7 +16,7 @@ from llama_cpp import llama_cpp as llama
 _ABORTED = 2  # llama_decode's result after its abort callback said yes
 
 
-def measure(
+def bench(
     context: llama.llama_context_p,
     prompt_tokens: int,
     generated_tokens: int,
@@ -24,7 +24,7 @@ def measure(
     n_batch: int,
     interrupted: Callable[[], bool],
 ) -> float | None:
-    """`Engine.measure`. n_batch: most tokens of a step. interrupted: asked before each step, because on a GPU llama.cpp
+    """`Engine.bench`. n_batch: most tokens of a step. interrupted: asked before each step, because on a GPU llama.cpp
     does not ask its abort callback. Raises RuntimeError where the context does not hold that many tokens."""
     memory = llama.llama_get_memory(context)
     tokens = _random_tokens(context, prompt_tokens + generated_tokens)

@@ -6,12 +6,12 @@ Everything here belongs to the event loop's thread.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any, NamedTuple
 
 from rbee_remote.protocol import Done, RemoteError, Served, Started, TokenEvent, encode
 from rbee_remote.system.caller import Caller
+from rbee_remote.system.changes import Changes
 
 Event = Started | TokenEvent | Done | RemoteError
 
@@ -31,36 +31,6 @@ class Record(NamedTuple):
     data: dict[str, Any]
 
 
-class Signal:
-    """Wakes everybody who waits at the moment of a `notify`. Made for one wait a token: no task, no cancel scope."""
-
-    def __init__(self) -> None:
-        self._waiting: list[asyncio.Future[bool]] = []
-
-    def notify(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for future in waiting:
-            _settle(future, True)
-
-    async def wait(self, timeout_s: float) -> bool:
-        """False when nobody called within `timeout_s`."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[bool] = loop.create_future()
-        self._waiting.append(future)
-        timer = loop.call_later(timeout_s, _settle, future, False)
-        try:
-            return await future
-        finally:
-            timer.cancel()
-            if future in self._waiting:
-                self._waiting.remove(future)
-
-
-def _settle(future: asyncio.Future[bool], value: bool) -> None:
-    if not future.done():
-        future.set_result(value)
-
-
 class Journal:
     """Ends with a `done` or an `error`, after which nothing is added.
 
@@ -69,7 +39,7 @@ class Journal:
 
     def __init__(self) -> None:
         self._events: list[Event] = []
-        self._grown = Signal()
+        self._grown = Changes()
         self._on_close: list[Callable[[], None]] = []
         self.closed = False
         self.read = False

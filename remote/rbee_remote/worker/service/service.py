@@ -33,12 +33,13 @@ from rbee_remote.protocol import (
     WorkerTimings,
 )
 from rbee_remote.system.caller import ANYBODY, Caller
+from rbee_remote.system.changes import Changes
 from rbee_remote.worker.compute.batching import QueueFull
 from rbee_remote.worker.compute.loop import EngineThread
 from rbee_remote.worker.engine.interface import Engine, LoadEngine, ModelInfo
 from rbee_remote.worker.requests import prompt
 from rbee_remote.worker.requests.generation import Embedding, Generation
-from rbee_remote.worker.requests.journal import Journal, Signal
+from rbee_remote.worker.requests.journal import Journal
 from rbee_remote.worker.requests.journals import Journals
 from rbee_remote.worker.service.keep_alive import KeepAlive
 from rbee_remote.worker.service.leases import Leases
@@ -63,7 +64,7 @@ class Service:
     def __init__(self, config: WorkerConfig, load: LoadEngine, report: Callable[[WorkerStatus], None]) -> None:
         self.config = config
         self.sandbox = ""
-        self.changed = Signal()
+        self.changed = Changes()
         self.journals = Journals(self._end)
         self.metrics = Metrics()
         self._report = report

@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 
 from rbee_remote.protocol import Message, ProtocolError, RemoteError, decode
 from rbee_remote.sandbox import confine_to_nothing
-from rbee_remote.system.command import accept_marks
+from rbee_remote.system.command import accept_tags
 from rbee_remote.worker.templates.frames import CPU_S, HEAD_BYTES, MEMORY_BYTES, length_of, most_text, pack, unpack
 from rbee_remote.worker.templates.template import ChatTemplate, TooLong
 
@@ -35,7 +35,7 @@ from rbee_remote.worker.templates.template import ChatTemplate, TooLong
 def main(argv: list[str]) -> int:
     """0 when its stdin has ended, 1 when a bound was hit that leaves it unfit for more."""
     parser = argparse.ArgumentParser(prog="rbee_remote render")
-    accept_marks(parser)
+    accept_tags(parser)
     parser.parse_args(argv)
     _import_all()
     _bound()

@@ -21,7 +21,7 @@ import anyio
 from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError, encode
 from rbee_remote.system.child import describe_exit
 from rbee_remote.system.command import payload_command
-from rbee_remote.system.identity import own_mark
+from rbee_remote.system.identity import own_tag
 from rbee_remote.system.sanitize import sanitize
 from rbee_remote.worker.engine.interface import ModelInfo
 from rbee_remote.worker.templates.frames import CPU_S, HEAD_BYTES, MEMORY_BYTES, length_of, most_text, pack, unpack
@@ -42,10 +42,10 @@ _HINT = "use --raw to send the prompt without the model's chat template"
 
 
 class Renderer:
-    """marks: for the command lines of the processes. Closed by `close`."""
+    """tags: for the command lines of the processes. Closed by `close`."""
 
-    def __init__(self, marks: Sequence[str] = ()) -> None:
-        self._command = payload_command("render", *marks, own_mark())
+    def __init__(self, tags: Sequence[str] = ()) -> None:
+        self._command = payload_command("render", *tags, own_tag())
         self._idle: list[_Process] = []
         self._all: set[_Process] = set()
         self._count = 0  # those that are being started too

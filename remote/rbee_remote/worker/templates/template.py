@@ -18,7 +18,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rbee_remote.protocol import ErrorCode, Message, RemoteError
-from rbee_remote.worker.templates import left_out
+from rbee_remote.worker.templates import omissions
 
 #: For models that come without a template. ChatML is the most common format among them.
 CHATML = (
@@ -70,12 +70,12 @@ class ChatTemplate:
             ) from error
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = (), *, most: int = 2**24) -> str:
-        """`render`, and nothing that was said is left out. Raises RemoteError as that and `left_out.error` do."""
+        """`render`, and nothing that was said is left out. Raises RemoteError as that and `omissions.error` do."""
         text = self.render(messages, tools, most=most)
         turns = [self._turn(message) for message in messages]
         missing = self._missing(turns, tools, text, most)
         if missing:
-            raise left_out.error(turns, missing[0])
+            raise omissions.error(turns, missing[0])
         return text
 
     def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = (), *, most: int = 2**24) -> str:
@@ -118,7 +118,7 @@ class ChatTemplate:
     def _missing(self, turns: list[dict[str, Any]], tools: Sequence[dict[str, Any]], text: str, most: int) -> list[int]:
         """As `_not_in`, but for a system's message that would be there if nobody had spoken after the user."""
         missing = self._not_in(text, turns, tools, most)
-        asked = left_out.until_asked(turns)
+        asked = omissions.until_asked(turns)
         if not any(turns[index]["role"] == "system" for index in missing) or not 0 < len(asked) < len(turns):
             return missing
         then = self._not_in(self._try(asked, tools, most), asked, tools, most)
@@ -129,10 +129,10 @@ class ChatTemplate:
 
         def shown() -> frozenset[int] | None:
             """None where the template fails on the probe."""
-            probe = self._try(left_out.marked(turns), tools, most)
-            return left_out.marks_in(probe) if probe else None
+            probe = self._try(omissions.with_placeholders(turns), tools, most)
+            return omissions.placeholders_in(probe) if probe else None
 
-        return left_out.find(turns, text, shown)
+        return omissions.find(turns, text, shown)
 
     def _turn(self, message: Message) -> dict[str, Any]:
         """A message as templates know it. Keys that say nothing are left out: many ask only whether they are there."""

@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,6 @@ from typing import Any
 
 import pytest
 
-import rbee
 from rbee_remote.protocol import DownloadRequest, Source, encode
 from rbee_remote.protocol.audit import unpack_head, verify
 from tests.hub import COMMIT, Hub, Trouble
@@ -78,7 +78,8 @@ def part_size(hive: HiveFolder) -> int:
 
 
 def test_the_version_is_the_projects(hive: HiveFolder) -> None:
-    assert hive.ask("GET", "/v1/health")[1]["version"] == rbee.__version__
+    project = tomllib.loads((Path(__file__).parents[4] / "pyproject.toml").read_text())["project"]
+    assert hive.ask("GET", "/v1/health")[1]["version"] == project["version"]
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from rbee.setup.payload import build_payload
 from rbee_remote.protocol import Survey, TidyReport, TidyRequest
 from rbee_remote.sweep.survey import survey
 from rbee_remote.sweep.tidy import tidy
-from rbee_remote.system.identity import owner_mark, start_ticks
-from rbee_remote.system.machine import this_system
+from rbee_remote.system.identity import owner_tag, start_ticks
+from rbee_remote.system.interface import this_system
 from tests.patience import PATIENCE_S
 from tests.testbed.node import wait_until
 
@@ -98,7 +98,7 @@ def dead_owner() -> str:
     process.kill()
     process.wait()
     assert ticks is not None
-    return f"--owner={owner_mark(process.pid, ticks)}"
+    return f"--owner={owner_tag(process.pid, ticks)}"
 
 
 def until_running(process: subprocess.Popen[bytes]) -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from rbee_remote.protocol import ProcessSeen, TidyRequest, TidyResult
 from rbee_remote.sweep.survey import survey
 from rbee_remote.sweep.tidy import tidy
-from rbee_remote.system.family import grow
 from rbee_remote.system.interface import Process
+from rbee_remote.system.process_tree import grow
 from tests.doubles.system import ScriptedSystem
 
 ID = "0123456789abcdef"

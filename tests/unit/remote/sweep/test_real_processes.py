@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from rbee_remote.protocol import ProcessSeen, Survey, TidyRequest, decode, encode
-from rbee_remote.system.identity import own_mark
+from rbee_remote.system.identity import own_tag
 from tests.patience import PATIENCE_S
 from tests.testbed.node import wait_until
 from tests.unit.remote.sweep.conftest import NodeFolders, until_running
@@ -58,7 +58,7 @@ def test_an_orphaned_download_is_seen_and_ended(node: NodeFolders, dead_owner: s
 
 
 def test_what_a_living_process_owns_is_left_alone(node: NodeFolders) -> None:
-    download = node.start("download", f"--target={node.home}/models/x.gguf", own_mark())
+    download = node.start("download", f"--target={node.home}/models/x.gguf", own_tag())
     until_running(download)
     (result,) = node.tidy(dataclasses.replace(node.request(node.survey()), files=())).results
     assert "its hive runs" in result.why

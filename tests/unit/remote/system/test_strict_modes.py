@@ -13,7 +13,7 @@ import pytest
 from rbee.node.probe import parse, script
 from rbee_remote.protocol import ErrorCode, RemoteError
 from rbee_remote.system.layout import Layout
-from rbee_remote.system.strict_modes import danger
+from rbee_remote.system.strict_modes import unsafe_because
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ CASES = [
 @pytest.mark.parametrize(("make", "problem"), CASES)
 def test_both_say_the_same(make: Callable[[Path], Path], problem: str, short: Path) -> None:
     home = make(short)
-    assert (danger(home), by_probe(home)) == (problem.replace("{}", str(short)),) * 2
+    assert (unsafe_because(home), by_probe(home)) == (problem.replace("{}", str(short)),) * 2
 
 
 @pytest.mark.parametrize(("make", "problem"), CASES)
@@ -148,6 +148,6 @@ def test_a_link_in_place_of_the_folder_for_sockets_is_refused(short: Path) -> No
 def test_a_ring_of_links_leads_nowhere(short: Path) -> None:
     (short / "a").symlink_to("b")
     (short / "b").symlink_to("a")
-    assert (danger(short / "a" / "rbee"), by_probe(short / "a" / "rbee")) == ("", "")
+    assert (unsafe_because(short / "a" / "rbee"), by_probe(short / "a" / "rbee")) == ("", "")
     with pytest.raises(RemoteError, match="cannot make a folder"):
         Layout(short / "a" / "rbee", short / "run").prepare()

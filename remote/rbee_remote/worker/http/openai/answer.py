@@ -21,14 +21,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError, WorkerState
+from rbee_remote.serving import sse
 from rbee_remote.system.caller import Caller, caller_of
 from rbee_remote.worker.http.openai import errors
 from rbee_remote.worker.requests.journal import Journal
 from rbee_remote.worker.service.service import Service
-
-#: Seconds between two SSE comments while nothing else is to say; also how long a stream waits for its first event, so
-#: that what refuses a request at once is a status and not a line of the stream.
-HEARTBEAT_S = 3.0
 
 T = TypeVar("T")
 
@@ -147,10 +144,11 @@ def _end(service: Service, job: Job, journals: list[Journal]) -> None:
 
 
 async def _settle(journals: list[Journal]) -> None:
-    """Wait until each has an event, for a heartbeat at most. Raises the error that it is."""
-    with anyio.move_on_after(HEARTBEAT_S):
+    """Wait until each has an event, for a heartbeat at most: what refuses a request at once is to be a status and not a
+    line of the stream. Raises the error that it is."""
+    with anyio.move_on_after(sse.HEARTBEAT_S):
         for journal in journals:
-            record = await anext(journal.follow(HEARTBEAT_S))
+            record = await anext(journal.follow(sse.HEARTBEAT_S))
             if record is not None and record.event == "error":
                 raise RemoteError.decode(record.data)
 
@@ -178,7 +176,7 @@ async def _choices(
 ) -> AsyncIterator[list[dict[str, Any]] | None]:
     """A stream's `choices` from one request's events; None for a heartbeat. Raises the error that ends them."""
     choice = part.choice
-    async for record in journal.follow(HEARTBEAT_S):
+    async for record in journal.follow(sse.HEARTBEAT_S):
         if record is None:
             yield None
         elif record.event == "started":
@@ -216,7 +214,7 @@ class _Chunks(Response):
         head: dict[str, Any],
         end: Callable[[], None],
     ) -> None:
-        super().__init__(media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        super().__init__(media_type=sse.MEDIA_TYPE, headers=sse.HEADERS)
         del self.headers["content-length"]
         self._service = service
         self._job = job
@@ -240,24 +238,20 @@ class _Chunks(Response):
         try:
             await all_or_none(self._send_part(send, part, journal) for part, journal in parts)
         except RemoteError as error:
-            await _send_line(send, _data(errors.body(error)))
+            await _send_line(send, sse.data(errors.body(error)))
             return
         if self._job.include_usage:
-            await _send_line(send, _data({**self._head, "choices": [], "usage": self._usage.encode()}))
+            await _send_line(send, sse.data({**self._head, "choices": [], "usage": self._usage.encode()}))
         await _send_line(send, "data: [DONE]\n\n")
 
     async def _send_part(self, send: Send, part: Part, journal: Journal) -> None:
         async for choices in _choices(self._service, part, journal, self._usage):
             if choices is None:
-                await _send_line(send, ": waiting\n\n")
+                await _send_line(send, sse.WAITING)
             else:
                 for choice in choices:
-                    await _send_line(send, _data({**self._head, "choices": [choice]}))
+                    await _send_line(send, sse.data({**self._head, "choices": [choice]}))
 
 
 async def _send_line(send: Send, line: str) -> None:
     await send({"type": "http.response.body", "body": line.encode(), "more_body": True})
-
-
-def _data(value: dict[str, Any]) -> str:
-    return f"data: {json.dumps(value)}\n\n"

@@ -1,6 +1,5 @@
 """Errors in OpenAI's form: `{"error": {"message", "type", "param", "code"}}` with the status its clients act on.
 
-They retry 408, 409, 429 and 5xx, heeding Retry-After, so a refusal that cannot succeed later must be none of these.
 JSON is written in ASCII: a message may quote what came in, and half a surrogate pair has no UTF-8.
 """
 
@@ -12,16 +11,7 @@ from typing import Any
 from starlette.responses import Response
 
 from rbee_remote.protocol import ErrorCode, RemoteError
-
-_STATUS: dict[ErrorCode, int] = {
-    ErrorCode.USAGE: 400,
-    ErrorCode.MODEL_NOT_FOUND: 404,
-    ErrorCode.MODEL_INVALID: 422,
-    ErrorCode.REQUEST_CANCELED: 499,
-    ErrorCode.ALL_SLOTS_BUSY: 503,
-    ErrorCode.WORKER_GONE: 503,
-    ErrorCode.DEADLINE_EXCEEDED: 504,
-}
+from rbee_remote.serving.errors import OPENAI, headers_of, status_of
 
 
 def wrong(field: str, what: str) -> RemoteError:
@@ -31,19 +21,15 @@ def wrong(field: str, what: str) -> RemoteError:
 
 def body(error: RemoteError) -> dict[str, Any]:
     message = f"{error.message}; {error.hint}" if error.hint else error.message
-    kind = "invalid_request_error" if _status(error) < 500 else "server_error"
+    kind = "invalid_request_error" if status_of(error, OPENAI) < 500 else "server_error"
     return {"error": {"message": message, "type": kind, "param": error.details.get("field"), "code": _code(error)}}
 
 
 def response(error: RemoteError, status: int | None = None) -> Response:
     """status: where it is not the one of the error's code."""
-    status = status or _status(error)
-    headers = {"Retry-After": str(error.details.get("retry_after_s", 1))} if status == 503 else {}
-    return Response(json.dumps(body(error)), status_code=status, headers=headers, media_type="application/json")
-
-
-def _status(error: RemoteError) -> int:
-    return _STATUS.get(error.code, 500)
+    status = status or status_of(error, OPENAI)
+    content = json.dumps(body(error))
+    return Response(content, status_code=status, headers=headers_of(error, status), media_type="application/json")
 
 
 def _code(error: RemoteError) -> str | None:

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from rbee_remote.protocol import ErrorCode, RemoteError
-from rbee_remote.serving.json_body import read_json
+from rbee_remote.serving.body import read_json
 from rbee_remote.system.caller import caller_of
 from rbee_remote.worker.http.openai import chat, completions, embeddings, errors, fields
 from rbee_remote.worker.http.openai.answer import respond, when_gone

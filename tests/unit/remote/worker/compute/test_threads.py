@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from rbee_remote.worker.compute.threads import WINDOW_S, Crowd, Use
+from rbee_remote.worker.compute.threads import WINDOW_S, ThreadBudget, Use
 from tests.patience import PATIENCE_S
 
 
@@ -20,16 +20,16 @@ def threads(others: Sequence[float], *, processors: int = 8, most: int = 8) -> l
     for number, load in enumerate(others, 1):
         uses.append(Use(number * WINDOW_S, uses[-1].busy + (load + 3) * WINDOW_S, number * 3 * WINDOW_S))
     feed = iter(uses)
-    crowd = Crowd(most, processors, lambda: next(feed))
-    return [crowd.look(use.at) for use in uses][1:]
+    thread_budget = ThreadBudget(most, processors, lambda: next(feed))
+    return [thread_budget.look(use.at) for use in uses][1:]
 
 
 def test_where_the_use_of_processors_is_secret_all_threads_compute() -> None:
     def refuse() -> Use:
         raise PermissionError("/proc/stat")
 
-    crowd = Crowd(8, 8, refuse)
-    assert [crowd.look(now) for now in (0.0, 1.0)] == [8, 8]
+    thread_budget = ThreadBudget(8, 8, refuse)
+    assert [thread_budget.look(now) for now in (0.0, 1.0)] == [8, 8]
 
 
 @pytest.mark.parametrize(("load", "expected"), [(0.0, 8), (0.3, 8), (1.0, 7), (4.1, 4), (7.9, 1), (30.0, 1)], ids=str)
@@ -51,27 +51,27 @@ def test_no_more_than_the_work_is_worth_where_there_are_more_processors() -> Non
 
 def test_between_two_windows_nothing_is_read() -> None:
     uses = iter([Use(0.0, 0.0, 0.0)])
-    crowd = Crowd(2, 2, lambda: next(uses))
-    assert [crowd.look(0.0), crowd.look(0.1), crowd.look(0.2)] == [2, 2, 2]
+    thread_budget = ThreadBudget(2, 2, lambda: next(uses))
+    assert [thread_budget.look(0.0), thread_budget.look(0.1), thread_budget.look(0.2)] == [2, 2, 2]
 
 
 def test_what_went_on_in_a_pause_says_nothing() -> None:
     uses = iter([Use(0.0, 0.0, 0.0), Use(1.0, 2.0, 0.0), Use(9.0, 18.0, 0.0)])
-    crowd = Crowd(2, 2, lambda: next(uses))
-    assert [crowd.look(0.0), crowd.look(1.0)] == [2, 1]
-    crowd.pause()
-    assert crowd.look(9.0) == 2
+    thread_budget = ThreadBudget(2, 2, lambda: next(uses))
+    assert [thread_budget.look(0.0), thread_budget.look(1.0)] == [2, 1]
+    thread_budget.pause()
+    assert thread_budget.look(9.0) == 2
 
 
 def test_busy_programs_of_this_machine_are_seen() -> None:
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processors)]
     try:
-        crowd = Crowd.of_this_machine(processors)
+        thread_budget = ThreadBudget.of_this_machine(processors)
         deadline = time.monotonic() + PATIENCE_S
-        while crowd.look(time.monotonic()) > 1 and time.monotonic() < deadline:
+        while thread_budget.look(time.monotonic()) > 1 and time.monotonic() < deadline:
             time.sleep(WINDOW_S)
-        assert crowd.threads == 1
+        assert thread_budget.threads == 1
     finally:
         for hog in hogs:
             hog.kill()

@@ -181,17 +181,17 @@ def test_the_real_engine_is_measured_and_works_on(model_path: Path) -> None:
     try:
         prompt = engine.tokenize("The capital of France is", add_special=True, parse_special=True)
         engine.decode([BatchToken(token, pos, 1, False) for pos, token in enumerate(prompt)])
-        short, long = engine.measure(8, 0), engine.measure(256, 0)
+        short, long = engine.bench(8, 0), engine.bench(256, 0)
         assert short is not None
         assert long is not None
         assert 0 < short < long
         assert engine.reusable(1, len(prompt)) == 0  # every sequence is empty now
         with pytest.raises(RuntimeError, match="llama_decode"):
-            engine.measure(257, 0)
+            engine.bench(257, 0)
         engine.interrupt()
-        assert engine.measure(256, 0) is None
+        assert engine.bench(256, 0) is None
         engine.rearm()
-        assert engine.measure(0, 4)
+        assert engine.bench(0, 4)
         assert engine.decode([BatchToken(token, pos, 0, False) for pos, token in enumerate(prompt)])
     finally:
         engine.close()

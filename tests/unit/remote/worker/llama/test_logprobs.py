@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from rbee_remote.worker.llama.logprobs import logprobs
+from rbee_remote.worker.llama.samplers import logprobs
 
 PIECES = [b"a", b"b", "ä".encode()[:1], b"", b"e"]
 

@@ -13,7 +13,7 @@ import pytest
 from rbee_remote.protocol import GenerateRequest, Sampling, WorkerConfig, WorkerOptions
 from rbee_remote.worker.compute.batching import Scheduler
 from rbee_remote.worker.compute.steps import Steps
-from rbee_remote.worker.compute.threads import Crowd
+from rbee_remote.worker.compute.threads import ThreadBudget
 from rbee_remote.worker.engine.interface import Engine
 from rbee_remote.worker.requests.generation import Embedding, Generation
 from rbee_remote.worker.requests.journal import Journal
@@ -36,7 +36,7 @@ class Worker:
         self.scheduler = Scheduler(slots, 8, engine.n_batch, shares=engine.info.can_share)
         self.reused: dict[str, int] = {}
         self._steps = Steps(
-            engine, self.scheduler, self.open, lambda call: call(), lambda: None, Crowd.of_this_machine(1)
+            engine, self.scheduler, self.open, lambda call: call(), lambda: None, ThreadBudget.of_this_machine(1)
         )
 
     def submit(self, prompt: Sequence[int], *, reuse: bool = True) -> Generation:

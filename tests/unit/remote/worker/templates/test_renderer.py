@@ -19,8 +19,8 @@ import pytest
 from rbee_remote.protocol import ErrorCode, GenerateRequest, Message, RemoteError
 from rbee_remote.sandbox import landlock
 from rbee_remote.system.command import payload_command, read_command
-from rbee_remote.system.family import grow
 from rbee_remote.system.linux import LinuxSystem
+from rbee_remote.system.process_tree import grow
 from rbee_remote.worker.engine.interface import ModelInfo
 from rbee_remote.worker.templates import renderer as renderer_module
 from rbee_remote.worker.templates.renderer import Renderer

@@ -11,7 +11,7 @@ FIRST = 32
 _WEIGHT = 0.3  # of the latest step
 
 
-class PrefillPace:
+class PrefillLimit:
     """n_batch: tokens of a step at most."""
 
     def __init__(self, n_batch: int) -> None:

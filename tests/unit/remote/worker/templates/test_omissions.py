@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rbee_remote.protocol import ErrorCode, Message, RemoteError
-from rbee_remote.worker.templates import left_out
+from rbee_remote.worker.templates import omissions
 from rbee_remote.worker.templates.template import CHATML, ChatTemplate
 
 SYSTEM = Message("system", "You answer in one word.")
@@ -185,9 +185,9 @@ def test_the_work_grows_with_the_conversation_and_no_faster(
     monkeypatch: pytest.MonkeyPatch, family: str, said: str
 ) -> None:
     """5,000 turns: the template runs for the prompt and one probe of it, whose marks are looked for once."""
-    monkeypatch.setattr(left_out, "_MOST_READ", 0)
+    monkeypatch.setattr(omissions, "_MOST_READ", 0)
     made, renders, read = template(FAMILIES[family]), [], []
-    render, find = made._render, left_out.find
+    render, find = made._render, omissions.find
 
     def counting(*args: Any) -> str:
         renders.append(args)
@@ -200,7 +200,7 @@ def test_the_work_grows_with_the_conversation_and_no_faster(
         return missing
 
     monkeypatch.setattr(made, "_render", counting)
-    monkeypatch.setattr(left_out, "find", finding)
+    monkeypatch.setattr(omissions, "find", finding)
     assert made.prompt([Message("user", said)] * 5000)
     assert len(renders) <= 2
     assert max(read) < 20

@@ -11,8 +11,8 @@ Templates may strip white space, write JSON, put the system's message before the
 - **assistant** is not looked at: good templates drop the reasoning of earlier turns, or the text beside a call.
 
 A message counts as shown when the prompt has it word for word and it is long enough to be no coincidence; else when
-half of its words stand there, and the mark that a probe puts in its place does too. What a template does on purpose,
-such as saying the opposite right after it, no look at the prompt can tell.
+half of its words stand there, and the placeholder that a probe puts in its place does too. What a template does on
+purpose, such as saying the opposite right after it, no look at the prompt can tell.
 
 All of it takes time in proportion to the prompt, however many messages there are and wherever they stand.
 """
@@ -38,7 +38,7 @@ _MOST_READ = 2**27
 _MOST_TIMES = 16
 #: What templates take out of a text, such as /no_think; it can be all of it.
 _SWITCH = re.compile(r"(?<!\S)/\w+(?!\S)")
-_MARK = re.compile(r"rbee([0-9]{1,9})mark")
+_PLACEHOLDER = re.compile(r"rbee([0-9]{1,9})mark")
 
 Turn = dict[str, Any]
 
@@ -66,17 +66,17 @@ def until_asked(turns: Sequence[Turn]) -> list[Turn]:
     return list(turns[: last + 1])
 
 
-def marked(turns: Sequence[Turn]) -> list[Turn]:
-    """The conversation with a mark for what each one says: letters and digits alone, so that no way of writing changes
-    it, and nothing else in it can be mistaken for it."""
+def with_placeholders(turns: Sequence[Turn]) -> list[Turn]:
+    """The conversation with a placeholder for what each one says: letters and digits alone, so that no way of writing
+    changes it, and nothing else in it can be mistaken for it."""
     return [
         {**turn, "content": f"rbee{index}mark"} if turn["content"].strip() else turn for index, turn in enumerate(turns)
     ]
 
 
-def marks_in(prompt: str) -> frozenset[int]:
-    """The messages whose mark is there."""
-    return frozenset(int(index) for index in _MARK.findall(prompt.lower()))
+def placeholders_in(prompt: str) -> frozenset[int]:
+    """The messages whose placeholder is there."""
+    return frozenset(int(index) for index in _PLACEHOLDER.findall(prompt.lower()))
 
 
 def error(turns: Sequence[Turn], index: int) -> RemoteError:
