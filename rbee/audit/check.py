@@ -13,20 +13,19 @@ import json
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from rbee.audit.reading import snapshot
 from rbee.audit.witness import Note, NotesOnKeeper, notes_on_nodes, place_of
 from rbee.base.errors import ConfigError, NodeError
-from rbee.base.events import Event
+from rbee.base.events import silent
 from rbee.base.settings import Settings
 from rbee.base.who import host, user
 from rbee.context import Context
 from rbee.inventory import Node
-from rbee.node.probe import probe
-from rbee.node.session import PerNode, each, reach
+from rbee.node.session import NodeSession, PerNode, on_each
 from rbee.transport.connection import Connection, quote
 from rbee_remote.protocol import ErrorCode
 from rbee_remote.protocol.audit import AUDIT_HEAD, AUDIT_LOG, MAX_BREAKS, AuditBreak, AuditHead, Verifier, unpack_head
@@ -145,21 +144,19 @@ async def verify_nodes(context: Context, nodes: Sequence[Node]) -> list[PerNode[
     Raises ConfigError where the keeper's own cannot be read.
     """
     noted = notes_on_nodes(_entries(context.settings))
-    with context.open_registry() as registry:
 
-        async def ask(node: Node) -> Verdict:
-            async with reach(node, context, registry, _silent) as connection:
-                home = (await probe(connection, node)).home
-                wanted = [note for note in noted.get(node.name, ()) if note.place == place_of(node, home)]
-                for _ in range(_LOOKS):
-                    on_keeper = NotesOnKeeper(context.keeper_id, f"{user()}@{host()}")
-                    reading = partial(_Reading, f"{home}/log", wanted=wanted, on_keeper=on_keeper)
-                    verdict, was_put_away = await _verify_on_node(connection, f"{home}/log", reading)
-                    if not was_put_away:
-                        break
-                return verdict
+    async def ask(session: NodeSession) -> Verdict:
+        node, home = session.node, (await session.probe()).home
+        wanted = [note for note in noted.get(node.name, ()) if note.place == place_of(node, home)]
+        for _ in range(_LOOKS):
+            on_keeper = NotesOnKeeper(context.keeper_id, f"{user()}@{host()}")
+            reading = partial(_Reading, f"{home}/log", wanted=wanted, on_keeper=on_keeper)
+            verdict, was_put_away = await _verify_on_node(session.connection, f"{home}/log", reading)
+            if not was_put_away:
+                break
+        return verdict
 
-        return await each(nodes, ask)
+    return await on_each(replace(context, emit=silent), nodes, ask)
 
 
 async def _verify_on_node(
@@ -257,7 +254,3 @@ def _entry(line: bytes) -> dict[str, Any] | None:
 
 def _unreadable(settings: Settings, error: OSError) -> ConfigError:
     return ConfigError(f"cannot read the audit log in {settings.log}: {error.strerror}", hint="see that it is yours")
-
-
-def _silent(_: Event) -> None:
-    """A verdict over many nodes shows rows, not the progress of each."""

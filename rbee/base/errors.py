@@ -13,7 +13,7 @@ Ctrl-C is `asyncio.CancelledError` until the command line turns it into REQUEST_
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from rbee_remote.protocol import ErrorCode, RemoteError
 
@@ -63,6 +63,14 @@ class RbeeError(Exception):
     @property
     def exit_status(self) -> int:
         return EXIT_STATUS[self.code]
+
+    def after(self, progress: str, details: dict[str, Any]) -> Self:
+        """Another error of this kind, which says how far things had come; to be raised from this one."""
+        error = self.__class__.__new__(self.__class__)
+        RbeeError.__init__(
+            error, self.code, f"{self.message}, after {progress}", hint=self.hint, details={**self.details, **details}
+        )
+        return error
 
 
 class UsageError(RbeeError):

@@ -106,3 +106,7 @@ class Finished:
 
 Event = PhaseStarted | PhaseDone | Progress | Notice | Retry | Token | Finished
 Emit = Callable[[Event], None]
+
+
+def silent(_: Event) -> None:
+    """The `Emit` of work that nobody follows, as over many nodes at once: their rows say what came of it."""

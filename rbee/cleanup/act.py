@@ -15,8 +15,8 @@ from rbee.cleanup import here
 from rbee.cleanup.actions import Action, DropRow, EndProcess, NodeSeen, Plan, RemoveFile, StopWorker
 from rbee.node.hive_client import HiveClient
 from rbee.node.probe import Probe
+from rbee.node.session import NodeSession
 from rbee.registry import Registry
-from rbee.transport.connection import Connection
 from rbee_remote.protocol import ErrorCode, StopRequest
 from rbee_remote.protocol.sweep import TidyRequest, TidyResult
 
@@ -33,13 +33,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A node that is to be cleaned up, and the way to it. patience_s: of each step of a kill ladder."""
+    """A node that is to be cleaned up. patience_s: of each step of a kill ladder."""
 
-    node: str
-    connection: Connection
+    session: NodeSession
     found: Probe
     hive: HiveClient
-    registry: Registry
     patience_s: float
 
     async def act(self, plan: Plan, seen: NodeSeen, outcomes: list[Outcome]) -> None:
@@ -54,7 +52,7 @@ class Site:
                     outcomes.append(await self._stop(action))
                 except NodeError as error:
                     failed = failed or error
-        outcomes += forget_rows(self.registry, [row for row in plan.actions if isinstance(row, DropRow)])
+        outcomes += forget_rows(self.session.registry, [row for row in plan.actions if isinstance(row, DropRow)])
         await self._tidy(plan, seen, outcomes)
         if failed:
             raise failed
@@ -68,7 +66,7 @@ class Site:
                 return Outcome(action, note=error.message)
             if error.code is not ErrorCode.WORKER_GONE:
                 raise
-        self.registry.drop(self.node, action.worker_id)
+        self.session.registry.drop(self.session.node.name, action.worker_id)
         return Outcome(action, done=True)
 
     async def _tidy(self, plan: Plan, seen: NodeSeen, outcomes: list[Outcome]) -> None:
@@ -85,12 +83,12 @@ class Site:
             tuple(action.file for action in removals),
             self.patience_s,
         )
-        report = await tidy(self.connection, self.found, request)
+        report = await tidy(self.session.connection, self.found, request)
         actions: tuple[Action, ...] = (*ends, *removals)
         outcomes += [_outcome(action, result) for action, result in zip(actions, report.results, strict=True)]
         results = zip(ends, report.results, strict=False)  # those of processes come first
         ended = [action.process.instance for action, result in results if result.done and action.process.instance]
-        self.registry.drop_all(self.node, ended)
+        self.session.registry.drop_all(self.session.node.name, ended)
 
 
 def forget_rows(registry: Registry, actions: Sequence[DropRow]) -> list[Outcome]:

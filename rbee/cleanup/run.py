@@ -14,12 +14,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from rbee import audit
 from rbee.base.errors import ConnectError, NodeError, RbeeError
-from rbee.base.events import Emit
+from rbee.base.events import silent
 from rbee.base.locks import held_at_once, keeper_lock_path
 from rbee.cleanup import here
 from rbee.cleanup.act import Outcome, Site, forget_rows, remove_here
@@ -29,9 +29,9 @@ from rbee.cleanup.payload_commands import survey
 from rbee.cleanup.plan import judge, judge_unlisted
 from rbee.context import Context
 from rbee.inventory import Node
-from rbee.node.hive_client import HiveClient, hive_at
-from rbee.node.probe import Probe, probe
-from rbee.node.session import reach
+from rbee.node.hive_client import HiveClient
+from rbee.node.probe import Probe
+from rbee.node.session import NodeSession
 from rbee.node.socket_http import SilenceError
 from rbee.registry import Registry, WorkerRow
 from rbee.setup.payload import build_payload
@@ -82,11 +82,11 @@ Tell = Callable[[NodeReport], None]
 
 
 async def clean_up(
-    context: Context, nodes: Sequence[Node], request: GcRequest, *, tell: Tell, emit: Emit
+    context: Context, nodes: Sequence[Node], request: GcRequest, *, tell: Tell
 ) -> list[NodeReport] | None:
     """Clean up `nodes`; None where another `rbee gc` of this keeper is at it.
 
-    tell: hears of each as it is done. emit: notices of the keeper's own. Raises ConfigError where the registry cannot
+    tell: hears of each as it is done. Raises ConfigError where the registry cannot
     be used; what a node fails with is in its report.
     """
     lock = nullcontext(True) if request.dry_run else held_at_once(keeper_lock_path(context.settings, here.LOCK))
@@ -96,7 +96,7 @@ async def clean_up(
         path = context.settings.registry_path
         with Registry.open_copy(path) if request.dry_run else context.open_registry() as registry:
             rows = _by_node(registry.rows())
-            run = _Run(context, request, registry, tell, emit, asyncio.Semaphore(AT_ONCE))
+            run = _Run(context, request, registry, tell, asyncio.Semaphore(AT_ONCE))
             reports = list(await asyncio.gather(*(run.visit(node, rows[node.name]) for node in nodes)))
             if request.everywhere:
                 reports.append(run.clean_here(rows))
@@ -118,7 +118,6 @@ class _Run:
     request: GcRequest
     registry: Registry
     tell: Tell
-    emit: Emit
     places: asyncio.Semaphore
 
     async def visit(self, node: Node, rows: Sequence[WorkerRow]) -> NodeReport:
@@ -154,30 +153,30 @@ class _Run:
     async def _clean(
         self, node: Node, rows: Sequence[WorkerRow], report: NodeReport, deadline: asyncio.Timeout
     ) -> None:
-        async with reach(node, self.context, self.registry, _silent) as connection:
-            found = await probe(connection, node)
+        # The tries of many nodes at once are noise; a node's report says why it failed.
+        async with NodeSession(replace(self.context, emit=silent), self.registry, node) as session:
+            found, connection = await session.probe(), session.connection
             if not (rows or found.payloads or found.runtimes or found.uv or found.hive_socket_present):
                 return
-            if connection.pipe_command is None and found.python and found.payloads:  # another keeper set it up
+            if connection.access.pipe_command is None and found.python and found.payloads:  # another keeper set it up
                 payload = f"{found.home}/payloads/{min(found.payloads)}.zip"
-                connection.pipe_command = (found.python, "-I", payload, "pipe")
-            hive = hive_at(connection, found.run_dir, keeper_id=self.context.keeper_id)
+                connection.use_pipe((found.python, "-I", payload, "pipe"))
+            hive = session.hive_at(found.run_dir)
             info, workers = await _ask(hive) if found.hive_socket_present else (None, ())
             seen = NodeSeen(await survey(connection, found), info, workers)
-            plan = judge(node.name, seen, rows, self._policy(node, found))
+            plan = judge(node.name, seen, rows, self._policy(session, found))
             report.kept = plan.kept
             if self.request.dry_run:
                 report.outcomes += [Outcome(action) for action in plan.actions]
                 return
             ladders = LADDER_STEPS * self.request.patience_s * len(plan.actions)
             deadline.reschedule(asyncio.get_running_loop().time() + ACTING_S + ladders)
-            site = Site(node.name, connection, found, hive, self.registry, self.request.patience_s)
-            await site.act(plan, seen, report.outcomes)
+            await Site(session, found, hive, self.request.patience_s).act(plan, seen, report.outcomes)
 
-    def _policy(self, node: Node, found: Probe) -> Policy:
+    def _policy(self, session: NodeSession, found: Probe) -> Policy:
         in_use = {f"{found.home}/payloads/{build_payload().name}", f"{found.home}/runtimes/uv-{uv_version()}"}
-        if facts := self.registry.node_facts(node.name):
-            in_use.add(str(PurePosixPath(facts.python).parent.parent))
+        if session.facts:
+            in_use.add(str(PurePosixPath(session.facts.python).parent.parent))
         return Policy(self.context.keeper_id, self.request.older_than_s, frozenset(in_use))
 
     def _end(self, report: NodeReport) -> None:
@@ -186,10 +185,8 @@ class _Run:
             action = outcome.action
             if outcome.done and not isinstance(action, DropRow):  # of a row nothing is lost
                 name, freed = f"gc.{action_name(action)}", outcome.bytes or None
-                settings = self.context.settings
-                audit.record(
-                    settings, name, emit=self.emit, node=action.node, what=action.what, why=action.why, bytes=freed
-                )
+                settings, emit = self.context.settings, self.context.emit
+                audit.record(settings, name, emit=emit, node=action.node, what=action.what, why=action.why, bytes=freed)
         self.tell(report)
 
 
@@ -214,7 +211,3 @@ def action_name(action: StopWorker | DropRow | EndProcess | RemoveFile) -> str:
             return "end_process"
         case RemoveFile():
             return "remove_file"
-
-
-def _silent(_: object) -> None:
-    """The tries of many nodes at once are noise; a node's report says why it failed."""

@@ -15,16 +15,15 @@ from dataclasses import dataclass
 
 from rbee.base.durations import format_duration
 from rbee.base.errors import ConnectError, NodeError, UsageError
-from rbee.base.events import Emit, Notice
+from rbee.base.events import Notice
 from rbee.base.locks import keeper_lock
 from rbee.context import Context
 from rbee.inventory import Node
 from rbee.node.diagnosis import check_home
-from rbee.node.hive_client import HiveClient, WorkerClient, hive_at
-from rbee.node.probe import Probe, probe
-from rbee.node.session import reach
+from rbee.node.hive_client import HiveClient
+from rbee.node.probe import Probe
+from rbee.node.session import NodeSession, open_session
 from rbee.node.traces import Traces, end_script, look_script, parse, remove_script
-from rbee.transport.connection import Connection
 from rbee_remote.protocol import ErrorCode, Lease, StopRequest, WorkerState
 
 #: Seconds for a hive that may hang to answer.
@@ -75,25 +74,23 @@ class _Claim:
     leases: tuple[Lease, ...]
 
 
-async def uninstall(context: Context, node: Node, request: UninstallRequest, emit: Emit) -> Uninstalled:
+async def uninstall(context: Context, node: Node, request: UninstallRequest) -> Uninstalled:
     """Leave `node` as it was before rbee came; its inventory entry stays.
 
     Raises NodeError ALL_SLOTS_BUSY when another keeper's lease, or a request that does not end, holds a worker;
     BOOTSTRAP_FAILED when something cannot be removed; UsageError when models are to go and nobody confirms it;
     ConnectError and RefusedError.
     """
-    with context.open_registry() as registry:
-        facts = registry.node_facts(node.name)
-        async with (
-            keeper_lock(context.settings, f"bootstrap-{node.name}", f"works on {node.name}", emit),
-            reach(node, context, registry, emit) as connection,
-        ):
-            found = await probe(connection, node)
-            check_home(found)  # what is removed there is to be what was looked at
-            site = _Site(context, node, request, emit, connection, found)
-            outcome = await site.clear(elsewhere=facts.home if facts and facts.home != found.home else "")
+    async with (
+        keeper_lock(context.settings, f"bootstrap-{node.name}", f"works on {node.name}", context.emit),
+        open_session(context, node) as session,
+    ):
+        found, facts = await session.probe(), session.facts
+        check_home(found)  # what is removed there is to be what was looked at
+        site = _Site(session, request, found)
+        outcome = await site.clear(elsewhere=facts.home if facts and facts.home != found.home else "")
         if not request.dry_run:
-            registry.forget_node(node.name)
+            session.registry.forget_node(node.name)
     return outcome
 
 
@@ -101,11 +98,8 @@ async def uninstall(context: Context, node: Node, request: UninstallRequest, emi
 class _Site:
     """One node, while it is cleared."""
 
-    context: Context
-    node: Node
+    session: NodeSession
     request: UninstallRequest
-    emit: Emit
-    connection: Connection
     found: Probe
 
     async def clear(self, *, elsewhere: str) -> Uninstalled:
@@ -125,19 +119,19 @@ class _Site:
         return outcome
 
     async def _look(self) -> Traces:
-        result = await self.connection.run(look_script(self.found), timeout=SCRIPT_TIMEOUT_S)
+        result = await self.session.connection.run(look_script(self.found), timeout=SCRIPT_TIMEOUT_S)
         return parse(result.stdout, self.found.home)
 
     async def _answering_hive(self) -> HiveClient | None:
         """The hive, None where none runs, or where it hangs: then it is ended like any other process."""
-        hive = hive_at(self.connection, self.found.run_dir, keeper_id=self.context.keeper_id)
+        hive = self.session.hive_at(self.found.run_dir)
         if not self.found.hive_socket_present:
             return None
         try:
             async with asyncio.timeout(HIVE_PATIENCE_S):
                 return hive if await hive.health_or_none() else None
         except (NodeError, TimeoutError):
-            self.emit(Notice("the hive does not answer"))
+            self.session.emit(Notice("the hive does not answer"))
             return None
 
     async def _claims(self, hive: HiveClient | None, traces: Traces) -> list[_Claim]:
@@ -152,9 +146,8 @@ class _Site:
         return [claim for claim in claims if claim]
 
     async def _claim(self, worker: str, socket: str) -> _Claim | None:
-        client = WorkerClient(self.connection, socket, worker_id=worker, keeper_id=self.context.keeper_id)
         try:
-            status = await client.health()
+            status = await self.session.worker_at(socket, worker).health()
         except (NodeError, ConnectError):
             return None
         return _Claim(status.id, status.model, status.state is WorkerState.BUSY, status.leases)
@@ -162,8 +155,8 @@ class _Site:
     def _refuse_if_held(self, claims: Iterable[_Claim], *, hive_answers: bool) -> None:
         """Raises NodeError ALL_SLOTS_BUSY for a worker that another keeper holds, or whose request nobody ends."""
         for claim in claims:
-            worker = f"worker {claim.worker} ({claim.model}) on {self.node.name}"
-            others = [lease for lease in claim.leases if lease.keeper != self.context.keeper_id]
+            worker = f"worker {claim.worker} ({claim.model}) on {self.session.node.name}"
+            others = [lease for lease in claim.leases if lease.keeper != self.session.context.keeper_id]
             if others:
                 holder, left = _holder(others[0])
                 raise NodeError(
@@ -184,10 +177,10 @@ class _Site:
         """Raises UsageError for a no, and where there is nobody to ask."""
         if self.request.assume_yes:
             return
-        what = f"{_count(len(traces.models), 'file')} of models on {self.node.name} ({traces.models_mb} MB)"
-        if self.context.ask is None:
+        what = f"{_count(len(traces.models), 'file')} of models on {self.session.node.name} ({traces.models_mb} MB)"
+        if self.session.context.ask is None:
             raise UsageError(f"--models removes {what}, and nobody is there to confirm it", hint="add --yes")
-        if not await self.context.ask(f"Remove {what} too?"):
+        if not await self.session.context.ask(f"Remove {what} too?"):
             raise UsageError("nothing was removed", hint="without --models the models stay")
 
     async def _end(self, hive: HiveClient | None) -> None:
@@ -198,13 +191,13 @@ class _Site:
             except NodeError as error:
                 if error.code is ErrorCode.ALL_SLOTS_BUSY:
                     raise
-                self.emit(Notice(f"the hive did not end as it should: {error.message}"))
-        await self.connection.run(end_script(self.found, SIGNAL_PATIENCE_S), timeout=SCRIPT_TIMEOUT_S)
+                self.session.emit(Notice(f"the hive did not end as it should: {error.message}"))
+        await self.session.connection.run(end_script(self.found, SIGNAL_PATIENCE_S), timeout=SCRIPT_TIMEOUT_S)
         left = (await self._look()).processes
         if left:
             raise NodeError(
                 ErrorCode.BOOTSTRAP_FAILED,
-                f"process {left[0].pid} ({left[0].command}) on {self.node.name} does not end",
+                f"process {left[0].pid} ({left[0].command}) on {self.session.node.name} does not end",
                 hint="it may wait for a disk that hangs; nothing was removed, so try again later",
                 details={"pids": ", ".join(str(process.pid) for process in left)},
             )
@@ -212,12 +205,12 @@ class _Site:
     async def _remove(self, traces: Traces) -> None:
         """Raises NodeError BOOTSTRAP_FAILED for what is left of what should be gone."""
         script = remove_script(self.found, traces, models=self.request.models)
-        result = await self.connection.run(script, timeout=SCRIPT_TIMEOUT_S)
+        result = await self.session.connection.run(script, timeout=SCRIPT_TIMEOUT_S)
         left = (await self._look()).removable(models=self.request.models)
         if left:
             raise NodeError(
                 ErrorCode.BOOTSTRAP_FAILED,
-                f"{left[0]} on {self.node.name} cannot be removed",
+                f"{left[0]} on {self.session.node.name} cannot be removed",
                 hint="see who may write there; `rbee uninstall` goes on where it stopped",
                 details={"left": len(left), "said": result.stderr.strip()[-300:]},
             )

@@ -66,7 +66,7 @@ def bench(
         ),
     )
     context, request = shell.context, BenchRequest(prompt, gen, repetitions)
-    answers = shell.run(run_bench(context.inventory.select(nodes), request, load, context, shell.renderer))
+    answers = shell.run(run_bench(context.inventory.select(nodes), request, load, context))
     shell.renderer.table(bench_table(answers))
     failure = partial_failure([answer.error for answer in answers])
     if failure:

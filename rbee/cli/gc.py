@@ -81,7 +81,7 @@ def _clean_up(shell: Shell, node: str | None, request: GcRequest) -> None:
         if not shell.options.json:
             gc_view.show(report, shell.renderer, shell.options, dry_run=request.dry_run)
 
-    reports = shell.run(clean_up(context, nodes, request, tell=tell, emit=shell.renderer))
+    reports = shell.run(clean_up(context, nodes, request, tell=tell))
     if shell.options.json:
         shell.renderer.record(gc_view.document(reports, dry_run=request.dry_run))
     elif reports is None:
@@ -104,6 +104,7 @@ def _context(shell: Shell, *, dry_run: bool) -> Context:
         inventory=shell.inventory,
         open_registry=shell.open_registry,
         keeper_id=keeper_id(settings) if is_known or not dry_run else secrets.token_hex(8),
+        emit=shell.renderer,
     )
 
 

@@ -17,10 +17,10 @@ def register(app: typer.Typer) -> None:
 def status(shell: Shell, nodes: NodesArgument = None) -> None:
     """Show where a hive runs. Starts none."""
     from rbee.cli.views import hives_table
-    from rbee.fleet import fleet
+    from rbee.fleet import hives
 
     context = shell.context
-    shell.renderer.table(hives_table(shell.run(fleet.hives(context, context.inventory.select(nodes)))))
+    shell.renderer.table(hives_table(shell.run(hives.hives(context, context.inventory.select(nodes)))))
 
 
 def stop(shell: Shell, node: NodeArgument, now: NowOption = False, patience: PatienceOption = PATIENCE) -> None:
@@ -28,11 +28,11 @@ def stop(shell: Shell, node: NodeArgument, now: NowOption = False, patience: Pat
 
     With --now, one that does not answer is ended by signals.
     """
-    from rbee.fleet import fleet
+    from rbee.fleet import hives
 
     seconds = patience_s(patience)
     context = shell.context
     where = context.inventory.node(node)
-    stopped = shell.run(fleet.stop_hive(context, where, drain=not now, patience_s=seconds, emit=shell.renderer))
+    stopped = shell.run(hives.stop_hive(context, where, drain=not now, patience_s=seconds))
     text = f"stopped the hive of {node}" if stopped else f"no hive runs on {node}"
     shell.renderer.done(text, {"node": node, "stopped": stopped})

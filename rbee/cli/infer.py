@@ -155,7 +155,7 @@ def _run(shell: Shell, request: InferRequest, *, stream: bool, timing: bool) -> 
 
     with audit.recorded(context.settings, "infer", emit=renderer, node=request.node or "") as details:
         details["model"] = parse_ref(request.model).canonical if request.model else None
-        finished = shell.run(run_infer(request, context, renderer))
+        finished = shell.run(run_infer(request, context))
         details |= {
             "node": finished.node,
             "model": finished.model,

@@ -24,7 +24,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as more is written.")] = False,
 ) -> None:
     """Show the log of a node's hive, or of one of its workers."""
-    from rbee.fleet import fleet
+    from rbee.fleet import logs as use_case
 
     context = shell.context
     renderer = shell.renderer
@@ -33,13 +33,12 @@ def logs(
         renderer.write(line.decode(errors="replace"))
 
     shell.run(
-        fleet.logs(
+        use_case.logs(
             context,
             context.inventory.node(node),
             worker=worker,
             lines=lines,
             follow=follow,
             write=write,
-            emit=renderer,
         )
     )

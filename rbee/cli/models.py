@@ -31,10 +31,10 @@ def register(app: typer.Typer) -> None:
 def list_(shell: Shell, nodes: NodesArgument = None) -> None:
     """List the models of all nodes; a node that does not answer is a row."""
     from rbee.cli.views import models_table
-    from rbee.fleet import fleet
+    from rbee.fleet import models
 
     context = shell.context
-    shell.renderer.table(models_table(shell.run(fleet.models(context, context.inventory.select(nodes)))))
+    shell.renderer.table(models_table(shell.run(models.models(context, context.inventory.select(nodes)))))
 
 
 def show(
@@ -49,7 +49,7 @@ def show(
     """Show what a model is, what memory it needs, and how much context each node has room for."""
     from rbee.cli.needs_view import needs_data, needs_table, summary
     from rbee.cli.views import partial_failure
-    from rbee.fleet import fleet
+    from rbee.fleet import models
     from rbee.infer.request import InferRequest
 
     given = load_options(ctx=ctx, slots=slots, kv_type=kv_type, flash_attention=flash_attention)
@@ -57,7 +57,7 @@ def show(
     counts = () if asked.slots is None else (asked.slots,)
     context = shell.context
     nodes = context.inventory.select(node)
-    answers = shell.run(fleet.model_needs(context, nodes, model, asked, slots=counts))
+    answers = shell.run(models.model_needs(context, nodes, model, asked, slots=counts))
     having = [(answer.node, answer.value) for answer in answers if answer.value]
     failure = partial_failure([answer.error for answer in answers])
     if not having:
@@ -79,10 +79,10 @@ def show(
 def pull(shell: Shell, node: NodeArgument, model: RefArgument) -> None:
     """Have a node download a model; where it has no way out, the keeper does and brings it."""
     from rbee.cli.views import model_data
-    from rbee.fleet import fleet
+    from rbee.fleet import models
 
     context = shell.context
-    info = shell.run(fleet.pull(context, context.inventory.node(node), model, shell.renderer))
+    info = shell.run(models.pull(context, context.inventory.node(node), model))
     shell.renderer.done(f"{info.model} is on {node}", {"node": node, **model_data(info)})
 
 
@@ -93,19 +93,19 @@ def push(
 ) -> None:
     """Bring a model from this machine to a node."""
     from rbee.cli.views import model_data
-    from rbee.fleet import fleet
+    from rbee.fleet import models
 
     context = shell.context
-    info = shell.run(fleet.push(context, context.inventory.node(node), file_or_ref(model), shell.renderer))
+    info = shell.run(models.push(context, context.inventory.node(node), file_or_ref(model)))
     shell.renderer.done(f"{info.model} is on {node}", {"node": node, **model_data(info)})
 
 
 def rm(shell: Shell, node: NodeArgument, model: RefArgument) -> None:
     """Remove a model from a node; one that a worker holds stays."""
-    from rbee.fleet import fleet
+    from rbee.fleet import models
 
     context = shell.context
-    info = shell.run(fleet.remove_model(context, context.inventory.node(node), model, shell.renderer))
+    info = shell.run(models.remove_model(context, context.inventory.node(node), model))
     shell.renderer.done(f"removed {info.model} from {node}", {"removed": info.model, "node": node})
 
 

@@ -88,7 +88,7 @@ def add(
         if not no_check:
             from rbee.fleet import nodes
 
-            added = shell.run(nodes.add(context, node, assume_yes=yes, emit=shell.renderer))
+            added = shell.run(nodes.add(context, node, assume_yes=yes))
             node = added.node
             accepted = {"algorithm": added.key.algorithm if added.key else None, "accepted_by": added.accepted_by.value}
         add_node(path, node)
@@ -131,7 +131,7 @@ def ping(shell: Shell, nodes: NodesArgument = None) -> None:
     from rbee.fleet import nodes as use_cases
 
     context = shell.context
-    answers = shell.run(use_cases.ping(context, context.inventory.select(nodes), shell.renderer))
+    answers = shell.run(use_cases.ping(context, context.inventory.select(nodes)))
     shell.renderer.table(pings_table(answers))
     failure = partial_failure([answer.error for answer in answers])
     if failure:
@@ -145,7 +145,7 @@ def check(shell: Shell, node: NodeArgument) -> None:
     from rbee.node.diagnosis import obstacle
 
     context = shell.context
-    findings = shell.run(nodes.check(context, context.inventory.node(node), shell.renderer))
+    findings = shell.run(nodes.check(context, context.inventory.node(node)))
     shell.renderer.table(findings_table(findings))
     if error := obstacle(node, findings):
         raise error

@@ -165,6 +165,7 @@ class Shell:
             keeper_id=keeper_id(self.settings),
             ask=questions.confirm if questions else None,
             ask_passphrase=questions.passphrase if questions else None,
+            emit=self.renderer,
         )
         self._mend_registry(context)
         return context
@@ -176,9 +177,9 @@ class Shell:
         with self.open_registry() as registry:
             lost = registry.lost
         if lost:
-            from rbee.fleet.fleet import rebuild
+            from rbee.fleet.workers import rebuild
 
-            self.run(rebuild(context, self.renderer))
+            self.run(rebuild(context))
 
     def open_registry(self) -> Registry:
         """Raises ConfigError. A registry that lost its rows, or cannot be written, is told of."""

@@ -51,7 +51,7 @@ def uninstall(
         shell.settings, "uninstall", emit=shell.renderer, node=node, models=models, now=now, home=where.home
     )
     with contextlib.nullcontext() if dry_run else recorded:
-        outcome = shell.run(use_case(context, where, request, shell.renderer))
+        outcome = shell.run(use_case(context, where, request))
     data = {"node": node, "dry_run": dry_run, **asdict(outcome)}
     if dry_run:
         shell.renderer.record(data)

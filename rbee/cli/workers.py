@@ -28,19 +28,19 @@ def register(app: typer.Typer) -> None:
 def list_(shell: Shell, nodes: NodesArgument = None) -> None:
     """List the workers of all nodes; a node that does not answer is a row."""
     from rbee.cli.views import workers_table
-    from rbee.fleet import fleet
+    from rbee.fleet import workers
 
     context = shell.context
-    shell.renderer.table(workers_table(shell.run(fleet.workers(context, context.inventory.select(nodes)))))
+    shell.renderer.table(workers_table(shell.run(workers.workers(context, context.inventory.select(nodes)))))
 
 
 def show(shell: Shell, worker: WorkerArgument, node: NodeOption = None) -> None:
     """Show all that a hive knows of one worker."""
     from rbee.cli.views import worker_data, worker_record
-    from rbee.fleet import fleet
+    from rbee.fleet import workers
 
     context = shell.context
-    where, info = shell.run(fleet.find_worker(context, context.inventory.select(node), worker))
+    where, info = shell.run(workers.find_worker(context, context.inventory.select(node), worker))
     if shell.options.json:
         shell.renderer.record({"node": where.name, **worker_data(info)})
     else:
@@ -55,12 +55,12 @@ def stop(
     patience: PatienceOption = PATIENCE,
 ) -> None:
     """Stop a worker; its memory is free when this returns."""
-    from rbee.fleet import fleet
+    from rbee.fleet import workers
 
     seconds = patience_s(patience)
     context = shell.context
-    where, info = shell.run(fleet.find_worker(context, context.inventory.select(node), worker))
-    shell.run(fleet.stop_worker(context, where, info.id, drain=not now, patience_s=seconds, emit=shell.renderer))
+    where, info = shell.run(workers.find_worker(context, context.inventory.select(node), worker))
+    shell.run(workers.stop_worker(context, where, info.id, drain=not now, patience_s=seconds))
     data = {"stopped": info.id, "model": info.model, "node": where.name}
     shell.renderer.done(f"stopped worker {info.id} ({info.model}) on {where.name}", data)
 
@@ -68,10 +68,10 @@ def stop(
 def sync(shell: Shell, nodes: NodesArgument = None) -> None:
     """Make the registry say what the hives say; a node that does not answer keeps its rows."""
     from rbee.cli.views import partial_failure, sync_table
-    from rbee.fleet import fleet
+    from rbee.fleet import workers
 
     context = shell.context
-    answers = shell.run(fleet.sync(context, context.inventory.select(nodes)))
+    answers = shell.run(workers.sync(context, context.inventory.select(nodes)))
     shell.renderer.table(sync_table(answers))
     failure = partial_failure([answer.error for answer in answers])
     if failure:
@@ -81,8 +81,8 @@ def sync(shell: Shell, nodes: NodesArgument = None) -> None:
 def health(shell: Shell, nodes: NodesArgument = None) -> None:
     """Ask each worker itself whether it is well."""
     from rbee.cli.views import health_table
-    from rbee.fleet import fleet
+    from rbee.fleet import workers
 
     context = shell.context
-    answers = shell.run(fleet.worker_health(context, context.inventory.select(nodes)))
+    answers = shell.run(workers.worker_health(context, context.inventory.select(nodes)))
     shell.renderer.table(health_table(answers))

@@ -5,25 +5,21 @@ Each node gets as far as `infer.ready_worker` takes it, then its worker measures
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rbee import audit
 from rbee.base.errors import NodeError, UsageError
 from rbee.base.events import Emit, Event, Notice, Progress, Retry
 from rbee.context import Context
 from rbee.infer.infer import ready_worker
-from rbee.infer.phases import PhaseClock
 from rbee.infer.request import InferRequest
-from rbee.infer.session import Trip
+from rbee.infer.session import InferSession
 from rbee.inventory import Node
 from rbee.inventory.schema import AUTO_CTX
 from rbee.node.hive_client import WorkerClient
 from rbee.node.session import PerNode, each
-from rbee.registry import Registry
 from rbee_remote.protocol import (
     BenchProgress,
     BenchRequest,
@@ -61,7 +57,7 @@ def speed(test: BenchTest) -> Speed:
 
 
 async def bench(
-    nodes: Sequence[Node], request: BenchRequest, load: InferRequest, context: Context, emit: Emit
+    nodes: Sequence[Node], request: BenchRequest, load: InferRequest, context: Context
 ) -> list[PerNode[Bench]]:
     """Measure the nodes at once, each on its own machine; one that fails is a value in the result.
 
@@ -75,10 +71,11 @@ async def bench(
 
         async def ask(node: Node) -> Bench:
             asked = node.ctx if load.ctx is None else load.ctx
-            wanted = dataclasses.replace(load, ctx=context_size(asked, needed))
-            report = emit if len(nodes) == 1 else _naming(node, emit)
-            with audit.recorded(context.settings, "bench", emit=report, node=node.name) as details:
-                result = await _on_node(node, wanted, request, context, registry, report)
+            wanted = replace(load, ctx=context_size(asked, needed))
+            own = context if len(nodes) == 1 else replace(context, emit=_naming(node, context.emit))
+            with audit.recorded(context.settings, "bench", emit=own.emit, node=node.name) as details:
+                async with InferSession(wanted, own, registry) as session:
+                    result = await _on_node(session, node, request)
                 details |= {"model": result.model.model, "worker": result.worker.id}
                 return result
 
@@ -92,15 +89,12 @@ def context_size(asked: int | None, needed: int) -> int | None:
     return needed if needed > (asked or DEFAULT_CTX) else asked
 
 
-async def _on_node(
-    node: Node, wanted: InferRequest, request: BenchRequest, context: Context, registry: Registry, emit: Emit
-) -> Bench:
-    async with AsyncExitStack() as open_things:
-        trip = Trip(wanted, context, emit, PhaseClock(emit), registry, open_things)
-        ready = await ready_worker(trip, node)
-        result = await measure(ready.client(context.keeper_id), request, emit)
-        registry.seen(node.name, ready.info.id)
-        return Bench(ready.info, ready.model, result)
+async def _on_node(session: InferSession, node: Node, request: BenchRequest) -> Bench:
+    ready = await ready_worker(session, node)
+    info = ready.info
+    result = await measure(ready.session.worker_at(info.socket, info.id, info.secret), request, session.emit)
+    session.registry.seen(node.name, info.id)
+    return Bench(info, ready.model, result)
 
 
 async def measure(worker: WorkerClient, request: BenchRequest, emit: Emit) -> BenchResult:
@@ -116,7 +110,7 @@ async def measure(worker: WorkerClient, request: BenchRequest, emit: Emit) -> Be
             raise
     raise NodeError(
         ErrorCode.WORKER_CRASHED,
-        "the worker, or the way to it, was gone while it was measured",
+        "the worker, or the connection to it, was lost while it was measured",
         hint="`rbee logs NODE --worker ID` shows its last words",
     )
 
@@ -131,7 +125,7 @@ def _naming(node: Node, emit: Emit) -> Emit:
     def report(event: Event) -> None:
         match event:
             case Progress():
-                emit(dataclasses.replace(event, key=f"{node.name} {event.key}", text=f"{node.name}: {event.text}"))
+                emit(replace(event, key=f"{node.name} {event.key}", text=f"{node.name}: {event.text}"))
             case Notice():
                 emit(Notice(f"{node.name}: {event.text}"))
             case Retry():

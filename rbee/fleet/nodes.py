@@ -14,7 +14,7 @@ from rbee.context import Context
 from rbee.inventory import Node
 from rbee.node.diagnosis import ConnectionFacts, Finding, findings
 from rbee.node.probe import probe
-from rbee.node.session import PerNode, each, open_connection, reach
+from rbee.node.session import NodeSession, PerNode, on_each, open_connection, open_session
 from rbee.transport.forwarding import forwarding_works
 from rbee_remote.protocol import ErrorCode
 
@@ -32,18 +32,16 @@ class Ping:
     rtt_s: float
 
 
-async def ping(context: Context, nodes: Sequence[Node], emit: Emit) -> list[PerNode[Ping]]:
+async def ping(context: Context, nodes: Sequence[Node]) -> list[PerNode[Ping]]:
     """Run one empty command on each node, all at once."""
-    with context.open_registry() as registry:
 
-        async def ask(node: Node) -> Ping:
-            async with reach(node, context, registry, _only_notices(emit)) as connection:
-                began = time.monotonic()
-                await connection.run(":")
-                rtt = time.monotonic() - began
-                return Ping(connection.timings.connect_s, connection.timings.authenticate_s, rtt)
+    async def ask(session: NodeSession) -> Ping:
+        connection, began = session.connection, time.monotonic()
+        await connection.run(":")
+        rtt = time.monotonic() - began
+        return Ping(connection.timings.connect_s, connection.timings.authenticate_s, rtt)
 
-        return await each(nodes, ask)
+    return await on_each(replace(context, emit=_only_notices(context.emit)), nodes, ask)
 
 
 def _only_notices(emit: Emit) -> Emit:
@@ -56,13 +54,12 @@ def _only_notices(emit: Emit) -> Emit:
     return filtered
 
 
-async def check(context: Context, node: Node, emit: Emit) -> list[Finding]:
+async def check(context: Context, node: Node) -> list[Finding]:
     """The doctor: what of this node matters to rbee, each finding with its fix."""
-    with context.open_registry() as registry:
-        async with reach(node, context, registry, emit) as connection:
-            found = await probe(connection, node)
-            facts = ConnectionFacts(local=node.is_local, forwarding=await forwarding_works(connection, found.python))
-    return findings(found, facts)
+    async with open_session(context, node) as session:
+        found = await session.probe()
+        forwarding = await forwarding_works(session.connection, found.python)
+    return findings(found, ConnectionFacts(local=node.is_local, forwarding=forwarding))
 
 
 class AcceptedBy(StrEnum):
@@ -83,7 +80,7 @@ class Added:
     accepted_by: AcceptedBy
 
 
-async def add(context: Context, node: Node, *, assume_yes: bool, emit: Emit) -> Added:
+async def add(context: Context, node: Node, *, assume_yes: bool) -> Added:
     """Look at `node`'s host key, have it accepted and pin it; connect, checked against that key, and probe.
 
     The caller writes the inventory. A pin that `node` has already was compared by the user, and the machine must show
@@ -95,9 +92,9 @@ async def add(context: Context, node: Node, *, assume_yes: bool, emit: Emit) -> 
 
     if node.name in context.inventory.nodes:
         raise UsageError(f"there is a node {node.name!r} already", hint=f"`rbee nodes remove {node.name}` first")
-    nodes = {**context.inventory.nodes, node.name: node}
+    nodes, emit = {**context.inventory.nodes, node.name: node}, context.emit
     scanned = await scan_host_key(node, nodes, emit=emit, ask_passphrase=context.ask_passphrase)
-    accepted_by = await _accept(context, node, scanned, assume_yes=assume_yes, emit=emit)
+    accepted_by = await _accept(context, node, scanned, assume_yes=assume_yes)
     if scanned.key is not None:
         node = replace(node, host_key=scanned.key.fingerprint)
     async with open_connection(
@@ -112,8 +109,9 @@ async def add(context: Context, node: Node, *, assume_yes: bool, emit: Emit) -> 
     return Added(node, scanned.key, accepted_by)
 
 
-async def _accept(context: Context, node: Node, scanned: Scanned, *, assume_yes: bool, emit: Emit) -> AcceptedBy:
+async def _accept(context: Context, node: Node, scanned: Scanned, *, assume_yes: bool) -> AcceptedBy:
     """Who vouches for the key. Raises RefusedError HOST_KEY_UNKNOWN where it is nobody."""
+    emit = context.emit
     if scanned.key is None:
         emit(Notice(f"known_hosts has an authority for the certificates of {node.host}: no key of its own is pinned"))
         return AcceptedBy.KNOWN_HOSTS

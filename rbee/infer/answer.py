@@ -23,7 +23,7 @@ from rbee.base.events import Emit, Retry, Token
 from rbee.infer.cancel import CANCEL_TIMEOUT_S, LOST_TIMEOUT_S, tell
 from rbee.infer.stream import Explain, Patience, unbroken
 from rbee.node.hive_client import WorkerClient
-from rbee.transport.reconnecting import Link
+from rbee.transport.reconnecting import ReconnectingConnection
 from rbee_remote.protocol import Done, ErrorCode, GenerateRequest, Started, TokenEvent, Usage
 
 #: How long a request waits before it asks a worker again whose slots and queue are full.
@@ -42,7 +42,7 @@ class Answer:
 
 
 @dataclass(slots=True)
-class Draft:
+class PartialAnswer:
     """What came of an answer so far. path: where its text goes if nothing more comes.
 
     sent_at: when the request was sent last, on the monotonic clock. max_tokens: None until the worker has begun.
@@ -57,7 +57,7 @@ class Draft:
     first_tokens: int = 0
 
     @classmethod
-    def of(cls, folder: Path, request_id: str) -> Draft:
+    def of(cls, folder: Path, request_id: str) -> PartialAnswer:
         """The file's name says when it was."""
         stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
         return cls(folder / f"answer-{stamp}-{request_id[:8]}.txt")
@@ -102,31 +102,38 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """How an answer is had. link: what `worker` speaks over, opened anew when it breaks.
+class Endpoint:
+    """Where an answer comes from. connection: what `worker` speaks over, opened anew when it breaks.
 
-    explain: what the hive says about a worker that hung up or fell silent. draft: takes in what comes.
+    explain: what the hive says about a worker that hung up or fell silent.
     """
 
     worker: WorkerClient
-    link: Link
+    connection: ReconnectingConnection
     explain: Explain
-    draft: Draft
     deadline: Deadline = field(default_factory=Deadline)
     patience: Patience = field(default_factory=Patience)
 
 
-async def answer(way: Way, request: GenerateRequest, *, emit: Emit, retries: int = len(BUSY_DELAYS_S)) -> Answer:
+async def answer(
+    endpoint: Endpoint,
+    request: GenerateRequest,
+    partial: PartialAnswer,
+    *,
+    emit: Emit,
+    retries: int = len(BUSY_DELAYS_S),
+) -> Answer:
     """Generate, and report each token once.
 
-    retries: how often a busy worker is asked again, three times at most. The deadline is the caller's to enforce.
+    partial: takes in what comes. retries: how often a busy worker is asked again, three times at most. The deadline is
+    the caller's to enforce.
     Raises NodeError ALL_SLOTS_BUSY after the last try, WORKER_GONE when the worker was not there to begin with,
     WORKER_CRASHED when it died with the answer half done, ConnectError when the connection was lost for good.
     """
     delays = BUSY_DELAYS_S[:retries]
     for attempt, delay in enumerate((*delays, None), start=1):
         try:
-            return await _one_try(way, request, emit)
+            return await _one_try(endpoint, request, partial, emit)
         except NodeError as error:
             if error.code is not ErrorCode.ALL_SLOTS_BUSY or delay is None:
                 raise
@@ -135,69 +142,63 @@ async def answer(way: Way, request: GenerateRequest, *, emit: Emit, retries: int
     raise AssertionError("the last try returns or raises")
 
 
-async def _one_try(way: Way, request: GenerateRequest, emit: Emit) -> Answer:
-    draft = way.draft
-    draft.sent_at = time.monotonic()
+async def _one_try(endpoint: Endpoint, request: GenerateRequest, partial: PartialAnswer, emit: Emit) -> Answer:
+    partial.sent_at = time.monotonic()
     stream = unbroken(
-        way.worker,
+        endpoint.worker,
         request,
-        link=way.link,
-        explain=way.explain,
-        deadline=way.deadline,
+        connection=endpoint.connection,
+        explain=endpoint.explain,
+        deadline=endpoint.deadline,
         emit=emit,
-        patience=way.patience,
+        patience=endpoint.patience,
     )
     try:
         async with aclosing(stream) as events:
             async for event in events:
                 match event:
                     case Started():
-                        draft.max_tokens = event.max_tokens
+                        partial.max_tokens = event.max_tokens
                     case TokenEvent():
-                        draft.add(event)
+                        partial.add(event)
                         emit(Token(event.text, event.tokens))
                     case Done():
-                        return draft.whole(event)
+                        return partial.whole(event)
         raise AssertionError("an unbroken stream ends with Done or raises")
     except (NodeError, ConnectError, RefusedError, ConfigError) as error:
-        if draft.max_tokens is None:
+        if partial.max_tokens is None:
             raise
-        broken = await _broken(error, way)
-        if broken is error:
-            raise
-        raise broken from error
+        raise await _broken(error, endpoint, partial) from error
     except BaseException:
         # Ctrl-C, a deadline, a stdout that is closed or full: nobody is going to read the rest.
-        await _cancel(way, request.request_id, emit)
+        await _cancel(endpoint, request.request_id, emit)
         raise
 
 
-async def _cancel(way: Way, request_id: str, emit: Emit) -> None:
+async def _cancel(endpoint: Endpoint, request_id: str, emit: Emit) -> None:
     """Best effort: a worker that cannot be told any more ends the request a minute later, or at its deadline."""
-    if way.deadline.passed:
+    if endpoint.deadline.passed:
         return
 
     async def telling() -> None:
-        if way.link.is_open:
+        if endpoint.connection.is_open:
             with contextlib.suppress(ConnectError, TimeoutError):  # Ctrl-C came because nothing came any more
                 async with asyncio.timeout(CANCEL_TIMEOUT_S / 2):
-                    return await way.worker.cancel(request_id)
-        await way.link.reopen()
-        return await way.worker.cancel(request_id)
+                    return await endpoint.worker.cancel(request_id)
+        await endpoint.connection.reopen()
+        return await endpoint.worker.cancel(request_id)
 
-    timeout_s = CANCEL_TIMEOUT_S if way.link.is_open else LOST_TIMEOUT_S
+    timeout_s = CANCEL_TIMEOUT_S if endpoint.connection.is_open else LOST_TIMEOUT_S
     otherwise = "its worker ends the answer within a minute"
-    await tell(way.link.node, telling(), emit, otherwise=otherwise, timeout_s=timeout_s)
+    await tell(endpoint.connection.node, telling(), emit, otherwise=otherwise, timeout_s=timeout_s)
 
 
-async def _broken(error: RbeeError, way: Way) -> RbeeError:
+async def _broken(error: RbeeError, endpoint: Endpoint, partial: PartialAnswer) -> RbeeError:
     """The error for an answer that began and did not end, with its text saved."""
-    progress, details = way.draft.progress, way.draft.save()
+    progress, details = partial.progress, partial.save()
     if error.code is not ErrorCode.WORKER_GONE:
-        error.message = f"{error.message}, after {progress}"
-        error.details = {**error.details, **details}
-        return error
-    info = (await way.explain()).worker
+        return error.after(progress, details)
+    info = (await endpoint.explain()).worker
     if info and info.error:
         details["reason"] = info.error.get("message", "")
     if info and info.log:

@@ -1,219 +1,261 @@
-"""`rbee infer`: from the request to the last token, in eight phases.
+"""`rbee infer`: from the request to the last token, in eight phases. Read from the top.
 
-`_on_new_worker` is the whole way; `_on_known_worker` is the short one that a warm worker allows.
+A warm worker, which the registry knows, needs phases 1 and 8 alone; else `_phases_2_to_7` makes one ready.
 """
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from contextlib import AsyncExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from rbee import audit
-from rbee.base.deadline import Deadline
 from rbee.base.errors import ConnectError, NodeError
-from rbee.base.events import Emit, Finished, Notice, Phase, Timings
+from rbee.base.events import Finished, Notice, Phase, Timings
 from rbee.context import Context
-from rbee.infer.answer import Answer, Draft, Way, answer
+from rbee.infer.answer import Answer, Endpoint, PartialAnswer, answer
 from rbee.infer.load_options import is_for_the_hive, worker_options
 from rbee.infer.loading import until_ready
-from rbee.infer.phases import PhaseClock
-from rbee.infer.placement import Reuse, place
+from rbee.infer.placement import Reuse, Spawn, place
 from rbee.infer.request import InferRequest
-from rbee.infer.session import Trip
-from rbee.infer.worker_status import fate_of
+from rbee.infer.session import InferSession
+from rbee.infer.worker_status import hive_report
 from rbee.inventory import Node
-from rbee.node.hive_client import HiveClient, WorkerClient, hive_at
-from rbee.transport.connection import Connection
-from rbee_remote.protocol import (
-    ErrorCode,
-    GenerateRequest,
-    ModelInfo,
-    SpawnRequest,
-    WorkerInfo,
-    WorkerState,
-)
-
-if TYPE_CHECKING:
-    from rbee.setup.attach import Attached
+from rbee.node.session import NodeSession
+from rbee.registry import WorkerRow
+from rbee_remote.protocol import ErrorCode, GenerateRequest, ModelInfo, SpawnRequest, WorkerInfo, WorkerState
 
 #: How often phases 2 to 7 begin again after the connection broke: a large upload over a bad line goes on that often.
 RECONNECTS = 5
 
 
-async def infer(request: InferRequest, context: Context, emit: Emit) -> Finished:
-    """Answer one prompt on some node; phases, progress and tokens go to `emit` as they come.
-
-    Raises RbeeError for all that a user can meet. Canceled (Ctrl-C), it stops what it started.
-    """
-    async with AsyncExitStack() as open_things:
-        registry = open_things.enter_context(context.open_registry())
-        deadline = Deadline.after(request.timeout_s)
-        trip = Trip(request, context, emit, PhaseClock(emit), registry, open_things, deadline)
-        try:
-            async with asyncio.timeout(deadline.left()):
-                finished = await _infer(trip)
-        except TimeoutError as error:
-            raise _deadline_exceeded(trip) from error
-        if finished.finish_reason == "deadline":
-            raise _deadline_exceeded(trip)
-    emit(finished)
-    return finished
-
-
 @dataclass(frozen=True, slots=True)
 class ReadyWorker:
-    """A worker that serves, and the way to it."""
+    """A worker that serves. session: with its node, which is attached."""
 
-    connection: Connection
-    attached: Attached
+    session: NodeSession
     model: ModelInfo
     info: WorkerInfo
 
-    def client(self, keeper_id: str) -> WorkerClient:
-        info = self.info
-        return WorkerClient(self.connection, info.socket, worker_id=info.id, keeper_id=keeper_id, secret=info.secret)
+
+class _Worker(NamedTuple):
+    """What phase 8 needs to know of a worker, whether the registry or the hive told."""
+
+    id: str
+    model: str
+    socket: str
+    secret: str
 
 
-async def _infer(trip: Trip) -> Finished:
-    nodes = trip.context.inventory.select(trip.request.node)
-    with trip.clock.phase(Phase.REGISTRY, "workers.db") as outcome:
-        rows, request = trip.registry.fresh_rows(), trip.request
-        reuse = not is_for_the_hive(request)
-        trip.ref(nodes[0])  # a ref that is none is told of before anything is touched
-        chosen = place(
-            nodes, rows, lambda node: trip.ref(node).canonical, ctx=request.ctx, slots=request.slots, reuse=reuse
-        )
-        outcome.text = (
-            f"{chosen.row.model} runs on {chosen.node.name}" if isinstance(chosen, Reuse) else "no warm worker"
-        )
-    known = chosen if isinstance(chosen, Reuse) else None
+async def infer(request: InferRequest, context: Context) -> Finished:
+    """Answer one prompt on some node; phases, progress and tokens are reported as they come.
+
+    Raises RbeeError for all that a user can meet. Canceled (Ctrl-C), it stops what it started.
+    """
+    with context.open_registry() as registry:
+        async with InferSession(request, context, registry) as session:
+            try:
+                async with asyncio.timeout(session.deadline.left()):
+                    finished = await _on_some_node(session)
+            except TimeoutError as error:
+                raise session.deadline_exceeded({}) from error
+    context.emit(finished)
+    return finished
+
+
+async def _on_some_node(session: InferSession) -> Finished:
+    """On the node that phase 1 chooses; where that one cannot, and the user named none, on the next."""
+    nodes = session.context.inventory.select(session.request.node)
+    chosen = _choose(session, nodes)
+    row = chosen.row if isinstance(chosen, Reuse) else None
     remaining = [chosen.node, *(node for node in nodes if node != chosen.node)]
     while True:
         node = remaining.pop(0)
         try:
-            return await _on_node(trip, node, known)
+            return await _on_node(session, node, row)
         except (NodeError, ConnectError) as error:
-            if not remaining or not trip.may_go_on(error):
+            if not remaining or not session.may_go_on(error):
                 raise
-            trip.emit(Notice(f"leaving out {node.name}: {error.message}"))
-            known = None
+            session.emit(Notice(f"leaving out {node.name}: {error.message}"))
+            row = None
 
 
-async def _on_node(trip: Trip, node: Node, known: Reuse | None) -> Finished:
-    """On the worker that is known, else phases 2 to 8: twice where the worker or its hive ends on the way."""
-    if known and (finished := await _on_known_worker(trip, known)):
+async def _on_node(session: InferSession, node: Node, row: WorkerRow | None) -> Finished:
+    """On the worker that is known, else phases 2 to 8: twice where the worker or its hive ends meanwhile."""
+    if row and (finished := await _on_known_worker(session, node, row)):
         return finished
     try:
-        return await _on_new_worker(trip, node)
+        return await _on_new_worker(session, node)
     except NodeError as error:
         if error.code is not ErrorCode.WORKER_GONE:
             raise
-        trip.emit(Notice(f"{error.message}; asking {node.name} again"))
-        return await _on_new_worker(trip, node)
+        session.emit(Notice(f"{error.message}; asking {node.name} again"))
+        return await _on_new_worker(session, node)
 
 
-async def _on_known_worker(trip: Trip, known: Reuse) -> Finished | None:
+async def _on_known_worker(session: InferSession, node: Node, row: WorkerRow) -> Finished | None:
     """Phase 8 at once; None when the worker turns out to be gone, and phase 2 has to follow."""
-    connection = await trip.connect(known.node)
-    row = known.row
-    keeper_id = trip.context.keeper_id
-    worker = WorkerClient(connection, row.socket, worker_id=row.worker_id, keeper_id=keeper_id, secret=row.secret)
-    run_dir = row.socket.rpartition("/")[0]  # hive and workers share it
-    hive = hive_at(connection, run_dir, keeper_id=keeper_id)
+    on = await session.on(node)
     try:
-        return await _inference(trip, known.node, worker, hive, row.worker_id, row.model)
+        return await _inference(session, on, _Worker(row.worker_id, row.model, row.socket, row.secret))
     except NodeError as error:
         if error.code is not ErrorCode.WORKER_GONE:
             raise
-        trip.registry.drop(known.node.name, row.worker_id)
+        session.registry.drop(node.name, row.worker_id)
         return None
 
 
-async def _on_new_worker(trip: Trip, node: Node) -> Finished:
+async def _on_new_worker(session: InferSession, node: Node) -> Finished:
     """Phases 2 to 8. The hive may know a worker that the registry did not: then 3 to 7 are over at once."""
-    ready = await ready_worker(trip, node)
-    worker = ready.client(trip.context.keeper_id)
-    return await _inference(trip, node, worker, ready.attached.hive, ready.info.id, ready.info.model)
+    ready = await ready_worker(session, node)
+    info = ready.info
+    return await _inference(session, ready.session, _Worker(info.id, info.model, info.socket, info.secret))
 
 
-async def ready_worker(trip: Trip, node: Node) -> ReadyWorker:
-    """Phases 2 to 7: a worker for the trip's model that serves. `rbee bench` goes this far, and measures it.
+async def ready_worker(session: InferSession, node: Node) -> ReadyWorker:
+    """Phases 2 to 7: a worker for the request's model that serves. `rbee bench` goes this far, and measures it.
 
     Where the connection breaks they begin again over another one: each finds what it has done already.
     """
     for _ in range(RECONNECTS):
         try:
-            return await _phases_2_to_7(trip, node)
+            return await _phases_2_to_7(session, node)
         except ConnectError as error:
-            if not await trip.reconnected(node, error):
-                raise
-    return await _phases_2_to_7(trip, node)
+            await session.reconnect(node, error)
+    return await _phases_2_to_7(session, node)
 
 
-async def _phases_2_to_7(trip: Trip, node: Node) -> ReadyWorker:
-    from rbee.audit.witness import place_of
-    from rbee.models.provision import ensure_model
-    from rbee.setup.attach import attach  # none of it is needed for a warm worker, which is to answer at once
+async def _phases_2_to_7(session: InferSession, node: Node) -> ReadyWorker:
+    on = await _attach(session, node)
+    model = await _provide_model(session, on)
+    spawn = _spawn_request(session, node, model.model)
+    await _check_fit(session, on, spawn)
+    info = await _start_worker(session, on, spawn)
+    _register(session, on, info)
+    info = await _load(session, on, info)
+    return ReadyWorker(on, model, info)
 
-    clock, context = trip.clock, trip.context
-    with clock.phase(Phase.NODE, node.name) as outcome:
-        connection = await trip.connect(node)
-        attached = trip.attached = await attach(connection, node, context, trip.registry, trip.emit)
+
+def _choose(session: InferSession, nodes: Sequence[Node]) -> Reuse | Spawn:
+    """Phase 1: where a warm worker is known, else where one is to be had."""
+    request = session.request
+    with session.clock.phase(Phase.REGISTRY, "workers.db") as outcome:
+        rows, reuse = session.registry.fresh_rows(), not is_for_the_hive(request)
+        session.ref(nodes[0])  # an invalid model ref is rejected before anything is touched
+        chosen = place(
+            nodes, rows, lambda node: session.ref(node).canonical, ctx=request.ctx, slots=request.slots, reuse=reuse
+        )
+        outcome.text = (
+            f"{chosen.row.model} runs on {chosen.node.name}" if isinstance(chosen, Reuse) else "no warm worker"
+        )
+    return chosen
+
+
+async def _attach(session: InferSession, node: Node) -> NodeSession:
+    """Phase 2: the node is connected to and set up, and its hive runs."""
+    from rbee.setup.attach import attach  # of phases 2 to 7 nothing is imported for a warm worker
+
+    with session.clock.phase(Phase.NODE, node.name) as outcome:
+        on = await session.on(node)
+        attached = await attach(on)
         outcome.text = f"{node.name}: {attached.probe.summary}"
-
-    ref = trip.ref(node)
-    with clock.phase(Phase.MODEL, ref.canonical) as outcome:
-        model = await ensure_model(attached, connection, node, ref, context, trip.emit)
-        outcome.text = f"{model.model} is on {node.name} ({model.size / 1e6:,.0f} MB)"
-    spawn = _spawn_request(trip, node, model.model)
-
-    with clock.phase(Phase.FIT, "memory") as outcome:
-        fit = await attached.hive.preflight(spawn)
-        outcome.text = f"needs {fit.needed_mb:,} MB of {fit.available_mb:,} MB {fit.memory.upper()} ({fit.device})"
-
-    with clock.phase(Phase.START, "starting a worker") as outcome:
-        info = await attached.hive.ensure_worker(spawn)
-        outcome.text = f"worker {info.id[:8]}"
-    if info.state in (WorkerState.STARTING, WorkerState.LOADING) and info.id not in trip.started:
-        trip.started.add(info.id)  # where the phases begin again it is the same worker that still loads
-        start = {"node": node.name, "worker": info.id, "model": info.model}
-        if info.audit_head:
-            start |= {"place": place_of(node, attached.probe.home), "node_head": info.audit_head}
-        audit.record(context.settings, "worker.start", emit=trip.emit, **start)
-
-    with clock.phase(Phase.REGISTER, "workers.db"):
-        trip.record(node, info, attached)
-
-    with clock.phase(Phase.READY, "loading the model") as outcome:
-        info = await until_ready(node.name, attached.hive, info, trip.deadline, trip.emit)
-        trip.record(node, info, attached)
-        outcome.text = f"{info.slots_free} of {info.slots} slots free, {info.ctx:,} tokens of context each"
-
-    return ReadyWorker(connection, attached, model, info)
+    return on
 
 
-def _spawn_request(trip: Trip, node: Node, model: str) -> SpawnRequest:
-    keep_alive_s = trip.request.keep_alive_s
+async def _provide_model(session: InferSession, on: NodeSession) -> ModelInfo:
+    """Phase 3: the model is on the node."""
+    from rbee.models.provision import ensure_model
+
+    ref = session.ref(on.node)
+    with session.clock.phase(Phase.MODEL, ref.canonical) as outcome:
+        model = await ensure_model(on, ref)
+        outcome.text = f"{model.model} is on {on.node.name} ({model.size / 1e6:,.0f} MB)"
+    return model
+
+
+def _spawn_request(session: InferSession, node: Node, model: str) -> SpawnRequest:
+    keep_alive_s = session.request.keep_alive_s
     return SpawnRequest(
         model=model,
-        options=worker_options(trip.request, node),
+        options=worker_options(session.request, node),
         keep_alive_s=node.keep_alive_s if keep_alive_s is None else keep_alive_s,
         max_workers=node.max_workers,
-        timeout_s=trip.deadline.left(),
-        audit_head=audit.head(trip.context.settings),
+        timeout_s=session.deadline.left(),
+        audit_head=audit.head(session.context.settings),
         env=dict(node.env),
         sandbox=node.sandbox,
     )
 
 
-async def _inference(
-    trip: Trip, node: Node, worker: WorkerClient, hive: HiveClient, worker_id: str, model: str
-) -> Finished:
-    request = trip.request
-    generate = GenerateRequest(
+async def _check_fit(session: InferSession, on: NodeSession, spawn: SpawnRequest) -> None:
+    """Phase 4: the node has the memory for it."""
+    with session.clock.phase(Phase.FIT, "memory") as outcome:
+        fit = await on.attached.hive.preflight(spawn)
+        outcome.text = f"needs {fit.needed_mb:,} MB of {fit.available_mb:,} MB {fit.memory.upper()} ({fit.device})"
+
+
+async def _start_worker(session: InferSession, on: NodeSession, spawn: SpawnRequest) -> WorkerInfo:
+    """Phase 5: the hive has a worker for it, which may be loading."""
+    from rbee.audit.witness import place_of
+
+    with session.clock.phase(Phase.START, "starting a worker") as outcome:
+        info = await on.attached.hive.ensure_worker(spawn)
+        outcome.text = f"worker {info.id[:8]}"
+    if info.state in (WorkerState.STARTING, WorkerState.LOADING) and info.id not in session.started:
+        session.started.add(info.id)  # where the phases begin again it is the same worker that still loads
+        start = {"node": on.node.name, "worker": info.id, "model": info.model}
+        if info.audit_head:
+            start |= {"place": place_of(on.node, on.attached.probe.home), "node_head": info.audit_head}
+        audit.record(session.context.settings, "worker.start", emit=session.emit, **start)
+    return info
+
+
+def _register(session: InferSession, on: NodeSession, info: WorkerInfo) -> None:
+    """Phase 6: the registry knows the worker."""
+    with session.clock.phase(Phase.REGISTER, "workers.db"):
+        on.record(info)
+
+
+async def _load(session: InferSession, on: NodeSession, info: WorkerInfo) -> WorkerInfo:
+    """Phase 7: the worker serves."""
+    with session.clock.phase(Phase.READY, "loading the model") as outcome:
+        info = await until_ready(on.node.name, on.attached.hive, info, session.deadline, session.emit)
+        on.record(info)
+        outcome.text = f"{info.slots_free} of {info.slots} slots free, {info.ctx:,} tokens of context each"
+    return info
+
+
+async def _inference(session: InferSession, on: NodeSession, worker: _Worker) -> Finished:
+    """Phase 8: the answer."""
+    generate = _generate_request(session.request)
+    partial = PartialAnswer.of(session.context.settings.log, generate.request_id)
+    hive = on.hive_at(worker.socket.rpartition("/")[0])  # hive and workers share a folder
+    endpoint = Endpoint(
+        worker=on.worker_at(worker.socket, worker.id, worker.secret),
+        connection=on.connection,
+        explain=lambda: hive_report(hive, worker.id),
+        deadline=session.deadline,
+    )
+    try:
+        with session.clock.phase(Phase.INFERENCE, worker.model) as outcome:
+            result = await answer(endpoint, generate, partial, emit=session.emit, retries=session.request.retry)
+            tokens = result.usage.completion_tokens
+            outcome.text = f"{tokens} token{'' if tokens == 1 else 's'}"
+    except asyncio.CancelledError as error:
+        if session.deadline.passed:
+            raise session.deadline_exceeded(partial.save()) from error
+        raise
+    session.registry.seen(on.node.name, worker.id)
+    if result.finish_reason == "deadline":  # by the worker's clock
+        raise session.deadline_exceeded(partial.save())
+    timings = _timings(session, on, result)
+    return Finished(result.finish_reason, result.usage, timings, on.node.name, worker.model, worker.id)
+
+
+def _generate_request(request: InferRequest) -> GenerateRequest:
+    return GenerateRequest(
         request_id=uuid.uuid4().hex,
         messages=request.messages,
         prompt=request.prompt,
@@ -222,26 +264,11 @@ async def _inference(
         stop=request.stop,
         keep_alive_s=request.keep_alive_s,
     )
-    draft = trip.draft = Draft.of(trip.context.settings.log, generate.request_id)
-    way = Way(
-        worker=worker,
-        link=await trip.connect(node),
-        explain=lambda: fate_of(hive, worker_id),
-        draft=draft,
-        deadline=trip.deadline,
-    )
-    with trip.clock.phase(Phase.INFERENCE, model) as outcome:
-        result = await answer(way, generate, emit=trip.emit, retries=request.retry)
-        tokens = result.usage.completion_tokens
-        outcome.text = f"{tokens} token{'' if tokens == 1 else 's'}"
-    trip.registry.seen(node.name, worker_id)
-    timings = _timings(trip, node, result)
-    return Finished(result.finish_reason, result.usage, timings, node.name, model, worker_id)
 
 
-def _timings(trip: Trip, node: Node, result: Answer) -> Timings:
-    seconds, attached = trip.clock.seconds, trip.attached
-    connected = trip.connections[node.name].timings
+def _timings(session: InferSession, on: NodeSession, result: Answer) -> Timings:
+    seconds, connected = session.clock.seconds, on.connection.timings
+    attached = on.attached if on.is_attached else None
     load = sum(seconds[phase] for phase in (Phase.START, Phase.REGISTER, Phase.READY)) if attached else None
     return Timings(
         connect_s=connected.connect_s,
@@ -251,17 +278,6 @@ def _timings(trip: Trip, node: Node, result: Answer) -> Timings:
         provision_s=seconds.get(Phase.MODEL),
         load_s=load,
         first_token_s=result.first_token_s,
-        total_s=trip.clock.elapsed(),
+        total_s=session.clock.elapsed(),
         tokens_per_s=result.tokens_per_s,
-    )
-
-
-def _deadline_exceeded(trip: Trip) -> NodeError:
-    """What was generated by then is saved."""
-    phase = trip.clock.current
-    return NodeError(
-        ErrorCode.DEADLINE_EXCEEDED,
-        f"the deadline of {trip.request.timeout_s:g} s passed in phase {phase.value} ({phase.name.lower()})",
-        hint="give it more with `--timeout`",
-        details=trip.draft.save() if trip.draft else {},
     )

@@ -1,28 +1,23 @@
-"""One `infer` on its way: what it was asked, what it holds open, and what it may still try."""
+"""One `infer` request, now: what was asked, its clock and deadline, and its sessions with nodes."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import Any, Self
 
 from rbee.base.deadline import Deadline
-from rbee.base.errors import ConnectError, RbeeError
+from rbee.base.errors import ConnectError, NodeError, RbeeError
 from rbee.base.events import Emit, Notice, Phase
 from rbee.context import Context
-from rbee.infer.answer import Draft
 from rbee.infer.phases import PhaseClock
 from rbee.infer.request import InferRequest
 from rbee.inventory import Node
 from rbee.models.ref import ModelRef, parse_ref
-from rbee.node.session import reach
+from rbee.node.session import NodeSession
 from rbee.registry import Registry
-from rbee.transport.reconnecting import Link
-from rbee_remote.protocol import ErrorCode, WorkerInfo
-
-if TYPE_CHECKING:
-    from rbee.setup.attach import Attached
+from rbee_remote.protocol import ErrorCode
 
 DEFAULT_MODEL = "smollm2:135m"
 #: Reasons to try the next node, where the user named none.
@@ -31,57 +26,73 @@ NO_ROOM = frozenset({ErrorCode.RAM_EXHAUSTED, ErrorCode.VRAM_EXHAUSTED, ErrorCod
 REOPEN_TIMEOUT_S = 20.0
 
 
-@dataclass(slots=True)
-class Trip:
-    """open_things: what is closed at its end. deadline: told to hive and worker, too. draft: of the answer, once it is
-    asked for. started: ids of workers whose start is in the audit log."""
+class InferSession:
+    """registry: whoever opened it closes it. deadline: told to hive and worker, too.
 
-    request: InferRequest
-    context: Context
-    emit: Emit
-    clock: PhaseClock
-    registry: Registry
-    open_things: AsyncExitStack
-    deadline: Deadline = field(default_factory=Deadline)
-    connections: dict[str, Link] = field(default_factory=dict)
-    attached: Attached | None = None
-    draft: Draft | None = None
-    started: set[str] = field(default_factory=set)
+    started: ids of workers whose start is in the audit log. Used as `async with`; at its end connections are closed.
+    """
+
+    def __init__(self, request: InferRequest, context: Context, registry: Registry) -> None:
+        self.request = request
+        self.context = context
+        self.registry = registry
+        self.clock = PhaseClock(context.emit)
+        self.deadline = Deadline.after(request.timeout_s)
+        self.started: set[str] = set()
+        self._nodes: dict[str, NodeSession] = {}
+        self._held = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._held.aclose()
+
+    @property
+    def emit(self) -> Emit:
+        return self.context.emit
 
     def ref(self, node: Node) -> ModelRef:
-        """The model to use on a node."""
+        """The model to use on a node. Raises UsageError for a ref that is none."""
         return parse_ref(self.request.model or node.model or DEFAULT_MODEL)
 
-    def record(self, node: Node, info: WorkerInfo, attached: Attached) -> None:
-        self.registry.upsert_worker(
-            node.name, info, hive_instance=attached.info.instance, payload=attached.info.payload
-        )
+    async def on(self, node: Node) -> NodeSession:
+        """The session with a node, opened once."""
+        if node.name not in self._nodes:
+            session = NodeSession(self.context, self.registry, node)
+            self._nodes[node.name] = await self._held.enter_async_context(session)
+        return self._nodes[node.name]
+
+    async def reconnect(self, node: Node, error: ConnectError) -> None:
+        """Open a connection in place of the one that broke with `error`, which is told.
+
+        Raises `error` itself where the node was never connected to, or something hangs on it; else ConnectError
+        CONNECTION_LOST where that fails.
+        """
+        session = self._nodes.get(node.name)
+        if session is None or error.code is not ErrorCode.CONNECTION_LOST:
+            raise error
+        self.emit(Notice(f"lost the connection to {node.name}, trying again"))
+        try:
+            async with asyncio.timeout(REOPEN_TIMEOUT_S):
+                await session.connection.reopen()
+        except (ConnectError, TimeoutError) as why:
+            message = f"lost the connection to {node.name} and could not reconnect"
+            raise ConnectError(error.code, message, hint=error.hint, details=error.details) from why
 
     def may_go_on(self, error: RbeeError) -> bool:
         """Whether another node may answer instead: nothing was answered yet, and the error is this node's alone."""
         elsewhere = isinstance(error, ConnectError) or error.code in NO_ROOM
         return elsewhere and self.clock.current is not Phase.INFERENCE
 
-    async def connect(self, node: Node) -> Link:
-        """The connection to a node, opened once."""
-        if node.name not in self.connections:
-            way = reach(node, self.context, self.registry, self.emit)
-            self.connections[node.name] = await self.open_things.enter_async_context(way)
-        return self.connections[node.name]
-
-    async def reconnected(self, node: Node, error: ConnectError) -> bool:
-        """Whether there is a connection in place of the one that broke with `error`, which is told.
-
-        A node that was never reached, or on which something hangs, is not tried again.
-        """
-        link = self.connections.get(node.name)
-        if link is None or error.code is not ErrorCode.CONNECTION_LOST:
-            return False
-        self.emit(Notice(f"lost the connection to {node.name}, trying again"))
-        try:
-            async with asyncio.timeout(REOPEN_TIMEOUT_S):
-                await link.reopen()
-        except (ConnectError, TimeoutError):
-            error.message = f"the connection to {node.name} was lost, and not to be had again"
-            return False
-        return True
+    def deadline_exceeded(self, details: dict[str, Any]) -> NodeError:
+        """details: how far the answer came and where its text is saved."""
+        phase = self.clock.current
+        return NodeError(
+            ErrorCode.DEADLINE_EXCEEDED,
+            f"the deadline of {self.request.timeout_s:g} s passed in phase {phase.value} ({phase.name.lower()})",
+            hint="give it more with `--timeout`",
+            details=details,
+        )

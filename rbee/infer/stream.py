@@ -21,14 +21,14 @@ from rbee.base.deadline import Deadline
 from rbee.base.errors import ConnectError, NodeError, RbeeError
 from rbee.base.events import Emit, Notice
 from rbee.infer.validation import Plausible
-from rbee.infer.worker_status import Fate
+from rbee.infer.worker_status import HiveReport
 from rbee.node.hive_client import Generated, Numbered, WorkerClient
 from rbee.node.socket_http import HungUpError, SilenceError
-from rbee.transport.reconnecting import Link
+from rbee.transport.reconnecting import ReconnectingConnection
 from rbee_remote.protocol import Done, ErrorCode, GenerateRequest
 
 #: Asks the hive what became of the worker.
-Explain = Callable[[], Awaitable[Fate]]
+Explain = Callable[[], Awaitable[HiveReport]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +49,13 @@ async def unbroken(
     worker: WorkerClient,
     request: GenerateRequest,
     *,
-    link: Link,
+    connection: ReconnectingConnection,
     explain: Explain,
     deadline: Deadline,
     emit: Emit,
     patience: Patience,
 ) -> AsyncGenerator[Generated, None]:
-    """The events of an answer up to its `Done`. `link` is what `worker` speaks over.
+    """The events of an answer up to its `Done`. `connection` is what `worker` speaks over.
 
     deadline: told to the worker each time the request is sent. Raises after `patience.outage_s` in vain ConnectError
     where the node could not be reached, NodeError WORKER_CRASHED where only the worker is silent; and at once:
@@ -63,7 +63,7 @@ async def unbroken(
     """
     heard = 0
     plausible = Plausible(request.max_tokens)
-    outage = _Outage(link, emit, patience)
+    outage = _Outage(connection, emit, patience)
     while True:
         try:
             await outage.mend()
@@ -78,15 +78,17 @@ async def unbroken(
                         return
             raise HungUpError("the answer")
         except SilenceError as error:
-            fate = await explain()
-            if fate.over:
-                raise NodeError(ErrorCode.WORKER_GONE, f"the worker on {link.node} does not answer any more") from error
-            outage.add(error, node_answers=fate.reached)
+            report = await explain()
+            if report.over:
+                raise NodeError(
+                    ErrorCode.WORKER_GONE, f"the worker on {connection.node} does not answer any more"
+                ) from error
+            outage.add(error, node_answers=report.reached)
         except (ConnectError, HungUpError) as error:
             outage.add(error)
         except NodeError as error:
             if error.code is ErrorCode.REQUEST_GONE:
-                raise _forgotten(link.node) from error
+                raise _forgotten(connection.node) from error
             raise
 
 
@@ -101,8 +103,8 @@ def _events(
 class _Outage:
     """The time without the worker, and the tries to get back to it."""
 
-    def __init__(self, link: Link, emit: Emit, patience: Patience) -> None:
-        self._link = link
+    def __init__(self, connection: ReconnectingConnection, emit: Emit, patience: Patience) -> None:
+        self._connection = connection
         self._emit = emit
         self._patience = patience
         self._began: float | None = None
@@ -125,16 +127,16 @@ class _Outage:
         if self._began is None:
             self._began = now - (self._patience.silence_s if node_answers else 0.0)
         elif now - self._began >= self._patience.outage_s:
-            raise _lost(self._link.node, self._patience.outage_s, error, node_answers) from error
+            raise _lost(self._connection.node, self._patience.outage_s, error, node_answers) from error
         if node_answers:
-            self._tell(f"the worker on {self._link.node} is silent, waiting for it")
+            self._tell(f"the worker on {self._connection.node} is silent, waiting for it")
         elif isinstance(error, ConnectError):
-            self._tell(f"lost the connection to {self._link.node}, reconnecting")
+            self._tell(f"lost the connection to {self._connection.node}, reconnecting")
         elif not self._tries:  # perhaps the worker alone has died: whoever asks on the same connection learns at once
             self._connection_is_good = True
 
     async def mend(self) -> None:
-        """Have a connection again, if it was lost. Raises as `Link.reopen`."""
+        """Have a connection again, if it was lost. Raises as `ReconnectingConnection.reopen`."""
         if self._began is None:
             return
         patience, self._tries = self._patience, self._tries + 1
@@ -145,17 +147,19 @@ class _Outage:
         left = patience.outage_s - (time.monotonic() - self._began)
         try:
             async with asyncio.timeout(min(patience.attempt_s, left)):
-                await self._link.reopen()
+                await self._connection.reopen()
         except TimeoutError as error:
             raise ConnectError(
-                ErrorCode.CONNECTION_TIMEOUT, f"{self._link.node} cannot be reached", details={"reason": "no answer"}
+                ErrorCode.CONNECTION_TIMEOUT,
+                f"{self._connection.node} cannot be reached",
+                details={"reason": "no answer"},
             ) from error
 
     def connected(self) -> None:
         """The worker is spoken to again."""
         self._connected_at = time.monotonic()
         if self._told and not self._connection_is_good:
-            self._emit(Notice(f"reconnected to {self._link.node}"))
+            self._emit(Notice(f"reconnected to {self._connection.node}"))
             self._told = ""
 
     def over(self) -> None:

@@ -15,7 +15,7 @@ ASK_TIMEOUT_S = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
+class HiveReport:
     """reached: whether the node said anything at all. worker: what the hive knows of it, None where it knows none, and
     where there is no hive any more."""
 
@@ -30,12 +30,12 @@ class Fate:
         return self.worker.error is not None or self.worker.state is WorkerState.FAILED
 
 
-async def fate_of(hive: HiveClient, worker_id: str) -> Fate:
+async def hive_report(hive: HiveClient, worker_id: str) -> HiveReport:
     """Asks over the connection of `hive` as it is. Raises nothing that a network or a node can be the reason of."""
     try:
         async with asyncio.timeout(ASK_TIMEOUT_S):
-            return Fate(True, await hive.worker(worker_id))
+            return HiveReport(True, await hive.worker(worker_id))
     except NodeError as error:
-        return Fate(error.code is ErrorCode.WORKER_GONE and not isinstance(error, HungUpError))
+        return HiveReport(error.code is ErrorCode.WORKER_GONE and not isinstance(error, HungUpError))
     except (RbeeError, TimeoutError):
-        return Fate(False)
+        return HiveReport(False)

@@ -13,23 +13,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Protocol
 
 from rbee.base.errors import ConfigError, NodeError, UsageError
 from rbee.base.events import Emit, Notice, Progress, Retry
 from rbee.base.files import LocalFile
 from rbee.base.locks import keeper_lock
-from rbee.context import Context
-from rbee.inventory import Node
 from rbee.models.hub_token import hub_token
 from rbee.models.ref import ModelRef
 from rbee.models.store import ModelStore, Stored
-from rbee.node.probe import Probe
-from rbee.setup.payload import Payload
-from rbee.transport.connection import Connection
+from rbee.node.hive_client import HiveClient
+from rbee.node.session import NodeSession
+from rbee.setup.payload import build_payload
 from rbee_remote.protocol import DENIED, DownloadProgress, DownloadRequest, ErrorCode, ModelInfo, RegisterRequest
 
 #: Tries of the `download` process for each source.
@@ -37,49 +34,25 @@ DOWNLOAD_TRIES = 6
 KEY = "model"
 
 
-class Catalog(Protocol):
-    """What is asked of a hive here."""
-
-    async def models(self) -> list[ModelInfo]: ...
-
-    async def register(self, request: RegisterRequest) -> ModelInfo: ...
-
-    def pull(self, request: DownloadRequest) -> AsyncIterator[DownloadProgress | ModelInfo]: ...
-
-
-class Attached(Protocol):
-    """What is needed of a node that is ready to work."""
-
-    @property
-    def hive(self) -> Catalog: ...
-
-    @property
-    def probe(self) -> Probe: ...
-
-    @property
-    def payload(self) -> Payload: ...
-
-
-async def ensure_model(
-    attached: Attached, connection: Connection, node: Node, ref: ModelRef, context: Context, emit: Emit
-) -> ModelInfo:
-    """The model in the node's catalog, brought there if need be.
+async def ensure_model(session: NodeSession, ref: ModelRef) -> ModelInfo:
+    """The model in the catalog of a node that is attached, brought there if need be.
 
     Raises NodeError MODEL_NOT_FOUND, MODEL_INVALID, DOWNLOAD_FAILED or DISK_FULL, ConfigError for a hub token that
     others can read, and ConnectError.
     """
-    if found := await _in_catalog(attached.hive, ref):
+    hive, node = session.attached.hive, session.node
+    if found := await _in_catalog(hive, ref):
         return found
     if path := ref.path_on_node:
-        return await attached.hive.register(RegisterRequest(model=ref.canonical, path=path, source=ref.canonical))
-    async with _turn(context, node, ref.canonical, emit):
-        if found := await _in_catalog(attached.hive, ref):
+        return await hive.register(RegisterRequest(model=ref.canonical, path=path, source=ref.canonical))
+    async with _turn(session, ref.canonical):
+        if found := await _in_catalog(hive, ref):
             return found
         if ref.sources[0].kind == "wheel":
-            return await _by_push(attached, connection, node, ref, context, emit)
+            return await _by_push(session, ref)
         request = download_request(ref, with_token=node.is_local or node.hub_token)
         try:
-            return await _by_pull(attached.hive, request, emit)
+            return await _by_pull(session, request)
         except NodeError as error:
             if error.code is ErrorCode.DOWNLOAD_FAILED and error.details.get("network") is False:
                 why = f"{node.name} has no way to {_host(ref)}"
@@ -87,42 +60,37 @@ async def ensure_model(
                 why = f"{node.name} is not given the hub token, which {ref.canonical} needs"
             else:
                 raise
-        emit(Notice(f"{why}: downloading here and sending it there"))
-        return await _by_push(attached, connection, node, ref, context, emit)
+        session.emit(Notice(f"{why}: downloading here and sending it there"))
+        return await _by_push(session, ref)
 
 
-async def push_model(
-    attached: Attached, connection: Connection, node: Node, ref: ModelRef, context: Context, emit: Emit
-) -> ModelInfo:
+async def push_model(session: NodeSession, ref: ModelRef) -> ModelInfo:
     """Fetch a model here, unless the cache has it, and send it, whether or not the node could have downloaded it."""
     if ref.path_on_node:
         raise UsageError(
             f"{ref.canonical} names a file on the node already",
             hint="to send a file of this machine, give its path without file:",
         )
-    async with _turn(context, node, ref.canonical, emit):
-        return await _by_push(attached, connection, node, ref, context, emit)
+    async with _turn(session, ref.canonical):
+        return await _by_push(session, ref)
 
 
-async def push_file(
-    attached: Attached, connection: Connection, node: Node, path: Path, context: Context, emit: Emit
-) -> ModelInfo:
+async def push_file(session: NodeSession, path: Path) -> ModelInfo:
     """Send a file of this machine. Its ref afterwards is `file:` and where it lies on the node."""
-    emit(Progress("hash", f"reading {path.name}", 0.0, None, "steps"))
+    session.emit(Progress("hash", f"reading {path.name}", 0.0, None, "steps"))
     file = await asyncio.to_thread(lambda: LocalFile.of(path.absolute()))
-    async with _turn(context, node, file.sha256, emit):
-        target = _blob(attached.probe, file.sha256)
+    async with _turn(session, file.sha256):
         stored = Stored(file, source=f"file:{file.path}")
-        return await _send(attached, connection, node, f"file:{target}", stored, emit)
+        return await _send(session, f"file:{_blob(session, file.sha256)}", stored)
 
 
-async def _in_catalog(hive: Catalog, ref: ModelRef) -> ModelInfo | None:
+async def _in_catalog(hive: HiveClient, ref: ModelRef) -> ModelInfo | None:
     return next((model for model in await hive.models() if model.model == ref.canonical), None)
 
 
-def _turn(context: Context, node: Node, what: str, emit: Emit) -> AbstractAsyncContextManager[None]:
-    name = hashlib.sha256(what.encode()).hexdigest()[:16]
-    return keeper_lock(context.settings, f"model-{node.name}-{name}", f"brings this model to {node.name}", emit)
+def _turn(session: NodeSession, what: str) -> AbstractAsyncContextManager[None]:
+    name, node = hashlib.sha256(what.encode()).hexdigest()[:16], session.node.name
+    return keeper_lock(session.context.settings, f"model-{node}-{name}", f"brings this model to {node}", session.emit)
 
 
 def _token_would_help(error: NodeError, request: DownloadRequest, ref: ModelRef) -> bool:
@@ -130,46 +98,42 @@ def _token_would_help(error: NodeError, request: DownloadRequest, ref: ModelRef)
     return bool(error.details.get(DENIED) and not request.token and download_request(ref, with_token=True).token)
 
 
-async def _by_pull(hive: Catalog, request: DownloadRequest, emit: Emit) -> ModelInfo:
+async def _by_pull(session: NodeSession, request: DownloadRequest) -> ModelInfo:
     """The node downloads. Raises NodeError DOWNLOAD_FAILED, with details network False where it has no way out, and
     either code with details DENIED where the hub refuses."""
-    report = download_reporter(f"downloading {request.model}", emit)
-    async for item in hive.pull(request):
+    report = download_reporter(f"downloading {request.model}", session.emit)
+    async for item in session.attached.hive.pull(request):
         if isinstance(item, ModelInfo):
             return item
         report(item)
     raise NodeError(ErrorCode.DOWNLOAD_FAILED, f"the hive ended the download of {request.model}", hint="try again")
 
 
-async def _by_push(
-    attached: Attached, connection: Connection, node: Node, ref: ModelRef, context: Context, emit: Emit
-) -> ModelInfo:
+async def _by_push(session: NodeSession, ref: ModelRef) -> ModelInfo:
     """From the keeper's cache, filled first if need be."""
-    store = ModelStore.of(context.settings, attached.payload)
-    report = download_reporter(f"downloading {ref.canonical}", emit)
-    stored = await store.fetch(ref, download_request(ref, with_token=True), report, emit)
-    return await _send(attached, connection, node, ref.canonical, stored, emit)
+    store = ModelStore.of(session.context.settings, build_payload())
+    report = download_reporter(f"downloading {ref.canonical}", session.emit)
+    stored = await store.fetch(ref, download_request(ref, with_token=True), report, session.emit)
+    return await _send(session, ref.canonical, stored)
 
 
-async def _send(
-    attached: Attached, connection: Connection, node: Node, model: str, stored: Stored, emit: Emit
-) -> ModelInfo:
+async def _send(session: NodeSession, model: str, stored: Stored) -> ModelInfo:
     """Put a file into the node's models folder and have the hive register it."""
-    target = _blob(attached.probe, stored.file.sha256)
-    if not (node.is_local and _link(stored.file.path, Path(target))):
-        text = f"sending {model} to {node.name}"
+    target = _blob(session, stored.file.sha256)
+    if not (session.node.is_local and _link(stored.file.path, Path(target))):
+        text = f"sending {model} to {session.node.name}"
 
         def on_bytes(done: int, total: int) -> None:
-            emit(Progress("send", text, float(done), float(total)))
+            session.emit(Progress("send", text, float(done), float(total)))
 
-        await connection.put(stored.file.path, target, sha256=stored.file.sha256, on_bytes=on_bytes)
-    emit(Progress("check", f"checking {model}", 0.0, None, "steps"))
+        await session.connection.put(stored.file.path, target, sha256=stored.file.sha256, on_bytes=on_bytes)
+    session.emit(Progress("check", f"checking {model}", 0.0, None, "steps"))
     request = RegisterRequest(model=model, path=target, sha256=stored.file.sha256, source=stored.source)
-    return await attached.hive.register(request)
+    return await session.attached.hive.register(request)
 
 
-def _blob(probe: Probe, sha256: str) -> str:
-    return f"{probe.home}/models/{sha256}.gguf"
+def _blob(session: NodeSession, sha256: str) -> str:
+    return f"{session.attached.probe.home}/models/{sha256}.gguf"
 
 
 def _link(source: Path, target: Path) -> bool:

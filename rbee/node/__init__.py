@@ -1,1 +1,1 @@
-"""One node as the keeper sees it: the way to it, its probe, its faults, its hive, what of rbee is there."""
+"""One node as the keeper sees it: a session with it, its probe, its faults, its hive, what of rbee is there."""

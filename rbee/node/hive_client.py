@@ -22,7 +22,6 @@ from rbee_remote.protocol import (
     HEADER_KEEPER,
     HEADER_WHO,
     HEADER_WORKER,
-    HIVE_SOCKET,
     BenchProgress,
     BenchRequest,
     BenchResult,
@@ -169,11 +168,6 @@ class HiveClient:
 
 def _stop_timeout(stop: StopRequest) -> float:
     return STOP_TIMEOUT_S + LADDER_STEPS * stop.patience_s
-
-
-def hive_at(connection: Connection, run_dir: str, *, keeper_id: str) -> HiveClient:
-    """The hive whose runtime folder is `run_dir`, whether or not it runs."""
-    return HiveClient(connection, f"{run_dir}/{HIVE_SOCKET}", keeper_id=keeper_id)
 
 
 class WorkerClient:

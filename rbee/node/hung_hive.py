@@ -8,13 +8,9 @@ from __future__ import annotations
 import math
 
 from rbee.base.errors import ConnectError, NodeError
-from rbee.base.events import Emit, Notice
-from rbee.context import Context
-from rbee.inventory import Node
-from rbee.node.probe import probe
-from rbee.node.session import reach
+from rbee.base.events import Notice
+from rbee.node.session import NodeSession
 from rbee.node.traces import end_script
-from rbee.registry import Registry
 from rbee_remote.protocol import ErrorCode
 
 #: What belongs to a hive. Whoever else runs from the same home, such as another keeper's bootstrap, is left alone.
@@ -33,21 +29,21 @@ def does_not_answer(node: str, why: ConnectError | NodeError) -> ConnectError:
     )
 
 
-async def end_by_signals(node: Node, context: Context, registry: Registry, emit: Emit, *, patience_s: float) -> None:
+async def end_by_signals(session: NodeSession, *, patience_s: float) -> None:
     """End the hive and all that belongs to it: SIGTERM, then SIGKILL, each with that much time to take effect.
 
     Raises NodeError for what is there even then.
     """
-    emit(Notice(f"the hive on {node.name} does not answer: ending it and its workers by signals"))
-    async with reach(node, context, registry, emit) as connection:
-        script = end_script(await probe(connection, node), math.ceil(patience_s), COMMANDS)
-        result = await connection.run(script, timeout=2 * patience_s + END_TIMEOUT_S)
+    session.emit(Notice(f"the hive on {session.node.name} does not answer: ending it and its workers by signals"))
+    await session.connection.reopen()  # the silence may have been this one's
+    script = end_script(await session.probe(), math.ceil(patience_s), COMMANDS)
+    result = await session.connection.run(script, timeout=2 * patience_s + END_TIMEOUT_S)
     left = [line.split() for line in result.stdout.decode(errors="replace").splitlines() if line.strip()]
     if result.status or left:
         pids = ", ".join(words[0] for words in left)
         raise NodeError(
             ErrorCode.WORKER_CRASHED,
-            f"the hive on {node.name} and what belongs to it could not be ended",
+            f"the hive on {session.node.name} and what belongs to it could not be ended",
             hint="it may wait for a disk or a driver that hangs; try again later",
             details={"pids": pids} if pids else {"said": result.stderr.strip()[-300:]},
         )

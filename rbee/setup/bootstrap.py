@@ -16,12 +16,11 @@ import uuid
 from dataclasses import dataclass, replace
 
 from rbee.base.errors import NodeError
-from rbee.base.events import Emit, Notice, Progress
+from rbee.base.events import Notice, Progress
 from rbee.base.files import LocalFile
-from rbee.context import Context
 from rbee.inventory import Node
 from rbee.node.probe import Probe
-from rbee.node.probe import probe as ask_probe
+from rbee.node.session import NodeSession
 from rbee.setup import building, node_scripts, requirements
 from rbee.setup.builders import KEEPER, Builders, builds_itself
 from rbee.setup.node_build import NodeBuilder
@@ -30,7 +29,6 @@ from rbee.setup.payload import Payload
 from rbee.setup.platforms import Target, Version
 from rbee.setup.put_files import put_files
 from rbee.setup.wheels import WheelCache, uv_version
-from rbee.transport.connection import Connection
 from rbee_remote.protocol import OLDEST_PYTHON, ErrorCode
 
 #: What uv is asked for where a node has no Python; every wheel of the lock exists for it.
@@ -85,23 +83,21 @@ def plan(probe: Probe, payload_digest: str, runtime_key: str, uv: str) -> list[S
     return steps
 
 
-def is_complete(probe: Probe, node: Node, payload: Payload, context: Context) -> bool:
+def is_complete(session: NodeSession, probe: Probe, payload: Payload) -> bool:
     """Whether `ensure` would find nothing to do; then it makes no round trip."""
-    builders = Builders.of(node, context.inventory.nodes)
-    runtime = _Runtime.choose(probe, node, WheelCache.of(context.settings), builders)
+    builders = Builders.of(session.node, session.context.inventory.nodes)
+    runtime = _Runtime.choose(probe, session.node, WheelCache.of(session.context.settings), builders)
     return not plan(probe, payload.digest, runtime.key, uv_version())
 
 
-async def ensure(
-    connection: Connection, probe: Probe, node: Node, payload: Payload, *, context: Context, emit: Emit
-) -> Ready:
+async def ensure(session: NodeSession, probe: Probe, payload: Payload) -> Ready:
     """Put on the node what is missing there, with progress.
 
     Raises NodeError NODE_UNSUPPORTED, BOOTSTRAP_FAILED or DISK_FULL, and ConnectError. Safe to interrupt and to repeat.
     """
-    cache = WheelCache.of(context.settings)
-    builders = Builders.of(node, context.inventory.nodes)
-    runtime = _Runtime.choose(probe, node, cache, builders)
+    cache = WheelCache.of(session.context.settings)
+    builders = Builders.of(session.node, session.context.inventory.nodes)
+    runtime = _Runtime.choose(probe, session.node, cache, builders)
     steps = plan(probe, payload.digest, runtime.key, uv_version())
     if steps:
         check(probe, steps)
@@ -109,10 +105,10 @@ async def ensure(
             elsewhere = cache.built_elsewhere(runtime.target, runtime.backend)
             if not probe.compiler:
                 raise building.no_way(runtime.target, runtime.backend, elsewhere)
-            emit(Notice(builds_itself(node, elsewhere)))
+            session.emit(Notice(builds_itself(session.node, elsewhere)))
         if runtime.notice:
-            emit(Notice(runtime.notice))
-        await _Bootstrap(connection, probe, node, payload, cache, builders, runtime, emit).take(steps)
+            session.emit(Notice(runtime.notice))
+        await _Bootstrap(session, probe, payload, cache, builders, runtime).take(steps)
     python = f"{probe.home}/runtimes/{runtime.key}/bin/python"
     return Ready(python, f"{probe.home}/payloads/{payload.name}", payload.digest, runtime.backend)
 
@@ -192,14 +188,12 @@ class _Runtime:
 class _Bootstrap:
     """The steps at work on one node."""
 
-    connection: Connection
+    session: NodeSession
     probe: Probe
-    node: Node
     payload: Payload
     cache: WheelCache
     builders: Builders
     runtime: _Runtime
-    emit: Emit
 
     async def take(self, steps: list[Step]) -> None:
         await self._prepare()
@@ -228,16 +222,18 @@ class _Bootstrap:
         await self._run(node_scripts.prepare(self.probe.home), "could not prepare its folder")
 
     async def _upload_uv(self) -> None:
-        binary = await self.cache.uv_binary(self.runtime.target, self.emit)
+        binary = await self.cache.uv_binary(self.runtime.target, self.session.emit)
         files = [(await asyncio.to_thread(LocalFile.of, binary), self._place.uv)]
-        await put_files(self.connection, files, key="uv", text=Step.UV.value, emit=self.emit, mode=0o700)
+        await put_files(
+            self.session.connection, files, key="uv", text=Step.UV.value, emit=self.session.emit, mode=0o700
+        )
 
     async def _fetch_python(self) -> str:
         """A Python by uv, below our home. Returns its path; raises NodeError NODE_UNSUPPORTED when there is no way."""
-        self.emit(Progress("python", Step.PYTHON.value, 0.0, None, "steps"))
+        self.session.emit(Progress("python", Step.PYTHON.value, 0.0, None, "steps"))
         version = ".".join(map(str, OWN_PYTHON))
         script = node_scripts.fetch_python(self._place, version, PYTHON_TIMEOUT_S)
-        result = await self.connection.run(script, timeout=PYTHON_TIMEOUT_S + 10)
+        result = await self.session.connection.run(script, timeout=PYTHON_TIMEOUT_S + 10)
         path = result.stdout.decode(errors="replace").strip()
         if result.status == 0 and path.startswith("/") and path.isprintable():
             return path
@@ -254,16 +250,18 @@ class _Bootstrap:
         builder = None
         if self.probe.compiler:
             log = self.cache.build_log(backend)
-            builder = NodeBuilder(self.connection, self.node.name, place, log, self.cache)
+            builder = NodeBuilder(self.session.connection, self.session.node.name, place, log, self.cache)
         on_node = functools.partial(builder.build, target) if builder else None
-        llama = await self.cache.llama_wheel(target, backend, self.emit, on_node=on_node, builders=self.builders)
-        wheels = [*await self.cache.base_wheels(target, self.emit), llama]
+        llama = await self.cache.llama_wheel(
+            target, backend, self.session.emit, on_node=on_node, builders=self.builders
+        )
+        wheels = [*await self.cache.base_wheels(target, self.session.emit), llama]
         files = [(wheel, node_scripts.wheel_path(self.probe.home, wheel)) for wheel in wheels]
-        await put_files(self.connection, files, key="wheels", text=Step.WHEELS.value, emit=self.emit)
+        await put_files(self.session.connection, files, key="wheels", text=Step.WHEELS.value, emit=self.session.emit)
         return wheels
 
     async def _create_runtime(self, place: Place, wheels: list[LocalFile]) -> None:
-        self.emit(Progress("runtime", Step.RUNTIME.value, 0.0, None, "steps"))
+        self.session.emit(Progress("runtime", Step.RUNTIME.value, 0.0, None, "steps"))
         script = node_scripts.create_runtime(place, uuid.uuid4().hex[:12], self.runtime.key, wheels)
         failure = "its runtime could not be made"
         try:
@@ -271,7 +269,7 @@ class _Bootstrap:
         except NodeError as error:
             if error.code is ErrorCode.DISK_FULL:
                 raise
-            self.emit(Notice(f"{error.message}; trying once more with uv and wheels sent anew"))
+            self.session.emit(Notice(f"{error.message}; trying once more with uv and wheels sent anew"))
             await self._run(node_scripts.discard(place), "could not remove what may be damaged")
             await self._upload_uv()
             await self._upload_wheels(place)
@@ -279,20 +277,20 @@ class _Bootstrap:
 
     async def _upload_payload(self) -> None:
         target = f"{self.probe.home}/payloads/{self.payload.name}"
-        await self.connection.put(self.payload.data, target, sha256=self.payload.sha256)
+        await self.session.connection.put(self.payload.data, target, sha256=self.payload.sha256)
 
     async def _run(self, script: str, failure: str) -> None:
         """Run a step's script. Raises NodeError with the last line of what it said."""
-        result = await self.connection.run(script, timeout=INSTALL_TIMEOUT_S)
+        result = await self.session.connection.run(script, timeout=INSTALL_TIMEOUT_S)
         if result.status == 0:
             return
         said = [line.strip() for line in (result.stderr or result.stdout.decode(errors="replace")).splitlines()]
         said = [line for line in said if line]
         if any("no space left" in line.lower() or "quota exceeded" in line.lower() for line in said):
-            raise _disk_full(await ask_probe(self.connection, self.node))
+            raise _disk_full(await self.session.probe())
         raise NodeError(
             ErrorCode.BOOTSTRAP_FAILED,
-            f"{self.node.name}: {failure}: {said[-1][:300] if said else f'status {result.status}'}",
-            hint=f"`rbee nodes check {self.node.name}` looks for the cause",
+            f"{self.session.node.name}: {failure}: {said[-1][:300] if said else f'status {result.status}'}",
+            hint=f"`rbee nodes check {self.session.node.name}` looks for the cause",
             details={"status": result.status, "stderr": "\n".join(said[-12:])},
         )

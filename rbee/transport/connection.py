@@ -36,6 +36,19 @@ class Completed:
 
 
 @dataclass(frozen=True, slots=True)
+class SocketAccess:
+    """How streams get to the node's sockets, as far as is known. Worth remembering per node.
+
+    transport: what to try first; "pipe" once sshd was found to forbid forwarding. pipe_command: the node's `pipe`
+    command without its socket, such as ("/…/bin/python", "-I", "/…/payload.zip", "pipe"); without it, a node that
+    forbids forwarding has no streams.
+    """
+
+    transport: Transport = "forward"
+    pipe_command: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectTimings:
     """Seconds from the first try to the TCP connection of the last hop, and from there to the end of authentication."""
 
@@ -57,16 +70,20 @@ class Stream(Protocol):
 
 
 class Connection(Protocol):
-    """An open way to one node; made by `reach.open_connection`, which also closes it."""
+    """An open connection to one node; made by `open_connection`, which also closes it."""
 
-    timings: ConnectTimings
+    @property
+    def timings(self) -> ConnectTimings: ...
 
-    #: What streams use; turns to "pipe" once sshd was found to forbid forwarding. Worth remembering per node.
-    transport: Transport
+    @property
+    def access(self) -> SocketAccess:
+        """What it was opened with, and what was learned since."""
 
-    #: The node's `pipe` command without its socket, such as ("/…/bin/python", "-I", "/…/payload.zip", "pipe").
-    #: Set by whoever learns it; without it, a node that forbids forwarding has no streams.
-    pipe_command: tuple[str, ...] | None
+    def use_pipe(self, command: tuple[str, ...]) -> None:
+        """Let streams go through the node's `pipe` command where sshd forbids forwarding. As `access.pipe_command`."""
+
+    def try_forwarding(self) -> None:
+        """Have the next stream try a channel to its socket first, whatever worked last time."""
 
     async def run(self, script: str, *, timeout: float = 60.0) -> Completed:
         """Run a POSIX sh script on the node.
@@ -95,7 +112,7 @@ class Connection(Protocol):
         """Connect to a unix socket on the node.
 
         Raises NodeError (WORKER_GONE when nobody listens there, BOOTSTRAP_FAILED when sshd forbids forwarding and
-        `pipe_command` is not known), ConnectError when the connection is lost.
+        the `pipe` command is not known), ConnectError when the connection is lost.
         """
 
 

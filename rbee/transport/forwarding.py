@@ -19,13 +19,13 @@ while True:
 
 
 async def forwarding_works(connection: Connection, python: str) -> bool | None:
-    """None when there is no Python on the node that could listen. Leaves `connection.transport` at what works.
+    """None when there is no Python on the node that could listen. Leaves `connection.access` at what works.
 
     python: its path on the node, "" for none. Raises ConnectError.
     """
     if not python:
         return None
-    connection.transport = "forward"
+    connection.try_forwarding()
     async with connection.stream_script(_script(python)) as lines:
         socket = await anext(lines, b"")
         if not socket:
@@ -35,7 +35,7 @@ async def forwarding_works(connection: Connection, python: str) -> bool | None:
         except NodeError:
             return False
         await stream.aclose()
-    return connection.transport == "forward"
+    return connection.access.transport == "forward"
 
 
 def _script(python: str) -> str:

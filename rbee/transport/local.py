@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from rbee.base.errors import ConnectError, NodeError
-from rbee.transport.connection import ConnectTimings, OnBytes, Stream, Transport
+from rbee.transport.connection import ConnectTimings, OnBytes, SocketAccess, Stream
 from rbee.transport.script import ShellConnection, Stderr, lost
 from rbee.transport.upload import PIECE, Upload, disk_full
 from rbee_remote.protocol import SECRET_VARIABLE, ErrorCode
@@ -125,11 +125,17 @@ class LocalStream:
 class LocalConnection(ShellConnection):
     """A `Connection` to this machine."""
 
+    timings = ConnectTimings(0.0, 0.0)
+    access = SocketAccess()
+
     def __init__(self, *, keeper_id: str) -> None:
-        self.timings = ConnectTimings(0.0, 0.0)
-        self.transport: Transport = "forward"
-        self.pipe_command: tuple[str, ...] | None = None
         self._keeper_id = keeper_id
+
+    def use_pipe(self, command: tuple[str, ...]) -> None:
+        """Sockets of this machine are opened as they are."""
+
+    def try_forwarding(self) -> None:
+        """As `use_pipe`."""
 
     async def __aenter__(self) -> Self:
         return self

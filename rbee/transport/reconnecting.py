@@ -8,32 +8,32 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from rbee.base.events import Emit
-from rbee.transport.connection import Completed, Connection, ConnectTimings, OnBytes, Stream, Transport
+from rbee.base.events import Emit, silent
+from rbee.transport.connection import Completed, Connection, ConnectTimings, OnBytes, SocketAccess, Stream
 
-Opener = Callable[[Emit], AbstractAsyncContextManager[Connection]]
+#: Opens a connection with what is known of its sockets and closes it at the end; the Emit hears how that goes.
+Opener = Callable[[SocketAccess, Emit], AbstractAsyncContextManager[Connection]]
 
 
-class Link:
+class ReconnectingConnection:
     """A `Connection` to one node: whoever holds it goes on with the next one after `reopen`.
 
-    node: its name. opener: opens a connection and closes it at the end; the Emit hears how that goes.
-    is_open: False once it was closed and could not be opened again.
-    Used as `async with Link(…) as link`; there is never more than one connection open, and none at the end.
+    node: its name. access: what worked last time. is_open: False once it was closed and could not be opened again.
+    Used as `async with ReconnectingConnection(…) as connection`: never more than one is open, and none at the end.
     """
 
-    def __init__(self, node: str, opener: Opener, emit: Emit) -> None:
+    def __init__(self, node: str, opener: Opener, emit: Emit, access: SocketAccess = SocketAccess()) -> None:  # noqa: B008 - it is frozen
         self.node = node
         self._opener = opener
         self._emit = emit
+        self._first_access = access
         self._held = AsyncExitStack()
         self._connection: Connection | None = None
         self.is_open = False
 
     async def __aenter__(self) -> Self:
-        """Raises as `reach.open_connection`."""
-        self._connection = await self._held.enter_async_context(self._opener(self._emit))
-        self.is_open = True
+        """Raises as `open_connection`."""
+        await self._open(self._first_access, self._emit)
         return self
 
     async def __aexit__(
@@ -42,20 +42,21 @@ class Link:
         await self._held.aclose()
 
     async def reopen(self) -> None:
-        """Close what is there and open another; what was learned of the way stays. Its tries are not reported.
+        """Close what is there and open another, with what was learned about sockets. Its tries are not reported.
 
-        Raises as `reach.open_connection`; the link is then as good as lost until it is opened once more.
+        Raises as `open_connection`; the connection is then as good as lost until it is opened once more.
         """
-        before = self._current
         self.is_open = False
         await self._held.aclose()
-        self._connection = await self._held.enter_async_context(self._opener(_silent))
+        await self._open(self.access, silent)  # who reopens says so in words of its own
+
+    async def _open(self, access: SocketAccess, emit: Emit) -> None:
+        self._connection = await self._held.enter_async_context(self._opener(access, emit))
         self.is_open = True
-        self._connection.transport, self._connection.pipe_command = before.transport, before.pipe_command
 
     @property
     def _current(self) -> Connection:
-        assert self._connection is not None, "the link is used inside `async with`"
+        assert self._connection is not None, "it is used inside `async with`"
         return self._connection
 
     # --- as `Connection` ------------------------------------------------------------------------------------
@@ -64,25 +65,15 @@ class Link:
     def timings(self) -> ConnectTimings:
         return self._current.timings
 
-    @timings.setter
-    def timings(self, timings: ConnectTimings) -> None:
-        self._current.timings = timings
-
     @property
-    def transport(self) -> Transport:
-        return self._current.transport
+    def access(self) -> SocketAccess:
+        return self._current.access
 
-    @transport.setter
-    def transport(self, transport: Transport) -> None:
-        self._current.transport = transport
+    def use_pipe(self, command: tuple[str, ...]) -> None:
+        self._current.use_pipe(command)
 
-    @property
-    def pipe_command(self) -> tuple[str, ...] | None:
-        return self._current.pipe_command
-
-    @pipe_command.setter
-    def pipe_command(self, command: tuple[str, ...] | None) -> None:
-        self._current.pipe_command = command
+    def try_forwarding(self) -> None:
+        self._current.try_forwarding()
 
     async def run(self, script: str, *, timeout: float = 60.0) -> Completed:
         return await self._current.run(script, timeout=timeout)
@@ -97,7 +88,3 @@ class Link:
 
     async def open_stream(self, socket: str) -> Stream:
         return await self._current.open_stream(socket)
-
-
-def _silent(_: object) -> None:
-    """Who reopens says so in words of its own."""

@@ -15,13 +15,13 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from rbee.base.errors import ConnectError, NodeError
-from rbee.transport.connection import Completed, ConnectTimings, OnBytes, Stream, Transport
+from rbee.transport.connection import Completed, ConnectTimings, OnBytes, SocketAccess, Stream
 from rbee_remote.protocol import ErrorCode
 
 #: Serves one stream: reads what the keeper wrote, writes what the keeper is to read.
@@ -44,8 +44,7 @@ class FakeConnection:
     """A `Connection` that a test writes the other side of."""
 
     timings: ConnectTimings = field(default_factory=lambda: ConnectTimings(0.0, 0.0))
-    transport: Transport = "forward"
-    pipe_command: tuple[str, ...] | None = None
+    access: SocketAccess = field(default_factory=SocketAccess)
     scripts: list[str] = field(default_factory=list)
     files: dict[str, FakeFile] = field(default_factory=dict)
     lost: bool = False
@@ -64,6 +63,12 @@ class FakeConnection:
     def stop_listening(self, socket: str) -> None:
         """Nobody listens at `socket` from here on; streams that are open stay."""
         self._handlers.pop(socket, None)
+
+    def use_pipe(self, command: tuple[str, ...]) -> None:
+        self.access = replace(self.access, pipe_command=command)
+
+    def try_forwarding(self) -> None:
+        self.access = replace(self.access, transport="forward")
 
     async def run(self, script: str, *, timeout: float = 60.0) -> Completed:
         self._check_alive()

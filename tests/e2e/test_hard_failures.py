@@ -24,7 +24,7 @@ import pytest
 from rbee.base.errors import RbeeError
 from rbee.base.events import Finished, Phase
 from rbee.base.settings import Settings
-from rbee.fleet.fleet import stop_hive
+from rbee.fleet.hives import stop_hive
 from rbee.infer.request import InferRequest
 from rbee.transport.ssh import handshake
 from rbee_remote.protocol import ErrorCode, Message, Sampling
@@ -251,7 +251,7 @@ async def test_a_stopped_hive(
         assert "`rbee hive stop gpu1 --now`" in result.hint
         context = context_of(shared_rbee)
         gpu1 = context.inventory.node("gpu1")
-        assert await stop_hive(context, gpu1, drain=False, patience_s=1.0, emit=lambda _: None)
+        assert await stop_hive(context, gpu1, drain=False, patience_s=1.0)
         assert node.processes() == []
     finally:
         node.try_exec(f"kill -CONT {pid}")

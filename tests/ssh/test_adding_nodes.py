@@ -41,9 +41,9 @@ async def add(
     node: Node, *others: Node, home: Path, events: list[Event] | None = None, yes: bool = False, ask: Ask | None = never
 ) -> Added:
     inventory = Inventory({each.name: each for each in others})
-    context = Context(Settings(home=home / "rbee"), inventory, lambda: None, "0" * 16, ask)  # type: ignore[arg-type, return-value]
     said: list[Event] = [] if events is None else events
-    return await nodes.add(context, node, assume_yes=yes, emit=said.append)
+    context = Context(Settings(home=home / "rbee"), inventory, lambda: None, "0" * 16, ask, emit=said.append)  # type: ignore[arg-type, return-value]
+    return await nodes.add(context, node, assume_yes=yes)
 
 
 async def refused(node: Node, *others: Node, home: Path, yes: bool = False, ask: Ask | None = never) -> RefusedError:

@@ -12,6 +12,7 @@ import pytest
 
 from rbee.base.errors import RefusedError
 from rbee.base.events import Event
+from rbee.transport.connection import SocketAccess
 from rbee.transport.forwarding import forwarding_works
 from tests.ssh.conftest import Connect, write_key
 from tests.ssh.peers import PIPE, everything_works
@@ -34,10 +35,10 @@ async def test_dropbear_is_as_good_as_any(
 ) -> None:
     async with (
         dropbear_server(tmp_path, user_key) as server,
-        connect(server.node(identity), pipe_command=PIPE) as connection,
+        connect(server.node(identity), access=SocketAccess(pipe_command=PIPE)) as connection,
     ):
         await everything_works(connection, tmp_path)
-        assert await forwarding_works(connection, sys.executable) is (connection.transport == "forward")
+        assert await forwarding_works(connection, sys.executable) is (connection.access.transport == "forward")
 
 
 async def test_dropbear_without_forwarding(
@@ -45,10 +46,10 @@ async def test_dropbear_without_forwarding(
 ) -> None:
     async with (
         dropbear_server(tmp_path, user_key, "-j", "-k") as server,
-        connect(server.node(identity), pipe_command=PIPE) as connection,
+        connect(server.node(identity), access=SocketAccess(pipe_command=PIPE)) as connection,
     ):
         await everything_works(connection, tmp_path)
-        assert connection.transport == "pipe"
+        assert connection.access.transport == "pipe"
 
 
 async def test_a_key_that_dropbear_refuses_is_not_offered_again(

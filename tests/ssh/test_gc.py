@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import asyncssh
@@ -43,11 +44,10 @@ async def test_a_node_that_was_never_set_up_is_left_as_it_is(
     events: list[Event] = []
     async with asyncssh_server([user_key], env={"HOME": str(there), "XDG_RUNTIME_DIR": ""}) as server:
         await clean_up(
-            context(settings, server.node(identity)),
+            replace(context(settings, server.node(identity)), emit=events.append),
             [server.node(identity)],
             GcRequest(),
             tell=told.append,
-            emit=events.append,
         )
         assert server.logins == ["bee"]
     assert [(report.node, report.outcomes, report.error) for report in told] == [("gpu1", [], None), (HERE, [], None)]
@@ -68,7 +68,7 @@ async def test_a_node_that_hangs_delays_no_other(
     async with silent, asyncssh_server([user_key], env={"HOME": str(tmp_path)}) as server:
         port = silent.sockets[0].getsockname()[1]
         nodes = [server.node(identity, name="hangs", port=port), server.node(identity, name="works")]
-        work = clean_up(context(settings, *nodes), nodes, GcRequest(), tell=told.put_nowait, emit=lambda _: None)
+        work = clean_up(context(settings, *nodes), nodes, GcRequest(), tell=told.put_nowait)
         task = asyncio.create_task(work)
         try:
             async with asyncio.timeout(PATIENCE_S):

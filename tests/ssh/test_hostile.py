@@ -19,7 +19,6 @@ import asyncssh
 import pytest
 
 from rbee.base.errors import RbeeError
-from rbee.base.events import Event
 from rbee.base.settings import Settings
 from rbee.infer.infer import infer
 from rbee.infer.request import InferRequest
@@ -272,14 +271,14 @@ async def test_answers_that_cannot_be_end_with_an_error_and_a_hint(
         settings = Settings(home=keeper.home)
         context = context_of(settings, load(keeper.inventory, settings))
         request = InferRequest(messages=(Message("user", "Hello"),), node="gpu1", max_tokens=20)
-        assert (await infer(request, context, list[Event]().append)).usage.completion_tokens == 2
+        assert (await infer(request, context)).usage.completion_tokens == 2
         for what, changes in ANSWERS.items():
             said.clear()
             said.update(changes)
             with context.open_registry() as registry:
                 registry.forget_node("gpu1")  # or a warm worker would be asked, and no hive
             with pytest.raises(RbeeError) as caught:
-                await infer(request, context, list[Event]().append)
+                await infer(request, context)
             assert caught.value.code is ErrorCode.NODE_UNSUPPORTED, (what, caught.value)
             assert caught.value.message != "", what
 

@@ -12,12 +12,12 @@ import pytest
 
 from rbee.base.errors import ConnectError, RefusedError
 from rbee.base.events import Emit, Event, Retry
-from rbee.infer.answer import Draft, Way, answer
+from rbee.infer.answer import Endpoint, PartialAnswer, answer
 from rbee.inventory import Node
 from rbee.node.hive_client import WorkerClient
 from rbee.node.session import open_connection
-from rbee.transport.connection import Connection
-from rbee.transport.reconnecting import Link
+from rbee.transport.connection import Connection, SocketAccess
+from rbee.transport.reconnecting import ReconnectingConnection
 from rbee_remote.protocol import ErrorCode
 from tests.patience import PATIENCE_S
 from tests.proxy import ChaosProxy
@@ -41,7 +41,7 @@ async def test_a_jump_host_with_a_key_of_its_own(
     ):
         bastion = jump.node(write_key(tmp_path / "id_jump", jump_key), name="bastion")
         node = last.node(identity, jump=("bastion",))
-        async with connect(node, bastion, pipe_command=PIPE) as connection:
+        async with connect(node, bastion, access=SocketAccess(pipe_command=PIPE)) as connection:
             await everything_works(connection, tmp_path)
 
 
@@ -89,14 +89,15 @@ async def test_an_answer_survives_the_end_of_its_jump_host(
         bastion = jump.node(identity, name="bastion", port=proxy.port)
         node = peer.server.node(identity, jump=("bastion",))
 
-        def opener(emit: Emit) -> AbstractAsyncContextManager[Connection]:
-            return open_connection(node, {"bastion": bastion}, emit=emit, keeper_id="k1", pipe_command=PIPE)
+        def opener(access: SocketAccess, emit: Emit) -> AbstractAsyncContextManager[Connection]:
+            return open_connection(node, {"bastion": bastion}, emit=emit, keeper_id="k1", access=access)
 
         reader = Reader(striking(proxy, "cut", 40))
-        async with Link(node.name, opener, reader) as link:
-            client = WorkerClient(link, str(peer.socket), worker_id=scripted_worker.WORKER_ID, keeper_id="k1")
-            way = Way(client, link, explain=nothing_known, draft=Draft(tmp_path / "draft.txt"), patience=PATIENCE)
-            result = await answer(way, ask(), emit=reader)
+        access = SocketAccess(pipe_command=PIPE)
+        async with ReconnectingConnection(node.name, opener, reader, access) as connection:
+            client = WorkerClient(connection, str(peer.socket), worker_id=scripted_worker.WORKER_ID, keeper_id="k1")
+            endpoint = Endpoint(client, connection, explain=nothing_known, patience=PATIENCE)
+            result = await answer(endpoint, ask(), PartialAnswer(tmp_path / "answer.txt"), emit=reader)
         reader.has_all_of(ANSWER, result)
         assert reader.notices == ["lost the connection to gpu1, reconnecting", "reconnected to gpu1"]
 
@@ -131,7 +132,7 @@ async def test_a_proxy_command_is_the_way(
     async with openssh_server(tmp_path, user_key) as server:
         node = _proxied(home, f"{sys.executable} {tmp_path}/netcat.py %h %p", server.port, server.user)
         pinned = Node(node.name, host=node.host, identity_file=identity, host_key=server.host_keys[0])
-        async with connect(pinned, pipe_command=PIPE) as connection:
+        async with connect(pinned, access=SocketAccess(pipe_command=PIPE)) as connection:
             await everything_works(connection, tmp_path)
 
 

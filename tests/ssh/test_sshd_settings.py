@@ -12,6 +12,7 @@ import pytest
 from rbee.base.errors import ConnectError, NodeError, RefusedError
 from rbee.base.events import Event, Retry
 from rbee.inventory import Node
+from rbee.transport.connection import SocketAccess
 from rbee.transport.forwarding import forwarding_works
 from rbee_remote.protocol import ErrorCode
 from tests.ssh.conftest import Connect, write_key
@@ -45,11 +46,11 @@ async def test_settings_that_restrict_are_coped_with(
 ) -> None:
     async with (
         openssh_server(tmp_path, user_key, *settings) as server,
-        connect(server.node(identity), pipe_command=PIPE) as connection,
+        connect(server.node(identity), access=SocketAccess(pipe_command=PIPE)) as connection,
     ):
         await everything_works(connection, tmp_path)
-        assert transport in (connection.transport, "any")
-        assert await forwarding_works(connection, sys.executable) is (connection.transport == "forward")
+        assert transport in (connection.access.transport, "any")
+        assert await forwarding_works(connection, sys.executable) is (connection.access.transport == "forward")
 
 
 async def test_a_server_that_opens_no_session_is_refused(
@@ -99,7 +100,7 @@ async def test_a_forced_command_that_echoes_is_given_up_in_time(
     monkeypatch.setattr("rbee.transport.script.START_TIMEOUT", 0.5)
     async with (
         openssh_server(tmp_path, user_key, "ForceCommand cat") as server,
-        connect(server.node(identity), transport_hint="pipe", pipe_command=PIPE) as connection,
+        connect(server.node(identity), access=SocketAccess("pipe", PIPE)) as connection,
     ):
         for attempt in (connection.run("echo in"), connection.open_stream("/nowhere/s.sock")):
             with pytest.raises(ConnectError) as caught:

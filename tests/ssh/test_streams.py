@@ -10,7 +10,7 @@ import asyncssh
 import pytest
 
 from rbee.base.errors import ConnectError, NodeError
-from rbee.transport.connection import Connection
+from rbee.transport.connection import Connection, SocketAccess
 from rbee.transport.forwarding import forwarding_works
 from rbee_remote.protocol import ErrorCode
 from tests.patience import PATIENCE_S
@@ -51,7 +51,7 @@ async def test_streams_go_over_channels(
         connect(server.node(identity)) as connection,
     ):
         await _talk(connection, socket)
-        assert connection.transport == "forward"
+        assert connection.access.transport == "forward"
         await _gone(connection, str(tmp_path / "none.sock"))
 
 
@@ -61,10 +61,10 @@ async def test_streams_go_over_the_pipe_where_forwarding_is_forbidden(
     async with (
         asyncssh_server([user_key], sockets=False) as server,
         shouting(tmp_path / "s.sock") as socket,
-        connect(server.node(identity), pipe_command=PIPE) as connection,
+        connect(server.node(identity), access=SocketAccess(pipe_command=PIPE)) as connection,
     ):
         await _talk(connection, socket)
-        assert connection.transport == "pipe"
+        assert connection.access.transport == "pipe"
         await _gone(connection, str(tmp_path / "none.sock"))
 
 
@@ -83,7 +83,7 @@ async def test_a_pipe_whose_payload_is_gone_counts_as_a_worker_that_is_gone(
 ) -> None:
     async with asyncssh_server([user_key], sockets=False) as server:
         for command in ((sys.executable, "-I", "/nowhere/payload.zip", "pipe"), ("/nowhere/python", "pipe")):
-            async with connect(server.node(identity), pipe_command=command) as connection:
+            async with connect(server.node(identity), access=SocketAccess(pipe_command=command)) as connection:
                 await _gone(connection, "/run/hive.sock")
 
 
@@ -94,7 +94,7 @@ async def test_a_stream_whose_connection_drops_is_lost(
     async with (
         asyncssh_server([user_key], sockets=sockets) as server,
         shouting(tmp_path / "s.sock") as socket,
-        connect(server.node(identity), pipe_command=PIPE) as connection,
+        connect(server.node(identity), access=SocketAccess(pipe_command=PIPE)) as connection,
     ):
         stream = await connection.open_stream(socket)
         await stream.write(b"hello")
@@ -117,7 +117,7 @@ async def test_the_end_of_the_servers_side_is_an_end_and_no_error(
     for sockets in (True, False):
         async with (
             asyncssh_server([user_key], sockets=sockets) as server,
-            connect(server.node(identity), pipe_command=PIPE) as connection,
+            connect(server.node(identity), access=SocketAccess(pipe_command=PIPE)) as connection,
         ):
             stream = await connection.open_stream(str(tmp_path / "s.sock"))
             await stream.write(b"bye")
@@ -138,13 +138,13 @@ async def test_openssh_with_forwarding(
     async with (
         openssh_server(tmp_path, user_key) as server,
         shouting(tmp_path / "s.sock") as socket,
-        connect(server.node(identity), pipe_command=PIPE) as connection,
+        connect(server.node(identity), access=SocketAccess(pipe_command=PIPE)) as connection,
     ):
         assert (await connection.run("echo in; exit 4")).status == 4
         await _talk(connection, socket)
-        assert connection.transport == "forward"
+        assert connection.access.transport == "forward"
         await _gone(connection, str(tmp_path / "none.sock"))
-        assert connection.transport == "forward"
+        assert connection.access.transport == "forward"
 
 
 @needs_openssh
@@ -153,12 +153,12 @@ async def test_openssh_where_a_missing_socket_is_asked_for_first(
 ) -> None:
     async with openssh_server(tmp_path, user_key) as server, connect(server.node(identity)) as connection:
         await _gone(connection, str(tmp_path / "none.sock"))
-        connection.pipe_command = PIPE
+        connection.use_pipe(PIPE)
         await _gone(connection, str(tmp_path / "none.sock"))
-        assert connection.transport == "forward"
+        assert connection.access.transport == "forward"
         async with shouting(tmp_path / "s.sock") as socket:
             await _talk(connection, socket)
-        assert connection.transport == "forward"
+        assert connection.access.transport == "forward"
 
 
 @needs_openssh
@@ -169,10 +169,10 @@ async def test_openssh_without_forwarding(
     async with (
         openssh_server(tmp_path, user_key, setting) as server,
         shouting(tmp_path / "s.sock") as socket,
-        connect(server.node(identity), pipe_command=PIPE) as connection,
+        connect(server.node(identity), access=SocketAccess(pipe_command=PIPE)) as connection,
     ):
         await _talk(connection, socket)
-        assert connection.transport == "pipe"
+        assert connection.access.transport == "pipe"
         await _gone(connection, str(tmp_path / "none.sock"))
 
 
@@ -191,7 +191,7 @@ async def test_whether_forwarding_works_is_found_out(
     settings = (f"AllowStreamLocalForwarding {setting}", f"SetEnv TMPDIR={tmp_path}")
     async with (
         openssh_server(tmp_path, user_key, *settings) as server,
-        connect(server.node(identity), pipe_command=pipe) as connection,
+        connect(server.node(identity), access=SocketAccess(pipe_command=pipe)) as connection,
     ):
         assert await forwarding_works(connection, sys.executable) is works
         assert await forwarding_works(connection, "") is None

@@ -22,13 +22,13 @@ import pytest
 from rbee.base.deadline import Deadline
 from rbee.base.errors import ConnectError, NodeError, RefusedError
 from rbee.base.events import Emit, Event, Notice, Token
-from rbee.infer.answer import Answer, Draft, Way, answer
+from rbee.infer.answer import Answer, Endpoint, PartialAnswer, answer
 from rbee.infer.stream import Patience
-from rbee.infer.worker_status import Fate
+from rbee.infer.worker_status import HiveReport
 from rbee.node.hive_client import WorkerClient
 from rbee.node.session import open_connection
-from rbee.transport.connection import Connection
-from rbee.transport.reconnecting import Link
+from rbee.transport.connection import Connection, SocketAccess
+from rbee.transport.reconnecting import ReconnectingConnection
 from rbee_remote.protocol import ErrorCode, GenerateRequest
 from tests.patience import PATIENCE_S
 from tests.proxy import ChaosProxy, Fault, Kind, random_fault
@@ -56,17 +56,18 @@ class Peer:
     process: asyncio.subprocess.Process
 
     @asynccontextmanager
-    async def through(self, proxy: ChaosProxy, emit: Emit) -> AsyncIterator[Way]:
-        """The way of a keeper's answer, over the proxy."""
+    async def through(self, proxy: ChaosProxy, emit: Emit) -> AsyncIterator[tuple[Endpoint, PartialAnswer]]:
+        """The worker as a keeper sees it over the proxy, and what takes in its answer."""
         node = self.server.node(self.identity, port=proxy.port)
 
-        def opener(emit: Emit) -> AbstractAsyncContextManager[Connection]:
-            return open_connection(node, {}, emit=emit, keeper_id="k1", pipe_command=PIPE)
+        def opener(access: SocketAccess, emit: Emit) -> AbstractAsyncContextManager[Connection]:
+            return open_connection(node, {}, emit=emit, keeper_id="k1", access=access)
 
-        async with Link(node.name, opener, emit) as link:
-            client = WorkerClient(link, str(self.socket), worker_id=scripted_worker.WORKER_ID, keeper_id="k1")
+        access = SocketAccess(pipe_command=PIPE)
+        async with ReconnectingConnection(node.name, opener, emit, access) as connection:
+            client = WorkerClient(connection, str(self.socket), worker_id=scripted_worker.WORKER_ID, keeper_id="k1")
             save_to = self.socket.with_name(f"{uuid.uuid4().hex}.txt")
-            yield Way(client, link, explain=nothing_known, draft=Draft(save_to), patience=PATIENCE)
+            yield Endpoint(client, connection, explain=nothing_known, patience=PATIENCE), PartialAnswer(save_to)
 
     async def until_idle(self) -> None:
         """No request runs or waits on the worker any more."""
@@ -79,9 +80,9 @@ class Peer:
                 await asyncio.sleep(0.02)
 
 
-async def nothing_known() -> Fate:
+async def nothing_known() -> HiveReport:
     """There is no hive beside the scripted worker."""
-    return Fate(reached=False)
+    return HiveReport(reached=False)
 
 
 @asynccontextmanager
@@ -166,12 +167,12 @@ async def one_run(peer: Peer, seed: int) -> int:
 
     async with ChaosProxy(("127.0.0.1", peer.server.port), lambda number: faults.get(number, Fault())) as proxy:
         reader = Reader(striking(proxy, kind, at_token) if at_token else lambda _: None)
-        async with peer.through(proxy, reader) as way, asyncio.timeout(PATIENCE_S):
+        async with peer.through(proxy, reader) as (endpoint, partial), asyncio.timeout(PATIENCE_S):
             if at_token is None:
                 asyncio.get_running_loop().call_later(after_s, proxy.strike, kind)
-            result = await answer(way, ask(str(seed)), emit=reader)
+            result = await answer(endpoint, ask(str(seed)), partial, emit=reader)
         reader.has_all_of(scripted_worker.answer(str(seed)), result)
-        assert not way.draft.path.exists()
+        assert not partial.path.exists()
         return proxy.connections - 1
 
 
@@ -210,8 +211,8 @@ async def test_nor_where_sshd_forbids_forwarding(tmp_path: Path, user_key: async
 async def test_the_user_is_told_once_of_each(peer: Peer, kind: Kind) -> None:
     async with ChaosProxy(("127.0.0.1", peer.server.port)) as proxy:
         reader = Reader(striking(proxy, kind, 40))
-        async with peer.through(proxy, reader) as way:
-            reader.has_all_of(ANSWER, await answer(way, ask(), emit=reader))
+        async with peer.through(proxy, reader) as (endpoint, partial):
+            reader.has_all_of(ANSWER, await answer(endpoint, ask(), partial, emit=reader))
     assert reader.notices == ["lost the connection to gpu1, reconnecting", "reconnected to gpu1"]
 
 
@@ -220,14 +221,14 @@ async def test_a_network_that_does_not_come_back_ends_the_answer_and_keeps_its_t
         ("127.0.0.1", peer.server.port), lambda number: Fault("cut", after_s=0.0) if number else Fault()
     ) as proxy:
         reader = Reader(striking(proxy, "cut", 40))
-        async with peer.through(proxy, reader) as way:
-            hasty = replace(way, patience=replace(PATIENCE, outage_s=1.0))
+        async with peer.through(proxy, reader) as (endpoint, partial):
+            hasty = replace(endpoint, patience=replace(PATIENCE, outage_s=1.0))
             with pytest.raises(ConnectError) as caught:
-                await answer(hasty, ask(), emit=reader)
+                await answer(hasty, ask(), partial, emit=reader)
         assert caught.value.code is ErrorCode.CONNECTION_LOST
-        assert caught.value.details["saved"] == str(way.draft.path)
-        assert way.draft.path.read_text() == "".join(token.text for token in reader.tokens)
-        assert ANSWER.decode().startswith(way.draft.path.read_text())
+        assert caught.value.details["saved"] == str(partial.path)
+        assert partial.path.read_text() == "".join(token.text for token in reader.tokens)
+        assert ANSWER.decode().startswith(partial.path.read_text())
 
 
 async def test_a_deadline_ends_an_outage(peer: Peer) -> None:
@@ -236,12 +237,12 @@ async def test_a_deadline_ends_an_outage(peer: Peer) -> None:
         ("127.0.0.1", peer.server.port), lambda number: Fault("stall", after_s=0.0) if number else Fault()
     ) as proxy:
         reader = Reader(striking(proxy, "stall", 40))
-        async with peer.through(proxy, reader) as way:
+        async with peer.through(proxy, reader) as (endpoint, partial):
             deadline = Deadline.after(2.0)
             began = time.monotonic()
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(deadline.left()):
-                    await answer(replace(way, deadline=deadline), ask(), emit=reader)
+                    await answer(replace(endpoint, deadline=deadline), ask(), partial, emit=reader)
             assert time.monotonic() - began < 20.0, "it tried for half a minute"
     await peer.until_idle()
 
@@ -255,24 +256,24 @@ async def test_a_worker_that_died_meanwhile_is_not_waited_for(peer: Peer) -> Non
                 proxy.strike("cut")
 
         reader = Reader(disaster)
-        async with peer.through(proxy, reader) as way:
+        async with peer.through(proxy, reader) as (endpoint, partial):
             with pytest.raises(NodeError) as caught:
-                await answer(way, ask(), emit=reader)
+                await answer(endpoint, ask(), partial, emit=reader)
     assert caught.value.code is ErrorCode.WORKER_CRASHED
-    assert way.draft.path.read_text() == "".join(token.text for token in reader.tokens)
+    assert partial.path.read_text() == "".join(token.text for token in reader.tokens)
 
 
 async def test_a_worker_that_hangs_is_told_from_a_lost_connection(peer: Peer) -> None:
     async with ChaosProxy(("127.0.0.1", peer.server.port)) as proxy:
         reader = Reader(lambda number: peer.process.send_signal(signal.SIGSTOP) if number == 40 else None)
-        async with peer.through(proxy, reader) as way:
-            hasty = replace(way, patience=replace(PATIENCE, silence_s=0.5, outage_s=1.0))
+        async with peer.through(proxy, reader) as (endpoint, partial):
+            hasty = replace(endpoint, patience=replace(PATIENCE, silence_s=0.5, outage_s=1.0))
             with pytest.raises(ConnectError) as caught:
-                await answer(hasty, ask(), emit=reader)
+                await answer(hasty, ask(), partial, emit=reader)
     peer.process.send_signal(signal.SIGCONT)
     assert caught.value.code is ErrorCode.CONNECTION_TIMEOUT
     assert "no answer to GET /v1/requests" in caught.value.message
-    assert way.draft.path.exists()
+    assert partial.path.exists()
 
 
 async def test_ctrl_c_during_an_outage_reaches_the_worker(peer: Peer) -> None:
@@ -285,8 +286,8 @@ async def test_ctrl_c_during_an_outage_reaches_the_worker(peer: Peer) -> None:
                 lost.set()
 
         reader = Reader(fail)
-        async with peer.through(proxy, reader) as way:
-            answering = asyncio.create_task(answer(way, ask("endless"), emit=reader))
+        async with peer.through(proxy, reader) as (endpoint, partial):
+            answering = asyncio.create_task(answer(endpoint, ask("endless"), partial, emit=reader))
             await lost.wait()
             answering.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -302,8 +303,8 @@ async def test_ctrl_c_while_there_is_no_connection_ends_soon_and_says_so(peer: P
     ) as proxy:
         reader = Reader(striking(proxy, "cut", 3))
         reader.on_notice = lambda text: down.set() if text.startswith("lost") else None
-        async with peer.through(proxy, reader) as way:
-            answering = asyncio.create_task(answer(way, ask("endless"), emit=reader))
+        async with peer.through(proxy, reader) as (endpoint, partial):
+            answering = asyncio.create_task(answer(endpoint, ask("endless"), partial, emit=reader))
             await down.wait()
             while proxy.connections < 2:
                 await asyncio.sleep(0.02)
@@ -329,11 +330,11 @@ async def test_a_changed_host_key_is_no_reason_to_go_on(peer: Peer, tmp_path: Pa
                 proxy.strike("cut")
 
         reader = Reader(take_over)
-        async with peer.through(proxy, reader) as way:
+        async with peer.through(proxy, reader) as (endpoint, partial):
             with pytest.raises(RefusedError) as caught:
-                await answer(way, ask(), emit=reader)
+                await answer(endpoint, ask(), partial, emit=reader)
     assert caught.value.code is ErrorCode.HOST_KEY_MISMATCH
-    assert caught.value.details["saved"] == str(way.draft.path)
+    assert caught.value.details["saved"] == str(partial.path)
 
 
 async def test_a_request_whose_beginning_was_lost_is_computed_once(peer: Peer) -> None:
@@ -341,8 +342,8 @@ async def test_a_request_whose_beginning_was_lost_is_computed_once(peer: Peer) -
     request = ask()
     async with ChaosProxy(("127.0.0.1", peer.server.port)) as proxy:
         reader = Reader()
-        async with peer.through(proxy, reader) as way:
-            async with way.worker.generate(request):
+        async with peer.through(proxy, reader) as (endpoint, partial):
+            async with endpoint.worker.generate(request):
                 proxy.strike("cut")
-            reader.has_all_of(ANSWER, await answer(way, request, emit=reader))
+            reader.has_all_of(ANSWER, await answer(endpoint, request, partial, emit=reader))
     await peer.until_idle()

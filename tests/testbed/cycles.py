@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import psutil
@@ -113,7 +113,7 @@ class Cycles:
             if isinstance(event, Notice | Retry):
                 lost.set()
 
-        task = asyncio.create_task(infer(self._request(way), self.node.context, emit))
+        task = asyncio.create_task(infer(self._request(way), replace(self.node.context, emit=emit)))
         if way == "cancel":
             waiting = asyncio.create_task(begun.wait())
             await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)

@@ -13,10 +13,9 @@ from pathlib import Path
 import asyncssh
 import psutil
 
-from rbee.base.events import Event
 from rbee.base.settings import Settings, keeper_id
 from rbee.context import Context
-from rbee.fleet.fleet import stop_hive
+from rbee.fleet.hives import stop_hive
 from rbee.inventory import Inventory, Node, load
 from rbee.node.probe import parse, script
 from rbee.registry import Registry
@@ -126,13 +125,9 @@ async def _stop(node: Loopback) -> None:
     with node.context.open_registry() as registry:
         facts = registry.node_facts("direct")
     try:
-        await stop_hive(node.context, node.direct, drain=False, emit=_silent)
+        await stop_hive(node.context, node.direct, drain=False)
     finally:
         for process in node.node_processes():
             process.kill()
         if facts:
             shutil.rmtree(facts.run_dir, ignore_errors=True)
-
-
-def _silent(_: Event) -> None:
-    """What goes on is not of interest here."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rbee.base.errors import RbeeError
 from rbee.base.events import Event, Finished, Notice, Phase, PhaseStarted, Token
@@ -67,7 +67,7 @@ def context_of(rbee: Rbee) -> Context:
 async def ask(rbee: Rbee, request: InferRequest, blow: Blow) -> Finished | RbeeError:
     """What came of `infer` by the keeper whose home and inventory are `rbee`'s."""
     try:
-        return await infer(request, context_of(rbee), blow)
+        return await infer(request, replace(context_of(rbee), emit=blow))
     except RbeeError as error:
         return error
 

@@ -27,7 +27,7 @@ ALLOWED = {
     "rbee/infer/answer.py": SHOWN,
     "rbee/audit/__init__.py": SHOWN,
     "rbee/cli/__init__.py": SHOWN,
-    "rbee/fleet/fleet.py": HINT,
+    "rbee/fleet/workers.py": HINT,
     "rbee/cleanup/here.py": AGE,
     "rbee/cleanup/run.py": HINT,
     "rbee/registry/__init__.py": HINT,

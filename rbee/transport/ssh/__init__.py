@@ -22,7 +22,7 @@ import asyncssh
 from rbee.base.errors import ConnectError
 from rbee.base.events import Emit, Retry
 from rbee.inventory import Node
-from rbee.transport.connection import AskPassphrase, ConnectTimings
+from rbee.transport.connection import AskPassphrase, ConnectTimings, SocketAccess
 from rbee.transport.passphrases import Passphrases
 from rbee.transport.ssh.channels import SSHConnection
 from rbee.transport.ssh.config import Hop, route
@@ -47,9 +47,10 @@ async def connect(
     *,
     emit: Emit,
     keeper_id: str,
+    access: SocketAccess = SocketAccess(),  # noqa: B008 - it is frozen
     ask_passphrase: AskPassphrase | None = None,
 ) -> AsyncIterator[SSHConnection]:
-    """Reach `node` over its jump hosts. Raises as `reach.open_connection`."""
+    """Connect to `node` over its jump hosts. Raises as `open_connection`."""
     started = time.monotonic()
     passphrases = Passphrases(ask_passphrase)
     async with AsyncExitStack() as stack:
@@ -61,7 +62,7 @@ async def connect(
 
         opened = await _open(last, tunnel, stack, emit, passphrases)
         timings = ConnectTimings(opened.connected_at - started, time.monotonic() - opened.connected_at)
-        yield SSHConnection(opened.connection, another, timings, keeper_id=keeper_id)
+        yield SSHConnection(opened.connection, another, timings, keeper_id=keeper_id, access=access)
 
 
 async def scan_host_key(

@@ -12,12 +12,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import asyncssh
 
 from rbee.base.errors import ConnectError, NodeError, RbeeError
-from rbee.transport.connection import ConnectTimings, OnBytes, Stream, Transport, quote
+from rbee.transport.connection import ConnectTimings, OnBytes, SocketAccess, Stream, quote
 from rbee.transport.markers import MAX_NOISE, checked, new_nonce, prints_without_end
 from rbee.transport.script import Shell, ShellConnection, Stderr, lost, read_before, start_by
 from rbee.transport.ssh.sessions import Sessions
@@ -132,15 +133,25 @@ class SSHConnection(ShellConnection):
         timings: ConnectTimings,
         *,
         keeper_id: str,
+        access: SocketAccess,
     ) -> None:
         """another: opens one more connection to the same server, and closes it when this one ends."""
         self.timings = timings
-        self.transport: Transport = "forward"
-        self.pipe_command: tuple[str, ...] | None = None
+        self._access = access
         self._connection = connection
         self._sessions = Sessions(connection, another)
         self._keeper_id = keeper_id
         self._forwards = False  # whether a channel to a socket has been opened on this connection
+
+    @property
+    def access(self) -> SocketAccess:
+        return self._access
+
+    def use_pipe(self, command: tuple[str, ...]) -> None:
+        self._access = replace(self._access, pipe_command=command)
+
+    def try_forwarding(self) -> None:
+        self._access = replace(self._access, transport="forward")
 
     async def open_shell(self) -> SSHShell:
         return SSHShell(await self._sessions.open())
@@ -154,8 +165,8 @@ class SSHConnection(ShellConnection):
 
     async def open_stream(self, socket: str) -> Stream:
         """As `Connection.open_stream`."""
-        if self.transport == "pipe" and self.pipe_command is not None:
-            return await self._pipe(socket, self.pipe_command)
+        if self._access.transport == "pipe" and self._access.pipe_command is not None:
+            return await self._pipe(socket, self._access.pipe_command)
         try:
             return await self._forward(socket)
         except asyncssh.ChannelOpenError as error:
@@ -176,29 +187,29 @@ class SSHConnection(ShellConnection):
         except (asyncssh.Error, OSError) as error:
             raise lost(error) from error
         self._forwards = True
-        self.transport = "forward"
+        self.try_forwarding()
         return SSHStream(reader, writer)
 
     async def _instead(self, socket: str, error: asyncssh.ChannelOpenError) -> Stream:
         """No channel to `socket` was opened: is it the socket, or sshd that forbids it?"""
-        forbidden = error.code in _FORBIDDEN
-        if not forbidden and (self._forwards or self.pipe_command is None):
+        forbidden, command = error.code in _FORBIDDEN, self._access.pipe_command
+        if not forbidden and (self._forwards or command is None):
             raise _nobody_listens(socket) from error
-        if self.pipe_command is None:
+        if command is None:
             raise NodeError(
                 ErrorCode.BOOTSTRAP_FAILED,
                 "the node's sshd forbids forwarding to sockets, and rbee's own pipe is not there yet",
                 hint="set AllowStreamLocalForwarding in its sshd_config, or let rbee set the node up: rbee nodes check",
                 details={"reason": error.reason},
             ) from error
-        stream = await self._pipe(socket, self.pipe_command)
+        stream = await self._pipe(socket, command)
         if not forbidden:
             # The pipe got through. Either sshd forbids forwarding, or the socket came in between: ask once more.
             with suppress(asyncssh.ChannelOpenError):
                 forwarded = await self._forward(socket)
                 await stream.aclose()
                 return forwarded
-        self.transport = "pipe"
+        self._access = replace(self._access, transport="pipe")
         return stream
 
     async def _pipe(self, socket: str, command: tuple[str, ...]) -> PipeStream:

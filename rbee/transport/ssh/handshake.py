@@ -253,9 +253,8 @@ def _translate(error: Exception, hop: Hop, client: _Client, identities: Identiti
 def _hung_up(hop: Hop) -> ConnectError:
     """TCP stood, or a proxy ran, and no SSH server has said its version."""
     if hop.proxy_command:
-        error = _unreachable(hop, "its ProxyCommand ended without a connection")
-        error.hint = f"see what it says: {hop.proxy_command}"
-        return error
+        why = "its ProxyCommand ended without a connection"
+        return _unreachable(hop, why, hint=f"see what it says: {hop.proxy_command}")
     return BusyError(
         ErrorCode.CONNECTION_TIMEOUT,
         f"{hop.name} hangs up on whoever connects",
@@ -265,10 +264,10 @@ def _hung_up(hop: Hop) -> ConnectError:
     )
 
 
-def _unreachable(hop: Hop, reason: str) -> ConnectError:
+def _unreachable(hop: Hop, reason: str, *, hint: str = "") -> ConnectError:
     return ConnectError(
         ErrorCode.CONNECTION_TIMEOUT,
         f"{hop.name} cannot be reached",
-        hint=f"check host, port and network: ssh -p {hop.port} {quote(f'{hop.user}@{hop.host}')}",
+        hint=hint or f"check host, port and network: ssh -p {hop.port} {quote(f'{hop.user}@{hop.host}')}",
         details={"host": hop.address, "reason": reason},
     )

@@ -92,8 +92,9 @@ class Bed:
             lambda: Registry.open(self.settings.registry_path),
             KEEPER,
             ask=None if self.says_yes is None else ask,
+            emit=self.events.append,
         )
-        return await uninstall(context, Node("local"), UninstallRequest(**request), self.events.append)
+        return await uninstall(context, Node("local"), UninstallRequest(**request))
 
     def files(self) -> set[str]:
         """All that lies in the node's home, folders only where they are empty."""

@@ -125,7 +125,7 @@ async def test_a_context_that_does_not_hold_the_tests_is_refused_before_any_node
     settings = Settings(home=tmp_path)
     context = Context(settings, Inventory({}), no_registry, "keeper")
     with pytest.raises(UsageError, match="256"):
-        await bench([Node("gpu1")], BenchRequest(512, 128), InferRequest(ctx=256), context, lambda _: None)
+        await bench([Node("gpu1")], BenchRequest(512, 128), InferRequest(ctx=256), context)
 
 
 @pytest.mark.parametrize("words", [("--prompt", "0", "--gen", "0"), ("--repetitions", "0"), ("--prompt", "-1")])

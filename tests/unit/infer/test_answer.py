@@ -19,31 +19,37 @@ import pytest
 from rbee.base.deadline import Deadline
 from rbee.base.errors import NodeError
 from rbee.base.events import Event, Retry, Token
-from rbee.infer.answer import Draft, Way, answer
-from rbee.infer.worker_status import Fate
+from rbee.infer.answer import Endpoint, PartialAnswer, answer
+from rbee.infer.worker_status import HiveReport
 from rbee.node.hive_client import WorkerClient
 from rbee.render import OutputClosed
 from rbee.transport.local import LocalConnection
-from rbee.transport.reconnecting import Link
+from rbee.transport.reconnecting import ReconnectingConnection
 from rbee_remote.protocol import ErrorCode, GenerateRequest, TokenEvent
 from tests.doubles.engine import ScriptedEngine, loads
 from tests.patience import PATIENCE_S
 from tests.unit.remote.worker.http.test_app import Worker, running
 
 
-async def nothing_known() -> Fate:
-    return Fate(reached=False)
+async def nothing_known() -> HiveReport:
+    return HiveReport(reached=False)
 
 
 @contextlib.asynccontextmanager
-async def way_to(engine: ScriptedEngine, **config: Any) -> AsyncIterator[tuple[Way, Worker]]:
+async def endpoint_of(engine: ScriptedEngine, **config: Any) -> AsyncIterator[tuple[Endpoint, PartialAnswer, Worker]]:
     with tempfile.TemporaryDirectory(prefix="rbee-test-", dir="/tmp") as folder, tempfile.TemporaryDirectory() as saved:
         async with (
             running(Path(folder), loads(engine), ctx=8192, **config) as worker,
-            Link("local", lambda _: LocalConnection(keeper_id="keeper"), print_nothing) as link,
+            ReconnectingConnection(
+                "local", lambda *_: LocalConnection(keeper_id="keeper"), print_nothing
+            ) as connection,
         ):
-            client = WorkerClient(link, str(worker.socket), worker_id="a" * 16, keeper_id="keeper")
-            yield Way(client, link, explain=nothing_known, draft=Draft(Path(saved) / "answer.txt")), worker
+            client = WorkerClient(connection, str(worker.socket), worker_id="a" * 16, keeper_id="keeper")
+            yield (
+                Endpoint(client, connection, explain=nothing_known),
+                PartialAnswer(Path(saved) / "answer.txt"),
+                worker,
+            )
 
 
 def print_nothing(_: Event) -> None:
@@ -61,9 +67,9 @@ async def test_a_reader_who_hangs_up_ends_the_generation() -> None:
         if isinstance(event, Token):
             raise OutputClosed
 
-    async with way_to(engine) as (way, worker):
+    async with endpoint_of(engine) as (endpoint, partial, worker):
         with pytest.raises(OutputClosed):
-            await answer(way, ask(), emit=hang_up)
+            await answer(endpoint, ask(), partial, emit=hang_up)
         async with asyncio.timeout(PATIENCE_S):
             await worker.until(lambda status: status["state"] == "idle")
     assert engine.steps < 4000
@@ -76,12 +82,12 @@ async def test_a_local_worker_that_dies_is_not_waited_for() -> None:
         if step == 10:
             raise RuntimeError("the GPU fell off the bus")
 
-    async with way_to(ScriptedEngine(lambda _: b"x" * 100, before_step=explode)) as (way, worker):
+    async with endpoint_of(ScriptedEngine(lambda _: b"x" * 100, before_step=explode)) as (endpoint, partial, worker):
         with pytest.raises(NodeError) as caught:
-            await answer(way, ask(), emit=heard.append)
+            await answer(endpoint, ask(), partial, emit=heard.append)
         assert await worker.task == 1
         assert caught.value.code is ErrorCode.WORKER_CRASHED
-        assert way.draft.path.read_text() == "x" * sum(isinstance(event, Token) for event in heard) != ""
+        assert partial.path.read_text() == "x" * sum(isinstance(event, Token) for event in heard) != ""
 
 
 async def test_a_busy_worker_is_asked_again_with_what_is_left_of_the_time() -> None:
@@ -94,13 +100,13 @@ async def test_a_busy_worker_is_asked_again_with_what_is_left_of_the_time() -> N
 
     engine = ScriptedEngine(lambda _: b"x", before_step=hold)
     reported: list[Event] = []
-    async with way_to(engine, queue=0) as (way, worker):
-        holding = asyncio.create_task(answer(way, ask("first"), emit=print_nothing))
+    async with endpoint_of(engine, queue=0) as (endpoint, partial, worker):
+        holding = asyncio.create_task(answer(endpoint, ask("first"), partial, emit=print_nothing))
         await worker.until(lambda status: status["slots_free"] == 0)
-        hurried = replace(way, deadline=Deadline.after(2.0))
+        hurried = replace(endpoint, deadline=Deadline.after(2.0))
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(hurried.deadline.left()):
-                await answer(hurried, ask("second"), emit=reported.append)
+                await answer(hurried, ask("second"), partial, emit=reported.append)
         passes.set()
         assert (await holding).text == "x"
     assert [event.attempt for event in reported if isinstance(event, Retry)] == [1, 2]
@@ -108,13 +114,13 @@ async def test_a_busy_worker_is_asked_again_with_what_is_left_of_the_time() -> N
 
 async def test_the_worker_ends_what_the_keepers_deadline_ends() -> None:
     engine = ScriptedEngine(lambda _: b"x" * 4000, before_step=lambda _: time.sleep(0.005))
-    async with way_to(engine) as (way, _):
-        result = await answer(replace(way, deadline=Deadline.after(2.0)), ask(), emit=print_nothing)
+    async with endpoint_of(engine) as (endpoint, partial, _):
+        result = await answer(replace(endpoint, deadline=Deadline.after(2.0)), ask(), partial, emit=print_nothing)
     assert result.finish_reason == "deadline"
     assert 0 < len(result.text) < 4000
 
 
 def test_a_disk_that_is_full_here_is_told_with_how_far_the_answer_came() -> None:
-    draft = Draft(Path("/dev/full"), max_tokens=20)
-    draft.add(TokenEvent("bee", 12))
-    assert draft.save() == {"generated": "12 of 20 tokens", "not saved": "[Errno 28] No space left on device"}
+    partial = PartialAnswer(Path("/dev/full"), max_tokens=20)
+    partial.add(TokenEvent("bee", 12))
+    assert partial.save() == {"generated": "12 of 20 tokens", "not saved": "[Errno 28] No space left on device"}

@@ -14,10 +14,10 @@ from rbee.base.deadline import Deadline
 from rbee.base.errors import ConnectError, NodeError
 from rbee.base.events import Emit, Event
 from rbee.infer.stream import Explain, Patience, unbroken
-from rbee.infer.worker_status import Fate
+from rbee.infer.worker_status import HiveReport
 from rbee.node.hive_client import Generated, WorkerClient
-from rbee.transport.connection import Connection, Stream
-from rbee.transport.reconnecting import Link
+from rbee.transport.connection import Connection, SocketAccess, Stream
+from rbee.transport.reconnecting import ReconnectingConnection
 from rbee_remote.protocol import (
     Done,
     ErrorCode,
@@ -69,7 +69,7 @@ class Node:
         return self
 
     @asynccontextmanager
-    async def __call__(self, _: Emit) -> AsyncIterator[Connection]:
+    async def __call__(self, _: SocketAccess, __: Emit) -> AsyncIterator[Connection]:
         async with FakeConnection() as connection:
             connection.listen("/w.sock", self._serve(connection))
             yield connection
@@ -94,11 +94,11 @@ class Node:
         return serve
 
 
-async def nothing_known() -> Fate:
-    return Fate(reached=False)
+async def nothing_known() -> HiveReport:
+    return HiveReport(reached=False)
 
 
-def fate(state: WorkerState, error: dict[str, str] | None = None) -> Explain:
+def report(state: WorkerState, error: dict[str, str] | None = None) -> Explain:
     """What a hive that answers says of the worker."""
     info = WorkerInfo(
         id="a" * 16,
@@ -118,8 +118,8 @@ def fate(state: WorkerState, error: dict[str, str] | None = None) -> Explain:
         error=error,
     )
 
-    async def explain() -> Fate:
-        return Fate(True, info)
+    async def explain() -> HiveReport:
+        return HiveReport(True, info)
 
     return explain
 
@@ -127,13 +127,13 @@ def fate(state: WorkerState, error: dict[str, str] | None = None) -> Explain:
 async def heard(node: Node, explain: Explain = nothing_known) -> list[Generated]:
     """The whole answer, as it comes out. Raises what ends it."""
     events: list[Generated] = []
-    async with Link("gpu1", node, list[Event]().append) as link:
-        client = WorkerClient(link, "/w.sock", worker_id="a" * 16, keeper_id="k1")
+    async with ReconnectingConnection("gpu1", node, list[Event]().append) as connection:
+        client = WorkerClient(connection, "/w.sock", worker_id="a" * 16, keeper_id="k1")
         request = GenerateRequest("0" * 32, prompt="x")
         stream = unbroken(
             client,
             request,
-            link=link,
+            connection=connection,
             explain=explain,
             deadline=Deadline(),
             emit=list[Event]().append,
@@ -198,7 +198,7 @@ async def test_a_busy_worker_says_so_at_once() -> None:
 async def test_a_silent_worker_that_its_hive_gave_up_is_not_waited_for() -> None:
     """Its process may hang for as long as it likes: the connection is good, and the hive says what became of it."""
     node = Node(sse(1, STARTED, A), b"HTTP/1.1 200 OK\r\n")
-    stopped = fate(WorkerState.STOPPING, {"code": "WORKER_CRASHED", "message": "the worker was stopped"})
+    stopped = report(WorkerState.STOPPING, {"code": "WORKER_CRASHED", "message": "the worker was stopped"})
     with pytest.raises(NodeError, match="does not answer any more") as caught:
         await heard(node.held_open(), stopped)
     assert caught.value.code is ErrorCode.WORKER_GONE
@@ -208,6 +208,6 @@ async def test_a_silent_worker_that_its_hive_gave_up_is_not_waited_for() -> None
 async def test_a_silent_worker_that_its_hive_finds_well_is_waited_for_and_then_given_up() -> None:
     node = Node(sse(1, STARTED, A), b"HTTP/1.1 200 OK\r\n")
     with pytest.raises(NodeError, match=r"silent for 0\.3 s, although the node answers") as caught:
-        await heard(node.held_open(), fate(WorkerState.BUSY))
+        await heard(node.held_open(), report(WorkerState.BUSY))
     assert caught.value.code is ErrorCode.WORKER_CRASHED
     assert caught.value.exit_status == 8

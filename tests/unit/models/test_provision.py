@@ -22,7 +22,7 @@ from rbee.models.hub_token import hub_token
 from rbee.models.provision import download_request, ensure_model, push_file, push_model
 from rbee.models.ref import ModelRef, parse_ref
 from rbee.node.probe import Probe
-from rbee.setup.payload import Payload, build_payload
+from rbee.node.session import NodeSession
 from rbee.transport.local import LocalConnection
 from rbee_remote.protocol import (
     DownloadProgress,
@@ -33,6 +33,7 @@ from rbee_remote.protocol import (
     RegisterRequest,
     Source,
 )
+from tests.doubles.session import session_over
 from tests.unit.setup.package_index import PackageIndex
 from tests.unit.setup.tiny_packages import write_wheel
 
@@ -71,7 +72,6 @@ class ScriptedHive:
 class Attached:
     hive: ScriptedHive
     probe: Probe
-    payload: Payload = field(default_factory=build_payload)
 
 
 @dataclass
@@ -93,8 +93,11 @@ class Bed:
     def store(self) -> Path:
         return self.context.settings.cache / "models"
 
+    def session(self, node: Node = GPU1) -> NodeSession:
+        return session_over(self.connection, node, self.context, self.attached)
+
     async def ensure(self, ref: ModelRef, node: Node = GPU1) -> ModelInfo:
-        return await ensure_model(self.attached, self.connection, node, ref, self.context, self.events.append)
+        return await ensure_model(self.session(node), ref)
 
 
 def info(model: str, path: str = "/m") -> ModelInfo:
@@ -112,9 +115,10 @@ async def bed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     attached = Attached(ScriptedHive(), Probe(system="Linux", home=str(tmp_path / "node")))
-    context = Context(Settings(home=tmp_path / "rbee"), Inventory({}), lambda: None, "0" * 16)  # type: ignore[arg-type, return-value]
+    settings, events = Settings(home=tmp_path / "rbee"), list[Event]()
+    context = Context(settings, Inventory({}), lambda: None, "0" * 16, emit=events.append)  # type: ignore[arg-type, return-value]
     async with LocalConnection(keeper_id="0" * 16) as connection:
-        yield Bed(attached, connection, context, [])
+        yield Bed(attached, connection, context, events)
 
 
 @pytest.fixture
@@ -184,11 +188,11 @@ async def test_a_node_without_a_way_out_gets_it_from_here(bed: Bed, site: str) -
 
 async def test_what_was_fetched_here_serves_the_next_node_without_a_network(bed: Bed, site: str) -> None:
     ref = parse_ref(f"{site}/model.gguf")
-    await push_model(bed.attached, bed.connection, GPU1, ref, bed.context, bed.events.append)
+    await push_model(bed.session(), ref)
     bed.hive.catalog.clear()
     bed.events.clear()
     bed.blob.unlink()
-    await push_model(bed.attached, bed.connection, GPU1, ref, bed.context, bed.events.append)
+    await push_model(bed.session(), ref)
     assert bed.blob.read_bytes() == CONTENT
     assert {event.key for event in bed.events if isinstance(event, Progress)} == {"send", "check"}
 
@@ -264,7 +268,7 @@ async def test_twenty_at_once_bring_it_once(bed: Bed, wheel_ref: ModelRef) -> No
 async def test_a_file_of_this_machine_gets_a_ref_that_works_on_the_node(bed: Bed, tmp_path: Path) -> None:
     path = tmp_path / "mine.gguf"
     path.write_bytes(CONTENT)
-    pushed = await push_file(bed.attached, bed.connection, GPU1, path, bed.context, bed.events.append)
+    pushed = await push_file(bed.session(), path)
     assert parse_ref(pushed.model).path_on_node == str(bed.blob)
     assert bed.blob.read_bytes() == CONTENT
     assert await bed.ensure(parse_ref(pushed.model)) == pushed
@@ -272,7 +276,7 @@ async def test_a_file_of_this_machine_gets_a_ref_that_works_on_the_node(bed: Bed
 
 async def test_a_ref_to_a_file_on_the_node_cannot_be_pushed(bed: Bed) -> None:
     with pytest.raises(UsageError):
-        await push_model(bed.attached, bed.connection, GPU1, parse_ref("file:/m.gguf"), bed.context, bed.events.append)
+        await push_model(bed.session(), parse_ref("file:/m.gguf"))
 
 
 # --- the hub token --------------------------------------------------------------------------------------------------

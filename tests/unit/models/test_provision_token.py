@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,10 +19,11 @@ from rbee.models.provision import ensure_model, push_model
 from rbee.models.ref import parse_ref
 from rbee.node.hive_client import HiveClient
 from rbee.node.probe import Probe
+from rbee.node.session import NodeSession
 from rbee.setup import child
-from rbee.setup.payload import Payload, build_payload
 from rbee.transport.local import LocalConnection
 from rbee_remote.protocol import DownloadProgress, DownloadRequest, ErrorCode, ModelInfo
+from tests.doubles.session import session_over
 from tests.hub import Hub, running_hub
 from tests.unit.remote.hive.conftest import HiveFolder, hive_folder, make_gguf
 
@@ -52,12 +53,14 @@ class Bed:
     probe: Probe
     connection: LocalConnection
     context: Context
-    payload: Payload = field(default_factory=build_payload)
-    events: list[Event] = field(default_factory=list)
+    events: list[Event]
+
+    def session(self, node: Node) -> NodeSession:
+        return session_over(self.connection, node, self.context, attached=self)
 
     async def ensure(self, **node: bool | str) -> ModelInfo:
         made = Node(**({"name": "gpu1", "host": "gpu1.example"} | node))  # type: ignore[arg-type]
-        return await ensure_model(self, self.connection, made, REF, self.context, self.events.append)
+        return await ensure_model(self.session(made), REF)
 
     def said(self) -> str:
         return " ".join(event.text for event in self.events if isinstance(event, Notice))
@@ -85,13 +88,14 @@ def _running(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 @pytest.fixture
 async def bed(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bed]:
-    context = Context(Settings(home=tmp_path / "rbee"), Inventory({}), lambda: None, "0" * 16)  # type: ignore[arg-type, return-value]
+    settings, events = Settings(home=tmp_path / "rbee"), list[Event]()
+    context = Context(settings, Inventory({}), lambda: None, "0" * 16, emit=events.append)  # type: ignore[arg-type, return-value]
     with _running(hub, tmp_path, monkeypatch) as folder:
         for name, value in hub.env.items():
             monkeypatch.setenv(name, value)
         async with LocalConnection(keeper_id="0" * 16) as connection:
             hive = Listening(connection, str(folder.layout.hive_socket))
-            yield Bed(hive, Probe(system="Linux", home=str(folder.layout.home)), connection, context)
+            yield Bed(hive, Probe(system="Linux", home=str(folder.layout.home)), connection, context, events)
 
 
 async def test_what_everybody_may_have_is_pulled_by_the_node_and_the_token_stays_here(
@@ -175,7 +179,7 @@ async def test_an_endpoint_without_tls_gets_no_token(bed: Bed, hub: Hub, monkeyp
 
 async def _push(bed: Bed) -> ModelInfo:
     node = Node("gpu1", host="gpu1.example")
-    return await push_model(bed, bed.connection, node, REF, bed.context, bed.events.append)
+    return await push_model(bed.session(node), REF)
 
 
 async def test_no_child_of_ours_has_the_token_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from rbee.base.errors import RbeeError
 from rbee.base.events import Event, Notice
 from rbee.base.settings import Settings
 from rbee.context import Context
-from rbee.fleet.fleet import stop_hive
+from rbee.fleet.hives import stop_hive
 from rbee.inventory import Inventory, Node
 from rbee.node.probe import probe
 from rbee.registry import Registry
@@ -84,17 +85,18 @@ async def test_it_is_ended_by_signals_with_its_workers_and_only_with_now(
     hive, worker = start("hive", says, str(run_dir / "hive.sock")), start("worker", "", "-")
     bystander = start("survey", "", "-")
     events: list[Event] = []
+    context = replace(context, emit=events.append)
 
     with pytest.raises(RbeeError, match="runs but does not answer") as caught:
-        await stop_hive(context, NODE, drain=True, emit=events.append)
+        await stop_hive(context, NODE, drain=True)
     assert caught.value.exit_status == 3
     assert "`rbee hive stop local --now`" in caught.value.hint
     assert [child.poll() for child in (hive, worker)] == [None, None]
 
-    assert await stop_hive(context, NODE, drain=False, patience_s=0.5, emit=events.append)
+    assert await stop_hive(context, NODE, drain=False, patience_s=0.5)
     assert [child.wait(5) for child in (hive, worker)] == [-9, -9]
     assert bystander.poll() is None
     assert [event.text for event in events if isinstance(event, Notice)] == [
         "the hive on local does not answer: ending it and its workers by signals"
     ]
-    assert not await stop_hive(context, NODE, drain=False, emit=events.append)
+    assert not await stop_hive(context, NODE, drain=False)

@@ -22,6 +22,7 @@ from rbee.base.settings import Settings
 from rbee.context import Context
 from rbee.inventory import Inventory, Node
 from rbee.node.probe import Gpu, Probe
+from rbee.node.session import NodeSession
 from rbee.setup import bootstrap, node_scripts, requirements
 from rbee.setup.bootstrap import Step, check, plan
 from rbee.setup.node_scripts import IMPORTS
@@ -31,6 +32,7 @@ from rbee.setup.wheels import WheelCache, uv_version
 from rbee.transport.local import LocalConnection
 from rbee_remote.protocol import ErrorCode
 from tests.doubles.connection import FakeConnection
+from tests.doubles.session import session_over
 from tests.patience import PATIENCE_S
 from tests.unit.setup.package_index import PackageIndex
 from tests.unit.setup.tiny_packages import write_source, write_wheel
@@ -100,7 +102,7 @@ async def test_a_musl_node_without_a_compiler_is_refused_before_anything_is_writ
     node = FakeConnection()  # has no answer to any script
     alpine = bed.probe(libc="musl 1.2.4", compiler="")
     with pytest.raises(NodeError) as caught:
-        await bootstrap.ensure(node, alpine, Node("gpu1"), build_payload(), context=bed.context, emit=bed.events.append)
+        await bootstrap.ensure(session_over(node, Node("gpu1"), bed.context), alpine, build_payload())
     assert caught.value.code is ErrorCode.NODE_UNSUPPORTED
     assert "musl1.2" in caught.value.message
     assert "apk add build-base" in caught.value.hint
@@ -148,10 +150,11 @@ class Testbed:
         )
         return replace(found, **changes)  # type: ignore[arg-type]
 
+    def session(self, node: Node = LOCAL) -> NodeSession:
+        return session_over(self.connection, node, self.context)
+
     async def ensure(self, probe: Probe | None = None, node: Node = LOCAL) -> bootstrap.Ready:
-        return await bootstrap.ensure(
-            self.connection, probe or self.probe(), node, build_payload(), context=self.context, emit=self.events.append
-        )
+        return await bootstrap.ensure(self.session(node), probe or self.probe(), build_payload())
 
     def provide_llama(self, code: str = "") -> None:
         wheel = write_wheel(self.index.folder, "llama_cpp_python", {"llama_cpp.py": code.encode()}, tag=LLAMA_TAG)
@@ -171,9 +174,10 @@ async def bed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
         raise AssertionError("a bootstrap needs no registry")
 
     settings = Settings(home=tmp_path / "rbee")
-    context = Context(settings, Inventory({}), no_registry, "0" * 16)  # type: ignore[arg-type]
+    events = list[Event]()
+    context = Context(settings, Inventory({}), no_registry, "0" * 16, emit=events.append)  # type: ignore[arg-type]
     async with LocalConnection(keeper_id="0" * 16) as connection:
-        yield Testbed(tmp_path / "a home", index, context, connection, [])
+        yield Testbed(tmp_path / "a home", index, context, connection, events)
 
 
 async def test_a_bare_node_gets_a_runtime_that_runs_and_a_payload(bed: Testbed) -> None:
@@ -203,10 +207,9 @@ async def test_a_second_bootstrap_does_not_even_talk_to_the_node(bed: Testbed) -
     first = await bed.ensure()
     nobody = FakeConnection(lost=True)
     probe = bed.probe()
-    assert bootstrap.is_complete(probe, LOCAL, build_payload(), bed.context)
-    again = await bootstrap.ensure(
-        nobody, probe, LOCAL, build_payload(), context=bed.context, emit=lambda _: pytest.fail("nothing to tell")
-    )
+    assert bootstrap.is_complete(bed.session(), probe, build_payload())
+    context = replace(bed.context, emit=lambda _: pytest.fail("nothing to tell"))
+    again = await bootstrap.ensure(session_over(nobody, LOCAL, context), probe, build_payload())
     assert again == first
 
 
@@ -351,7 +354,7 @@ async def test_a_node_without_python_that_uv_cannot_help_is_told_what_to_install
     node.answer(".*", b"")
     probe = bed.probe(python="", python_version=None)
     with pytest.raises(NodeError) as caught:
-        await bootstrap.ensure(node, probe, LOCAL, build_payload(), context=bed.context, emit=bed.events.append)
+        await bootstrap.ensure(session_over(node, LOCAL, bed.context), probe, build_payload())
     assert caught.value.code is ErrorCode.NODE_UNSUPPORTED
     assert "apt install python3" in caught.value.hint
 
@@ -374,9 +377,7 @@ async def _failure_of_a_step(bed: Testbed, said: str) -> NodeError:
     node.answer("say end yes", b"system=Linux\nhome=/home/bee/.rbee/node\ndisk_free_kb=20000\n")
     node.answer("mkdir", lambda _: _failed(said))
     with pytest.raises(NodeError) as caught:
-        await bootstrap.ensure(
-            node, bed.probe(), Node("gpu1"), build_payload(), context=bed.context, emit=bed.events.append
-        )
+        await bootstrap.ensure(session_over(node, Node("gpu1"), bed.context), bed.probe(), build_payload())
     return caught.value
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from rbee.base.errors import ConnectError
 from rbee.base.events import Emit, Event, Notice
-from rbee.transport.connection import Connection
+from rbee.transport.connection import Connection, SocketAccess
 from rbee.transport.passphrases import Passphrases
-from rbee.transport.reconnecting import Link
+from rbee.transport.reconnecting import ReconnectingConnection
 from rbee_remote.protocol import ErrorCode
 from tests.doubles.connection import FakeConnection
 
@@ -25,12 +25,12 @@ class Opener:
         self.fails = False
 
     @asynccontextmanager
-    async def __call__(self, emit: Emit) -> AsyncIterator[Connection]:
+    async def __call__(self, access: SocketAccess, emit: Emit) -> AsyncIterator[Connection]:
         emit(Notice("opening"))
         if self.fails:
             raise ConnectError(ErrorCode.CONNECTION_TIMEOUT, "gpu1 cannot be reached")
         self.open_now += 1
-        self.made.append(FakeConnection())
+        self.made.append(FakeConnection(access=access))
         try:
             yield self.made[-1]
         finally:
@@ -39,29 +39,30 @@ class Opener:
 
 async def test_it_goes_on_with_another_connection_and_what_was_learned() -> None:
     opener, events = Opener(), list[Event]()
-    async with Link("gpu1", opener, events.append) as link:
-        link.transport, link.pipe_command = "pipe", ("python", "pipe")
-        await link.reopen()
+    async with ReconnectingConnection("gpu1", opener, events.append) as connection:
+        opener.made[0].access = SocketAccess("pipe")
+        connection.use_pipe(("python", "pipe"))
+        await connection.reopen()
         opener.made[1].answer("uname", b"Linux")
-        assert (await link.run("uname")).stdout == b"Linux"
+        assert (await connection.run("uname")).stdout == b"Linux"
         assert opener.open_now == 1
-        assert (link.transport, link.pipe_command) == ("pipe", ("python", "pipe"))
+        assert connection.access == SocketAccess("pipe", ("python", "pipe"))
     assert opener.open_now == 0
     assert events == [Notice("opening")], "the second time is whoever reopens it to report"
 
 
 async def test_it_can_be_tried_again_after_a_failure() -> None:
     opener = Opener()
-    async with Link("gpu1", opener, list[Event]().append) as link:
-        link.transport = "pipe"
+    async with ReconnectingConnection("gpu1", opener, list[Event]().append) as connection:
+        opener.made[0].access = SocketAccess("pipe")
         opener.fails = True
         with pytest.raises(ConnectError):
-            await link.reopen()
+            await connection.reopen()
         assert opener.open_now == 0
         opener.fails = False
-        await link.reopen()
+        await connection.reopen()
         assert opener.open_now == 1
-        assert link.transport == "pipe"
+        assert connection.access.transport == "pipe"
     assert opener.open_now == 0
 
 
