@@ -12,8 +12,10 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import anyio
 from starlette.types import ASGIApp
@@ -22,7 +24,6 @@ from rbee_remote.hive.app import HiveApi
 from rbee_remote.hive.models.catalog import Catalog
 from rbee_remote.hive.models.pulls import Pulls
 from rbee_remote.hive.supervisor import Supervisor, Timing
-from rbee_remote.hive.use_marks import keep_touching
 from rbee_remote.hive.watch import watch
 from rbee_remote.protocol import PROTOCOL, VERSION, HiveInfo, StopRequest
 from rbee_remote.serving.socket_server import SocketServer
@@ -34,6 +35,7 @@ _log = logging.getLogger(__name__)
 
 #: Seconds that running responses get at the end, so that those who wait learn how it ended.
 _GRACE_S = 2
+TOUCH_INTERVAL_S = 3600.0
 
 
 def serve(options: HiveOptions, listener: socket.socket, on_serving: Callable[[], None]) -> None:
@@ -61,6 +63,27 @@ async def _serve(options: HiveOptions, listener: socket.socket, on_serving: Call
         await server.ended.wait()
         tasks.cancel_scope.cancel()
     _log.info("the hive has ended")
+
+
+async def keep_touching(home: Path) -> None:
+    """Tell others every hour that the payload and the runtime are in use: those of another machine that has the same
+    home, above all. A clean-up sees what runs on its own machine; what runs elsewhere it sees by times of change, and
+    waits for twice as long at least. Runs until cancelled."""
+    while True:
+        touch_used(home)
+        await anyio.sleep(TOUCH_INTERVAL_S)
+
+
+def touch_used(home: Path) -> None:
+    """Touch the payload and the runtime that this process runs from, where they lie in `home`."""
+    payload, runtime = Path(__file__).parents[2], Path(sys.prefix)
+    real = home.resolve()
+    for path, folder in ((payload, "payloads"), (runtime, "runtimes")):
+        if path.resolve().parent == real / folder:
+            try:
+                os.utime(path)
+            except OSError as error:
+                _log.warning("%s cannot be touched, which says that it is in use: %s", path, error)
 
 
 class _Server(SocketServer):

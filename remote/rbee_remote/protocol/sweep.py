@@ -1,7 +1,7 @@
 """What a keeper asks of a node, hive or no hive: what of rbee is there, and to end or remove some of it.
 
 `survey` prints a `Survey`; `tidy` reads a `TidyRequest` on stdin and prints a `TidyReport`. In between the keeper
-decides (`rbee.gc.plan`), so `tidy` looks at each thing again and touches only what still is what it was.
+decides (`rbee.cleanup.plan`), so `tidy` looks at each thing again and touches only what still is what it was.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import dataclasses
 class ProcessSeen:
     """A process of rbee's, of this user and this home.
 
-    pid, start_ticks and boot_id name it, as `hive.identity` has them; instance: a worker's id, "" for other commands.
+    pid, start_ticks and boot_id name it, as `system.identity` has them; instance: a worker's id, "" for other commands.
     command: hive, worker, download, inspect or measure. owner: the hive that started it, as `PID.START_TICKS` on this
     boot, "" where its command line names none. owner_lives: whether that very process still runs, None without owner.
     state: a letter of proc(5): T stopped, Z zombie. age_s: since its start. answers: whether its socket answered

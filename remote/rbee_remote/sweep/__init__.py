@@ -6,6 +6,6 @@
     tidy ───┬─ ladder     asks, SIGTERM, SIGKILL; everything that belongs to a process
             └─ removal    takes away what still is what was surveyed
 
-All of it acts through `system.System`, whose stand-in for tests is `testing.ScriptedSystem`. Standard library only: a
+All of it acts through `interface.System`, whose stand-in for tests is their ScriptedSystem. Standard library only: a
 node whose runtime is broken has to be tidied too. (Elsewhere than on Linux processes are seen with psutil.)
 """

@@ -57,13 +57,13 @@ def child_environment(base: Mapping[str, str], extra: Mapping[str, str]) -> dict
 #: slower, because each spins in the other's way; 58 and 55 with 300 for both; 45 and 58 with 30000 for the first and
 #: 300 for the second. At 8 streams the millisecond of sampling between two steps is longer than 30000 looks: 300000
 #: are 3 % faster. For other company than workers of this hive, see `worker.compute.threads`.
-_SPIN_ALONE, _SPIN_SHARED = "300000", "300"
+SPIN_ALONE, _SPIN_SHARED = "300000", "300"
 
 
 def spinning(env: Mapping[str, str], *, shared: bool) -> dict[str, str]:
     """`env` for a worker that has the processor's cores to itself, or shares them with another, unless it says how
     long to spin."""
-    return {"GOMP_SPINCOUNT": _SPIN_SHARED if shared else _SPIN_ALONE} | dict(env)
+    return {"GOMP_SPINCOUNT": _SPIN_SHARED if shared else SPIN_ALONE} | dict(env)
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 The rule is OpenSSH's (StrictModes): what leads to it belongs to this user or root, and nobody else can write it; a
 group that is this user's alone is nobody else. Links are followed one by one, and count themselves. A folder on the way
-may be as /tmp is (sticky): there, others cannot touch what is ours. `probe.sh` has the same rule in sh.
+may be as /tmp is (sticky): there, others cannot touch what is ours. `strict_modes.sh` has the same rule in sh.
 """
 
 from __future__ import annotations

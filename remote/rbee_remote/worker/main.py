@@ -28,6 +28,7 @@ from rbee_remote.protocol import (
 )
 from rbee_remote.sandbox import OFF, ON, confine_worker, paths
 from rbee_remote.serving.socket_server import SocketServer
+from rbee_remote.system.child import SPIN_ALONE
 from rbee_remote.system.command import accept_tags
 from rbee_remote.worker.engine.interface import Engine, LoadEngine, Progress
 from rbee_remote.worker.http.app import make_app
@@ -36,10 +37,6 @@ from rbee_remote.worker.service.status import StatusPipe
 
 #: Seconds that responses get to reach their clients once the worker has ended.
 FAREWELL_S = 3
-
-#: How often OpenMP's threads look for each other before they sleep. A hive, which knows the neighbours, says it itself
-#: (`hive.process.spinning`, with the figures).
-GOMP_SPINCOUNT = "300000"
 
 _log = logging.getLogger("rbee.worker")
 
@@ -96,7 +93,7 @@ async def serve(
                 listening.enter_context(_listening(greeted, Path(keeper_socket(config.socket))))
             listening.enter_context(_listening(listener, Path(config.socket)))
             try:
-                service.sandbox = confine(config)
+                service.state.sandbox = confine(config)
             except RemoteError as error:
                 refusals.append(error)
             server = SocketServer(
@@ -108,7 +105,6 @@ async def serve(
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             serving.add_done_callback(lambda _: service.stop(drain=False))  # nobody could reach it any more
             service.start()
-            service.expect_chats()
             failure = await service.wait_ended()
         server.end()
         await serving
@@ -121,7 +117,7 @@ async def serve(
 
 def _load(config: WorkerConfig, progress: Progress) -> Engine:
     """In the engine's thread, so that the socket serves before llama.cpp's libraries are there."""
-    os.environ.setdefault("GOMP_SPINCOUNT", GOMP_SPINCOUNT)
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_ALONE)  # a hive, which knows the neighbours, has said it already
     try:
         from rbee_remote.worker.llama.engine import load_engine
     except (ImportError, OSError, RuntimeError) as error:

@@ -23,17 +23,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rbee_remote.hive.models import hub
-from rbee_remote.hive.models.fetch import (
-    Fetched,
-    PartFile,
-    Problem,
-    Retryable,
-    Wanted,
-    disk_full,
-    fetch,
-    open_part,
-)
+from rbee_remote.hive.models.fetch import disk_full, fetch
 from rbee_remote.hive.models.http_library import httpx
+from rbee_remote.hive.models.part_file import Fetched, PartFile, Problem, Retryable, Wanted, open_part
 from rbee_remote.hive.models.redirects import Guard
 from rbee_remote.protocol import (
     DENIED,

@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from rbee_remote.hive.models.fetch import Problem, Retryable, interrupted
+from rbee_remote.hive.models.fetch import interrupted
 from rbee_remote.hive.models.http_library import httpx
+from rbee_remote.hive.models.part_file import Problem, Retryable
 from rbee_remote.hive.models.redirects import Guard
 from rbee_remote.protocol import DENIED, ErrorCode, RemoteError, Source
 

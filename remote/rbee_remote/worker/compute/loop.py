@@ -61,7 +61,6 @@ class EngineThread:
         self._listener = listener
         self._post = post
         self._lock = threading.Condition()
-        self._tokenizing = threading.Lock()  # keeps the engine from being closed meanwhile; taken after _lock
         self._engine: Engine | None = None
         self._prompter: Prompter | None = None
         self._scheduler: Scheduler | None = None
@@ -107,8 +106,7 @@ class EngineThread:
         yet. Raises what `Prompter.prepare` does."""
         if request.messages and rendered is None:
             return None
-        with self._tokenizing:
-            return self._prompter.prepare(request, rendered) if self._prompter else None
+        return self._prompter.prepare(request, rendered) if self._prompter else None
 
     def early(self) -> list[Generation]:
         """Those that have no prompt yet, in the order in which they came."""
@@ -116,11 +114,9 @@ class EngineThread:
             return list(self._early.values())
 
     def tokenize(self, text: str) -> list[int]:
-        """From any thread: a text's tokens, with what the model wants around it. Only once the model is loaded."""
-        with self._tokenizing:
-            if self._prompter is None or self._engine is None:
-                raise RemoteError(ErrorCode.WORKER_GONE, "the worker ended")
-            return self._engine.tokenize(text, add_special=True, parse_special=True)
+        """From any thread, once the model is loaded: as `Prompter.tokenize` does."""
+        assert self._prompter is not None
+        return self._prompter.tokenize(text)
 
     def submit(self, generation: Generation) -> None:
         """Queue a request. One that has no prompt yet waits until it is admitted with it.
@@ -298,9 +294,9 @@ class EngineThread:
     def _close_engine(self, engine: Engine) -> None:
         with self._lock:
             self._closed = True
-        with self._tokenizing:
-            self._prompter = None
-            engine.close()
+        if self._prompter:
+            self._prompter.close()
+        engine.close()
 
     def _close(self, failure: RemoteError | None) -> None:
         with self._lock:

@@ -1,6 +1,6 @@
 """What scheduling asks of an engine, and nothing of llama.cpp.
 
-Two classes have it: `llama.engine.LlamaEngine` and `testing.ScriptedEngine`.
+Two classes have it: `llama.engine.LlamaEngine`, and the tests' ScriptedEngine.
 
 Words: a sequence (`seq`, from 0 to slots - 1) is the context of one slot in the engine's memory, which stays there
 when a request ends, for the next one that begins alike; a row is the index of a token in the batch whose output was

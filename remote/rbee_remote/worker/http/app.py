@@ -52,12 +52,11 @@ def make_app(service: Service) -> ASGIApp:
     """The ASGI application of a worker."""
 
     async def health(_: Request) -> Response:
-        return JSONResponse(encode(service.status()))
+        return JSONResponse(encode(service.state.status()))
 
     async def ready(_: Request) -> Response:
-        state = service.status().state
-        serving = state in (WorkerState.IDLE, WorkerState.READY, WorkerState.BUSY)
-        return JSONResponse({"state": state.value}, status_code=200 if serving else 503)
+        state = service.state.status().state
+        return JSONResponse({"state": state.value}, status_code=200 if service.state.is_ready else 503)
 
     async def loading_progress(_: Request) -> Response:
         return sse.EventStream(_progress(service))
@@ -82,7 +81,7 @@ def make_app(service: Service) -> ASGIApp:
     async def metrics(request: Request) -> Response:
         await asyncio.to_thread(importlib.import_module, "prometheus_client")  # the first time it takes 40 ms
         accept = request.headers.get("Accept", "")
-        content, media_type = service.metrics.render(service.config, service.status(), accept)
+        content, media_type = service.metrics.render(service.config, service.state.status(), accept)
         return Response(content, media_type=media_type)
 
     async def shutdown(request: Request) -> Response:
@@ -156,11 +155,11 @@ async def _lines(journal: Journal, after: int) -> AsyncIterator[str]:
 
 async def _progress(service: Service) -> AsyncIterator[str]:
     while True:
-        status, seen = service.status(), service.changed.count
+        status, seen = service.state.status(), service.state.changed.count
         yield sse.event("progress", encode(status))
         if status.state not in (WorkerState.STARTING, WorkerState.LOADING):
             return
-        while not await service.changed.wait(sse.HEARTBEAT_S, seen=seen):
+        while not await service.state.changed.wait(sse.HEARTBEAT_S, seen=seen):
             yield sse.WAITING
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,16 +51,38 @@ def check(request: GenerateRequest) -> None:
 
 
 class Prompter:
-    """Makes prompts for one loaded model. ctx: tokens of context that a slot has. Safe to call from several threads."""
+    """Makes prompts for one loaded model, from any thread. ctx: tokens of context that a slot has.
+
+    The engine must not be closed before this is.
+    """
 
     def __init__(self, engine: Engine, ctx: int) -> None:
         self._engine = engine
         self._ctx = ctx
+        self._lock = threading.Lock()
+        self._closed = False
 
-    def prepare(self, request: GenerateRequest, rendered: str | None = None) -> Prompt:
-        """Tokens of a checked request. rendered: what the chat template made of its messages, where it has some.
+    def close(self) -> None:
+        """Nobody uses the engine through this any more."""
+        with self._lock:
+            self._closed = True
+
+    def tokenize(self, text: str) -> list[int]:
+        """A text's tokens, with what the model wants around it. Raises RemoteError WORKER_GONE once closed."""
+        with self._lock:
+            if self._closed:
+                raise RemoteError(ErrorCode.WORKER_GONE, "the worker ended")
+            return self._engine.tokenize(text, add_special=True, parse_special=True)
+
+    def prepare(self, request: GenerateRequest, rendered: str | None = None) -> Prompt | None:
+        """Tokens of a checked request; None once closed. rendered: what the chat template made of its messages, where
+        it has some.
 
         Raises RemoteError USAGE where the prompt leaves no room in the context."""
+        with self._lock:
+            return None if self._closed else self._prepare(request, rendered)
+
+    def _prepare(self, request: GenerateRequest, rendered: str | None) -> Prompt:
         tokens = self._tokens(request, rendered)
         if not tokens:
             raise _usage("", "the prompt is empty")

@@ -1,7 +1,4 @@
-"""What the worker is, seen from the event loop: its state, who may come in, when it ends.
-
-    starting -> loading -> idle <-> ready <-> busy -> stopping
-                      \\-> failed
+"""The worker, seen from the event loop: who may come in, and when it ends.
 
 Rules
 - Everything here runs on the event loop's thread.
@@ -17,7 +14,6 @@ import logging
 import math
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 from rbee_remote.protocol import (
@@ -28,12 +24,10 @@ from rbee_remote.protocol import (
     Served,
     Usage,
     WorkerConfig,
-    WorkerState,
     WorkerStatus,
     WorkerTimings,
 )
 from rbee_remote.system.caller import ANYBODY, Caller
-from rbee_remote.system.changes import Changes
 from rbee_remote.worker.compute.batching import QueueFull
 from rbee_remote.worker.compute.loop import EngineThread
 from rbee_remote.worker.engine.interface import Engine, LoadEngine, ModelInfo
@@ -44,6 +38,7 @@ from rbee_remote.worker.requests.journals import Journals
 from rbee_remote.worker.service.keep_alive import KeepAlive
 from rbee_remote.worker.service.leases import Leases
 from rbee_remote.worker.service.metrics import Metrics
+from rbee_remote.worker.service.state import State
 from rbee_remote.worker.templates.renderer import Renderer
 
 #: Most seconds after which a client that found no room is told to come again.
@@ -55,74 +50,41 @@ T = TypeVar("T")
 
 
 class Service:
-    """report: called with each new status, loading progress about ten times a second. `changed` wakes with it.
+    """report: as in `State`.
 
-    journals: of the requests that are open, and of those that ended a short while ago. keep_alive: its clock when idle.
-    sandbox: as in WorkerStatus.
+    state: what it says of itself. journals: of the requests that are open, and of those that ended a short while ago.
+    keep_alive: its clock when idle.
     """
 
     def __init__(self, config: WorkerConfig, load: LoadEngine, report: Callable[[WorkerStatus], None]) -> None:
         self.config = config
-        self.sandbox = ""
-        self.changed = Changes()
         self.journals = Journals(self._end)
         self.metrics = Metrics()
-        self._report = report
         self._loop = asyncio.get_running_loop()
         self._engine = EngineThread(config, load, self, self._loop.call_soon_threadsafe)
         self._preparing: dict[str, Journal] = {}  # of requests whose prompt is being made
         self._renderer = Renderer([f"--home={config.home}"] if config.home else [])
         self._early: set[asyncio.Task[None]] = set()  # make the prompts of those that came before the model
         self._typical_s = 0.0  # what a request takes in its slot, of late
-        self._state = WorkerState.STARTING
-        self._progress = 0.0
-        self._device = ""
-        self._info: ModelInfo | None = None
-        self._failure: RemoteError | None = None
         leases = Leases(config.keep_alive_s)
         leases.grant(config.keeper, config.keep_alive_s)
         self.keep_alive = KeepAlive(
-            leases, stay=lambda: self.journals.unread, over=self._idle_over, changed=self._publish
+            leases, stay=lambda: self.journals.unread, over=self._idle_over, changed=self._on_leases
         )
+        self.state = State(config, self._engine.counts, self.keep_alive, report)
         self._ended = asyncio.Event()
-        self._published: tuple[object, ...] = ()
 
     def start(self) -> None:
-        self._state = WorkerState.LOADING
         self._engine.start()
-        self._publish()
-
-    def expect_chats(self) -> None:
-        """Have what a chat needs there by the time the model is loaded."""
-        self._renderer.prepare()
+        self.state.begin_load()
+        self._renderer.prepare()  # what a chat needs is to be there by the time the model is loaded
 
     async def wait_ended(self) -> RemoteError | None:
         """Returns when the engine's thread is over: the failure that ended it, None when it ended as planned."""
         await self._ended.wait()
         self._engine.join()
         await self._renderer.close()
-        return self._failure
-
-    def status(self) -> WorkerStatus:
-        running, waiting = self._engine.counts()
-        slots = self.config.slots
-        taken = min(slots, running + waiting)
-        return WorkerStatus(
-            id=self.config.id,
-            model=self.config.model,
-            state=self._state_with(taken),
-            progress=self._progress,
-            ctx=self.config.ctx,
-            slots=slots,
-            slots_free=slots - taken,
-            queued=running + waiting - taken,
-            idle_s=self.keep_alive.idle_s,
-            keep_alive_s=self.keep_alive.leases.keep_alive_s(),
-            device=self._device,
-            error=None if self._failure is None else self._failure.encode()["error"],
-            leases=self.keep_alive.leases.told(),
-            sandbox=self.sandbox,
-        )
+        return self.state.failure
 
     async def submit(self, request: GenerateRequest, caller: Caller = ANYBODY) -> Journal:
         """Take a request in, or find the journal that it got when it came before.
@@ -132,7 +94,7 @@ class Service:
         prompt.check(request)
         if known := self.journals.same(request):
             return known
-        self._check_open()
+        self.state.check_open()
         if len(self._preparing) >= self.config.slots + self.config.queue:
             raise self._busy()
         journal = self.journals.open(request)
@@ -162,13 +124,13 @@ class Service:
                 del self._preparing[request.request_id]
         if journal.closed:
             return
-        self._check_open()
+        self.state.check_open()
         generation = Generation(request, journal, prepared)
         try:
             self._engine.submit(generation)
         except QueueFull as error:
             raise self._busy() from error
-        if prepared is None and self._info:  # the load ended meanwhile
+        if prepared is None and self.state.info:  # the load ended meanwhile
             self._prepare_early(generation)
         self.keep_alive.begin(caller.keeper, request.keep_alive_s)
         journal.when_closed(lambda: self._on_served(request.request_id, journal, caller))
@@ -177,8 +139,8 @@ class Service:
     async def _prompt(self, request: GenerateRequest) -> prompt.Prompt | None:
         """None while there is no model. Raises RemoteError, of the chat template's too."""
         rendered = None
-        if request.messages and self._info:
-            rendered = await self._renderer.render(request, self._info)
+        if request.messages and self.state.info:
+            rendered = await self._renderer.render(request, self.state.info)
         return await asyncio.to_thread(self._engine.prepare, request, rendered)
 
     def _prepare_early(self, generation: Generation) -> None:
@@ -200,7 +162,7 @@ class Service:
 
     async def tokenize(self, text: str) -> list[int]:
         """A text's tokens, once the model is loaded. Raises RemoteError WORKER_GONE, or why the load failed."""
-        await self._loaded()
+        await self.state.wait_loaded()
         return await asyncio.to_thread(self._engine.tokenize, text)
 
     async def embed(self, tokens: Sequence[int]) -> list[float]:
@@ -209,7 +171,7 @@ class Service:
         Raises RemoteError: USAGE for a text that is empty or longer than the context, ALL_SLOTS_BUSY, WORKER_GONE, or
         why the load failed.
         """
-        info = await self._loaded()
+        info = await self.state.wait_loaded()
         if not 0 < len(tokens) <= self.config.ctx:
             raise RemoteError(
                 ErrorCode.USAGE, f"a text to embed must have 1 to {self.config.ctx} tokens, got {len(tokens)}"
@@ -233,7 +195,7 @@ class Service:
 
         Raises RemoteError ALL_SLOTS_BUSY when the worker is at work, and what `job` raises.
         """
-        await self._loaded()
+        await self.state.wait_loaded()
         running = self._engine.run_alone(job)
         with self.keep_alive.leased(caller.keeper):
             self.on_change()
@@ -243,25 +205,20 @@ class Service:
                 self._engine.interrupt()
                 raise
             finally:
-                self.served(Served(uuid.uuid4().hex, caller.keeper, caller.who, 0, 0, "bench"))
+                self.state.served(Served(uuid.uuid4().hex, caller.keeper, caller.who, 0, 0, "bench"))
 
     def cancel(self, request_id: str) -> bool:
         """False if no such request is open."""
         return self._end(request_id, "canceled")
-
-    def served(self, served: Served) -> None:
-        """Have the hive write down a request that is over."""
-        self._report(replace(self.status(), served=(served,)))
 
     def stop_if_idle(self, idle_s: float, caller: Caller) -> None:
         """End the worker if nobody has used it for that long and no other keeper's lease holds it.
 
         Raises RemoteError ALL_SLOTS_BUSY, and nothing has changed.
         """
-        if self._state in (WorkerState.STOPPING, WorkerState.FAILED):
+        if self.state.is_over:
             return
-        loading = self._state is not WorkerState.READY
-        reason = "it is loading" if loading else self.keep_alive.in_use(idle_s, caller.keeper)
+        reason = "it is loading" if not self.state.is_ready else self.keep_alive.in_use(idle_s, caller.keeper)
         if reason:
             message = f"worker {self.config.id} is in use: {reason}"
             raise RemoteError(ErrorCode.ALL_SLOTS_BUSY, message, details={"reason": reason})
@@ -270,14 +227,13 @@ class Service:
 
     def grant(self, keeper: str, keep_alive_s: float) -> None:
         """Stay for a keeper that is about to come. Raises RemoteError WORKER_GONE, or why the load failed."""
-        self._check_open()
+        self.state.check_open()
         self.keep_alive.grant(keeper, keep_alive_s)
 
     def stop(self, *, drain: bool) -> None:
         """End the worker: after the open requests, or by cancelling them."""
-        if self._state not in (WorkerState.STOPPING, WorkerState.FAILED):
+        if self.state.stop():
             _log.info("stopping%s", ", open requests first" if drain else "")
-            self._state = WorkerState.STOPPING
         if not drain:
             for key in self._engine.open_requests():
                 self._engine.end(key, "canceled")
@@ -285,16 +241,11 @@ class Service:
         self.on_change()
 
     def on_progress(self, share: float) -> None:
-        self._progress = max(self._progress, share)
-        self._publish()
+        self.state.on_progress(share)
 
     def on_loaded(self, info: ModelInfo) -> None:
         _log.info("loaded on %s (%s)", info.device, info.backend)
-        self._info = info
-        self._progress = 1.0
-        self._device = info.device
-        if self._state is WorkerState.LOADING:
-            self._state = WorkerState.READY
+        self.state.loaded(info)
         self.keep_alive.loaded()
         for generation in self._engine.early():
             self._prepare_early(generation)
@@ -303,14 +254,13 @@ class Service:
     def on_change(self) -> None:
         running, waiting = self._engine.counts()
         busy = bool(running or waiting)
-        if self._state is WorkerState.STOPPING and not busy:
+        if self.state.is_stopping and not busy:
             self._engine.stop()
-        self.keep_alive.set_idle(self._state is WorkerState.READY and not busy)
-        self._publish()
+        self.keep_alive.set_idle(self.state.is_ready and not busy)
+        self.state.publish()
 
     def on_end(self, failure: RemoteError | None) -> None:
-        self._failure = failure
-        self._state = WorkerState.STOPPING if failure is None else WorkerState.FAILED
+        self.state.end(failure)
         self.on_change()
         self._ended.set()
 
@@ -332,32 +282,14 @@ class Service:
 
     def _on_served(self, request_id: str, journal: Journal, caller: Caller) -> None:
         self.keep_alive.end(caller.keeper)
-        self.served(journal.served(request_id, caller))
+        self.state.served(journal.served(request_id, caller))
+
+    def _on_leases(self) -> None:
+        self.state.publish()
 
     def _idle_over(self) -> None:
         _log.info("idle for its keep-alive of %g s", self.keep_alive.leases.keep_alive_s())
         self.stop(drain=True)
-
-    def _state_with(self, taken: int) -> WorkerState:
-        if self._state is not WorkerState.READY:
-            return self._state
-        if taken == 0:
-            return WorkerState.IDLE
-        return WorkerState.BUSY if taken == self.config.slots else WorkerState.READY
-
-    def _check_open(self) -> None:
-        if self._failure:
-            raise self._failure
-        if self._state is WorkerState.STOPPING:
-            raise RemoteError(ErrorCode.WORKER_GONE, "the worker is ending")
-
-    async def _loaded(self) -> ModelInfo:
-        """Wait for the model. Raises RemoteError why there is none."""
-        while self._info is None:
-            self._check_open()
-            await self.changed.wait(1.0)
-        self._check_open()
-        return self._info
 
     def _busy(self) -> RemoteError:
         """With the seconds after which a slot should have come free."""
@@ -369,20 +301,3 @@ class Service:
             hint="try again in a while, or load the model with more --slots or on another node",
             details={"slots": self.config.slots, "running": running, "waiting": waiting, "retry_after_s": retry_after},
         )
-
-    def _publish(self) -> None:
-        """Tell the hive and who follows, unless only time has passed."""
-        status = self.status()
-        news = (
-            status.state,
-            status.progress,
-            status.slots_free,
-            status.queued,
-            status.idle_s is None,
-            status.error,
-            self.keep_alive.leases.changes,
-        )
-        if news != self._published:
-            self._published = news
-            self._report(status)
-            self.changed.notify()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rbee_remote.hive import use_marks
+from rbee_remote.hive import server
 from rbee_remote.system import child as child_module
 from rbee_remote.system.child import Child
 from tests.patience import PATIENCE_S
@@ -88,13 +88,13 @@ def test_payload_and_runtime_are_touched_where_they_are_the_homes(
     read: Callable[[], list[int]] = lambda: [int(path.stat().st_mtime) for path in (payload, runtime, elsewhere)]  # noqa: E731
     for path in (payload, runtime, elsewhere):
         os.utime(path, (1000, 1000))
-    monkeypatch.setattr(use_marks, "__file__", str(payload / "rbee_remote/hive/use_marks.py"))
+    monkeypatch.setattr(server, "__file__", str(payload / "rbee_remote/hive/server.py"))
     monkeypatch.setattr(sys, "prefix", str(elsewhere))
-    use_marks.touch_used(tmp_path)
+    server.touch_used(tmp_path)
     touched, *rest = read()
     assert touched > 1000
     assert rest == [1000, 1000]
     monkeypatch.setattr(sys, "prefix", str(runtime))
-    use_marks.touch_used(tmp_path)
+    server.touch_used(tmp_path)
     assert read()[1] > 1000
     assert read()[2] == 1000

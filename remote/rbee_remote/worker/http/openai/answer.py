@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError, WorkerState
+from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError
 from rbee_remote.serving import sse
 from rbee_remote.system.caller import Caller, caller_of
 from rbee_remote.worker.http.openai import errors
@@ -193,7 +193,7 @@ async def _choices(
 
 
 def _finish_reason(service: Service, reason: str) -> str:
-    if reason == "canceled" and service.status().state is WorkerState.STOPPING:
+    if reason == "canceled" and service.state.is_stopping:
         raise RemoteError(ErrorCode.WORKER_GONE, "the worker is ending")
     if reason == "canceled":
         raise RemoteError(ErrorCode.REQUEST_CANCELED, "the request was canceled")

@@ -62,7 +62,7 @@ async def embed(service: Service, body: EmbeddingsBody, caller: Caller) -> dict[
     with service.keep_alive.leased(caller.keeper):
         results = await all_or_none(one(value) for value in inputs)
     tokens = sum(count for count, _ in results)
-    service.served(Served(uuid.uuid4().hex, caller.keeper, caller.who, tokens, 0, "embedding"))
+    service.state.served(Served(uuid.uuid4().hex, caller.keeper, caller.who, tokens, 0, "embedding"))
     return {
         "object": "list",
         "model": service.config.model,

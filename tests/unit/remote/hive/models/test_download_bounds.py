@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from rbee_remote.hive.models import fetch as fetching
-from rbee_remote.hive.models.fetch import Problem, Retryable, Wanted, fetch, open_part
+from rbee_remote.hive.models.fetch import fetch
 from rbee_remote.hive.models.http_library import httpx
+from rbee_remote.hive.models.part_file import Problem, Retryable, Wanted, open_part
 from rbee_remote.hive.models.redirects import MOST_OF_REDIRECT, Guard
 from rbee_remote.protocol import DownloadRequest, ErrorCode, RemoteError, Source, encode
 from rbee_remote.system.command import payload_command
