@@ -19,15 +19,15 @@ from rbee_remote.worker.engine.interface import (
     BatchToken,
     Engine,
     LoadAborted,
+    LoadedModel,
     LoadEngine,
-    ModelInfo,
     Progress,
     Sampled,
 )
 
 BEGIN, END = 256, 257
 
-INFO = ModelInfo(
+INFO = LoadedModel(
     n_ctx_train=8192,
     n_vocab=258,
     chat_template="{{ bos_token }}{% for message in messages %}{{ message.content }}{% endfor %}",
@@ -52,7 +52,7 @@ class ScriptedEngine:
         n_batch: int = 16,
         before_step: Callable[[int], None] = lambda _: None,
         can_forget: bool = True,
-        info: ModelInfo = INFO,
+        info: LoadedModel = INFO,
     ) -> None:
         self.info = info
         self.n_batch = n_batch

@@ -23,7 +23,7 @@ from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError, Worker
 from rbee_remote.worker.compute.batching import Plan, QueueFull, Scheduler
 from rbee_remote.worker.compute.steps import Steps, Task, endings, failing
 from rbee_remote.worker.compute.threads import ThreadBudget, usable_cores
-from rbee_remote.worker.engine.interface import Engine, LoadAborted, LoadEngine, ModelInfo
+from rbee_remote.worker.engine.interface import Engine, LoadAborted, LoadedModel, LoadEngine
 from rbee_remote.worker.requests.generation import Embedding, Generation
 from rbee_remote.worker.requests.prompt import Prompt, Prompter
 
@@ -41,7 +41,7 @@ class Listener(Protocol):
 
     def on_progress(self, share: float) -> None: ...
 
-    def on_loaded(self, info: ModelInfo) -> None: ...
+    def on_loaded(self, info: LoadedModel) -> None: ...
 
     def on_change(self) -> None:
         """A request took a slot or ended."""

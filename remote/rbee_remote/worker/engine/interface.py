@@ -41,7 +41,7 @@ class Sampled:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelInfo:
+class LoadedModel:
     """What requests need to know of a loaded model.
 
     chat_template: the Jinja source from the GGUF, None where it has none. bos and eos: their text, empty where the
@@ -74,7 +74,7 @@ class Engine(Protocol):
     Everything but `tokenize`, `piece`, `is_end` and `interrupt` belongs to one thread at a time.
     """
 
-    info: ModelInfo
+    info: LoadedModel
     #: Most tokens that one `decode` takes.
     n_batch: int
 

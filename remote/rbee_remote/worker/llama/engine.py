@@ -15,7 +15,7 @@ from llama_cpp import llama_cpp as llama
 from numpy.typing import NDArray
 
 from rbee_remote.protocol import ErrorCode, RemoteError, Sampling, WorkerConfig
-from rbee_remote.worker.engine.interface import BatchToken, ModelInfo, Progress, Sampled
+from rbee_remote.worker.engine.interface import BatchToken, LoadedModel, Progress, Sampled
 from rbee_remote.worker.llama import backends, load, log
 from rbee_remote.worker.llama.samplers import Sampler, Samplers
 from rbee_remote.worker.llama.timing import bench
@@ -169,10 +169,10 @@ class LlamaEngine:
         strlen = ctypes.cast(ctypes.CDLL(None).strlen, llama.ggml_abort_callback)
         llama.llama_set_abort_callback(self._context, strlen, ctypes.cast(self._interrupted, ctypes.c_void_p))
 
-    def _read_info(self) -> ModelInfo:
+    def _read_info(self) -> LoadedModel:
         template = llama.llama_model_chat_template(self._model, None)
         bos, eos = llama.llama_vocab_bos(self._vocab), llama.llama_vocab_eos(self._vocab)
-        return ModelInfo(
+        return LoadedModel(
             n_ctx_train=llama.llama_model_n_ctx_train(self._model),
             n_vocab=llama.llama_vocab_n_tokens(self._vocab),
             chat_template=template.decode(errors="replace") if template else None,

@@ -88,8 +88,8 @@ class Generation:
 class Embedding:
     """A text whose embedding is computed: the mean of its tokens' last hidden states, or the first's or the last's.
 
-    pooling: as in ModelInfo. future: gets the embedding, n_embd numbers, of length 1 as a vector; belongs to the event
-    loop's thread. key: as a request's.
+    pooling: as in LoadedModel. future: gets the embedding, n_embd numbers, of length 1 as a vector; it is the event
+    loop's. key: as a request's.
     """
 
     def __init__(self, key: str, tokens: Sequence[int], pooling: str, future: asyncio.Future[list[float]]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError
-from rbee_remote.worker.engine.interface import Engine, ModelInfo
+from rbee_remote.worker.engine.interface import Engine, LoadedModel
 from rbee_remote.worker.requests import sampling
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -107,7 +107,7 @@ class Prompter:
         return self._engine.tokenize(_without_special(text, info), add_special=True, parse_special=True)
 
 
-def _without_special(text: str, info: ModelInfo) -> str:
+def _without_special(text: str, info: LoadedModel) -> str:
     """Without the BOS and EOS that the tokenizer adds anyway: templates write them too, and twice misleads a model."""
     if info.adds_bos and info.bos:
         text = text.removeprefix(info.bos)

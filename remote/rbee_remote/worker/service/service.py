@@ -30,7 +30,7 @@ from rbee_remote.protocol import (
 from rbee_remote.system.caller import ANYBODY, Caller
 from rbee_remote.worker.compute.batching import QueueFull
 from rbee_remote.worker.compute.loop import EngineThread
-from rbee_remote.worker.engine.interface import Engine, LoadEngine, ModelInfo
+from rbee_remote.worker.engine.interface import Engine, LoadedModel, LoadEngine
 from rbee_remote.worker.requests import prompt
 from rbee_remote.worker.requests.generation import Embedding, Generation
 from rbee_remote.worker.requests.journal import Journal
@@ -243,7 +243,7 @@ class Service:
     def on_progress(self, share: float) -> None:
         self.state.on_progress(share)
 
-    def on_loaded(self, info: ModelInfo) -> None:
+    def on_loaded(self, info: LoadedModel) -> None:
         _log.info("loaded on %s (%s)", info.device, info.backend)
         self.state.loaded(info)
         self.keep_alive.loaded()

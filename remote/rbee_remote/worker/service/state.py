@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from rbee_remote.protocol import ErrorCode, RemoteError, Served, WorkerConfig, WorkerState, WorkerStatus
 from rbee_remote.system.changes import Changes
-from rbee_remote.worker.engine.interface import ModelInfo
+from rbee_remote.worker.engine.interface import LoadedModel
 from rbee_remote.worker.service.keep_alive import KeepAlive
 
 
@@ -33,7 +33,7 @@ class State:
     ) -> None:
         self.sandbox = ""
         self.changed = Changes()
-        self.info: ModelInfo | None = None
+        self.info: LoadedModel | None = None
         self.failure: RemoteError | None = None
         self._config = config
         self._counts = counts
@@ -53,7 +53,7 @@ class State:
         self._progress = max(self._progress, share)
         self.publish()
 
-    def loaded(self, info: ModelInfo) -> None:
+    def loaded(self, info: LoadedModel) -> None:
         """One that was told to stop meanwhile is not ready any more."""
         self.info, self._progress = info, 1.0
         if self._state is WorkerState.LOADING:
@@ -92,7 +92,7 @@ class State:
         if self.is_stopping:
             raise RemoteError(ErrorCode.WORKER_GONE, "the worker is ending")
 
-    async def wait_loaded(self) -> ModelInfo:
+    async def wait_loaded(self) -> LoadedModel:
         """Raises RemoteError why there is no model."""
         while self.info is None:
             self.check_open()

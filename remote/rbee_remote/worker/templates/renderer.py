@@ -23,7 +23,7 @@ from rbee_remote.system.child import describe_exit
 from rbee_remote.system.command import payload_command
 from rbee_remote.system.identity import own_tag
 from rbee_remote.system.sanitize import sanitize
-from rbee_remote.worker.engine.interface import ModelInfo
+from rbee_remote.worker.engine.interface import LoadedModel
 from rbee_remote.worker.templates.frames import CPU_S, HEAD_BYTES, MEMORY_BYTES, length_of, most_text, pack, unpack
 
 #: Processes at most.
@@ -67,7 +67,7 @@ class Renderer:
         while self._all:
             await self._all.pop().kill()
 
-    async def render(self, request: GenerateRequest, info: ModelInfo) -> str:
+    async def render(self, request: GenerateRequest, info: LoadedModel) -> str:
         """The prompt of a request that has messages.
 
         Raises RemoteError as `ChatTemplate.prompt` does, and MODEL_INVALID for a template that hits a bound."""
@@ -201,7 +201,7 @@ class _Process:
                 transport.close()
 
 
-def _opening(info: ModelInfo) -> bytes:
+def _opening(info: LoadedModel) -> bytes:
     texts = {"template": info.chat_template, "bos": info.bos, "eos": info.eos}
     if any(len(text) > MOST_TEMPLATE for text in texts.values() if text):
         raise _bound("size", f"has more than {MOST_TEMPLATE} characters")

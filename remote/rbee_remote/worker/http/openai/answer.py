@@ -71,7 +71,7 @@ def part_ids(count: int) -> list[str]:
     return [f"{base}{number:04x}" for number in range(count)]
 
 
-class Usage:
+class TokenUsage:
     """Tokens of a job, as its events tell of them."""
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ async def respond(service: Service, job: Job, request: Request) -> Response:
     def end() -> None:
         _end(service, job, journals)
 
-    usage = Usage()
+    usage = TokenUsage()
     head = {"id": job.id, "created": int(time.time()), "model": service.config.model}
     watcher = asyncio.create_task(when_gone(request.receive, end))
     try:
@@ -172,7 +172,7 @@ async def when_gone(receive: Receive, cancel: Callable[[], object]) -> None:
 
 
 async def _choices(
-    service: Service, part: Part, journal: Journal, usage: Usage
+    service: Service, part: Part, journal: Journal, usage: TokenUsage
 ) -> AsyncIterator[list[dict[str, Any]] | None]:
     """A stream's `choices` from one request's events; None for a heartbeat. Raises the error that ends them."""
     choice = part.choice
@@ -210,7 +210,7 @@ class _Chunks(Response):
         service: Service,
         job: Job,
         journals: list[Journal],
-        usage: Usage,
+        usage: TokenUsage,
         head: dict[str, Any],
         end: Callable[[], None],
     ) -> None:

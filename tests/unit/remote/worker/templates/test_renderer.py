@@ -21,7 +21,7 @@ from rbee_remote.sandbox import landlock
 from rbee_remote.system.command import payload_command, read_command
 from rbee_remote.system.linux import LinuxSystem
 from rbee_remote.system.process_tree import grow
-from rbee_remote.worker.engine.interface import ModelInfo
+from rbee_remote.worker.engine.interface import LoadedModel
 from rbee_remote.worker.templates import renderer as renderer_module
 from rbee_remote.worker.templates.renderer import Renderer
 from rbee_remote.worker.templates.template import ChatTemplate
@@ -45,7 +45,7 @@ UNREADABLE = (
 )
 
 
-def info(template: str | None) -> ModelInfo:
+def info(template: str | None) -> LoadedModel:
     return dataclasses.replace(INFO, chat_template=template)
 
 
