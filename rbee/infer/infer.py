@@ -5,7 +5,6 @@ A warm worker, which the registry knows, needs phases 1 and 8 alone; else `_phas
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,11 +55,7 @@ async def infer(request: InferRequest, context: Context) -> Finished:
     """
     with context.open_registry() as registry:
         async with InferSession(request, context, registry) as session:
-            try:
-                async with asyncio.timeout(session.deadline.left()):
-                    finished = await _on_some_node(session)
-            except TimeoutError as error:
-                raise session.deadline_exceeded({}) from error
+            finished = await _on_some_node(session)
     context.emit(finished)
     return finished
 
@@ -97,7 +92,8 @@ async def _on_node(session: InferSession, node: Node, row: WorkerRow | None) -> 
 
 async def _on_known_worker(session: InferSession, node: Node, row: WorkerRow) -> Finished | None:
     """Phase 8 at once; None when the worker turns out to be gone, and phase 2 has to follow."""
-    on = await session.on(node)
+    async with session.in_time():
+        on = await session.on(node)
     try:
         return await _inference(session, on, _Worker(row.worker_id, row.model, row.socket, row.secret))
     except NodeError as error:
@@ -119,12 +115,13 @@ async def ready_worker(session: InferSession, node: Node) -> ReadyWorker:
 
     Where the connection breaks they begin again over another one: each finds what it has done already.
     """
-    for _ in range(RECONNECTS):
-        try:
-            return await _phases_2_to_7(session, node)
-        except ConnectError as error:
-            await session.reconnect(node, error)
-    return await _phases_2_to_7(session, node)
+    async with session.in_time():
+        for _ in range(RECONNECTS):
+            try:
+                return await _phases_2_to_7(session, node)
+            except ConnectError as error:
+                await session.reconnect(node, error)
+        return await _phases_2_to_7(session, node)
 
 
 async def _phases_2_to_7(session: InferSession, node: Node) -> ReadyWorker:
@@ -238,15 +235,11 @@ async def _inference(session: InferSession, on: NodeSession, worker: _Worker) ->
         explain=lambda: hive_report(hive, worker.id),
         deadline=session.deadline,
     )
-    try:
+    async with session.in_time(partial.save):
         with session.clock.phase(Phase.INFERENCE, worker.model) as outcome:
             result = await answer(endpoint, generate, partial, emit=session.emit, retries=session.request.retry)
             tokens = result.usage.completion_tokens
             outcome.text = f"{tokens} token{'' if tokens == 1 else 's'}"
-    except asyncio.CancelledError as error:
-        if session.deadline.passed:
-            raise session.deadline_exceeded(partial.save()) from error
-        raise
     session.registry.seen(on.node.name, worker.id)
     if result.finish_reason == "deadline":  # by the worker's clock
         raise session.deadline_exceeded(partial.save())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rbee.base.deadline import Deadline
 from rbee.base.errors import ConnectError, NodeError, RbeeError
@@ -87,12 +88,21 @@ class InferSession:
         elsewhere = isinstance(error, ConnectError) or error.code in NO_ROOM
         return elsewhere and self.clock.current is not Phase.INFERENCE
 
-    def deadline_exceeded(self, details: dict[str, Any]) -> NodeError:
-        """details: how far the answer came and where its text is saved."""
+    @asynccontextmanager
+    async def in_time(self, save: Callable[[], dict[str, str]] = dict) -> AsyncIterator[None]:
+        """Raises NodeError DEADLINE_EXCEEDED when the deadline passes inside. save: as of `deadline_exceeded`, then."""
+        try:
+            async with asyncio.timeout(self.deadline.left()):
+                yield
+        except TimeoutError as error:
+            raise self.deadline_exceeded(save()) from error
+
+    def deadline_exceeded(self, saved: dict[str, str]) -> NodeError:
+        """saved: how far the answer came and where its text is, as details."""
         phase = self.clock.current
         return NodeError(
             ErrorCode.DEADLINE_EXCEEDED,
             f"the deadline of {self.request.timeout_s:g} s passed in phase {phase.value} ({phase.name.lower()})",
             hint="give it more with `--timeout`",
-            details=details,
+            details={**saved},
         )

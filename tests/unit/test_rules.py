@@ -90,6 +90,54 @@ def test_nothing_prints_and_only_the_renderers_know_rich(path: Path) -> None:
     assert path.is_relative_to(RENDER) or "rich" not in roots(path)
 
 
+#: What a `NodeSession` owns. Two at most are handed on by themselves; with a third the session is the argument to take.
+IN_A_NODE_SESSION = {"Context", "Node", "Connection", "Registry", "Emit", "Attached"}
+#: Where the session is put together.
+MAKES_NODE_SESSIONS = "rbee/node/session.py NodeSession.__init__"
+
+
+@pytest.mark.parametrize("path", sorted(KEEPER.rglob("*.py")), ids=relative)
+def test_what_belongs_to_a_node_session_is_not_handed_on_piece_by_piece(path: Path) -> None:
+    found = {f"{relative(path)} {name}": pieces for name, pieces in session_pieces(ast.parse(path.read_text()))}
+    assert {name for name, pieces in found.items() if len(pieces) > 2} <= {MAKES_NODE_SESSIONS}
+
+
+def test_pieces_of_a_node_session_are_found_in_functions_methods_and_fields() -> None:
+    source = """
+async def f(node: Node, *rest: Emit, context: Context | None = None): ...
+class A:
+    def g(self, link: ReconnectingConnection, nodes: Sequence[Node]): ...
+@dataclass(frozen=True)
+class B:
+    emit: Emit
+    registry: Registry
+"""
+    assert dict(session_pieces(ast.parse(source))) == {
+        "f": {"Node", "Emit", "Context"},
+        "A.g": {"Connection", "Node"},
+        "B": {"Emit", "Registry"},
+    }
+
+
+def session_pieces(parent: ast.AST, prefix: str = "") -> Iterator[tuple[str, set[str]]]:
+    """What of a node session each function takes, and each dataclass, whose fields are its constructor's parameters."""
+    for child in ast.iter_child_nodes(parent):
+        inside = prefix
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield prefix + child.name, pieces_in(child.args)
+        elif isinstance(child, ast.ClassDef):
+            inside = f"{prefix}{child.name}."
+            if child.decorator_list:
+                fields = [part.annotation for part in child.body if isinstance(part, ast.AnnAssign)]
+                yield prefix + child.name, set().union(*map(pieces_in, fields))
+        yield from session_pieces(child, inside)
+
+
+def pieces_in(tree: ast.AST) -> set[str]:
+    names = {node.id.removeprefix("Reconnecting") for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return names & IN_A_NODE_SESSION
+
+
 @pytest.mark.parametrize("top", [KEEPER, REMOTE], ids=relative)
 def test_the_graph_of_folders_has_no_cycle(top: Path) -> None:
     TopologicalSorter(folder_graph(top)).prepare()  # raises CycleError, which names one
