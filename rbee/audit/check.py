@@ -222,7 +222,7 @@ async def _bounded(output: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 def _nonsense(what: str) -> NodeError:
     message = f"what the node says of its audit log cannot be read: {what}"
     hint = "look at the log on the node; one that goes on saying so is not well, or not honest"
-    return NodeError(ErrorCode.NODE_UNSUPPORTED, message, hint=hint)
+    return NodeError(ErrorCode.INVALID_RESPONSE, message, hint=hint)
 
 
 def last_entries(settings: Settings, count: int, node: str | None) -> list[dict[str, Any]]:

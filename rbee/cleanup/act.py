@@ -62,7 +62,7 @@ class Site:
         try:
             await self.hive.stop_worker(action.worker_id, request)
         except NodeError as error:
-            if error.code is ErrorCode.ALL_SLOTS_BUSY:
+            if error.code is ErrorCode.IN_USE:
                 return Outcome(action, note=error.message)
             if error.code is not ErrorCode.WORKER_GONE:
                 raise

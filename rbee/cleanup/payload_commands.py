@@ -172,7 +172,7 @@ def _decode(kind: type[T], output: bytes) -> T:
 
 def _nonsense(what: str, reason: str) -> NodeError:
     return NodeError(
-        ErrorCode.NODE_UNSUPPORTED,
+        ErrorCode.INVALID_RESPONSE,
         f"the node's answer to {what.lower()} makes no sense",
         hint="log in there and look whether its Python was tampered with",
         details={"reason": reason},

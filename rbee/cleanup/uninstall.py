@@ -77,8 +77,8 @@ class _Claim:
 async def uninstall(context: Context, node: Node, request: UninstallRequest) -> Uninstalled:
     """Leave `node` as it was before rbee came; its inventory entry stays.
 
-    Raises NodeError ALL_SLOTS_BUSY when another keeper's lease, or a request that does not end, holds a worker;
-    BOOTSTRAP_FAILED when something cannot be removed; UsageError when models are to go and nobody confirms it;
+    Raises NodeError IN_USE when another keeper's lease, or a request that does not end, holds a worker;
+    CLEANUP_FAILED when something cannot be removed; UsageError when models are to go and nobody confirms it;
     ConnectError and RefusedError.
     """
     async with (
@@ -153,21 +153,21 @@ class _Site:
         return _Claim(status.id, status.model, status.state is WorkerState.BUSY, status.leases)
 
     def _refuse_if_held(self, claims: Iterable[_Claim], *, hive_answers: bool) -> None:
-        """Raises NodeError ALL_SLOTS_BUSY for a worker that another keeper holds, or whose request nobody ends."""
+        """Raises NodeError IN_USE for a worker that another keeper holds, or whose request nobody ends."""
         for claim in claims:
             worker = f"worker {claim.worker} ({claim.model}) on {self.session.node.name}"
             others = [lease for lease in claim.leases if lease.keeper != self.session.context.keeper_id]
             if others:
                 holder, left = _holder(others[0])
                 raise NodeError(
-                    ErrorCode.ALL_SLOTS_BUSY,
+                    ErrorCode.IN_USE,
                     f"{worker} is held by {holder}{left}",
                     hint="wait until that is over, or take it away from them with --now",
                     details={"worker": claim.worker, "keeper": others[0].keeper},
                 )
             if claim.busy and not hive_answers:
                 raise NodeError(
-                    ErrorCode.ALL_SLOTS_BUSY,
+                    ErrorCode.IN_USE,
                     f"{worker} answers a request, and no hive is there to wait for its end",
                     hint="wait until it is done, or use --now",
                     details={"worker": claim.worker},
@@ -184,32 +184,32 @@ class _Site:
             raise UsageError("nothing was removed", hint="without --models the models stay")
 
     async def _end(self, hive: HiveClient | None) -> None:
-        """Raises NodeError ALL_SLOTS_BUSY when requests take too long, BOOTSTRAP_FAILED for what nothing ends."""
+        """Raises NodeError IN_USE when requests take too long, CLEANUP_FAILED for what nothing ends."""
         if hive:
             try:
                 await hive.stop(StopRequest(drain=not self.request.now))
             except NodeError as error:
-                if error.code is ErrorCode.ALL_SLOTS_BUSY:
+                if error.code is ErrorCode.IN_USE:
                     raise
                 self.session.emit(Notice(f"the hive did not end as it should: {error.message}"))
         await self.session.connection.run(end_script(self.found, SIGNAL_PATIENCE_S), timeout=SCRIPT_TIMEOUT_S)
         left = (await self._look()).processes
         if left:
             raise NodeError(
-                ErrorCode.BOOTSTRAP_FAILED,
+                ErrorCode.CLEANUP_FAILED,
                 f"process {left[0].pid} ({left[0].command}) on {self.session.node.name} does not end",
                 hint="it may wait for a disk that hangs; nothing was removed, so try again later",
                 details={"pids": ", ".join(str(process.pid) for process in left)},
             )
 
     async def _remove(self, traces: Traces) -> None:
-        """Raises NodeError BOOTSTRAP_FAILED for what is left of what should be gone."""
+        """Raises NodeError CLEANUP_FAILED for what is left of what should be gone."""
         script = remove_script(self.found, traces, models=self.request.models)
         result = await self.session.connection.run(script, timeout=SCRIPT_TIMEOUT_S)
         left = (await self._look()).removable(models=self.request.models)
         if left:
             raise NodeError(
-                ErrorCode.BOOTSTRAP_FAILED,
+                ErrorCode.CLEANUP_FAILED,
                 f"{left[0]} on {self.session.node.name} cannot be removed",
                 hint="see who may write there; `rbee uninstall` goes on where it stopped",
                 details={"left": len(left), "said": result.stderr.strip()[-300:]},

@@ -98,7 +98,7 @@ async def _on_node(session: InferSession, node: Node, request: BenchRequest) -> 
 
 
 async def measure(worker: WorkerClient, request: BenchRequest, emit: Emit) -> BenchResult:
-    """Have a worker measure itself, reporting how far it is. Raises NodeError ALL_SLOTS_BUSY, USAGE, WORKER_CRASHED."""
+    """Have a worker measure itself, reporting how far it is. Raises NodeError IN_USE, USAGE, WORKER_CRASHED."""
     try:
         async with worker.bench(request) as events:
             async for event in events:

@@ -41,7 +41,7 @@ async def logs(
         if not found:
             what = f"of a worker {worker}" if worker else "of a hive"
             raise NodeError(
-                ErrorCode.WORKER_GONE,
+                ErrorCode.LOG_NOT_FOUND,
                 f"there is no log {what} on {node.name}",
                 hint="`rbee workers list` shows the ids" if worker else "the first `rbee infer` starts one there",
             )

@@ -150,7 +150,7 @@ class HiveClient:
     async def stop(self, stop: StopRequest) -> HiveInfo:
         """Ask the hive to end, and wait until it is gone.
 
-        Raises NodeError ALL_SLOTS_BUSY when its workers are still at work after three minutes.
+        Raises NodeError IN_USE when its workers are still at work after three minutes.
         """
         info = _decode(HiveInfo, await self._http.request("POST", "/v1/stop", encode(stop)))
         try:
@@ -159,7 +159,7 @@ class HiveClient:
                     await asyncio.sleep(0.1)
         except TimeoutError as error:
             raise NodeError(
-                ErrorCode.ALL_SLOTS_BUSY,
+                ErrorCode.IN_USE,
                 f"the hive still waits for its {info.workers} workers to finish",
                 hint="try again later; `rbee hive stop NODE --now` does not wait for running requests",
             ) from error
@@ -216,7 +216,7 @@ class WorkerClient:
     async def bench(self, request: BenchRequest) -> AsyncIterator[AsyncIterator[BenchProgress | BenchResult]]:
         """Progress, and the result as the last item; leaving the context ends the measurement.
 
-        Raises NodeError ALL_SLOTS_BUSY, USAGE or WORKER_GONE before the first.
+        Raises NodeError IN_USE, USAGE or WORKER_GONE before the first.
         """
         async with self._http.events("POST", "/v1/admin/bench", encode(request)) as events:
             yield (_bench_event(event) async for event in events)

@@ -32,7 +32,7 @@ def does_not_answer(node: str, why: ConnectError | NodeError) -> ConnectError:
 async def end_by_signals(session: NodeSession, *, patience_s: float) -> None:
     """End the hive and all that belongs to it: SIGTERM, then SIGKILL, each with that much time to take effect.
 
-    Raises NodeError for what is there even then.
+    Raises NodeError CLEANUP_FAILED for what is there even then.
     """
     session.emit(Notice(f"the hive on {session.node.name} does not answer: ending it and its workers by signals"))
     await session.connection.reopen()  # the silence may have been this one's
@@ -42,7 +42,7 @@ async def end_by_signals(session: NodeSession, *, patience_s: float) -> None:
     if result.status or left:
         pids = ", ".join(words[0] for words in left)
         raise NodeError(
-            ErrorCode.WORKER_CRASHED,
+            ErrorCode.CLEANUP_FAILED,
             f"the hive on {session.node.name} and what belongs to it could not be ended",
             hint="it may wait for a disk or a driver that hangs; try again later",
             details={"pids": pids} if pids else {"said": result.stderr.strip()[-300:]},

@@ -69,11 +69,11 @@ class ImpostorError(NodeError):
 
 
 class NonsenseError(NodeError):
-    """NODE_UNSUPPORTED: what came is nothing that a hive or worker says. reason: a clause."""
+    """INVALID_RESPONSE: what came is nothing that a hive or worker says. reason: a clause."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(
-            ErrorCode.NODE_UNSUPPORTED,
+            ErrorCode.INVALID_RESPONSE,
             f"the node answers what no rbee does: {reason}",
             hint="something else listens there, or a version of rbee that this one does not understand; "
             "`rbee hive stop NODE --now` lets the next command start afresh",

@@ -177,7 +177,7 @@ class LocalConnection(ShellConnection):
             raise NodeError(ErrorCode.WORKER_GONE, f"nobody listens at {socket}") from error
         except OSError as error:
             raise NodeError(
-                ErrorCode.BOOTSTRAP_FAILED,
+                ErrorCode.NODE_UNSUPPORTED,
                 f"the socket {socket} cannot be opened",
                 hint="it has to belong to you, and its path may have 107 characters at most",
                 details={"reason": error.strerror or str(error)},

@@ -152,7 +152,7 @@ class Answer:
 
 
 def _too_long() -> NodeError:
-    return NodeError(ErrorCode.BOOTSTRAP_FAILED, f"the node's answer is longer than {MAX_ANSWER // 2**20} MiB")
+    return NodeError(ErrorCode.INVALID_RESPONSE, f"the node's answer is longer than {MAX_ANSWER // 2**20} MiB")
 
 
 def _no_shell(status: int, noise: bytes, stderr: str) -> NodeError:

@@ -39,7 +39,7 @@ def test_a_node_that_fails_is_a_row(rbee: Rbee, free_port: int) -> None:
 def test_ctrl_c_frees_the_worker_and_work_goes_before_measuring(rbee: Rbee) -> None:
     with rbee.start("bench", "local", "--repetitions", "1000") as running:
         running.wait_for("measuring pp512")
-        assert "ALL_SLOTS_BUSY" in rbee("bench", "local", "--json", status=9).stdout
+        assert "IN_USE" in rbee("bench", "local", "--json", status=9).stdout
         running.interrupt()
         assert running.finish().status == 130
     wait_until(lambda: _states(rbee) == ["idle"], 30, lambda: f"the worker is {_states(rbee)}")

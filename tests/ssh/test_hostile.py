@@ -279,7 +279,7 @@ async def test_answers_that_cannot_be_end_with_an_error_and_a_hint(
                 registry.forget_node("gpu1")  # or a warm worker would be asked, and no hive
             with pytest.raises(RbeeError) as caught:
                 await infer(request, context)
-            assert caught.value.code is ErrorCode.NODE_UNSUPPORTED, (what, caught.value)
+            assert caught.value.code is ErrorCode.INVALID_RESPONSE, (what, caught.value)
             assert caught.value.message != "", what
 
 
@@ -303,7 +303,7 @@ async def test_an_answer_without_end_costs_the_keeper_little(
         )
         output, _ = await process.communicate()
     answer, peak_kb = output.decode().rsplit("\n", 1)
-    assert json.loads(answer)[0]["error"]["code"] == "NODE_UNSUPPORTED"
+    assert json.loads(answer)[0]["error"]["code"] == "INVALID_RESPONSE"
     assert int(peak_kb) < 400_000
 
 

@@ -164,7 +164,7 @@ class HiveApi:
         user = self.supervisor.uses(model.path)
         if user is not None:
             raise RemoteError(
-                ErrorCode.ALL_SLOTS_BUSY,
+                ErrorCode.IN_USE,
                 f"worker {user.id} uses {model.model}",
                 hint=f"rbee workers stop {user.id}",
             )

@@ -157,11 +157,11 @@ def make_fit(plan: Plan, live: Sequence[WorkerRecord]) -> Fit:
 
 
 def refusal(decision: NoSlot | NoMemory, plan: Plan, memory: str = "") -> RemoteError:
-    """ALL_SLOTS_BUSY where waiting can help, RAM_EXHAUSTED or VRAM_EXHAUSTED where it cannot. memory: which one is
+    """NODE_BUSY where waiting can help, RAM_EXHAUSTED or VRAM_EXHAUSTED where it cannot. memory: which one is
     short, the placement's unless said."""
     if isinstance(decision, NoSlot):
         return RemoteError(
-            ErrorCode.ALL_SLOTS_BUSY,
+            ErrorCode.NODE_BUSY,
             "every worker of this node is busy",
             hint="try again later, or raise max_workers in the inventory",
             details={"workers": decision.workers, "max_workers": plan.request.max_workers},
@@ -169,7 +169,7 @@ def refusal(decision: NoSlot | NoMemory, plan: Plan, memory: str = "") -> Remote
     details = {"needed_mb": decision.needed_mb, "available_mb": decision.available_mb}
     if decision.needed_mb <= decision.later_mb:
         return RemoteError(
-            ErrorCode.ALL_SLOTS_BUSY,
+            ErrorCode.NODE_BUSY,
             f"busy workers hold the memory that {plan.key.model} needs",
             hint="try again later, or stop a worker",
             details=details,

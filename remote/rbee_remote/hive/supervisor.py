@@ -109,7 +109,7 @@ class Supervisor:
     async def preflight(self, request: SpawnRequest) -> Fit:
         """What the model needs and what it could have, idle workers of other models evicted.
 
-        Raises RemoteError: MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE, RAM_EXHAUSTED, VRAM_EXHAUSTED, ALL_SLOTS_BUSY.
+        Raises RemoteError: MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE, RAM_EXHAUSTED, VRAM_EXHAUSTED, NODE_BUSY.
         """
         plan = await self._plan(request)
         live = self.live()
@@ -205,7 +205,7 @@ class Supervisor:
         """End a worker that nobody has used for `request.only_idle_s` and that no other keeper's lease holds; return
         when its process is gone. The worker decides: a request can come to it at any moment.
 
-        Raises RemoteError ALL_SLOTS_BUSY, and nothing has changed.
+        Raises RemoteError IN_USE, and nothing has changed.
         """
         if worker.state in COMING:
             raise worker_calls.in_use(worker, "it is loading")

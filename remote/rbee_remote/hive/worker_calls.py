@@ -65,7 +65,7 @@ async def ask_to_shut_down(worker: WorkerRecord, request: StopRequest) -> bool:
 async def ask_to_end_if_idle(worker: WorkerRecord, request: StopRequest, caller: Caller) -> None:
     """Returns once the worker takes nobody in any more, or is gone.
 
-    Raises RemoteError ALL_SLOTS_BUSY when it is in use, or does not say.
+    Raises RemoteError IN_USE when it is in use, or does not say.
     """
     headers = {HEADER_KEEPER: caller.keeper, HEADER_WHO: quote(caller.who)}
     body, patience = encode(request), request.patience_s
@@ -85,7 +85,7 @@ async def ask_to_end_if_idle(worker: WorkerRecord, request: StopRequest, caller:
 def in_use(worker: WorkerRecord, reason: str) -> RemoteError:
     """reason: why it is not ended, a clause."""
     message = f"worker {worker.id} is not ended: {reason}"
-    return RemoteError(ErrorCode.ALL_SLOTS_BUSY, message, details={"reason": reason})
+    return RemoteError(ErrorCode.IN_USE, message, details={"reason": reason})
 
 
 async def _request(

@@ -120,7 +120,7 @@ class StopRequest:
     follower: the name under which the caller followed the worker's load, which it gives up: a worker that serves
     already, or whose load somebody else follows, is then left alone.
     only_idle_s: end it only if it has been idle for that long and no other keeper's lease holds it; else it is refused
-    with ALL_SLOTS_BUSY, and nothing has changed. None for no such condition.
+    with IN_USE, and nothing has changed. None for no such condition.
     """
 
     drain: bool = True

@@ -22,11 +22,13 @@ WORKER: Statuses = {
     ErrorCode.WORKER_GONE: 410,
     ErrorCode.MODEL_INVALID: 422,
     ErrorCode.ALL_SLOTS_BUSY: 503,
+    ErrorCode.IN_USE: 503,
     ErrorCode.DEADLINE_EXCEEDED: 504,
 }
 HIVE: Statuses = {
     **WORKER,
-    ErrorCode.ALL_SLOTS_BUSY: 409,
+    ErrorCode.NODE_BUSY: 409,
+    ErrorCode.IN_USE: 409,
     ErrorCode.BACKEND_UNAVAILABLE: 422,
     ErrorCode.DOWNLOAD_FAILED: 502,
     ErrorCode.RAM_EXHAUSTED: 507,

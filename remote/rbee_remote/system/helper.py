@@ -32,7 +32,7 @@ async def run_helper(
     """What the command printed last. request: goes to its stdin. timeout_s: None for none. on_line: is told each value
     as it comes. Canceled or late, the process is gone at the end.
 
-    Raises RemoteError: what the command said, WORKER_CRASHED where it said nothing, LOADING_TIMEOUT.
+    Raises RemoteError: what the command said, HELPER_FAILED where it did not say what went wrong; TimeoutError.
     """
     async with _process(*arguments) as process:
         try:
@@ -40,11 +40,11 @@ async def run_helper(
                 answer = await _converse(process, request, on_line)
                 status = await process.wait()
         except TimeoutError as error:
-            raise RemoteError(ErrorCode.LOADING_TIMEOUT, f"{arguments[0]} took more than {timeout_s:.0f} s") from error
+            raise TimeoutError(f"{arguments[0]} took more than {timeout_s:.0f} s") from error
     if status == 0:
         return answer
-    if answer is None:
-        raise RemoteError(ErrorCode.WORKER_CRASHED, f"{arguments[0]} ended with status {status}")
+    if not (isinstance(answer, dict) and "error" in answer):
+        raise RemoteError(ErrorCode.HELPER_FAILED, f"{arguments[0]} ended with status {status}")
     raise RemoteError.decode(answer)
 
 

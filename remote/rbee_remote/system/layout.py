@@ -56,11 +56,12 @@ class Layout:
         return self.logs / f"worker-{worker}.log"
 
     def prepare(self) -> None:
-        """Make the folders, private to this user. Raises RemoteError BOOTSTRAP_FAILED where that is not possible."""
+        """Make the folders, private to this user. Raises RemoteError where that is not possible: NODE_UNSUPPORTED
+        where they would not be safe."""
         longest = keeper_socket(str(self.worker_socket("0" * 16)))
         if len(os.fsencode(longest)) > MAX_SOCKET_PATH:
             raise RemoteError(
-                ErrorCode.BOOTSTRAP_FAILED,
+                ErrorCode.NODE_UNSUPPORTED,
                 f"the path of a socket in {self.run_dir} would be longer than {MAX_SOCKET_PATH} bytes",
                 hint="set XDG_RUNTIME_DIR on the node to a shorter folder",
             )
@@ -84,7 +85,7 @@ def _make_private(folder: Path, otherwise: str, mode: int | None = None) -> None
         problem = f"{folder} is a symbolic link"
     if problem:
         raise RemoteError(
-            ErrorCode.BOOTSTRAP_FAILED,
+            ErrorCode.NODE_UNSUPPORTED,
             f"{folder} is not safe: {problem}",
             hint=f"look at it with `ls -ld {folder}`, and {otherwise}",
         )

@@ -71,7 +71,7 @@ async def test_what_has_no_end_is_refused(says: Says, monkeypatch: pytest.Monkey
     monkeypatch.setattr(check, "MOST_BYTES", 2**18)
     with pytest.raises(NodeError) as caught:
         await verify(says)
-    assert caught.value.code is ErrorCode.NODE_UNSUPPORTED
+    assert caught.value.code is ErrorCode.INVALID_RESPONSE
     assert "audit log cannot be read" in caught.value.message
 
 

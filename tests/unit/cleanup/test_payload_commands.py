@@ -131,7 +131,7 @@ async def test_a_survey_that_makes_no_sense_is_refused(found: Probe, changes: di
     fake.answer("survey", a_survey(found, **changes))
     with pytest.raises(NodeError) as caught:
         await survey(fake, found)
-    assert caught.value.code is ErrorCode.NODE_UNSUPPORTED
+    assert caught.value.code is ErrorCode.INVALID_RESPONSE
 
 
 @pytest.mark.parametrize("output", [b"", b"null", b"[" * 100_000, b'{"results": [{"what": "pid 1", "done": true}]}'])
@@ -140,7 +140,7 @@ async def test_a_report_that_makes_no_sense_is_refused(found: Probe, output: byt
     fake.answer("tidy", output)
     with pytest.raises(NodeError) as caught:
         await tidy(fake, found, TidyRequest(found.home, found.run_dir))
-    assert caught.value.code is ErrorCode.NODE_UNSUPPORTED
+    assert caught.value.code is ErrorCode.INVALID_RESPONSE
 
 
 async def test_a_command_that_dies_without_a_word_is_told_with_the_end_of_its_errors(found: Probe) -> None:

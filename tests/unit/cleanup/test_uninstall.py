@@ -290,14 +290,14 @@ async def test_other_machines_that_ran_rbee_from_this_home_are_named(bed: Bed) -
 def test_nonsense_is_refused(words: bytes) -> None:
     with pytest.raises(NodeError) as caught:
         parse(words + END, "/home/bee/.rbee/node")
-    assert caught.value.code is ErrorCode.INTERNAL
+    assert caught.value.code is ErrorCode.INVALID_RESPONSE
 
 
 @pytest.mark.parametrize("output", [b"", b"process 1 2 3 hive\0", b"home folder 0 /home/bee/.rbee/node/log\0"])
 def test_an_answer_that_was_cut_short_is_refused(output: bytes) -> None:
     with pytest.raises(NodeError) as caught:
         parse(output, "/home/bee/.rbee/node")
-    assert caught.value.code is ErrorCode.INTERNAL
+    assert caught.value.code is ErrorCode.INVALID_RESPONSE
 
 
 def test_a_name_that_is_no_text_is_shown_and_stays() -> None:

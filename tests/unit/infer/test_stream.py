@@ -161,7 +161,7 @@ async def test_the_request_is_sent_again_while_nothing_was_heard() -> None:
 async def test_events_out_of_order_are_refused_and_not_shown(again: bytes) -> None:
     with pytest.raises(NodeError, match="after event") as caught:
         await heard(Node(sse(1, STARTED, A), again))
-    assert caught.value.code is ErrorCode.NODE_UNSUPPORTED
+    assert caught.value.code is ErrorCode.INVALID_RESPONSE
 
 
 async def test_an_answer_that_the_worker_has_forgotten_is_lost() -> None:

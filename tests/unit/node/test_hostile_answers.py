@@ -338,4 +338,4 @@ async def test_stopping_a_hive_that_never_goes_has_an_end(monkeypatch: pytest.Mo
     monkeypatch.setattr("rbee.node.hive_client.STOP_TIMEOUT_S", 0.3)
     result = await ask(lambda hive, _: hive.stop(StopRequest()), saying(answer(MESSAGES["hive"])))
     assert isinstance(result, RbeeError)
-    assert result.code is ErrorCode.ALL_SLOTS_BUSY
+    assert result.code is ErrorCode.IN_USE

@@ -115,7 +115,7 @@ async def test_a_stream_reaches_a_socket_and_says_when_nobody_is_there(connectio
         assert caught.value.code is ErrorCode.WORKER_GONE
     with pytest.raises(NodeError) as caught:
         await connection.open_stream(f"/tmp/{'x' * 120}")
-    assert caught.value.code is ErrorCode.BOOTSTRAP_FAILED
+    assert caught.value.code is ErrorCode.NODE_UNSUPPORTED
 
 
 async def test_a_peer_that_ends_without_reading_has_hung_up(connection: Connection) -> None:

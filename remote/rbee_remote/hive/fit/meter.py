@@ -83,7 +83,7 @@ class Meter:
                 return
             try:
                 self._take(job.subject, await _ask(left))
-            except (RemoteError, ProtocolError) as error:
+            except (RemoteError, ProtocolError, TimeoutError) as error:
                 _log.warning("llama.cpp does not tell what %s would take: %s", job.subject.path, error)
             self._asked.setdefault(job.subject, set()).update(left.points)
 
@@ -93,6 +93,6 @@ class Meter:
 
 
 async def _ask(job: Job) -> MeasureAnswer:
-    """Raises RemoteError, ProtocolError."""
+    """Raises RemoteError, ProtocolError, TimeoutError."""
     request = MeasureRequest(job.subject.path, job.subject.options, job.points, job.subject.sandbox)
     return decode(MeasureAnswer, await run_helper("measure", request=encode(request), timeout_s=_TIMEOUT_S))

@@ -80,9 +80,7 @@ async def inspect(path: Path) -> ModelMeta:
     """What the file says of itself, read in a process of its own. Raises RemoteError MODEL_INVALID."""
     try:
         return decode(ModelMeta, await run_helper("inspect", str(path), timeout_s=_INSPECT_TIMEOUT_S))
-    except RemoteError as error:
-        if error.code is not ErrorCode.LOADING_TIMEOUT:
-            raise
+    except TimeoutError as error:
         raise RemoteError(ErrorCode.MODEL_INVALID, "the file could not be read in time") from error
 
 

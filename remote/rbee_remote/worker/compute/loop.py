@@ -165,14 +165,14 @@ class EngineThread:
     def run_alone(self, job: Callable[[Engine], T]) -> concurrent.futures.Future[T]:
         """Have the engine's thread call `job` while it computes nothing else. The engine's memory is lost.
 
-        Raises RemoteError ALL_SLOTS_BUSY unless the model is loaded and nobody uses it.
+        Raises RemoteError IN_USE unless the model is loaded and nobody uses it.
         """
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
         with self._lock:
             if self._scheduler is None or self._closed:
-                raise RemoteError(ErrorCode.ALL_SLOTS_BUSY, "the model is not loaded yet")
+                raise RemoteError(ErrorCode.IN_USE, "the model is not loaded yet")
             if self._alone or self._open:
-                raise RemoteError(ErrorCode.ALL_SLOTS_BUSY, "the worker is at work", hint="try again when it is idle")
+                raise RemoteError(ErrorCode.IN_USE, "the worker is at work", hint="try again when it is idle")
             self._alone = job, future
             self._lock.notify()
         return future

@@ -1,7 +1,7 @@
 """How fast this worker computes, in llama-bench's terms: POST /v1/admin/bench.
 
 Rules
-- It has the engine for itself: refused with ALL_SLOTS_BUSY while requests run, and requests that come wait for its end.
+- It has the engine for itself: refused with IN_USE while requests run, and requests that come wait for its end.
 - A client that goes away ends it within a step.
 """
 

@@ -193,7 +193,7 @@ class Service:
     async def run_alone(self, job: Callable[[Engine], T], caller: Caller = ANYBODY) -> T:
         """Call `job` on the engine's thread while it computes nothing else; canceled, the engine is interrupted.
 
-        Raises RemoteError ALL_SLOTS_BUSY when the worker is at work, and what `job` raises.
+        Raises RemoteError IN_USE when the worker is at work, and what `job` raises.
         """
         await self.state.wait_loaded()
         running = self._engine.run_alone(job)
@@ -214,14 +214,14 @@ class Service:
     def stop_if_idle(self, idle_s: float, caller: Caller) -> None:
         """End the worker if nobody has used it for that long and no other keeper's lease holds it.
 
-        Raises RemoteError ALL_SLOTS_BUSY, and nothing has changed.
+        Raises RemoteError IN_USE, and nothing has changed.
         """
         if self.state.is_over:
             return
         reason = "it is loading" if not self.state.is_ready else self.keep_alive.in_use(idle_s, caller.keeper)
         if reason:
             message = f"worker {self.config.id} is in use: {reason}"
-            raise RemoteError(ErrorCode.ALL_SLOTS_BUSY, message, details={"reason": reason})
+            raise RemoteError(ErrorCode.IN_USE, message, details={"reason": reason})
         _log.info("idle for %g s, and told to end by keeper %s", idle_s, caller.keeper or "-")
         self.stop(drain=True)
 

@@ -52,7 +52,7 @@ class Worker:
                 if self.path == "/v1/admin/lease":
                     self.lease(body)
                 elif body["only_idle_s"] is not None and "IN_USE" in os.environ:
-                    self.answer(503, "ALL_SLOTS_BUSY", os.environ["IN_USE"])
+                    self.answer(503, "IN_USE", os.environ["IN_USE"])
                 else:
                     self.answer(202)
                     if os.environ.get("SCRIPT") == "deafened":

@@ -292,9 +292,9 @@ def test_a_real_worker_from_its_start_to_its_end(hive: HiveFolder, model_path: P
     assert states[-1] == "idle"
     assert set(states[:-1]) <= {"starting", "loading"}
     status, refused = hive.ask("DELETE", "/v1/models?model=smollm2:135m")
-    assert (status, refused["error"]["code"]) == (409, "ALL_SLOTS_BUSY")
+    assert (status, refused["error"]["code"]) == (409, "IN_USE")
     status, refused = hive.ask("DELETE", f"/v1/workers/{worker['id']}", {"only_idle_s": 3600})
-    assert (status, refused["error"]["code"]) == (409, "ALL_SLOTS_BUSY")
+    assert (status, refused["error"]["code"]) == (409, "IN_USE")
     assert "idle for" in refused["error"]["details"]["reason"]
     assert [lease["keeper"] for lease in hive.ask("GET", f"/v1/workers/{worker['id']}")[1]["leases"]] == [""]
     status, stopped = hive.ask("DELETE", f"/v1/workers/{worker['id']}", {"only_idle_s": 0})

@@ -161,20 +161,20 @@ def test_a_link_in_place_of_the_run_folder_is_refused(folder: HiveFolder, tmp_pa
     (tmp_path / "elsewhere").mkdir()
     folder.layout.run_dir.symlink_to(tmp_path / "elsewhere")
     error = start_and_fail(folder)
-    assert error["code"] == "BOOTSTRAP_FAILED"
+    assert error["code"] == "NODE_UNSUPPORTED"
     assert str(folder.layout.run_dir) in error["message"]
     assert error["hint"]
 
 
 def test_a_run_folder_in_a_folder_that_others_can_change_is_refused(folder: HiveFolder) -> None:
     folder.layout.run_dir.parent.chmod(0o777)
-    assert start_and_fail(folder)["code"] == "BOOTSTRAP_FAILED"
+    assert start_and_fail(folder)["code"] == "NODE_UNSUPPORTED"
 
 
 def test_a_socket_path_that_is_too_long_is_refused(tmp_path: Path) -> None:
     long = HiveFolder(Layout(home=tmp_path / "home", run_dir=tmp_path / ("x" * 100)))
     error = start_and_fail(long)
-    assert error["code"] == "BOOTSTRAP_FAILED"
+    assert error["code"] == "NODE_UNSUPPORTED"
     assert "100 bytes" in error["message"]
 
 

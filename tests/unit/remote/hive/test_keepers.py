@@ -79,7 +79,7 @@ async def test_a_worker_is_ended_on_condition_only_when_it_agrees(layout: Layout
         worker = await serving(supervisor, with_env(spawn(), IN_USE="a request is open"))
         with pytest.raises(RemoteError) as refused:
             await supervisor.stop_if_idle(worker, IF_IDLE, B)
-        assert refused.value.code is ErrorCode.ALL_SLOTS_BUSY
+        assert refused.value.code is ErrorCode.IN_USE
         assert worker.state is WorkerState.IDLE
         other = await serving(supervisor, spawn("two"))
         await supervisor.stop_if_idle(other, IF_IDLE, B)
@@ -98,7 +98,7 @@ async def test_one_that_does_not_answer_is_not_ended_on_condition(layout: Layout
         before = worker.state
         with pytest.raises(RemoteError) as refused:
             await supervisor.stop_if_idle(worker, replace(IF_IDLE, patience_s=0.2), B)
-        assert refused.value.code is ErrorCode.ALL_SLOTS_BUSY
+        assert refused.value.code is ErrorCode.IN_USE
         assert refused.value.details["reason"]
         assert worker.state is before
         os.kill(pid(worker), 0)

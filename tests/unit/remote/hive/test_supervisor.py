@@ -215,7 +215,7 @@ async def test_a_busy_worker_is_never_evicted(layout: Layout) -> None:
         busy = await serving(supervisor, spawn("one", busy=True))
         with pytest.raises(RemoteError) as failure:
             await supervisor.ensure(spawn("two", max_workers=1))
-        assert failure.value.code is ErrorCode.ALL_SLOTS_BUSY
+        assert failure.value.code is ErrorCode.NODE_BUSY
         assert supervisor.live() == [busy]
 
 

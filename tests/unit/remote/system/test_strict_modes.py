@@ -134,7 +134,7 @@ def test_a_hive_makes_its_folders_only_where_they_are_safe(
             continue
         with pytest.raises(RemoteError) as caught:
             layout.prepare()
-        assert caught.value.code is ErrorCode.BOOTSTRAP_FAILED
+        assert caught.value.code is ErrorCode.NODE_UNSUPPORTED
         assert problem.replace("{}", str(short)) in caught.value.message
 
 

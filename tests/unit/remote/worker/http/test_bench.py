@@ -99,7 +99,7 @@ async def test_a_worker_at_work_is_not_measured(folder: Path) -> None:
         gate.let(100)
         assert text(await asking) == "abc"
     assert response.status_code == 503
-    assert response.json()["error"]["code"] == "ALL_SLOTS_BUSY"
+    assert response.json()["error"]["code"] == "IN_USE"
 
 
 async def test_requests_wait_while_the_worker_is_measured(folder: Path) -> None:
@@ -115,7 +115,7 @@ async def test_requests_wait_while_the_worker_is_measured(folder: Path) -> None:
         gate.let(100)
         assert events((await measuring).text)[-1][0] == "done"
         assert text(await asking) == "abc"
-    assert again.json()["error"]["code"] == "ALL_SLOTS_BUSY"
+    assert again.json()["error"]["code"] == "IN_USE"
 
 
 async def test_a_client_that_goes_away_ends_the_measurement(folder: Path) -> None:

@@ -102,7 +102,7 @@ async def test_only_an_idle_worker_is_ended_on_condition(folder: Path) -> None:
     async with running(folder, loads(engine), keeper="a", keep_alive_s=300.0) as worker:
         await worker.until(lambda status: status["state"] == "idle")
         too_early = await end_if_idle(worker, "a", DAY_S)
-        assert (too_early.status_code, too_early.json()["error"]["code"]) == (503, "ALL_SLOTS_BUSY")
+        assert (too_early.status_code, too_early.json()["error"]["code"]) == (503, "IN_USE")
         assert "idle for 0 s only" in too_early.json()["error"]["details"]["reason"]
         asking = asyncio.create_task(infer(worker, "a"))
         await gate.until_reached()
