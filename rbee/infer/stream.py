@@ -12,6 +12,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import enum
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -66,13 +67,13 @@ async def unbroken(
     outage = _Outage(connection, emit, patience)
     while True:
         try:
-            await outage.mend()
+            await outage.recover()
             async with _events(worker, request, heard, deadline, patience) as events:
-                outage.connected()
+                outage.opened()
                 async for number, event in events:
                     plausible.check(number, event)
                     heard = number
-                    outage.over()
+                    outage.heard()
                     yield event
                     if isinstance(event, Done):
                         return
@@ -83,9 +84,11 @@ async def unbroken(
                 raise NodeError(
                     ErrorCode.WORKER_GONE, f"the worker on {connection.node} does not answer any more"
                 ) from error
-            outage.add(error, node_answers=report.reached)
-        except (ConnectError, HungUpError) as error:
-            outage.add(error)
+            outage.failed(StreamEvent.SILENT if report.reached else StreamEvent.UNREACHABLE, error)
+        except HungUpError as error:
+            outage.failed(StreamEvent.HUNG_UP, error)
+        except ConnectError as error:
+            outage.failed(StreamEvent.UNREACHABLE, error)
         except NodeError as error:
             if error.code is ErrorCode.REQUEST_GONE:
                 raise _forgotten(connection.node) from error
@@ -100,49 +103,102 @@ def _events(
     return worker.generate(replace(request, timeout_s=deadline.left()), silence_s=patience.silence_s)
 
 
+class StreamState(enum.Enum):
+    """CONNECTED: nothing is wrong. SUSPECT: the worker hung up or is silent, and the connection may be good: ask again
+    over it. RECONNECTING: open another connection, then ask. LOST: given up.
+    """
+
+    CONNECTED = "Connected"
+    SUSPECT = "Suspect"
+    RECONNECTING = "Reconnecting"
+    LOST = "Lost"
+
+
+class StreamEvent(enum.Enum):
+    """HEARD: an event of the answer came. HUNG_UP: the stream ended before the answer did. SILENT: the worker says
+    nothing, and the hive answers over the same connection. UNREACHABLE: the connection broke, is silent, or cannot be
+    opened. EXPIRED: one of these three when the outage has lasted too long.
+    """
+
+    HEARD = "heard"
+    HUNG_UP = "hung up"
+    SILENT = "silent"
+    UNREACHABLE = "unreachable"
+    EXPIRED = "expired"
+
+
+_S, _E = StreamState, StreamEvent
+#: A second hang-up is the connection's: a worker that died alone would have been found gone when it was asked again.
+TRANSITIONS: dict[StreamState, dict[StreamEvent, StreamState]] = {
+    _S.CONNECTED: {
+        _E.HEARD: _S.CONNECTED,
+        _E.HUNG_UP: _S.SUSPECT,
+        _E.SILENT: _S.SUSPECT,
+        _E.UNREACHABLE: _S.RECONNECTING,
+    },
+    _S.SUSPECT: {
+        _E.HEARD: _S.CONNECTED,
+        _E.HUNG_UP: _S.RECONNECTING,
+        _E.SILENT: _S.SUSPECT,
+        _E.UNREACHABLE: _S.RECONNECTING,
+        _E.EXPIRED: _S.LOST,
+    },
+    _S.RECONNECTING: {
+        _E.HEARD: _S.CONNECTED,
+        _E.HUNG_UP: _S.RECONNECTING,
+        _E.SILENT: _S.SUSPECT,
+        _E.UNREACHABLE: _S.RECONNECTING,
+        _E.EXPIRED: _S.LOST,
+    },
+    _S.LOST: {},
+}
+
+
 class _Outage:
-    """The time without the worker, and the tries to get back to it."""
+    """Where the stream is in `TRANSITIONS`, since when, and the tries to get back to the worker."""
 
     def __init__(self, connection: ReconnectingConnection, emit: Emit, patience: Patience) -> None:
         self._connection = connection
         self._emit = emit
         self._patience = patience
-        self._began: float | None = None
-        self._connected_at: float | None = None
-        self._connection_is_good = False
+        self._state = StreamState.CONNECTED
+        self._began = 0.0
+        self._opened_at: float | None = None
         self._tries = 0
         self._told = ""
 
-    def add(self, error: ConnectError | HungUpError, *, node_answers: bool = False) -> None:
-        """The way to the worker broke, or could not be opened, or the worker is silent on a node that answers.
+    def heard(self) -> None:
+        """What goes wrong next is another outage."""
+        self._on(StreamEvent.HEARD)
+        self._tries = 0
+        self._told = ""
 
-        Raises ConnectError or NodeError when that has lasted too long.
-        """
-        now = time.monotonic()
+    def failed(self, event: StreamEvent, error: ConnectError | HungUpError) -> None:
+        """event: HUNG_UP, SILENT or UNREACHABLE. Raises ConnectError or NodeError after an outage of `outage_s`."""
+        now, patience, node = time.monotonic(), self._patience, self._connection.node
         # Twice the silence that is suffered cannot have passed without a byte.
-        if self._connected_at is not None and now - self._connected_at > 2 * self._patience.silence_s:
-            self.over()
-        self._connected_at = None
-        self._connection_is_good = node_answers
-        if self._began is None:
-            self._began = now - (self._patience.silence_s if node_answers else 0.0)
-        elif now - self._began >= self._patience.outage_s:
-            raise _lost(self._connection.node, self._patience.outage_s, error, node_answers) from error
-        if node_answers:
-            self._tell(f"the worker on {self._connection.node} is silent, waiting for it")
-        elif isinstance(error, ConnectError):
-            self._tell(f"lost the connection to {self._connection.node}, reconnecting")
-        elif not self._tries:  # perhaps the worker alone has died: whoever asks on the same connection learns at once
-            self._connection_is_good = True
+        if self._opened_at is not None and now - self._opened_at > 2 * patience.silence_s:
+            self.heard()
+        self._opened_at = None
+        if self._state is StreamState.CONNECTED:
+            self._began = now - (patience.silence_s if event is StreamEvent.SILENT else 0.0)
+        elif now - self._began >= patience.outage_s:
+            self._on(StreamEvent.EXPIRED)
+            raise _lost(node, patience.outage_s, error, event) from error
+        self._on(event)
+        if event is StreamEvent.SILENT:
+            self._tell(f"the worker on {node} is silent, waiting for it")
+        elif event is StreamEvent.UNREACHABLE:
+            self._tell(f"lost the connection to {node}, reconnecting")
 
-    async def mend(self) -> None:
-        """Have a connection again, if it was lost. Raises as `ReconnectingConnection.reopen`."""
-        if self._began is None:
+    async def recover(self) -> None:
+        """Wait before a further try; reopen a lost connection. Raises as `ReconnectingConnection.reopen`."""
+        if self._state is StreamState.CONNECTED:
             return
         patience, self._tries = self._patience, self._tries + 1
         if self._tries > 1:
             await asyncio.sleep(min(patience.pause_s * 2 ** (self._tries - 2), patience.longest_pause_s))
-        if self._connection_is_good:
+        if self._state is not StreamState.RECONNECTING:
             return
         left = patience.outage_s - (time.monotonic() - self._began)
         try:
@@ -155,18 +211,15 @@ class _Outage:
                 details={"reason": "no answer"},
             ) from error
 
-    def connected(self) -> None:
-        """The worker is spoken to again."""
-        self._connected_at = time.monotonic()
-        if self._told and not self._connection_is_good:
+    def opened(self) -> None:
+        """The worker takes the request; no event of it came yet."""
+        self._opened_at = time.monotonic()
+        if self._told and self._state is StreamState.RECONNECTING:
             self._emit(Notice(f"reconnected to {self._connection.node}"))
             self._told = ""
 
-    def over(self) -> None:
-        """The worker was heard: what comes next is another outage."""
-        self._began = None
-        self._tries = 0
-        self._told = ""
+    def _on(self, event: StreamEvent) -> None:
+        self._state = TRANSITIONS[self._state][event]
 
     def _tell(self, what: str) -> None:
         """Once, however often it is tried."""
@@ -175,8 +228,8 @@ class _Outage:
             self._emit(Notice(what))
 
 
-def _lost(node: str, outage_s: float, error: RbeeError, node_answers: bool) -> RbeeError:
-    if node_answers:
+def _lost(node: str, outage_s: float, error: RbeeError, event: StreamEvent) -> RbeeError:
+    if event is StreamEvent.SILENT:
         return NodeError(
             ErrorCode.WORKER_CRASHED,
             f"the worker on {node} was silent for {outage_s:g} s, although the node answers",
@@ -186,7 +239,7 @@ def _lost(node: str, outage_s: float, error: RbeeError, node_answers: bool) -> R
         return error  # the node is there, and what is wrong is its worker
     return ConnectError(
         ErrorCode.CONNECTION_LOST,
-        f"the connection to {node} was lost, and not to be had again within {outage_s:g} s",
+        f"could not reconnect to {node} within {outage_s:g} s",
         hint="what runs on the node goes on; try again",
         details={"reason": error.details.get("reason") or error.message},
     )

@@ -5,7 +5,7 @@ For each: the wait is bounded (WITHIN_S), message and status are right, nothing 
 Where in the eight phases a failure strikes matters only where something else is under way, so these stand for all:
 - Connection: 2 (cut by bytes: key exchange, probe), 3, 5 and 7. Phase 4 is one request to the hive as 5 is; 1 and 6
   are the keeper's own, and what breaks in them shows when 2 and 7 begin. `close` and `stall` look to the keeper as
-  `cut` and `half-open` do; a killed sshd session is a `close`. 8 is in test_unbroken.py, and in tests/ssh/ with all
+  `cut` and `half-open` do; a killed sshd session is a `close`. 8 is in test_reconnecting.py, and in tests/ssh/ with all
   four at any moment.
 - Hive: 3 (as 4 and 5: a request without a hive), 7 (it takes the load along), 8 (which goes on without it).
 - Worker: 1 (the registry still has it), 7 and 8; before, there is none of ours.

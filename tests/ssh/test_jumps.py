@@ -25,7 +25,7 @@ from tests.ssh import scripted_worker
 from tests.ssh.conftest import Connect, write_key
 from tests.ssh.peers import PIPE, everything_works
 from tests.ssh.servers import SSHD, openssh_server
-from tests.ssh.test_unbroken import ANSWER, PATIENCE, Reader, ask, nothing_known, running_peer, striking
+from tests.ssh.test_reconnecting import ANSWER, PATIENCE, Reader, ask, nothing_known, running_peer, striking
 
 pytestmark = pytest.mark.skipif(SSHD is None, reason="OpenSSH's sshd is not installed")
 
