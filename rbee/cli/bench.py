@@ -7,17 +7,11 @@ from typing import Annotated
 import typer
 
 from rbee.base.errors import UsageError
-from rbee.cli.load_options import (
-    CtxOption,
-    DeviceOption,
-    FlashAttentionOption,
-    GpuLayersOption,
-    KvTypeOption,
-    TensorSplitOption,
-    load_options,
-)
+from rbee.cli.load_options import takes_load_options
 from rbee.cli.options import ModelOption, complete_node
 from rbee.cli.shell import Shell, command
+from rbee_remote.protocol import LoadOptions
+from rbee_remote.protocol.load_options import OPTIONS
 
 MAX_REPETITIONS = 1000
 
@@ -26,6 +20,7 @@ def register(app: typer.Typer) -> None:
     command(app, "bench", example="rbee bench all --model smollm2:135m")(bench)
 
 
+@takes_load_options(name for name in OPTIONS if name != "slots")
 def bench(
     shell: Shell,
     nodes: Annotated[str, typer.Argument(metavar="NODE", help="A node, @TAG or all.", autocompletion=complete_node)],
@@ -39,12 +34,8 @@ def bench(
     repetitions: Annotated[
         int, typer.Option("--repetitions", "-r", min=1, max=MAX_REPETITIONS, metavar="N", help="Runs of each test.")
     ] = 5,
-    ctx: CtxOption = None,
-    kv_type: KvTypeOption = None,
-    flash_attention: FlashAttentionOption = None,
-    device: DeviceOption = None,
-    tensor_split: TensorSplitOption = None,
-    gpu_layers: GpuLayersOption = None,
+    *,
+    load: LoadOptions,
 ) -> None:
     """Measure how fast nodes compute a model, all at once: tokens per second, as llama-bench tells them."""
     from rbee.cli.views import bench_table, partial_failure
@@ -54,19 +45,9 @@ def bench(
 
     if prompt == gen == 0:
         raise UsageError("there is nothing to measure", hint="leave out --prompt 0 or --gen 0")
-    load = InferRequest(
-        model=model,
-        **load_options(
-            ctx=ctx,
-            kv_type=kv_type,
-            flash_attention=flash_attention,
-            device=device,
-            tensor_split=tensor_split,
-            gpu_layers=gpu_layers,
-        ),
-    )
+    asked = InferRequest(model=model, load=load)
     context, request = shell.context, BenchRequest(prompt, gen, repetitions)
-    answers = shell.run(run_bench(context.inventory.select(nodes), request, load, context))
+    answers = shell.run(run_bench(context.inventory.select(nodes), request, asked, context))
     shell.renderer.table(bench_table(answers))
     failure = partial_failure([answer.error for answer in answers])
     if failure:

@@ -10,18 +10,10 @@ import typer
 
 from rbee.base.errors import UsageError
 from rbee.cli.constraints import GrammarOption, SchemaOption, decode_text, read_constraints, read_text
-from rbee.cli.load_options import (
-    CtxOption,
-    DeviceOption,
-    FlashAttentionOption,
-    GpuLayersOption,
-    KvTypeOption,
-    SlotsOption,
-    TensorSplitOption,
-    load_options,
-)
+from rbee.cli.load_options import takes_load_options
 from rbee.cli.options import ModelOption, NodeOption, duration
 from rbee.cli.shell import Shell, command
+from rbee_remote.protocol import LoadOptions
 
 if TYPE_CHECKING:
     from rbee.infer.request import InferRequest
@@ -31,6 +23,7 @@ def register(app: typer.Typer) -> None:
     command(app, "infer", example='rbee infer --node gpu1 --model smollm2:135m "Why is the sky blue?"')(infer)
 
 
+@takes_load_options()
 def infer(
     shell: Shell,
     prompt: Annotated[
@@ -78,13 +71,8 @@ def infer(
     ] = None,
     schema: SchemaOption = None,
     grammar: GrammarOption = None,
-    ctx: CtxOption = None,
-    slots: SlotsOption = None,
-    kv_type: KvTypeOption = None,
-    flash_attention: FlashAttentionOption = None,
-    device: DeviceOption = None,
-    tensor_split: TensorSplitOption = None,
-    gpu_layers: GpuLayersOption = None,
+    *,
+    load: LoadOptions,
     raw: Annotated[bool, typer.Option("--raw", help="Take the prompt as it is, without the chat template.")] = False,
     keep_alive: Annotated[
         str | None, typer.Option(metavar="TIME", help="How long the idle worker stays: 90s, 5m, never.")
@@ -130,15 +118,7 @@ def infer(
         sampling=Sampling(**{key: value for key, value in chosen.items() if value is not None}),
         stop=tuple(stop or ()),
         max_tokens=max_tokens,
-        **load_options(
-            ctx=ctx,
-            slots=slots,
-            kv_type=kv_type,
-            flash_attention=flash_attention,
-            device=device,
-            tensor_split=tensor_split,
-            gpu_layers=gpu_layers,
-        ),
+        load=load,
         keep_alive_s=duration(keep_alive, "--keep-alive"),
         timeout_s=None if limit == NEVER else limit,
         retry=retry,

@@ -2,83 +2,77 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 import typer
 
 from rbee.base.errors import UsageError
-
-CtxOption = Annotated[
-    str | None,
-    typer.Option("--ctx", metavar="N", help="Context in tokens, for each request; auto takes the most that fits."),
-]
-SlotsOption = Annotated[
-    str | None,
-    typer.Option("--slots", metavar="N", help="Requests served at once. [default: 4, or as many as fit]"),
-]
-KvTypeOption = Annotated[
-    str | None,
-    typer.Option("--kv-type", metavar="TYPE", help="Of the context's memory: f16, q8_0, q4_0, … [default: f16]"),
-]
-FlashAttentionOption = Annotated[
-    str | None, typer.Option("--flash-attention", metavar="WHEN", help="auto, on or off. [default: auto]")
-]
-DeviceOption = Annotated[
-    list[str] | None,
-    typer.Option("--device", metavar="GPU", help="Use this GPU, such as CUDA0; may be repeated. [default: all]"),
-]
-TensorSplitOption = Annotated[
-    str | None,
-    typer.Option("--tensor-split", metavar="A,B,…", help="Shares of the model for the GPUs. [default: by free memory]"),
-]
-GpuLayersOption = Annotated[
-    str | None,
-    typer.Option("--gpu-layers", metavar="N", help="Layers on the GPUs: a number, auto or all. [default: auto]"),
-]
+from rbee_remote.protocol import LoadOptions
+from rbee_remote.protocol.load_options import OPTIONS, Form, Names, Number, Option, Shares
 
 
-def load_options(
-    *,
-    ctx: str | None = None,
-    slots: str | None = None,
-    kv_type: str | None = None,
-    flash_attention: str | None = None,
-    device: list[str] | None = None,
-    tensor_split: str | None = None,
-    gpu_layers: str | None = None,
-) -> dict[str, Any]:
-    """The fields of an InferRequest that are given. Raises UsageError that names the option."""
-    given = {
-        "ctx": None if ctx is None else _number_or_word(ctx),
-        "slots": None if slots is None else _number_or_word(slots),
-        "kv_type": kv_type,
-        "flash_attention": flash_attention,
-        "devices": device or None,
-        "tensor_split": None if tensor_split is None else [_share(part) for part in tensor_split.split(",")],
-        "gpu_layers": None if gpu_layers is None else _number_or_word(gpu_layers),
-    }
-    return {name: _checked(name, value) for name, value in given.items() if value is not None}
+def takes_load_options(names: Iterable[str] = tuple(OPTIONS)) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let a command take these options where its parameter `load` stands, which gets what was said by them."""
+    taken = {name: OPTIONS[name] for name in names}
+
+    def dress(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def call(*arguments: Any, **values: Any) -> None:
+            load = load_options({name: values.pop(name) for name in taken})
+            function(*arguments, load=load, **values)
+
+        signature = inspect.signature(function, eval_str=True)
+        parameters: list[inspect.Parameter] = []
+        for parameter in signature.parameters.values():
+            is_load = parameter.annotation is LoadOptions
+            parameters += [_parameter(*each) for each in taken.items()] if is_load else [parameter]
+        call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return call
+
+    return dress
 
 
-def _checked(name: str, value: object) -> Any:
+def load_options(given: Mapping[str, Any]) -> LoadOptions:
+    """What the command line says, by the options' names. Raises UsageError that names the option."""
+    said = {name: value for name, value in given.items() if value is not None and value != []}
+    return LoadOptions(**{name: _checked(name, OPTIONS[name], value) for name, value in said.items()})
+
+
+def _flag(name: str, option: Option) -> str:
+    return option.flag or f"--{name.replace('_', '-')}"
+
+
+def _parameter(name: str, option: Option) -> inspect.Parameter:
+    kind: Any = list[str] if isinstance(option.form, Names) else str
+    shown = typer.Option(_flag(name, option), metavar=option.metavar, help=option.help)
+    annotation = Annotated[kind | None, shown]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _checked(name: str, option: Option, text: Any) -> Any:
     from rbee.inventory.schema import KEYS
 
-    option = "--device" if name == "devices" else f"--{name.replace('_', '-')}"
     try:
-        return KEYS[name][1](value)
+        return KEYS[name][1](_value(option.form, text))
     except ValueError as error:
-        raise UsageError(f"{option}: {error}") from error
+        raise UsageError(f"{_flag(name, option)}: {error}") from error
 
 
-def _number_or_word(text: str) -> int | str:
+def _value(form: Form, text: Any) -> Any:
+    """What the inventory would have there; words that are no numbers are left to its checks."""
+    match form:
+        case Number():
+            return _number(int, text)
+        case Shares():
+            return [_number(float, part) for part in text.split(",")]
+    return text
+
+
+def _number(kind: type[int] | type[float], text: str) -> int | float | str:
     try:
-        return int(text)
-    except ValueError:
-        return text
-
-
-def _share(text: str) -> float | str:
-    try:
-        return float(text)
+        return kind(text)
     except ValueError:
         return text

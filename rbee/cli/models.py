@@ -9,10 +9,11 @@ import typer
 
 from rbee.base.errors import NodeError, UsageError
 from rbee.base.settings import expand
-from rbee.cli.load_options import CtxOption, FlashAttentionOption, KvTypeOption, SlotsOption, load_options
+from rbee.cli.load_options import takes_load_options
 from rbee.cli.options import NodeArgument, NodeOption, NodesArgument
 from rbee.cli.shell import Shell, command, group
-from rbee_remote.protocol import ErrorCode
+from rbee_remote.protocol import ErrorCode, LoadOptions
+from rbee_remote.protocol.load_options import OPTIONS
 
 RefArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="smollm2:135m, hf:OWNER/REPO:QUANT, file:PATH, https://…")
@@ -37,27 +38,16 @@ def list_(shell: Shell, nodes: NodesArgument = None) -> None:
     shell.renderer.table(models_table(shell.run(models.models(context, context.inventory.select(nodes)))))
 
 
-def show(
-    shell: Shell,
-    model: RefArgument,
-    node: NodeOption = None,
-    ctx: CtxOption = None,
-    slots: SlotsOption = None,
-    kv_type: KvTypeOption = None,
-    flash_attention: FlashAttentionOption = None,
-) -> None:
+@takes_load_options(name for name, option in OPTIONS.items() if option.sizes)
+def show(shell: Shell, model: RefArgument, node: NodeOption = None, *, load: LoadOptions) -> None:
     """Show what a model is, what memory it needs, and how much context each node has room for."""
     from rbee.cli.needs_view import needs_data, needs_table, summary
     from rbee.cli.views import partial_failure
     from rbee.fleet import models
-    from rbee.infer.request import InferRequest
 
-    given = load_options(ctx=ctx, slots=slots, kv_type=kv_type, flash_attention=flash_attention)
-    asked = InferRequest(**given)
-    counts = () if asked.slots is None else (asked.slots,)
     context = shell.context
     nodes = context.inventory.select(node)
-    answers = shell.run(models.model_needs(context, nodes, model, asked, slots=counts))
+    answers = shell.run(models.model_needs(context, nodes, model, load))
     having = [(answer.node, answer.value) for answer in answers if answer.value]
     failure = partial_failure([answer.error for answer in answers])
     if not having:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rbee.base.durations import format_duration
 from rbee.base.errors import RbeeError
-from rbee.inventory import LOAD_KEYS, Node, load_value
+from rbee.inventory import Node
 from rbee.render import Table
 from rbee.render.text import amount, clock_time, error_data, one_line
 from rbee_remote.protocol import ErrorCode
@@ -43,7 +43,7 @@ def node_data(node: Node) -> dict[str, Any]:
         "model": node.model,
         "keep_alive": format_duration(node.keep_alive_s),
         "max_workers": node.max_workers,
-        **{key: load_value(node, key) for key in LOAD_KEYS},
+        **node.load.plain(),
         "env": node.env,
     }
 

@@ -17,7 +17,6 @@ from rbee.infer.infer import ready_worker
 from rbee.infer.request import InferRequest
 from rbee.infer.session import InferSession
 from rbee.inventory import Node
-from rbee.inventory.schema import AUTO_CTX
 from rbee.node.hive_client import WorkerClient
 from rbee.node.session import PerNode, each
 from rbee_remote.protocol import (
@@ -29,9 +28,7 @@ from rbee_remote.protocol import (
     ModelInfo,
     WorkerInfo,
 )
-
-#: What a worker holds at least that is loaded without a context size, as far as its model can.
-DEFAULT_CTX = 4096
+from rbee_remote.protocol.load_options import AUTO_CTX, DEFAULT_CTX
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +54,21 @@ def speed(test: BenchTest) -> Speed:
 
 
 async def bench(
-    nodes: Sequence[Node], request: BenchRequest, load: InferRequest, context: Context
+    nodes: Sequence[Node], request: BenchRequest, asked: InferRequest, context: Context
 ) -> list[PerNode[Bench]]:
     """Measure the nodes at once, each on its own machine; one that fails is a value in the result.
 
-    load: which model, and how to load it. Without a ctx, the node's, or what the tests need.
+    asked: which model, and how to load it. Without a ctx, the node's, or what the tests need.
     Raises UsageError for a ctx that does not hold the tests. Canceled (Ctrl-C), the workers stop within a step.
     """
     needed = max(request.prompt_tokens, request.generated_tokens)
-    if load.ctx and load.ctx < needed:
-        raise UsageError(f"a context of {load.ctx} tokens does not hold {needed}", hint="leave out --ctx, or raise it")
+    if (given := asked.load.ctx) and given < needed:
+        raise UsageError(f"a context of {given} tokens does not hold {needed}", hint="leave out --ctx, or raise it")
     with context.open_registry() as registry:
 
         async def ask(node: Node) -> Bench:
-            asked = node.ctx if load.ctx is None else load.ctx
-            wanted = replace(load, ctx=context_size(asked, needed))
+            ctx = context_size(asked.load.over(node.load).ctx, needed)
+            wanted = replace(asked, load=replace(asked.load, ctx=ctx))
             own = context if len(nodes) == 1 else replace(context, emit=_naming(node, context.emit))
             with audit.recorded(context.settings, "bench", emit=own.emit, node=node.name) as details:
                 async with InferSession(wanted, own, registry) as session:

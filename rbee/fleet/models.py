@@ -10,15 +10,13 @@ from rbee import audit
 from rbee.base.errors import NodeError
 from rbee.base.events import silent
 from rbee.context import Context
-from rbee.infer.load_options import worker_options
-from rbee.infer.request import InferRequest
 from rbee.inventory import Node
 from rbee.models.provision import ensure_model, push_file, push_model
 from rbee.models.ref import parse_ref
 from rbee.node.hive_client import HiveClient
 from rbee.node.session import NodeSession, PerNode, on_each, open_session
 from rbee.setup.attach import attach
-from rbee_remote.protocol import ErrorCode, ModelInfo, ModelNeeds, NeedsRequest
+from rbee_remote.protocol import ErrorCode, LoadOptions, ModelInfo, ModelNeeds, NeedsRequest
 
 
 async def models(context: Context, nodes: Sequence[Node]) -> list[PerNode[list[ModelInfo]]]:
@@ -32,11 +30,11 @@ async def models(context: Context, nodes: Sequence[Node]) -> list[PerNode[list[M
 
 
 async def model_needs(
-    context: Context, nodes: Sequence[Node], ref: str, asked: InferRequest, *, slots: tuple[int, ...]
+    context: Context, nodes: Sequence[Node], ref: str, asked: LoadOptions
 ) -> list[PerNode[ModelNeeds | None]]:
     """What a model is, and what it needs, on each node that has it; None where it is not.
 
-    asked: how it would be loaded, and with ctx for which context alone. slots: at which counts, none for some.
+    asked: how it would be loaded, and with ctx or slots for which context or number of slots alone.
     A node that rbee never set up is left as it is. Raises UsageError for a ref that is none.
     """
     wanted = parse_ref(ref)
@@ -45,8 +43,9 @@ async def model_needs(
         hive, node = await _hive_where_set_up(session), session.node
         if not hive:
             return None
-        options = worker_options(replace(asked, ctx=None, slots=None), replace(node, ctx=None, slots=None))
+        options = replace(asked.over(node.load), ctx=None, slots=None).for_worker(node.backend)
         ctx = (asked.ctx,) if asked.ctx else ()
+        slots = (asked.slots,) if asked.slots else ()
         try:
             return await hive.needs(NeedsRequest(wanted.canonical, options, ctx=ctx, slots=slots, sandbox=node.sandbox))
         except NodeError as error:

@@ -15,7 +15,6 @@ from rbee.base.errors import ConnectError, NodeError
 from rbee.base.events import Finished, Notice, Phase, Timings
 from rbee.context import Context
 from rbee.infer.answer import Answer, Endpoint, PartialAnswer, answer
-from rbee.infer.load_options import is_for_the_hive, worker_options
 from rbee.infer.loading import until_ready
 from rbee.infer.placement import Reuse, Spawn, place
 from rbee.infer.request import InferRequest
@@ -137,13 +136,10 @@ async def _phases_2_to_7(session: InferSession, node: Node) -> ReadyWorker:
 
 def _choose(session: InferSession, nodes: Sequence[Node]) -> Reuse | Spawn:
     """Phase 1: where a warm worker is known, else where one is to be had."""
-    request = session.request
     with session.clock.phase(Phase.REGISTRY, "workers.db") as outcome:
-        rows, reuse = session.registry.fresh_rows(), not is_for_the_hive(request)
+        rows = session.registry.fresh_rows()
         session.ref(nodes[0])  # an invalid model ref is rejected before anything is touched
-        chosen = place(
-            nodes, rows, lambda node: session.ref(node).canonical, ctx=request.ctx, slots=request.slots, reuse=reuse
-        )
+        chosen = place(nodes, rows, lambda node: session.ref(node).canonical, session.request.load)
         outcome.text = (
             f"{chosen.row.model} runs on {chosen.node.name}" if isinstance(chosen, Reuse) else "no warm worker"
         )
@@ -176,7 +172,7 @@ def _spawn_request(session: InferSession, node: Node, model: str) -> SpawnReques
     keep_alive_s = session.request.keep_alive_s
     return SpawnRequest(
         model=model,
-        options=worker_options(session.request, node),
+        options=session.request.load.over(node.load).for_worker(node.backend),
         keep_alive_s=node.keep_alive_s if keep_alive_s is None else keep_alive_s,
         max_workers=node.max_workers,
         timeout_s=session.deadline.left(),

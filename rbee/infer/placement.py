@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from rbee.base.errors import UsageError
 from rbee.inventory import Node
-from rbee.registry import WorkerRow, joined
-from rbee_remote.protocol import WorkerOptions
+from rbee.registry import WorkerRow, as_text
+from rbee_remote.protocol import LoadOptions
+from rbee_remote.protocol.load_options import AUTO_CTX, is_open
 
-_DEFAULT = WorkerOptions()
+_NOTHING_SAID = LoadOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,53 +38,46 @@ def place(
     nodes: Sequence[Node],
     rows: Sequence[WorkerRow],
     model_of: Callable[[Node], str],
-    *,
-    ctx: int | None = None,
-    slots: int | None = None,
-    reuse: bool = True,
+    load: LoadOptions = _NOTHING_SAID,
 ) -> Reuse | Spawn:
     """Choose among `nodes`, in this order: a usable worker that holds the model; a node with room; the first.
 
     nodes: what `--node` means; one node is an explicit choice. Of several, `local` is the last resort.
     model_of: the canonical ref of the model on a node, which may be another on each.
-    rows: what the registry holds that is fresh enough to believe. ctx and slots: what the request asks for, None for
-    what the node's entry says, or any; a worker loaded with less context, or with another number of slots, does not
-    serve it, nor one that was loaded in another way than the node's entry says. reuse: whether a row can tell at all
-    which worker serves. Raises UsageError for no nodes.
+    rows: what the registry holds that is fresh enough to believe. load: what the request asks for; else a worker has to
+    be loaded as the node's entry says. Raises UsageError for no nodes.
     """
     if not nodes:
         raise UsageError("there is no node to choose from", hint="`rbee nodes add` adds one")
     ordered = sorted(nodes, key=lambda node: node.is_local)
-    for node in ordered if reuse else ():
-        row = _usable(node, rows, model_of, ctx, slots)
+    for node in () if _is_for_the_hive(load) else ordered:
+        row = _usable(node, rows, model_of(node), load.over(node.load))
         if row:
             return Reuse(node, row)
     return Spawn(next((node for node in ordered if _has_room(node, rows)), ordered[-1]))
 
 
-def _usable(
-    node: Node, rows: Sequence[WorkerRow], model_of: Callable[[Node], str], ctx: int | None, slots: int | None
-) -> WorkerRow | None:
+def _is_for_the_hive(load: LoadOptions) -> bool:
+    """Whether the registry cannot tell which worker does what a request asks: it knows the context, not whether that
+    is the most that fits, and of the rest what the node's entry says."""
+    return load.ctx == AUTO_CTX or bool(load.said().keys() - {"ctx", "slots"})
+
+
+def _usable(node: Node, rows: Sequence[WorkerRow], model: str, load: LoadOptions) -> WorkerRow | None:
     """The worker of `node` with the most free slots, of those that can take the request at once."""
-    ctx, slots = node.ctx if ctx is None else ctx, node.slots if slots is None else slots
-    candidates = (row for row in rows if row.node == node.name and row.is_usable and row.model == model_of(node))
-    usable = [row for row in candidates if fits(row, ctx, slots) and _is_loaded_for(row, node)]
+    usable = [
+        row for row in rows if row.node == node.name and row.is_usable and row.model == model and _serves(row, load)
+    ]
     return max(usable, key=lambda row: row.slots_free, default=None)
 
 
-def fits(row: WorkerRow, ctx: int | None, slots: int | None = None) -> bool:
-    """Whether the worker's context holds what was asked for, and it has as many slots. None: any will do."""
-    return (ctx is None or row.ctx >= ctx) and (slots is None or row.slots == slots)
-
-
-def _is_loaded_for(row: WorkerRow, node: Node) -> bool:
-    """Whether the worker was loaded as the node's entry says: another request may have asked for something else."""
-    return (
-        row.kv_type == (node.kv_type or _DEFAULT.kv_type)
-        and row.flash_attention == (node.flash_attention or _DEFAULT.flash_attention)
-        and (not node.devices or row.devices == joined(node.devices))
-        and (not node.tensor_split or row.tensor_split == joined(node.tensor_split))
-    )
+def _serves(row: WorkerRow, load: LoadOptions) -> bool:
+    """Whether the worker's context holds what is asked for, and it was loaded in that way: another request may have
+    asked for something else."""
+    if row.ctx < (load.ctx or AUTO_CTX) or load.slots not in (None, row.slots):
+        return False
+    wanted = load.for_worker()
+    return all(is_open(value := getattr(wanted, name)) or row.loaded[name] == as_text(value) for name in row.loaded)
 
 
 def _has_room(node: Node, rows: Sequence[WorkerRow]) -> bool:

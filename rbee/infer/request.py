@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rbee_remote.protocol import Message, Sampling
+from rbee_remote.protocol import LoadOptions, Message, Sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,8 +13,7 @@ class InferRequest:
 
     node: a name, "@tag", "all", or None for wherever the model is or fits. model: a model ref, None for the node's
     default. Either messages, or prompt (--raw: no chat template). max_tokens: None for what the context still holds.
-    How the model is loaded is the node's where None: ctx, in tokens per slot, 0 for the most that fits; slots; kv_type;
-    flash_attention; devices; tensor_split; gpu_layers, -1 for as many as fit.
+    load: how the model is loaded; what it does not say is the node's.
     keep_alive_s: None for the node's, negative for never. timeout_s: seconds for everything, None for none.
     retry: how often a busy worker is asked again.
     """
@@ -26,13 +25,7 @@ class InferRequest:
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
-    ctx: int | None = None
-    slots: int | None = None
-    kv_type: str | None = None
-    flash_attention: str | None = None
-    devices: tuple[str, ...] | None = None
-    tensor_split: tuple[float, ...] | None = None
-    gpu_layers: int | None = None
+    load: LoadOptions = field(default_factory=LoadOptions)
     keep_alive_s: float | None = None
     timeout_s: float | None = None
     retry: int = 3

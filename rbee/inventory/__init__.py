@@ -23,9 +23,11 @@ from typing import Any
 from rbee.base import trusted_files
 from rbee.base.errors import ConfigError, UsageError
 from rbee.base.settings import Settings
-from rbee.inventory.schema import ALL, ALL_LAYERS, AUTO, AUTO_CTX, AUTO_LAYERS, REACH, nearest, read_table
+from rbee.inventory.schema import ALL, REACH, nearest, read_table
 from rbee.inventory.schema import LOCAL as LOCAL
 from rbee.inventory.steering import steers
+from rbee_remote.protocol import LoadOptions
+from rbee_remote.protocol.load_options import OPTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,7 @@ class Node:
     host_key: "SHA256:…", None where known_hosts decides. home: None for ~/.rbee/node, else absolute or ~-relative, on
     the node. keep_alive_s: seconds, negative for never. builds_from: nodes whose builds of llama.cpp may run here too.
     hub_token: it may have the user's hub token, for models that the hub does not give to everybody.
-    How models are loaded, None for what rbee chooses: ctx, in tokens per slot, 0 for the most that fits; slots;
-    kv_type; flash_attention; devices; tensor_split; gpu_layers, -1 for as many as the GPUs hold.
+    load: how models are loaded; rbee chooses what it does not say.
     sandbox: how workers that are started from now on keep themselves from the rest of the node: auto, on or off.
     """
 
@@ -56,33 +57,13 @@ class Node:
     model: str | None = None
     keep_alive_s: float = 300.0
     max_workers: int | None = None
-    slots: int | None = None
-    ctx: int | None = None
-    kv_type: str | None = None
-    flash_attention: str | None = None
-    devices: tuple[str, ...] | None = None
-    tensor_split: tuple[float, ...] | None = None
-    gpu_layers: int | None = None
+    load: LoadOptions = field(default_factory=LoadOptions)
     sandbox: str = "auto"
     env: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_local(self) -> bool:
         return self.host is None
-
-
-#: How models are loaded, in the order of inventory.example.toml.
-LOAD_KEYS = ("slots", "ctx", "kv_type", "flash_attention", "devices", "tensor_split", "gpu_layers")
-
-
-def load_value(node: Node, key: str) -> Any:
-    """What the inventory says for one of LOAD_KEYS: a TOML value, None for nothing."""
-    value = getattr(node, key)
-    if key == "ctx" and value == AUTO_CTX:
-        return AUTO
-    if key == "gpu_layers" and value in (AUTO_LAYERS, ALL_LAYERS):
-        return AUTO if value == AUTO_LAYERS else "all"
-    return list(value) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +224,8 @@ def _merge(name: str, defaults: Mapping[str, Any], own: Mapping[str, Any], *, is
     if name == LOCAL:
         common = {variable: value for variable, value in common.items() if not steers(variable)}
     fields["env"] = {**common, **own.get("env", {})}
-    return Node(name=name, **fields)
+    load = LoadOptions(**{key: fields.pop(key) for key in OPTIONS if key in fields})
+    return Node(name=name, load=load, **fields)
 
 
 def _check_jumps(nodes: Mapping[str, Node], path: Path) -> None:

@@ -21,7 +21,7 @@ from rbee.base import trusted_files
 from rbee.base.durations import format_duration
 from rbee.base.errors import ConfigError, UsageError
 from rbee.base.settings import make_private_folder
-from rbee.inventory import LOAD_KEYS, WHAT, Node, load_value, parse
+from rbee.inventory import WHAT, Node, parse
 from rbee.inventory.schema import LOCAL, nearest
 
 #: Seconds for other edits, which take a moment each.
@@ -89,9 +89,12 @@ def toml_keys(node: Node) -> dict[str, Any]:
         keys["tags"] = sorted(node.tags)
     if node.keep_alive_s != plain.keep_alive_s:
         keys["keep_alive"] = format_duration(node.keep_alive_s)
-    for key in ("max_workers", *LOAD_KEYS, "sandbox", "env"):
+    if node.max_workers is not None:
+        keys["max_workers"] = node.max_workers
+    keys |= {key: value for key, value in node.load.plain().items() if value is not None}
+    for key in ("sandbox", "env"):
         if getattr(node, key) != getattr(plain, key):
-            keys[key] = load_value(node, key) if key in LOAD_KEYS else getattr(node, key)
+            keys[key] = getattr(node, key)
     return keys
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from rbee.base.errors import ConfigError
 from rbee.base.settings import expand
 from rbee.inventory.names import check_host_name, check_user_name, read_target
 from rbee.inventory.steering import steers
+from rbee_remote.protocol.load_options import BACKENDS, OPTIONS, Choice, Form, Names, Number, Shares
 
 LOCAL = "local"
 ALL = "all"
@@ -23,14 +24,7 @@ REACH = frozenset({"host", "port", "user", "identity_file", "host_key", "jump"})
 #: What trusts one machine with something, and therefore stands in that machine's own table and in no other.
 TRUST = frozenset({"hub_token"})
 
-BACKENDS = ("auto", "cpu", "cuda", "metal", "rocm", "vulkan")
-KV_TYPES = ("f16", "bf16", "f32", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
-FLASH_ATTENTION = ("auto", "on", "off")
 SANDBOX = ("auto", "on", "off")
-
-AUTO = "auto"
-#: Numbers that stand for words: the most tokens of context that fit, as many layers as the GPUs hold, every layer.
-AUTO_CTX, AUTO_LAYERS, ALL_LAYERS = 0, -1, 4096
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -232,11 +226,11 @@ def _choice(choices: tuple[str, ...], what: str) -> Callable[[Any], str]:
     return check
 
 
-def _number_or(words: dict[str, int], low: int, high: int) -> Callable[[Any], int]:
+def _number_or(words: Mapping[str, int], low: int, high: int) -> Callable[[Any], int]:
     """A whole number, or one of the words that stand for one."""
 
     def check(value: Any) -> int:
-        if not isinstance(value, str):
+        if not words or not isinstance(value, str):
             return _whole(value, low, high)
         if value not in words:
             raise ValueError(f"{value!r} is neither a whole number nor {' or '.join(map(repr, words))}")
@@ -276,7 +270,20 @@ def _builder(value: Any) -> str:
     return _word(value, "an index") if "://" in _text(value) else check_name(value)
 
 
-#: TOML key -> field of Node, and the check that makes it. The checks raise ValueError.
+def _check_of(form: Form) -> Callable[[Any], Any]:
+    """The check of a load option."""
+    match form:
+        case Number(low, high, words):
+            return _number_or(words, low, high)
+        case Choice(values, what):
+            return _choice(values, what)
+        case Names(what):
+            return lambda value: _list(value, lambda item: _word(item, what))
+        case Shares():
+            return _shares
+
+
+#: TOML key -> field of Node or LoadOptions, and the check that makes it. The checks raise ValueError.
 KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "host": ("host", check_host),
     "port": ("port", check_port),
@@ -292,13 +299,7 @@ KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "model": ("model", _text),
     "keep_alive": ("keep_alive_s", _duration),
     "max_workers": ("max_workers", lambda value: _whole(value, 1, 1024)),
-    "slots": ("slots", lambda value: _whole(value, 1, 256)),
-    "ctx": ("ctx", _number_or({AUTO: AUTO_CTX}, 16, 2**24)),
-    "kv_type": ("kv_type", _choice(KV_TYPES, "type of a KV cache")),
-    "flash_attention": ("flash_attention", _choice(FLASH_ATTENTION, "way of flash attention")),
-    "devices": ("devices", lambda value: _list(value, lambda item: _word(item, "a device's name"))),
-    "tensor_split": ("tensor_split", _shares),
-    "gpu_layers": ("gpu_layers", _number_or({AUTO: AUTO_LAYERS, "all": ALL_LAYERS}, 0, ALL_LAYERS)),
+    **{name: (name, _check_of(option.form)) for name, option in OPTIONS.items()},
     "sandbox": ("sandbox", _choice(SANDBOX, "way to confine workers")),
     "env": ("env", _env),
 }

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from rbee.registry import file as registry_file
 from rbee.registry.file import immediate, translated
+from rbee.registry.rows import OPTION_COLUMNS, iso_time, storable, storable_values, worker_record
 from rbee.registry.rows import NodeFacts as NodeFacts
 from rbee.registry.rows import WorkerRow as WorkerRow
-from rbee.registry.rows import iso_time, storable, storable_values, worker_record
-from rbee.registry.rows import joined as joined
+from rbee.registry.rows import as_text as as_text
 from rbee_remote.protocol import WorkerInfo
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ T = TypeVar("T")
 #: For how long the state of a worker is believed without asking.
 FRESH_S = 60.0
 
-_WORKER_COLUMNS = ", ".join(field.name for field in fields(WorkerRow))
+_WORKER_FIELDS = [field.name for field in fields(WorkerRow) if field.name != "loaded"]
+_WORKER_COLUMNS = ", ".join((*_WORKER_FIELDS, *OPTION_COLUMNS))
 _NODE_COLUMNS = ", ".join(field.name for field in fields(NodeFacts))
 
 
@@ -188,7 +189,7 @@ class Registry:
     def _workers(self, where: str, values: tuple[Any, ...]) -> list[WorkerRow]:
         query = f"select {_WORKER_COLUMNS} from workers {where} order by node, created_at, worker_id"  # noqa: S608 - column names are ours
         with translated(self.path):
-            return [WorkerRow(*row) for row in self._connection.execute(query, values)]
+            return [_worker_row(row) for row in self._connection.execute(query, values)]
 
     @property
     def _database(self) -> Database:
@@ -221,6 +222,12 @@ class Registry:
     def _say_unwritable(self, why: str) -> None:
         if self._tell:
             self._tell(f"the registry {self.path} cannot be written ({why}): nothing of this command is remembered")
+
+
+def _worker_row(values: tuple[Any, ...]) -> WorkerRow:
+    """From _WORKER_COLUMNS."""
+    own = dict(zip(_WORKER_FIELDS, values, strict=False))
+    return WorkerRow(**own, loaded=dict(zip(OPTION_COLUMNS, values[len(own) :], strict=True)))
 
 
 #: How a use case comes to a registry when it needs one.

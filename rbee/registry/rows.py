@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from rbee_remote.protocol import WorkerInfo, WorkerOptions, WorkerState
+from rbee_remote.protocol.load_options import OPTIONS
+
+OPTION_COLUMNS = tuple(name for name, option in OPTIONS.items() if option.column)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerRow:
     """A row of `workers`. created_at, last_seen_at: ISO 8601, UTC, milliseconds; other fields as in WorkerInfo.
 
-    kv_type, flash_attention, devices, tensor_split: of its options, the last two as the command line writes them.
+    loaded: its options that have a column each, OPTION_COLUMNS, as the command line writes them.
     secret: what the worker says first to keepers; never shown.
     """
 
@@ -37,10 +39,7 @@ class WorkerRow:
     payload: str
     created_at: str
     last_seen_at: str
-    kv_type: str
-    flash_attention: str
-    devices: str
-    tensor_split: str
+    loaded: dict[str, str]
     secret: str = field(repr=False)
 
     @property
@@ -91,13 +90,11 @@ def worker_record(node: str, info: WorkerInfo, hive_instance: str, payload: str)
         payload=payload,
         created_at=iso_time(info.created_at),
         last_seen_at=iso_time(time.time()),
-        kv_type=options.kv_type,
-        flash_attention=options.flash_attention,
-        devices=joined(options.devices),
-        tensor_split=joined(options.tensor_split),
+        loaded={name: as_text(getattr(options, name)) for name in OPTION_COLUMNS},
         secret=info.secret,
     )
-    return storable_values(asdict(row))
+    values = asdict(row)
+    return storable_values(values.pop("loaded") | values)
 
 
 def storable_values(values: dict[str, Any]) -> dict[str, Any]:
@@ -115,9 +112,9 @@ def storable(value: Any) -> Any:
     return value
 
 
-def joined(values: Sequence[str | float]) -> str:
-    """devices or tensor_split, as a row holds them."""
-    return ",".join(map(str, values))
+def as_text(value: object) -> str:
+    """One of OPTION_COLUMNS, as a row holds it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def iso_time(seconds: float) -> str:

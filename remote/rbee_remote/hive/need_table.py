@@ -9,10 +9,10 @@ from rbee_remote.hive import planning
 from rbee_remote.hive.fit import options as load_options
 from rbee_remote.hive.fit.meter import Job, Meter, subject_of
 from rbee_remote.hive.fit.needs import Estimate
-from rbee_remote.hive.fit.scheduler import AUTO_CTX
 from rbee_remote.hive.models.catalog import Catalog
 from rbee_remote.hive.record import WorkerRecord
 from rbee_remote.protocol import ErrorCode, ModelNeeds, NeedPoint, NeedsRequest, RemoteError, WorkerOptions
+from rbee_remote.protocol.load_options import AUTO_CTX, MOST_CTX, MOST_SLOTS
 from rbee_remote.protocol.measuring import Point
 
 _SLOTS = (1, 2, 4, 8)
@@ -24,7 +24,7 @@ _MOST_POINTS = 256
 
 def make_needs(catalog: Catalog, request: NeedsRequest, live: Sequence[WorkerRecord], meter: Meter) -> ModelNeeds | Job:
     """The table, or what has to be measured first. Raises RemoteError MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE."""
-    for name, values, most in (("ctx", request.ctx, 2**24), ("slots", request.slots, 256)):
+    for name, values, most in (("ctx", request.ctx, MOST_CTX), ("slots", request.slots, MOST_SLOTS)):
         if any(not 1 <= value <= most for value in values):
             raise RemoteError(ErrorCode.USAGE, f"{name} has to be between 1 and {most}")
     planning.check_sandbox(request.sandbox)
@@ -59,7 +59,7 @@ def _point(estimate: Estimate, ctx: int, slots: int) -> NeedPoint:
 
 def _largest(asked: WorkerOptions, estimate: Estimate, slots: int, available_mb: int) -> NeedPoint:
     """What AUTO_CTX gives; ctx 0 where not even the smallest context fits."""
-    whole = replace(asked, ctx=AUTO_CTX, slots=slots, gpu_layers=asked.gpu_layers)
+    whole = replace(asked, ctx=AUTO_CTX, slots=slots)
     options = load_options.resolve(whole, estimate, available_mb)
     needed = load_options.need_of(options, estimate).total_mb
     return NeedPoint((options.ctx or 0) if needed <= available_mb else 0, slots, needed)

@@ -47,7 +47,7 @@ class Loading:
 def make_loading(catalog: Catalog, name: str, asked: WorkerOptions) -> Loading:
     """Raises RemoteError MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE."""
     model = catalog.find(name)
-    placement = resources.place(asked.backend, asked.gpu_layers, resources.gpus(), asked.devices, asked.tensor_split)
+    placement = resources.place(asked, resources.gpus())
     asked = load_options.closed(
         asked,
         model.meta,
@@ -59,8 +59,7 @@ def make_loading(catalog: Catalog, name: str, asked: WorkerOptions) -> Loading:
         model.meta,
         model.size,
         memory=placement.memory,
-        kv_type=asked.kv_type,
-        flash_attention=asked.flash_attention,
+        options=asked,
         gpus=len(placement.gpus),
     )
     return Loading(model, placement, asked, estimate)

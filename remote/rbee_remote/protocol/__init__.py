@@ -42,9 +42,10 @@ from rbee_remote.protocol.load import Lease as Lease
 from rbee_remote.protocol.load import LeaseRequest as LeaseRequest
 from rbee_remote.protocol.load import Served as Served
 from rbee_remote.protocol.load import WorkerConfig as WorkerConfig
-from rbee_remote.protocol.load import WorkerOptions as WorkerOptions
 from rbee_remote.protocol.load import WorkerState as WorkerState
 from rbee_remote.protocol.load import WorkerStatus as WorkerStatus
+from rbee_remote.protocol.load_options import LoadOptions as LoadOptions
+from rbee_remote.protocol.load_options import WorkerOptions as WorkerOptions
 from rbee_remote.protocol.models import DENIED as DENIED
 from rbee_remote.protocol.models import DownloadProgress as DownloadProgress
 from rbee_remote.protocol.models import DownloadRequest as DownloadRequest

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from rbee_remote.protocol.load import Lease, WorkerOptions, WorkerState
+from rbee_remote.protocol.load import Lease, WorkerState
+from rbee_remote.protocol.load_options import WorkerOptions
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,10 +1,12 @@
-"""How a model is to be loaded, and where a worker stands."""
+"""Where a worker stands, and what it is started with."""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
 from typing import Any
+
+from rbee_remote.protocol.load_options import WorkerOptions
 
 
 class WorkerState(str, enum.Enum):
@@ -17,29 +19,6 @@ class WorkerState(str, enum.Enum):
     BUSY = "busy"
     STOPPING = "stopping"
     FAILED = "failed"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class WorkerOptions:
-    """How a model is to be loaded. Two requests with equal model and options share a worker.
-
-    ctx: tokens per slot, None for the smaller of 4096 and what the model was trained for, 0 for the most that fits.
-    slots: parallel requests, None for 4 or as many as fit. backend: auto, cpu, cuda, metal, rocm or vulkan.
-    gpu_layers: None for as many as the GPUs hold. threads: None for the number of physical cores the process may use.
-    kv_type: of the KV cache's values, as ggml names it: f16, bf16, f32, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl.
-    flash_attention: auto, on or off. devices: the GPUs to use, by ggml's names (CUDA0) or numbers; none for all.
-    tensor_split: share of the model for each device, in their order; none for by free memory.
-    """
-
-    ctx: int | None = None
-    slots: int | None = None
-    backend: str = "auto"
-    gpu_layers: int | None = None
-    threads: int | None = None
-    kv_type: str = "f16"
-    flash_attention: str = "auto"
-    devices: tuple[str, ...] = ()
-    tensor_split: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from rbee_remote.protocol.load import WorkerOptions
+from rbee_remote.protocol.load_options import WorkerOptions
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

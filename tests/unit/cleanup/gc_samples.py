@@ -113,10 +113,7 @@ def row(**changes: Any) -> WorkerRow:
         payload=PAYLOAD,
         created_at="2026-01-01T00:00:00.000Z",
         last_seen_at="2026-01-01T00:00:00.000Z",
-        kv_type="f16",
-        flash_attention="auto",
-        devices="",
-        tensor_split="",
+        loaded={},
         secret="5ec2e75f" * 4,
     )
     return replace(given, **changes)

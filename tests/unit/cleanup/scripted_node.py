@@ -365,8 +365,7 @@ class World:
             node="gpu1", worker_id=info.id, model=info.model, backend="cpu", device="cpu", state=info.state.value,
             socket=info.socket, slots=4, slots_free=4, ctx=512, keep_alive_s=info.keep_alive_s, boot_id=info.boot_id,
             pid=info.pid, start_ticks=info.start_ticks, hive_instance="0" * 16, payload="ab" * 8, created_at="",
-            last_seen_at="", kv_type="f16", flash_attention="auto", devices="", tensor_split="",
-            secret="5ec2e75f" * 4,
+            last_seen_at="", loaded={}, secret="5ec2e75f" * 4,
         )  # fmt: skip
 
 

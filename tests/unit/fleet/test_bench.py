@@ -17,7 +17,6 @@ from rbee.context import Context
 from rbee.fleet.bench import Bench, Speed, bench, context_size, measure, speed
 from rbee.infer.request import InferRequest
 from rbee.inventory import Inventory, Node
-from rbee.inventory.schema import AUTO_CTX
 from rbee.node.hive_client import WorkerClient
 from rbee.node.session import PerNode
 from rbee.registry import Registry
@@ -28,12 +27,14 @@ from rbee_remote.protocol import (
     BenchResult,
     BenchTest,
     ErrorCode,
+    LoadOptions,
     ModelInfo,
     ModelMeta,
     WorkerInfo,
     WorkerOptions,
     WorkerState,
 )
+from rbee_remote.protocol.load_options import AUTO_CTX
 from tests.doubles.connection import FakeConnection
 from tests.doubles.engine import ScriptedEngine, loads
 from tests.unit.remote.worker.http.test_app import echo, running
@@ -124,8 +125,9 @@ async def test_a_context_that_does_not_hold_the_tests_is_refused_before_any_node
 
     settings = Settings(home=tmp_path)
     context = Context(settings, Inventory({}), no_registry, "keeper")
+    asked = InferRequest(load=LoadOptions(ctx=256))
     with pytest.raises(UsageError, match="256"):
-        await bench([Node("gpu1")], BenchRequest(512, 128), InferRequest(ctx=256), context)
+        await bench([Node("gpu1")], BenchRequest(512, 128), asked, context)
 
 
 @pytest.mark.parametrize("words", [("--prompt", "0", "--gen", "0"), ("--repetitions", "0"), ("--prompt", "-1")])

@@ -8,6 +8,7 @@ from rbee.base.errors import UsageError
 from rbee.infer.placement import Reuse, Spawn, place
 from rbee.inventory import Node
 from rbee.registry import WorkerRow
+from rbee_remote.protocol import LoadOptions
 
 MODEL = "smollm2:135m"
 LOCAL, A, B = Node("local"), Node("a", host="a"), Node("b", host="b", max_workers=1)
@@ -24,12 +25,10 @@ def row(
     state: str = "idle",
     free: int = 1,
     ctx: int = 4096,
-    kv_type: str = "f16",
-    flash_attention: str = "auto",
-    devices: str = "",
-    tensor_split: str = "",
     secret: str = "5ec2e75f" * 4,
+    **loaded: str,
 ) -> WorkerRow:
+    loaded_as = {"kv_type": "f16", "flash_attention": "auto", "devices": "", "tensor_split": ""}
     return WorkerRow(
         node=node,
         worker_id="0" * 16,
@@ -49,10 +48,7 @@ def row(
         payload="",
         created_at="",
         last_seen_at="",
-        kv_type=kv_type,
-        flash_attention=flash_attention,
-        devices=devices,
-        tensor_split=tensor_split,
+        loaded=loaded_as | loaded,
         secret=secret,
     )
 
@@ -77,7 +73,7 @@ def row(
     ],
 )
 def test_place(nodes: list[Node], rows: list[WorkerRow], ctx: int | None, expected: str) -> None:
-    decision = place(nodes, rows, model_of, ctx=ctx)
+    decision = place(nodes, rows, model_of, LoadOptions(ctx=ctx))
     assert f"{type(decision).__name__.lower()} {decision.node.name}" == expected
     assert isinstance(decision, Reuse | Spawn)
 
@@ -88,21 +84,34 @@ def test_place(nodes: list[Node], rows: list[WorkerRow], ctx: int | None, expect
         (A, None, Reuse),
         (A, 4, Reuse),
         (A, 2, Spawn),
-        (Node("a", host="a", slots=4), None, Reuse),
-        (Node("a", host="a", slots=2), None, Spawn),
-        (Node("a", host="a", slots=2), 4, Reuse),
-        (Node("a", host="a", ctx=8192), None, Spawn),
-        (Node("a", host="a", ctx=0), None, Reuse),
+        (Node("a", host="a", load=LoadOptions(slots=4)), None, Reuse),
+        (Node("a", host="a", load=LoadOptions(slots=2)), None, Spawn),
+        (Node("a", host="a", load=LoadOptions(slots=2)), 4, Reuse),
+        (Node("a", host="a", load=LoadOptions(ctx=8192)), None, Spawn),
+        (Node("a", host="a", load=LoadOptions(ctx=0)), None, Reuse),
     ],
 )
 def test_what_the_request_says_goes_before_what_the_node_does(
     node: Node, slots: int | None, expected: type[Reuse | Spawn]
 ) -> None:
-    assert isinstance(place([node], [row("a")], model_of, slots=slots), expected)
+    assert isinstance(place([node], [row("a")], model_of, LoadOptions(slots=slots)), expected)
 
 
-def test_where_no_row_can_tell_the_hive_is_asked() -> None:
-    assert place([A, LOCAL], [row("local")], model_of, reuse=False) == Spawn(A)
+@pytest.mark.parametrize(
+    ("load", "is_asked"),
+    [
+        (LoadOptions(), False),
+        (LoadOptions(ctx=4096, slots=4), False),
+        (LoadOptions(ctx=0), True),
+        (LoadOptions(kv_type="f16"), True),
+        (LoadOptions(devices=("0",)), True),
+        (LoadOptions(gpu_layers=-1), True),
+        (LoadOptions(flash_attention="auto"), True),
+    ],
+)
+def test_where_no_row_can_tell_the_hive_is_asked(load: LoadOptions, is_asked: bool) -> None:
+    hint = row("local")
+    assert place([A, LOCAL], [hint], model_of, load) == (Spawn(A) if is_asked else Reuse(LOCAL, hint))
 
 
 def test_of_two_workers_the_one_with_more_free_slots() -> None:
@@ -129,12 +138,12 @@ def test_no_nodes_is_a_usage_error() -> None:
         (A, {"flash_attention": "off"}, Spawn),
         (A, {"kv_type": "", "flash_attention": ""}, Spawn),  # a registry of an older rbee
         (A, {"devices": "CUDA1", "tensor_split": "1.0"}, Reuse),  # the hive takes any for a node that names none
-        (Node("a", host="a", kv_type="q8_0"), {"kv_type": "q8_0"}, Reuse),
-        (Node("a", host="a", kv_type="q8_0"), {}, Spawn),
-        (Node("a", host="a", devices=("CUDA0", "1")), {"devices": "CUDA0,1"}, Reuse),
-        (Node("a", host="a", devices=("CUDA0",)), {"devices": "CUDA1"}, Spawn),
-        (Node("a", host="a", tensor_split=(3.0, 1.0)), {"tensor_split": "3.0,1.0"}, Reuse),
-        (Node("a", host="a", tensor_split=(3.0, 1.0)), {"tensor_split": ""}, Spawn),
+        (Node("a", host="a", load=LoadOptions(kv_type="q8_0")), {"kv_type": "q8_0"}, Reuse),
+        (Node("a", host="a", load=LoadOptions(kv_type="q8_0")), {}, Spawn),
+        (Node("a", host="a", load=LoadOptions(devices=("CUDA0", "1"))), {"devices": "CUDA0,1"}, Reuse),
+        (Node("a", host="a", load=LoadOptions(devices=("CUDA0",))), {"devices": "CUDA1"}, Spawn),
+        (Node("a", host="a", load=LoadOptions(tensor_split=(3.0, 1.0))), {"tensor_split": "3.0,1.0"}, Reuse),
+        (Node("a", host="a", load=LoadOptions(tensor_split=(3.0, 1.0))), {"tensor_split": ""}, Spawn),
     ],
 )
 def test_a_worker_that_was_loaded_in_another_way_is_not_taken_for_the_nodes(

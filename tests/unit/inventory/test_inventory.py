@@ -21,7 +21,9 @@ from rbee.base.settings import Settings
 from rbee.inventory import LOCAL, Inventory, Node, load, parse
 from rbee.inventory.edit import add_node, remove_node
 from rbee.inventory.names import check_host_name, check_user_name
-from rbee.inventory.schema import BACKENDS, FLASH_ATTENTION, KEYS, KV_TYPES, SANDBOX, check_name
+from rbee.inventory.schema import KEYS, SANDBOX, check_name
+from rbee_remote.protocol import LoadOptions
+from rbee_remote.protocol.load_options import BACKENDS, FLASH_ATTENTION, KV_TYPES
 
 ROOT = Path(__file__).parents[3]
 FINGERPRINT = "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU"
@@ -349,14 +351,17 @@ NODES = st.builds(
     tags=st.frozensets(NAMES, max_size=3),
     backend=st.sampled_from(BACKENDS),
     keep_alive_s=st.just(-1.0) | st.integers(0, 10**6).map(float),
-    slots=st.none() | st.integers(1, 256),
-    ctx=st.none() | st.just(0) | st.integers(16, 2**20),
-    kv_type=st.none() | st.sampled_from(KV_TYPES),
-    flash_attention=st.none() | st.sampled_from(FLASH_ATTENTION),
+    load=st.builds(
+        LoadOptions,
+        slots=st.none() | st.integers(1, 256),
+        ctx=st.none() | st.just(0) | st.integers(16, 2**20),
+        kv_type=st.none() | st.sampled_from(list(KV_TYPES)),
+        flash_attention=st.none() | st.sampled_from(list(FLASH_ATTENTION)),
+        devices=st.none() | st.lists(WORDS, max_size=3, unique=True).map(tuple),
+        tensor_split=st.none() | st.lists(st.floats(0.1, 10), min_size=1, max_size=3).map(tuple),
+        gpu_layers=st.none() | st.integers(-1, 4096),
+    ),
     sandbox=st.sampled_from(SANDBOX),
-    devices=st.none() | st.lists(WORDS, max_size=3, unique=True).map(tuple),
-    tensor_split=st.none() | st.lists(st.floats(0.1, 10), min_size=1, max_size=3).map(tuple),
-    gpu_layers=st.none() | st.integers(-1, 4096),
     env=st.dictionaries(
         st.text(string.ascii_letters + "_", min_size=1, max_size=8),
         st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=20),

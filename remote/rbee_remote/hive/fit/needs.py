@@ -11,29 +11,17 @@ MB are 10**6 bytes.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rbee_remote.hive.fit.scheduler import RAM, VRAM
-from rbee_remote.protocol import ModelMeta
+from rbee_remote.protocol import ModelMeta, WorkerOptions
+from rbee_remote.protocol.load_options import KV_TYPES
 from rbee_remote.protocol.measuring import MeasureAnswer, Measured
 
 MB = 10**6
 
-#: Bytes of a value in the KV cache. Quantised ones come in blocks of 32 with their scales: ggml-common.h, block_q8_0 ….
-KV_BYTES = {
-    "f32": 4.0,
-    "f16": 2.0,
-    "bf16": 2.0,
-    "q8_0": 34 / 32,
-    "q5_1": 24 / 32,
-    "q5_0": 22 / 32,
-    "q4_1": 20 / 32,
-    "q4_0": 18 / 32,
-    "iq4_nl": 18 / 32,
-}
-#: The values of a head have to fill whole blocks.
+#: The values of a head have to fill whole blocks of a quantised cache.
 KV_BLOCK = 32
-QUANTISED_KV = frozenset(KV_BYTES) - {"f32", "f16", "bf16"}
 
 _PADDING = 256  # llama_context: GGML_PAD(n_ctx_seq, 256), and the same for the cells of a sliding window
 _UBATCH = 512  # the worker's micro-batch in tokens
@@ -74,15 +62,14 @@ class Need:
 class Estimate:
     """A model and how it is to be loaded; tells what that needs at any context size and slot count.
 
-    size: of the model's file in bytes. memory: RAM or VRAM, which the weights go to. kv_type, flash_attention: as in
-    WorkerOptions. gpus: how many share the model, 0 in RAM. answer: what llama.cpp said, where it was asked.
+    size: of the model's file in bytes. memory: RAM or VRAM, which the weights go to. gpus: how many share the model, 0
+    in RAM. answer: what llama.cpp said, where it was asked.
     """
 
     meta: ModelMeta
     size: int
     memory: str = RAM
-    kv_type: str = "f16"
-    flash_attention: str = "auto"
+    options: WorkerOptions = field(default_factory=WorkerOptions)
     gpus: int = 0
     answer: MeasureAnswer | None = None
 
@@ -91,7 +78,7 @@ class Estimate:
         return self.measured(ctx, slots) or self.formula(ctx, slots)
 
     def formula(self, ctx: int, slots: int) -> Need:
-        kv = kv_bytes(self.meta, self.kv_type, ctx=ctx, slots=slots)
+        kv = kv_bytes(self.meta, self.options.kv_type, ctx=ctx, slots=slots)
         return Need(self._weights(twice=True), kv, self._compute(ctx, slots))
 
     def measured(self, ctx: int, slots: int) -> Need | None:
@@ -131,7 +118,7 @@ class Estimate:
         """
         meta = self.meta
         graph = _UBATCH * (meta.n_embd * 4 * _ACTIVATIONS + _padded(ctx) * 2)
-        if self.flash_attention == "off":
+        if self.options.flash_attention == "off":
             graph += _UBATCH * _padded(ctx) * 4 * max(meta.n_head, 1)
         if self.memory == VRAM:
             return self.gpus * (_GPU_CONTEXT_BYTES + graph) + (slots + _EMBEDDED_AT_ONCE) * meta.n_vocab * 4
@@ -150,7 +137,7 @@ def kv_bytes(meta: ModelMeta, kv_type: str = "f16", *, ctx: int, slots: int) -> 
         values = meta.kv_per_token * cells + meta.kv_per_token_swa * window_cells
     else:  # read from the file when these were not looked for
         values = meta.n_layers * meta.n_head_kv * (meta.head_dim_k + meta.head_dim_v) * cells
-    return slots * (math.ceil(values * KV_BYTES[kv_type]) + meta.state_per_slot * 4)
+    return slots * (math.ceil(values * KV_TYPES[kv_type].size) + meta.state_per_slot * 4)
 
 
 def _between(low: int, high: int, share: float) -> int:

@@ -10,20 +10,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
-from rbee_remote.hive.fit.needs import KV_BLOCK, KV_BYTES, QUANTISED_KV, Estimate, Need
-from rbee_remote.hive.fit.scheduler import AUTO_CTX, RAM
+from rbee_remote.hive.fit.needs import KV_BLOCK, Estimate, Need
+from rbee_remote.hive.fit.scheduler import RAM
 from rbee_remote.protocol import ErrorCode, ModelMeta, RemoteError, WorkerOptions
+from rbee_remote.protocol.load_options import (
+    AUTO_CTX,
+    DEFAULT_CTX,
+    ON_CPU,
+    OPTIONS,
+    QUANTISED_KV,
+    Choice,
+    Form,
+    Number,
+    Shares,
+)
 from rbee_remote.protocol.measuring import Point
 
-DEFAULT_CTX = 4096
 DEFAULT_SLOTS = 4
 #: Share of the available memory that a context of AUTO_CTX leaves to others: other programs grow, too.
 AUTO_MARGIN = 0.1
 #: Contexts of AUTO_CTX are multiples of what llama.cpp pads them to.
 CTX_STEP = 256
 
-_MOST_CTX = 2**24
+_THREADS = Number(1, 512)
 #: Up to this share of the available memory the formula's upper bound is good enough, and llama.cpp is not asked.
 _PLENTY = 0.5
 
@@ -34,14 +45,13 @@ def closed(options: WorkerOptions, meta: ModelMeta, *, backend: str, on_gpu: boo
     backend: what options.backend means on this node. Raises RemoteError USAGE.
     """
     _check(options, meta)
+    options = options if on_gpu else replace(options, **ON_CPU)
     return replace(
         options,
         ctx=min(DEFAULT_CTX, meta.n_ctx_train) if options.ctx is None else options.ctx,
         backend=backend,
-        gpu_layers=_layers(options.gpu_layers, meta) if on_gpu else 0,
+        gpu_layers=_layers(options.gpu_layers, meta),
         threads=options.threads or threads,
-        devices=options.devices if on_gpu else (),
-        tensor_split=options.tensor_split if on_gpu else (),
     )
 
 
@@ -51,25 +61,24 @@ def _layers(gpu_layers: int | None, meta: ModelMeta) -> int | None:
 
 
 def _check(options: WorkerOptions, meta: ModelMeta) -> None:
-    numbers = (
-        ("ctx", options.ctx, AUTO_CTX, _MOST_CTX),
-        ("slots", options.slots, 1, 256),
-        ("threads", options.threads, 1, 512),
-        ("gpu_layers", options.gpu_layers, 0, 4096),
-    )
-    for name, value, least, most in numbers:
-        if value is not None and not least <= value <= most:
-            raise RemoteError(ErrorCode.USAGE, f"{name} has to be between {least} and {most}, not {value}")
-    if options.kv_type not in KV_BYTES:
-        raise RemoteError(
-            ErrorCode.USAGE, f"{options.kv_type!r} is no type of a KV cache", hint=f"one of {', '.join(KV_BYTES)}"
-        )
-    if options.flash_attention not in ("auto", "on", "off"):
-        raise RemoteError(ErrorCode.USAGE, f"flash_attention is auto, on or off, not {options.flash_attention!r}")
+    for name, option in OPTIONS.items():
+        _check_value(name, getattr(options, name), option.form)
+    _check_value("threads", options.threads, _THREADS)
     if options.kv_type in QUANTISED_KV:
         _check_quantised(options, meta)
-    if any(share < 0 for share in options.tensor_split) or (options.tensor_split and not sum(options.tensor_split)):
-        raise RemoteError(ErrorCode.USAGE, "the shares of tensor_split have to be positive numbers")
+
+
+def _check_value(name: str, value: Any, form: Form) -> None:
+    match form:
+        case Number(high=most) if value is not None and not form.least <= value <= most:
+            wrong = f"{name} has to be between {form.least} and {most}, not {value}"
+        case Choice(words, what) if value not in words:
+            wrong = f"{value!r} is no {what}: it is {', '.join(words[:-1])} or {words[-1]}"
+        case Shares() if any(share < 0 for share in value) or (value and not sum(value)):
+            wrong = f"the shares of {name} have to be positive numbers"
+        case _:
+            return
+    raise RemoteError(ErrorCode.USAGE, wrong)
 
 
 def _check_quantised(options: WorkerOptions, meta: ModelMeta) -> None:

@@ -17,7 +17,9 @@ from typing import Any
 import psutil
 
 from rbee_remote.hive.fit.scheduler import RAM, VRAM
-from rbee_remote.protocol import ErrorCode, RemoteError
+from rbee_remote.protocol import ErrorCode, RemoteError, WorkerOptions
+from rbee_remote.protocol.load_options import BACKENDS
+from rbee_remote.system.gpu_choice import choose_gpus
 
 _log = logging.getLogger(__name__)
 
@@ -68,24 +70,15 @@ def physical_cores() -> int:
     return max(1, min(physical, allowed))
 
 
-def place(
-    backend: str,
-    gpu_layers: int | None,
-    gpus: tuple[Gpu, ...],
-    devices: Sequence[str] = (),
-    split: tuple[float, ...] = (),
-) -> Placement:
-    """Where a worker with this backend computes. devices, split: WorkerOptions.devices and tensor_split.
-
-    Raises RemoteError BACKEND_UNAVAILABLE, USAGE.
-    """
-    known = ("auto", "cpu", *_BACKEND_LIBRARIES)
-    if backend not in known:
-        raise RemoteError(ErrorCode.USAGE, f"{backend!r} is no backend", hint=f"one of {', '.join(known)}")
+def place(options: WorkerOptions, gpus: tuple[Gpu, ...]) -> Placement:
+    """Where a worker with these options computes. Raises RemoteError BACKEND_UNAVAILABLE, USAGE."""
+    backend = options.backend
+    if backend not in BACKENDS:
+        raise RemoteError(ErrorCode.USAGE, f"{backend!r} is no backend", hint=f"one of {', '.join(BACKENDS)}")
     if backend == "auto":
         backend = _best_backend(gpus)
-    if backend == "cpu" or gpu_layers == 0:
-        if devices or split:
+    if backend == "cpu" or options.gpu_layers == 0:
+        if options.devices or options.tensor_split:
             raise RemoteError(
                 ErrorCode.USAGE,
                 f"there is no GPU to choose: this worker computes with backend {backend}, on the CPU",
@@ -101,39 +94,10 @@ def place(
     if backend == "cuda":
         if not gpus:
             raise RemoteError(ErrorCode.BACKEND_UNAVAILABLE, "this node shows no NVIDIA GPU", hint="--backend cpu")
-        chosen = choose_gpus(gpus, devices)
-        _check_split(split, chosen)
-        return Placement(backend, ", ".join(gpu.name for gpu in chosen), VRAM, chosen, split)
+        chosen = choose_gpus(gpus, options)
+        return Placement(backend, ", ".join(gpu.name for gpu in chosen), VRAM, chosen, options.tensor_split)
     # Vulkan, ROCm and Metal devices are not measured: Metal's memory is RAM, the others fail while loading.
     return Placement(backend, backend, RAM)
-
-
-def choose_gpus(gpus: tuple[Gpu, ...], devices: Sequence[str]) -> tuple[Gpu, ...]:
-    """The GPUs that `devices` name, by ggml's name or by number, in that order; all for none. Raises RemoteError USAGE
-    that lists what there is."""
-    by_name = {gpu.id.lower(): gpu for gpu in gpus} | {str(gpu.index): gpu for gpu in gpus}
-    for name in devices:
-        if name.lower() not in by_name:
-            there = [gpu.id for gpu in gpus]
-            raise RemoteError(
-                ErrorCode.USAGE,
-                f"there is no device {name!r} on this node",
-                hint=f"there are {', '.join(f'{gpu.id} ({gpu.name})' for gpu in gpus)}",
-                details={"device": name, "available": there},
-            )
-    chosen = tuple(by_name[name.lower()] for name in devices) or gpus
-    if len(set(chosen)) < len(chosen):
-        raise RemoteError(ErrorCode.USAGE, f"a device is named twice: {', '.join(devices)}")
-    return chosen
-
-
-def _check_split(split: tuple[float, ...], gpus: tuple[Gpu, ...]) -> None:
-    if split and len(split) != len(gpus):
-        raise RemoteError(
-            ErrorCode.USAGE,
-            f"tensor_split has {len(split)} shares for {len(gpus)} GPUs",
-            hint=f"one for each of {', '.join(gpu.id for gpu in gpus)}, or choose some with --device",
-        )
 
 
 def free_vram_mb(placement: Placement, gpus: Sequence[Gpu]) -> int:

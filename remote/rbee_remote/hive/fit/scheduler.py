@@ -13,13 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 from rbee_remote.protocol import WorkerOptions, WorkerState
+from rbee_remote.protocol.load_options import AUTO_CTX, is_open
 
 RAM, VRAM = "ram", "vram"
-
-#: WorkerOptions.ctx for the most that fits.
-AUTO_CTX = 0
-#: What the fields are that rbee chooses, by the memory there is, when they are left open.
-_OPEN: dict[str, object] = {"slots": None, "gpu_layers": None, "devices": (), "tensor_split": ()}
 
 
 def matches(has: WorkerOptions, given: WorkerOptions, asked: WorkerOptions) -> bool:
@@ -29,7 +25,7 @@ def matches(has: WorkerOptions, given: WorkerOptions, asked: WorkerOptions) -> b
         if field.name == "ctx" and wanted == AUTO_CTX:
             if given.ctx != AUTO_CTX:
                 return False
-        elif wanted != getattr(has, field.name) and not (field.name in _OPEN and wanted == _OPEN[field.name]):
+        elif not is_open(wanted) and wanted != getattr(has, field.name):
             return False
     return True
 

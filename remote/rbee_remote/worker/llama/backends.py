@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rbee_remote.protocol import ErrorCode, RemoteError
+from rbee_remote.protocol import ErrorCode, RemoteError, WorkerOptions
+from rbee_remote.system.gpu_choice import choose_gpus
 
 _TYPE_CPU, _TYPE_GPU, _TYPE_IGPU = 0, 1, 2  # enum ggml_backend_dev_type in ggml-backend.h
 
@@ -65,49 +66,19 @@ def devices(lib: ctypes.CDLL) -> list[Device]:
     return [_describe(lib, lib.ggml_backend_dev_get(index)) for index in range(lib.ggml_backend_dev_count())]
 
 
-def choose(
-    available: Sequence[Device],
-    backend: str,
-    gpu_layers: int | None,
-    wanted: Sequence[str] = (),
-    split: Sequence[float] = (),
-) -> list[Device]:
+def choose(available: Sequence[Device], options: WorkerOptions) -> list[Device]:
     """The GPUs to load onto, all of one backend, in the order they are wanted; empty for the CPU.
 
-    backend: as in WorkerOptions; wanted and split: its devices and tensor_split. Raises RemoteError BACKEND_UNAVAILABLE
-    naming what there is; USAGE for a device that is not there or there twice, and for a split of another length.
+    Raises RemoteError BACKEND_UNAVAILABLE naming what there is, and what `choose_gpus` does.
     """
-    chosen = _of_backend(available, backend, gpu_layers)
-    if chosen and wanted:
-        chosen = [_named(chosen, name) for name in wanted]
-        if len({device.id or device.handle for device in chosen}) < len(chosen):
-            raise RemoteError(ErrorCode.USAGE, f"a device is named twice: {', '.join(wanted)}")
-    if chosen and split and len(split) != len(chosen):
-        raise RemoteError(
-            ErrorCode.USAGE,
-            f"tensor_split has {len(split)} shares for {len(chosen)} devices",
-            hint=f"one for each of {', '.join(device.id for device in chosen)}",
-        )
-    return chosen
+    gpus = _of_backend(available, options)
+    return list(choose_gpus(gpus, options)) if gpus else []
 
 
-def _named(devices: Sequence[Device], name: str) -> Device:
-    """By ggml's name, or by its number among these."""
-    for index, device in enumerate(devices):
-        if name == str(index) or name.lower() == device.id.lower():
-            return device
-    there = [device.id for device in devices]
-    raise RemoteError(
-        ErrorCode.USAGE,
-        f"there is no device {name!r} on this node",
-        hint=f"there are {', '.join(there)}",
-        details={"device": name, "available": there},
-    )
-
-
-def _of_backend(available: Sequence[Device], backend: str, gpu_layers: int | None) -> list[Device]:
+def _of_backend(available: Sequence[Device], options: WorkerOptions) -> list[Device]:
+    backend = options.backend
     gpus = [device for device in available if device.is_gpu]
-    if backend == "cpu" or gpu_layers == 0 or (backend == "auto" and not gpus):
+    if backend == "cpu" or options.gpu_layers == 0 or (backend == "auto" and not gpus):
         return []
     name = gpus[0].backend if backend == "auto" else backend
     chosen = [device for device in gpus if device.backend == name]

@@ -35,10 +35,7 @@ class LlamaEngine:
         load.check_file(Path(config.path))
         with contextlib.ExitStack() as owned:
             available = backends.load(llama._lib, Path(llama.__file__).parent.parent)
-            options = config.options
-            self._gpus = backends.choose(
-                available, options.backend, options.gpu_layers, options.devices, options.tensor_split
-            )
+            self._gpus = backends.choose(available, config.options)
             self._model = load.load_model(config, self._gpus, progress)
             owned.callback(llama.llama_model_free, self._model)
             self._vocab = llama.llama_model_get_vocab(self._model)

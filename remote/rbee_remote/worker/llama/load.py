@@ -9,6 +9,7 @@ from pathlib import Path
 from llama_cpp import llama_cpp as llama
 
 from rbee_remote.protocol import ErrorCode, RemoteError, WorkerConfig, WorkerOptions
+from rbee_remote.protocol.load_options import FLASH_ATTENTION, KV_TYPES, QUANTISED_KV
 from rbee_remote.worker.compute import threads
 from rbee_remote.worker.compute.batching import EMBEDDED_AT_ONCE
 from rbee_remote.worker.engine.interface import LoadAborted, Progress
@@ -19,27 +20,6 @@ from rbee_remote.worker.llama.log import collected_errors, collected_lines
 N_BATCH = 512
 
 MAX_THREADS = 512  # GGML_MAX_N_THREADS
-
-
-#: WorkerOptions.kv_type in ggml's numbers.
-_KV_TYPES = {
-    "f32": llama.GGML_TYPE_F32,
-    "f16": llama.GGML_TYPE_F16,
-    "bf16": 30,  # GGML_TYPE_BF16, which the bindings leave out
-    "q8_0": llama.GGML_TYPE_Q8_0,
-    "q5_1": llama.GGML_TYPE_Q5_1,
-    "q5_0": llama.GGML_TYPE_Q5_0,
-    "q4_1": llama.GGML_TYPE_Q4_1,
-    "q4_0": llama.GGML_TYPE_Q4_0,
-    "iq4_nl": llama.GGML_TYPE_IQ4_NL,
-}
-_UNQUANTISED = ("f32", "f16", "bf16")
-
-_FLASH_ATTENTION = {
-    "auto": llama.LLAMA_FLASH_ATTN_TYPE_AUTO,
-    "on": llama.LLAMA_FLASH_ATTN_TYPE_ENABLED,
-    "off": llama.LLAMA_FLASH_ATTN_TYPE_DISABLED,
-}
 
 
 def load_model(config: WorkerConfig, gpus: Sequence[Device], progress: Progress) -> llama.llama_model_p:
@@ -113,8 +93,8 @@ def context_params(options: WorkerOptions, *, ctx: int, slots: int) -> llama.lla
     # Outputs of a step, each as wide as the vocabulary: by default there is room for n_batch of them.
     params.n_outputs_max = slots + EMBEDDED_AT_ONCE
     params.n_threads = params.n_threads_batch = options.threads or threads.usable_cores()
-    params.type_k = params.type_v = _KV_TYPES[options.kv_type]
-    params.flash_attn_type = _FLASH_ATTENTION[options.flash_attention]
+    params.type_k = params.type_v = KV_TYPES[options.kv_type].ggml
+    params.flash_attn_type = FLASH_ATTENTION[options.flash_attention]
     params.no_perf = True
     return params
 
@@ -145,12 +125,12 @@ def check_options(config: WorkerConfig) -> None:
         if not 1 <= value <= most:
             raise RemoteError(ErrorCode.USAGE, f"{name} must be from 1 to {most}, got {value}")
     for name, choice, known in (
-        ("kv_type", options.kv_type, _KV_TYPES),
-        ("flash_attention", options.flash_attention, _FLASH_ATTENTION),
+        ("kv_type", options.kv_type, KV_TYPES),
+        ("flash_attention", options.flash_attention, FLASH_ATTENTION),
     ):
         if choice not in known:
             raise RemoteError(ErrorCode.USAGE, f"{name} must be one of {', '.join(known)}, got {choice!r}")
-    if options.flash_attention == "off" and options.kv_type not in _UNQUANTISED:
+    if options.flash_attention == "off" and options.kv_type in QUANTISED_KV:
         raise RemoteError(ErrorCode.USAGE, f"a KV cache of {options.kv_type} needs flash attention")
 
 

@@ -36,7 +36,7 @@ def measure(request: MeasureRequest) -> MeasureAnswer:
     options = request.options
     load.check_file(Path(request.path))
     available = backends.load(llama._lib, Path(llama.__file__).parent.parent)
-    gpus = backends.choose(available, options.backend, options.gpu_layers, options.devices, options.tensor_split)
+    gpus = backends.choose(available, options)
     params = load.model_params(options, gpus)
     params.no_alloc, params.load_mode = True, llama.LLAMA_LOAD_MODE_NONE
     with contextlib.ExitStack() as owned:

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbee_remote.hive.fit.needs import KV_BYTES, Estimate, Need, kv_bytes
-from rbee_remote.protocol import ModelMeta
+from rbee_remote.hive.fit.needs import Estimate, Need, kv_bytes
+from rbee_remote.protocol import ModelMeta, WorkerOptions
+from rbee_remote.protocol.load_options import KV_TYPES
 from rbee_remote.protocol.measuring import MeasureAnswer, Measured, Point
 from tests.testbed.node import wait_until
 from tests.unit.remote.hive.conftest import HiveFolder
@@ -59,10 +60,10 @@ def test_a_recurrent_state_does_not_grow_with_the_context_nor_shrink_with_the_ca
 models = st.sampled_from([LLAMA_8B, WINDOWED, RECURRENT, replace(LLAMA_8B, tied_bytes=10**8)])
 
 
-@given(models, st.integers(1, 2**17), st.integers(1, 16), st.integers(0, 2**40), st.sampled_from(sorted(KV_BYTES)))
+@given(models, st.integers(1, 2**17), st.integers(1, 16), st.integers(0, 2**40), st.sampled_from(sorted(KV_TYPES)))
 def test_more_context_and_slots_never_need_less(meta: ModelMeta, ctx: int, slots: int, size: int, kv_type: str) -> None:
     for memory, gpus in (("ram", 0), ("vram", 2)):
-        estimate = Estimate(meta, size, memory=memory, kv_type=kv_type, gpus=gpus)
+        estimate = Estimate(meta, size, memory=memory, options=WorkerOptions(kv_type=kv_type), gpus=gpus)
         some = estimate.need(ctx, slots)
         assert estimate.need(ctx + 1, slots).total_mb >= some.total_mb
         assert estimate.need(ctx, slots + 1).total_mb >= some.total_mb
@@ -71,7 +72,8 @@ def test_more_context_and_slots_never_need_less(meta: ModelMeta, ctx: int, slots
 
 def test_scores_of_attention_take_room_where_flash_attention_is_off() -> None:
     estimate = Estimate(LLAMA_8B, 0)
-    more = replace(estimate, flash_attention="off").need(4096, 1).compute - estimate.need(4096, 1).compute
+    without = replace(estimate, options=WorkerOptions(flash_attention="off"))
+    more = without.need(4096, 1).compute - estimate.need(4096, 1).compute
     assert more == 512 * 4096 * 32 * 4
 
 

@@ -11,7 +11,7 @@ import pytest
 from rbee_remote.gguf.metadata import read_meta
 from rbee_remote.hive.fit import resources
 from rbee_remote.hive.fit.resources import Gpu, Placement, free_vram_mb, place
-from rbee_remote.protocol import ErrorCode, RemoteError
+from rbee_remote.protocol import ErrorCode, RemoteError, WorkerOptions
 
 
 @pytest.mark.model
@@ -78,10 +78,10 @@ def test_where_a_worker_computes(
     monkeypatch.setattr(resources, "runtime_backends", lambda: frozenset(runtime))
     if isinstance(expected, ErrorCode):
         with pytest.raises(RemoteError) as failure:
-            place(backend, layers, gpus)
+            place(WorkerOptions(backend=backend, gpu_layers=layers), gpus)
         assert failure.value.code is expected
     else:
-        assert place(backend, layers, gpus) == expected
+        assert place(WorkerOptions(backend=backend, gpu_layers=layers), gpus) == expected
 
 
 @pytest.mark.parametrize(
@@ -106,18 +106,18 @@ def test_devices_are_named_as_ggml_does_or_by_number(
 ) -> None:
     monkeypatch.setattr(resources, "runtime_backends", lambda: frozenset({"cuda"}))
     if isinstance(expected, tuple):
-        placement = place("auto", None, (H100, A100), devices, split)
+        placement = place(WorkerOptions(devices=devices, tensor_split=split), (H100, A100))
         assert (placement.gpus, placement.split) == (expected, split)
         return
     with pytest.raises(RemoteError) as failure:
-        place("auto", None, (H100, A100), devices, split)
+        place(WorkerOptions(devices=devices, tensor_split=split), (H100, A100))
     assert failure.value.code is ErrorCode.USAGE
     assert re.search(expected, f"{failure.value.message}; {failure.value.hint}")
 
 
 def test_a_gpu_cannot_be_chosen_where_the_processor_computes() -> None:
     with pytest.raises(RemoteError, match="no GPU to choose") as failure:
-        place("cpu", None, (H100,), ("CUDA0",))
+        place(WorkerOptions(backend="cpu", devices=("CUDA0",)), (H100,))
     assert failure.value.code is ErrorCode.USAGE
 
 

@@ -12,6 +12,7 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, quants
 
 from rbee_remote.protocol import ErrorCode, RemoteError, Sampling, WorkerConfig, WorkerOptions
+from rbee_remote.protocol.load_options import FLASH_ATTENTION, KV_TYPES
 from rbee_remote.worker.engine.interface import BatchToken
 from tests.unit.remote.hive.conftest import make_gguf
 
@@ -54,11 +55,20 @@ def test_every_kv_type_generates(model_path: Path, kv_type: str, flash_attention
         engine.close()
 
 
+def test_llama_cpp_has_the_same_numbers() -> None:
+    from llama_cpp import llama_cpp as llama
+
+    known = {name: getattr(llama, f"GGML_TYPE_{name.upper()}", 30) for name in KV_TYPES}  # the bindings lack BF16
+    assert {name: kind.ggml for name, kind in KV_TYPES.items()} == known
+    words = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}
+    assert {word: getattr(llama, f"LLAMA_FLASH_ATTN_TYPE_{name}") for word, name in words.items()} == FLASH_ATTENTION
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"kv_type": "q4_0", "flash_attention": "off"}, "needs flash attention"),
-        ({"kv_type": "q2_k"}, "kv_type must be one of f32, f16"),
+        ({"kv_type": "q2_k"}, "kv_type must be one of f16, bf16"),
         ({"flash_attention": "yes"}, "flash_attention must be one of auto, on, off"),
     ],
 )
