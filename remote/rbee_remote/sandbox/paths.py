@@ -65,10 +65,10 @@ def serving(model: str, *, run_dir: str, logs: str) -> list[Rule]:
 def driving_gpus() -> list[Rule]:
     """What a driver opens, and where it keeps what it has compiled."""
     home = _home()
-    devices = [Rule(path, _DEVICE) for pattern in _GPU_DEVICES for path in glob.glob(pattern)]  # noqa: PTH207
+    gpus = [Rule(path, _DEVICE) for pattern in _GPU_DEVICES for path in glob.glob(pattern)]  # noqa: PTH207
     caches = [os.environ.get("CUDA_CACHE_PATH", ""), *(str(home / name) for name in _GPU_CACHES)]
     read = [Rule(path, _RUN) for path in (*_GPU_READ, str(home / ".local/share/vulkan"))]
-    return [*devices, *read, *(Rule(path, _WRITE) for path in caches if path)]
+    return [*gpus, *read, *(Rule(path, _WRITE) for path in caches if path)]
 
 
 def _interpreter(env: Mapping[str, str]) -> Iterator[Rule]:

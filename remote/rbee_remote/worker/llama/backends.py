@@ -42,13 +42,13 @@ def load(lib: ctypes.CDLL, site_packages: Path) -> list[Device]:
     A portable wheel brings its backends as libraries in `bin/`, one per CPU generation, of which ggml takes the best
     that runs here. In a native one they are linked in, and loading others beside them would register them twice.
     """
-    if not any(device.kind == _TYPE_CPU for device in devices(lib)):
+    if not any(device.kind == _TYPE_CPU for device in known_devices(lib)):
         for folder in (site_packages / "bin", site_packages / "llama_cpp" / "lib"):
             if any(folder.glob("*ggml-cpu*")):
                 lib.ggml_backend_load_all_from_path.argtypes = [ctypes.c_char_p]
                 lib.ggml_backend_load_all_from_path(bytes(folder))
                 break
-    found = devices(lib)
+    found = known_devices(lib)
     if not any(device.kind == _TYPE_CPU for device in found):
         raise RemoteError(
             ErrorCode.BACKEND_UNAVAILABLE,
@@ -58,7 +58,7 @@ def load(lib: ctypes.CDLL, site_packages: Path) -> list[Device]:
     return found
 
 
-def devices(lib: ctypes.CDLL) -> list[Device]:
+def known_devices(lib: ctypes.CDLL) -> list[Device]:
     """Every device that ggml knows of now."""
     lib.ggml_backend_dev_count.restype = ctypes.c_size_t
     lib.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
