@@ -51,7 +51,7 @@ def place(
         raise UsageError("there is no node to choose from", hint="`rbee nodes add` adds one")
     ordered = sorted(nodes, key=lambda node: node.is_local)
     for node in () if _is_for_the_hive(load) else ordered:
-        row = _usable(node, rows, model_of(node), load.over(node.load))
+        row = _usable(node, rows, model_of, load.over(node.load))
         if row:
             return Reuse(node, row)
     return Spawn(next((node for node in ordered if _has_room(node, rows)), ordered[-1]))
@@ -63,11 +63,12 @@ def _is_for_the_hive(load: LoadOptions) -> bool:
     return load.ctx == AUTO_CTX or bool(load.said().keys() - {"ctx", "slots"})
 
 
-def _usable(node: Node, rows: Sequence[WorkerRow], model: str, load: LoadOptions) -> WorkerRow | None:
+def _usable(
+    node: Node, rows: Sequence[WorkerRow], model_of: Callable[[Node], str], load: LoadOptions
+) -> WorkerRow | None:
     """The worker of `node` with the most free slots, of those that can take the request at once."""
-    usable = [
-        row for row in rows if row.node == node.name and row.is_usable and row.model == model and _serves(row, load)
-    ]
+    candidates = (row for row in rows if row.node == node.name and row.is_usable and row.model == model_of(node))
+    usable = [row for row in candidates if _serves(row, load)]
     return max(usable, key=lambda row: row.slots_free, default=None)
 
 
