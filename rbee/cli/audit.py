@@ -34,7 +34,7 @@ def list_(
 
 
 def verify(shell: Shell, nodes: NodesArgument = None) -> None:
-    """Find lines that were changed, removed or moved, and records that were deleted: the keeper's and its nodes'."""
+    """Find lines that were changed, removed or moved, and records that were deleted, here and on the nodes."""
     from rbee.audit.check import verify_keeper, verify_nodes
     from rbee.cli.audit_view import verdicts_table
     from rbee.cli.views import partial_failure

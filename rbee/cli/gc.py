@@ -44,7 +44,7 @@ def gc(
     patience: PatienceOption = PATIENCE,
     install: InstallOption = False,
 ) -> None:
-    """Stop workers past their keep-alive, end what lost its hive, remove leftovers, forget what is gone."""
+    """Stop workers past their keep-alive, end processes without a hive, remove leftovers. For cron, too."""
     from rbee.cleanup.run import GcRequest
 
     request = GcRequest(

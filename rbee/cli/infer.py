@@ -75,7 +75,11 @@ def infer(
     load: LoadOptions,
     raw: Annotated[bool, typer.Option("--raw", help="Take the prompt as it is, without the chat template.")] = False,
     keep_alive: Annotated[
-        str | None, typer.Option(metavar="TIME", help="How long the idle worker stays: 90s, 5m, never.")
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="How long the worker stays when idle: 90s, 5m, never. [default: keep_alive in the inventory, or 5m]",
+        ),
     ] = None,
     timeout: Annotated[
         str | None, typer.Option(metavar="TIME", help="Give up after this long, everything included.")

@@ -21,7 +21,7 @@ def logs(
         str | None, typer.Option("--worker", metavar="ID", help="That worker's log; left out: the hive's.")
     ] = None,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, metavar="N", help="How many of the last lines.")] = 100,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as more is written.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep showing what is added.")] = False,
 ) -> None:
     """Show the log of a node's hive, or of one of its workers."""
     from rbee.fleet import logs as use_case

@@ -67,7 +67,7 @@ def show(shell: Shell, model: RefArgument, node: NodeOption = None, *, load: Loa
 
 
 def pull(shell: Shell, node: NodeArgument, model: RefArgument) -> None:
-    """Have a node download a model; where it has no way out, the keeper does and brings it."""
+    """Download a model to a node; where the node has no internet, this machine downloads it and sends it."""
     from rbee.cli.views import model_data
     from rbee.fleet import models
 
@@ -81,7 +81,7 @@ def push(
     node: NodeArgument,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A file on this machine, or a model's name.")],
 ) -> None:
-    """Bring a model from this machine to a node."""
+    """Send a model from this machine to a node."""
     from rbee.cli.views import model_data
     from rbee.fleet import models
 
@@ -91,7 +91,7 @@ def push(
 
 
 def rm(shell: Shell, node: NodeArgument, model: RefArgument) -> None:
-    """Remove a model from a node; one that a worker holds stays."""
+    """Remove a model from a node, unless a worker holds it."""
     from rbee.fleet import models
 
     context = shell.context

@@ -65,12 +65,12 @@ def add(
             "--host-key", metavar="SHA256:…", help="The host key's fingerprint, as compared: no other is accepted."
         ),
     ] = None,
-    no_check: Annotated[bool, typer.Option("--no-check", help="Write it down without connecting.")] = False,
+    no_check: Annotated[bool, typer.Option("--no-check", help="Add it without connecting.")] = False,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Accept the host key that is shown, though nobody compared it.")
     ] = False,
 ) -> None:
-    """Pin a machine's host key and write it down."""
+    """Add a machine to the inventory, and pin its host key."""
     from rbee import audit
     from rbee.cli.views import address as node_address
     from rbee.cli.views import node_data
@@ -113,7 +113,7 @@ def show(shell: Shell, node: NodeArgument) -> None:
 
 
 def remove(shell: Shell, node: NodeArgument) -> None:
-    """Take a node out of the inventory. What is on the machine stays there."""
+    """Remove a node from the inventory. What is on the machine stays there; see `rbee uninstall`."""
     from rbee import audit
     from rbee.inventory.edit import remove_node
 
@@ -126,7 +126,7 @@ def remove(shell: Shell, node: NodeArgument) -> None:
 
 
 def ping(shell: Shell, nodes: NodesArgument = None) -> None:
-    """Connect to all nodes at once, and say how long it took."""
+    """Connect to all nodes at once, and show how long it took."""
     from rbee.cli.views import partial_failure, pings_table
     from rbee.fleet import nodes as use_cases
 
@@ -139,7 +139,7 @@ def ping(shell: Shell, nodes: NodesArgument = None) -> None:
 
 
 def check(shell: Shell, node: NodeArgument) -> None:
-    """Look a node over, and say how to fix what is wrong; exit status 5 where no model could run."""
+    """Check a node, and say how to fix what is wrong; exit code 5 where no model could run."""
     from rbee.cli.views import findings_table
     from rbee.fleet import nodes
     from rbee.node.diagnosis import obstacle

@@ -39,7 +39,10 @@ ModelOption = Annotated[
 ]
 NowOption = Annotated[bool, typer.Option("--now", help="Do not wait for running requests.")]
 PatienceOption = Annotated[
-    str, typer.Option("--patience", metavar="TIME", help="How long what is to end gets at each step, until it is made.")
+    str,
+    typer.Option(
+        "--patience", metavar="TIME", help="How long to wait at each step (asking, SIGTERM, SIGKILL) before the next."
+    ),
 ]
 #: What is meant without it, and the most that a hive takes.
 PATIENCE, MOST_PATIENCE_S = "5s", 600.0

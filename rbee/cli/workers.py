@@ -54,7 +54,7 @@ def stop(
     now: NowOption = False,
     patience: PatienceOption = PATIENCE,
 ) -> None:
-    """Stop a worker; its memory is free when this returns."""
+    """Stop a worker once its requests are finished; its memory is free when this returns."""
     from rbee.fleet import workers
 
     seconds = patience_s(patience)
@@ -66,7 +66,7 @@ def stop(
 
 
 def sync(shell: Shell, nodes: NodesArgument = None) -> None:
-    """Make the registry say what the hives say; a node that does not answer keeps its rows."""
+    """Update the local table of workers from the hives; a node that does not answer keeps its rows."""
     from rbee.cli.views import partial_failure, sync_table
     from rbee.fleet import workers
 
@@ -79,7 +79,7 @@ def sync(shell: Shell, nodes: NodesArgument = None) -> None:
 
 
 def health(shell: Shell, nodes: NodesArgument = None) -> None:
-    """Ask each worker itself whether it is well."""
+    """Ask each worker itself whether it works."""
     from rbee.cli.views import health_table
     from rbee.fleet import workers
 
