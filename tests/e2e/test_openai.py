@@ -1,4 +1,4 @@
-"""What the README says of OpenAI's clients: a worker's socket through OpenSSH, and the program that is shown there."""
+"""What docs/how-to/openai-client.md shows: a worker's socket through OpenSSH, and a program that uses it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.testbed.node import ContainerNode, wait_until
 
 pytestmark = [pytest.mark.container, pytest.mark.model]
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-PROGRAM = next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "OpenAI" in block)
+PAGE = (Path(__file__).parents[2] / "docs/how-to/openai-client.md").read_text(encoding="utf-8")
+PROGRAM = next(block for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "OpenAI" in block)
 
-COMMAND = next(block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "ssh -N" in block)
+COMMAND = next(block for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) if "ssh -N" in block)
 
 
-def test_the_readmes_program_prints_an_answer(
+def test_the_program_that_is_shown_prints_an_answer(
     shared_rbee: Rbee, warm_node: ContainerNode, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shared_rbee(
@@ -32,13 +32,13 @@ def test_the_readmes_program_prints_an_answer(
     worker = shared_rbee("workers", "show", listed["id"][:4], "--json").json()
     with forwarded(warm_node, worker["socket"]) as home, pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
-        exec(compile(PROGRAM, "README.md", "exec"), {})
+        exec(compile(PROGRAM, "openai-client.md", "exec"), {})
     assert len(capsys.readouterr().out.split()) > 3
 
 
 @contextmanager
 def forwarded(node: ContainerNode, remote: str) -> Iterator[Path]:
-    """A home here with the socket that the README's `ssh -L` takes to the one on the node."""
+    """A home here with the socket that the page's `ssh -L` takes to the one on the node."""
     shown = re.findall(r"-o|\w+=yes", COMMAND)
     with tempfile.TemporaryDirectory(prefix="rbee-test-", dir="/tmp") as folder:
         local = Path(folder) / ".rbee" / "sockets" / "gpu1.sock"

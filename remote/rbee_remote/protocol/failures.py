@@ -53,7 +53,7 @@ class ErrorCode(str, enum.Enum):
     VRAM_EXHAUSTED = "VRAM_EXHAUSTED"
     #: The node has no such GPU, or its runtime was built without it.
     BACKEND_UNAVAILABLE = "BACKEND_UNAVAILABLE"
-    #: The worker died, or hung and was given up; what it did is lost.
+    #: The worker died, or hung and was given up. The error names the file with the text that it had generated.
     WORKER_CRASHED = "WORKER_CRASHED"
     #: No such worker or hive runs any more. `rbee infer` starts another, and shows this where that one ends, too.
     WORKER_GONE = "WORKER_GONE"
