@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rbee.base.errors import UsageError
+from rbee.cli.failures import error_value, partial_failure, why
 from rbee.cli.load_options import takes_load_options
 from rbee.cli.options import ModelOption, complete_node
 from rbee.cli.shell import Shell, command
+from rbee.render import Table
+from rbee.render.text import amount
 from rbee_remote.protocol import LoadOptions
 from rbee_remote.protocol.load_options import OPTIONS
+
+if TYPE_CHECKING:
+    from rbee.fleet.bench import Bench
+    from rbee.node.session import PerNode
 
 MAX_REPETITIONS = 1000
 
@@ -38,7 +46,6 @@ def bench(
     load: LoadOptions,
 ) -> None:
     """Measure how fast nodes compute a model, all at once: tokens per second, as llama-bench tells them."""
-    from rbee.cli.views import bench_table, partial_failure
     from rbee.fleet.bench import bench as run_bench
     from rbee.infer.request import InferRequest
     from rbee_remote.protocol import BenchRequest
@@ -52,3 +59,48 @@ def bench(
     failure = partial_failure([answer.error for answer in answers])
     if failure:
         raise failure
+
+
+def bench_table(answers: Sequence[PerNode[Bench]]) -> Table:
+    """A row for each test of a node, one for a node that failed."""
+    from rbee.fleet.bench import speed
+    from rbee_remote.protocol import encode
+
+    rows: list[Sequence[str]] = []
+    data: list[Mapping[str, Any]] = []
+    for answer in answers:
+        name = answer.node.name
+        if answer.error:
+            rows.append((name, *("-" * 6), "FAILED", "-", why(answer.error)))
+            data.append({"node": name, **error_value(answer.error)})
+        if answer.value:
+            cells, values = _bench_cells(answer.value)
+            for test in answer.value.result.tests:
+                measured = speed(test)
+                rows.append((name, *cells, test.test, f"{measured.mean:.2f} ± {measured.deviation:.2f}", ""))
+                rates = {"tokens_per_s": measured.mean, "deviation": measured.deviation}
+                data.append({"node": name, **values, **encode(test), **rates})
+    columns: tuple[str, ...]
+    columns = ("NODE", "MODEL", "SIZE", "PARAMETERS", "BACKEND", "DEVICE", "THREADS", "TEST", "TOKENS/S", "WHY")
+    if not any(answer.error for answer in answers):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    return Table(columns, rows, data)
+
+
+def _bench_cells(bench: Bench) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """What all rows of a node have in common, as texts and as JSON values."""
+    worker, model, threads = bench.worker, bench.model, bench.result.threads
+    parameters = model.meta.parameters
+    shown = f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.2f} M" if parameters else "-"
+    values = {
+        "model": model.model,
+        "size": model.size,
+        "parameters": parameters,
+        "quantization": model.meta.quantization,
+        "backend": worker.backend,
+        "device": worker.device,
+        "threads": threads,
+        "ctx": worker.ctx,
+        "slots": worker.slots,
+    }
+    return (model.model, amount(model.size), shown, worker.backend, worker.device, str(threads)), values

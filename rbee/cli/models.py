@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rbee.base.errors import NodeError, UsageError
 from rbee.base.settings import expand
+from rbee.cli.failures import error_value, partial_failure, why
 from rbee.cli.load_options import takes_load_options
 from rbee.cli.options import NodeArgument, NodeOption, NodesArgument
 from rbee.cli.shell import Shell, command, group
+from rbee.render import Table
+from rbee.render.text import amount
 from rbee_remote.protocol import ErrorCode, LoadOptions
 from rbee_remote.protocol.load_options import OPTIONS
+
+if TYPE_CHECKING:
+    from rbee.inventory import Node
+    from rbee.node.session import PerNode
+    from rbee_remote.protocol import ModelInfo, ModelNeeds, NeedPoint
 
 RefArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="smollm2:135m, hf:OWNER/REPO:QUANT, file:PATH, https://…")
@@ -31,7 +40,6 @@ def register(app: typer.Typer) -> None:
 
 def list_(shell: Shell, nodes: NodesArgument = None) -> None:
     """List the models of all nodes; a node that does not answer is a row."""
-    from rbee.cli.views import models_table
     from rbee.fleet import models
 
     context = shell.context
@@ -41,8 +49,6 @@ def list_(shell: Shell, nodes: NodesArgument = None) -> None:
 @takes_load_options(name for name, option in OPTIONS.items() if option.sizes)
 def show(shell: Shell, model: RefArgument, node: NodeOption = None, *, load: LoadOptions) -> None:
     """Show what a model is, what memory it needs, and how much context each node has room for."""
-    from rbee.cli.needs_view import needs_data, needs_table, summary
-    from rbee.cli.views import partial_failure
     from rbee.fleet import models
 
     context = shell.context
@@ -68,7 +74,6 @@ def show(shell: Shell, model: RefArgument, node: NodeOption = None, *, load: Loa
 
 def pull(shell: Shell, node: NodeArgument, model: RefArgument) -> None:
     """Download a model to a node; where the node has no internet, this machine downloads it and sends it."""
-    from rbee.cli.views import model_data
     from rbee.fleet import models
 
     context = shell.context
@@ -82,7 +87,6 @@ def push(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A file on this machine, or a model's name.")],
 ) -> None:
     """Send a model from this machine to a node."""
-    from rbee.cli.views import model_data
     from rbee.fleet import models
 
     context = shell.context
@@ -111,3 +115,75 @@ def file_or_ref(text: str) -> Path | str:
             f"there is no file {text}", hint="a model's name is smollm2:135m, hf:OWNER/REPO:QUANT or https://…"
         )
     return text
+
+
+def models_table(answers: Sequence[PerNode[list[ModelInfo]]]) -> Table:
+    """A node that does not answer is a row."""
+    rows: list[Sequence[str]] = []
+    data: list[Mapping[str, Any]] = []
+    for answer in answers:
+        name = answer.node.name
+        if answer.error:
+            rows.append((name, "-", "-", "-", why(answer.error)))
+            data.append({"node": name, **error_value(answer.error)})
+        for model in answer.value or ():
+            rows.append((name, model.model, amount(model.size), model.meta.quantization or "-", model.source))
+            data.append({"node": name, **model_data(model)})
+    return Table(("NODE", "MODEL", "SIZE", "QUANTIZATION", "SOURCE"), rows, data)
+
+
+def model_data(model: ModelInfo) -> dict[str, Any]:
+    from rbee_remote.protocol import encode
+
+    return encode(model)
+
+
+def summary(node: Node, needs: ModelNeeds) -> dict[str, Any]:
+    """The model and the node's memory, a line each."""
+    info, meta = needs.info, needs.info.meta
+    room = "; ".join(
+        f"{point.ctx:,} tokens with {_slots(point.slots)}" if point.ctx else f"none with {_slots(point.slots)}"
+        for point in needs.largest
+    )
+    return {
+        "node": node.name,
+        "model": info.model,
+        "file": info.path,
+        "size": amount(info.size),
+        "quantization": meta.quantization or "-",
+        "architecture": meta.architecture,
+        "parameters": f"{meta.parameters / 1e6:,.0f} M" if meta.parameters else "-",
+        "layers": meta.n_layers,
+        "trained_context": f"{meta.n_ctx_train:,} tokens",
+        "memory": f"{needs.available_mb:,} MB of {needs.memory.upper()} can be had ({needs.device})",
+        "largest_context": room,
+        "told_by": "llama.cpp" if needs.measured else "an upper bound from the file's metadata",
+    }
+
+
+def needs_table(needs: ModelNeeds) -> Table:
+    """Context sizes down, slot counts across; what the node has no room for is marked."""
+    counts = sorted({point.slots for point in needs.points})
+    at = {(point.ctx, point.slots): point for point in needs.points}
+    rows: list[Sequence[str]] = [
+        (f"{ctx:,}", *(_cell(at[ctx, slots], needs.available_mb) for slots in counts))
+        for ctx in sorted({point.ctx for point in needs.points})
+    ]
+    return Table(("CONTEXT", *(_slots(count).upper() for count in counts)), rows, [])
+
+
+def needs_data(node: Node, needs: ModelNeeds) -> dict[str, Any]:
+    from rbee_remote.protocol import encode
+
+    data = encode(needs)
+    points = [{**point, "fits": point["needed_mb"] <= needs.available_mb} for point in data.pop("points")]
+    return {"node": node.name, **data, "points": points}
+
+
+def _cell(point: NeedPoint, available_mb: int) -> str:
+    text = f"{point.needed_mb:,} MB"
+    return text if point.needed_mb <= available_mb else f"{text} (no room)"
+
+
+def _slots(count: int) -> str:
+    return f"{count} slot{'' if count == 1 else 's'}"

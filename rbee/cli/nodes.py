@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rbee.base.durations import format_duration
 from rbee.base.errors import UsageError
+from rbee.cli.failures import error_value, partial_failure, why
 from rbee.cli.options import NodeArgument, NodesArgument
 from rbee.cli.shell import Shell, command, group
+from rbee.render import Table
+from rbee.render.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rbee.fleet.nodes import Ping
     from rbee.inventory import Node
+    from rbee.node.diagnosis import Finding
+    from rbee.node.session import PerNode
+
 
 _ADDRESS = re.compile(
     r"(?:(?P<user>[^@]+)@)?(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^\[\]:@]+|[0-9A-Fa-f:.%]*:[^\[\]]*:[^\[\]]*))(?::(?P<port>[0-9]+))?"
@@ -72,8 +81,6 @@ def add(
 ) -> None:
     """Add a machine to the inventory, and pin its host key."""
     from rbee import audit
-    from rbee.cli.views import address as node_address
-    from rbee.cli.views import node_data
     from rbee.inventory.edit import add_node
 
     path = shell.writable_inventory()
@@ -100,15 +107,11 @@ def add(
 
 def list_(shell: Shell, nodes: NodesArgument = None) -> None:
     """List the nodes of the inventory."""
-    from rbee.cli.views import nodes_table
-
     shell.renderer.table(nodes_table(shell.inventory.select(nodes)))
 
 
 def show(shell: Shell, node: NodeArgument) -> None:
     """Show all that the inventory says of one node, defaults included."""
-    from rbee.cli.views import node_data
-
     shell.renderer.record(node_data(shell.inventory.node(node)))
 
 
@@ -127,7 +130,6 @@ def remove(shell: Shell, node: NodeArgument) -> None:
 
 def ping(shell: Shell, nodes: NodesArgument = None) -> None:
     """Connect to all nodes at once, and show how long it took."""
-    from rbee.cli.views import partial_failure, pings_table
     from rbee.fleet import nodes as use_cases
 
     context = shell.context
@@ -140,7 +142,6 @@ def ping(shell: Shell, nodes: NodesArgument = None) -> None:
 
 def check(shell: Shell, node: NodeArgument) -> None:
     """Check a node, and say how to fix what is wrong; exit code 5 where no model could run."""
-    from rbee.cli.views import findings_table
     from rbee.fleet import nodes
     from rbee.node.diagnosis import obstacle
 
@@ -209,3 +210,64 @@ def _refuse_md5(fingerprint: str) -> None:
             f"--host-key: {fingerprint!r} is an MD5 fingerprint, which can be forged",
             hint="`ssh-keygen -E sha256 -lf FILE` prints the one that is taken",
         )
+
+
+def node_data(node: Node) -> dict[str, Any]:
+    """Every key of the inventory, as JSON values."""
+    return {
+        "name": node.name,
+        "host": node.host,
+        "port": node.port,
+        "user": node.user,
+        "identity_file": str(node.identity_file) if node.identity_file else None,
+        "host_key": node.host_key,
+        "jump": list(node.jump),
+        "tags": sorted(node.tags),
+        "backend": node.backend,
+        "builds_from": list(node.builds_from),
+        "home": node.home,
+        "hub_token": node.hub_token,
+        "model": node.model,
+        "keep_alive": format_duration(node.keep_alive_s),
+        "max_workers": node.max_workers,
+        **node.load.plain(),
+        "env": node.env,
+    }
+
+
+def node_address(node: Node) -> str:
+    """[USER@]HOST[:PORT], or what stands for this machine."""
+    if node.host is None:
+        return "this machine"
+    host = f"[{node.host}]" if ":" in node.host and node.port else node.host
+    return f"{node.user + '@' if node.user else ''}{host}{f':{node.port}' if node.port else ''}"
+
+
+def nodes_table(nodes: Sequence[Node]) -> Table:
+    rows = [
+        (node.name, node_address(node), " ".join(sorted(node.tags)) or "-", node.backend, node.model or "-")
+        for node in nodes
+    ]
+    return Table(("NAME", "ADDRESS", "TAGS", "BACKEND", "MODEL"), rows, [node_data(node) for node in nodes])
+
+
+def pings_table(answers: Sequence[PerNode[Ping]]) -> Table:
+    rows: list[Sequence[str]] = []
+    data: list[Mapping[str, Any]] = []
+    for answer in answers:
+        ping = answer.value
+        times = (ping.connect_s, ping.authenticate_s, ping.rtt_s) if ping else (None, None, None)
+        rows.append((answer.node.name, "ok" if ping else "FAILED", *map(milliseconds, times), why(answer.error)))
+        seconds = dict(zip(("connect_s", "authenticate_s", "rtt_s"), times, strict=True))
+        data.append({"node": answer.node.name, "ok": ping is not None, **seconds, **error_value(answer.error)})
+    return Table(("NODE", "PING", "CONNECT", "AUTHENTICATE", "ROUND TRIP", "WHY"), rows, data)
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    rows = [(str(f.level).upper(), f.title, one_line(f.detail), one_line(f.fix)) for f in findings]
+    data = [{"level": str(f.level), "title": f.title, "detail": f.detail, "fix": f.fix} for f in findings]
+    return Table(("LEVEL", "WHAT", "FOUND", "FIX"), rows, data)
+
+
+def milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1000:.1f} ms"

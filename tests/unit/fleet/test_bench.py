@@ -12,7 +12,7 @@ from rbee import cli
 from rbee.base.errors import ConnectError, NodeError, UsageError
 from rbee.base.events import Event, Progress
 from rbee.base.settings import Settings
-from rbee.cli.views import bench_table
+from rbee.cli.bench import bench_table
 from rbee.context import Context
 from rbee.fleet.bench import Bench, Speed, bench, context_size, measure, speed
 from rbee.infer.request import InferRequest

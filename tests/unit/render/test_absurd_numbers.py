@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from rbee.base.events import Notice, Phase, PhaseDone, PhaseStarted, Progress, Retry
-from rbee.cli.views import health_table, hives_table, models_table, worker_record, workers_table
+from rbee.cli.hive import hives_table
+from rbee.cli.models import models_table
+from rbee.cli.workers import health_table, worker_record, workers_table
 from rbee.inventory import Node
 from rbee.node.session import PerNode
 from rbee.render import make_renderer
