@@ -9,7 +9,7 @@ from pathlib import Path
 from llama_cpp import llama_cpp as llama
 
 from rbee_remote.protocol import ErrorCode, RemoteError, WorkerConfig, WorkerOptions
-from rbee_remote.protocol.load_options import FLASH_ATTENTION, KV_TYPES, QUANTISED_KV
+from rbee_remote.protocol.load_options import FLASH_ATTENTION, KV_TYPES, OPTIONS, QUANTISED_KV, Choice
 from rbee_remote.worker.compute import threads
 from rbee_remote.worker.compute.batching import EMBEDDED_AT_ONCE
 from rbee_remote.worker.engine.interface import LoadAborted, Progress
@@ -124,12 +124,10 @@ def check_options(config: WorkerConfig) -> None:
     ):
         if not 1 <= value <= most:
             raise RemoteError(ErrorCode.USAGE, f"{name} must be from 1 to {most}, got {value}")
-    for name, choice, known in (
-        ("kv_type", options.kv_type, KV_TYPES),
-        ("flash_attention", options.flash_attention, FLASH_ATTENTION),
-    ):
-        if choice not in known:
-            raise RemoteError(ErrorCode.USAGE, f"{name} must be one of {', '.join(known)}, got {choice!r}")
+    for name, option in OPTIONS.items():
+        form, choice = option.form, getattr(options, name)
+        if isinstance(form, Choice) and choice not in form.values:
+            raise RemoteError(ErrorCode.USAGE, f"{name} must be one of {', '.join(form.values)}, got {choice!r}")
     if options.flash_attention == "off" and options.kv_type in QUANTISED_KV:
         raise RemoteError(ErrorCode.USAGE, f"a KV cache of {options.kv_type} needs flash attention")
 
