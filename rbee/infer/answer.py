@@ -20,14 +20,12 @@ from pathlib import Path
 from rbee.base.deadline import Deadline
 from rbee.base.errors import ConfigError, ConnectError, NodeError, RbeeError, RefusedError
 from rbee.base.events import Emit, Retry, Token
-from rbee.infer.cancel import CANCEL_TIMEOUT_S, LOST_TIMEOUT_S, tell
+from rbee.base.retries import BUSY_DELAYS_S, CANCEL_TIMEOUT_S, LOST_TIMEOUT_S
+from rbee.infer.cancel import tell
 from rbee.infer.stream import Explain, Patience, unbroken
 from rbee.node.hive_client import WorkerClient
 from rbee.transport.reconnecting import ReconnectingConnection
 from rbee_remote.protocol import Done, ErrorCode, GenerateRequest, Started, TokenEvent, Usage
-
-#: How long a request waits before it asks a worker again whose slots and queue are full.
-BUSY_DELAYS_S = (1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,9 @@ from collections.abc import Coroutine
 
 from rbee.base.errors import ConnectError, NodeError
 from rbee.base.events import Emit, Notice
+from rbee.base.retries import CANCEL_TIMEOUT_S
 from rbee.node.socket_http import HungUpError
 
-#: How long Ctrl-C waits for the node to say that it stopped.
-CANCEL_TIMEOUT_S = 5.0
-#: The same where the connection is lost: another may be had at once, or not at all.
-LOST_TIMEOUT_S = 2.0
 #: What takes longer than this is told of.
 _WORTH_A_WORD_S = 0.5
 

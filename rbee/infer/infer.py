@@ -13,6 +13,7 @@ from typing import NamedTuple
 from rbee import audit
 from rbee.base.errors import ConnectError, NodeError
 from rbee.base.events import Finished, Notice, Phase, Timings
+from rbee.base.retries import RECONNECTS, WORKERS_TRIED
 from rbee.context import Context
 from rbee.infer.answer import Answer, Endpoint, PartialAnswer, answer
 from rbee.infer.loading import until_ready
@@ -24,9 +25,6 @@ from rbee.inventory import Node
 from rbee.node.session import NodeSession
 from rbee.registry import WorkerRow
 from rbee_remote.protocol import ErrorCode, GenerateRequest, ModelInfo, SpawnRequest, WorkerInfo, WorkerState
-
-#: How often phases 2 to 7 begin again after the connection broke: a large upload over a bad line goes on that often.
-RECONNECTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +78,14 @@ async def _on_node(session: InferSession, node: Node, row: WorkerRow | None) -> 
     """On the worker that is known, else phases 2 to 8: twice where the worker or its hive ends meanwhile."""
     if row and (finished := await _on_known_worker(session, node, row)):
         return finished
-    try:
-        return await _on_new_worker(session, node)
-    except NodeError as error:
-        if error.code is not ErrorCode.WORKER_GONE:
-            raise
-        session.emit(Notice(f"{error.message}; asking {node.name} again"))
-        return await _on_new_worker(session, node)
+    for _ in range(WORKERS_TRIED - 1):
+        try:
+            return await _on_new_worker(session, node)
+        except NodeError as error:
+            if error.code is not ErrorCode.WORKER_GONE:
+                raise
+            session.emit(Notice(f"{error.message}; asking {node.name} again"))
+    return await _on_new_worker(session, node)
 
 
 async def _on_known_worker(session: InferSession, node: Node, row: WorkerRow) -> Finished | None:

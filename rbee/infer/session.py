@@ -11,6 +11,7 @@ from typing import Self
 from rbee.base.deadline import Deadline
 from rbee.base.errors import ConnectError, NodeError, RbeeError
 from rbee.base.events import Emit, Notice, Phase
+from rbee.base.retries import REOPEN_TIMEOUT_S
 from rbee.context import Context
 from rbee.infer.phases import PhaseClock
 from rbee.infer.request import InferRequest
@@ -23,8 +24,6 @@ from rbee_remote.protocol import ErrorCode
 DEFAULT_MODEL = "smollm2:135m"
 #: Reasons to try the next node, where the user named none.
 NO_ROOM = frozenset({ErrorCode.RAM_EXHAUSTED, ErrorCode.VRAM_EXHAUSTED, ErrorCode.BACKEND_UNAVAILABLE})
-#: Seconds for opening a connection in place of one that broke, all tries together.
-REOPEN_TIMEOUT_S = 20.0
 
 
 class InferSession:

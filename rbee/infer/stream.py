@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from rbee.base.deadline import Deadline
 from rbee.base.errors import ConnectError, NodeError, RbeeError
 from rbee.base.events import Emit, Notice
+from rbee.base.retries import ANSWER_SILENCE_S, OUTAGE_LONGEST_PAUSE_S, OUTAGE_PAUSE_S, OUTAGE_REOPEN_S, OUTAGE_S
 from rbee.infer.validation import Plausible
 from rbee.infer.worker_status import HiveReport
 from rbee.node.hive_client import Generated, Numbered, WorkerClient
@@ -34,16 +35,13 @@ Explain = Callable[[], Awaitable[HiveReport]]
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds. silence_s: without a byte, after which a connection counts as dead; a worker that has nothing to say
-    sends a comment every three. outage_s: without the worker, until the answer is given up. attempt_s: for opening one
-    connection. pause_s: before the second try, doubled with each further one up to `longest_pause_s`.
-    """
+    """Seconds, of which `rbee.base.retries` says what each is for."""
 
-    silence_s: float = 10.0
-    outage_s: float = 30.0
-    attempt_s: float = 30.0
-    pause_s: float = 0.1
-    longest_pause_s: float = 2.0
+    silence_s: float = ANSWER_SILENCE_S
+    outage_s: float = OUTAGE_S
+    attempt_s: float = OUTAGE_REOPEN_S
+    pause_s: float = OUTAGE_PAUSE_S
+    longest_pause_s: float = OUTAGE_LONGEST_PAUSE_S
 
 
 async def unbroken(

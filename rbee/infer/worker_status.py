@@ -6,12 +6,10 @@ import asyncio
 from dataclasses import dataclass
 
 from rbee.base.errors import NodeError, RbeeError
+from rbee.base.retries import ASK_TIMEOUT_S
 from rbee.node.hive_client import HiveClient
 from rbee.node.socket_http import HungUpError
 from rbee_remote.protocol import ErrorCode, WorkerInfo, WorkerState
-
-#: A hive that is there answers within two round trips.
-ASK_TIMEOUT_S = 4.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,8 @@ from rbee.node.hive_client import HiveClient
 from rbee.node.session import NodeSession
 from rbee.setup.payload import build_payload
 from rbee_remote.protocol import DENIED, DownloadProgress, DownloadRequest, ErrorCode, ModelInfo, RegisterRequest
+from rbee_remote.protocol.retries import DOWNLOAD_TRIES
 
-#: Tries of the `download` process for each source.
-DOWNLOAD_TRIES = 6
 KEY = "model"
 
 

@@ -15,8 +15,18 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
 from rbee.base.errors import NodeError
+from rbee.base.retries import (
+    CANCEL_TIMEOUT_S,
+    HEALTH_TIMEOUT_S,
+    NEEDS_TIMEOUT_S,
+    REGISTER_S,
+    STALLED_LOAD_S,
+    STOP_TIMEOUT_S,
+    STREAM_SILENCE_S,
+    WORKER_HEALTH_S,
+)
 from rbee.base.who import who
-from rbee.node.socket_http import STREAM_SILENCE_S, NonsenseError, ServerSentEvent, SocketHttp
+from rbee.node.socket_http import NonsenseError, ServerSentEvent, SocketHttp
 from rbee.transport.connection import Connection
 from rbee_remote.protocol import (
     HEADER_KEEPER,
@@ -52,15 +62,7 @@ from rbee_remote.protocol import (
 Generated = Started | TokenEvent | Done
 T = TypeVar("T")
 
-#: A hive decides within milliseconds; one that swaps may take a while.
-HEALTH_TIMEOUT_S = 10.0
-#: A stop waits for running requests, and then for each step of the kill ladder, which comes on top.
-STOP_TIMEOUT_S = 180.0
 LADDER_STEPS = 3
-#: llama.cpp reads the model's vocabulary and lays out a graph for each context size.
-NEEDS_TIMEOUT_S = 90.0
-#: A hive gives a load up after five minutes without progress; one that does not, does not work.
-STALLED_LOAD_S = 600.0
 #: What of a load counts as progress, as a share of the whole.
 _PROGRESS = 0.001
 #: Bytes of a socket's path on Linux; elsewhere it is less.
@@ -128,7 +130,7 @@ class HiveClient:
 
     async def register(self, request: RegisterRequest) -> ModelInfo:
         """Take a file on the node into the catalog; checking its SHA-256 takes seconds per gigabyte."""
-        return _decode(ModelInfo, await self._http.request("POST", "/v1/models", encode(request), timeout=600.0))
+        return _decode(ModelInfo, await self._http.request("POST", "/v1/models", encode(request), timeout=REGISTER_S))
 
     async def needs(self, request: NeedsRequest) -> ModelNeeds:
         """What a model on the node needs. Raises NodeError MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE."""
@@ -185,7 +187,7 @@ class WorkerClient:
         self._http = SocketHttp(connection, path, headers, greeting=first)
 
     async def health(self) -> WorkerStatus:
-        return _decode(WorkerStatus, await self._http.request("GET", "/v1/health", timeout=5.0))
+        return _decode(WorkerStatus, await self._http.request("GET", "/v1/health", timeout=WORKER_HEALTH_S))
 
     @asynccontextmanager
     async def generate(
@@ -222,7 +224,7 @@ class WorkerClient:
             yield (_bench_event(event) async for event in events)
 
     async def cancel(self, request_id: str) -> None:
-        await self._http.request("DELETE", f"/v1/requests/{quote(request_id)}", timeout=5.0)
+        await self._http.request("DELETE", f"/v1/requests/{quote(request_id)}", timeout=CANCEL_TIMEOUT_S)
 
 
 class Numbered(NamedTuple):

@@ -16,12 +16,11 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 
 from rbee.base.errors import NodeError
+from rbee.base.retries import PROBE_S
 from rbee.inventory import Node
 from rbee.transport.connection import Connection, quote
 from rbee.transport.strict_modes import unsafe_because_script
 from rbee_remote.protocol import HIVE_SOCKET, ErrorCode
-
-_TIMEOUT = 60.0
 
 #: Bytes of the answer that are read, the longest value that is kept, and most keys and values of one key.
 _MAX_OUTPUT = 2**20
@@ -120,7 +119,7 @@ class Probe:
 async def probe(connection: Connection, node: Node) -> Probe:
     """Ask the node everything at once. Raises NodeError NODE_UNSUPPORTED for nonsense, ConnectError."""
     started = time.monotonic()
-    completed = await connection.run(script(node.home), timeout=_TIMEOUT)
+    completed = await connection.run(script(node.home), timeout=PROBE_S)
     found = parse(completed.stdout)
     return replace(found, shell_noise_bytes=len(completed.noise), rtt_s=time.monotonic() - started)
 

@@ -22,6 +22,7 @@ from typing import Any
 import httpcore
 
 from rbee.base.errors import ConnectError, NodeError
+from rbee.base.retries import REQUEST_S, STREAM_OPEN_S, STREAM_SILENCE_S
 from rbee.transport.connection import Connection, Stream
 from rbee.transport.script import lost
 from rbee_remote.protocol import ErrorCode, ProtocolError, RemoteError, parse_json
@@ -30,10 +31,6 @@ from rbee_remote.protocol import ErrorCode, ProtocolError, RemoteError, parse_js
 MAX_BODY = 4 * 2**20
 #: Nor does one event of a stream; the longest carry an error, or the likeliest tokens.
 MAX_EVENT = 2**20
-#: Hives and workers send a comment line every few seconds while a stream has nothing to say.
-STREAM_SILENCE_S = 30.0
-#: Opening a stream takes a round trip, or the start of a small process.
-CONNECT_TIMEOUT_S = 10.0
 
 _ORIGIN = httpcore.Origin(b"http", b"rbee", 80)
 
@@ -99,7 +96,7 @@ class SocketHttp:
         self._greeting = greeting
         self._headers = [(b"Host", b"rbee"), *_encoded(headers)]
 
-    async def request(self, method: str, path: str, body: Any = None, *, timeout: float = 30.0) -> Any:
+    async def request(self, method: str, path: str, body: Any = None, *, timeout: float = REQUEST_S) -> Any:
         """The JSON value of the answer, None for an empty one.
 
         timeout: seconds for the whole answer, after which the peer is taken for hung.
@@ -146,7 +143,7 @@ class SocketHttp:
             method, f"http://rbee{path}", headers=headers, content=content, extensions=extensions
         )
         what = f"{method} {path}"
-        stream = await self._connect(min(CONNECT_TIMEOUT_S, timeout))
+        stream = await self._connect(min(STREAM_OPEN_S, timeout))
         try:
             if self._greeting:
                 await _hear(self._greeting, stream, what, timeout)

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from rbee.base.retries import BUSY_TIMEOUT_S
 from rbee.registry import file as registry_file
 from rbee.registry.file import immediate, translated
 from rbee.registry.rows import OPTION_COLUMNS, iso_time, storable, storable_values, worker_record
@@ -72,7 +73,7 @@ class Registry:
         cls,
         path: Path,
         *,
-        busy_timeout_s: float = registry_file.BUSY_TIMEOUT_S,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
         tell: Callable[[str], None] | None = None,
     ) -> Self:
         """Open the registry at `path`, made (0600) or migrated where it has to be, remade where it is damaged.
@@ -86,7 +87,7 @@ class Registry:
     def open_copy(cls, path: Path) -> Self:
         """What is recorded at `path`, in memory: whatever is done with it changes nothing there. Raises as `open`."""
         with translated(path):
-            return cls(path, registry_file.Opened(registry_file.copy_in_memory(path, registry_file.BUSY_TIMEOUT_S)))
+            return cls(path, registry_file.Opened(registry_file.copy_in_memory(path, BUSY_TIMEOUT_S)))
 
     def __enter__(self) -> Self:
         return self
@@ -214,7 +215,7 @@ class Registry:
                 return change()
 
     def _go_on_in_memory(self, error: sqlite3.Error) -> None:
-        copy = registry_file.copy_in_memory(self.path, registry_file.BUSY_TIMEOUT_S)
+        copy = registry_file.copy_in_memory(self.path, BUSY_TIMEOUT_S)
         self._connection.close()
         self._connection = copy
         self._say_unwritable(str(error))

@@ -24,6 +24,7 @@ from urllib.parse import quote
 
 from rbee.base import trusted_files
 from rbee.base.errors import ConfigError
+from rbee.base.retries import BUSY_TIMEOUT_S
 from rbee.base.settings import make_private_folder
 from rbee_remote.protocol import ErrorCode
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 #: Grows with each step in `migrations`; kept in `PRAGMA user_version`.
 VERSION = 3
-#: Each write takes a millisecond, so that only a process that hangs, or is stopped, keeps the lock for as long.
-BUSY_TIMEOUT_S = 10.0
 
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}

@@ -13,6 +13,7 @@ import time
 from rbee.base.errors import NodeError
 from rbee.base.events import Notice
 from rbee.base.locks import keeper_lock
+from rbee.base.retries import HIVE_START_S
 from rbee.node.diagnosis import check_home, check_run_dir, how_to_linger
 from rbee.node.hive_client import HiveClient
 from rbee.node.probe import Probe
@@ -32,9 +33,6 @@ from rbee_remote.protocol import (
     decode,
     parse_json,
 )
-
-#: A hive starts in a fraction of a second; on a node that swaps or has a slow home it may take a while.
-START_TIMEOUT_S = 45.0
 
 
 async def attach(session: NodeSession) -> Attached:
@@ -129,7 +127,7 @@ async def _start_hive(connection: Connection, found: Probe, ready: bootstrap.Rea
     words += ["--payload", ready.digest, "--detach"]
     if found.user_scope:
         words = ["systemd-run", "--user", "--scope", "--quiet", *words]
-    result = await connection.run(f"exec {' '.join(map(quote, words))}", timeout=START_TIMEOUT_S)
+    result = await connection.run(f"exec {' '.join(map(quote, words))}", timeout=HIVE_START_S)
     try:
         answer = parse_json(result.stdout)
         if isinstance(answer, dict) and "error" in answer:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from rbee.base.errors import NodeError
 from rbee.base.events import Notice, Progress
 from rbee.base.files import LocalFile
+from rbee.base.retries import INSTALL_TIMEOUT_S, PYTHON_TIMEOUT_S
 from rbee.inventory import Node
 from rbee.node.probe import Probe
 from rbee.node.session import NodeSession
@@ -35,8 +36,6 @@ from rbee_remote.protocol import OLDEST_PYTHON, ErrorCode
 OWN_PYTHON = (3, 12)
 #: A runtime, the uploaded wheels and uv (180 MB on x86-64 Linux), and what unpacking takes meanwhile.
 NEEDED_MB = 300
-INSTALL_TIMEOUT_S = 600.0
-PYTHON_TIMEOUT_S = 60
 _ELSEWHERE = "set `home` of this node in the inventory to a folder on another file system"
 
 

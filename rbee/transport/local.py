@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from rbee.base.errors import ConnectError, NodeError
+from rbee.base.retries import LOCAL_QUEUE_PAUSE_S, LOCAL_QUEUE_S
 from rbee.transport.connection import ConnectTimings, OnBytes, SocketAccess, Stream
 from rbee.transport.script import ShellConnection, Stderr, lost
 from rbee.transport.upload import PIECE, Upload, disk_full
@@ -25,9 +26,6 @@ from rbee_remote.protocol import SECRET_VARIABLE, ErrorCode
 
 _CHUNK = 2**16
 _PATIENCE = 2.0
-#: Seconds for a listener whose queue is full, and between two tries to get into it.
-_QUEUE_PATIENCE_S = 10.0
-_QUEUE_PAUSE_S = 0.02
 
 
 @contextmanager
@@ -192,9 +190,9 @@ async def _connected(path: str) -> sockets.socket:
     connection = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
     try:
         connection.setblocking(False)
-        deadline = time.monotonic() + _QUEUE_PATIENCE_S
+        deadline = time.monotonic() + LOCAL_QUEUE_S
         while (code := connection.connect_ex(path)) == errno.EAGAIN and time.monotonic() < deadline:  # noqa: ASYNC110
-            await asyncio.sleep(_QUEUE_PAUSE_S)
+            await asyncio.sleep(LOCAL_QUEUE_PAUSE_S)
         if code == errno.EAGAIN:
             raise ConnectError(ErrorCode.CONNECTION_TIMEOUT, f"the listener at {path} takes no connections")
         if code:

@@ -15,15 +15,13 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Protocol
 
 from rbee.base.errors import ConnectError, NodeError
+from rbee.base.retries import SHELL_START_S
 from rbee.transport.connection import Completed
 from rbee.transport.markers import RC_FILES, Markers, fed, guarded, new_nonce
 from rbee_remote.protocol import ErrorCode
 
 #: Most bytes that one answer may have.
 MAX_ANSWER = 16 * 2**20
-
-#: Seconds until the shell has to run what it is given: rc files on a slow home need some, none needs more.
-START_TIMEOUT = 20.0
 
 _CHUNK = 2**16
 _STDERR_KEPT = 2**16
@@ -167,7 +165,7 @@ def _no_shell(status: int, noise: bytes, stderr: str) -> NodeError:
 
 def start_by() -> float:
     """Until when, on the loop's clock, a shell that was just opened has to run what it is given."""
-    return asyncio.get_running_loop().time() + START_TIMEOUT
+    return asyncio.get_running_loop().time() + SHELL_START_S
 
 
 async def read_before(deadline: float, shell: Shell, noise: bytes) -> bytes:
@@ -178,7 +176,7 @@ async def read_before(deadline: float, shell: Shell, noise: bytes) -> bytes:
     except TimeoutError as error:
         raise ConnectError(
             ErrorCode.CONNECTION_TIMEOUT,
-            f"the login shell on the node did not start a command within {START_TIMEOUT:g} s",
+            f"the login shell on the node did not start a command within {SHELL_START_S:g} s",
             hint=f"probably one of {RC_FILES} waits, asks, or starts another shell: have it do so in interactive "
             "shells alone; a ForceCommand in the node's sshd_config also has this effect",
             details={"said": shell.stderr.last_line or _last_line(noise)},

@@ -18,19 +18,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rbee.base.errors import ConnectError, NodeError
+from rbee.base.retries import UPLOAD_CHECK_RATE, UPLOAD_CHECK_S, UPLOAD_PIECE_S, UPLOAD_READY_S, UPLOAD_TRIES
 from rbee.transport.connection import OnBytes, quote
 from rbee.transport.script import Shell, ShellConnection
 from rbee_remote.protocol import ErrorCode
 
 #: Bytes of one piece; a part is continued from a whole number of them.
 PIECE = 2**20
-
-#: Seconds for a node to say what it has, for it to take one piece over the slowest of lines, and to check what it got:
-#: so long at least, and a second for each so many bytes.
-READY_TIMEOUT = 60.0
-PIECE_TIMEOUT = 300.0
-CHECK_TIMEOUT = 120.0
-CHECK_RATE = 10 * 2**20
 
 _FAILED = re.compile(r"failed \w+ ([0-9]{1,18}|unknown) (.*)", re.DOTALL)
 _NO_SPACE = ("no space left", "quota exceeded", "disc quota", "file too large")
@@ -110,11 +104,11 @@ async def send(connection: ShellConnection, upload: Upload, on_bytes: OnBytes | 
 
     Raises as `Connection.put`.
     """
-    for last_try in (False, True):
+    for left in reversed(range(UPLOAD_TRIES)):
         continued, outcome = await _send_once(connection, upload, on_bytes)
         if outcome == "done":
             return
-        if outcome == "corrupt" and continued and not last_try:
+        if outcome == "corrupt" and continued and left:
             continue
         raise _failure(upload, outcome)
 
@@ -122,7 +116,7 @@ async def send(connection: ShellConnection, upload: Upload, on_bytes: OnBytes | 
 async def _send_once(connection: ShellConnection, upload: Upload, on_bytes: OnBytes | None) -> tuple[bool, str]:
     """(whether a part was continued, the last line of the script)."""
     async with connection.feed_script(_script(upload)) as (shell, lines):
-        async with _patience(READY_TIMEOUT):
+        async with _patience(UPLOAD_READY_S):
             ready = await anext(lines, b"failed start the script ended at once")
         match ready.decode(errors="replace").split():
             case ["ready", pieces, free] if re.fullmatch(r"[0-9]{1,9}", pieces):
@@ -132,7 +126,7 @@ async def _send_once(connection: ShellConnection, upload: Upload, on_bytes: OnBy
         if re.fullmatch(r"[0-9]{1,18}", free) and int(free) * 1024 < upload.size - start:
             raise disk_full(upload, free=int(free) * 1024)
 
-        async with _patience(PIECE_TIMEOUT) as patience:
+        async with _patience(UPLOAD_PIECE_S) as patience:
             feeding = asyncio.create_task(_feed(upload, start, shell, patience, on_bytes), name="feed upload")
             try:
                 outcome = await anext(lines, b"failed start the script ended without a word")
@@ -153,11 +147,11 @@ async def _feed(upload: Upload, start: int, shell: Shell, patience: asyncio.Time
             done = start
             while piece := await asyncio.to_thread(source.read, PIECE):
                 await shell.write(piece)
-                patience.reschedule(now() + PIECE_TIMEOUT)
+                patience.reschedule(now() + UPLOAD_PIECE_S)
                 done += len(piece)
                 if on_bytes is not None:
                     on_bytes(done, upload.size)
-        patience.reschedule(now() + CHECK_TIMEOUT + upload.size / CHECK_RATE)
+        patience.reschedule(now() + UPLOAD_CHECK_S + upload.size / UPLOAD_CHECK_RATE)
     finally:
         shell.write_eof()
 

@@ -148,7 +148,7 @@ async def test_a_proxy_command_that_fails_is_named(connect: Connect, home: Path,
 async def test_a_proxy_command_that_hangs_is_given_up_and_ended(
     connect: Connect, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rbee.transport.ssh.handshake.CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr("rbee.transport.ssh.handshake.SSH_CONNECT_S", 0.5)
     pids = tmp_path / "pids"
     with pytest.raises(ConnectError, match="cannot be reached") as caught:
         async with connect(_proxied(home, f"sh -c 'echo $$ >>{pids}; exec sleep 600'")):

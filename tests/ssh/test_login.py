@@ -175,7 +175,7 @@ async def test_a_name_that_does_not_resolve_says_so(connect: Connect, events: li
 async def test_a_server_that_says_nothing_is_given_up_in_time(
     connect: Connect, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rbee.transport.ssh.handshake.CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr("rbee.transport.ssh.handshake.SSH_CONNECT_S", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

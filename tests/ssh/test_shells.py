@@ -72,7 +72,7 @@ async def test_a_shell_that_does_not_start_is_given_up_and_its_rc_files_are_susp
     identity: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("rbee.transport.script.START_TIMEOUT", 0.4)
+    monkeypatch.setattr("rbee.transport.script.SHELL_START_S", 0.4)
     shell = _shell_with(tmp_path, f"echo checking quota >&2; {rc}")
     async with asyncssh_server([user_key], shell=[shell]) as server, connect(server.node(identity)) as connection:
         for attempt in (

@@ -97,7 +97,7 @@ async def test_a_forced_command_that_echoes_is_given_up_in_time(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("rbee.transport.script.START_TIMEOUT", 0.5)
+    monkeypatch.setattr("rbee.transport.script.SHELL_START_S", 0.5)
     async with (
         openssh_server(tmp_path, user_key, "ForceCommand cat") as server,
         connect(server.node(identity), access=SocketAccess("pipe", PIPE)) as connection,
@@ -128,7 +128,7 @@ async def test_a_server_with_too_many_at_the_door_lets_everybody_in_after_a_whil
 async def test_a_server_that_always_hangs_up_is_given_more_tries_and_named_so(
     connect: Connect, identity: Path, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rbee.transport.ssh.BUSY_DELAYS", (0.01,) * 5)
+    monkeypatch.setattr("rbee.transport.ssh.SSH_BUSY_DELAYS_S", (0.01,) * 5)
 
     async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"Not allowed at this time\r\n")

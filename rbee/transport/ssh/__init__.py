@@ -21,6 +21,7 @@ import asyncssh
 
 from rbee.base.errors import ConnectError
 from rbee.base.events import Emit, Retry
+from rbee.base.retries import SSH_BUSY_DELAYS_S, SSH_BUSY_SPREAD, SSH_DELAYS_S
 from rbee.inventory import Node
 from rbee.transport.connection import AskPassphrase, ConnectTimings, SocketAccess
 from rbee.transport.passphrases import Passphrases
@@ -28,12 +29,6 @@ from rbee.transport.ssh.channels import SSHConnection
 from rbee.transport.ssh.config import Hop, route
 from rbee.transport.ssh.handshake import BusyError, Opened, open_hop
 from rbee.transport.ssh.scan import Scanned, scan
-
-#: Seconds before the second and the third try.
-DELAYS = (0.2, 0.4)
-
-#: The same where the server hangs up on newcomers, give or take a half.
-BUSY_DELAYS = (0.2, 0.4, 0.8, 1.6, 3.2)
 
 _CLOSE_TIMEOUT = 2.0
 
@@ -106,7 +101,7 @@ async def _tries(hop: Hop, emit: Emit, attempt: Callable[[], Awaitable[T]]) -> T
         try:
             return await attempt()
         except ConnectError as error:
-            delays = _busy_delays() if isinstance(error, BusyError) else DELAYS
+            delays = _busy_delays() if isinstance(error, BusyError) else SSH_DELAYS_S
             delay = delays[number - 1] if number <= len(delays) else None
             reason = str(error.details.get("reason", error.message))
             emit(Retry(f"connecting to {hop.name}", number, len(delays) + 1, reason, delay))
@@ -117,7 +112,7 @@ async def _tries(hop: Hop, emit: Emit, attempt: Callable[[], Awaitable[T]]) -> T
 
 
 def _busy_delays() -> tuple[float, ...]:
-    return tuple(delay * random.uniform(0.5, 1.5) for delay in BUSY_DELAYS)  # noqa: S311 - no secret
+    return tuple(delay * random.uniform(*SSH_BUSY_SPREAD) for delay in SSH_BUSY_DELAYS_S)  # noqa: S311 - no secret
 
 
 async def _close(connection: asyncssh.SSHClientConnection) -> None:

@@ -20,15 +20,12 @@ from typing import Any
 import asyncssh
 
 from rbee.base.errors import ConfigError, ConnectError, RbeeError, RefusedError
+from rbee.base.retries import SSH_AUTHENTICATE_S, SSH_CONNECT_S
 from rbee.transport.connection import AskPassphrase
 from rbee.transport.ssh.config import Hop
 from rbee.transport.ssh.hostkeys import HostKey, Trust, refusal, trust_of
 from rbee.transport.ssh.identities import Identities, open_identities
 from rbee_remote.protocol import ErrorCode
-
-#: Seconds a try may take until the server asks for a key; then agent, token and server have this long for each key.
-CONNECT_TIMEOUT = 10.0
-AUTHENTICATE_TIMEOUT = 30.0
 
 #: A server that says nothing for 5 s is asked, three times: a dead connection is noticed within 20 s, whatever is under
 #: way. An upload over a slow line is no silence: the server acknowledges every 96 KB.
@@ -162,7 +159,7 @@ class _Client(asyncssh.SSHClient):
             self.failure = error
             return None
         finally:
-            self._limit.reschedule(asyncio.get_running_loop().time() + AUTHENTICATE_TIMEOUT)
+            self._limit.reschedule(asyncio.get_running_loop().time() + SSH_AUTHENTICATE_S)
 
 
 async def _attempt(
@@ -175,7 +172,7 @@ async def _attempt(
     client: _Client | None = None
     async with open_identities(hop, ask) as (identities, keys):
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT) as limit:
+            async with asyncio.timeout(SSH_CONNECT_S) as limit:
                 client = _Client(trust, keys, limit)
                 connection = await asyncssh.connect(**_options(hop, tunnel, trust, algorithms, client))
                 return Opened(connection, client.connected_at)

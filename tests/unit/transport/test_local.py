@@ -164,6 +164,6 @@ async def test_a_full_queue_is_waited_for(connection: Connection, monkeypatch: p
             assert not opening.done()
             listener.accept()[0].close()
             await (await asyncio.wait_for(opening, PATIENCE_S)).aclose()
-            monkeypatch.setattr("rbee.transport.local._QUEUE_PATIENCE_S", 0.1)
+            monkeypatch.setattr("rbee.transport.local.LOCAL_QUEUE_S", 0.1)
             with pytest.raises(ConnectError, match="takes no connections"):
                 await connection.open_stream(path)

@@ -38,6 +38,16 @@ from rbee_remote.protocol import (
     decode,
     encode,
 )
+from rbee_remote.protocol.retries import (
+    DOWNLOAD_CONNECT_S,
+    DOWNLOAD_FIRST_DELAY_S,
+    DOWNLOAD_LONGEST_DELAY_S,
+    DOWNLOAD_SPREAD,
+    DOWNLOAD_STALL_S,
+    DOWNLOAD_TRIES,
+    DOWNLOAD_TRIES_WHEN_CORRUPT,
+    DOWNLOAD_TRIES_WITHOUT_NETWORK,
+)
 from rbee_remote.sandbox import harden, limits
 from rbee_remote.system.audit import is_full
 from rbee_remote.system.command import accept_tags
@@ -45,12 +55,7 @@ from rbee_remote.system.hashing import sha256_of
 from rbee_remote.system.reader import end_with_reader
 from rbee_remote.system.sanitize import redact
 
-TRIES = 6
-TRIES_WITHOUT_NETWORK = 2
-TRIES_WHEN_CORRUPT = 2
-MAX_DELAY_S = 30.0
 PROGRESS_INTERVAL_S = 0.2
-CONNECT_TIMEOUT_S = 10.0
 #: Bytes of address space, for what no bound elsewhere has thought of. A download has 180 MB of them mapped, of which it
 #: uses 40; the longest answer of the hub adds up to 400 MB, and some systems map 200 MB of languages.
 MOST_MEMORY = 2**30
@@ -72,8 +77,10 @@ def main(argv: list[str]) -> int:
     """Raises RemoteError: MODEL_NOT_FOUND, DOWNLOAD_FAILED, DISK_FULL, USAGE, REQUEST_CANCELED."""
     parser = argparse.ArgumentParser(prog="rbee_remote download")
     parser.add_argument("--target", type=Path, required=True, help="the file to make; its part lies beside it")
-    parser.add_argument("--first-delay", type=float, default=0.5, help="seconds before the second try")
-    parser.add_argument("--stall", type=float, default=30.0, help="seconds without a byte until a try ends")
+    parser.add_argument(
+        "--first-delay", type=float, default=DOWNLOAD_FIRST_DELAY_S, help="seconds before the second try"
+    )
+    parser.add_argument("--stall", type=float, default=DOWNLOAD_STALL_S, help="seconds without a byte until a try ends")
     accept_tags(parser)
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _on_sigterm)
@@ -190,10 +197,10 @@ class _Download:
     def _from_source(
         self, client: httpx.Client, source: Source, part: PartFile, *, token: str
     ) -> tuple[Source, Fetched]:
-        """Up to `TRIES` tries with growing delays. Raises RemoteError when they are used up, OSError."""
+        """Up to `DOWNLOAD_TRIES` tries with growing delays. Raises RemoteError when they are used up, OSError."""
         reason, counts = "", dict.fromkeys(Problem, 0)
-        limits = {Problem.BROKEN: TRIES, Problem.CORRUPT: TRIES_WHEN_CORRUPT, Problem.NO_NETWORK: TRIES}
-        for attempt in range(1, TRIES + 1):
+        limits = dict.fromkeys(Problem, DOWNLOAD_TRIES) | {Problem.CORRUPT: DOWNLOAD_TRIES_WHEN_CORRUPT}
+        for attempt in range(1, DOWNLOAD_TRIES + 1):
             self._report.begin(attempt, reason)
             try:
                 resolved, wanted = self._resolve(source, token)
@@ -202,8 +209,8 @@ class _Download:
                 reason, problem = error.reason, error.problem
                 counts[problem] += 1
                 never_connected = counts[Problem.NO_NETWORK] == attempt
-                limit = TRIES_WITHOUT_NETWORK if never_connected else limits[problem]
-                if counts[problem] >= limit or attempt == TRIES:
+                limit = DOWNLOAD_TRIES_WITHOUT_NETWORK if never_connected else limits[problem]
+                if counts[problem] >= limit or attempt == DOWNLOAD_TRIES:
                     raise self._given_up(source, error, attempt, network=not never_connected) from error
                 self._wait(attempt, error.retry_after)
         raise AssertionError("the last try returns or raises")
@@ -221,11 +228,11 @@ class _Download:
 
     def _wait(self, attempt: int, retry_after: float) -> None:
         """0.5 s, 1 s, 2 s, … with up to a quarter more, so that many nodes do not come back together."""
-        delay = self._patience.first_delay * 2.0 ** (attempt - 1) * random.uniform(1.0, 1.25)  # noqa: S311 - no secret
-        time.sleep(min(max(delay, retry_after), MAX_DELAY_S))
+        delay = self._patience.first_delay * 2.0 ** (attempt - 1) * random.uniform(1.0, DOWNLOAD_SPREAD)  # noqa: S311 - no secret
+        time.sleep(min(max(delay, retry_after), DOWNLOAD_LONGEST_DELAY_S))
 
     def _client(self) -> contextlib.AbstractContextManager[httpx.Client]:
-        timeout = httpx.Timeout(self._patience.stall, connect=CONNECT_TIMEOUT_S)
+        timeout = httpx.Timeout(self._patience.stall, connect=DOWNLOAD_CONNECT_S)
         client = httpx.Client(timeout=timeout, follow_redirects=True, headers={"User-Agent": "rbee"})
         Guard(client)
         return client

@@ -16,11 +16,11 @@ from rbee_remote.hive.models.http_library import httpx
 from rbee_remote.hive.models.part_file import Problem, Retryable
 from rbee_remote.hive.models.redirects import Guard
 from rbee_remote.protocol import DENIED, ErrorCode, RemoteError, Source
+from rbee_remote.protocol.retries import HUB_API_S
 
 #: Where a token goes when the keeper has no HF_ENDPOINT: what this machine's variables say is not the keeper's word.
 PUBLIC_HUB = "https://huggingface.co"
 
-_API_TIMEOUT_S = 15.0
 #: Bytes of an answer, which is read at once and takes up to 25 times as much once it is parsed. A file of a repository
 #: is some 350 of them: this is 45,000 files, and repositories with GGUF files have tens to hundreds.
 _MOST_OF_ANSWER = 16 * 2**20
@@ -74,7 +74,7 @@ def _ask(api: Any, source: Source) -> Any:
 
     revision = source.revision or None
     try:
-        return api.model_info(source.repo, revision=revision, files_metadata=True, timeout=_API_TIMEOUT_S)
+        return api.model_info(source.repo, revision=revision, files_metadata=True, timeout=HUB_API_S)
     except errors.GatedRepoError as error:
         raise _refused(f"the licence of {source.repo} has to be accepted on its page first") from error
     except errors.RevisionNotFoundError as error:

@@ -1,0 +1,99 @@
+"""What the keeper tries again: how often, after how long, and how long one try may take. Times are seconds.
+
+docs/reliability.md, "Retries", is the table of it, with the worst cases; what a node tries again by itself stands in
+`rbee_remote.protocol.retries`. Each section names its owner.
+"""
+
+from __future__ import annotations
+
+# --- transport/ssh: one hop --------------------------------------------------------------------------------------
+
+#: Before the second and the third try.
+SSH_DELAYS_S = (0.2, 0.4)
+#: The same where the server hangs up on newcomers, each times a random number between these two.
+SSH_BUSY_DELAYS_S = (0.2, 0.4, 0.8, 1.6, 3.2)
+SSH_BUSY_SPREAD = (0.5, 1.5)
+#: Until the server asks for a key; then agent, token and server have this long for each key.
+SSH_CONNECT_S = 10.0
+SSH_AUTHENTICATE_S = 30.0
+
+# --- transport/local: a socket whose queue is full ----------------------------------------------------------------
+
+LOCAL_QUEUE_S = 10.0
+LOCAL_QUEUE_PAUSE_S = 0.02
+
+# --- transport/script, transport/upload ---------------------------------------------------------------------------
+
+#: For a login shell to run what it is given: rc files on a slow home need some, none needs more.
+SHELL_START_S = 20.0
+#: A part that turns out corrupt is thrown away, and the file is sent once more.
+UPLOAD_TRIES = 2
+#: For a node to say what it has, for it to take one piece over the slowest of lines, and to check what it got: so long
+#: at least, and a second for each so many bytes.
+UPLOAD_READY_S = 60.0
+UPLOAD_PIECE_S = 300.0
+UPLOAD_CHECK_S = 120.0
+UPLOAD_CHECK_RATE = 10 * 2**20
+
+# --- node/probe, node/socket_http, node/hive_client: one question each ----------------------------------------------
+
+PROBE_S = 60.0
+#: Opening a stream to a socket takes a round trip, or the start of a small process.
+STREAM_OPEN_S = 10.0
+#: Hives and workers send a comment line every few seconds while a stream has nothing to say.
+STREAM_SILENCE_S = 30.0
+#: For the whole answer to a request.
+REQUEST_S = 30.0
+#: A hive decides within milliseconds; one that swaps may take a while.
+HEALTH_TIMEOUT_S = 10.0
+WORKER_HEALTH_S = 5.0
+#: A stop waits for running requests, and then for each step of the kill ladder, which comes on top.
+STOP_TIMEOUT_S = 180.0
+#: llama.cpp reads the model's vocabulary and lays out a graph for each context size.
+NEEDS_TIMEOUT_S = 90.0
+#: Checking a SHA-256 takes seconds for each gigabyte.
+REGISTER_S = 600.0
+#: A hive gives a load up after five minutes without progress; one that does not, does not work.
+STALLED_LOAD_S = 600.0
+
+# --- setup ----------------------------------------------------------------------------------------------------------
+
+#: One script of the bootstrap.
+INSTALL_TIMEOUT_S = 600.0
+#: uv, for fetching a Python; its script has ten more.
+PYTHON_TIMEOUT_S = 60
+#: A hive starts in a fraction of a second; on a node that swaps or has a slow home it may take a while.
+HIVE_START_S = 45.0
+
+# --- infer: a node that is lost, a worker that is gone or busy, a connection that breaks ------------------------------
+
+#: How often phases 2 to 7 begin again after the connection broke: a large upload over a bad line goes on that often.
+RECONNECTS = 5
+#: For opening a connection in place of one that broke there, all tries together.
+REOPEN_TIMEOUT_S = 20.0
+#: Workers of one node for one request: another one where the first, or its hive, ends before it answers.
+WORKERS_TRIED = 2
+#: Before a worker is asked again whose slots and queue are full.
+BUSY_DELAYS_S = (1.0, 2.0, 4.0)
+#: Without a byte of the answer, after which a connection counts as dead; a worker with nothing to say sends a comment
+#: every three.
+ANSWER_SILENCE_S = 10.0
+#: Without the worker, until the answer is given up.
+OUTAGE_S = 30.0
+#: For opening one connection meanwhile.
+OUTAGE_REOPEN_S = 30.0
+#: Before the second try, doubled with each further one up to the longest.
+OUTAGE_PAUSE_S = 0.1
+OUTAGE_LONGEST_PAUSE_S = 2.0
+#: For a hive to say what became of a silent worker: one that is there answers within two round trips.
+ASK_TIMEOUT_S = 4.0
+#: How long Ctrl-C waits for the node to say that it stopped; and where the connection is lost: another may be had at
+#: once, or not at all.
+CANCEL_TIMEOUT_S = 5.0
+LOST_TIMEOUT_S = 2.0
+
+# --- registry ---------------------------------------------------------------------------------------------------------
+
+#: For another rbee that writes to workers.db: each write takes a millisecond, so that only a process that hangs, or is
+#: stopped, keeps the lock for as long.
+BUSY_TIMEOUT_S = 10.0
