@@ -178,6 +178,13 @@ def _anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/explanation/decisions.md", "CONTRIBUTING.md"])
+def test_modules_that_a_page_names_exist(page: str) -> None:
+    files = [f"/{path.relative_to(ROOT).as_posix()}" for path in ROOT.rglob("*.*") if ".venv" not in path.parts]
+    named = re.findall(r"`([\w/]+\.(?:py|sh|toml))(?:::\w+)?`", _text(page))
+    assert [name for name in named if not any(file.endswith(f"/{name}") for file in files)] == []
+
+
 def test_the_index_leads_to_every_page() -> None:
     linked = {(DOCS / link).resolve() for link in re.findall(r"\]\(([^)#]+\.md)\)", _text("docs/README.md"))}
     assert set(DOCS.rglob("*.md")) - {DOCS / "README.md"} <= linked
