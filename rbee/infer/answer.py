@@ -22,7 +22,7 @@ from rbee.base.errors import ConfigError, ConnectError, NodeError, RbeeError, Re
 from rbee.base.events import Emit, Retry, Token
 from rbee.base.retries import BUSY_DELAYS_S, CANCEL_TIMEOUT_S, LOST_TIMEOUT_S
 from rbee.infer.cancel import tell
-from rbee.infer.stream import Explain, Patience, unbroken
+from rbee.infer.stream import Explain, Patience, answer_events
 from rbee.node.hive_client import WorkerClient
 from rbee.transport.reconnecting import ReconnectingConnection
 from rbee_remote.protocol import Done, ErrorCode, GenerateRequest, Started, TokenEvent, Usage
@@ -142,7 +142,7 @@ async def answer(
 
 async def _one_try(endpoint: Endpoint, request: GenerateRequest, partial: PartialAnswer, emit: Emit) -> Answer:
     partial.sent_at = time.monotonic()
-    stream = unbroken(
+    stream = answer_events(
         endpoint.worker,
         request,
         connection=endpoint.connection,
@@ -162,7 +162,7 @@ async def _one_try(endpoint: Endpoint, request: GenerateRequest, partial: Partia
                         emit(Token(event.text, event.tokens))
                     case Done():
                         return partial.whole(event)
-        raise AssertionError("an unbroken stream ends with Done or raises")
+        raise AssertionError("the stream of an answer ends with Done or raises")
     except (NodeError, ConnectError, RefusedError, ConfigError) as error:
         if partial.max_tokens is None:
             raise

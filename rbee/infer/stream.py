@@ -22,7 +22,7 @@ from rbee.base.deadline import Deadline
 from rbee.base.errors import ConnectError, NodeError, RbeeError
 from rbee.base.events import Emit, Notice
 from rbee.base.retries import ANSWER_SILENCE_S, OUTAGE_LONGEST_PAUSE_S, OUTAGE_PAUSE_S, OUTAGE_REOPEN_S, OUTAGE_S
-from rbee.infer.validation import Plausible
+from rbee.infer.validation import EventCheck
 from rbee.infer.worker_status import HiveReport
 from rbee.node.hive_client import Generated, Numbered, WorkerClient
 from rbee.node.socket_http import HungUpError, SilenceError
@@ -44,7 +44,7 @@ class Patience:
     longest_pause_s: float = OUTAGE_LONGEST_PAUSE_S
 
 
-async def unbroken(
+async def answer_events(
     worker: WorkerClient,
     request: GenerateRequest,
     *,
@@ -61,7 +61,7 @@ async def unbroken(
     RefusedError and ConfigError by the node, NodeError by the worker, WORKER_GONE where it is not there any more.
     """
     heard = 0
-    plausible = Plausible(request.max_tokens)
+    check = EventCheck(request.max_tokens)
     outage = _Outage(connection, emit, patience)
     while True:
         try:
@@ -69,7 +69,7 @@ async def unbroken(
             async with _events(worker, request, heard, deadline, patience) as events:
                 outage.opened()
                 async for number, event in events:
-                    plausible.check(number, event)
+                    check.take(number, event)
                     heard = number
                     outage.heard()
                     yield event

@@ -18,7 +18,7 @@ TEXT_PER_TOKEN = 1024
 MORE_EVENTS = 16
 
 
-class Plausible:
+class EventCheck:
     """Listens to one answer, event by event. asked: the most tokens that were asked for, None for any number."""
 
     def __init__(self, asked: int | None) -> None:
@@ -28,7 +28,7 @@ class Plausible:
         self._tokens = 0
         self._text = 0
 
-    def check(self, number: int, event: Started | TokenEvent | Done) -> None:
+    def take(self, number: int, event: Started | TokenEvent | Done) -> None:
         """Take in the next event. Raises NonsenseError for one that no worker sends at this point."""
         self._events += 1
         if number != self._events:

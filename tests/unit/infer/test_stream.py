@@ -13,7 +13,7 @@ import pytest
 from rbee.base.deadline import Deadline
 from rbee.base.errors import ConnectError, NodeError
 from rbee.base.events import Emit, Event
-from rbee.infer.stream import Explain, Patience, unbroken
+from rbee.infer.stream import Explain, Patience, answer_events
 from rbee.infer.worker_status import HiveReport
 from rbee.node.hive_client import Generated, WorkerClient
 from rbee.transport.connection import Connection, SocketAccess, Stream
@@ -130,7 +130,7 @@ async def heard(node: Node, explain: Explain = nothing_known) -> list[Generated]
     async with ReconnectingConnection("gpu1", node, list[Event]().append) as connection:
         client = WorkerClient(connection, "/w.sock", worker_id="a" * 16, keeper_id="k1")
         request = GenerateRequest("0" * 32, prompt="x")
-        stream = unbroken(
+        stream = answer_events(
             client,
             request,
             connection=connection,
