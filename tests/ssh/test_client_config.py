@@ -11,7 +11,7 @@ import pytest
 
 from rbee.base.errors import ConfigError
 from rbee.inventory import Node
-from rbee.transport.ssh.config import Hop, route
+from rbee.transport.ssh.hops import Hop, route
 
 SSH = shutil.which("ssh")
 

@@ -9,7 +9,7 @@ import pytest
 
 from rbee.base.errors import ConfigError, RbeeError
 from rbee.inventory import Node, parse
-from rbee.transport.ssh.config import route
+from rbee.transport.ssh.hops import route
 from tests.ssh.conftest import Connect
 
 #: What the configuration of many a user says, and where it puts names.

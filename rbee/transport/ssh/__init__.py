@@ -26,8 +26,8 @@ from rbee.inventory import Node
 from rbee.transport.connection import AskPassphrase, ConnectTimings, SocketAccess
 from rbee.transport.passphrases import Passphrases
 from rbee.transport.ssh.channels import SSHConnection
-from rbee.transport.ssh.config import Hop, route
 from rbee.transport.ssh.handshake import BusyError, Opened, open_hop
+from rbee.transport.ssh.hops import Hop, route
 from rbee.transport.ssh.scan import Scanned, scan
 
 _CLOSE_TIMEOUT = 2.0

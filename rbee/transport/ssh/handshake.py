@@ -22,7 +22,7 @@ import asyncssh
 from rbee.base.errors import ConfigError, ConnectError, RbeeError, RefusedError
 from rbee.base.retries import SSH_AUTHENTICATE_S, SSH_CONNECT_S
 from rbee.transport.connection import AskPassphrase
-from rbee.transport.ssh.config import Hop
+from rbee.transport.ssh.hops import Hop
 from rbee.transport.ssh.hostkeys import HostKey, Trust, refusal, trust_of
 from rbee.transport.ssh.identities import Identities, open_identities
 from rbee_remote.protocol import ErrorCode

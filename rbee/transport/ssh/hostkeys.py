@@ -22,7 +22,7 @@ from pathlib import Path
 import asyncssh
 
 from rbee.base.errors import RefusedError
-from rbee.transport.ssh.config import DEFAULT_PORT, Hop
+from rbee.transport.ssh.hops import DEFAULT_PORT, Hop
 from rbee_remote.protocol import ErrorCode
 
 #: Families of plain host keys in the order of preference, each with its signature algorithms.

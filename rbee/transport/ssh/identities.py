@@ -19,7 +19,7 @@ import asyncssh
 from rbee.base.errors import ConfigError, RefusedError
 from rbee.base.trusted_files import is_exposed
 from rbee.transport.connection import AskPassphrase
-from rbee.transport.ssh.config import Hop
+from rbee.transport.ssh.hops import Hop
 from rbee_remote.protocol import ErrorCode
 
 #: Seconds an agent may take to list its keys. Signing may take longer: some ask their owner.

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import asyncssh
 
 from rbee.base.errors import ConnectError
-from rbee.transport.ssh.config import Hop
 from rbee.transport.ssh.handshake import show_host_key
+from rbee.transport.ssh.hops import Hop
 from rbee.transport.ssh.hostkeys import HostKey, Trust, known_hosts_of, refusal, trust_of
 
 
