@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from rbee.audit.cross_check import Note, NotesOnKeeper, notes_on_nodes, place_of
 from rbee.audit.reading import snapshot
-from rbee.audit.witness import Note, NotesOnKeeper, notes_on_nodes, place_of
 from rbee.base.errors import ConfigError, NodeError
 from rbee.base.events import silent
 from rbee.base.settings import Settings

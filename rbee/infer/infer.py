@@ -190,7 +190,7 @@ async def _check_fit(session: InferSession, on: NodeSession, spawn: SpawnRequest
 
 async def _start_worker(session: InferSession, on: NodeSession, spawn: SpawnRequest) -> WorkerInfo:
     """Phase 5: the hive has a worker for it, which may be loading."""
-    from rbee.audit.witness import place_of
+    from rbee.audit.cross_check import place_of
 
     with session.clock.phase(Phase.START, "starting a worker") as outcome:
         info = await on.attached.hive.ensure_worker(spawn)

@@ -10,7 +10,7 @@ import pytest
 
 from rbee import audit
 from rbee.audit.check import Verdict, verify_keeper, verify_nodes
-from rbee.audit.witness import MOST_NOTES, Note, NotesOnKeeper, notes_on_nodes, place_of
+from rbee.audit.cross_check import MOST_NOTES, Note, NotesOnKeeper, notes_on_nodes, place_of
 from rbee.base.settings import Settings, keeper_id
 from rbee.base.who import host, user
 from rbee.context import Context
