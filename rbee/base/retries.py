@@ -47,7 +47,7 @@ REQUEST_S = 30.0
 #: A hive decides within milliseconds; one that swaps may take a while.
 HEALTH_TIMEOUT_S = 10.0
 WORKER_HEALTH_S = 5.0
-#: A stop waits for running requests, and then for each step of the kill ladder, which comes on top.
+#: A stop waits for running requests, and then for each step of the escalation, which comes on top.
 STOP_TIMEOUT_S = 180.0
 #: llama.cpp reads the model's vocabulary and lays out a graph for each context size.
 NEEDS_TIMEOUT_S = 90.0

@@ -33,7 +33,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A node that is to be cleaned up. patience_s: of each step of a kill ladder."""
+    """A node that is to be cleaned up. patience_s: of each step of an escalation."""
 
     session: NodeSession
     found: Probe

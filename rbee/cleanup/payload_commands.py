@@ -33,10 +33,10 @@ from rbee_remote.protocol import (
 )
 
 SURVEY_TIMEOUT_S = 60.0
-#: Beyond the kill ladder's patience: folders of a slow file system take their time to remove.
+#: Beyond the patience of the escalation: folders of a slow file system take their time to remove.
 TIDY_TIMEOUT_S = 300.0
-#: Steps of the kill ladder, which is climbed for hives first and then for everything else.
-_LADDER_STEPS = 6
+#: Steps of the escalation, which is gone through for hives first and then for everything else.
+_STOP_STEPS = 6
 
 #: A node has a handful of each; one that says otherwise is not believed.
 MAX_PROCESSES = 10_000
@@ -113,7 +113,7 @@ async def survey(connection: Connection, found: Probe) -> Survey:
 async def tidy(connection: Connection, found: Probe, request: TidyRequest) -> TidyReport:
     """End and remove what `request` names, as far as it still is what was surveyed. Raises as `run_payload`."""
     stdin = json.dumps(encode(request)).encode()
-    timeout = _LADDER_STEPS * request.patience_s + TIDY_TIMEOUT_S
+    timeout = _STOP_STEPS * request.patience_s + TIDY_TIMEOUT_S
     report = _decode(TidyReport, await run_payload(connection, found, ("tidy",), stdin=stdin, timeout=timeout))
     if len(report.results) != len(request.processes) + len(request.files):
         raise _nonsense("tidy", "it has not one result for each thing that was asked for")

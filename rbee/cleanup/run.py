@@ -45,15 +45,15 @@ HIVE_PATIENCE_S = 5.0
 AT_ONCE = 32
 #: Three tries to connect, the probe and the survey, on a machine that may be at work for all it is worth.
 LOOKING_S = 90.0
-#: Beyond the kill ladders: a large runtime on a slow network disk takes its time to go.
+#: Beyond the escalation (asking, SIGTERM, SIGKILL): a large runtime on a slow network disk takes its time to go.
 ACTING_S = 300.0
-#: Steps of a kill ladder, each of which takes the request's patience at most.
-LADDER_STEPS = 6
+#: Steps of an escalation, each of which takes the request's patience at most.
+STOP_STEPS = 6
 
 
 @dataclass(frozen=True, slots=True)
 class GcRequest:
-    """older_than_s: seconds, None for what the rules say. patience_s: of each step of a kill ladder.
+    """older_than_s: seconds, None for what the rules say. patience_s: of each step of an escalation.
 
     everywhere: all nodes were asked for, so that the keeper's own home is looked at, too.
     """
@@ -169,8 +169,8 @@ class _Run:
             if self.request.dry_run:
                 report.outcomes += [Outcome(action) for action in plan.actions]
                 return
-            ladders = LADDER_STEPS * self.request.patience_s * len(plan.actions)
-            deadline.reschedule(asyncio.get_running_loop().time() + ACTING_S + ladders)
+            patience_s = STOP_STEPS * self.request.patience_s * len(plan.actions)
+            deadline.reschedule(asyncio.get_running_loop().time() + ACTING_S + patience_s)
             await Site(session, found, hive, self.request.patience_s).act(plan, seen, report.outcomes)
 
     def _policy(self, session: NodeSession, found: Probe) -> Policy:

@@ -30,7 +30,7 @@ async def stop_hive(context: Context, node: Node, *, drain: bool, patience_s: fl
     """Stop a node's workers and its hive; whether one ran.
 
     drain: running requests finish first, and a hive that does not answer is left alone: ConnectError. Else it is ended
-    by signals; NodeError when even that does nothing. patience_s: of each step of the kill ladder.
+    by signals; NodeError when even that does nothing. patience_s: of each step of the escalation.
     """
     recorded = audit.recorded(context.settings, "hive.stop", emit=context.emit, node=node.name)
     with recorded as details:

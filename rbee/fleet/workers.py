@@ -15,7 +15,7 @@ from rbee.node.session import NODE_DEADLINE_S, NodeSession, PerNode, on_each, op
 from rbee.registry import Changes
 from rbee_remote.protocol import ErrorCode, StopRequest, WorkerInfo, WorkerStatus
 
-#: What each step of a kill ladder gets where nobody says.
+#: What each step of an escalation gets where nobody says.
 PATIENCE_S = StopRequest().patience_s
 
 
@@ -106,7 +106,7 @@ async def stop_worker(
     context: Context, node: Node, worker_id: str, *, drain: bool, patience_s: float = PATIENCE_S
 ) -> WorkerInfo:
     """Stop a worker; returns when its process is gone. drain: running requests finish first. patience_s: of each step
-    of the kill ladder."""
+    of the escalation."""
     recorded = audit.recorded(context.settings, "worker.stop", emit=context.emit, node=node.name, worker=worker_id)
     with recorded as details:
         async with open_session(context, node) as session:

@@ -62,7 +62,7 @@ from rbee_remote.protocol import (
 Generated = Started | TokenEvent | Done
 T = TypeVar("T")
 
-LADDER_STEPS = 3
+STOP_STEPS = 3
 #: What of a load counts as progress, as a share of the whole.
 _PROGRESS = 0.001
 #: Bytes of a socket's path on Linux; elsewhere it is less.
@@ -169,7 +169,7 @@ class HiveClient:
 
 
 def _stop_timeout(stop: StopRequest) -> float:
-    return STOP_TIMEOUT_S + LADDER_STEPS * stop.patience_s
+    return STOP_TIMEOUT_S + STOP_STEPS * stop.patience_s
 
 
 class WorkerClient:

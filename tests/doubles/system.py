@@ -29,7 +29,7 @@ from rbee_remote.system.common import paths_below
 from rbee_remote.system.identity import owner_tag
 from rbee_remote.system.interface import Process
 
-#: Steps of the kill ladder that a process goes at: asked, SIGTERM, SIGKILL, or never (its kernel waits for a disk).
+#: Steps of the escalation that a process goes at: asked, SIGTERM, SIGKILL, or never (its kernel waits for a disk).
 MANNERS = ("asked", "term", "kill", "never")
 
 _TICKS_PER_S = 100

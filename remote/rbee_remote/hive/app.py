@@ -44,7 +44,7 @@ from rbee_remote.system.caller import caller_of
 _log = logging.getLogger(__name__)
 
 MAX_BODY = 1 << 20
-#: Seconds that a step of the kill ladder may be told to wait.
+#: Seconds that a step of the escalation may be told to wait.
 MAX_PATIENCE_S = 600
 STATE_INTERVAL_S = 5.0
 

@@ -2,7 +2,7 @@
 
 Rules
 - Whatever happens in it, the record reaches its last state, and no other worker is touched by it.
-- Its end is a ladder: asked to shut down (and waited for while it drains), SIGTERM, SIGKILL.
+- Its end is an escalation: asked to shut down (and waited for while it drains), SIGTERM, SIGKILL.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def make_needs(catalog: Catalog, request: NeedsRequest, live: Sequence[WorkerRec
     planning.check_sandbox(request.sandbox)
     loading = planning.make_loading(catalog, request.model, replace(request.options, ctx=None, slots=None))
     meta = loading.model.meta
-    steps = load_options.ladder(meta)
+    steps = load_options.context_sizes(meta)
     shown = request.ctx or tuple(ctx for ctx in steps if ctx >= min(_LEAST_SHOWN_CTX, meta.n_ctx_train))
     slot_counts = request.slots or _SLOTS
     points = tuple(Point(ctx, slots) for slots in slot_counts for ctx in sorted({*steps, *shown}))

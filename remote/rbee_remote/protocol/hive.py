@@ -117,7 +117,7 @@ class WorkerInfo:
 class StopRequest:
     """POST /v1/stop (hive) or DELETE /v1/workers/ID with a body.
 
-    drain: let running requests finish first. patience_s: seconds each step of the kill ladder waits.
+    drain: let running requests finish first. patience_s: seconds each step of the escalation waits.
     follower: the name under which the caller followed the worker's load, which it gives up: a worker that serves
     already, or whose load somebody else follows, is then left alone.
     only_idle_s: end it only if it has been idle for that long and no other keeper's lease holds it; else it is refused

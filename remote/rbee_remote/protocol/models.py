@@ -130,7 +130,7 @@ class ModelInfo:
 class NeedsRequest:
     """POST /v1/models/needs: what `model` needs at each of `ctx` x `slots`; answers with `ModelNeeds`.
 
-    ctx: tokens per slot; none for a ladder up to what the model was trained for. slots: none for 1, 2, 4 and 8.
+    ctx: tokens per slot; none for several sizes, up to what the model was trained for. slots: none for 1, 2, 4 and 8.
     options: how it would be loaded; its ctx and slots are not looked at. sandbox: as in SpawnRequest, for
     the process that measures.
     """

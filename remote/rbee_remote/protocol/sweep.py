@@ -68,7 +68,7 @@ class Survey:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TidyRequest:
-    """home and run_dir: as surveyed; nothing outside them is removed. patience_s: of each step of the kill ladder."""
+    """home and run_dir: as surveyed; nothing outside them is removed. patience_s: of each step of the escalation."""
 
     home: str
     run_dir: str

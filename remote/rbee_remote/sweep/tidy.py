@@ -17,8 +17,8 @@ from rbee_remote.protocol import (
     decode,
     encode,
 )
-from rbee_remote.sweep.ladder import end_processes
 from rbee_remote.sweep.removal import remove_files
+from rbee_remote.sweep.termination import end_processes
 from rbee_remote.system.interface import System, this_system
 
 

@@ -48,7 +48,7 @@ class SharedSystem:
         try:
             unix_http.request(Path(socket), "POST", target, body=body, timeout=timeout_s)
         except (OSError, ValueError):
-            return  # it cannot be asked: the next step of the ladder does not depend on it
+            return  # it cannot be asked: the next step of the escalation does not depend on it
 
     def gpu_pids(self) -> frozenset[int]:
         return gpu_pids()

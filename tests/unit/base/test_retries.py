@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from rbee.base import retries as keeper
-from rbee.node.hive_client import LADDER_STEPS
+from rbee.node.hive_client import STOP_STEPS
 from rbee_remote.protocol import StopRequest
 from rbee_remote.protocol import retries as node
 
@@ -68,7 +68,7 @@ BUSY_S = sum(keeper.BUSY_DELAYS_S)
 INFERENCE_S = (len(keeper.BUSY_DELAYS_S) + 1) * OUTAGE_S + BUSY_S
 
 RUNTIME_SCRIPTS = 3  # made, removed, made again
-STOP_S = keeper.REQUEST_S + keeper.STOP_TIMEOUT_S + LADDER_STEPS * StopRequest().patience_s
+STOP_S = keeper.REQUEST_S + keeper.STOP_TIMEOUT_S + STOP_STEPS * StopRequest().patience_s
 #: Each step of phases 2 to 7 that has a limit, once; a bootstrap probes twice.
 PHASES_S = (
     2 * keeper.PROBE_S

@@ -103,11 +103,11 @@ def points_of_interest(asked: WorkerOptions, estimate: Estimate, available_mb: i
     most = asked.ctx or estimate.meta.n_ctx_train
     if estimate.formula(most, first).total_mb <= available_mb * _PLENTY:
         return ()
-    contexts = (asked.ctx,) if asked.ctx else ladder(estimate.meta)
+    contexts = (asked.ctx,) if asked.ctx else context_sizes(estimate.meta)
     return tuple(Point(ctx, slots) for slots in _slot_choices(asked) for ctx in contexts)
 
 
-def ladder(meta: ModelMeta) -> tuple[int, ...]:
+def context_sizes(meta: ModelMeta) -> tuple[int, ...]:
     """Context sizes between which what is needed grows in straight lines, and where people like to know it."""
     steps = {size for size in (2**exponent for exponent in range(9, 25)) if size < meta.n_ctx_train}
     if meta.n_swa:  # beyond the window and a micro-batch its layers grow no more

@@ -97,7 +97,7 @@ def test_a_stopped_worker_is_seen_as_such() -> None:
     assert (seen.state, seen.answers) == ("T", False)
 
 
-# --- the ladder -------------------------------------------------------------------------------------------------------
+# --- the escalation ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbee_remote.hive.fit.needs import Estimate
-from rbee_remote.hive.fit.options import closed, host_mb, ladder, need_of, points_of_interest, resolve
+from rbee_remote.hive.fit.options import closed, context_sizes, host_mb, need_of, points_of_interest, resolve
 from rbee_remote.hive.fit.scheduler import WorkerKey
 from rbee_remote.protocol import ErrorCode, ModelMeta, RemoteError, WorkerOptions
 from rbee_remote.protocol.measuring import Point
@@ -143,9 +143,9 @@ def test_llama_cpp_is_asked_where_memory_is_not_plentiful(
     assert points_of_interest(asked(**wanted), RAM, available) == points
 
 
-def test_the_ladder_has_a_step_where_a_window_is_full() -> None:
-    assert ladder(replace(META, n_ctx_train=5000, n_swa=1024)) == (512, 1024, 1536, 2048, 4096, 5000)
-    assert ladder(replace(META, n_ctx_train=256)) == (256,)
+def test_the_context_sizes_have_one_where_a_window_is_full() -> None:
+    assert context_sizes(replace(META, n_ctx_train=5000, n_swa=1024)) == (512, 1024, 1536, 2048, 4096, 5000)
+    assert context_sizes(replace(META, n_ctx_train=256)) == (256,)
 
 
 HAS = resolve(asked(), RAM, 10**6)

@@ -63,7 +63,7 @@ def end_processes(system: System, request: TidyRequest) -> list[TidyResult]:
     hives = [_Ending(seen) for seen in request.processes if seen.command == "hive"]
     others = [_Ending(seen) for seen in request.processes if seen.command != "hive"]
     for batch in (hives, others):
-        _climb(system, batch, request)
+        _escalate(system, batch, request)
         held = _wait_for_gpus(system, batch)
         for ending in batch:
             results[ending.seen] = result = _result(ending, held)
@@ -74,14 +74,14 @@ def end_processes(system: System, request: TidyRequest) -> list[TidyResult]:
     return [results[seen] for seen in request.processes]
 
 
-def _climb(system: System, batch: Sequence[_Ending], request: TidyRequest) -> None:
-    """The ladder, for all at once; after each step some patience."""
+def _escalate(system: System, batch: Sequence[_Ending], request: TidyRequest) -> None:
+    """Ask, SIGTERM, SIGKILL, for all at once; after each step some patience."""
     for step in (_ask, _terminate, _kill):
         _look_again(system, [ending for ending in batch if not ending.why], request, first=step is _ask)
         _gather(system, batch)
-        climbing = [ending for ending in batch if ending.running and step(system, ending, request)]
-        if climbing:
-            _wait(system, climbing, request.patience_s, kill=step is _kill)
+        waiting = [ending for ending in batch if ending.running and step(system, ending, request)]
+        if waiting:
+            _wait(system, waiting, request.patience_s, kill=step is _kill)
 
 
 def _look_again(system: System, batch: Sequence[_Ending], request: TidyRequest, *, first: bool) -> None:
