@@ -55,9 +55,9 @@ def _run(command: str, arguments: list[str]) -> int:
 
         return measure.main(arguments)
     if command == "render":
-        from rbee_remote.worker.templates import process
+        from rbee_remote.worker.templates import render_process
 
-        return process.main(arguments)
+        return render_process.main(arguments)
     if command == "survey":
         from rbee_remote.sweep import survey
 

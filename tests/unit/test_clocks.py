@@ -40,7 +40,7 @@ ALLOWED = {
     "remote/rbee_remote/protocol/audit_log.py": SHOWN,
     "remote/rbee_remote/system/common.py": AGE,
     "remote/rbee_remote/worker/templates/template.py": SHOWN,
-    "remote/rbee_remote/worker/templates/process.py": "so that the time zone is read while files can be",
+    "remote/rbee_remote/worker/templates/render_process.py": "so that the time zone is read while files can be",
     "remote/rbee_remote/worker/http/openai/answer.py": SHOWN,
     "remote/rbee_remote/worker/http/openai/routes.py": SHOWN,
 }

@@ -22,8 +22,8 @@ from rbee_remote.system.command import payload_command, read_command
 from rbee_remote.system.linux import LinuxSystem
 from rbee_remote.system.process_tree import grow
 from rbee_remote.worker.engine.interface import LoadedModel
-from rbee_remote.worker.templates import renderer as renderer_module
-from rbee_remote.worker.templates.renderer import Renderer
+from rbee_remote.worker.templates import render_pool
+from rbee_remote.worker.templates.render_pool import RenderPool
 from rbee_remote.worker.templates.template import ChatTemplate
 from tests.doubles.engine import INFO
 from tests.patience import PATIENCE_S
@@ -55,8 +55,8 @@ def chat(*messages: str | Message, tools: tuple[dict[str, Any], ...] = ()) -> Ge
 
 
 @pytest.fixture
-async def rendering() -> AsyncIterator[Renderer]:
-    made = Renderer()
+async def rendering() -> AsyncIterator[RenderPool]:
+    made = RenderPool()
     try:
         yield made
     finally:
@@ -74,7 +74,7 @@ def renders_of(owner: int) -> list[int]:
     return found
 
 
-async def error_of(rendering: Renderer, template: str, *messages: str) -> RemoteError:
+async def error_of(rendering: RenderPool, template: str, *messages: str) -> RemoteError:
     with pytest.raises(RemoteError) as caught:
         await rendering.render(chat(*messages or ("Hi",)), info(template))
     return caught.value
@@ -103,7 +103,7 @@ async def error_of(rendering: Renderer, template: str, *messages: str) -> Remote
     ids=lambda value: value[:40] if isinstance(value, str) else value,
 )
 async def test_a_bound_that_is_hit_is_named_and_the_next_request_is_served(
-    rendering: Renderer, template: str, bound: str
+    rendering: RenderPool, template: str, bound: str
 ) -> None:
     """bound: those that it can be on one machine or another, empty for an error of the template's own, - for none."""
     guarded = "{% if messages[0].content == '" + NEXT + "' %}" + SAY + "{% else %}" + template + "{% endif %}"
@@ -121,7 +121,7 @@ async def test_a_bound_that_is_hit_is_named_and_the_next_request_is_served(
         assert await rendering.render(chat(NEXT), info(guarded)) == f"{NEXT};"
 
 
-async def test_time_is_a_bound_and_nobody_else_waits_for_it(rendering: Renderer) -> None:
+async def test_time_is_a_bound_and_nobody_else_waits_for_it(rendering: RenderPool) -> None:
     """While some requests compute for ever, others are rendered: by a process of their own."""
     template = "{% if messages[0].content == 'slow' %}" + ENDLESS + "{% endif %}" + SAY
     slow = [asyncio.create_task(error_of(rendering, template, "slow")) for _ in range(2)]
@@ -135,24 +135,24 @@ async def test_time_is_a_bound_and_nobody_else_waits_for_it(rendering: Renderer)
     assert await rendering.render(chat("quick"), info(template)) == "quick;"
 
 
-async def test_there_are_a_few_processes_at_most_and_one_stays(rendering: Renderer) -> None:
+async def test_there_are_a_few_processes_at_most_and_one_stays(rendering: RenderPool) -> None:
     template = "{% for a in range(99999) %}{% for b in range(20) %}{% endfor %}{% endfor %}" + SAY
     answers = await asyncio.gather(*(rendering.render(chat(str(n)), info(template)) for n in range(12)))
     assert answers == [f"{n};" for n in range(12)]
     assert len(renders_of(os.getpid())) == 1
 
 
-async def test_a_quick_burst_needs_one_process(rendering: Renderer) -> None:
+async def test_a_quick_burst_needs_one_process(rendering: RenderPool) -> None:
     await rendering.render(chat("Hi"), info(SAY))
     await asyncio.gather(*(rendering.render(chat("Hi"), info(SAY)) for _ in range(20)))
     assert len(renders_of(os.getpid())) == 1
 
 
-async def test_a_chat_of_many_short_turns_is_served(rendering: Renderer) -> None:
+async def test_a_chat_of_many_short_turns_is_served(rendering: RenderPool) -> None:
     assert await rendering.render(chat(*["Hi"] * 5000), info(SAY)) == "Hi;" * 5000
 
 
-async def test_refusals_and_errors_cost_no_process(rendering: Renderer) -> None:
+async def test_refusals_and_errors_cost_no_process(rendering: RenderPool) -> None:
     template = "{% if messages[0].content == 'no' %}{{ raise_exception('not this') }}{% endif %}" + SAY
     await rendering.render(chat("Hi"), info(template))
     before = renders_of(os.getpid())
@@ -162,7 +162,7 @@ async def test_refusals_and_errors_cost_no_process(rendering: Renderer) -> None:
     assert renders_of(os.getpid()) == before
 
 
-async def test_a_process_that_was_ended_is_replaced(rendering: Renderer) -> None:
+async def test_a_process_that_was_ended_is_replaced(rendering: RenderPool) -> None:
     rendering.prepare()
     assert await rendering.render(chat("Hi"), info(SAY)) == "Hi;"
     (pid,) = renders_of(os.getpid())
@@ -172,7 +172,7 @@ async def test_a_process_that_was_ended_is_replaced(rendering: Renderer) -> None
     assert await rendering.render(chat("Hi"), info(SAY)) == "Hi;"
 
 
-async def test_who_gives_up_leaves_no_half_answer_to_the_next(rendering: Renderer) -> None:
+async def test_who_gives_up_leaves_no_half_answer_to_the_next(rendering: RenderPool) -> None:
     template = "{% if messages[0].content == 'first' %}" + ENDLESS + "{% endif %}" + SAY
     task = asyncio.create_task(rendering.render(chat("first"), info(template)))
     await asyncio.sleep(0.5)
@@ -184,10 +184,10 @@ async def test_who_gives_up_leaves_no_half_answer_to_the_next(rendering: Rendere
 
 @pytest.mark.parametrize("fit", [True, False], ids=["idle", "ended"])
 async def test_who_gives_up_as_it_is_woken_wakes_the_next(
-    monkeypatch: pytest.MonkeyPatch, rendering: Renderer, fit: bool
+    monkeypatch: pytest.MonkeyPatch, rendering: RenderPool, fit: bool
 ) -> None:
     """Before Python 3.13, a condition's `notify` is lost on a waiter that is canceled in the same turn."""
-    monkeypatch.setattr(renderer_module, "MOST", 1)
+    monkeypatch.setattr(render_pool, "MOST", 1)
     process = await rendering._take()
     first, second = (asyncio.create_task(rendering._take()) for _ in range(2))
     while rendering._waiting < 2:
@@ -219,7 +219,7 @@ async def test_who_gives_up_as_it_is_woken_wakes_the_next(
     ],
 )
 async def test_nothing_that_templates_use_is_missing_where_no_file_can_be_opened(
-    rendering: Renderer, template: str
+    rendering: RenderPool, template: str
 ) -> None:
     request = chat("hello wörld", "a second message of some length")
     template += "{% if false %}" + "{% endif %}" + SAY
@@ -228,7 +228,7 @@ async def test_nothing_that_templates_use_is_missing_where_no_file_can_be_opened
 
 
 @pytest.mark.parametrize("broken", ["{% for %}", "{{ nobody.knows }}", "{{ 1 / 0 }}", "{{ messages | nothing }}"])
-async def test_errors_are_told_as_they_are(rendering: Renderer, broken: str) -> None:
+async def test_errors_are_told_as_they_are(rendering: RenderPool, broken: str) -> None:
     error = await error_of(rendering, broken)
     assert error.code is ErrorCode.MODEL_INVALID
     assert "encodings" not in error.message
@@ -241,10 +241,10 @@ def test_it_ends_with_its_worker_however_that_ends(tmp_path: Path) -> None:
 import asyncio, dataclasses, sys
 sys.path[:0] = [{str(REMOTE)!r}, {str(REMOTE.parent)!r}]
 from rbee_remote.protocol import GenerateRequest, Message
-from rbee_remote.worker.templates.renderer import Renderer
+from rbee_remote.worker.templates.render_pool import RenderPool
 from tests.doubles.engine import INFO
 async def main():
-    made = Renderer()
+    made = RenderPool()
     request = GenerateRequest(request_id="0" * 32, messages=(Message("user", "Hi"),))
     quick = asyncio.create_task(made.render(request, INFO))
     await quick
@@ -266,7 +266,7 @@ asyncio.run(main())
         time.sleep(0.05)
 
 
-async def test_it_belongs_to_its_worker(rendering: Renderer) -> None:
+async def test_it_belongs_to_its_worker(rendering: RenderPool) -> None:
     """For who ends a worker, and for who finds one that its worker left behind."""
     await rendering.render(chat("Hi"), info(SAY))
     (pid,) = renders_of(os.getpid())
@@ -286,7 +286,7 @@ async def test_it_belongs_to_its_worker(rendering: Renderer) -> None:
     [b"", b"null", b"[" * 100_000, b"\xff", b'{"text": 1}', b'{"bound": "other"}', b'{"error": {"code": "DISK_FULL"}}'],
 )
 def test_what_a_process_says_is_not_believed(answer: bytes) -> None:
-    text, _ = renderer_module._read(answer)
+    text, _ = render_pool._read(answer)
     assert isinstance(text, RemoteError)
     assert text.code is ErrorCode.MODEL_INVALID
 
@@ -297,7 +297,7 @@ sys.path[:0] = [sys.argv[1], sys.argv[1] + "/.."]
 import anyio._backends._asyncio, jinja2
 from rbee_remote.protocol import GenerateRequest, Message
 from rbee_remote.sandbox import confine_worker, landlock, paths
-from rbee_remote.worker.templates import renderer
+from rbee_remote.worker.templates import render_pool
 from tests.doubles.engine import INFO
 import dataclasses
 landlock.abi = lambda: int(sys.argv[2])
@@ -306,7 +306,7 @@ def ask(made, text):
     return made.render(GenerateRequest(request_id="0" * 32, messages=(Message("user", text),)), info)
 async def main():
     print(confine_worker("auto", "cpu", paths.reading("/dev/null")))
-    made = renderer.Renderer()
+    made = render_pool.RenderPool()
     print(await ask(made, "first"))
     slow = asyncio.create_task(ask(made, "slow"))
     await asyncio.sleep(0.3)

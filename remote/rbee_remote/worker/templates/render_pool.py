@@ -29,7 +29,7 @@ from rbee_remote.worker.templates.frames import CPU_S, HEAD_BYTES, MEMORY_BYTES,
 #: Processes at most.
 MOST = 4
 #: Seconds after which somebody who waits for a process gets one more; a usual chat is rendered in a thousandth.
-COMPANY_AFTER_S = 0.05
+ANOTHER_AFTER_S = 0.05
 #: Seconds until a process that does not even compute, on a machine that stands still, is given up.
 WALL_S = 60.0
 #: Characters of a template, and of the text of a token. The longest templates known have 30,000.
@@ -41,7 +41,7 @@ _MOST_WORDS = 2**14
 _HINT = "use --raw to send the prompt without the model's chat template"
 
 
-class Renderer:
+class RenderPool:
     """tags: for the command lines of the processes. Closed by `close`."""
 
     def __init__(self, tags: Sequence[str] = ()) -> None:
@@ -89,7 +89,7 @@ class Renderer:
 
     async def _take(self) -> _Process:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + COMPANY_AFTER_S
+        deadline = loop.time() + ANOTHER_AFTER_S
         async with self._changed:
             self._waiting += 1
             try:

@@ -3,7 +3,7 @@
 A template is a program that came with the model. Jinja's sandbox keeps it from Python's inside, not from taking any
 time and memory, while it is compiled already, or from crashing Python with a deeply nested expression. So it runs here,
 where the kernel sets the bounds: seconds of processor, address space, no file, no socket, no other process. What hits a
-bound ends, and the worker makes the next one (`renderer`).
+bound ends, and the worker makes the next one (`render_pool`).
 
 MiniJinja counts steps and recursion, but is another language: transformers' templates use Python's string methods,
 loop controls, the generation tag and tojson's arguments as Jinja has them, and a prompt that differs in one blank makes
