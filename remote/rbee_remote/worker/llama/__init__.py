@@ -3,7 +3,7 @@
 engine ─┬─ load       a model and its context, from a WorkerConfig; what llama.cpp says when it cannot
         ├─ memory     how much of it a model would take, without loading it
         ├─ timing     its speed, as llama-bench has it
-        ├─ samplers   one request's sampler chain, grammar and logprobs
+        ├─ samplers   one request's sampler, grammar and logprobs; `sampler_chain` has each of llama.cpp's samplers
         ├─ backends   ggml's devices
         └─ log        llama.cpp's log to ours
 """

@@ -17,8 +17,8 @@ from rbee_remote.protocol import Logprob, Logprobs, Sampling
 from rbee_remote.worker.constraints.gbnf import GrammarError
 from rbee_remote.worker.constraints.matcher import Matcher
 from rbee_remote.worker.engine.interface import Sampled
-from rbee_remote.worker.llama.chain import make_chain
 from rbee_remote.worker.llama.grammars import Grammars, refused
+from rbee_remote.worker.llama.sampler_chain import make_chain
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 

@@ -1,4 +1,4 @@
-"""What a request may ask of sampling, and its seed. The samplers are llama.cpp's, made in `llama.samplers`."""
+"""What a request may ask of sampling, and its seed. The samplers are llama.cpp's, made in `llama.sampler_chain`."""
 
 from __future__ import annotations
 
