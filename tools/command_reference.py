@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from rbee import cli
+from rbee.cli import main as cli
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "commands.md"
 HEAD = """# Commands

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rbee.base.errors import ConfigError
-from rbee.cli.failures import partial_failure, why
+from rbee.cli.failed_nodes import partial_failure, why
 from rbee.cli.options import NodesArgument, complete_node
 from rbee.cli.shell import Shell, command, group
 from rbee.render import Table

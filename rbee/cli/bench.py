@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rbee.base.errors import UsageError
-from rbee.cli.failures import error_value, partial_failure, why
+from rbee.cli.failed_nodes import error_value, partial_failure, why
 from rbee.cli.load_options import takes_load_options
 from rbee.cli.options import ModelOption, complete_node
 from rbee.cli.shell import Shell, command

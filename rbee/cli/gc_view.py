@@ -11,7 +11,7 @@ from rbee.cleanup.act import Outcome
 from rbee.cleanup.actions import HERE, Action, DropRow, EndProcess, RemoveFile, StopWorker
 from rbee.cleanup.install import Schedule
 from rbee.cleanup.run import NodeReport, action_name
-from rbee.cli.failures import why
+from rbee.cli.failed_nodes import why
 from rbee.cli.shell import Options
 from rbee.render import Renderer
 from rbee.render.text import amount, error_data, one_line

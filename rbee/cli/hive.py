@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from rbee.cli.failures import error_value, why
+from rbee.cli.failed_nodes import error_value, why
 from rbee.cli.options import PATIENCE, NodeArgument, NodesArgument, NowOption, PatienceOption, patience_s
 from rbee.cli.shell import Shell, command, group
 from rbee.render import Table

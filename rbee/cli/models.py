@@ -10,7 +10,7 @@ import typer
 
 from rbee.base.errors import NodeError, UsageError
 from rbee.base.settings import expand
-from rbee.cli.failures import error_value, partial_failure, why
+from rbee.cli.failed_nodes import error_value, partial_failure, why
 from rbee.cli.load_options import takes_load_options
 from rbee.cli.options import NodeArgument, NodeOption, NodesArgument
 from rbee.cli.shell import Shell, command, group

@@ -11,7 +11,7 @@ import typer
 
 from rbee.base.durations import format_duration
 from rbee.base.errors import UsageError
-from rbee.cli.failures import error_value, partial_failure, why
+from rbee.cli.failed_nodes import error_value, partial_failure, why
 from rbee.cli.options import NodeArgument, NodesArgument
 from rbee.cli.shell import Shell, command, group
 from rbee.render import Table

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from rbee.base.durations import format_duration
-from rbee.cli.failures import error_value, partial_failure, why
+from rbee.cli.failed_nodes import error_value, partial_failure, why
 from rbee.cli.options import (
     PATIENCE,
     NodeOption,

@@ -1,4 +1,4 @@
-"""The inventory: which nodes there are. TOML in, frozen values out; `inventory_edit` writes.
+"""The inventory: which nodes there are. TOML in, frozen values out; `edit` writes.
 
 Rules
 - A value that leaves this module is valid; nobody checks it again.

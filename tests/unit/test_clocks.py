@@ -26,7 +26,7 @@ AGE = "how long a file lies unused: days, which a jump shortens or lengthens; wh
 ALLOWED = {
     "rbee/infer/answer.py": SHOWN,
     "rbee/audit/__init__.py": SHOWN,
-    "rbee/cli/__init__.py": SHOWN,
+    "rbee/cli/main.py": SHOWN,
     "rbee/fleet/workers.py": HINT,
     "rbee/cleanup/here.py": AGE,
     "rbee/cleanup/run.py": HINT,

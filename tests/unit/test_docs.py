@@ -15,9 +15,9 @@ from typing import Any, get_args
 import pytest
 import typer
 
-from rbee import cli
 from rbee.base import events
 from rbee.base.errors import EXIT_STATUS
+from rbee.cli import main as cli
 from rbee.inventory import load, parse
 from rbee.inventory.schema import BACKENDS, KEYS, SANDBOX
 from rbee.models.ref import built_in

@@ -216,7 +216,7 @@ def _belongs(path: Path) -> bool:
 def test_the_readme_names_every_command() -> None:
     from typer.main import get_command
 
-    from rbee.cli import make_app
+    from rbee.cli.main import make_app
 
     readme = (ROOT / "README.md").read_text()
     commands = get_command(make_app()).commands  # type: ignore[attr-defined]  # the app is a group

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from rbee import cli
 from rbee.base.errors import ConnectError, RbeeError, RefusedError
 from rbee.base.locks import held_at_once
 from rbee.cleanup.act import Outcome
 from rbee.cleanup.actions import HERE, DropRow, EndProcess, Kept, RemoveFile, StopWorker
 from rbee.cleanup.install import schedule
 from rbee.cleanup.run import NodeReport
+from rbee.cli import main as cli
 from rbee.cli.gc_view import document, exit_status, show
 from rbee.cli.shell import Options
 from rbee.registry import Registry

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import typer
 
-from rbee import cli
 from rbee.base.errors import UsageError
+from rbee.cli import main as cli
 from rbee.cli.infer import read_prompt
 from rbee.cli.models import file_or_ref
 from rbee.cli.nodes import make_node
@@ -341,7 +341,7 @@ def test_it_works_in_an_empty_environment(tmp_path: Path) -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys; from rbee.cli import main; main(['--help']); print(sorted(sys.modules), file=sys.stderr)"
+    code = "import sys; from rbee.cli.main import main; main(['--help']); print(sorted(sys.modules), file=sys.stderr)"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'remote'}"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     loaded = {name.strip("' []\n").partition(".")[0] for name in done.stderr.split(",")}

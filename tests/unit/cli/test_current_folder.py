@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rbee import cli
 from rbee.base.errors import ConfigError
+from rbee.cli import main as cli
 from rbee.inventory import LOCAL, Inventory, parse
 from rbee.inventory.steering import steers
 from rbee.setup import building, child, pip, requirements

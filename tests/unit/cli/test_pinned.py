@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rbee import cli
+from rbee.cli import main as cli
 from rbee.cli.pinned import Pinned, pinned
 from rbee.models.ref import built_in
 from rbee.setup import requirements

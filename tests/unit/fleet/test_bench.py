@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from rbee import cli
 from rbee.base.errors import ConnectError, NodeError, UsageError
 from rbee.base.events import Event, Progress
 from rbee.base.settings import Settings
+from rbee.cli import main as cli
 from rbee.cli.bench import bench_table
 from rbee.context import Context
 from rbee.fleet.bench import Bench, Speed, bench, context_size, measure, speed
