@@ -178,7 +178,7 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 def _serve(options: HiveOptions, *, on_serving: Callable[[], None]) -> None:
     """Serve until the hive has ended; called by the lock's holder alone."""
-    from rbee_remote.hive.leftovers import remove_dead_sockets
+    from rbee_remote.hive.dead_sockets import remove_dead_sockets
     from rbee_remote.hive.server import serve
     from rbee_remote.system.sanitize import configure_logging
 

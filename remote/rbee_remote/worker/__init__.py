@@ -5,7 +5,7 @@
                    │                        └─ generation one request's tokens to its events; stream cuts the text
                    ├─ journal   the events of one request, followed by its response
                    ├─ state     what the worker says of itself
-                   └─ status    how the hive is told
+                   └─ hive_pipe how the hive is told, and the news that it is gone
 
 Two threads. The event loop's owns connections, timers and the process's life; the engine's owns the model.
 They share the scheduler under one lock (`loop`), and events go from the engine's to the event loop's, never back.

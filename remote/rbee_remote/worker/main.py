@@ -32,8 +32,8 @@ from rbee_remote.system.child import SPIN_ALONE
 from rbee_remote.system.command import accept_tags
 from rbee_remote.worker.engine.interface import Engine, LoadEngine, Progress
 from rbee_remote.worker.http.app import make_app
+from rbee_remote.worker.service.hive_pipe import StatusPipe
 from rbee_remote.worker.service.service import Service
-from rbee_remote.worker.service.status import StatusPipe
 
 #: Seconds that responses get to reach their clients once the worker has ended.
 FAREWELL_S = 3

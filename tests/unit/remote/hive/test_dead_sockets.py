@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rbee_remote.hive.leftovers import remove_dead_sockets
+from rbee_remote.hive.dead_sockets import remove_dead_sockets
 from rbee_remote.system import logs
 from tests.hub import Hub, Trouble
 from tests.testbed.node import wait_until

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from rbee_remote.protocol import Served, WorkerState, WorkerStatus, decode
-from rbee_remote.worker.service.status import StatusPipe
+from rbee_remote.worker.service.hive_pipe import StatusPipe
 from tests.patience import PATIENCE_S
 
 STATUS = WorkerStatus("a" * 16, "m", WorkerState.LOADING, 0.5, 2048, 1, 1, 0, None)
@@ -71,7 +71,7 @@ async def test_a_slow_reader_misses_no_request_that_was_served(ends: tuple[int, 
 async def test_what_waits_for_a_hive_that_never_reads_is_bounded(
     ends: tuple[int, int], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rbee_remote.worker.service.status.MOST_SERVED", 100)
+    monkeypatch.setattr("rbee_remote.worker.service.hive_pipe.MOST_SERVED", 100)
     pipe = StatusPipe(ends[1], on_gone=lambda: pytest.fail("the reader is there"))
     for number in range(5000):
         pipe.write(dataclasses.replace(STATUS, served=(served(number),)))

@@ -1,4 +1,4 @@
-"""What processes that were killed have left in the run folder, whose owner is the hive that holds its lock."""
+"""Sockets that killed processes have left in the run folder: removed by the hive that holds its lock."""
 
 from __future__ import annotations
 
