@@ -1,1 +1,4 @@
-"""What the other commands do over many nodes: workers, models, hives, logs, bench, nodes, the audit record."""
+"""What the other commands do over many nodes: workers, models, hives, logs, bench, nodes.
+
+One file for each group of commands; only the command line uses them.
+"""
