@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from rbee.base.errors import NodeError
 from rbee.cleanup import here
-from rbee.cleanup.actions import Action, DropRow, EndProcess, NodeSeen, Plan, RemoveFile, StopWorker
+from rbee.cleanup.actions import REFUSALS, Action, DropRow, EndProcess, NodeSeen, Plan, RemoveFile, StopWorker
 from rbee.node.hive_client import HiveClient
 from rbee.node.probe import Probe
 from rbee.node.session import NodeSession
@@ -62,7 +62,7 @@ class Site:
         try:
             await self.hive.stop_worker(action.worker_id, request)
         except NodeError as error:
-            if error.code is ErrorCode.IN_USE:
+            if error.code in REFUSALS:
                 return Outcome(action, note=error.message)
             if error.code is not ErrorCode.WORKER_GONE:
                 raise

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from rbee.base.durations import format_duration
-from rbee_remote.protocol import HiveInfo, WorkerInfo
+from rbee_remote.protocol import ErrorCode, HiveInfo, WorkerInfo
 from rbee_remote.protocol.sweep import FileSeen, ProcessSeen, Survey
 
 #: In place of a node's name, for what lies in the keeper's own home; no node can be called so.
 HERE = ""
+#: How a hive or worker says that it is in use: it refuses to end, or even the connection for asking is not free.
+REFUSALS = frozenset({ErrorCode.IN_USE, ErrorCode.ALL_SLOTS_BUSY})
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from rbee.base.durations import format_duration
 from rbee.base.errors import ConnectError, NodeError, UsageError
 from rbee.base.events import Notice
 from rbee.base.locks import keeper_lock
+from rbee.cleanup.actions import REFUSALS
 from rbee.context import Context
 from rbee.inventory import Node
 from rbee.node.diagnosis import check_home
@@ -184,12 +185,13 @@ class _Site:
             raise UsageError("nothing was removed", hint="without --models the models stay")
 
     async def _end(self, hive: HiveClient | None) -> None:
-        """Raises NodeError IN_USE when requests take too long, CLEANUP_FAILED for what nothing ends."""
+        """Raises NodeError: one of REFUSALS when requests take too long or too many are open, CLEANUP_FAILED for what
+        nothing ends."""
         if hive:
             try:
                 await hive.stop(StopRequest(drain=not self.request.now))
             except NodeError as error:
-                if error.code is ErrorCode.IN_USE:
+                if error.code in REFUSALS:
                     raise
                 self.session.emit(Notice(f"the hive did not end as it should: {error.message}"))
         await self.session.connection.run(end_script(self.found, SIGNAL_PATIENCE_S), timeout=SCRIPT_TIMEOUT_S)
