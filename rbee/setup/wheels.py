@@ -1,7 +1,7 @@
 """The keeper's wheel cache: what a node's runtime is made of, fetched or built once.
 
     base-KEY/                   the wheels of base.txt for one platform and Python
-    build-KEY/                  the wheels of building.txt, likewise
+    build-KEY/                  the wheels of build.txt, likewise
     uv-KEY/uv                   the binary that makes runtimes, likewise
     llama/BACKEND-PLATFORM/     one llama-cpp-python wheel and `wheel.json`, which says what it needs
 
