@@ -231,6 +231,7 @@ def node_data(node: Node) -> dict[str, Any]:
         "keep_alive": format_duration(node.keep_alive_s),
         "max_workers": node.max_workers,
         **node.load.plain(),
+        "sandbox": node.sandbox,
         "env": node.env,
     }
 

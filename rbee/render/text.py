@@ -63,7 +63,7 @@ def phase_done(event: PhaseDone) -> str:
 
 def retry(event: Retry) -> str:
     text = f"{one_line(event.what)}: try {event.attempt} of {event.attempts} failed: {one_line(event.reason)}"
-    return f"{text}; next in {event.delay_s:g} s" if event.delay_s else text
+    return f"{text}; next in {event.delay_s:.2g} s" if event.delay_s else text
 
 
 def error_lines(error: RbeeError) -> list[str]:

@@ -122,7 +122,7 @@ async def test_a_server_with_too_many_at_the_door_lets_everybody_in_after_a_whil
         assert await asyncio.gather(*(one() for _ in range(8))) == [b"in\n"] * 8
     turned_away = [event for event in events if isinstance(event, Retry)]
     assert turned_away
-    assert all("hung up" in event.reason for event in turned_away)
+    assert all("closed the connection before" in event.reason for event in turned_away)
 
 
 async def test_a_server_that_always_hangs_up_is_given_more_tries_and_named_so(

@@ -254,10 +254,10 @@ def _hung_up(hop: Hop) -> ConnectError:
         return _unreachable(hop, why, hint=f"see what it says: {hop.proxy_command}")
     return BusyError(
         ErrorCode.CONNECTION_TIMEOUT,
-        f"{hop.name} hangs up on whoever connects",
-        hint="its sshd may have too many others at the door (MaxStartups), or punish this address for failed logins "
-        "(PerSourcePenalties): wait a minute",
-        details={"host": hop.address, "reason": "the server hung up before it said a word"},
+        f"{hop.name} closes connections before login",
+        hint="its sshd may have too many connections that are not logged in yet (MaxStartups), or block this address "
+        "after failed logins (PerSourcePenalties): wait a minute",
+        details={"host": hop.address, "reason": "the server closed the connection before it sent its version"},
     )
 
 

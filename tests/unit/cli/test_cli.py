@@ -23,6 +23,7 @@ from rbee.cli.models import file_or_ref
 from rbee.cli.nodes import make_node
 from rbee.cli.shell import Shell, State
 from rbee.inventory import load
+from rbee.inventory.schema import KEYS
 from rbee.registry import Registry
 
 ROOT = Path(__file__).parents[3]
@@ -115,6 +116,8 @@ def test_nodes_list_and_show(inventory: Path, capsys: pytest.CaptureFixture[str]
     assert out.splitlines()[1].split() == ["gpu1", "bee@192.0.2.11:2222", "cuda", "auto", "-"]
     _, out, _ = run(capsys, "nodes", "show", "gpu1", "-i", str(inventory))
     assert re.search(r"^keep alive +5m$", out, re.MULTILINE)
+    _, out, _ = run(capsys, "nodes", "show", "gpu1", "--json", "-i", str(inventory))
+    assert set(json.loads(out)) == {"name", *KEYS}
 
 
 def test_nodes_add_without_a_check_and_remove(inventory: Path, capsys: pytest.CaptureFixture[str], home: Path) -> None:
