@@ -1,4 +1,4 @@
-"""The inventory: which nodes there are. TOML in, frozen values out; `edit` writes.
+"""The inventory: which nodes there are. TOML in, frozen values out; `inventory.edit` writes.
 
 Rules
 - A value that leaves this module is valid; nobody checks it again.
