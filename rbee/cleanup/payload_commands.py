@@ -173,8 +173,8 @@ def _decode(kind: type[T], output: bytes) -> T:
 def _nonsense(what: str, reason: str) -> NodeError:
     return NodeError(
         ErrorCode.INVALID_RESPONSE,
-        f"the node's answer to {what.lower()} makes no sense",
-        hint="log in there and look whether its Python was tampered with",
+        f"the node's answer to {what.lower()} is not valid",
+        hint="check the node: its Python may have been tampered with",
         details={"reason": reason},
     )
 

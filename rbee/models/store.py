@@ -145,8 +145,11 @@ class ModelStore:
         words: list[str | Path] = [sys.executable, "-I", self._payload_file(), "download", "--target", target]
         stdin = json.dumps(encode(request)).encode()
         status = await child.run(words, hear, stdin=stdin, errors=self._log, secrets=False)
-        if status != 0 or not isinstance(answer, dict) or "sha256" not in answer:
+        if isinstance(answer, dict) and "error" in answer:
             raise NodeError.from_remote(RemoteError.decode(answer))
+        if status != 0 or not isinstance(answer, dict) or "sha256" not in answer:
+            why = f"the download ended with status {status}"
+            raise NodeError(ErrorCode.DOWNLOAD_FAILED, why, hint=f"try again; {self._log} may say more")
         resolved = decode(Source, answer["resolved"])
         return Stored(self._keep(target, str(answer["sha256"])), resolved.describe())
 

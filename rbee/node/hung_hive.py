@@ -35,7 +35,7 @@ async def end_by_signals(session: NodeSession, *, patience_s: float) -> None:
     Raises NodeError CLEANUP_FAILED for what is there even then.
     """
     session.emit(Notice(f"the hive on {session.node.name} does not answer: ending it and its workers by signals"))
-    await session.connection.reopen()  # the silence may have been this one's
+    await session.connection.reopen(session.emit)  # the silence may have been this one's
     script = end_script(await session.probe(), math.ceil(patience_s), COMMANDS)
     result = await session.connection.run(script, timeout=2 * patience_s + END_TIMEOUT_S)
     left = [line.split() for line in result.stdout.decode(errors="replace").splitlines() if line.strip()]

@@ -139,13 +139,15 @@ def parse(output: bytes, home: str) -> Traces:
     for line in output.decode(errors="surrogateescape").split("\0")[:-1]:
         words = line.split(" ", 3)
         if len(words) != 4 or not words[1 if words[0] == "process" else 2].isdecimal():
-            raise NodeError(ErrorCode.INVALID_RESPONSE, f"the node says {line[:80]!r} of what lies there")
+            raise NodeError(
+                ErrorCode.INVALID_RESPONSE, f"the list of files on the node has an invalid line: {line[:80]!r}"
+            )
         if words[0] == "process":
             processes.append(Running(int(words[1]), words[2], words[3]))
         else:
             entries.append(Entry(words[0], words[1], int(words[2]), words[3]))
     if not entries or entries.pop().section != "end":
-        raise NodeError(ErrorCode.INVALID_RESPONSE, "the node did not come to the end of what lies there")
+        raise NodeError(ErrorCode.INVALID_RESPONSE, "the list of files on the node is not complete")
     return Traces(home, tuple(processes), tuple(entries))
 
 

@@ -41,14 +41,15 @@ class ReconnectingConnection:
     ) -> None:
         await self._held.aclose()
 
-    async def reopen(self) -> None:
-        """Close what is there and open another, with what was learned about sockets. Its tries are not reported.
+    async def reopen(self, emit: Emit = silent) -> None:
+        """Close what is there and open another, with what was learned about sockets. emit: is told of its tries; who
+        says in words of its own that it reopens leaves that out.
 
         Raises as `open_connection`; the connection is then as good as lost until it is opened once more.
         """
         self.is_open = False
         await self._held.aclose()
-        await self._open(self.access, silent)  # who reopens says so in words of its own
+        await self._open(self.access, emit)
 
     async def _open(self, access: SocketAccess, emit: Emit) -> None:
         self._connection = await self._held.enter_async_context(self._opener(access, emit))

@@ -41,7 +41,7 @@ def parse_json(text: bytes | str) -> Any:
         _check_value(value, 0)
     except (ValueError, RecursionError) as error:
         reason = str(error) if isinstance(error, ProtocolError) else "it cannot be parsed"
-        raise ProtocolError(f"no JSON: {reason}") from error
+        raise ProtocolError(f"not JSON: {reason}") from error
     return value
 
 

@@ -61,7 +61,7 @@ class ErrorCode(str, enum.Enum):
     REQUEST_GONE = "REQUEST_GONE"
     #: The node has no log of that worker or hive.
     LOG_NOT_FOUND = "LOG_NOT_FOUND"
-    #: A process that a hive starts to download or read a model ended without a result.
+    #: A process that a hive starts to read or measure a model ended without a result.
     HELPER_FAILED = "HELPER_FAILED"
     #: Loading the model made no progress for too long.
     LOADING_TIMEOUT = "LOADING_TIMEOUT"

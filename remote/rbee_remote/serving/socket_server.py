@@ -151,7 +151,7 @@ class _Connection(H11Protocol):
         self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(400, RemoteError(ErrorCode.USAGE, f"this is no HTTP request: {msg}"))
+        self._refuse(400, RemoteError(ErrorCode.USAGE, f"this is not an HTTP request: {msg}"))
 
     def _note_state(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:

@@ -28,11 +28,13 @@ async def run_helper(
     request: dict[str, Any] | None = None,
     timeout_s: float | None = None,
     on_line: Callable[[Any], None] = lambda _: None,
+    code: ErrorCode = ErrorCode.HELPER_FAILED,
 ) -> Any:
     """What the command printed last. request: goes to its stdin. timeout_s: None for none. on_line: is told each value
-    as it comes. Canceled or late, the process is gone at the end.
+    as it comes. code: of the error where the command ends without saying what went wrong. Canceled or late, the process
+    is gone at the end.
 
-    Raises RemoteError: what the command said, HELPER_FAILED where it did not say what went wrong; TimeoutError.
+    Raises RemoteError: what the command said, or `code`; TimeoutError.
     """
     async with _process(*arguments) as process:
         try:
@@ -44,7 +46,7 @@ async def run_helper(
     if status == 0:
         return answer
     if not (isinstance(answer, dict) and "error" in answer):
-        raise RemoteError(ErrorCode.HELPER_FAILED, f"{arguments[0]} ended with status {status}")
+        raise RemoteError(code, f"{arguments[0]} ended with status {status}", hint="try again")
     raise RemoteError.decode(answer)
 
 

@@ -29,7 +29,7 @@ def connect(path: str, timeout_s: float | None = None) -> socket.socket:
         if code:
             raise OSError(code, os.strerror(code))
         if not _is_ours(connection):
-            raise ConnectionRefusedError(errno.ECONNREFUSED, "somebody else listens there")
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "another user's process listens there")
     except BaseException:
         connection.close()
         raise

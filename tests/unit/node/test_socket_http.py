@@ -39,7 +39,7 @@ async def test_an_event_without_its_blank_line_is_not_delivered() -> None:
 
 
 async def test_data_that_is_no_json_is_an_error() -> None:
-    with pytest.raises(NodeError, match="no JSON"):
+    with pytest.raises(NodeError, match="not JSON"):
         [event async for event in parse_events(_pieces(b"data: {nope\n\n", []))]
 
 
@@ -54,5 +54,5 @@ async def test_an_event_that_never_ends_is_an_error() -> None:
 
 
 async def test_data_that_is_nested_too_deep_is_an_error() -> None:
-    with pytest.raises(NodeError, match="no JSON"):
+    with pytest.raises(NodeError, match="not JSON"):
         [event async for event in parse_events(_pieces(b"data: " + b"[" * 200_000 + b"\n\n", []))]

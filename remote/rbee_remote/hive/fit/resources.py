@@ -74,7 +74,7 @@ def place(options: WorkerOptions, gpus: tuple[Gpu, ...]) -> Placement:
     """Where a worker with these options computes. Raises RemoteError BACKEND_UNAVAILABLE, USAGE."""
     backend = options.backend
     if backend not in BACKENDS:
-        raise RemoteError(ErrorCode.USAGE, f"{backend!r} is no backend", hint=f"one of {', '.join(BACKENDS)}")
+        raise RemoteError(ErrorCode.USAGE, f"{backend!r} is not a backend", hint=f"one of {', '.join(BACKENDS)}")
     if backend == "auto":
         backend = _best_backend(gpus)
     if backend == "cpu" or options.gpu_layers == 0:

@@ -118,7 +118,8 @@ class Pulls:
                 pull.progress = decode(DownloadProgress, line)
                 pull.changed.notify()
 
-        answer = await run_helper("download", "--target", str(blob), request=encode(request), on_line=take)
+        words, code = ("download", "--target", str(blob)), ErrorCode.DOWNLOAD_FAILED
+        answer = await run_helper(*words, request=encode(request), on_line=take, code=code)
         source = decode(Source, answer["resolved"]).describe()
         register = RegisterRequest(request.model, answer["path"], answer["sha256"], source)
         return await registration.admit(

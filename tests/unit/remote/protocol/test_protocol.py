@@ -144,7 +144,7 @@ def test_a_token_is_not_in_the_repr() -> None:
     ids=repr,
 )
 def test_what_is_no_json_of_ours(text: bytes) -> None:
-    with pytest.raises(ProtocolError, match="no JSON"):
+    with pytest.raises(ProtocolError, match="not JSON"):
         parse_json(text)
 
 

@@ -68,5 +68,5 @@ def test_a_full_queue_is_waited_for(listener: socket.socket) -> None:
 
 def test_a_neighbours_listener_is_refused(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 4242)
-    with pytest.raises(ConnectionRefusedError, match="somebody else listens there"):
+    with pytest.raises(ConnectionRefusedError, match="another user's process listens there"):
         unix_socket.connect(listener.getsockname(), timeout_s=PATIENCE_S)
