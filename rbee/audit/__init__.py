@@ -3,6 +3,8 @@
     with audit.recorded(settings, "hive.stop", emit=emit, node="gpu1") as details:
         details["workers"] = 2
 
+Others use `record`, `recorded` and `head`; `rbee audit` uses `check`; `infer` takes `place_of` from `cross_check`.
+
 Rules
 - A prompt, an answer, a key, a token or a variable's value is never a detail.
 - What cannot be written is said, and fails nothing: the action has happened, or will.
@@ -60,9 +62,9 @@ def record(settings: Settings, action: str, *, emit: Emit, node: str = "", outco
             trusted_files.check_entry(settings.log / name, WHAT)
         AuditLog(settings.log).append(entry)
     except RbeeError as error:
-        emit(Notice(f"{action} is not in the audit log: {error.message}"))
+        emit(Notice(f"{action} could not be written to the audit log: {error.message}"))
     except OSError as error:
-        emit(Notice(f"{action} is not in the audit log {settings.log}: {error.strerror or error}"))
+        emit(Notice(f"{action} could not be written to the audit log {settings.log}: {error.strerror or error}"))
 
 
 @contextmanager

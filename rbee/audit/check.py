@@ -118,7 +118,7 @@ class _Reading:
 
 
 def _lacks(note: Note) -> str:
-    return f"a line that was its last at {note.time} is not in it"
+    return f"the line that was its last at {note.time} is missing"
 
 
 def verify_keeper(settings: Settings, noted: Sequence[Note] = ()) -> Verdict:
@@ -193,7 +193,7 @@ async def _read(output: AsyncIterator[bytes], reading: _Reading, mark: bytes) ->
                 break
             name = line.removeprefix(mark).decode(errors="replace")
             if name in names or len(names) >= _MOST_FILES or not (name == AUDIT_LOG or ROTATED.fullmatch(name)):
-                raise _nonsense("a file that is none, the same one again, or too many")
+                raise _nonsense("a file of another name, one file twice, or too many files")
             names.add(name)
             reading.begin(name)
             pending = None
@@ -202,7 +202,7 @@ async def _read(output: AsyncIterator[bytes], reading: _Reading, mark: bytes) ->
                 reading.take(pending)
             pending = line
         else:
-            raise _nonsense("lines that are of no file")
+            raise _nonsense("lines that belong to no file")
     return reading
 
 
@@ -220,8 +220,8 @@ async def _bounded(output: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 def _nonsense(what: str) -> NodeError:
-    message = f"what the node says of its audit log cannot be read: {what}"
-    hint = "look at the log on the node; one that goes on saying so is not well, or not honest"
+    message = f"the node's report on its audit log makes no sense: {what}"
+    hint = "look at the log on the node; a node that keeps sending such reports is broken or compromised"
     return NodeError(ErrorCode.INVALID_RESPONSE, message, hint=hint)
 
 
@@ -253,4 +253,6 @@ def _entry(line: bytes) -> dict[str, Any] | None:
 
 
 def _unreadable(settings: Settings, error: OSError) -> ConfigError:
-    return ConfigError(f"cannot read the audit log in {settings.log}: {error.strerror}", hint="see that it is yours")
+    return ConfigError(
+        f"cannot read the audit log in {settings.log}: {error.strerror}", hint="check that the folder belongs to you"
+    )

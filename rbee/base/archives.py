@@ -44,9 +44,9 @@ def opened(path: Path, bounds: Bounds) -> Iterator[zipfile.ZipFile]:
         if len(sizes) > bounds.files or max(sizes, default=0) > bounds.each or sum(sizes) > bounds.all:
             raise ValueError(f"{len(sizes)} files of {sum(sizes)} bytes are more than such an archive has")
         if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
-            raise ValueError("it is packed in a way that wheels are not")
+            raise ValueError("it is compressed in a way that wheels are not")
         if any(entry.flag_bits & _UNREADABLE for entry in entries):
-            raise ValueError("it has files that are encrypted, or patches of others")
+            raise ValueError("it has files that are encrypted, or that patch others")
         yield archive
 
 
@@ -63,5 +63,5 @@ class _Bounded(io.FileIO):
         wanted = LARGEST_READ + 1 if size is None or size < 0 else min(size, LARGEST_READ + 1)
         data = super().read(wanted) or b""
         if len(data) > LARGEST_READ:
-            raise ValueError("its directory has no end")
+            raise ValueError("its table of contents is too large")
         return data

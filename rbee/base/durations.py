@@ -51,4 +51,4 @@ def _checked(seconds: float, value: object) -> float:
 
 
 def _wrong(value: object) -> ValueError:
-    return ValueError(f'{value!r} is no length of time; write "90s", "5m", "1h30m" or "never"')
+    return ValueError(f'{value!r} is not a duration; write "90s", "5m", "1h30m" or "never"')

@@ -142,7 +142,7 @@ def read(path: Path, what: str) -> bytes:
             os.set_blocking(file.fileno(), True)
             if not _has_name(status) or (seen and os.path.samestat(seen, status)):
                 return file.read()
-    raise ConfigError(f"{what} {path} is replaced all the time", hint="try again when whoever writes it is done")
+    raise ConfigError(f"{what} {path} keeps being replaced", hint="try again when whoever writes it is done")
 
 
 def open_at_once(path: Path) -> int:

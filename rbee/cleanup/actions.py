@@ -64,7 +64,7 @@ class DropRow:
 
     @property
     def what(self) -> str:
-        return f"the row of worker {self.worker_id}"
+        return f"the registry's row of worker {self.worker_id}"
 
 
 @dataclass(frozen=True, slots=True)

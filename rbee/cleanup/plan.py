@@ -110,10 +110,12 @@ def _judge_row(node: str, row: WorkerRow, seen: NodeSeen, alive: _Alive) -> Verd
     if seen.hive and str(run_dir) == survey.run_dir:
         return DropRow(node, "the hive does not know it", row.worker_id)
     if run_dir.name != PurePosixPath(survey.run_dir).name:  # the name is a digest of the home
-        return Kept(node, f"the row of worker {row.worker_id}", "it belongs to another home on that machine")
+        return Kept(node, f"the registry's row of worker {row.worker_id}", "it belongs to another home on that machine")
     if not alive.has(row):
         return DropRow(node, "no such process runs there", row.worker_id)
-    return Kept(node, f"the row of worker {row.worker_id}", "its process runs, though no hive answers for it")
+    return Kept(
+        node, f"the registry's row of worker {row.worker_id}", "its process runs, though no hive answers for it"
+    )
 
 
 def judge_unlisted(rows: Sequence[WorkerRow], now: float) -> Plan:
@@ -127,7 +129,9 @@ def judge_unlisted(rows: Sequence[WorkerRow], now: float) -> Plan:
 def _judge_unlisted(row: WorkerRow, now: float) -> Verdict:
     unseen = now - datetime.fromisoformat(row.last_seen_at).timestamp()
     if unseen < UNLISTED_GRACE_S:
-        return Kept(row.node, f"the row of worker {row.worker_id}", f"seen {span(unseen)} ago, in another inventory")
+        return Kept(
+            row.node, f"the registry's row of worker {row.worker_id}", f"seen {span(unseen)} ago, in another inventory"
+        )
     return DropRow(row.node, "the inventory has no such node", row.worker_id)
 
 
@@ -178,11 +182,11 @@ def _is_listed(process: ProcessSeen, seen: NodeSeen) -> bool:
 def _why_left_alone(process: ProcessSeen, survey: Survey) -> str:
     """A clause, "" for an orphan that has to be ended."""
     if process.boot_id != survey.boot_id:
-        return "it is not of this boot of the machine"
+        return "it was started before the machine's last restart"
     if process.state == "Z":
-        return "it has ended, and waits for its parent to notice"
+        return "it has ended, but its parent has not noticed that yet"
     if process.owner_lives is None:
-        return "it does not say which hive started it, so nothing proves that it is of no use"
+        return "it does not say which hive started it, so it may be in use"
     if process.busy:
         return "the hive that started it is gone, but it is answering a request"
     grace = SILENT_GRACE_S if process.answers is False else ORPHAN_GRACE_S

@@ -162,14 +162,14 @@ class _Site:
                 holder, left = _holder(others[0])
                 raise NodeError(
                     ErrorCode.IN_USE,
-                    f"{worker} is held by {holder}{left}",
-                    hint="wait until that is over, or take it away from them with --now",
+                    f"{worker} is in use by {holder}{left}",
+                    hint="wait until that is over, or end it anyway with --now",
                     details={"worker": claim.worker, "keeper": others[0].keeper},
                 )
             if claim.busy and not hive_answers:
                 raise NodeError(
                     ErrorCode.IN_USE,
-                    f"{worker} answers a request, and no hive is there to wait for its end",
+                    f"{worker} answers a request, and no hive is running that could wait for it to end",
                     hint="wait until it is done, or use --now",
                     details={"worker": claim.worker},
                 )
@@ -180,7 +180,7 @@ class _Site:
             return
         what = f"{_count(len(traces.models), 'file')} of models on {self.session.node.name} ({traces.models_mb} MB)"
         if self.session.context.ask is None:
-            raise UsageError(f"--models removes {what}, and nobody is there to confirm it", hint="add --yes")
+            raise UsageError(f"--models removes {what}, and there is no terminal to confirm it on", hint="add --yes")
         if not await self.session.context.ask(f"Remove {what} too?"):
             raise UsageError("nothing was removed", hint="without --models the models stay")
 

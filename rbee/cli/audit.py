@@ -32,7 +32,9 @@ def list_(
         str | None,
         typer.Option("--node", metavar="NAME", help="What was done on this node.", autocompletion=complete_node),
     ] = None,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, metavar="N", help="How many of the last entries.")] = 20,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=1, metavar="N", help="How many entries to show, from the end.")
+    ] = 20,
 ) -> None:
     """Show what was done from here, the last at the end."""
     from rbee.audit.check import last_entries
@@ -60,9 +62,9 @@ def verify(shell: Shell, nodes: NodesArgument = None) -> None:
     if incomplete := [(name, log.missing) for name, log in logs if log.missing]:
         name, missing = incomplete[0]
         raise ConfigError(
-            f"the audit log of {name} has lost what the other side's shows: {missing}",
-            hint="it was deleted, or cut and written anew; of a node that was set up anew, "
-            "`rbee nodes remove` and `rbee nodes add` say so",
+            f"the audit log of {name} lacks entries that the other side's log shows: {missing}",
+            hint="it was deleted, or cut and written again; if the node was installed anew, tell rbee: "
+            "`rbee nodes remove`, then `rbee nodes add`",
             code=ErrorCode.AUDIT_BROKEN,
         )
     failure = partial_failure([answer.error for answer in answers])

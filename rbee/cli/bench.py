@@ -34,10 +34,14 @@ def bench(
     nodes: Annotated[str, typer.Argument(metavar="NODE", help="A node, @TAG or all.", autocompletion=complete_node)],
     model: ModelOption = None,
     prompt: Annotated[
-        int, typer.Option("--prompt", "-p", min=0, metavar="N", help="Tokens of the prompt to compute; 0: none.")
+        int,
+        typer.Option(
+            "--prompt", "-p", min=0, metavar="N", help="Tokens of the prompt to compute; 0 leaves this test out."
+        ),
     ] = 512,
     gen: Annotated[
-        int, typer.Option("--gen", "-n", min=0, metavar="N", help="Tokens to compute one by one; 0: none.")
+        int,
+        typer.Option("--gen", "-n", min=0, metavar="N", help="Tokens to generate one by one; 0 leaves this test out."),
     ] = 128,
     repetitions: Annotated[
         int, typer.Option("--repetitions", "-r", min=1, max=MAX_REPETITIONS, metavar="N", help="Runs of each test.")

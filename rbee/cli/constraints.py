@@ -17,7 +17,7 @@ SchemaOption = Annotated[
 ]
 GrammarOption = Annotated[
     Path | None,
-    typer.Option("--grammar", metavar="FILE", help="Answer in the language of this grammar, in llama.cpp's GBNF."),
+    typer.Option("--grammar", metavar="FILE", help="Answer in a form that this grammar allows (llama.cpp's GBNF)."),
 ]
 
 
@@ -53,15 +53,15 @@ def _read_schema(given: str) -> dict[str, Any]:
     import json
 
     if not given.strip():
-        raise UsageError("--schema is empty", hint="a file with a JSON schema, or the schema itself")
+        raise UsageError("--schema is empty", hint="give a file with a JSON schema, or the schema itself")
     is_json = given.lstrip().startswith(("{", "[", '"'))
     name = "the value of --schema" if is_json else given
     try:
         schema = json.loads(given if is_json else read_text(Path(given)))
     except RecursionError as error:
-        raise UsageError(f"{name} has too many levels") from error
+        raise UsageError(f"{name} is nested too deeply") from error
     except ValueError as error:
         raise UsageError(f"{name} is not JSON: {error}") from error
     if not isinstance(schema, dict):
-        raise UsageError(f"{name} is no JSON schema", hint='a schema is a JSON object, such as {"type": "object"}')
+        raise UsageError(f"{name} is not a JSON schema", hint='a schema is a JSON object, such as {"type": "object"}')
     return schema

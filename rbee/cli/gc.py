@@ -63,7 +63,7 @@ def _seconds(text: str | None, option: str) -> float | None:
     """Raises UsageError for what is no length of time, "never" too."""
     seconds = duration(text, option)
     if seconds is not None and seconds < 0:
-        raise UsageError(f"{option}: it has to end some time", hint='write "90s", "2h" or "7d"')
+        raise UsageError(f"{option} cannot be {text!r}", hint='write "90s", "2h" or "7d"')
     return seconds
 
 

@@ -30,7 +30,7 @@ def infer(
         str | None,
         typer.Argument(
             metavar="[PROMPT]",
-            help="What to ask. Standard input, where it is no terminal, follows it.",
+            help="What to ask. Standard input follows it, unless that is a terminal.",
             show_default=False,
         ),
     ] = None,
@@ -44,13 +44,13 @@ def infer(
         int | None, typer.Option("--max-tokens", "-n", min=1, metavar="N", help="Generate at most this many tokens.")
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(min=0.0, metavar="T", help="0 takes the likeliest token always. [default: 0.8]")
+        float | None, typer.Option(min=0.0, metavar="T", help="0 always takes the most likely token. [default: 0.8]")
     ] = None,
     top_p: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, metavar="P", help="Nucleus sampling; 1 is off. [default: 0.95]")
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(min=0, metavar="K", help="Only the K likeliest tokens; 0 is off. [default: 40]")
+        int | None, typer.Option(min=0, metavar="K", help="Only the K most likely tokens; 0 is off. [default: 40]")
     ] = None,
     min_p: Annotated[
         float | None,
@@ -58,12 +58,12 @@ def infer(
             min=0.0,
             max=1.0,
             metavar="P",
-            help="Drop what is less likely than P times the likeliest; 0 is off. [default: 0.05]",
+            help="Drop tokens less likely than P times the most likely; 0 is off. [default: 0.05]",
         ),
     ] = None,
     repeat_penalty: Annotated[
         float | None,
-        typer.Option(min=0.0, metavar="R", help="Above 1 makes repetition unlikelier; 1 is off. [default: 1]"),
+        typer.Option(min=0.0, metavar="R", help="Above 1 makes repetition less likely; 1 is off. [default: 1]"),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="The same seed gives the same answer.")] = None,
     stop: Annotated[
@@ -90,7 +90,7 @@ def infer(
             min=0, max=3, metavar="N", help="How often to ask a busy worker again. [default: 3]", show_default=False
         ),
     ] = 3,
-    no_stream: Annotated[bool, typer.Option("--no-stream", help="Show the answer when it is whole.")] = False,
+    no_stream: Annotated[bool, typer.Option("--no-stream", help="Show the answer when it is complete.")] = False,
     timing: Annotated[bool, typer.Option("--timing", help="Show how long each step took.")] = False,
 ) -> None:
     """Ask a model, and stream its answer to stdout."""

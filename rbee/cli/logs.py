@@ -18,9 +18,11 @@ def logs(
     shell: Shell,
     node: NodeArgument,
     worker: Annotated[
-        str | None, typer.Option("--worker", metavar="ID", help="That worker's log; left out: the hive's.")
+        str | None, typer.Option("--worker", metavar="ID", help="Show this worker's log; without it, the hive's.")
     ] = None,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, metavar="N", help="How many of the last lines.")] = 100,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=0, metavar="N", help="How many lines to show, from the end.")
+    ] = 100,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep showing what is added.")] = False,
 ) -> None:
     """Show the log of a node's hive, or of one of its workers."""

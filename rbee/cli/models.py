@@ -155,7 +155,7 @@ def summary(node: Node, needs: ModelNeeds) -> dict[str, Any]:
         "parameters": f"{meta.parameters / 1e6:,.0f} M" if meta.parameters else "-",
         "layers": meta.n_layers,
         "trained_context": f"{meta.n_ctx_train:,} tokens",
-        "memory": f"{needs.available_mb:,} MB of {needs.memory.upper()} can be had ({needs.device})",
+        "memory": f"{needs.available_mb:,} MB of {needs.memory.upper()} available ({needs.device})",
         "largest_context": room,
         "told_by": "llama.cpp" if needs.measured else "an upper bound from the file's metadata",
     }

@@ -47,7 +47,10 @@ def add(
     shell: Shell,
     name: Annotated[str, typer.Argument(metavar="NAME", help="What to call the node.")],
     address: Annotated[
-        str, typer.Argument(metavar="[USER@]HOST[:PORT]", help="Where it is; an alias of ~/.ssh/config will do.")
+        str,
+        typer.Argument(
+            metavar="[USER@]HOST[:PORT]", help="The address of the node; an alias from ~/.ssh/config works."
+        ),
     ],
     identity: Annotated[
         Path | None, typer.Option("--identity", metavar="FILE", help="The private key to log in with.")
@@ -57,7 +60,7 @@ def add(
         typer.Option("--jump", "-J", metavar="NODE", help="Go through this node or host; may be repeated, in order."),
     ] = None,
     tag: Annotated[
-        list[str] | None, typer.Option("--tag", metavar="TAG", help="For --node @TAG; may be repeated.")
+        list[str] | None, typer.Option("--tag", metavar="TAG", help="A tag, for --node @TAG; may be repeated.")
     ] = None,
     backend: Annotated[
         str, typer.Option("--backend", metavar="NAME", help="auto, cpu, cuda, metal, rocm or vulkan.")
@@ -65,18 +68,18 @@ def add(
     home: Annotated[
         str | None,
         typer.Option(
-            "--home", metavar="PATH", help="Where rbee lives on the node. [default: ~/.rbee/node]", show_default=False
+            "--home", metavar="PATH", help="rbee's folder on the node. [default: ~/.rbee/node]", show_default=False
         ),
     ] = None,
     host_key: Annotated[
         str | None,
         typer.Option(
-            "--host-key", metavar="SHA256:…", help="The host key's fingerprint, as compared: no other is accepted."
+            "--host-key", metavar="SHA256:…", help="The fingerprint of the node's host key; no other key is accepted."
         ),
     ] = None,
     no_check: Annotated[bool, typer.Option("--no-check", help="Add it without connecting.")] = False,
     yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Accept the host key that is shown, though nobody compared it.")
+        bool, typer.Option("--yes", "-y", help="Accept the host key that the node shows, without comparing it.")
     ] = False,
 ) -> None:
     """Add a machine to the inventory, and pin its host key."""
@@ -89,7 +92,9 @@ def add(
     )
     context = shell.context
     if node.name in context.inventory.nodes:
-        raise UsageError(f"there is a node {name!r} already", hint=f"`rbee nodes remove {name}` takes it out")
+        raise UsageError(
+            f"node {name!r} exists already", hint=f"choose another name, or `rbee nodes remove {name}` first"
+        )
     with audit.recorded(shell.settings, "nodes.add", emit=shell.renderer, node=name) as details:
         accepted: dict[str, str | None] = {}
         if not no_check:
@@ -170,11 +175,11 @@ def make_node(
     match = _ADDRESS.fullmatch(address)
     if not match:
         raise UsageError(
-            f"{address!r} is no [USER@]HOST[:PORT]",
+            f"{address!r} is not of the form [USER@]HOST[:PORT]",
             hint="an IPv6 address with a port goes in brackets: [2001:db8::1]:22",
         )
     if name in (ALL, LOCAL):
-        raise UsageError(f"{name!r} has a meaning of its own and cannot be a node's name")
+        raise UsageError(f"{name!r} is reserved and cannot be a node's name")
 
     def checked(what: str, check: Callable[[Any], Any], value: Any) -> Any:
         try:
@@ -208,7 +213,7 @@ def _refuse_md5(fingerprint: str) -> None:
     if _MD5.fullmatch(fingerprint):
         raise UsageError(
             f"--host-key: {fingerprint!r} is an MD5 fingerprint, which can be forged",
-            hint="`ssh-keygen -E sha256 -lf FILE` prints the one that is taken",
+            hint="`ssh-keygen -E sha256 -lf FILE` prints the SHA-256 fingerprint, which rbee takes",
         )
 
 

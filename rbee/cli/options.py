@@ -31,7 +31,7 @@ NodeOption = Annotated[
 NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="The node's name.", autocompletion=complete_node)]
 NodesArgument = Annotated[
     str | None,
-    typer.Argument(metavar="[NODE]", help="A node, @TAG or all; left out: all.", autocompletion=complete_node),
+    typer.Argument(metavar="[NODE]", help="A node, @TAG or all. [default: all]", autocompletion=complete_node),
 ]
 ModelOption = Annotated[
     str | None,
@@ -65,5 +65,7 @@ def patience_s(text: str) -> float:
     """Seconds. Raises UsageError for what is no patience."""
     seconds = duration(text, "--patience")
     if seconds is None or not 0 < seconds <= MOST_PATIENCE_S:
-        raise UsageError(f"--patience: {text} is not above 0 and 10m at most", hint='write "500ms", "30s" or "2m"')
+        raise UsageError(
+            f"--patience: {text} has to be more than 0 and at most 10m", hint='write "500ms", "30s" or "2m"'
+        )
     return seconds

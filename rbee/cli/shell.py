@@ -37,7 +37,7 @@ InventoryOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 VerboseOption = Annotated[
-    int, typer.Option("--verbose", "-v", count=True, help="Say more; twice: all of it.", show_default=False)
+    int, typer.Option("--verbose", "-v", count=True, help="Show more; given twice, everything.", show_default=False)
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only what was asked for, and errors.")]
 NoColorOption = Annotated[bool, typer.Option("--no-color", help="No colours; $NO_COLOR does the same.")]

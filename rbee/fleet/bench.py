@@ -107,8 +107,8 @@ async def measure(worker: WorkerClient, request: BenchRequest, emit: Emit) -> Be
             raise
     raise NodeError(
         ErrorCode.WORKER_CRASHED,
-        "the worker, or the connection to it, was lost while it was measured",
-        hint="`rbee logs NODE --worker ID` shows its last words",
+        "the worker or the connection to it was lost during the measurement",
+        hint="`rbee logs NODE --worker ID` shows its last lines",
     )
 
 

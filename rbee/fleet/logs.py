@@ -21,7 +21,7 @@ async def logs(
     worker: an id or its beginning. Raises UsageError for a malformed one, NodeError when there is no such log.
     """
     if worker is not None and not re.fullmatch(r"[0-9a-f]{1,16}", worker):
-        raise UsageError(f"{worker!r} is no worker id", hint="`rbee workers list` shows the ids")
+        raise UsageError(f"{worker!r} is not a worker id", hint="`rbee workers list` shows the ids")
     async with open_session(context, node) as session:
         home = (await session.probe()).home
         name = f"worker-{worker}*.log" if worker else "hive.log"

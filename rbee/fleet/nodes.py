@@ -91,7 +91,9 @@ async def add(context: Context, node: Node, *, assume_yes: bool) -> Added:
     from rbee.transport.ssh import scan_host_key
 
     if node.name in context.inventory.nodes:
-        raise UsageError(f"there is a node {node.name!r} already", hint=f"`rbee nodes remove {node.name}` first")
+        raise UsageError(
+            f"node {node.name!r} exists already", hint=f"choose another name, or `rbee nodes remove {node.name}` first"
+        )
     nodes, emit = {**context.inventory.nodes, node.name: node}, context.emit
     scanned = await scan_host_key(node, nodes, emit=emit, ask_passphrase=context.ask_passphrase)
     accepted_by = await _accept(context, node, scanned, assume_yes=assume_yes)
@@ -113,7 +115,7 @@ async def _accept(context: Context, node: Node, scanned: Scanned, *, assume_yes:
     """Who vouches for the key. Raises RefusedError HOST_KEY_UNKNOWN where it is nobody."""
     emit = context.emit
     if scanned.key is None:
-        emit(Notice(f"known_hosts has an authority for the certificates of {node.host}: no key of its own is pinned"))
+        emit(Notice(f"known_hosts names a certificate authority for {node.host}: no host key is pinned"))
         return AcceptedBy.KNOWN_HOSTS
     key = f"{scanned.key.fingerprint} ({scanned.key.algorithm})"
     if node.host_key is not None:
@@ -135,7 +137,7 @@ async def _ask(context: Context, node: Node, fingerprint: str) -> None:
     if context.ask is None:
         raise RefusedError(
             ErrorCode.HOST_KEY_UNKNOWN,
-            f"the host key of {node.name} is not known, and there is nobody to ask",
+            f"the host key of {node.name} is not known, and there is no terminal to ask on",
             hint=f"{compare}, then pin just that one: rbee nodes add … --host-key {fingerprint}",
             details={"got": fingerprint},
         )

@@ -74,10 +74,12 @@ async def find_worker(context: Context, nodes: Sequence[Node], prefix: str) -> t
     if len(found) == 1:
         return found[0]
     if found:
-        raise UsageError(f"{len(found)} workers begin with {prefix!r}", hint="give more of the id")
+        raise UsageError(
+            f"{len(found)} workers have an id that begins with {prefix!r}", hint="give more characters of the id"
+        )
     unheard = [row.node.name for row in asked if row.error]
     raise UsageError(
-        f"no worker begins with {prefix!r}",
+        f"no worker has an id that begins with {prefix!r}",
         hint=f"these nodes did not answer: {', '.join(unheard)}" if unheard else "`rbee workers list` shows all",
     )
 

@@ -25,10 +25,10 @@ async def tell(
     try:
         done, _ = await asyncio.wait({task}, timeout=_WORTH_A_WORD_S)
         if not done:
-            emit(Notice(f"canceling: telling {node}"))
+            emit(Notice(f"canceling: asking {node} to stop"))
             done, _ = await asyncio.wait({task}, timeout=timeout_s - _WORTH_A_WORD_S)
         if not (done and await task):
-            emit(Notice(f"{node} could not be told: {otherwise}"))
+            emit(Notice(f"{node} could not be asked to stop: {otherwise}"))
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -70,7 +70,7 @@ async def _on_some_node(session: InferSession) -> Finished:
         except (NodeError, ConnectError) as error:
             if not remaining or not session.may_go_on(error):
                 raise
-            session.emit(Notice(f"leaving out {node.name}: {error.message}"))
+            session.emit(Notice(f"skipping {node.name}: {error.message}"))
             row = None
 
 

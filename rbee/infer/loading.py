@@ -33,7 +33,7 @@ async def until_ready(node: str, hive: HiveClient, info: WorkerInfo, deadline: D
     if info.state is WorkerState.FAILED:
         raise NodeError.from_remote(RemoteError.decode({"error": info.error}))
     if info.state in {WorkerState.STARTING, WorkerState.LOADING, WorkerState.STOPPING}:
-        raise NodeError(ErrorCode.WORKER_GONE, f"the worker is {info.state.value}", hint="run it again")
+        raise NodeError(ErrorCode.WORKER_GONE, f"the worker is {info.state.value}", hint="run the command again")
     return info
 
 

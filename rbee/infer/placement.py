@@ -48,7 +48,7 @@ def place(
     be loaded as the node's entry says. Raises UsageError for no nodes.
     """
     if not nodes:
-        raise UsageError("there is no node to choose from", hint="`rbee nodes add` adds one")
+        raise UsageError("the inventory has no nodes", hint="`rbee nodes add` adds one")
     ordered = sorted(nodes, key=lambda node: node.is_local)
     for node in () if _is_for_the_hive(load) else ordered:
         row = _usable(node, rows, model_of, load.over(node.load))

@@ -102,6 +102,6 @@ class InferSession:
         return NodeError(
             ErrorCode.DEADLINE_EXCEEDED,
             f"the deadline of {self.request.timeout_s:g} s passed in phase {phase.value} ({phase.name.lower()})",
-            hint="give it more with `--timeout`",
+            hint="allow more time with `--timeout`",
             details={**saved},
         )

@@ -238,7 +238,7 @@ def _lost(node: str, outage_s: float, error: RbeeError, event: StreamEvent) -> R
     return ConnectError(
         ErrorCode.CONNECTION_LOST,
         f"could not reconnect to {node} within {outage_s:g} s",
-        hint="what runs on the node goes on; try again",
+        hint="what runs on the node keeps running; try again",
         details={"reason": error.details.get("reason") or error.message},
     )
 

@@ -38,7 +38,7 @@ class EventCheck:
         elif isinstance(event, TokenEvent):
             self._check_token(event)
         elif not (0 <= event.usage.completion_tokens <= self._most and 0 <= event.usage.prompt_tokens <= MOST_TOKENS):
-            raise NonsenseError("an answer that took a number of tokens that cannot be")
+            raise NonsenseError("an answer that took an impossible number of tokens")
 
     def _check_start(self, event: Started) -> None:
         if self._started:

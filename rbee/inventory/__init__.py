@@ -1,4 +1,4 @@
-"""The inventory: which nodes there are. TOML in, frozen values out; `inventory.edit` writes.
+"""The inventory: which nodes there are. TOML in, frozen values out; `edit` writes.
 
 Rules
 - A value that leaves this module is valid; nobody checks it again.
@@ -180,7 +180,7 @@ def parse(content: bytes, path: Path, *, is_own: bool = True) -> Inventory:
     for key in data:
         if key not in ("defaults", "nodes"):
             raise ConfigError(
-                f"{path}: no table or key {key!r} is known",
+                f"{path}: unknown table or key {key!r}",
                 hint=nearest(key, ("defaults", "nodes")) or "an inventory has [defaults] and [nodes.NAME]",
                 details={"file": str(path), "key": key},
             )
@@ -236,7 +236,7 @@ def _check_jumps(nodes: Mapping[str, Node], path: Path) -> None:
         if name in trail:
             circle = " -> ".join((*trail[trail.index(name) :], name))
             raise ConfigError(
-                f"{path}: [nodes.{trail[0]}] jump goes in a circle: {circle}",
+                f"{path}: [nodes.{trail[0]}] the jump hosts form a loop: {circle}",
                 details={"file": str(path), "table": f"nodes.{trail[0]}", "key": "jump"},
             )
         if name in done or name not in nodes:

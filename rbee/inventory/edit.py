@@ -42,7 +42,8 @@ def add_node(path: Path, node: Node) -> None:
             nodes = document["nodes"] = tomlkit.table(is_super_table=True)
         if node.name in nodes:
             raise UsageError(
-                f"{path} has a node {node.name!r} already", hint=f"`rbee nodes remove {node.name}` takes it out"
+                f"{path} has a node {node.name!r} already",
+                hint=f"choose another name, or `rbee nodes remove {node.name}` first",
             )
         table = tomlkit.table()
         for key, value in toml_keys(node).items():

@@ -47,7 +47,7 @@ def read_target(text: str) -> Target:
     """Raises ValueError."""
     match = _TARGET.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is no jump host")
+        raise ValueError(f"{text!r} is not a jump host")
     user = match["user"]
     return Target(
         check_host_name(match["v6"] or match["host"]),

@@ -47,7 +47,7 @@ def read_table(table: Any, title: str, path: Path) -> dict[str, Any]:
         where = {"file": str(path), "table": title, "key": key}
         if key not in KEYS:
             raise ConfigError(
-                f"{path}: [{title}] has no key {key!r}",
+                f"{path}: [{title}] has an unknown key {key!r}",
                 hint=nearest(key, KEYS) or f"known keys: {', '.join(sorted(KEYS))}",
                 details=where,
             )
@@ -59,7 +59,7 @@ def read_table(table: Any, title: str, path: Path) -> dict[str, Any]:
             )
         if key in TRUST and node in (None, LOCAL):
             raise ConfigError(
-                f"{path}: [{title}] {key}: this is said for each node by itself",
+                f"{path}: [{title}] {key}: this has to be set for each node separately",
                 hint=f"{LOCAL!r} needs no {key}: the token is on this machine"
                 if node == LOCAL
                 else f"put {key} into the table of each node that may have it",
@@ -83,7 +83,7 @@ def _check_local_env(env: dict[str, str], path: Path, where: dict[str, str]) -> 
         raise ConfigError(
             f"{path}: [{where['table']}] env: {name} decides which code this machine runs or where it writes, "
             "and no inventory may",
-            hint="where you mean it, set it in the shell that rbee is started from",
+            hint="if you mean it, set it in the shell that starts rbee",
             details=where | {"variable": name},
         )
 
@@ -99,7 +99,7 @@ def check_name(value: Any) -> str:
     text = _text(value)
     if not _NAME.fullmatch(text):
         raise ValueError(
-            f"{text!r} is no name: letters, digits, '.', '_' and '-', the first one a letter or digit, at most 63"
+            f"{text!r} is not a valid name: at most 63 letters, digits, '.', '_' and '-', the first a letter or digit"
         )
     return text
 
@@ -123,7 +123,7 @@ def check_backend(value: Any) -> str:
     """Raises ValueError."""
     text = _text(value)
     if text not in BACKENDS:
-        raise ValueError(f"{text!r} is no backend; one of {', '.join(BACKENDS)}")
+        raise ValueError(f"{text!r} is not a backend; choose one of {', '.join(BACKENDS)}")
     return text
 
 
@@ -139,7 +139,7 @@ def _check_node_name(name: str, title: str, path: Path) -> None:
     try:
         check_name(name)
         if name == ALL:
-            raise ValueError(f"{ALL!r} means every node and cannot be one's name")
+            raise ValueError(f"{ALL!r} means every node and cannot be a node's name")
     except ValueError as error:
         raise ConfigError(f"{path}: [{title}]: {error}", details={"file": str(path), "table": title}) from error
 
@@ -153,7 +153,7 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"expected text in quotes, got {_kind(value)}")
     if not value.strip():
-        raise ValueError("expected some text, got none")
+        raise ValueError("expected some text, got an empty string")
     if _CONTROL.search(value):
         raise ValueError("control characters are not allowed here")
     return value
@@ -184,22 +184,22 @@ def _flag(value: Any) -> bool:
 def _fingerprint(value: Any) -> str:
     text = _text(value)
     if not _FINGERPRINT.fullmatch(text):
-        raise ValueError(f"{text!r} is no fingerprint; it looks like SHA256: and 43 letters and digits")
+        raise ValueError(f"{text!r} is not a fingerprint: SHA256: followed by 43 letters and digits")
     return text.rstrip("=")
 
 
 def _duration(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise ValueError(f'expected a length of time such as "5m", got {_kind(value)}')
+        raise ValueError(f'expected a duration such as "5m", got {_kind(value)}')
     return parse_duration(value)
 
 
 def _list(value: Any, check: Callable[[Any], str]) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise ValueError(f"expected a list of texts, got {_kind(value)}")
+        raise ValueError(f"expected a list of strings, got {_kind(value)}")
     items = tuple(check(item) for item in value)
     if len(set(items)) != len(items):
-        raise ValueError("an entry stands there twice")
+        raise ValueError("an entry is listed twice")
     return items
 
 
@@ -212,7 +212,7 @@ def _hop(value: Any) -> str:
 def _jump(value: Any) -> tuple[str, ...]:
     hops = _list(value, _hop)
     if LOCAL in hops:
-        raise ValueError(f"{LOCAL!r} is this machine, not a hop")
+        raise ValueError(f"{LOCAL!r} is this machine, which cannot be a jump host")
     return hops
 
 
@@ -220,7 +220,7 @@ def _choice(choices: tuple[str, ...], what: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         text = _text(value)
         if text not in choices:
-            raise ValueError(f"{text!r} is no {what}; one of {', '.join(choices)}")
+            raise ValueError(f"{text!r} is not a {what}; choose one of {', '.join(choices)}")
         return text
 
     return check
@@ -246,18 +246,18 @@ def _shares(value: Any) -> tuple[float, ...]:
         if isinstance(item, bool) or not isinstance(item, (int, float)):
             raise ValueError(f"expected numbers, got {item!r}" if isinstance(item, str) else "expected numbers")
         if not math.isfinite(item) or item < 0:
-            raise ValueError(f"{item} cannot be a share")
+            raise ValueError(f"{item} is not a share, which is a number from 0 up")
     if not any(value):
-        raise ValueError("no share is above 0")
+        raise ValueError("at least one share has to be above 0")
     return tuple(float(item) for item in value)
 
 
 def _env(value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
-        raise ValueError(f"expected a table of texts, got {_kind(value)}")
+        raise ValueError(f"expected a table of strings, got {_kind(value)}")
     for key, item in value.items():
         if not _VARIABLE.fullmatch(key):
-            raise ValueError(f"{key!r} is no name of an environment variable")
+            raise ValueError(f"{key!r} is not the name of an environment variable")
         if not isinstance(item, str):
             raise ValueError(f"{key}: expected text in quotes, got {_kind(item)}")
         if "\x00" in item:
@@ -300,6 +300,6 @@ KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "keep_alive": ("keep_alive_s", _duration),
     "max_workers": ("max_workers", lambda value: _whole(value, 1, 1024)),
     **{name: (name, _check_of(option.form)) for name, option in OPTIONS.items()},
-    "sandbox": ("sandbox", _choice(SANDBOX, "way to confine workers")),
+    "sandbox": ("sandbox", _choice(SANDBOX, "sandbox mode")),
     "env": ("env", _env),
 }

@@ -25,7 +25,7 @@ def hub_token(environ: Mapping[str, str] | None = None) -> str:
         if status and trusted_files.is_exposed(status, os.getuid()):
             raise ConfigError(
                 f"the hub token in {path} can be read by other users",
-                hint=f"chmod 600 {path} (and think about making a fresh one)",
+                hint=f"chmod 600 {path} (and consider making another token: others may have read this one)",
             )
         return _checked(trusted_files.read(path, what).decode().strip(), str(path))
     except FileNotFoundError:
@@ -38,7 +38,7 @@ def _checked(token: str, where: str) -> str:
     """The error tells where the token is, and nothing of it."""
     if not re.fullmatch(r"[!-~]*", token):
         raise ConfigError(
-            f"the hub token in {where} is none: it has spaces, line ends or other characters that no token has",
+            f"the hub token in {where} is not valid: it has spaces, line ends or other characters that no token has",
             hint="a token is one word, such as hf_…",
         )
     return token

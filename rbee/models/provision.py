@@ -54,9 +54,9 @@ async def ensure_model(session: NodeSession, ref: ModelRef) -> ModelInfo:
             return await _by_pull(session, request)
         except NodeError as error:
             if error.code is ErrorCode.DOWNLOAD_FAILED and error.details.get("network") is False:
-                why = f"{node.name} has no way to {_host(ref)}"
+                why = f"{node.name} cannot reach {_host(ref)}"
             elif _token_would_help(error, request, ref):
-                why = f"{node.name} is not given the hub token, which {ref.canonical} needs"
+                why = f"{node.name} may not have the hub token, which {ref.canonical} needs"
             else:
                 raise
         session.emit(Notice(f"{why}: downloading here and sending it there"))

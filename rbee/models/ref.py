@@ -145,7 +145,7 @@ def _parse_url(text: str) -> ModelRef:
         url = urlsplit(text)
         host, _ = url.hostname, url.port
     except ValueError as error:
-        raise _malformed(text, f"that is no URL ({error})") from error
+        raise _malformed(text, f"that is not a URL ({error})") from error
     if url.scheme == "http" and host not in _LOOPBACK:
         raise _malformed(text, "only https:// is fetched")
     if not host or not url.path.strip("/") or " " in text:
@@ -174,4 +174,4 @@ def _built_in(name: str, table: dict[str, object]) -> BuiltIn:
 def _malformed(text: str, why: str) -> UsageError:
     shown = text.partition("?")[0] if "://" in text else text
     shown = shown if shown.isprintable() else ascii(shown)
-    return UsageError(f"{shown[:100]!r} is no model ref: {why}", hint=f"forms: {_FORMS}")
+    return UsageError(f"{shown[:100]!r} is not a model ref: {why}", hint=f"forms: {_FORMS}")

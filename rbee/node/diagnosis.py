@@ -1,4 +1,4 @@
-"""The doctor's judgement of a node, from its probe alone: every finding with its fix. Pure."""
+"""What is wrong with a node, judged from its probe alone: every finding with its fix. Pure."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def obstacle(node: str, found: Sequence[Finding]) -> NodeError | None:
         return None
     names = ", ".join(finding.title for finding in failed)
     return NodeError(
-        ErrorCode.NODE_UNSUPPORTED, f"{node} cannot run models before this is mended: {names}", hint=failed[0].fix
+        ErrorCode.NODE_UNSUPPORTED, f"{node} cannot run models until this is fixed: {names}", hint=failed[0].fix
     )
 
 
@@ -100,7 +100,7 @@ def _python(probe: Probe) -> Finding:
 
 
 def _ensurepip(probe: Probe) -> Finding:
-    return Finding("ok", "ensurepip", "present" if probe.has_ensurepip else "missing, and not needed: uv comes along")
+    return Finding("ok", "ensurepip", "present" if probe.has_ensurepip else "missing, and not needed: rbee brings uv")
 
 
 def _compiler(probe: Probe) -> Finding:
@@ -139,7 +139,7 @@ def _ram(probe: Probe) -> Finding:
 
 def _gpus(probe: Probe) -> Finding:
     if not probe.gpus:
-        return Finding("ok", "GPUs", "none was found: models run on the processor")
+        return Finding("ok", "GPUs", "none was found: models run on the CPU")
     names = [
         f"{gpu.name} ({gpu.memory_free_mb} of {gpu.memory_total_mb} MB free)" if gpu.memory_total_mb else gpu.name
         for gpu in probe.gpus
@@ -161,14 +161,14 @@ def _sandbox(probe: Probe) -> Finding:
     if not probe.landlock:
         detail = "no Landlock: a worker could read the user's files if a model file took it over"
         return Finding("warn", "sandbox", detail, "use Linux 5.13 or newer with landlock in /sys/kernel/security/lsm")
-    detail = f"Landlock {probe.landlock}: workers on the processor reach their model and libraries alone"
+    detail = f"Landlock {probe.landlock}: workers on the CPU can reach only their model and libraries"
     return Finding("ok", "sandbox", detail + "; those on GPUs do where the inventory says so" * bool(probe.gpus))
 
 
 def _shell(probe: Probe) -> Finding:
     if probe.shell_noise_bytes:
         detail = f"{probe.shell} prints {probe.shell_noise_bytes} bytes before a command"
-        fix = "rbee copes; scp and rsync may not: let the rc files print only in interactive shells"
+        fix = "rbee handles this; scp and rsync may not: let the rc files print only in interactive shells"
         return Finding("warn", "login shell", detail, fix)
     return Finding("ok", "login shell", probe.shell or "unknown")
 
@@ -178,7 +178,7 @@ def _forwarding(connection: ConnectionFacts) -> Finding:
         case True:
             return Finding("ok", "forwarding", "sshd opens channels to sockets")
         case False:
-            fix = "rbee copes with a pipe, which is slower: set AllowStreamLocalForwarding yes in sshd_config"
+            fix = "rbee uses a pipe instead, which is slower: set AllowStreamLocalForwarding yes in sshd_config"
             return Finding("warn", "forwarding", "sshd forbids channels to sockets", fix)
         case None:
             return Finding("ok", "forwarding", "not known before rbee has run there")

@@ -263,7 +263,7 @@ def _worker(data: Any) -> WorkerInfo:
     if not worker.socket.startswith("/") or "\0" in worker.socket or len(worker.socket.encode()) > _LONGEST_SOCKET:
         raise NonsenseError(f"a worker with the socket {worker.socket[:40]!r}")
     if not re.fullmatch(r"([0-9a-f]{32})?", worker.secret):
-        raise NonsenseError("a worker with a secret that is none")
+        raise NonsenseError("a worker with an invalid secret")
     return worker
 
 

@@ -137,7 +137,7 @@ def parse(output: bytes) -> Probe:
     if not system or not home.startswith("/") or not _is_path(home):
         raise NodeError(
             ErrorCode.NODE_UNSUPPORTED,
-            "the node does not say what system it is and where its home is",
+            "the node does not report its system and its home folder",
             hint="rbee needs a POSIX shell at /bin/sh with the usual tools (id, uname, sed, df)",
             details={"said": output[:200].decode(errors="replace")},
         )

@@ -49,7 +49,7 @@ class SilenceError(ConnectError):
         super().__init__(
             ErrorCode.CONNECTION_TIMEOUT,
             f"no answer to {what} for {seconds:g} s",
-            hint="the process on the node hangs or the network stalls: see `rbee logs NODE`; "
+            hint="the process on the node hangs or the network has stalled: see `rbee logs NODE`; "
             "`rbee hive stop NODE --now` ends a hive that hangs, and its workers",
         )
 
@@ -60,7 +60,7 @@ class ImpostorError(NodeError):
     def __init__(self) -> None:
         super().__init__(
             ErrorCode.WORKER_GONE,
-            "who listens at the worker's socket is not the worker",
+            "the process that listens on the worker's socket is not the worker",
             hint="`rbee nodes check NODE` says whether somebody else has its folder for sockets",
         )
 
@@ -71,7 +71,7 @@ class NonsenseError(NodeError):
     def __init__(self, reason: str) -> None:
         super().__init__(
             ErrorCode.INVALID_RESPONSE,
-            f"the node answers what no rbee does: {reason}",
+            f"the node sent an answer that rbee does not understand: {reason}",
             hint="something else listens there, or a version of rbee that this one does not understand; "
             "`rbee hive stop NODE --now` lets the next command start afresh",
         )

@@ -272,10 +272,10 @@ def translated(path: Path) -> Iterator[None]:
             raise _locked(path, details) from error
         raise ConfigError(
             f"cannot use the registry {path}: {error}",
-            hint="see that folder and file are yours, writable and not on a full disk, or set RBEE_HOME",
+            hint="check that folder and file are yours and writable, and that the disk is not full; or set RBEE_HOME",
             details=details,
         ) from error
     except OSError as error:
         raise ConfigError(
-            f"cannot use the registry {path}: {error.strerror}", hint="see that folder and file are yours"
+            f"cannot use the registry {path}: {error.strerror}", hint="check that folder and file belong to you"
         ) from error

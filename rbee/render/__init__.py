@@ -65,7 +65,9 @@ class Output:
         except OSError as error:
             self._discard()
             message = f"cannot write the output: {error.strerror}"
-            raise RbeeError(ErrorCode.DISK_FULL, message, hint="see where the output goes") from error
+            raise RbeeError(
+                ErrorCode.DISK_FULL, message, hint="check the file or program that the output goes to"
+            ) from error
         self.ends_line = text.endswith("\n")
 
     def _discard(self) -> None:

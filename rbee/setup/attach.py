@@ -138,6 +138,6 @@ async def _start_hive(connection: Connection, found: Probe, ready: bootstrap.Rea
             ErrorCode.BOOTSTRAP_FAILED,
             "the hive did not start",
             hint=f"look at {found.home}/log/hive.log on the node; if files there are damaged, remove "
-            f"{ready.runtime} and {ready.payload}: the next command makes them anew",
+            f"{ready.runtime} and {ready.payload}: the next command makes them again",
             details={"status": result.status, "stderr": result.stderr.strip()[-400:]},
         ) from error

@@ -268,7 +268,7 @@ class _Bootstrap:
         except NodeError as error:
             if error.code is ErrorCode.DISK_FULL:
                 raise
-            self.session.emit(Notice(f"{error.message}; trying once more with uv and wheels sent anew"))
+            self.session.emit(Notice(f"{error.message}; trying once more with uv and wheels sent again"))
             await self._run(node_scripts.discard(place), "could not remove what may be damaged")
             await self._upload_uv()
             await self._upload_wheels(place)

@@ -74,7 +74,7 @@ def no_way(target: Target, backend: str, built_elsewhere: str = "") -> NodeError
     here = Target.here()
     if target.runs_what_is_built_on(here):
         tool = missing_tool(backend)
-        message = f"llama.cpp for {backend} has to be built once, and this machine has no `{tool}`"
+        message = f"llama.cpp for {backend} has to be compiled once, and this machine has no `{tool}`"
         hint = "apt install build-essential (dnf: gcc-c++; macOS: xcode-select --install)"
         if tool != "c++":
             hint = f'install the toolkit that has `{tool}`, or set backend = "cpu" for the node'

@@ -79,7 +79,7 @@ def missing_libraries(wheel: Path, stop: Stop = never) -> set[str]:
             needed |= set(_needs(library, budget))
         missing = {name for name in needed - inside if not _PROVIDED.match(name) and not _GPU.match(name)}
         if len(missing) > MOST_MISSING or not all(map(_NAME.fullmatch, missing)):
-            raise ValueError(f"its libraries want {len(missing)} others, such as {min(missing)[:80]!r}")
+            raise ValueError(f"its libraries need {len(missing)} others, such as {min(missing)[:80]!r}")
     return missing
 
 
@@ -125,7 +125,7 @@ def _opened(wheel: Path) -> Iterator[zipfile.ZipFile]:
         raise NodeError(
             ErrorCode.BOOTSTRAP_FAILED,
             f"the wheel {wheel.name} cannot be used: {str(error) or type(error).__name__}",
-            hint="build it anew; a node that goes on sending such wheels is not well, or not honest",
+            hint="build it again; a node that keeps sending such wheels is broken or compromised",
         ) from error
 
 
@@ -148,7 +148,7 @@ class _Budget:
         self._reads -= 1
         self.bytes -= size
         if self._reads <= 0 or self.bytes <= 0:
-            raise ValueError("the headers of its libraries have no end")
+            raise ValueError("the headers of its libraries are too large")
 
 
 class _Headers(io.RawIOBase):

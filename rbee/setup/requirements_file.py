@@ -148,7 +148,7 @@ class _Reader:
             base, kind = answer.geturl(), answer.headers.get_content_type()
             page = answer.read(LARGEST_PAGE + 1)
         if len(page) > LARGEST_PAGE:
-            raise ValueError("the page has no end")
+            raise ValueError("the page is too large")
         found = _from_json(page) if kind == _JSON else _from_html(page)
         links = [Link(urllib.parse.urljoin(base, link.url), link.sha256) for link in found]
         remote = urllib.parse.urlsplit(base).scheme != "file"
@@ -157,7 +157,7 @@ class _Reader:
     def keep(self, link: Link, wanted: set[str], folder: Path, on_bytes: OnBytes) -> Path:
         """Raises OSError, and ValueError for a file with another hash."""
         if not re.fullmatch(r"\w[\w.+!-]*", link.name):
-            raise ValueError("that is no file name")
+            raise ValueError("that is not a file name")
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f".{link.name}.part"
         digest = hashlib.sha256()
@@ -179,7 +179,7 @@ class _Reader:
     def _open(self, url: str, accept: str) -> Any:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in {"http", "https", "file"}:
-            raise ValueError(f"{parts.scheme} is not read")
+            raise ValueError(f"addresses with {parts.scheme}: are not supported")
         host = parts.netloc.rpartition("@")[2]
         origin = f"{parts.scheme}://{host}"
         if "@" in parts.netloc:  # as with pip, what else lies on that host is asked for with it
@@ -209,7 +209,7 @@ def _trusting(given: str) -> ssl.SSLContext:
     """given: a file of certificates or a folder of them, "" for what else says one. Raises OSError."""
     given = given or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or ""
     if given and not Path(given).exists():
-        raise FileNotFoundError(f"the certificates {given} are not there")
+        raise FileNotFoundError(f"the certificate file {given} does not exist")
     if given:
         folder = Path(given).is_dir()
         return ssl.create_default_context(cafile=None if folder else given, capath=given if folder else None)
@@ -233,7 +233,7 @@ def _from_json(page: bytes) -> list[Link]:
     try:
         return [Link(str(file["url"]), str(file["hashes"].get("sha256", ""))) for file in json.loads(page)["files"]]
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"the page makes no sense ({error!r})") from error
+        raise ValueError(f"the page is not valid ({error!r})") from error
 
 
 def _from_html(page: bytes) -> list[Link]:

@@ -36,7 +36,7 @@ class WheelIndex:
             return None
         hashes = [part for part in fragment.split(",") if part]
         if wrong := [part for part in hashes if not re.fullmatch(r"sha256=[0-9a-f]{64}", part)]:
-            raise ConfigError(f"{ENV_INDEX}: {wrong[0]!r} is no hash", hint="write #sha256=HEX, several with commas")
+            raise ConfigError(f"{ENV_INDEX}: {wrong[0]!r} is not a hash", hint="write #sha256=HEX, several with commas")
         return cls(url.rstrip("/"), tuple(part.replace("=", ":", 1) for part in hashes))
 
     @property
@@ -53,4 +53,4 @@ class WheelIndex:
 
     def passed_over(self) -> str:
         """What to tell where its wheels could be wanted and must not be used."""
-        return f"{self.name} is not asked for llama.cpp: {ENV_INDEX} has no #sha256=, and builds_from does not name it"
+        return f"{self.name} is not used for llama.cpp: {ENV_INDEX} has no #sha256=, and builds_from does not name it"

@@ -106,8 +106,8 @@ class WheelCache:
         if other := [file for file in files if f"sha256:{file.sha256}" not in named]:
             raise NodeError(
                 ErrorCode.BOOTSTRAP_FAILED,
-                f"{other[0].path} is not what the lock names",
-                hint=f"somebody or something changed it; `rm -r {folder}` has it fetched anew",
+                f"{other[0].path} is not the file that the lock names",
+                hint=f"it was changed after it was fetched; `rm -r {folder}` has it fetched again",
             )
         return files
 

@@ -198,7 +198,7 @@ async def _connected(path: str) -> sockets.socket:
         if code:
             raise OSError(code, os.strerror(code))
         if _peer_uid(connection) not in (None, os.geteuid()):
-            raise NodeError(ErrorCode.WORKER_GONE, f"somebody else listens at {path}")
+            raise NodeError(ErrorCode.WORKER_GONE, f"another user's process listens at {path}")
     except BaseException:
         connection.close()
         raise

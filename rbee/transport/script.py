@@ -193,7 +193,7 @@ def lost(error: BaseException | str) -> ConnectError:
     return ConnectError(
         ErrorCode.CONNECTION_LOST,
         "the connection to the node was lost",
-        hint="what runs on the node goes on; try again",
+        hint="what runs on the node keeps running; try again",
         details={"reason": str(error) or type(error).__name__},
     )
 

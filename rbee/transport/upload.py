@@ -165,7 +165,7 @@ async def _patience(seconds: float) -> AsyncIterator[asyncio.Timeout]:
     except TimeoutError as error:
         raise ConnectError(
             ErrorCode.CONNECTION_TIMEOUT,
-            "the node does not take the file, nor say why",
+            "the node stopped accepting the file without an error",
             hint="its disk or the network hangs; what has arrived stays there, and the next try goes on from it",
         ) from error
 

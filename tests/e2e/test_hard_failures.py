@@ -129,7 +129,7 @@ async def test_a_network_that_is_gone_for_good(shared_rbee: Rbee, node: Containe
     result = await ask(shared_rbee, request(), Blow(Phase.MODEL, lambda: proxy.strike("cut")))
     assert isinstance(result, RbeeError)
     assert (result.code, result.exit_status) == (ErrorCode.CONNECTION_LOST, 3)
-    assert result.message == "the connection to gpu1 was lost, and not to be had again"
+    assert result.message == "lost the connection to gpu1 and could not reconnect"
     assert "try again" in result.hint
 
 

@@ -74,7 +74,7 @@ def test_without_a_node_one_that_cannot_be_reached_is_left_out(rbee: Rbee, free_
     rbee.inventory.write_text(f'[nodes.dead]\nhost = "127.0.0.1"\nport = {free_port}\n')
     result = rbee("infer", "--max-tokens", "4", "Hello")
     assert result.stdout.strip()
-    assert "leaving out dead" in result.stderr
+    assert "skipping dead" in result.stderr
     assert rbee("infer", "--node", "dead", "Hello", status=3).stdout == ""
 
 

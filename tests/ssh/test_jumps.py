@@ -56,7 +56,7 @@ async def test_a_jump_host_that_forbids_it_is_named_and_not_asked_again(
 ) -> None:
     async with openssh_server(tmp_path, user_key, setting) as jump:
         node = jump.node(identity, jump=("bastion",))
-        with pytest.raises(RefusedError, match="the jump host bastion does not let us through to gpu1") as caught:
+        with pytest.raises(RefusedError, match="the jump host bastion does not forward connections to gpu1") as caught:
             async with connect(node, jump.node(identity, name="bastion")):
                 pass
     assert caught.value.code is ErrorCode.AUTH_FAILED

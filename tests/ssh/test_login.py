@@ -237,7 +237,7 @@ async def test_a_jump_host_that_lets_nobody_through_is_not_asked_again(
     async with asyncssh_server([user_key], tunnels=False) as jump, asyncssh_server([user_key]) as last:
         error = await _error(connect, last.node(identity, jump=("bastion",)), _bastion(jump, identity))
     assert isinstance(error, RefusedError)
-    assert "bastion does not let us through to gpu1" in error.message
+    assert "bastion does not forward connections to gpu1" in error.message
     assert events == []
 
 

@@ -314,8 +314,8 @@ async def test_ctrl_c_while_there_is_no_connection_ends_soon_and_says_so(peer: P
                 await answering
             assert time.monotonic() - began < 9.0, "it waited for a connection, which takes ten seconds"
     assert reader.notices[1:] == [
-        "canceling: telling gpu1",
-        "gpu1 could not be told: its worker ends the answer within a minute",
+        "canceling: asking gpu1 to stop",
+        "gpu1 could not be asked to stop: its worker ends the answer within a minute",
     ]
 
 

@@ -151,7 +151,7 @@ class Settings(SSHClientConfig):
 
     def _not_honoured(self, option: str, instead: str) -> ConfigError:
         return ConfigError(
-            f"the SSH configuration sets {option} for {self._alias}, which rbee does not do",
+            f"the SSH configuration sets {option} for {self._alias}, which rbee does not support",
             hint=f"{instead}; `ssh -G {self._alias}` shows what ssh makes of it",
         )
 

@@ -77,7 +77,7 @@ async def open_hop(hop: Hop, tunnel: asyncssh.SSHClientConnection | None, ask: A
                 raise refusal(hop, trust, seen, error.reason) from error
             raise RefusedError(
                 ErrorCode.AUTH_FAILED,
-                f"{hop.name} speaks no SSH algorithm that rbee speaks",
+                f"{hop.name} supports no SSH algorithm that rbee supports",
                 hint="its SSH server is too old, or restricted",
                 details={"host": hop.address, "reason": error.reason},
             ) from error
@@ -227,7 +227,7 @@ def _translate(error: Exception, hop: Hop, client: _Client, identities: Identiti
         case asyncssh.ChannelOpenError(code=asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED):
             return RefusedError(
                 ErrorCode.AUTH_FAILED,
-                f"the jump host {hop.behind} does not let us through to {hop.name}",
+                f"the jump host {hop.behind} does not forward connections to {hop.name}",
                 hint="set AllowTcpForwarding in its sshd_config",
                 details={"host": hop.address, "reason": str(error)},
             )
@@ -251,7 +251,7 @@ def _hung_up(hop: Hop) -> ConnectError:
     """TCP stood, or a proxy ran, and no SSH server has said its version."""
     if hop.proxy_command:
         why = "its ProxyCommand ended without a connection"
-        return _unreachable(hop, why, hint=f"see what it says: {hop.proxy_command}")
+        return _unreachable(hop, why, hint=f"run it to see what it says: {hop.proxy_command}")
     return BusyError(
         ErrorCode.CONNECTION_TIMEOUT,
         f"{hop.name} closes connections before login",

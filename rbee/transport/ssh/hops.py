@@ -103,7 +103,7 @@ class _Router:
         """`hop` behind `jumps`. As with ssh -J, only the first of several jump hosts is reached as it says itself."""
         if hop.name in seen:
             circle = " → ".join((*seen[seen.index(hop.name) :], hop.name))
-            raise ConfigError(f"jump hosts go round in a circle: {circle}")
+            raise ConfigError(f"the jump hosts form a loop: {circle}")
         if not jumps:
             return (hop,)
         before: list[Hop] = []
@@ -158,7 +158,7 @@ def _check_names(alias: str, host: str, user: str | None) -> None:
             check_user_name(user)
     except ValueError as error:
         raise ConfigError(
-            f"{alias!r} is not connected to: {error}",
+            f"{alias!r} cannot be connected to: {error}",
             hint="ssh's files can put names into commands, so none has a character that a shell understands",
         ) from error
 
@@ -167,7 +167,7 @@ def _port(alias: str, settings: Settings) -> int:
     port = int(str(settings.get("Port", DEFAULT_PORT)))
     if not 0 < port < 2**16:
         raise ConfigError(
-            f"the SSH configuration of {alias} has the port {port}", hint=f"check it with: ssh -G {alias}"
+            f"the SSH configuration of {alias} has an invalid port: {port}", hint=f"check it with: ssh -G {alias}"
         )
     return port
 

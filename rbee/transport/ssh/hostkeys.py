@@ -180,7 +180,7 @@ def refusal(hop: Hop, trust: Trust, offered: list[HostKey], reason: str) -> Refu
     return RefusedError(
         ErrorCode.HOST_KEY_MISMATCH,
         message,
-        hint=f"if the machine was set up anew, compare its key ({_COMPARE}), then {_how_to_replace(hop, trust)}",
+        hint=f"if the machine was installed again, compare its key ({_COMPARE}), then {_how_to_replace(hop, trust)}",
         details=details,
     )
 
@@ -189,7 +189,7 @@ def _revoked(hop: Hop, got: HostKey | None) -> RefusedError:
     shown = {"got": got.fingerprint, "algorithm": got.algorithm} if got else {}
     return RefusedError(
         ErrorCode.HOST_KEY_MISMATCH,
-        f"the host key of {hop.name} is revoked in known_hosts: whoever has it may be somebody else",
+        f"the host key of {hop.name} is revoked in known_hosts: whoever presents it may not be this machine",
         hint="the machine needs another host key; pin that one once it has it",
         details={"host": hop.address, **shown, "reason": "revoked"},
     )

@@ -60,7 +60,7 @@ def read_gguf(path: Path) -> GgufFile:
         try:
             return _Head(data).read()
         except struct.error as error:
-            raise ValueError("it ends before its head does") from error
+            raise ValueError("it ends within its header") from error
 
 
 class _Head:
@@ -80,7 +80,7 @@ class _Head:
         if version not in (2, 3):
             raise ValueError(f"it is of GGUF version {version}, not 2 or 3")
         if n_keys > MAX_KEYS or n_tensors > MAX_TENSORS:
-            raise ValueError(f"it claims {n_keys} keys and {n_tensors} tensors")
+            raise ValueError(f"its header claims {n_keys} keys and {n_tensors} tensors")
         values = dict(self._entry() for _ in range(n_keys))
         tensors = [self._tensor() for _ in range(n_tensors)]
         begin = self._data_begin(values.get("general.alignment", 32))
@@ -89,7 +89,7 @@ class _Head:
 
     def _data_begin(self, alignment: Any) -> int:
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
-            raise ValueError(f"its alignment is {alignment}")
+            raise ValueError(f"its alignment is {alignment}, which is not a power of 2")
         return -(-self._at // alignment) * alignment
 
     def _entry(self) -> tuple[str, Any]:
@@ -142,7 +142,7 @@ class _Head:
 
     def _skip(self, length: int) -> None:
         if length > len(self._data) - self._at:
-            raise ValueError("it ends before its head does")
+            raise ValueError("it ends within its header")
         self._at += length
 
     def _take(self, code: str) -> Any:

@@ -56,7 +56,7 @@ def read_meta(path: Path) -> ModelMeta:
     except ValueError as error:
         raise RemoteError(
             ErrorCode.MODEL_INVALID,
-            f"not a whole GGUF model: {error}",
+            f"the file is not a complete GGUF model: {error}",
             hint="download it again, or check that it is a GGUF file",
         ) from error
 
@@ -67,7 +67,7 @@ def _check_whole(file: GgufFile) -> None:
 
     parts = file.values.get("split.count", 0)
     if not isinstance(parts, int) or parts > 1:
-        raise ValueError(f"it is one of {parts} files that make one model, and such are not supported")
+        raise ValueError(f"it is one of {parts} files of a split model, which is not supported")
     if not file.tensors:
         raise ValueError("it has no tensors")
     blocks = {kind.value: sizes for kind, sizes in GGML_QUANT_SIZES.items()}

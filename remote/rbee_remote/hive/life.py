@@ -109,7 +109,7 @@ class Lives:
                 self._audit.served(served, model=worker.key.model, worker=worker.id)
             worker.apply(status)
         except ValueError as error:  # no JSON, a ProtocolError, or an ImpossibleEvent
-            _log.warning("worker %s wrote a status that is none: %s", worker.id, error)
+            _log.warning("worker %s wrote an invalid status: %s", worker.id, error)
         if worker.state is not before:
             _log.info("worker %s is %s", worker.id, worker.state.value)
 

@@ -35,7 +35,7 @@ def make_needs(catalog: Catalog, request: NeedsRequest, live: Sequence[WorkerRec
     slot_counts = request.slots or _SLOTS
     points = tuple(Point(ctx, slots) for slots in slot_counts for ctx in sorted({*steps, *shown}))
     if len(points) > _MOST_POINTS:
-        raise RemoteError(ErrorCode.USAGE, f"{len(points)} points are too many, {_MOST_POINTS} the most")
+        raise RemoteError(ErrorCode.USAGE, f"{len(points)} points are too many; {_MOST_POINTS} is the most")
     subject = subject_of(loading.model.path, loading.asked, request.sandbox)
     if job := meter.missing(subject, points):
         return job

@@ -186,4 +186,4 @@ def refusal(decision: NoSlot | NoMemory, plan: Plan, memory: str = "") -> Remote
 def _how_to_need_less(options: WorkerOptions) -> str:
     """Fewer slots are no advice where there is one already, as when memory was short and slots were left open."""
     fewer = ", fewer slots (--slots)" if (options.slots or 1) > 1 else ""
-    return f"a smaller quantisation, a smaller context (--ctx){fewer}, or another node"
+    return f"try a smaller quantisation, a smaller context (--ctx){fewer}, or another node"

@@ -4,7 +4,7 @@ Rules
 - One event loop, one writer: between a decision and the change it leads to there is no `await`.
 - A worker is in the table from the moment it is decided on until its process is reaped; one that failed stays
   visible for a minute, so that those who waited for it learn why.
-- A worker's own task (`_run`) is the only one that takes it out.
+- A worker's own task (`_run`) is the only one that removes it.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Supervisor:
         with anyio.move_on_after(request.timeout_s):
             return await self._ensure(request, caller)
         message = f"no worker for {request.model} could be started before the deadline"
-        raise RemoteError(ErrorCode.DEADLINE_EXCEEDED, message, hint="give it more with `--timeout`")
+        raise RemoteError(ErrorCode.DEADLINE_EXCEEDED, message, hint="allow more time with `--timeout`")
 
     async def _ensure(self, request: SpawnRequest, caller: Caller) -> tuple[WorkerRecord, bool]:
         while True:

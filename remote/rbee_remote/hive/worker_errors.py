@@ -52,6 +52,6 @@ def unwanted(worker: WorkerRecord) -> RemoteError:
     return RemoteError(
         ErrorCode.DEADLINE_EXCEEDED,
         f"{worker.key.model} was not loaded before the deadline of everybody who asked for it",
-        hint="give it more with `--timeout`",
+        hint="allow more time with `--timeout`",
         details={"progress_percent": round(worker.progress * 100)},
     )

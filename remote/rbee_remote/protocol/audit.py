@@ -129,7 +129,7 @@ def _what_is_wrong(line: bytes, previous: str) -> str:
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):
-        return "it is no JSON"
+        return "it is not JSON"
     if not isinstance(entry, dict) or "previous" not in entry:
         return "it does not say which line was before it"
-    return "" if entry["previous"] == previous else "the line before it is not the one it was written after"
+    return "" if entry["previous"] == previous else "the line before it was changed, removed or moved"

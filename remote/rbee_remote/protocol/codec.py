@@ -123,7 +123,7 @@ def _decode_float(data: int | float, where: str) -> float:
     except OverflowError as error:
         raise ProtocolError(f"{where}: too large a number") from error
     if not math.isfinite(value):
-        raise ProtocolError(f"{where}: {value} is no number")
+        raise ProtocolError(f"{where}: {value} is not a number")
     return value
 
 

@@ -55,7 +55,7 @@ class ErrorCode(str, enum.Enum):
     BACKEND_UNAVAILABLE = "BACKEND_UNAVAILABLE"
     #: The worker died, or hung and was given up. The error names the file with the text that it had generated.
     WORKER_CRASHED = "WORKER_CRASHED"
-    #: No such worker or hive runs any more. `rbee infer` starts another, and shows this where that one ends, too.
+    #: No such worker or hive runs any more. `rbee infer` starts another, and shows this only if that one ends as well.
     WORKER_GONE = "WORKER_GONE"
     #: The worker has forgotten the request. Between keeper and worker only: a user sees CONNECTION_LOST.
     REQUEST_GONE = "REQUEST_GONE"
@@ -101,7 +101,7 @@ class RemoteError(Exception):
         """The error inside `data`, INVALID_RESPONSE where it names no code that we know. Never raises."""
         body = data.get("error") if isinstance(data, dict) else None
         if not isinstance(body, dict):
-            return cls(ErrorCode.INVALID_RESPONSE, "the node answered with something that is no rbee error")
+            return cls(ErrorCode.INVALID_RESPONSE, "the node answered with something that is not an rbee error")
         try:
             code = ErrorCode(body.get("code"))
         except ValueError:

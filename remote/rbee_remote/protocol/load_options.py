@@ -122,14 +122,14 @@ class LoadOptions:
         Number(1, MOST_SLOTS), "N", "Requests served at once. [default: 4, or as many as fit]", sizes=True
     )
     kv_type: str | None = _option(
-        Choice(tuple(KV_TYPES), "type of a KV cache"),
+        Choice(tuple(KV_TYPES), "KV cache type"),
         "TYPE",
-        "Of the context's memory: f16, q8_0, q4_0, … [default: f16]",
+        "Type of the KV cache: f16, q8_0, q4_0, … [default: f16]",
         sizes=True,
         column=True,
     )
     flash_attention: str | None = _option(
-        Choice(tuple(FLASH_ATTENTION), "way of flash attention"),
+        Choice(tuple(FLASH_ATTENTION), "flash attention setting"),
         "WHEN",
         "auto, on or off. [default: auto]",
         sizes=True,
@@ -143,7 +143,7 @@ class LoadOptions:
         column=True,
     )
     tensor_split: tuple[float, ...] | None = _option(
-        Shares(), "A,B,…", "Shares of the model for the GPUs. [default: by free memory]", column=True
+        Shares(), "A,B,…", "Share of the model for each GPU. [default: by free memory]", column=True
     )
     gpu_layers: int | None = _option(
         Number(0, 4096, {"auto": RBEE_CHOOSES, "all": 4096}),

@@ -39,7 +39,7 @@ def confine_worker(mode: str, backend: str, rules: Sequence[Rule]) -> str:
     if mode == ON and "landlock" not in done:
         raise RemoteError(
             ErrorCode.NODE_UNSUPPORTED,
-            'this node cannot guard its files from a model\'s loader, and its entry says sandbox = "on"',
+            'this node cannot confine the process that loads a model, and its entry says sandbox = "on"',
             hint='set sandbox = "auto" for the node, or use Linux 5.13 or newer with Landlock',
         )
     return "+".join(done) or "limits"

@@ -37,7 +37,7 @@ async def read_body(request: Request, most: int) -> bytes:
                 scope.deadline += len(chunk) / SLOWEST_BYTES_PER_S
     except TimeoutError as error:
         raise HTTPException(
-            408, f"the request's body did not come: {len(body)} bytes of it after {BODY_S:g} s", {"Connection": "close"}
+            408, f"only {len(body)} bytes of the request's body came within {BODY_S:g} s", {"Connection": "close"}
         ) from error
     return bytes(body)
 

@@ -119,7 +119,7 @@ def _find_again(system: System, seen: ProcessSeen, there: Mapping[tuple[int, int
         return f"pid {seen.pid} is another process now"
     ours = there.get(process.name)
     if ours is None:
-        return "it is no process of rbee's for this home and user"
+        return "it is not a process of rbee for this home and user"
     if (ours.command.command, ours.command.instance, ours.command.owner) != (seen.command, seen.instance, seen.owner):
         return "its command line is not the one that was seen"
     return ours
@@ -132,9 +132,9 @@ def _reason_to_spare(ours: Ours, now: ProcessSeen) -> str:
             return "it answers: ask the hive itself to stop"
         return "it may be a hive that is just starting" if ours.process.age_s < HIVE_START_S else ""
     if now.owner_lives:
-        return "its hive runs: that one looks after it"
+        return "its hive runs, and looks after it"
     if now.owner_lives is None:
-        return "nobody knows whether its owner still runs"
+        return "it is not known whether its hive still runs"
     return "it has an open request" if now.busy else ""
 
 

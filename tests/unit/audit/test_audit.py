@@ -278,7 +278,7 @@ def test_a_log_that_cannot_be_written_fails_nothing_and_is_told(keeper: Settings
         pass
     (notice,) = told
     assert isinstance(notice, Notice)
-    assert "hive.stop is not in the audit log" in notice.text
+    assert "hive.stop could not be written to the audit log" in notice.text
 
 
 def test_a_lock_that_nobody_lets_go_is_waited_for_and_then_told(
@@ -291,7 +291,7 @@ def test_a_lock_that_nobody_lets_go_is_waited_for_and_then_told(
         fcntl.flock(holder, fcntl.LOCK_EX)
         audit.record(keeper, "gc", emit=told.append)
     assert [event.text for event in told if isinstance(event, Notice)] == [
-        f"gc is not in the audit log {keeper.log}: another process holds its lock"
+        f"gc could not be written to the audit log {keeper.log}: another process holds its lock"
     ]
     assert verify_keeper(keeper).lines == 1
 
@@ -307,7 +307,7 @@ def test_no_room_leaves_no_half_line(keeper: Settings) -> None:
     )
     write(keeper, 2)
     before = log(keeper).read_bytes()
-    assert "gc is not in the audit log" in run(code, str(keeper.home)).stderr
+    assert "gc could not be written to the audit log" in run(code, str(keeper.home)).stderr
     assert log(keeper).read_bytes() == before
     assert verify_keeper(keeper).breaks == ()
 

@@ -72,7 +72,7 @@ async def test_what_has_no_end_is_refused(says: Says, monkeypatch: pytest.Monkey
     with pytest.raises(NodeError) as caught:
         await verify(says)
     assert caught.value.code is ErrorCode.INVALID_RESPONSE
-    assert "audit log cannot be read" in caught.value.message
+    assert "report on its audit log makes no sense" in caught.value.message
 
 
 async def test_breaks_of_all_files_together_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:

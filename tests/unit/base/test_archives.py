@@ -49,7 +49,7 @@ def test_what_is_too_large_too_many_or_packed_in_another_way_is_refused(
     tmp_path: Path, sizes: tuple[int, ...], method: int
 ) -> None:
     with (
-        pytest.raises(ValueError, match=r"more than such an archive has|packed in a way"),
+        pytest.raises(ValueError, match=r"more than such an archive has|compressed in a way"),
         archives.opened(zipped(tmp_path / "a.zip", *sizes, method=method), BOUNDS),
     ):
         pass
@@ -63,7 +63,7 @@ def test_a_directory_without_end_is_not_even_read(tmp_path: Path) -> None:
     end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 65535, 65535, len(directory), 0, 0)
     path.write_bytes(directory + end)
     assert len(zipfile.ZipFile(path).infolist()) == 100_000, "zipfile itself reads it all"
-    with pytest.raises(ValueError, match="no end"), archives.opened(path, BOUNDS):
+    with pytest.raises(ValueError, match="too large"), archives.opened(path, BOUNDS):
         pass
 
 

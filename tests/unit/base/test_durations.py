@@ -47,4 +47,4 @@ def test_any_text_gives_seconds_or_a_value_error(text: str) -> None:
     try:
         assert parse_duration(text) >= NEVER
     except ValueError as error:
-        assert "length of time" in str(error)
+        assert "duration" in str(error)

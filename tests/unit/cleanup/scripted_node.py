@@ -331,7 +331,7 @@ class World:
     def _drop(self, action: DropRow, keeper: str) -> None:
         row = self.rows[keeper].pop(action.worker_id)
         if any(worker.id == row.worker_id for worker in self.listed()):
-            self.harm.append(f"the row of worker {row.worker_id} was dropped while its hive knows it")
+            self.harm.append(f"the registry's row of worker {row.worker_id} was dropped while its hive knows it")
 
     def _gone(self, worker: Worker) -> None:
         self.workers.remove(worker)

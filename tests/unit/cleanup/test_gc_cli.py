@@ -116,10 +116,14 @@ def test_rows_of_a_node_that_is_not_in_the_inventory_go_when_nobody_goes_by_them
         registry.upsert_worker("gone", worker_info())
     status, out, err = run(capsys, "-v")
     assert (status, out) == (0, "")
-    assert f"gone: kept the row of worker {WORKER}" in err
+    assert f"gone: kept the registry's row of worker {WORKER}" in err
     with contextlib.closing(sqlite3.connect(home / "workers.db")) as database, database:
         database.execute("update workers set last_seen_at = '2026-01-01T00:00:00.000Z'")
-    assert run(capsys) == (0, f"gone: forgot the row of worker {WORKER}: the inventory has no such node\n", "")
+    assert run(capsys) == (
+        0,
+        f"gone: forgot the registry's row of worker {WORKER}: the inventory has no such node\n",
+        "",
+    )
     with Registry.open(home / "workers.db") as registry:
         assert registry.rows() == []
 
@@ -180,7 +184,7 @@ def test_each_action_is_one_line_and_each_failure_another(capsys: pytest.Capture
     told = capsys.readouterr()
     assert told.out.splitlines() == [
         f"gpu1: stopped worker {WORKER} (smollm2:135m): idle for 2h",
-        f"gpu1: forgot the row of worker {WORKER}: the hive does not know it",
+        f"gpu1: forgot the registry's row of worker {WORKER}: the hive does not know it",
         "gpu1: removed part /home/bee/.rbee/node/a b (2.0 MB): unused\\x1b[2J for 8d",
     ]
     assert told.err.splitlines() == [

@@ -26,9 +26,9 @@ def test_a_grammar_is_a_file(tmp_path: Path) -> None:
     ("schema", "message"),
     [
         ("{", "the value of --schema is not JSON: Expecting property name"),
-        ("[1]", "the value of --schema is no JSON schema"),
-        ('"x"', "the value of --schema is no JSON schema"),
-        ('{"a":' * 100_000, "the value of --schema has too many levels"),
+        ("[1]", "the value of --schema is not a JSON schema"),
+        ('"x"', "the value of --schema is not a JSON schema"),
+        ('{"a":' * 100_000, "the value of --schema is nested too deeply"),
         ("missing.json", "cannot read missing.json: No such file or directory"),
         (" ", "--schema is empty"),
         (".", "cannot read .: Is a directory"),

@@ -1,4 +1,4 @@
-"""What ends a request before its answer is whole: the deadline, or a connection that is not to be had again."""
+"""What ends a request before its answer is complete: the deadline, or a connection that cannot be opened again."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_a_hub_token_is_trusted_to_one_node_at_a_time() -> None:
     for table in ("defaults", f"nodes.{LOCAL}"):
         with pytest.raises(ConfigError) as caught:
             read(f"[{table}]\nhub_token = true\n")
-        assert f"[{table}] hub_token: this is said for each node by itself" in caught.value.message
+        assert f"[{table}] hub_token: this has to be set for each node separately" in caught.value.message
         assert caught.value.hint
 
 
@@ -90,7 +90,7 @@ def test_a_node_without_a_host_is_reached_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("text", "message", "key"),
     [
-        ("[nodes.gpu1]\nprot = 1", "has no key 'prot'", "prot"),
+        ("[nodes.gpu1]\nprot = 1", "has an unknown key 'prot'", "prot"),
         ('[nodes.gpu1]\nport = "22"', "expected a whole number, got text", "port"),
         ("[nodes.gpu1]\nport = true", "got a boolean", "port"),
         ("[nodes.gpu1]\nport = 0", "not between 1 and 65535", "port"),
@@ -98,20 +98,20 @@ def test_a_node_without_a_host_is_reached_by_its_name() -> None:
         ("[nodes.gpu1]\nhost = 3", "expected text", "host"),
         ('[nodes.gpu1]\nhost = "-oProxyCommand=x"', "is not a host name", "host"),
         ('[nodes.gpu1]\nuser = "a b"', "is not a login name", "user"),
-        ('[nodes.gpu1]\nbackend = "gpu"', "is no backend", "backend"),
-        ('[nodes.gpu1]\nkeep_alive = "soon"', "no length of time", "keep_alive"),
-        ("[nodes.gpu1]\nkeep_alive = true", "length of time", "keep_alive"),
+        ('[nodes.gpu1]\nbackend = "gpu"', "is not a backend", "backend"),
+        ('[nodes.gpu1]\nkeep_alive = "soon"', "not a duration", "keep_alive"),
+        ("[nodes.gpu1]\nkeep_alive = true", "duration", "keep_alive"),
         ('[nodes.gpu1]\ntags = "cuda"', "expected a list", "tags"),
         ('[nodes.gpu1]\ntags = ["a", "a"]', "twice", "tags"),
-        ('[nodes.gpu1]\njump = ["local"]', "not a hop", "jump"),
-        ('[nodes.gpu1]\nhost_key = "SHA256:short"', "no fingerprint", "host_key"),
+        ('[nodes.gpu1]\njump = ["local"]', "cannot be a jump host", "jump"),
+        ('[nodes.gpu1]\nhost_key = "SHA256:short"', "not a fingerprint", "host_key"),
         ('[nodes.gpu1]\nhome = "relative"', "absolute", "home"),
         ('[nodes.gpu1]\nhome = "/a/../.."', "absolute", "home"),
         ("[nodes.gpu1]\nslots = 0", "not between", "slots"),
         ("[nodes.gpu1]\nctx = 1.5", "got a number", "ctx"),
         ("[nodes.gpu1]\nctx = 0", "not between", "ctx"),
         ("[nodes.gpu1]\nctx = 'most'", "neither a whole number nor 'auto'", "ctx"),
-        ("[nodes.gpu1]\nkv_type = 'q3_k'", "no type of a KV cache; one of f16", "kv_type"),
+        ("[nodes.gpu1]\nkv_type = 'q3_k'", "KV cache type; choose one of f16", "kv_type"),
         ("[nodes.gpu1]\nflash_attention = true", "expected text", "flash_attention"),
         ("[nodes.gpu1]\nsandbox = 'yes'", "one of auto, on, off", "sandbox"),
         ("[nodes.gpu1]\nflash_attention = 'yes'", "one of auto, on, off", "flash_attention"),
@@ -119,8 +119,8 @@ def test_a_node_without_a_host_is_reached_by_its_name() -> None:
         ("[nodes.gpu1]\ndevices = ['CUDA0', 'CUDA0']", "twice", "devices"),
         ("[nodes.gpu1]\ntensor_split = '3,1'", "expected a list of numbers", "tensor_split"),
         ("[nodes.gpu1]\ntensor_split = [3, 'x']", "expected numbers, got 'x'", "tensor_split"),
-        ("[nodes.gpu1]\ntensor_split = [3, -1]", "-1 cannot be a share", "tensor_split"),
-        ("[nodes.gpu1]\ntensor_split = [0, 0]", "no share is above 0", "tensor_split"),
+        ("[nodes.gpu1]\ntensor_split = [3, -1]", "-1 is not a share, which is a number from 0 up", "tensor_split"),
+        ("[nodes.gpu1]\ntensor_split = [0, 0]", "at least one share has to be above 0", "tensor_split"),
         ("[nodes.gpu1]\ngpu_layers = 'some'", "neither a whole number nor 'auto' or 'all'", "gpu_layers"),
         ("[nodes.gpu1]\ngpu_layers = -1", "not between", "gpu_layers"),
         ("[defaults]\nslots = 'auto'", "expected a whole number", "slots"),
@@ -143,10 +143,10 @@ def test_a_wrong_value_is_refused_by_file_table_and_key(text: str, message: str,
     ("text", "message"),
     [
         ("[nodes.all]", "every node"),
-        ('[nodes."@x"]', "is no name"),
-        ('[nodes."a b"]', "is no name"),
+        ('[nodes."@x"]', "is not a valid name"),
+        ('[nodes."a b"]', "is not a valid name"),
         ('[nodes.""]', "expected some text"),
-        ("[node.x]", "'node' is known"),
+        ("[node.x]", "unknown table or key 'node'"),
         ("nodes = 3", "table of tables"),
         ("[nodes]\ngpu1 = 3", "has to be a table"),
         ("defaults = []", "has to be a table"),

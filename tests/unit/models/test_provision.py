@@ -180,7 +180,7 @@ async def test_a_node_without_a_way_out_gets_it_from_here(bed: Bed, site: str) -
     assert bed.blob.read_bytes() == CONTENT
     assert bed.hive.registered == [RegisterRequest(ref.canonical, str(bed.blob), SHA256, ref.canonical)]
     assert found.model == ref.canonical
-    assert any(isinstance(event, Notice) and "gpu1 has no way" in event.text for event in bed.events)
+    assert any(isinstance(event, Notice) and "gpu1 cannot reach" in event.text for event in bed.events)
     keys = [event.key for event in bed.events if isinstance(event, Progress)]
     assert keys[0] == "model"
     assert keys[-2:] == ["send", "check"]

@@ -118,7 +118,7 @@ async def test_a_private_model_is_fetched_here_and_sent_and_the_token_stays_here
     assert found.model == REF.canonical
     assert [request.token for request in bed.hive.pulled] == [""]
     assert hub.tokens() == {"hub": {None, BEARER}, "content": {None}}
-    assert "gpu1 is not given the hub token" in bed.said()
+    assert "gpu1 may not have the hub token" in bed.said()
     assert "downloading here and sending it there" in bed.said()
 
 

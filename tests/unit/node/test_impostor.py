@@ -151,11 +151,11 @@ async def test_on_one_machine_the_kernel_says_who_listens(folder: Path) -> None:
     other = subprocess.Popen([sys.executable, "-I", "-c", LISTEN, str(path)])
     try:
         wait_until(path.exists, 20, lambda: "nobody listens")
-        with pytest.raises(NodeError, match="somebody else listens"):
+        with pytest.raises(NodeError, match="another user's process listens"):
             await LocalConnection(keeper_id="k" * 16).open_stream(str(path))
-        with pytest.raises(RemoteError, match="somebody else listens"):
+        with pytest.raises(RemoteError, match="another user's process listens"):
             pipe.main([str(path)])
-        with pytest.raises(ConnectionRefusedError, match="somebody else listens"):
+        with pytest.raises(ConnectionRefusedError, match="another user's process listens"):
             unix_http.request(path, "GET", "/v1/health")
     finally:
         other.kill()

@@ -354,7 +354,7 @@ def test_a_node_without_python_is_told_what_happens() -> None:
         (b"landlock=-2\n", None, "not known before"),
         (b"landlock=nonsense\nlandlock=\n", None, "not known before"),
         (b"landlock=-1\n", 0, "no Landlock"),
-        (b"landlock=-2\nlandlock=4\n", 4, "Landlock 4: workers on the processor reach their model"),
+        (b"landlock=-2\nlandlock=4\n", 4, "Landlock 4: workers on the CPU can reach only their model"),
         (b"landlock=999999999999\n", 99, "Landlock 99"),
     ],
 )

@@ -273,7 +273,7 @@ async def test_damaged_wheels_and_a_damaged_uv_are_sent_anew(bed: Testbed) -> No
     for file in (wheel, bed.home / "runtimes" / f"uv-{uv_version()}"):
         os.truncate(file, 100)
     assert Path((await bed.ensure()).python).exists()
-    assert any(isinstance(event, Notice) and "sent anew" in event.text for event in bed.events)
+    assert any(isinstance(event, Notice) and "sent again" in event.text for event in bed.events)
     assert bed.left_over() == []
 
 

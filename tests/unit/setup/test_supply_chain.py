@@ -99,7 +99,7 @@ async def test_a_file_that_was_changed_in_the_cache_goes_to_no_node(index: Packa
     index.lock(requirements.BASE, write_wheel(index.folder, "one", {"one.py": b"good"}))
     (wheel,) = await cache.base_wheels(NODE, lambda _: None)
     write_wheel(wheel.path.parent, "one", {"one.py": b"evil"})
-    with pytest.raises(NodeError, match="is not what the lock names"):
+    with pytest.raises(NodeError, match="is not the file that the lock names"):
         await cache.base_wheels(NODE, lambda _: None)
 
 

@@ -80,7 +80,7 @@ async def test_a_node_that_does_not_name_it_is_told_how(cache: WheelCache, prebu
     builders = Builders.of(node, {name: node})
     with pytest.raises(NodeError):
         await cache.llama_wheel(HERE, "cpu", events.append, builders=builders)
-    assert [event for event in events if isinstance(event, Notice) and f"{prebuilt.url} is not asked" in event.text]
+    assert [event for event in events if isinstance(event, Notice) and f"{prebuilt.url} is not used" in event.text]
     assert not list(cache.root.glob("llama/*"))
     alpine = replace(HERE, libc="musl", libc_version=(1, 2))
     assert (
@@ -134,7 +134,7 @@ def test_how_it_is_written(text: str, url: str, hashes: int, name: str) -> None:
 
 @pytest.mark.parametrize("wrong", ["md5=12", "sha256=12", f"sha256={'g' * 64}", f"sha256={'a' * 64};x"])
 def test_a_hash_that_is_none_is_an_error_and_not_no_hash(wrong: str) -> None:
-    with pytest.raises(ConfigError, match="is no hash"):
+    with pytest.raises(ConfigError, match="is not a hash"):
         WheelIndex.of({"RBEE_WHEEL_INDEX": f"https://w.example#{wrong}"})
 
 

@@ -73,7 +73,7 @@ def _check_value(name: str, value: Any, form: Form) -> None:
         case Number(high=most) if value is not None and not form.least <= value <= most:
             wrong = f"{name} has to be between {form.least} and {most}, not {value}"
         case Choice(words, what) if value not in words:
-            wrong = f"{value!r} is no {what}: it is {', '.join(words[:-1])} or {words[-1]}"
+            wrong = f"{value!r} is not a {what}: it is {', '.join(words[:-1])} or {words[-1]}"
         case Shares() if any(share < 0 for share in value) or (value and not sum(value)):
             wrong = f"the shares of {name} have to be positive numbers"
         case _:
@@ -86,14 +86,14 @@ def _check_quantised(options: WorkerOptions, meta: ModelMeta) -> None:
         raise RemoteError(
             ErrorCode.USAGE,
             f"a KV cache of {options.kv_type} needs flash attention",
-            hint="--flash-attention auto, or --kv-type f16",
+            hint="use --flash-attention auto, or --kv-type f16",
         )
     for dimension in (meta.head_dim_k, meta.head_dim_v):
         if dimension % KV_BLOCK:
             raise RemoteError(
                 ErrorCode.USAGE,
                 f"{options.kv_type} comes in blocks of {KV_BLOCK} values, and this model's heads have {dimension}",
-                hint="--kv-type f16",
+                hint="use --kv-type f16",
             )
 
 

@@ -89,11 +89,15 @@ def place(options: WorkerOptions, gpus: tuple[Gpu, ...]) -> Placement:
         raise RemoteError(
             ErrorCode.BACKEND_UNAVAILABLE,
             f"the runtime on this node was built without {backend}",
-            hint="choose --backend auto, or a runtime for this backend",
+            hint='set backend = "auto" for the node in the inventory',
         )
     if backend == "cuda":
         if not gpus:
-            raise RemoteError(ErrorCode.BACKEND_UNAVAILABLE, "this node shows no NVIDIA GPU", hint="--backend cpu")
+            raise RemoteError(
+                ErrorCode.BACKEND_UNAVAILABLE,
+                "this node has no NVIDIA GPU",
+                hint='set backend = "cpu" for the node in the inventory',
+            )
         chosen = choose_gpus(gpus, options)
         return Placement(backend, ", ".join(gpu.name for gpu in chosen), VRAM, chosen, options.tensor_split)
     # Vulkan, ROCm and Metal devices are not measured: Metal's memory is RAM, the others fail while loading.

@@ -104,9 +104,9 @@ def main(argv: list[str]) -> int:
         sys.stdout = open("/dev/null", "w")  # noqa: PTH123, SIM115 - for the flush at exit
         return 1
     except MemoryError as error:
-        hint = "check where it comes from: no server has to say so much"
+        hint = "check the source: its server sends far more than a download needs"
         raise RemoteError(
-            ErrorCode.DOWNLOAD_FAILED, "the download takes more memory than any has", hint=hint
+            ErrorCode.DOWNLOAD_FAILED, "the download needs more memory than any download should", hint=hint
         ) from error
     except OSError as error:
         if is_full(error):

@@ -81,7 +81,7 @@ def _ask(api: Any, source: Source) -> Any:
         raise _not_found(f"{source.repo} has no revision {source.revision}", "check the part behind @") from error
     except errors.RepositoryNotFoundError as error:
         hint = "check the name; a private one needs a hub token"
-        message = f"the hub has no repository {source.repo}, or hides it"
+        message = f"the hub has no repository {source.repo}, or it is private"
         raise RemoteError(ErrorCode.MODEL_NOT_FOUND, message, hint=hint, details={DENIED: True}) from error
     except errors.HFValidationError as error:
         raise _not_found(f"{source.repo!r} is no name of a repository", "hf:OWNER/REPO:FILE") from error

@@ -52,13 +52,13 @@ class Guard:
         if came_from.scheme == "https" and request.url.scheme != "https":
             raise _refused(came_from, "it leads to an address that is not https")
         if is_inside(request.url.host) and not is_inside(came_from.host):
-            raise _refused(came_from, f"it leads to {request.url.host}, which is no address of the internet")
+            raise _refused(came_from, f"it leads to {request.url.host}, which is not a public address")
 
     def _after(self, response: httpx.Response) -> None:
         """Raises RemoteError DOWNLOAD_FAILED, and so may reading the answer."""
         url, is_redirect = response.request.url, response.has_redirect_location
         if response.headers.get("Content-Encoding", "").strip().lower() not in ("", "identity"):
-            raise _refused(url, "its answer is packed, which nobody asked for")
+            raise _refused(url, "its answer is compressed, although rbee did not ask for that")
         most = MOST_OF_REDIRECT if is_redirect else self._most_bytes
         if most is not None:
             response.stream = _Bounded(response.stream, most, _refused(url, f"its answer is longer than {most} bytes"))

@@ -172,7 +172,7 @@ class EngineThread:
             if self._scheduler is None or self._closed:
                 raise RemoteError(ErrorCode.IN_USE, "the model is not loaded yet")
             if self._alone or self._open:
-                raise RemoteError(ErrorCode.IN_USE, "the worker is at work", hint="try again when it is idle")
+                raise RemoteError(ErrorCode.IN_USE, "the worker is busy", hint="try again when it is idle")
             self._alone = job, future
             self._lock.notify()
         return future

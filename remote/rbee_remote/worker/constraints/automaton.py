@@ -119,7 +119,7 @@ class Automaton:
             except GrammarError as error:
                 raise GrammarError(f"the rule {shown} is left-recursive, or has too many beginnings") from error
             if not found:
-                raise GrammarError(f"the rule {shown} has no beginning: it leads to itself alone")
+                raise GrammarError(f"the rule {shown} never ends: it refers only to itself")
             if time.monotonic() > deadline:
                 raise GrammarError("the grammar has too many beginnings of rules")
 

@@ -62,7 +62,7 @@ class Grammar:
 def parse(text: str) -> Grammar:
     """Raises GrammarError."""
     if len(text) > MAX_LENGTH:
-        raise GrammarError(f"a grammar may have {MAX_LENGTH} characters, this one has {len(text)}")
+        raise GrammarError(f"a grammar may have at most {MAX_LENGTH} characters, this one has {len(text)}")
     return _Parser(text).parse()
 
 

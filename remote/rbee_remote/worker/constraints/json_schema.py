@@ -37,9 +37,9 @@ def check(schema: dict[str, Any]) -> None:
     try:
         length = len(json.dumps(schema, allow_nan=False))
     except ValueError as error:
-        raise SchemaError(f"the schema is no JSON: {error}") from error
+        raise SchemaError(f"the schema is not JSON: {error}") from error
     if length > MAX_LENGTH:
-        raise SchemaError(f"a schema may have {MAX_LENGTH} characters, this one has {length}")
+        raise SchemaError(f"a schema may have at most {MAX_LENGTH} characters, this one has {length}")
 
 
 def _parts(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -48,7 +48,7 @@ def _parts(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     while todo:
         path, depth, part = todo.pop()
         if depth > MAX_DEPTH:
-            raise SchemaError(f"a schema may be {MAX_DEPTH} levels deep")
+            raise SchemaError(f"a schema may be at most {MAX_DEPTH} levels deep")
         if isinstance(part, dict):
             yield path or "/", part
             todo += [(f"{path}/{key}", depth + 1, value) for key, value in part.items()]
@@ -67,7 +67,9 @@ def _check_size(path: str, part: dict[str, Any]) -> None:
     if isinstance(properties, dict) and isinstance(required, list):
         optional = sum(name not in required for name in properties)
         if optional > MAX_OPTIONAL:
-            raise SchemaError(f"{_shown(path)}: an object may have {MAX_OPTIONAL} properties that are not required")
+            raise SchemaError(
+                f"{_shown(path)}: an object may have at most {MAX_OPTIONAL} properties that are not required"
+            )
     for name in ("anyOf", "enum", "oneOf"):
         if part.get(name) == []:
             raise SchemaError(f"{_shown(path)}: {name} is empty, no value fits")
@@ -96,7 +98,7 @@ def _pattern_bounds(path: str, part: dict[str, Any]) -> Iterator[int]:
         for found in _PATTERN_REPETITION.finditer(pattern):
             for digits in found.groups():
                 if len(digits) > 9 or int(digits or 0) > MAX_REPETITION:
-                    raise SchemaError(f"{_shown(path)}: a pattern may repeat {MAX_REPETITION} times")
+                    raise SchemaError(f"{_shown(path)}: a pattern may repeat at most {MAX_REPETITION} times")
                 yield int(digits or 0) * len(pattern)
 
 

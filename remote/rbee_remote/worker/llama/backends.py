@@ -87,7 +87,7 @@ def _of_backend(available: Sequence[Device], options: WorkerOptions) -> list[Dev
         raise RemoteError(
             ErrorCode.BACKEND_UNAVAILABLE,
             f"backend {backend} is not available here, only {', '.join(there)}",
-            hint="choose one of these with --backend, or auto",
+            hint='set backend to one of these, or to "auto", for the node in the inventory',
             details={"backend": backend, "available": there},
         )
     dedicated = [device for device in chosen if device.kind == _TYPE_GPU]

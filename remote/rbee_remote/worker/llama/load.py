@@ -107,7 +107,7 @@ def make_context(model: llama.llama_model_p, config: WorkerConfig, *, on_gpu: bo
     if not context:
         if any("does not divide" in error for error in errors):
             what = f"this model's heads do not fit into the blocks of {config.options.kv_type}"
-            raise RemoteError(ErrorCode.USAGE, what, hint="--kv-type f16", details={"llama.cpp": "; ".join(errors)})
+            raise RemoteError(ErrorCode.USAGE, what, hint="use --kv-type f16", details={"llama.cpp": "; ".join(errors)})
         what = f"no room for {config.slots} x {config.ctx} tokens of context"
         raise _load_error(ErrorCode.RAM_EXHAUSTED, what, errors, on_gpu=on_gpu)
     return context

@@ -67,7 +67,9 @@ def _buffers(model: llama.llama_model_p, params: llama.llama_context_params) -> 
     with log.collected_lines("size =") as lines, log.collected_errors() as errors:
         context = llama.llama_init_from_model(model, params)
     if not context:
-        raise RemoteError(ErrorCode.MODEL_INVALID, "llama.cpp makes no context", details={"llama.cpp": list(errors)})
+        raise RemoteError(
+            ErrorCode.MODEL_INVALID, "llama.cpp cannot make a context", details={"llama.cpp": list(errors)}
+        )
     has_memory = bool(llama.llama_get_memory(context))
     llama.llama_free(context)
     caches = [_bytes(found[1]) for line in lines if (found := _CACHE.search(line))]

@@ -72,7 +72,7 @@ class Journals:
             raise RemoteError(
                 ErrorCode.REQUEST_GONE,
                 f"there is no request {request_id}",
-                hint=f"events stay for {KEEP_S:g} s after the end of a request, fewer when there are many",
+                hint=f"events are kept for {KEEP_S:g} s after a request ends, or less where there are many",
             )
         return entry.journal
 

@@ -108,7 +108,7 @@ class Service:
         except BaseException as error:
             self.journals.forget(request.request_id, journal)
             if not journal.closed:  # somebody may follow it already
-                bug = RemoteError(ErrorCode.INTERNAL, f"the request was not taken in: {error!r}")
+                bug = RemoteError(ErrorCode.INTERNAL, f"the request was not accepted: {error!r}")
                 journal.append(error if isinstance(error, RemoteError) else bug)
             raise
         journal.when_closed(lambda: self._on_done(journal))
@@ -193,7 +193,7 @@ class Service:
     async def run_alone(self, job: Callable[[Engine], T], caller: Caller = ANYBODY) -> T:
         """Call `job` on the engine's thread while it computes nothing else; canceled, the engine is interrupted.
 
-        Raises RemoteError IN_USE when the worker is at work, and what `job` raises.
+        Raises RemoteError IN_USE when the worker is busy, and what `job` raises.
         """
         await self.state.wait_loaded()
         running = self._engine.run_alone(job)

@@ -119,7 +119,9 @@ class RenderPool:
         except BaseException as error:
             await self._forget_one()
             if isinstance(error, OSError):
-                raise RemoteError(ErrorCode.INTERNAL, f"no process for the chat template: {error.strerror}") from error
+                raise RemoteError(
+                    ErrorCode.INTERNAL, f"cannot start a process for the chat template: {error.strerror}"
+                ) from error
             raise
         self._all.add(process)
         return process

@@ -87,7 +87,7 @@ class ChatTemplate:
         if tools and not self._takes_tools:
             raise RemoteError(
                 ErrorCode.USAGE,
-                "tools: the model's chat template knows nothing of tools",
+                "tools: the model's chat template does not support tools",
                 hint="load a model that was trained to call them",
                 details={"field": "tools"},
             )

@@ -408,7 +408,7 @@ def test_where_it_cannot_be_confined_on_fails_and_auto_goes_on(place: Place) -> 
     assert place.try_out(second + worker(), "read_secret")["said"] == "limits"
     refused = f"try:\n    {worker('on').splitlines()[0]}\n    {worker('on').splitlines()[1]}\n"
     refused += "except RemoteError as error:\n    said = error.code + ': ' + error.message"
-    assert place.try_out(second + refused)["said"].startswith("NODE_UNSUPPORTED: this node cannot guard its files")
+    assert place.try_out(second + refused)["said"].startswith("NODE_UNSUPPORTED: this node cannot confine the process")
 
 
 @pytest.mark.parametrize("path", ["/", "HOME", "HOME/..", "relative", ""])

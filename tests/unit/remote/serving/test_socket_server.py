@@ -170,7 +170,7 @@ async def test_a_body_that_comes_too_slowly_is_refused(monkeypatch: pytest.Monke
     async with serving() as server, server.client() as client:
         await client.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
         status, told = await client.answer()
-        assert (status, told) == (408, {"told": "the request's body did not come: 3 bytes of it after 0.2 s"})
+        assert (status, told) == (408, {"told": "only 3 bytes of the request's body came within 0.2 s"})
         assert await client.rest() == b"", "what would still come is of no use"
 
 

@@ -117,7 +117,7 @@ def test_a_process_that_only_mentions_us_and_one_of_another_home_are_no_targets(
             str(node.home), str(node.run_dir), (seen, dataclasses.replace(claimed, start_ticks=ticks))
         )
         results = node.tidy(request).results
-        assert [result.why for result in results] == ["it is no process of rbee's for this home and user"] * 2
+        assert [result.why for result in results] == ["it is not a process of rbee for this home and user"] * 2
         assert foreign.poll() is None
         assert mentions.poll() is None
     finally:

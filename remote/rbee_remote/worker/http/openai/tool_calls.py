@@ -22,7 +22,7 @@ _HERMES = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
 _FUNCTION = re.compile(r"\s*<function=([^>\s]+)>(.*?)(?:</function>|\Z)\s*", re.DOTALL)
 _PARAMETER = re.compile(r"<parameter=([^>\s]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
 _NAMED = re.compile(r"\s*([a-zA-Z0-9_-]{1,64})\s*(?:\[ARGS\])?\s*(?=\{)")
-_JSON = json.JSONDecoder(parse_constant=lambda name: _no_call(f"{name} is no JSON"))
+_JSON = json.JSONDecoder(parse_constant=lambda name: _no_call(f"{name} is not JSON"))
 #: Llama separates calls with semicolons, others with nothing or a line's end.
 _BETWEEN = " \r\n\t;"
 

@@ -43,7 +43,7 @@ def test_what_does_not_depend_on_memory_is_closed() -> None:
         ({"slots": 257}, "slots has to be between"),
         ({"threads": 0}, "threads has to be between"),
         ({"gpu_layers": -2}, "gpu_layers has to be between"),
-        ({"kv_type": "q2_k"}, "'q2_k' is no type of a KV cache"),
+        ({"kv_type": "q2_k"}, "'q2_k' is not a KV cache type"),
         ({"kv_type": "q8_0"}, "blocks of 32 values, and this model's heads have 50"),
         ({"kv_type": "q4_0", "flash_attention": "off"}, "needs flash attention"),
         ({"flash_attention": "yes"}, "auto, on or off"),

@@ -147,7 +147,7 @@ def test_a_redirect_from_the_internet_does_not_lead_to_this_machine(hub: Hub, ta
     proxy = {"HTTPS_PROXY": "", "HTTP_PROXY": hub.plain_url, "NO_PROXY": ""}
     hub.redirects_of = "plain"
     error = failure(download(hub, target, Source(kind="hf", repo=REPO), endpoint="http://hub.example.org", extra=proxy))
-    assert "which is no address of the internet" in error["message"]
+    assert "which is not a public address" in error["message"]
     assert [seen.path for seen in hub.seen] == [API, RESOLVE]
 
 

@@ -238,7 +238,7 @@ async def test_a_prompt_longer_than_the_context_is_refused_at_once(folder: Path)
         (b'{"request_id": 1}', 400, "GenerateRequest.request_id: expected str, got int"),
         (json.dumps(request("a", max_tokens=True)).encode(), 400, "max_tokens: expected int"),
         (json.dumps(request("a", sampling={"temperature": 9})).encode(), 400, "temperature must be from 0 to 5, got 9"),
-        (json.dumps(request("a", sampling={"top_p": float("nan")})).encode(), 400, "top_p: nan is no number"),
+        (json.dumps(request("a", sampling={"top_p": float("nan")})).encode(), 400, "top_p: nan is not a number"),
         (b"x" * (8 * 2**20 + 1), 413, "larger than"),
     ],
     ids=["empty", "brace", "no text", "deep", "list", "number as id", "bool", "too high", "nan", "too large"],

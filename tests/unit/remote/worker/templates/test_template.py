@@ -90,7 +90,7 @@ def test_tools_are_there_when_there_are_some() -> None:
 )
 def test_tools_for_a_template_without_them_are_refused(template: str | None) -> None:
     chat = chat_template(template)
-    with pytest.raises(RemoteError, match="tools: the model's chat template knows nothing of tools") as caught:
+    with pytest.raises(RemoteError, match="tools: the model's chat template does not support tools") as caught:
         chat.render(CHAT, [WEATHER])
     assert caught.value.code is ErrorCode.USAGE
     assert caught.value.details == {"field": "tools"}
