@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rbee.base.errors import NodeError
-from rbee.cleanup import here
+from rbee.cleanup import keeper_home
 from rbee.cleanup.actions import REFUSALS, Action, DropRow, EndProcess, NodeSeen, Plan, RemoveFile, StopWorker
 from rbee.node.hive_client import HiveClient
 from rbee.node.probe import Probe
@@ -105,7 +105,7 @@ def remove_here(actions: Sequence[Action]) -> list[Outcome]:
 
 def _remove(action: RemoveFile) -> Outcome:
     try:
-        why_not = here.remove(action.file)
+        why_not = keeper_home.remove(action.file)
     except OSError as error:
         why_not = error.strerror or str(error)
     return Outcome(action, done=not why_not, note=why_not, bytes=0 if why_not else action.file.bytes)

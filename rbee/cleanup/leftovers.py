@@ -54,7 +54,7 @@ def judge_file(node: str, file: FileSeen, seen: NodeSeen, policy: Policy) -> Ver
 
 
 def judge_here(files: Sequence[FileSeen], policy: Policy) -> Plan:
-    """What to do about the files of the keeper's own home, as `here.look` lists them."""
+    """What to do about the files of the keeper's own home, as `keeper_home.look` lists them."""
     return sorted_out([_judge_own(file, policy) for file in files])
 
 

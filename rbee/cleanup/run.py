@@ -21,7 +21,7 @@ from rbee import audit
 from rbee.base.errors import ConnectError, NodeError, RbeeError
 from rbee.base.events import silent
 from rbee.base.locks import held_at_once, keeper_lock_path
-from rbee.cleanup import here
+from rbee.cleanup import keeper_home
 from rbee.cleanup.act import Outcome, Site, forget_rows, remove_here
 from rbee.cleanup.actions import HERE, DropRow, EndProcess, Kept, NodeSeen, Policy, RemoveFile, StopWorker
 from rbee.cleanup.leftovers import judge_here
@@ -89,7 +89,7 @@ async def clean_up(
     tell: hears of each as it is done. Raises ConfigError where the registry cannot
     be used; what a node fails with is in its report.
     """
-    lock = nullcontext(True) if request.dry_run else held_at_once(keeper_lock_path(context.settings, here.LOCK))
+    lock = nullcontext(True) if request.dry_run else held_at_once(keeper_lock_path(context.settings, keeper_home.LOCK))
     with lock as is_first:
         if not is_first:
             return None
@@ -138,7 +138,7 @@ class _Run:
         settings = self.context.settings
         in_use = frozenset({str(settings.cache / "payloads" / build_payload().name)})
         policy = Policy(self.context.keeper_id, self.request.older_than_s, in_use)
-        own = judge_here(here.look(settings), policy)
+        own = judge_here(keeper_home.look(settings), policy)
         strangers = [row for name, found in rows.items() if name not in self.context.inventory.nodes for row in found]
         unlisted = judge_unlisted(strangers, time.time())
         report = NodeReport(HERE, kept=(*own.kept, *unlisted.kept))

@@ -25,7 +25,7 @@ from rbee.base.errors import ConfigError, UsageError
 from rbee.base.settings import Settings
 from rbee.inventory.schema import ALL, REACH, nearest, read_table
 from rbee.inventory.schema import LOCAL as LOCAL
-from rbee.inventory.steering import steers
+from rbee.inventory.unsafe_variables import is_unsafe
 from rbee_remote.protocol import LoadOptions
 from rbee_remote.protocol.load_options import OPTIONS
 
@@ -222,7 +222,7 @@ def _merge(name: str, defaults: Mapping[str, Any], own: Mapping[str, Any], *, is
         fields.setdefault("host", name)  # as ssh does: the name may be an alias, or resolve by itself
     common = defaults.get("env", {})
     if name == LOCAL:
-        common = {variable: value for variable, value in common.items() if not steers(variable)}
+        common = {variable: value for variable, value in common.items() if not is_unsafe(variable)}
     fields["env"] = {**common, **own.get("env", {})}
     load = LoadOptions(**{key: fields.pop(key) for key in OPTIONS if key in fields})
     return Node(name=name, load=load, **fields)

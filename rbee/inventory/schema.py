@@ -14,7 +14,7 @@ from rbee.base.durations import parse_duration
 from rbee.base.errors import ConfigError
 from rbee.base.settings import expand
 from rbee.inventory.names import check_host_name, check_user_name, read_target
-from rbee.inventory.steering import steers
+from rbee.inventory.unsafe_variables import is_unsafe
 from rbee_remote.protocol.load_options import BACKENDS, OPTIONS, Choice, Form, Names, Number, Shares
 
 LOCAL = "local"
@@ -79,7 +79,7 @@ def read_table(table: Any, title: str, path: Path) -> dict[str, Any]:
 
 def _check_local_env(env: dict[str, str], path: Path, where: dict[str, str]) -> None:
     """Raises ConfigError for a variable that steers what runs on this machine."""
-    for name in filter(steers, env):
+    for name in filter(is_unsafe, env):
         raise ConfigError(
             f"{path}: [{where['table']}] env: {name} decides which code this machine runs or where it writes, "
             "and no inventory may",

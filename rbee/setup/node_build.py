@@ -12,9 +12,9 @@ from rbee.base.errors import NodeError
 from rbee.base.events import Emit
 from rbee.base.files import LocalFile
 from rbee.setup import building, node_scripts, portable
-from rbee.setup.aside import aside
 from rbee.setup.platforms import Target
 from rbee.setup.put_files import put_files
+from rbee.setup.stoppable import in_thread
 from rbee.transport.connection import Connection, quote
 from rbee_remote.protocol import ErrorCode
 
@@ -73,7 +73,7 @@ class NodeBuilder:
         build_log.discard()
         await self._fetch(quote(remote), wheel, LARGEST_WHEEL)
         found: dict[str, Path] = {}
-        for name in sorted(await aside(lambda stop: portable.missing_libraries(wheel, stop))):
+        for name in sorted(await in_thread(lambda stop: portable.missing_libraries(wheel, stop))):
             found[name] = folder / f"library-{name}"
             await self._fetch(f'"$(cc -print-file-name={quote(name)})"', found[name], LARGEST_LIBRARY)
         return wheel, found.get

@@ -6,7 +6,7 @@ Which glibc it needs is read from the libraries themselves: the file's name does
 
 A wheel can come from a node, so nothing in it is believed: sizes have bounds before anything is unpacked, no file of it
 is ever in memory as a whole, reading the headers of its libraries has a bound too, of all together, and whatever goes
-wrong is a NodeError. Even so it takes seconds to minutes: `stop` ends it (aside.py).
+wrong is a NodeError. Even so it takes seconds to minutes: `stop` ends it (stoppable.py).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from typing import IO
 
 from rbee.base import archives
 from rbee.base.errors import NodeError
-from rbee.setup.aside import Stop, StoppedError, never
 from rbee.setup.platforms import Version
+from rbee.setup.stoppable import Stop, StoppedError, never
 from rbee_remote.protocol import ErrorCode
 
 #: What a GNU/Linux has wherever there is a Python: libstdc++ comes with apt, dnf, zypper and pacman themselves.

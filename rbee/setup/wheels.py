@@ -35,9 +35,9 @@ from rbee.base.files import LocalFile, file_sha256
 from rbee.base.locks import file_lock
 from rbee.base.settings import Settings, expand
 from rbee.setup import building, pip, portable, requirements
-from rbee.setup.aside import Stop, aside, never
 from rbee.setup.builders import KEEPER, Builders
 from rbee.setup.platforms import Target, Version
+from rbee.setup.stoppable import Stop, in_thread, never
 from rbee.setup.wheel_index import ENV_INDEX, WheelIndex
 from rbee_remote.protocol import ErrorCode
 
@@ -232,7 +232,7 @@ class WheelCache:
                     wheel, find = await on_node(flags, folder, emit)
                     add = partial(self.add_wheel, wheel, backend, libc=target.libc, find_library=find)
                     add = partial(add, built_on=builders.own)
-                return await aside(lambda stop: add(stop=stop))
+                return await in_thread(lambda stop: add(stop=stop))
 
     def can_get(self, target: Target, backend: str, builders: Builders = KEEPER) -> bool:
         """Whether `llama_wheel` has a way other than the node's own compiler."""
@@ -254,7 +254,7 @@ class WheelCache:
             page = index.page(backend)
             await pip.download([wanted], folder / "wheel", options=options, only_index=page, on_line=hear)
             (wheel,) = (folder / "wheel").glob("*.whl")
-            added = await aside(lambda stop: self.add_wheel(wheel, backend, built_on=index.name, stop=stop))
+            added = await in_thread(lambda stop: self.add_wheel(wheel, backend, built_on=index.name, stop=stop))
         if self.find_llama(target, backend, Builders(index.name)) is None:
             raise NodeError(
                 ErrorCode.NODE_UNSUPPORTED,

@@ -28,7 +28,7 @@ ALLOWED = {
     "rbee/audit/__init__.py": SHOWN,
     "rbee/cli/main.py": SHOWN,
     "rbee/fleet/workers.py": HINT,
-    "rbee/cleanup/here.py": AGE,
+    "rbee/cleanup/keeper_home.py": AGE,
     "rbee/cleanup/run.py": HINT,
     "rbee/registry/__init__.py": HINT,
     "rbee/registry/file.py": SHOWN,

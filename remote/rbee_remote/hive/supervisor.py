@@ -21,12 +21,12 @@ from rbee_remote.hive import planning, worker_calls
 from rbee_remote.hive.fit import scheduler
 from rbee_remote.hive.fit.meter import Job, Meter
 from rbee_remote.hive.fit.scheduler import MakeRoom, NoMemory, NoSlot, Reuse, Spawn
-from rbee_remote.hive.life import Lives
 from rbee_remote.hive.models.catalog import Catalog
 from rbee_remote.hive.need_table import make_needs
 from rbee_remote.hive.planning import Plan
 from rbee_remote.hive.record import WorkerRecord
 from rbee_remote.hive.states import COMING, SERVING
+from rbee_remote.hive.worker_process import WorkerProcesses
 from rbee_remote.protocol import (
     ErrorCode,
     Fit,
@@ -84,7 +84,7 @@ class Supervisor:
         self._workers: dict[str, WorkerRecord] = {}
         self._meter = Meter()
         self._audit = audit or Audit(layout)
-        self._lives = Lives(worker_command or payload_command("worker"), layout, self._audit, tasks)
+        self._processes = WorkerProcesses(worker_command or payload_command("worker"), layout, self._audit, tasks)
         self.draining = False
 
     # --- asking ---------------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ class Supervisor:
     def _evict(self, worker: WorkerRecord, model: str, caller: Caller) -> None:
         _log.info("worker %s makes room for %s", worker.id, model)
         self._audit.note("worker.stop", caller, model=worker.key.model, worker=worker.id, reason=f"room for {model}")
-        self._lives.begin_stop(worker, StopRequest())
+        self._processes.begin_stop(worker, StopRequest())
 
     async def _grant(self, worker: WorkerRecord, lease: LeaseRequest) -> bool:
         """Have the worker stay for a keeper; False when it is about to end. One that starts is told in time."""
@@ -191,7 +191,7 @@ class Supervisor:
             return True
         _log.info("worker %s is ending, keeper %s gets another", worker.id, lease.keeper)
         if worker.alive:
-            self._lives.begin_stop(worker, StopRequest())
+            self._processes.begin_stop(worker, StopRequest())
         return False
 
     async def _announce(self, worker: WorkerRecord) -> None:
@@ -217,7 +217,7 @@ class Supervisor:
     async def stop(self, worker: WorkerRecord, request: StopRequest) -> None:
         """End a worker, and return when its process is gone. The stop goes on when the caller does not."""
         if worker.alive:
-            self._lives.begin_stop(worker, request)
+            self._processes.begin_stop(worker, request)
             await worker.gone.wait()
 
     def begin_stop_all(self, request: StopRequest) -> list[WorkerRecord]:
@@ -225,7 +225,7 @@ class Supervisor:
         self.draining = True
         leaving = self.live()
         for worker in leaving:
-            self._lives.begin_stop(worker, request)
+            self._processes.begin_stop(worker, request)
         return leaving
 
     async def stop_all(self, request: StopRequest) -> None:
@@ -242,7 +242,7 @@ class Supervisor:
         worker.give_up(error)
         if kill and worker.child:
             worker.child.kill_group()
-        self._lives.begin_stop(worker, StopRequest(drain=False))
+        self._processes.begin_stop(worker, StopRequest(drain=False))
 
     def forget_failed(self, now: float) -> None:
         """Drop workers that failed longer ago than `timing.failed_visible`. now: of the monotonic clock."""
@@ -271,7 +271,7 @@ class Supervisor:
     async def _run(self, worker: WorkerRecord, plan: Plan, keeper: str) -> None:
         shared = any(other is not worker and other.placement.device == "cpu" for other in self.live())
         try:
-            if await self._lives.run(worker, plan, keeper=keeper, shared=shared):
+            if await self._processes.run(worker, plan, keeper=keeper, shared=shared):
                 del self._workers[worker.id]
         finally:
-            await self._lives.clear_away(worker)
+            await self._processes.clear_away(worker)

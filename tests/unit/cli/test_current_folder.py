@@ -11,7 +11,7 @@ import pytest
 from rbee.base.errors import ConfigError
 from rbee.cli import main as cli
 from rbee.inventory import LOCAL, Inventory, parse
-from rbee.inventory.steering import steers
+from rbee.inventory.unsafe_variables import is_unsafe
 from rbee.setup import building, child, pip, requirements
 from rbee.setup.platforms import Target
 from rbee.transport.connection import quote
@@ -218,7 +218,7 @@ def test_a_variable_that_decides_which_code_runs_is_refused_for_this_machine(nam
 
 @pytest.mark.parametrize("name", DATA)
 def test_others_are_passed_on(name: str) -> None:
-    assert not steers(name)
+    assert not is_unsafe(name)
     assert inventory(f'[nodes.local]\nenv = {{ {name} = "x" }}').node(LOCAL).env == {name: "x"}
 
 

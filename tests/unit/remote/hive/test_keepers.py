@@ -239,7 +239,7 @@ async def test_a_cleaned_run_folder_does_not_cut_off_who_is_being_served(layout:
 
 async def test_hives_that_share_a_home_keep_one_chain(layout: Layout) -> None:
     async with supervising(layout, TIMING) as one, anyio.create_task_group() as tasks:
-        two = Supervisor(layout, one._catalog, tasks, worker_command=one._lives._command)
+        two = Supervisor(layout, one._catalog, tasks, worker_command=one._processes._command)
         await serving(one, spawn("one"))
         await serving(two, spawn("two"))
         await serving(one, spawn("three"))

@@ -38,7 +38,7 @@ from rbee_remote.system.layout import Layout
 _log = logging.getLogger(__name__)
 
 
-class Lives:
+class WorkerProcesses:
     """Of all workers of a hive. command: the argv that starts a worker, to which options are added."""
 
     def __init__(self, command: Sequence[str], layout: Layout, audit: Audit, tasks: TaskGroup) -> None:

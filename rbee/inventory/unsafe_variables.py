@@ -30,6 +30,6 @@ _STEERING = re.compile(
 )
 
 
-def steers(name: str) -> bool:
+def is_unsafe(name: str) -> bool:
     """Whether the variable `name` decides which code a worker runs, or which files it writes."""
     return _STEERING.fullmatch(name) is not None

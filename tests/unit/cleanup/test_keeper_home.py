@@ -11,7 +11,7 @@ import pytest
 
 from rbee.base.locks import held_at_once
 from rbee.base.settings import Settings
-from rbee.cleanup import here
+from rbee.cleanup import keeper_home
 from rbee_remote.protocol.sweep import FileSeen
 
 #: Below the keeper's home, with the kind that each is taken for.
@@ -66,23 +66,23 @@ def put(settings: Settings, name: str) -> Path:
 
 
 def found(settings: Settings) -> FileSeen:
-    (only,) = here.look(settings)
+    (only,) = keeper_home.look(settings)
     return only
 
 
 def test_looking_at_a_home_that_is_not_there_makes_none(tmp_path: Path) -> None:
-    assert here.look(Settings(tmp_path / "none")) == []
+    assert keeper_home.look(Settings(tmp_path / "none")) == []
     assert not (tmp_path / "none").exists()
 
 
 def test_each_leftover_is_found_and_removed_and_nothing_else(settings: Settings) -> None:
     for name in (*LEFTOVERS, *KEPT):
         put(settings, name)
-    files = {file.path.removeprefix(f"{settings.home}/"): file for file in here.look(settings)}
+    files = {file.path.removeprefix(f"{settings.home}/"): file for file in keeper_home.look(settings)}
     assert {name: file.kind for name, file in files.items()} == LEFTOVERS
     assert all(file.bytes >= 1000 and file.idle_s < 60 for file in files.values())
-    assert [here.remove(file) for file in files.values()] == [""] * len(files)
-    assert here.look(settings) == []
+    assert [keeper_home.remove(file) for file in files.values()] == [""] * len(files)
+    assert keeper_home.look(settings) == []
     assert [name for name in KEPT if not (settings.home / name).exists()] == []
 
 
@@ -100,9 +100,9 @@ def test_what_was_written_to_since_is_left_alone(settings: Settings) -> None:
     path = put(settings, "cache/models/incoming-00.gguf.part")
     file = found(settings)
     os.utime(path, (1, 1))
-    assert here.remove(file) == "it has changed meanwhile"
+    assert keeper_home.remove(file) == "it has changed meanwhile"
     path.unlink()
-    assert here.remove(file) == "it is gone already"
+    assert keeper_home.remove(file) == "it is gone already"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_lock_that_somebody_is_about_to_take_has_one_holder_after_a_clean_up(s
     os.utime(path, (1, 1))
     descriptor = os.open(path, os.O_RDWR)
     try:
-        assert [here.remove(file) for file in here.look(settings)] == []
+        assert [keeper_home.remove(file) for file in keeper_home.look(settings)] == []
         with held_at_once(path) as is_held:
             assert is_held
             with pytest.raises(BlockingIOError):
@@ -134,7 +134,7 @@ def test_a_cache_outside_the_home_is_not_looked_at(
     for name in ("wheels", "models", "payloads"):
         (settings.cache / name).symlink_to(shared.cache / name)
     (settings.home / "log").symlink_to(shared.log)
-    assert here.look(settings) == []
+    assert keeper_home.look(settings) == []
     assert sorted(shared.home.rglob("*")) == before
 
 
@@ -144,7 +144,7 @@ def test_a_home_that_a_link_leads_to_is_cleaned_up(
     put(settings, "cache/models/incoming-00.gguf.part")
     home = tmp_path_factory.mktemp("links") / "home"
     home.symlink_to(settings.home)
-    assert here.remove(found(Settings(home))) == ""
+    assert keeper_home.remove(found(Settings(home))) == ""
 
 
 def test_a_link_is_removed_and_not_what_it_leads_to(settings: Settings, tmp_path: Path) -> None:
@@ -153,9 +153,9 @@ def test_a_link_is_removed_and_not_what_it_leads_to(settings: Settings, tmp_path
     (precious / "thing").write_text("mine")
     (settings.cache / "models").mkdir(parents=True)
     (settings.cache / "models" / ".staging-0123456789ab").symlink_to(precious)
-    assert here.remove(found(settings)) == ""
+    assert keeper_home.remove(found(settings)) == ""
     assert (precious / "thing").read_text() == "mine"
-    assert here.look(settings) == []
+    assert keeper_home.look(settings) == []
 
 
 def test_of_two_at_once_one_holds_the_lock(tmp_path: Path) -> None:

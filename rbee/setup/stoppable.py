@@ -21,7 +21,7 @@ def never() -> None:
     """The `Stop` of work that is not stopped."""
 
 
-async def aside(work: Callable[[Stop], Result]) -> Result:
+async def in_thread(work: Callable[[Stop], Result]) -> Result:
     """What `work` returns or raises, from a thread of its own.
 
     A cancellation (Ctrl-C) stops it, and goes on when it has ended: until then it may use what the caller cleans up,
