@@ -9,6 +9,9 @@ from rbee.base.durations import format_duration
 from rbee_remote.protocol import ErrorCode, HiveInfo, WorkerInfo
 from rbee_remote.protocol.sweep import FileSeen, ProcessSeen, Survey
 
+#: Seconds for a hive to answer. It takes milliseconds; one that takes longer hangs, or is left to the next time.
+HIVE_PATIENCE_S = 5.0
+
 #: In place of a node's name, for what lies in the keeper's own home; no node can be called so.
 HERE = ""
 #: How a hive or worker says that it is in use: it refuses to end, or even the connection for asking is not free.

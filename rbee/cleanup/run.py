@@ -23,7 +23,17 @@ from rbee.base.events import silent
 from rbee.base.locks import held_at_once, keeper_lock_path
 from rbee.cleanup import keeper_home
 from rbee.cleanup.act import Outcome, Site, forget_rows, remove_here
-from rbee.cleanup.actions import HERE, DropRow, EndProcess, Kept, NodeSeen, Policy, RemoveFile, StopWorker
+from rbee.cleanup.actions import (
+    HERE,
+    HIVE_PATIENCE_S,
+    DropRow,
+    EndProcess,
+    Kept,
+    NodeSeen,
+    Policy,
+    RemoveFile,
+    StopWorker,
+)
 from rbee.cleanup.leftovers import judge_here
 from rbee.cleanup.payload_commands import survey
 from rbee.cleanup.plan import judge, judge_unlisted
@@ -38,8 +48,6 @@ from rbee.setup.payload import build_payload
 from rbee.setup.wheels import uv_version
 from rbee_remote.protocol import ErrorCode, HiveInfo, WorkerInfo
 
-#: A hive answers in milliseconds; one that takes longer is left to the next clean-up.
-HIVE_PATIENCE_S = 5.0
 #: Nodes that are looked at together. More would wait for each other's encryption on a small machine, and a step that a
 #: node is given 20 s for would be over before its turn; fewer could be held up by a handful that hang.
 AT_ONCE = 32

@@ -17,7 +17,7 @@ from rbee.base.durations import format_duration
 from rbee.base.errors import ConnectError, NodeError, UsageError
 from rbee.base.events import Notice
 from rbee.base.locks import keeper_lock
-from rbee.cleanup.actions import REFUSALS
+from rbee.cleanup.actions import HIVE_PATIENCE_S, REFUSALS
 from rbee.context import Context
 from rbee.inventory import Node
 from rbee.node.diagnosis import check_home
@@ -27,8 +27,6 @@ from rbee.node.session import NodeSession, open_session
 from rbee.node.traces import Traces, end_script, look_script, parse, remove_script
 from rbee_remote.protocol import ErrorCode, Lease, StopRequest, WorkerState
 
-#: Seconds for a hive that may hang to answer.
-HIVE_PATIENCE_S = 5.0
 #: Seconds that processes get to end after each signal.
 SIGNAL_PATIENCE_S = 5
 #: Seconds for scripts that walk over, or remove, some thousand files on a slow disk.

@@ -15,13 +15,12 @@ from rbee.cli.shell import Shell, command
 from rbee.render import Table
 from rbee.render.text import amount
 from rbee_remote.protocol import LoadOptions
+from rbee_remote.protocol.bench import MAX_REPETITIONS
 from rbee_remote.protocol.load_options import OPTIONS
 
 if TYPE_CHECKING:
     from rbee.fleet.bench import Bench
     from rbee.node.session import PerNode
-
-MAX_REPETITIONS = 1000
 
 
 def register(app: typer.Typer) -> None:

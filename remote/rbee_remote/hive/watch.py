@@ -19,7 +19,7 @@ import anyio
 import psutil
 
 from rbee_remote.hive import worker_calls, worker_errors
-from rbee_remote.hive.fit.resources import MB
+from rbee_remote.hive.fit.scheduler import MB
 from rbee_remote.hive.record import WorkerRecord
 from rbee_remote.hive.states import COMING, SERVING
 from rbee_remote.system import logs

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+#: Of each test.
+MAX_REPETITIONS = 1000
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BenchRequest:

@@ -13,12 +13,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from rbee_remote.hive.fit.scheduler import RAM, VRAM
+from rbee_remote.hive.fit.scheduler import MB, RAM, VRAM
 from rbee_remote.protocol import ModelMeta, WorkerOptions
 from rbee_remote.protocol.load_options import KV_TYPES
 from rbee_remote.protocol.measuring import MeasureAnswer, Measured
-
-MB = 10**6
 
 #: The values of a head have to fill whole blocks of a quantised cache.
 KV_BLOCK = 32

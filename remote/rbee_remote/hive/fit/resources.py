@@ -16,14 +16,13 @@ from typing import Any
 
 import psutil
 
-from rbee_remote.hive.fit.scheduler import RAM, VRAM
+from rbee_remote.hive.fit.scheduler import MB, RAM, VRAM
 from rbee_remote.protocol import ErrorCode, RemoteError, WorkerOptions
 from rbee_remote.protocol.load_options import BACKENDS
 from rbee_remote.system.gpu_choice import choose_gpus
 
 _log = logging.getLogger(__name__)
 
-MB = 10**6
 
 #: How llama.cpp names the library of a backend: libggml-<name>.so beside libllama, or where the wheel puts it.
 _BACKEND_LIBRARIES = {"cuda": "cuda", "metal": "metal", "rocm": "hip", "vulkan": "vulkan"}

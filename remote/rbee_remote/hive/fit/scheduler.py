@@ -15,6 +15,8 @@ from dataclasses import dataclass, fields
 from rbee_remote.protocol import WorkerOptions, WorkerState
 from rbee_remote.protocol.load_options import AUTO_CTX, is_open
 
+#: Bytes.
+MB = 10**6
 RAM, VRAM = "ram", "vram"
 
 

@@ -26,6 +26,7 @@ from rbee_remote.protocol import (
     RemoteError,
     encode,
 )
+from rbee_remote.protocol.bench import MAX_REPETITIONS
 from rbee_remote.serving import sse
 from rbee_remote.serving.body import read_message
 from rbee_remote.serving.sse import HEARTBEAT_S
@@ -33,8 +34,6 @@ from rbee_remote.system.caller import Caller, caller_of
 from rbee_remote.worker.compute import threads
 from rbee_remote.worker.engine.interface import Engine
 from rbee_remote.worker.service.service import Service
-
-MAX_REPETITIONS = 1000
 
 _log = logging.getLogger("rbee.worker")
 
