@@ -31,16 +31,6 @@ NODE = Target("Linux", "x86_64", "glibc", (2, 36), (3, 11))
 TAG = f"py3-none-linux_{HERE.machine}"
 
 
-@pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackageIndex:
-    return PackageIndex(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> WheelCache:
-    return WheelCache(tmp_path / "cache", tmp_path / "log")
-
-
 def other_index(root: Path, file: Path, *, told: bool) -> str:
     """The address of an index that has this file, as PEP 503 says. told: it says the file's hash."""
     folder = root / f"index of {file.parent.name}" / file.name.split("-")[0].replace("_", "-")

@@ -39,11 +39,6 @@ class Prebuilt:
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> WheelCache:
-    return WheelCache(tmp_path / "cache", tmp_path / "log")
-
-
-@pytest.fixture
 def prebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prebuilt:
     index = PackageIndex(tmp_path, monkeypatch)
     index.lock(requirements.LLAMA, write_source(index.folder, "llama_cpp_python"))

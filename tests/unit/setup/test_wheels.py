@@ -27,16 +27,6 @@ LLAMA_TAG = "py3-none-linux_x86_64"
 
 
 @pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackageIndex:
-    return PackageIndex(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> WheelCache:
-    return WheelCache(tmp_path / "cache", tmp_path / "log")
-
-
-@pytest.fixture
 def events() -> list[Event]:
     return []
 
