@@ -12,9 +12,8 @@ from rbee.base.events import Notice
 from rbee.node.session import NodeSession
 from rbee.node.traces import end_script
 from rbee_remote.protocol import ErrorCode
+from rbee_remote.protocol.sweep import HIVE_COMMANDS
 
-#: What belongs to a hive. Whoever else runs from the same home, such as another keeper's bootstrap, is left alone.
-COMMANDS = ("hive", "worker", "download", "inspect", "measure", "render")
 #: Seconds, beyond the patience after each signal, for a node that may swap.
 END_TIMEOUT_S = 120.0
 
@@ -36,7 +35,7 @@ async def end_by_signals(session: NodeSession, *, patience_s: float) -> None:
     """
     session.emit(Notice(f"the hive on {session.node.name} does not answer: ending it and its workers by signals"))
     await session.connection.reopen(session.emit)  # the silence may have been this one's
-    script = end_script(await session.probe(), math.ceil(patience_s), COMMANDS)
+    script = end_script(await session.probe(), math.ceil(patience_s), HIVE_COMMANDS)
     result = await session.connection.run(script, timeout=2 * patience_s + END_TIMEOUT_S)
     left = [line.split() for line in result.stdout.decode(errors="replace").splitlines() if line.strip()]
     if result.status or left:

@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import socket as sockets
-import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +22,7 @@ from rbee.transport.connection import ConnectTimings, OnBytes, SocketAccess, Str
 from rbee.transport.script import ShellConnection, Stderr, lost
 from rbee.transport.upload import PIECE, Upload, disk_full
 from rbee_remote.protocol import SECRET_VARIABLE, ErrorCode
+from rbee_remote.protocol.peer import is_ours
 
 _CHUNK = 2**16
 _PATIENCE = 2.0
@@ -197,21 +197,12 @@ async def _connected(path: str) -> sockets.socket:
             raise ConnectError(ErrorCode.CONNECTION_TIMEOUT, f"the listener at {path} takes no connections")
         if code:
             raise OSError(code, os.strerror(code))
-        if _peer_uid(connection) not in (None, os.geteuid()):
+        if not is_ours(connection):
             raise NodeError(ErrorCode.WORKER_GONE, f"another user's process listens at {path}")
     except BaseException:
         connection.close()
         raise
     return connection
-
-
-def _peer_uid(connection: sockets.socket) -> int | None:
-    """The user who listens at the other end; None where the system does not tell."""
-    option = getattr(sockets, "SO_PEERCRED", None)
-    if option is None:
-        return None
-    _, uid, _ = struct.unpack("3i", connection.getsockopt(sockets.SOL_SOCKET, option, struct.calcsize("3i")))
-    return int(uid)
 
 
 @contextmanager

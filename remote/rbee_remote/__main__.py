@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from rbee_remote.protocol import RemoteError
+from rbee_remote.protocol.sweep import HIVE_COMMANDS
 
-COMMANDS = ("hive", "worker", "download", "inspect", "measure", "render", "pipe", "survey", "tidy")
+COMMANDS = (*HIVE_COMMANDS, "pipe", "survey", "tidy")
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 
+#: The payload's commands that are a hive, or belong to one: what can be left behind. A pipe ends with its channel, a
+#: survey with its answer, and another keeper's bootstrap is nobody's leftover.
+HIVE_COMMANDS = ("hive", "worker", "download", "inspect", "measure", "render")
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ProcessSeen:
     """A process of rbee's, of this user and this home.
 
     pid, start_ticks and boot_id name it, as `system.identity` has them; instance: a worker's id, "" for other commands.
-    command: hive, worker, download, inspect or measure. owner: the hive that started it, as `PID.START_TICKS` on this
+    command: one of HIVE_COMMANDS. owner: the hive that started it, as `PID.START_TICKS` on this
     boot, "" where its command line names none. owner_lives: whether that very process still runs, None without owner.
     state: a letter of proc(5): T stopped, Z zombie. age_s: since its start. answers: whether its socket answered
     within some seconds, None for a process that has none. busy: of one that answers, whether a request is open.

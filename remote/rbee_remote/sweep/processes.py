@@ -17,12 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from rbee_remote.protocol import HIVE_SOCKET, ProcessSeen
+from rbee_remote.protocol.sweep import HIVE_COMMANDS
 from rbee_remote.system import identity
 from rbee_remote.system.command import PayloadCommand, read_command
 from rbee_remote.system.interface import Process, System
-
-#: What can be left behind. A pipe ends with its channel, a survey with its answer.
-COMMANDS = ("hive", "worker", "download", "inspect", "measure", "render")
 
 #: Seconds a socket gets to answer; a worker answers in milliseconds unless its machine is very busy.
 ANSWER_S = 4.0
@@ -51,7 +49,7 @@ def find_ours(system: System, processes: Sequence[Process], home: str, run_dir: 
     found = {
         process.pid: (process, command)
         for process, command in read
-        if command and command.command in COMMANDS and not system.is_contained(process.pid)
+        if command and command.command in HIVE_COMMANDS and not system.is_contained(process.pid)
     }
     hives = {
         owner_name(process): process

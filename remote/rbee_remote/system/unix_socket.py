@@ -8,10 +8,10 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 import time
 
-_CREDENTIALS = struct.Struct("3i")
+from rbee_remote.protocol.peer import is_ours
+
 #: Seconds between two tries to get into a listener's queue.
 _FULL_QUEUE_S = 0.02
 
@@ -28,7 +28,7 @@ def connect(path: str, timeout_s: float | None = None) -> socket.socket:
             time.sleep(_FULL_QUEUE_S)
         if code:
             raise OSError(code, os.strerror(code))
-        if not _is_ours(connection):
+        if not is_ours(connection):
             raise ConnectionRefusedError(errno.ECONNREFUSED, "another user's process listens there")
     except BaseException:
         connection.close()
@@ -47,12 +47,3 @@ def listens(path: str) -> bool:
         except OSError:  # its queue is full, or it is not ours to connect to: somebody is there
             return True
     return True
-
-
-def _is_ours(connection: socket.socket) -> bool:
-    """Whether the listener belongs to this user; True too where the system does not tell (it does on Linux)."""
-    option = getattr(socket, "SO_PEERCRED", None)
-    if option is None:
-        return True
-    _, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, option, _CREDENTIALS.size))
-    return bool(uid == os.geteuid())
