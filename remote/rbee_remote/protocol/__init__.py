@@ -23,6 +23,8 @@ from rbee_remote.protocol.codec import encode as encode
 from rbee_remote.protocol.codec import parse_json as parse_json
 from rbee_remote.protocol.failures import ErrorCode as ErrorCode
 from rbee_remote.protocol.failures import RemoteError as RemoteError
+from rbee_remote.protocol.generation import CallDelta as CallDelta
+from rbee_remote.protocol.generation import ChatOptions as ChatOptions
 from rbee_remote.protocol.generation import Done as Done
 from rbee_remote.protocol.generation import GenerateRequest as GenerateRequest
 from rbee_remote.protocol.generation import Logprob as Logprob
@@ -31,6 +33,7 @@ from rbee_remote.protocol.generation import Message as Message
 from rbee_remote.protocol.generation import Sampling as Sampling
 from rbee_remote.protocol.generation import Started as Started
 from rbee_remote.protocol.generation import TokenEvent as TokenEvent
+from rbee_remote.protocol.generation import ToolOptions as ToolOptions
 from rbee_remote.protocol.generation import Usage as Usage
 from rbee_remote.protocol.generation import WorkerTimings as WorkerTimings
 from rbee_remote.protocol.hive import Fit as Fit

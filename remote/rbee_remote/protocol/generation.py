@@ -11,6 +11,7 @@ class Message:
     """One turn of a chat, in OpenAI's form. role: system, user, assistant or tool.
 
     tool_calls: of an assistant's turn. tool_call_id: which call a tool's turn answers. name: who speaks.
+    reasoning: what the assistant thought before it answered.
     """
 
     role: str
@@ -18,6 +19,7 @@ class Message:
     tool_calls: tuple[dict[str, Any], ...] = ()
     tool_call_id: str = ""
     name: str = ""
+    reasoning: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,8 +31,9 @@ class Sampling:
     mirostat: 0 or 2; it takes the place of top_k, top_p, min_p, typical_p and xtc. penalty_last_n and
     dry_penalty_last_n: how many tokens back they look, -1 for the whole context. logit_bias: token ids as text to what
     is added to their logits. seed None: a fresh one, told in `Started`. grammar: GBNF; json_schema: a JSON schema;
-    one of them at most. logprobs: how many of the likeliest tokens are told with each token, 0 for the chosen one
-    alone, None for nothing.
+    regex: a regular expression; lark: a grammar in llguidance's Lark; one of the four at most. strict: whether a schema
+    with keywords that cannot be enforced is refused; else `Started.warnings` names them. logprobs: how many of the
+    likeliest tokens are told with each token, 0 for the chosen one alone, None for nothing.
     """
 
     temperature: float = 0.8
@@ -56,7 +59,47 @@ class Sampling:
     seed: int | None = None
     grammar: str = ""
     json_schema: dict[str, Any] | None = None
+    regex: str = ""
+    lark: str = ""
+    strict: bool = True
     logprobs: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ChatOptions:
+    """How messages become a prompt, and where the answer's reasoning ends.
+
+    template: Jinja to render them with, "" for the model's own. template_kwargs: further variables for it. think:
+    whether the model is to reason before it answers, None for the template's default. reasoning_effort: low, medium,
+    high or another word that the template knows, "" for its default. think_budget: tokens of reasoning after which it
+    is ended, None for no limit. add_generation_prompt: whether the prompt ends where the assistant's answer begins.
+    continue_final: whether the last message, the assistant's, is to be continued instead of answered; None for
+    "where it is the assistant's".
+    """
+
+    template: str = ""
+    template_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    think: bool | None = None
+    reasoning_effort: str = ""
+    think_budget: int | None = None
+    add_generation_prompt: bool = True
+    continue_final: bool | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ToolOptions:
+    """Functions that the model may call.
+
+    functions: tools in OpenAI's form, as `{"type": "function", "function": {"name", "description", "parameters",
+    "strict"}}`. choice: auto, required (at least one call, and nothing else) or none. only: names of those that may be
+    called, empty for all. parallel: whether several calls may be made at once; None: where the model writes them
+    itself, but one alone where a call is required.
+    """
+
+    functions: tuple[dict[str, Any], ...] = ()
+    choice: str = "auto"
+    only: tuple[str, ...] = ()
+    parallel: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,7 +110,7 @@ class GenerateRequest:
     One of messages (rendered with the model's chat template), prompt (taken raw) and tokens (taken as they are).
     max_tokens: None for what the context still holds. timeout_s: seconds left of the caller's deadline, queueing
     included; None for none. keep_alive_s: from now on for the worker, None to leave it as it is; negative for never.
-    tools: functions that the model may call, in OpenAI's form, for the chat template.
+    chat and tools: for requests with messages.
     """
 
     request_id: str
@@ -78,7 +121,8 @@ class GenerateRequest:
     stop: tuple[str, ...] = ()
     timeout_s: float | None = None
     keep_alive_s: float | None = None
-    tools: tuple[dict[str, Any], ...] = ()
+    chat: ChatOptions = ChatOptions()
+    tools: ToolOptions = ToolOptions()
     tokens: tuple[int, ...] = ()
 
 
@@ -86,13 +130,15 @@ class GenerateRequest:
 class Started:
     """Event `started`: the request has its slot. max_tokens: what will be generated at most.
 
-    reused_tokens: how many of prompt_tokens were computed already, for a request before.
+    reused_tokens: how many of prompt_tokens were computed already, for a request before. warnings: what of the request
+    cannot be honoured as asked, a line each.
     """
 
     prompt_tokens: int
     max_tokens: int
     seed: int
     reused_tokens: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -116,12 +162,28 @@ class Logprobs:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class CallDelta:
+    """A piece of a tool call. index: which call of the answer, from 0. id and name: with the first piece of a call,
+    else "". arguments: the next characters of a JSON object."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """Event `token`. text may be empty while a character is not whole yet; tokens: generated so far."""
+    """Event `token`. text may be empty while a character is not whole yet; tokens: generated so far.
+
+    reasoning: text that belongs to the model's reasoning. calls: what it says of tool calls.
+    """
 
     text: str
     tokens: int
     logprobs: Logprobs | None = None
+    reasoning: str = ""
+    calls: tuple[CallDelta, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -141,7 +203,7 @@ class WorkerTimings:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Done:
-    """Event `done`. finish_reason: stop (end of text or a stop string), length, canceled or deadline."""
+    """Event `done`. finish_reason: stop (end of text or a stop string), tool_calls, length, canceled or deadline."""
 
     finish_reason: str
     usage: Usage

@@ -71,7 +71,9 @@ class RenderPool:
         """The prompt of a request that has messages.
 
         Raises RemoteError as `ChatTemplate.prompt` does, and MODEL_INVALID for a template that hits a bound."""
-        frame = pack({"messages": [encode(message) for message in request.messages], "tools": list(request.tools)})
+        frame = pack(
+            {"messages": [encode(message) for message in request.messages], "tools": list(request.tools.functions)}
+        )
         opening = _opening(info)
         process = await self._take()
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from rbee_remote.protocol import GenerateRequest
+from rbee_remote.protocol import GenerateRequest, ToolOptions
 from rbee_remote.worker.http.openai import fields
 from rbee_remote.worker.http.openai.answer import Job, Part, part_ids
 from rbee_remote.worker.http.openai.errors import wrong
@@ -66,7 +66,7 @@ def _request(body: ChatBody, data: dict[str, Any], use: ToolUse | None) -> Gener
         max_tokens=limit or fields.token_limit("max_tokens", body.max_tokens),
         sampling=fields.sampling(data, logprobs=_logprobs(body), **_shape(body, data, use)),
         stop=fields.stops(body.stop),
-        tools=use.tools if use else (),
+        tools=ToolOptions(use.tools) if use else ToolOptions(),
     )
 
 

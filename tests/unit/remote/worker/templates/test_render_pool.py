@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from rbee_remote.protocol import ErrorCode, GenerateRequest, Message, RemoteError
+from rbee_remote.protocol import ErrorCode, GenerateRequest, Message, RemoteError, ToolOptions
 from rbee_remote.sandbox import landlock
 from rbee_remote.system.command import payload_command, read_command
 from rbee_remote.system.linux import LinuxSystem
@@ -51,7 +51,7 @@ def info(template: str | None) -> LoadedModel:
 
 def chat(*messages: str | Message, tools: tuple[dict[str, Any], ...] = ()) -> GenerateRequest:
     turns = tuple(Message("user", message) if isinstance(message, str) else message for message in messages)
-    return GenerateRequest(request_id="0" * 32, messages=turns, tools=tools)
+    return GenerateRequest(request_id="0" * 32, messages=turns, tools=ToolOptions(tools))
 
 
 @pytest.fixture
