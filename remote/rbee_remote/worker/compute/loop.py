@@ -113,10 +113,15 @@ class EngineThread:
         with self._lock:
             return list(self._early.values())
 
-    def tokenize(self, text: str) -> list[int]:
+    def tokenize(self, text: str, *, alone: bool = False) -> list[int]:
         """From any thread, once the model is loaded: as `Prompter.tokenize` does."""
         assert self._prompter is not None
-        return self._prompter.tokenize(text)
+        return self._prompter.tokenize(text, alone=alone)
+
+    def end_tokens(self) -> list[int]:
+        """Likewise."""
+        assert self._prompter is not None
+        return self._prompter.end_tokens()
 
     def submit(self, generation: Generation) -> None:
         """Queue a request. One that has no prompt yet waits until it is admitted with it.

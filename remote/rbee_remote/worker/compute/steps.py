@@ -16,7 +16,7 @@ from rbee_remote.worker.compute.batching import Plan, Scheduler, Span
 from rbee_remote.worker.compute.prefill import PrefillLimit
 from rbee_remote.worker.compute.prefix import Move
 from rbee_remote.worker.compute.threads import ThreadBudget
-from rbee_remote.worker.engine.interface import Engine
+from rbee_remote.worker.engine.interface import Engine, Sampled
 from rbee_remote.worker.requests.generation import Embedding, Generation
 from rbee_remote.worker.requests.journal import Event
 
@@ -126,7 +126,8 @@ class Steps:
         if isinstance(task, Generation):
             assert task.prompt is not None
             try:
-                self._engine.start(move.slot, task.request.sampling, task.seed, task.prompt.tokens)
+                prompt = task.prompt
+                self._engine.start(move.slot, task.request.sampling, task.seed, prompt.tokens, prompt.constraint)
             except RemoteError as error:
                 self._fail(move.key, task, error)
                 return False
@@ -147,14 +148,18 @@ class Steps:
 
     def _sample(self, span: Span, generation: Generation, row: int) -> None:
         try:
-            sampled = self._engine.sample(span.slot, row)
+            if generation.forced:
+                sampled = Sampled(generation.forced.popleft())
+                self._engine.accept(span.slot, sampled.token)
+            else:
+                sampled = self._engine.sample(span.slot, row)
+            token = sampled.token
+            event = generation.advance(sampled, self._engine.piece(token), is_end=self._engine.is_end(token))
         except RemoteError as error:
             self._engine.finish(span.slot)
             self._fail(span.key, generation, error)
             self._tell(self._on_change)
             return
-        token = sampled.token
-        event = generation.advance(sampled, self._engine.piece(token), is_end=self._engine.is_end(token))
         if event is not None:
             self._tell(_appending(generation, event))
         if generation.finish_reason is None:

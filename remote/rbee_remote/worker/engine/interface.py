@@ -9,8 +9,8 @@ asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from rbee_remote.protocol import Logprobs, Sampling, WorkerConfig
@@ -49,6 +49,8 @@ class LoadedModel:
     device: "cpu", or the name of the GPU. backend: cpu, cuda, metal, rocm, vulkan, …
     pooling: how the embedding of a text is made of its tokens': mean, last or cls; mean where the model does not say.
     can_share: whether a sequence can take over a part of what another one computes just now.
+    special_tokens: the texts that `tokenize` with parse_special takes for one token each, wherever they stand, with its
+    id: control tokens and user-defined ones.
     """
 
     n_ctx_train: int
@@ -62,6 +64,11 @@ class LoadedModel:
     device: str
     pooling: str = "mean"
     can_share: bool = True
+    special_tokens: Mapping[str, int] = field(default_factory=dict)
+
+
+class Constraint(Protocol):
+    """What form one answer has to have. Made by `Engine.constraint`, and used up by `Engine.start`."""
 
 
 class LoadAborted(Exception):
@@ -86,7 +93,15 @@ class Engine(Protocol):
     def is_end(self, token: int) -> bool:
         """Whether the model ends its answer with this token."""
 
-    def start(self, seq: int, sampling: Sampling, seed: int, prompt: Sequence[int]) -> None:
+    def constraint(self, grammar: str) -> Constraint:
+        """From any thread: what llguidance's Lark allows. Raises RemoteError USAGE."""
+
+    def accept(self, seq: int, token: int) -> None:
+        """Count a token that was not sampled as generated: penalties and the constraint move on."""
+
+    def start(
+        self, seq: int, sampling: Sampling, seed: int, prompt: Sequence[int], constraint: Constraint | None = None
+    ) -> None:
         """Give the sequence a sampler. Its memory stays as it is. Raises RemoteError USAGE naming the field that
         llama.cpp does not take, a grammar for instance; the sequence has no sampler then."""
 

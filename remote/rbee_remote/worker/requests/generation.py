@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from rbee_remote.worker.engine.interface import Sampled
 from rbee_remote.worker.requests import sampling
 from rbee_remote.worker.requests.journal import Journal
 from rbee_remote.worker.requests.prompt import Prompt
+from rbee_remote.worker.requests.splitter import Parts, Splitter
 from rbee_remote.worker.requests.stream import TextStream
 
 if TYPE_CHECKING:
@@ -29,7 +31,10 @@ if TYPE_CHECKING:
 
 
 class Generation:
-    """finish_reason: None while it goes on. prompt: None until the model is there to make it."""
+    """finish_reason: None while it goes on. prompt: None until the model is there to make it.
+
+    forced: tokens that come next without being sampled, empty for nearly all answers.
+    """
 
     def __init__(self, request: GenerateRequest, journal: Journal, prompt: Prompt | None = None) -> None:
         self.request = request
@@ -38,6 +43,8 @@ class Generation:
         self.seed = sampling.resolve_seed(request.sampling)
         self.tokens = 0
         self.finish_reason: str | None = None
+        self.forced: deque[int] | tuple[()] = ()
+        self._splitter: Splitter | None = None  # of an answer that is more than content
         self._stream = TextStream(request.stop)
         self._received = time.monotonic()
         self._seated: float | None = None
@@ -49,32 +56,52 @@ class Generation:
 
     def begin(self, reused: int) -> Started:
         """It has its slot, where `reused` tokens of its prompt are computed already."""
-        assert self.prompt is not None
+        prompt = self.prompt
+        assert prompt is not None
         self._seated = time.monotonic()
-        return Started(len(self.prompt.tokens), self.prompt.max_tokens, self.seed, reused)
+        if prompt.stops:
+            self._stream = TextStream((*self.request.stop, *prompt.stops))
+        if prompt.read_by is not None:
+            self._splitter = Splitter(prompt.read_by, self._stream)
+            self.forced = self._splitter.forced
+        return Started(len(prompt.tokens), prompt.max_tokens, self.seed, reused, prompt.warnings)
 
     def advance(self, sampled: Sampled, piece: bytes, *, is_end: bool) -> TokenEvent | None:
-        """Take the next token; None for the one that ends the text, which is not part of it."""
+        """Take the next token; None for the one that ends the text, which is not part of it, and for one that was not
+        asked for. Raises RemoteError INTERNAL for an answer that cannot be read."""
         assert self.prompt is not None
         self._first_token = self._first_token or time.monotonic()
-        if is_end:
-            self.finish_reason = "stop"
+        if is_end or not self.prompt.max_tokens:
+            self.finish_reason = "stop" if is_end else "length"
             return None
         self.tokens += 1
-        text = self._stream.feed(piece)
-        if self._stream.stopped:
+        if self._splitter is None:
+            event = TokenEvent(self._stream.feed(piece), self.tokens, sampled.logprobs)
+        else:
+            text, reasoning, calls = self._splitter.feed(sampled.token, piece)
+            event = TokenEvent(text, self.tokens, sampled.logprobs, reasoning, calls)
+        if self._stream.stopped or (self._splitter is not None and self._splitter.over):
             self.finish_reason = "stop"
         elif self.tokens >= self.prompt.max_tokens:
             self.finish_reason = "length"
-        return TokenEvent(text, self.tokens, sampled.logprobs)
+        return event
 
-    def finish(self, reason: str) -> list[TokenEvent | Done]:
-        """The last events: text that was held back, and the sum of it all."""
+    def finish(self, reason: str) -> list[TokenEvent | Done | RemoteError]:
+        """The last events: what was held back, and the sum of it all."""
+        if self._splitter is None:
+            text, reasoning, calls = Parts(self._stream.finish())
+        else:
+            try:
+                text, reasoning, calls = self._splitter.finish()
+            except RemoteError as error:
+                return [error]
+            if reason == "stop" and self._splitter.calls:
+                reason = "tool_calls"
         self.finish_reason = reason
-        held = self._stream.finish()
         prompt_tokens = len(self.prompt.tokens) if self.prompt and self._seated else 0
         done = Done(reason, Usage(prompt_tokens, self.tokens), self._timings())
-        return [TokenEvent(held, self.tokens), done] if held else [done]
+        held = text or reasoning or calls
+        return [TokenEvent(text, self.tokens, None, reasoning, calls), done] if held else [done]
 
     def _timings(self) -> WorkerTimings:
         now = time.monotonic()

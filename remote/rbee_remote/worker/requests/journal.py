@@ -100,7 +100,12 @@ class Journal:
 
 def _record(number: int, event: Event) -> Record:
     if isinstance(event, TokenEvent) and event.logprobs is None:  # nearly all of them
-        return Record(number, "token", {"text": event.text, "tokens": event.tokens, "logprobs": None})
+        data: dict[str, Any] = {"text": event.text, "tokens": event.tokens, "logprobs": None}
+        if event.reasoning:
+            data["reasoning"] = event.reasoning
+        if event.calls:
+            data["calls"] = [encode(call) for call in event.calls]
+        return Record(number, "token", data)
     data = event.encode() if isinstance(event, RemoteError) else encode(event)
     return Record(number, _NAMES[type(event)], data)
 
@@ -109,4 +114,7 @@ def _weight(event: Event) -> int:
     if not isinstance(event, TokenEvent):
         return _EVENT_BYTES
     told = 0 if event.logprobs is None else 1 + len(event.logprobs.top)
-    return _EVENT_BYTES + 4 * len(event.text) + told * _LOGPROB_BYTES
+    characters = len(event.text) + len(event.reasoning)
+    if event.calls:
+        characters += sum(len(call.name) + len(call.arguments) for call in event.calls)
+    return _EVENT_BYTES * (1 + len(event.calls)) + 4 * characters + told * _LOGPROB_BYTES

@@ -112,7 +112,7 @@ class Journals:
         """Whether an answer is there whose client went away before its end, and may come back for it."""
         return any(
             isinstance(done := entry.journal.last, Done)
-            and done.finish_reason in ("stop", "length")
+            and done.finish_reason in ("stop", "tool_calls", "length")
             and not (entry.journal.read or entry.followers)
             for entry in self._ended.values()
         )

@@ -10,20 +10,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError
-from rbee_remote.worker.engine.interface import Engine, LoadedModel
-from rbee_remote.worker.requests import sampling
+from rbee_remote.worker.engine.interface import Constraint, Engine, LoadedModel
+from rbee_remote.worker.requests import sampling, tool_use
+from rbee_remote.worker.requests.splitter import ReadBy
 
 ROLES = ("system", "user", "assistant", "tool")
-MAX_STOPS = 16
+MAX_STOPS = 64
 MAX_STOP_LENGTH = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """max_tokens: what may be generated, by the request and by the room left in the context."""
+    """max_tokens: what may be generated, by the request and by the room left in the context. end: the last characters of
+    a rendered prompt, by which a dialect knows how the answer begins; "" for one that was taken as it is. warnings: what
+    of the request cannot be honoured as asked. stops: texts that end the answer, beside the request's. constraint: what
+    form the answer has to have. read_by: how it is split, None where all of it is content.
+    """
 
     tokens: tuple[int, ...]
     max_tokens: int
+    end: str = ""
+    warnings: tuple[str, ...] = ()
+    stops: tuple[str, ...] = ()
+    constraint: Constraint | None = None
+    read_by: ReadBy | None = None
 
 
 def check(request: GenerateRequest) -> None:
@@ -38,8 +48,8 @@ def check(request: GenerateRequest) -> None:
         check_text(f"messages[{index}].content", message.content)
         _check_calls(f"messages[{index}].tool_calls", message.tool_calls)
     check_text("prompt", request.prompt or "")
-    if request.max_tokens is not None and request.max_tokens < 1:
-        raise _usage("max_tokens", f"must be 1 or more, got {request.max_tokens}")
+    if request.max_tokens is not None and request.max_tokens < 0:
+        raise _usage("max_tokens", f"must be 0 or more, got {request.max_tokens}")
     if len(request.stop) > MAX_STOPS:
         raise _usage("stop", f"must have at most {MAX_STOPS} strings, got {len(request.stop)}")
     for index, text in enumerate(request.stop):
@@ -47,6 +57,7 @@ def check(request: GenerateRequest) -> None:
             raise _usage(f"stop[{index}]", f"must have 1 to {MAX_STOP_LENGTH} characters, got {len(text)}")
     if request.timeout_s is not None and not (math.isfinite(request.timeout_s) and request.timeout_s > 0):
         raise _usage("timeout_s", f"must be more than 0 seconds, got {request.timeout_s}")
+    _check_chat(request)
     sampling.check(request.sampling)
 
 
@@ -94,7 +105,7 @@ class Prompter:
                 hint="shorten the prompt, or load the model with a larger --ctx",
                 details={"prompt_tokens": len(tokens), "ctx": self._ctx},
             )
-        return Prompt(tuple(tokens), min(request.max_tokens or room, room))
+        return Prompt(tuple(tokens), room if request.max_tokens is None else min(request.max_tokens, room))
 
     def _tokens(self, request: GenerateRequest, rendered: str | None) -> list[int]:
         info = self._engine.info
@@ -105,6 +116,15 @@ class Prompter:
         assert text is not None  # whoever has messages has rendered them
         check_text("messages", text)  # a template may have put together what is no text: halves of a character
         return self._engine.tokenize(_without_special(text, info), add_special=True, parse_special=True)
+
+
+def _check_chat(request: GenerateRequest) -> None:
+    tool_use.check(request.tools)
+    if request.tools.functions and not request.messages:
+        raise _usage("tools", "need messages")
+    budget = request.chat.think_budget
+    if budget is not None and budget < 0:
+        raise _usage("think_budget", f"must be 0 or more, got {budget}")
 
 
 def _without_special(text: str, info: LoadedModel) -> str:

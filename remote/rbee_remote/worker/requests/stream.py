@@ -21,15 +21,16 @@ class TextStream:
 
     def feed(self, piece: bytes) -> str:
         """Text that became certain with this token; empty while a character or a stop string is open."""
-        return self._advance(self._decoder.decode(piece))
+        return self.add(self._decoder.decode(piece))
 
     def finish(self) -> str:
         """What was held back, once no token follows."""
-        text = self._advance(self._decoder.decode(b"", final=True))
+        text = self.add(self._decoder.decode(b"", final=True))
         held, self._held = self._held, ""
         return text + held
 
-    def _advance(self, text: str) -> str:
+    def add(self, text: str) -> str:
+        """`feed` for what are whole characters already."""
         if self.stopped:
             return ""
         self._held += text

@@ -160,10 +160,17 @@ class Service:
         self._early.add(task)
         task.add_done_callback(self._early.discard)
 
-    async def tokenize(self, text: str) -> list[int]:
-        """A text's tokens, once the model is loaded. Raises RemoteError WORKER_GONE, or why the load failed."""
+    async def tokenize(self, text: str, *, alone: bool = False) -> list[int]:
+        """A text's tokens, once the model is loaded. alone: without what the model wants around it.
+
+        Raises RemoteError WORKER_GONE, or why the load failed."""
         await self.state.wait_loaded()
-        return await asyncio.to_thread(self._engine.tokenize, text)
+        return await asyncio.to_thread(self._engine.tokenize, text, alone=alone)
+
+    async def end_tokens(self) -> list[int]:
+        """The tokens that end an answer. Raises as `tokenize` does."""
+        await self.state.wait_loaded()
+        return await asyncio.to_thread(self._engine.end_tokens)
 
     async def embed(self, tokens: Sequence[int]) -> list[float]:
         """The embedding of a text: n_embd numbers, of length 1 as a vector. It waits for a slot as any request does.

@@ -8,6 +8,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import time
 import uuid
@@ -20,10 +21,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError
+from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError, WorkerConfig, encode
 from rbee_remote.serving import sse
 from rbee_remote.system.caller import Caller, caller_of
 from rbee_remote.worker.http.openai import errors
+from rbee_remote.worker.http.openai.summary import Summary, Taken
 from rbee_remote.worker.requests.journal import Journal
 from rbee_remote.worker.service.service import Service
 
@@ -35,7 +37,8 @@ class Choice(Protocol):
 
     def opening(self) -> list[dict[str, Any]]: ...
 
-    def feed(self, text: str, logprobs: dict[str, Any] | None) -> list[dict[str, Any]]: ...
+    def feed(self, token: dict[str, Any]) -> list[dict[str, Any]]:
+        """token: a `TokenEvent` as it stands in a journal's record."""
 
     def closing(self, finish_reason: str) -> list[dict[str, Any]]: ...
 
@@ -59,7 +62,6 @@ class Job:
     id: str
     kind: str
     chunk_kind: str
-    model: str
     parts: tuple[Part, ...]
     stream: bool
     include_usage: bool
@@ -71,30 +73,6 @@ def part_ids(count: int) -> list[str]:
     return [f"{base}{number:04x}" for number in range(count)]
 
 
-class TokenUsage:
-    """Tokens of a job, as its events tell of them."""
-
-    def __init__(self) -> None:
-        self._prompt = 0
-        self._cached = 0
-        self._completion = 0
-
-    def started(self, data: dict[str, Any]) -> None:
-        self._prompt += data["prompt_tokens"]
-        self._cached += data["reused_tokens"]
-
-    def done(self, data: dict[str, Any]) -> None:
-        self._completion += data["usage"]["completion_tokens"]
-
-    def encode(self) -> dict[str, Any]:
-        return {
-            "prompt_tokens": self._prompt,
-            "completion_tokens": self._completion,
-            "total_tokens": self._prompt + self._completion,
-            "prompt_tokens_details": {"cached_tokens": self._cached},
-        }
-
-
 async def respond(service: Service, job: Job, request: Request) -> Response:
     """Raises RemoteError where nothing has been sent yet. request: its body must have been read."""
     journals = await _submit(service, job, caller_of(request.headers))
@@ -102,15 +80,20 @@ async def respond(service: Service, job: Job, request: Request) -> Response:
     def end() -> None:
         _end(service, job, journals)
 
-    usage = TokenUsage()
-    head = {"id": job.id, "created": int(time.time()), "model": service.config.model}
+    summary = Summary()
+    head = {
+        "id": job.id,
+        "created": int(time.time()),
+        "model": service.config.model,
+        "system_fingerprint": _fingerprint(service.config),
+    }
     watcher = asyncio.create_task(when_gone(request.receive, end))
     try:
         if job.stream:
             await _settle(journals)
-            return _Chunks(service, job, journals, usage, {**head, "object": job.chunk_kind}, end)
+            return _Chunks(service, job, journals, summary, {**head, "object": job.chunk_kind}, end)
         for part, journal in zip(job.parts, journals, strict=True):
-            async for _ in _choices(service, part, journal, usage):
+            async for _ in _chunks(service, part, journal, summary):
                 pass
     except BaseException:
         end()
@@ -119,7 +102,9 @@ async def respond(service: Service, job: Job, request: Request) -> Response:
         watcher.cancel()
     end()
     choices = [part.choice.whole() for part in job.parts]
-    whole = {**head, "object": job.kind, "choices": choices, "usage": usage.encode()}
+    whole = {**head, "object": job.kind, "choices": choices, "usage": summary.usage(), "timings": summary.timings()}
+    if summary.warnings:
+        whole["warnings"] = summary.warnings
     return Response(json.dumps(whole), media_type="application/json")
 
 
@@ -171,23 +156,25 @@ async def when_gone(receive: Receive, cancel: Callable[[], object]) -> None:
     cancel()
 
 
-async def _choices(
-    service: Service, part: Part, journal: Journal, usage: TokenUsage
+async def _chunks(
+    service: Service, part: Part, journal: Journal, summary: Summary
 ) -> AsyncIterator[list[dict[str, Any]] | None]:
-    """A stream's `choices` from one request's events; None for a heartbeat. Raises the error that ends them."""
-    choice = part.choice
+    """A stream's chunks from one request's events, as what each has beside its head; None for a heartbeat. Raises the
+    error that ends them."""
+    choice, taken = part.choice, Taken()
     async for record in journal.follow(sse.HEARTBEAT_S):
         if record is None:
             yield None
         elif record.event == "started":
-            if part.counts_prompt:
-                usage.started(record.data)
-            yield choice.opening()
+            summary.started(record.data, taken, counts_prompt=part.counts_prompt)
+            warned = {"warnings": list(record.data["warnings"])} if record.data["warnings"] else {}
+            yield [{"choices": [each], **warned} for each in choice.opening()]
         elif record.event == "token":
-            yield choice.feed(record.data["text"], record.data["logprobs"])
+            yield [{"choices": [each]} for each in choice.feed(record.data)]
         elif record.event == "done":
-            usage.done(record.data)
-            yield choice.closing(_finish_reason(service, record.data["finish_reason"]))
+            summary.done(record.data, taken)
+            *others, last = choice.closing(_finish_reason(service, record.data["finish_reason"]))
+            yield [*({"choices": [each]} for each in others), {"choices": [last], "timings": taken.encode()}]
         else:
             raise RemoteError.decode(record.data)
 
@@ -210,7 +197,7 @@ class _Chunks(Response):
         service: Service,
         job: Job,
         journals: list[Journal],
-        usage: TokenUsage,
+        summary: Summary,
         head: dict[str, Any],
         end: Callable[[], None],
     ) -> None:
@@ -219,7 +206,7 @@ class _Chunks(Response):
         self._service = service
         self._job = job
         self._journals = journals
-        self._usage = usage
+        self._summary = summary
         self._head = {**head, "usage": None} if job.include_usage else head
         self._end = end
 
@@ -241,16 +228,22 @@ class _Chunks(Response):
             await _send_line(send, sse.data(errors.body(error)))
             return
         if self._job.include_usage:
-            await _send_line(send, sse.data({**self._head, "choices": [], "usage": self._usage.encode()}))
+            await _send_line(send, sse.data({**self._head, "choices": [], "usage": self._summary.usage()}))
         await _send_line(send, "data: [DONE]\n\n")
 
     async def _send_part(self, send: Send, part: Part, journal: Journal) -> None:
-        async for choices in _choices(self._service, part, journal, self._usage):
-            if choices is None:
+        async for chunks in _chunks(self._service, part, journal, self._summary):
+            if chunks is None:
                 await _send_line(send, sse.WAITING)
             else:
-                for choice in choices:
-                    await _send_line(send, sse.data({**self._head, "choices": [choice]}))
+                for chunk in chunks:
+                    await _send_line(send, sse.data({**self._head, **chunk}))
+
+
+def _fingerprint(config: WorkerConfig) -> str:
+    """The same for two answers that were computed with the same model and settings."""
+    said = json.dumps([config.model, config.ctx, config.slots, encode(config.options)], sort_keys=True)
+    return f"fp_{hashlib.blake2b(said.encode('utf-8', 'replace'), digest_size=5).hexdigest()}"
 
 
 async def _send_line(send: Send, line: str) -> None:

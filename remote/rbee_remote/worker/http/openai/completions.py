@@ -9,6 +9,7 @@ from rbee_remote.protocol import GenerateRequest
 from rbee_remote.worker.http.openai import fields
 from rbee_remote.worker.http.openai.answer import Job, Part, part_ids
 from rbee_remote.worker.http.openai.errors import wrong
+from rbee_remote.worker.http.openai.formats import answer_format
 from rbee_remote.worker.http.openai.logprobs import CompletionLogprobs, joined
 
 MOST_LOGPROBS = 20
@@ -43,7 +44,6 @@ def read(data: Any, most: int = fields.MOST_CHOICES) -> Job:
         id=f"cmpl-{ids[0]}",
         kind="text_completion",
         chunk_kind="text_completion",
-        model=body.model,
         parts=tuple(parts),
         stream=body.stream,
         include_usage=fields.include_usage(body),
@@ -68,8 +68,8 @@ def _request(body: CompletionBody, data: dict[str, Any], prompt: str | tuple[int
         request_id="",
         prompt=prompt if isinstance(prompt, str) else None,
         tokens=() if isinstance(prompt, str) else prompt,
-        max_tokens=fields.token_limit("max_tokens", body.max_tokens),
-        sampling=fields.sampling(data, logprobs=body.logprobs),
+        max_tokens=fields.token_limit(body),
+        sampling=fields.sampling(data, logprobs=body.logprobs, **answer_format(data)),
         stop=fields.stops(body.stop),
     )
 
@@ -88,7 +88,8 @@ class CompletionChoice:
     def opening(self) -> list[dict[str, Any]]:
         return [self._choice(self._echo)] if self._echo else []
 
-    def feed(self, text: str, logprobs: dict[str, Any] | None) -> list[dict[str, Any]]:
+    def feed(self, token: dict[str, Any]) -> list[dict[str, Any]]:
+        text, logprobs = token["text"], token["logprobs"]
         self._text.append(text)
         entry = None
         if logprobs is not None and self._logprobs is not None:

@@ -20,9 +20,12 @@ def wrong(field: str, what: str) -> RemoteError:
 
 
 def body(error: RemoteError) -> dict[str, Any]:
-    message = f"{error.message}; {error.hint}" if error.hint else error.message
+    """Without the hint, which is for the keyboard: it speaks of commands and their options."""
     kind = "invalid_request_error" if status_of(error, OPENAI) < 500 else "server_error"
-    return {"error": {"message": message, "type": kind, "param": error.details.get("field"), "code": _code(error)}}
+    told = {"message": error.message, "type": kind, "param": error.details.get("field"), "code": _code(error)}
+    if "prompt_tokens" in error.details:  # llama-server's names
+        told |= {"n_prompt_tokens": error.details["prompt_tokens"], "n_ctx": error.details["ctx"]}
+    return {"error": told}
 
 
 def response(error: RemoteError, status: int | None = None) -> Response:
@@ -37,5 +40,5 @@ def _code(error: RemoteError) -> str | None:
     if error.code is ErrorCode.MODEL_NOT_FOUND:
         return "model_not_found"
     if error.code is ErrorCode.USAGE:
-        return "context_length_exceeded" if "ctx" in error.details else None
+        return "context_length_exceeded" if "prompt_tokens" in error.details else None
     return str(error.code.value)

@@ -7,32 +7,34 @@ from typing import Any
 
 from rbee_remote.protocol import Message
 from rbee_remote.worker.http.openai.errors import wrong
+from rbee_remote.worker.http.openai.tools import ToolNames
 
-#: Reasoning models' word for the system.
-_ROLES = {"developer": "system"}
+#: Reasoning models' word for the system, and the one that tools had before they were tools.
+_ROLES = {"developer": "system", "function": "tool"}
 
 
-def read_messages(messages: tuple[dict[str, Any], ...]) -> tuple[Message, ...]:
-    """Raises RemoteError USAGE naming the field. Which roles there are is for `prompt.check` to say."""
+def read_messages(messages: tuple[dict[str, Any], ...], names: ToolNames) -> tuple[Message, ...]:
+    """names: of functions, to make them safe. Raises RemoteError USAGE naming the field. Which roles there are is for
+    `prompt.check` to say."""
     if not messages:
         raise wrong("messages", "must hold at least one message")
-    return tuple(_message(f"messages[{index}]", message) for index, message in enumerate(messages))
+    return tuple(_message(f"messages[{index}]", message, names) for index, message in enumerate(messages))
 
 
-def _message(where: str, message: dict[str, Any]) -> Message:
+def _message(where: str, message: dict[str, Any], names: ToolNames) -> Message:
     role = _text(f"{where}.role", message.get("role"))
     calls = message.get("tool_calls") or []
     if not isinstance(calls, list):
         raise wrong(f"{where}.tool_calls", "must be a list")
-    content = message.get("content")
-    if content is None and not calls:
-        raise wrong(f"{where}.content", "is missing")
+    name = _text(f"{where}.name", message.get("name") or "")
+    reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
     return Message(
         role=_ROLES.get(role, role),
-        content=_content(f"{where}.content", content),
-        tool_calls=tuple(_call(f"{where}.tool_calls[{index}]", call) for index, call in enumerate(calls)),
+        content=_content(f"{where}.content", message.get("content")),
+        tool_calls=tuple(_call(f"{where}.tool_calls[{index}]", call, names) for index, call in enumerate(calls)),
         tool_call_id=_text(f"{where}.tool_call_id", message.get("tool_call_id") or ""),
-        name=_text(f"{where}.name", message.get("name") or ""),
+        name=names.safe(name) if name and role in ("tool", "function") else name,
+        reasoning=_text(f"{where}.reasoning_content", reasoning),
     )
 
 
@@ -53,18 +55,18 @@ def _part(where: str, part: Any) -> str:
     return _text(f"{where}.{kind}", part.get(kind))
 
 
-def _call(where: str, call: Any) -> dict[str, Any]:
+def _call(where: str, call: Any, names: ToolNames) -> dict[str, Any]:
     """A call that the assistant made, with what templates look at and nothing else."""
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict):
         raise wrong(f"{where}.function", "must be an object")
     name = _text(f"{where}.function.name", function.get("name"))
-    arguments = function.get("arguments")
+    arguments = function.get("arguments") or "{}"
     if isinstance(arguments, dict):
         arguments = json.dumps(arguments, ensure_ascii=False)
     arguments = _text(f"{where}.function.arguments", arguments)
     identity = _text(f"{where}.id", call.get("id") or "")
-    return {"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}}
+    return {"id": identity, "type": "function", "function": {"name": names.safe(name), "arguments": arguments}}
 
 
 def _text(where: str, value: Any) -> str:

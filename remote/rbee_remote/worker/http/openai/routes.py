@@ -19,6 +19,7 @@ from rbee_remote.serving.body import read_json
 from rbee_remote.system.caller import caller_of
 from rbee_remote.worker.http.openai import chat, completions, embeddings, errors, fields
 from rbee_remote.worker.http.openai.answer import respond, when_gone
+from rbee_remote.worker.http.openai.biases import with_token_biases
 from rbee_remote.worker.service.service import Service
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -39,18 +40,15 @@ def openai_routes(service: Service) -> list[Route]:
         return JSONResponse(_model(service, started_at))
 
     async def chat_completions(request: Request) -> Response:
-        job = chat.read(await read_json(request), most)
-        _check_model(service, job.model)
-        return await respond(service, job, request)
+        data = await with_token_biases(service, await read_json(request))
+        return await respond(service, chat.read(data, most), request)
 
     async def text_completions(request: Request) -> Response:
-        job = completions.read(await read_json(request), most)
-        _check_model(service, job.model)
-        return await respond(service, job, request)
+        data = await with_token_biases(service, await read_json(request))
+        return await respond(service, completions.read(data, most), request)
 
     async def make_embeddings(request: Request) -> Response:
         body = embeddings.read(await read_json(request))
-        _check_model(service, body.model)
         task = asyncio.create_task(embeddings.embed(service, body, caller_of(request.headers)))
         watcher = asyncio.create_task(when_gone(request.receive, task.cancel))
         try:
@@ -63,12 +61,26 @@ def openai_routes(service: Service) -> list[Route]:
             watcher.cancel()
             task.cancel()
 
+    async def health(_: Request) -> Response:
+        """As llama-server has it, whose clients wait for the model by it."""
+        if service.state.is_ready:
+            return JSONResponse({"status": "ok"})
+        return errors.response(RemoteError(ErrorCode.ALL_SLOTS_BUSY, "the model is not loaded"))
+
+    served: list[tuple[str, str, Endpoint]] = [
+        ("GET", "/models", list_models),
+        ("GET", "/models/{model:path}", show_model),
+        ("POST", "/chat/completions", chat_completions),
+        ("POST", "/completions", text_completions),
+        ("POST", "/embeddings", make_embeddings),
+    ]
     return [
-        Route("/v1/models", _guarded(list_models)),
-        Route("/v1/models/{model:path}", _guarded(show_model)),
-        Route("/v1/chat/completions", _guarded(chat_completions), methods=["POST"]),
-        Route("/v1/completions", _guarded(text_completions), methods=["POST"]),
-        Route("/v1/embeddings", _guarded(make_embeddings), methods=["POST"]),
+        *(
+            Route(f"{base}{path}", _guarded(endpoint), methods=[method])
+            for method, path, endpoint in served
+            for base in ("/v1", "")  # some clients want an address that ends with /v1, others one without
+        ),
+        Route("/health", _guarded(health)),
     ]
 
 
@@ -88,15 +100,16 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
         except Exception as error:
             _log.exception("%s failed", request.url.path)
             return errors.response(
-                RemoteError(ErrorCode.INTERNAL, f"{type(error).__name__}: {error}", hint="see the worker's log")
+                RemoteError(ErrorCode.INTERNAL, f"{type(error).__name__}: {error}")
             )
 
     return guarded
 
 
 def _check_model(service: Service, model: str) -> None:
-    """Raises RemoteError MODEL_NOT_FOUND where the request names another model than the worker's."""
-    if model not in ("", service.config.model):
+    """Raises RemoteError MODEL_NOT_FOUND where it is another model than the worker's. Only who asks about models hears
+    that: a worker has one, and answers with it whatever name a request has for it."""
+    if model != service.config.model:
         raise RemoteError(
             ErrorCode.MODEL_NOT_FOUND,
             f"this worker has the model {service.config.model!r}, not {model!r}",

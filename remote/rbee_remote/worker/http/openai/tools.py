@@ -1,116 +1,99 @@
-"""Tools of a chat request: what the template is given, and the JSON schema that forces a call."""
+"""Tools of a chat request, as OpenAI's clients and their like send them, to those of the protocol."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
+from rbee_remote.protocol import ToolOptions
 from rbee_remote.worker.http.openai.errors import wrong
 
-#: OpenAI's rule for names of functions.
-_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-
-_NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
-
-
-@dataclass(frozen=True, slots=True)
-class ToolUse:
-    """tools: for the template, in OpenAI's form. parameters: of their functions, by name. schema: of the JSON that the
-    model has to write, where a call is forced. parallel: whether more than one call may be made."""
-
-    tools: tuple[dict[str, Any], ...]
-    parameters: dict[str, dict[str, Any]]
-    schema: dict[str, Any] | None
-    parallel: bool
+_MOST_NAME = 64
+#: Words for a choice, with the protocol's. Mistral's clients say any.
+_CHOICES = {"auto": "auto", "none": "none", "required": "required", "any": "required"}
 
 
-def tool_use(tools: list[Any], choice: Any, parallel: bool | None) -> ToolUse | None:
-    """None where no tool may be called. Raises RemoteError USAGE naming the field.
+class ToolNames:
+    """Names of functions as templates and grammars take them, 64 letters, digits, _ and - at most, and back."""
 
-    choice: none, auto, required, or the function that must be called. A forced call is one alone unless `parallel`
-    asks for several: a small model might never end its list.
-    """
-    names = tuple(_name(f"tools[{index}]", tool) for index, tool in enumerate(tools))
-    if choice == "none" or (not tools and choice in (None, "auto")):
-        return None
-    parameters = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in tools}
-    if choice in (None, "auto"):
-        return ToolUse(tuple(tools), parameters, None, parallel is not False)
-    chosen = range(len(tools)) if choice == "required" else [_chosen(choice, names)]
-    if not tools:
+    def __init__(self) -> None:
+        self._safe: dict[str, str] = {}
+        self._given: dict[str, str] = {}
+
+    def safe(self, given: str) -> str:
+        if given not in self._safe:
+            base = re.sub(r"[^a-zA-Z0-9_-]", "_", given)[:_MOST_NAME]
+            name, number = base, 1
+            while name in self._given:
+                number += 1
+                name = f"{base[: _MOST_NAME - 8]}_{number}"
+            self._safe[given], self._given[name] = name, given
+        return self._safe[given]
+
+    def given(self, safe: str) -> str:
+        return self._given.get(safe, safe)
+
+
+def read_tools(tools: tuple[Any, ...], choice: Any, parallel: bool | None, names: ToolNames) -> ToolOptions:
+    """names: gets those of the tools. Raises RemoteError USAGE naming the field; what is in a function is for
+    `tool_use.check` to say."""
+    functions = tuple(_tool(f"tools[{index}]", tool, names) for index, tool in enumerate(tools))
+    mode, chosen = _choice(choice)
+    known = {function["function"]["name"] for function in functions}
+    only = tuple(names.safe(name) for name in chosen)
+    unknown = next((name for name, safe in zip(chosen, only, strict=True) if safe not in known), None)
+    if unknown is not None:
+        raise wrong("tool_choice", f"there is no tool {unknown[:_MOST_NAME]!r}")
+    if mode == "required" and not functions:
         raise wrong("tool_choice", "needs tools to choose from")
-    schema = _forced([tools[index]["function"] for index in chosen])
-    if parallel and choice == "required":
-        items = {key: value for key, value in schema.items() if key != "$defs"}
-        schema = {"type": "array", "items": items, "minItems": 1, "$defs": schema["$defs"]}
-    return ToolUse(tuple(tools), parameters, schema, bool(parallel))
+    if mode == "none" or not functions:
+        return ToolOptions()
+    named = isinstance(choice, dict) and choice.get("type") == "function"
+    return ToolOptions(functions, mode, only, parallel=False if named else parallel)
 
 
-def _name(where: str, tool: Any) -> str:
-    """The name of a tool's function, once all of the tool is known to be in order."""
-    if not isinstance(tool, dict) or tool.get("type") != "function":
+def _tool(where: str, tool: Any, names: ToolNames) -> dict[str, Any]:
+    """With what is null left out, and the name made safe."""
+    if not isinstance(tool, dict):
+        raise wrong(where, "must be an object")
+    if tool.get("type", "function") != "function":
         raise wrong(f"{where}.type", "must be function")
     function = tool.get("function")
+    if function is None and "name" in tool:  # as the Responses API has them
+        function = {key: value for key, value in tool.items() if key != "type"}
     if not isinstance(function, dict):
         raise wrong(f"{where}.function", "must be an object")
     name = function.get("name")
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise wrong(f"{where}.function.name", "must be 1 to 64 letters, digits, _ or -")
-    for key, kind, what in (("description", str, "a string"), ("parameters", dict, "a JSON schema")):
-        if not isinstance(function.get(key), (kind, type(None))):
-            raise wrong(f"{where}.function.{key}", f"must be {what}")
+    if not isinstance(name, str) or not name:
+        raise wrong(f"{where}.function.name", "must be a string that is not empty")
+    said = {key: value for key, value in function.items() if value is not None}
+    return {"type": "function", "function": {**said, "name": names.safe(name)}}
+
+
+def _choice(choice: Any) -> tuple[str, list[str]]:
+    """The protocol's word for it, and the names that it is about."""
+    if choice is None:
+        return "auto", []
+    if isinstance(choice, str) and choice in _CHOICES:
+        return _CHOICES[choice], []
+    kind = choice.get("type") if isinstance(choice, dict) else None
+    if kind == "function":
+        return "required", [_name(choice)]
+    if kind == "allowed_tools":
+        allowed = choice.get("allowed_tools", choice)
+        tools = allowed.get("tools") if isinstance(allowed, dict) else None
+        if not isinstance(tools, list) or not tools:
+            raise wrong("tool_choice.allowed_tools.tools", "must be a list of tools")
+        mode = allowed.get("mode") or "auto"
+        if mode not in ("auto", "required"):
+            raise wrong("tool_choice.allowed_tools.mode", "must be auto or required")
+        return mode, [_name(tool) for tool in tools]
+    raise wrong("tool_choice", "must be none, auto, required, a function or allowed_tools")
+
+
+def _name(named: Any) -> str:
+    function = named.get("function", named) if isinstance(named, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str):
+        raise wrong("tool_choice", "must name a function")
     return name
-
-
-def _chosen(choice: Any, names: tuple[str, ...]) -> int:
-    function = choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
-    if not isinstance(function, dict):
-        raise wrong("tool_choice", "must be none, auto, required or a function")
-    name = function.get("name")
-    if name not in names:
-        raise wrong("tool_choice", f"there is no tool {name!r}")
-    return names.index(name)
-
-
-def _forced(functions: list[dict[str, Any]]) -> dict[str, Any]:
-    """A schema of one call of one of the functions, in the form that most models write: name and arguments."""
-    definitions: dict[str, Any] = {}
-    calls = []
-    for number, function in enumerate(functions):
-        arguments = _hoisted(function.get("parameters") or _NO_ARGUMENTS, f"tool{number}", definitions)
-        calls.append(
-            {
-                "type": "object",
-                "properties": {"name": {"const": function["name"]}, "arguments": arguments},
-                "required": ["name", "arguments"],
-                "additionalProperties": False,
-            }
-        )
-    return {**(calls[0] if len(calls) == 1 else {"anyOf": calls}), "$defs": definitions}
-
-
-def _hoisted(schema: dict[str, Any], prefix: str, definitions: dict[str, Any]) -> dict[str, Any]:
-    """`schema` as part of another: its own definitions go into `definitions`, under names that begin with `prefix`,
-    and its references follow them."""
-    groups = {group: schema[group] for group in ("$defs", "definitions") if isinstance(schema.get(group), dict)}
-    references = [f"#/{group}/{name}" for group, members in groups.items() for name in members]
-    names = {reference: f"{prefix}-{number}" for number, reference in enumerate(references)}
-
-    def moved(value: Any) -> Any:
-        if isinstance(value, list):
-            return [moved(item) for item in value]
-        if not isinstance(value, dict):
-            return value
-        reference = value.get("$ref")
-        if isinstance(reference, str):
-            if reference not in names:
-                raise wrong("tools", f"the reference {reference!r} does not lead to one of the schema's $defs")
-            return {**value, "$ref": f"#/$defs/{names[reference]}"}
-        return {key: moved(item) for key, item in value.items()}
-
-    for group, members in groups.items():
-        for name, definition in members.items():
-            definitions[names[f"#/{group}/{name}"]] = moved(definition)
-    inner: dict[str, Any] = moved({key: value for key, value in schema.items() if key not in groups})
-    return inner

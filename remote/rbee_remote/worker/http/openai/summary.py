@@ -1,0 +1,70 @@
+"""What a job took: tokens in OpenAI's words, times in llama-server's."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass
+class Taken:
+    """Tokens of prompts, those that were computed before, and generated ones; seconds for the second and the third."""
+
+    cached: int = 0
+    prompt: int = 0
+    prompt_s: float = 0.0
+    generated: int = 0
+    generate_s: float = 0.0
+
+    def encode(self) -> dict[str, Any]:
+        computed = self.prompt - self.cached
+        return {
+            "cache_n": self.cached,
+            **_times("prompt", computed, self.prompt_s),
+            **_times("predicted", self.generated, self.generate_s),
+        }
+
+
+class Summary:
+    """Of a job, as its events tell of it. warnings: what of the requests could not be honoured as asked, each once."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self._prompt = 0
+        self._cached = 0
+        self._all = Taken()
+
+    def started(self, data: dict[str, Any], part: Taken, *, counts_prompt: bool) -> None:
+        part.prompt, part.cached = data["prompt_tokens"], data["reused_tokens"]
+        if counts_prompt:
+            self._prompt += part.prompt
+            self._cached += part.cached
+        self.warnings += [warning for warning in data["warnings"] if warning not in self.warnings]
+
+    def done(self, data: dict[str, Any], part: Taken) -> None:
+        part.generated = data["usage"]["completion_tokens"]
+        part.prompt_s, part.generate_s = data["timings"]["prompt_s"], data["timings"]["generate_s"]
+        for field in dataclasses.fields(Taken):
+            setattr(self._all, field.name, getattr(self._all, field.name) + getattr(part, field.name))
+
+    def usage(self) -> dict[str, Any]:
+        """A prompt that several choices share counts once."""
+        return {
+            "prompt_tokens": self._prompt,
+            "completion_tokens": self._all.generated,
+            "total_tokens": self._prompt + self._all.generated,
+            "prompt_tokens_details": {"cached_tokens": self._cached},
+        }
+
+    def timings(self) -> dict[str, Any]:
+        """Of all choices together."""
+        return self._all.encode()
+
+
+def _times(name: str, tokens: int, seconds: float) -> dict[str, Any]:
+    return {
+        f"{name}_n": tokens,
+        f"{name}_ms": seconds * 1000,
+        f"{name}_per_token_ms": seconds * 1000 / tokens if tokens else 0.0,
+        f"{name}_per_second": tokens / seconds if seconds else 0.0,
+    }
