@@ -26,6 +26,7 @@ from rbee_remote.worker.compute.threads import ThreadBudget, usable_cores
 from rbee_remote.worker.engine.interface import Engine, LoadAborted, LoadedModel, LoadEngine
 from rbee_remote.worker.requests.generation import Embedding, Generation
 from rbee_remote.worker.requests.prompt import Prompt, Prompter
+from rbee_remote.worker.templates.rendered import Rendered
 
 #: Seconds between two reports of loading progress.
 PROGRESS_INTERVAL_S = 0.1
@@ -101,7 +102,7 @@ class EngineThread:
         with self._lock:
             return [*self._early, *self._open]
 
-    def prepare(self, request: GenerateRequest, rendered: str | None = None) -> Prompt | None:
+    def prepare(self, request: GenerateRequest, rendered: Rendered | None = None) -> Prompt | None:
         """From any thread: the request's prompt; None while there is no model, and for messages that were not rendered
         yet. Raises what `Prompter.prepare` does."""
         if request.messages and rendered is None:

@@ -126,8 +126,9 @@ class Steps:
         if isinstance(task, Generation):
             assert task.prompt is not None
             try:
-                prompt = task.prompt
-                self._engine.start(move.slot, task.request.sampling, task.seed, prompt.tokens, prompt.constraint)
+                shape = task.prompt.shape
+                constraint = shape.constraint if shape is not None else None
+                self._engine.start(move.slot, task.request.sampling, task.seed, task.prompt.tokens, constraint)
             except RemoteError as error:
                 self._fail(move.key, task, error)
                 return False

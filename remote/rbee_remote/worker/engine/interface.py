@@ -50,7 +50,7 @@ class LoadedModel:
     pooling: how the embedding of a text is made of its tokens': mean, last or cls; mean where the model does not say.
     can_share: whether a sequence can take over a part of what another one computes just now.
     special_tokens: the texts that `tokenize` with parse_special takes for one token each, wherever they stand, with its
-    id: control tokens and user-defined ones.
+    id: control tokens and user-defined ones. user_defined: those of them that it finds without parse_special too.
     """
 
     n_ctx_train: int
@@ -65,6 +65,7 @@ class LoadedModel:
     pooling: str = "mean"
     can_share: bool = True
     special_tokens: Mapping[str, int] = field(default_factory=dict)
+    user_defined: frozenset[str] = frozenset()
 
 
 class Constraint(Protocol):

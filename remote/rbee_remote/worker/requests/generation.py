@@ -61,8 +61,8 @@ class Generation:
         self._seated = time.monotonic()
         if prompt.stops:
             self._stream = TextStream((*self.request.stop, *prompt.stops))
-        if prompt.read_by is not None:
-            self._splitter = Splitter(prompt.read_by, self._stream)
+        if prompt.shape is not None and prompt.shape.read_by is not None:
+            self._splitter = Splitter(prompt.shape.read_by, self._stream)
             self.forced = self._splitter.forced
         return Started(len(prompt.tokens), prompt.max_tokens, self.seed, reused, prompt.warnings)
 

@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError
-from rbee_remote.worker.engine.interface import Constraint, Engine, LoadedModel
+from rbee_remote.worker.engine.interface import Engine, LoadedModel
 from rbee_remote.worker.requests import sampling, tool_use
-from rbee_remote.worker.requests.splitter import ReadBy
+from rbee_remote.worker.requests.shaping import Shape, shape
+from rbee_remote.worker.templates.rendered import Rendered
 
 ROLES = ("system", "user", "assistant", "tool")
 MAX_STOPS = 64
 MAX_STOP_LENGTH = 256
+#: Characters of a prompt's end that are kept; the longest opening of an answer known has 80.
+END_LENGTH = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """max_tokens: what may be generated, by the request and by the room left in the context. end: the last characters of
-    a rendered prompt, by which a dialect knows how the answer begins; "" for one that was taken as it is. warnings: what
-    of the request cannot be honoured as asked. stops: texts that end the answer, beside the request's. constraint: what
-    form the answer has to have. read_by: how it is split, None where all of it is content.
-    """
+    """max_tokens: what may be generated, by the request and by the room left in the context. end: the last characters
+    of a rendered prompt, by which a dialect knows how the answer begins; "" for one that was taken as it is. warnings:
+    what of the request cannot be honoured as asked. stops: as in `Rendered`. shape: None where all of the answer is
+    content, of any form."""
 
     tokens: tuple[int, ...]
     max_tokens: int
     end: str = ""
     warnings: tuple[str, ...] = ()
     stops: tuple[str, ...] = ()
-    constraint: Constraint | None = None
-    read_by: ReadBy | None = None
+    shape: Shape | None = None
 
 
 def check(request: GenerateRequest) -> None:
@@ -70,30 +72,54 @@ class Prompter:
     def __init__(self, engine: Engine, ctx: int) -> None:
         self._engine = engine
         self._ctx = ctx
-        self._lock = threading.Lock()
+        self._users = 0
+        self._changed = threading.Condition()
         self._closed = False
 
     def close(self) -> None:
         """Nobody uses the engine through this any more."""
-        with self._lock:
+        with self._changed:
             self._closed = True
+            self._changed.wait_for(lambda: not self._users)
 
-    def tokenize(self, text: str) -> list[int]:
-        """A text's tokens, with what the model wants around it. Raises RemoteError WORKER_GONE once closed."""
-        with self._lock:
+    def tokenize(self, text: str, *, alone: bool = False) -> list[int]:
+        """A text's tokens, with what the model wants around it, unless it is `alone`. Raises RemoteError WORKER_GONE once
+        closed."""
+        with self._using() as engine:
+            return engine.tokenize(text, add_special=not alone, parse_special=True)
+
+    def end_tokens(self) -> list[int]:
+        """Those that end an answer. Raises as `tokenize` does."""
+        with self._using() as engine:
+            return [token for token in engine.info.special_tokens.values() if engine.is_end(token)]
+
+    def prepare(self, request: GenerateRequest, rendered: Rendered | None = None) -> Prompt:
+        """Tokens of a checked request, and what form its answer has. rendered: what the chat template made of its
+        messages, where it has some.
+
+        Raises RemoteError USAGE naming the field, and where the prompt leaves no room in the context; WORKER_GONE once
+        closed."""
+        with self._using():
+            prompt = self._prepare(request, rendered)
+            described = rendered is not None and rendered.tools_described
+            made = shape(request, prompt.end, self._engine, tools_described=described)
+        return prompt if made is None else replace(prompt, shape=made, warnings=(*prompt.warnings, *made.warnings))
+
+    @contextlib.contextmanager
+    def _using(self) -> Iterator[Engine]:
+        """The engine, which is not closed before this ends. Raises RemoteError WORKER_GONE."""
+        with self._changed:
             if self._closed:
                 raise RemoteError(ErrorCode.WORKER_GONE, "the worker ended")
-            return self._engine.tokenize(text, add_special=True, parse_special=True)
+            self._users += 1
+        try:
+            yield self._engine
+        finally:
+            with self._changed:
+                self._users -= 1
+                self._changed.notify_all()
 
-    def prepare(self, request: GenerateRequest, rendered: str | None = None) -> Prompt | None:
-        """Tokens of a checked request; None once closed. rendered: what the chat template made of its messages, where
-        it has some.
-
-        Raises RemoteError USAGE where the prompt leaves no room in the context."""
-        with self._lock:
-            return None if self._closed else self._prepare(request, rendered)
-
-    def _prepare(self, request: GenerateRequest, rendered: str | None) -> Prompt:
+    def _prepare(self, request: GenerateRequest, rendered: Rendered | None) -> Prompt:
         tokens = self._tokens(request, rendered)
         if not tokens:
             raise _usage("", "the prompt is empty")
@@ -105,17 +131,39 @@ class Prompter:
                 hint="shorten the prompt, or load the model with a larger --ctx",
                 details={"prompt_tokens": len(tokens), "ctx": self._ctx},
             )
-        return Prompt(tuple(tokens), room if request.max_tokens is None else min(request.max_tokens, room))
+        most = room if request.max_tokens is None else min(request.max_tokens, room)
+        if rendered is None:
+            return Prompt(tuple(tokens), most)
+        return Prompt(tuple(tokens), most, rendered.text[-END_LENGTH:], rendered.warnings, rendered.stops)
 
-    def _tokens(self, request: GenerateRequest, rendered: str | None) -> list[int]:
+    def _tokens(self, request: GenerateRequest, rendered: Rendered | None) -> list[int]:
         info = self._engine.info
         if request.tokens:
             check_tokens(request.tokens, info.n_vocab)
             return list(request.tokens)
-        text = request.prompt if rendered is None else rendered
+        text = request.prompt if rendered is None else rendered.text
         assert text is not None  # whoever has messages has rendered them
         check_text("messages", text)  # a template may have put together what is no text: halves of a character
-        return self._engine.tokenize(_without_special(text, info), add_special=True, parse_special=True)
+        text = _without_special(text, info)
+        if rendered is not None and rendered.seam and rendered.seam in text:
+            return self._pieces(text.split(rendered.seam))
+        return self._engine.tokenize(text, add_special=True, parse_special=True)
+
+    def _pieces(self, pieces: list[str]) -> list[int]:
+        """The tokens of a text whose pieces must not grow together. Each but the first is tokenized behind a line
+        break, which is taken away again: at the beginning of a text some tokenizers add a blank."""
+        info = self._engine.info
+        around = self._engine.tokenize("", add_special=True, parse_special=True)
+        line_break = self._engine.tokenize("\n", add_special=False, parse_special=True)
+        tokens = around[: int(info.adds_bos)]
+        tokens += self._engine.tokenize(pieces[0], add_special=False, parse_special=True)
+        for piece in filter(None, pieces[1:]):
+            behind = self._engine.tokenize("\n" + piece, add_special=False, parse_special=True)
+            if behind[: len(line_break)] == line_break:
+                tokens += behind[len(line_break) :]
+            else:  # such a tokenizer drops line breaks, or joins them with what follows
+                tokens += self._engine.tokenize(piece, add_special=False, parse_special=True)
+        return tokens + around[len(around) - int(info.adds_eos) :]
 
 
 def _check_chat(request: GenerateRequest) -> None:

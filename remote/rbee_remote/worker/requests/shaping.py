@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 from rbee_remote.constraints import Rule, content_rule, json_rule
 from rbee_remote.protocol import GenerateRequest, ToolOptions
 from rbee_remote.worker.dialects.find import GENERIC, dialect_of
 from rbee_remote.worker.dialects.interface import Dialect, Tools
-from rbee_remote.worker.engine.interface import Engine
-from rbee_remote.worker.requests.prompt import Prompt
+from rbee_remote.worker.engine.interface import Constraint, Engine
 from rbee_remote.worker.requests.splitter import ReadBy
 from rbee_remote.worker.requests.tool_use import NO_PARAMETERS, callable_functions
 
@@ -25,31 +24,40 @@ from rbee_remote.worker.requests.tool_use import NO_PARAMETERS, callable_functio
 _find = functools.lru_cache(maxsize=8)(dialect_of)
 
 
-def shaped(request: GenerateRequest, prompt: Prompt, engine: Engine, *, tools_described: bool) -> Prompt:
-    """The prompt with what the request's answer needs.
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """constraint: what form the answer has to have, None for any. read_by: how it is split, None where all of it is
+    content. warnings: what of the request cannot be enforced. Good for one answer."""
 
-    tools_described: the prompt describes the tools itself, because the template knows nothing of them. Raises
-    RemoteError USAGE naming the field.
+    constraint: Constraint | None = None
+    read_by: ReadBy | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def shape(request: GenerateRequest, end: str, engine: Engine, *, tools_described: bool) -> Shape | None:
+    """None where the answer is plain text.
+
+    end: as in `Prompt`. tools_described: the prompt describes the tools itself, because the template knows nothing of
+    them. Raises RemoteError USAGE naming the field.
     """
     content = content_rule(request.sampling)
     if not request.messages:
-        return _constrained(prompt, f"start: {content.lark}", [content], engine) if content else prompt
+        return _shape(engine, f"start: {content.lark}", [content]) if content else None
     dialect = GENERIC if tools_described else _find(request.chat.template or engine.info.chat_template)
     functions = callable_functions(request.tools)
     enforced = bool(content or (functions and _is_enforced(request.tools, functions)))
     rules = _rules(request.tools, functions) if enforced else {}
     tools = _tools(request.tools, functions, rules) if functions else None
-    if tools or dialect.reasoning_end:
-        prompt = replace(prompt, read_by=_read_by(request, prompt, engine, dialect, tools))
+    read_by = _read_by(request, end, engine, dialect, tools) if tools or dialect.reasoning_end else None
     if not enforced:
-        return prompt
-    grammar = dialect.grammar(tools, content.lark if content else None, engine.info.special_tokens, prompt.end)
-    return _constrained(prompt, grammar, [*([content] if content else []), *rules.values()], engine)
+        return Shape(read_by=read_by) if read_by else None
+    grammar = dialect.grammar(tools, content.lark if content else None, engine.info.special_tokens, end)
+    return _shape(engine, grammar, [*([content] if content else []), *rules.values()], read_by)
 
 
-def _constrained(prompt: Prompt, grammar: str, rules: Sequence[Rule], engine: Engine) -> Prompt:
+def _shape(engine: Engine, grammar: str, rules: Sequence[Rule], read_by: ReadBy | None = None) -> Shape:
     warnings = tuple(warning for rule in rules for warning in rule.warnings)
-    return replace(prompt, constraint=engine.constraint(grammar), warnings=(*prompt.warnings, *warnings))
+    return Shape(engine.constraint(grammar), read_by, warnings)
 
 
 def _is_enforced(options: ToolOptions, functions: Mapping[str, Any]) -> bool:
@@ -81,13 +89,12 @@ def _tools(options: ToolOptions, functions: Mapping[str, dict[str, Any]], rules:
     return Tools(parameters, required, not required if options.parallel is None else options.parallel)
 
 
-def _read_by(request: GenerateRequest, prompt: Prompt, engine: Engine, dialect: Dialect, tools: Tools | None) -> ReadBy:
-    vocabulary = engine.info.special_tokens
-    end = dialect.reasoning_end
+def _read_by(request: GenerateRequest, end: str, engine: Engine, dialect: Dialect, tools: Tools | None) -> ReadBy:
+    vocabulary, closing = engine.info.special_tokens, dialect.reasoning_end
     return ReadBy(
-        dialect.reader(tools, vocabulary, prompt.end),
+        dialect.reader(tools, vocabulary, end),
         markers={vocabulary[marker]: marker for marker in dialect.markers if marker in vocabulary},
-        reasoning_end=tuple(engine.tokenize(end, add_special=False, parse_special=True)) if end else (),
+        reasoning_end=tuple(engine.tokenize(closing, add_special=False, parse_special=True)) if closing else (),
         think_budget=request.chat.think_budget,
         most_calls=None if tools is None or tools.parallel else 1,
     )

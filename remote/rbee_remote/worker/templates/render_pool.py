@@ -25,6 +25,7 @@ from rbee_remote.system.identity import own_tag
 from rbee_remote.system.sanitize import sanitize
 from rbee_remote.worker.engine.interface import LoadedModel
 from rbee_remote.worker.templates.frames import CPU_S, HEAD_BYTES, MEMORY_BYTES, length_of, most_text, pack, unpack
+from rbee_remote.worker.templates.rendered import Rendered
 
 #: Processes at most.
 MOST = 4
@@ -67,7 +68,7 @@ class RenderPool:
         while self._all:
             await self._all.pop().kill()
 
-    async def render(self, request: GenerateRequest, info: LoadedModel) -> str:
+    async def render(self, request: GenerateRequest, info: LoadedModel) -> Rendered:
         """The prompt of a request that has messages.
 
         Raises RemoteError as `ChatTemplate.prompt` does, and MODEL_INVALID for a template that hits a bound."""
@@ -82,7 +83,7 @@ class RenderPool:
                     await process.ask(opening, most=_MOST_WORDS)
                     process.opened = True
                 # A character has four bytes at most, and six where JSON writes it as an escape.
-                return await process.ask(frame, most=6 * most_text(frame) + _MOST_WORDS)
+                return Rendered(await process.ask(frame, most=6 * most_text(frame) + _MOST_WORDS))
         except TimeoutError as error:
             raise _bound("time", f"takes more than {WALL_S:.0f} s") from error
         finally:

@@ -8,6 +8,7 @@ import pytest
 
 from rbee_remote.protocol import ErrorCode, GenerateRequest, Message, RemoteError, Sampling
 from rbee_remote.worker.requests import prompt
+from rbee_remote.worker.templates.rendered import Rendered
 from tests.doubles.engine import BEGIN, INFO, ScriptedEngine
 
 ID = "0123456789abcdef" * 2
@@ -99,7 +100,7 @@ def test_an_empty_prompt_to_a_model_without_bos_is_refused() -> None:
 )
 def test_the_bos_stands_there_once(values: dict[str, Any], text: str) -> None:
     rendered = values.pop("rendered", None)
-    assert prompter().prepare(request(**values), rendered).tokens == (BEGIN, *text.encode())
+    assert prompter().prepare(request(**values), rendered and Rendered(rendered)).tokens == (BEGIN, *text.encode())
 
 
 def test_an_eos_that_the_tokenizer_adds_is_not_doubled() -> None:

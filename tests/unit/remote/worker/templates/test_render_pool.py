@@ -118,7 +118,7 @@ async def test_a_bound_that_is_hit_is_named_and_the_next_request_is_served(
     if template in UNREADABLE:
         assert (await error_of(rendering, guarded, NEXT)).code is ErrorCode.MODEL_INVALID
     else:
-        assert await rendering.render(chat(NEXT), info(guarded)) == f"{NEXT};"
+        assert (await rendering.render(chat(NEXT), info(guarded))).text == f"{NEXT};"
 
 
 async def test_time_is_a_bound_and_nobody_else_waits_for_it(rendering: RenderPool) -> None:
@@ -127,18 +127,18 @@ async def test_time_is_a_bound_and_nobody_else_waits_for_it(rendering: RenderPoo
     slow = [asyncio.create_task(error_of(rendering, template, "slow")) for _ in range(2)]
     served = 0
     while not all(task.done() for task in slow):
-        assert await rendering.render(chat("quick"), info(template)) == "quick;"
+        assert (await rendering.render(chat("quick"), info(template))).text == "quick;"
         served += 1
         await asyncio.sleep(0.01)
     assert {task.result().details["bound"] for task in slow} == {"time"}
     assert served > 5
-    assert await rendering.render(chat("quick"), info(template)) == "quick;"
+    assert (await rendering.render(chat("quick"), info(template))).text == "quick;"
 
 
 async def test_there_are_a_few_processes_at_most_and_one_stays(rendering: RenderPool) -> None:
     template = "{% for a in range(99999) %}{% for b in range(20) %}{% endfor %}{% endfor %}" + SAY
     answers = await asyncio.gather(*(rendering.render(chat(str(n)), info(template)) for n in range(12)))
-    assert answers == [f"{n};" for n in range(12)]
+    assert [answer.text for answer in answers] == [f"{n};" for n in range(12)]
     assert len(renders_of(os.getpid())) == 1
 
 
@@ -149,7 +149,7 @@ async def test_a_quick_burst_needs_one_process(rendering: RenderPool) -> None:
 
 
 async def test_a_chat_of_many_short_turns_is_served(rendering: RenderPool) -> None:
-    assert await rendering.render(chat(*["Hi"] * 5000), info(SAY)) == "Hi;" * 5000
+    assert (await rendering.render(chat(*["Hi"] * 5000), info(SAY))).text == "Hi;" * 5000
 
 
 async def test_refusals_and_errors_cost_no_process(rendering: RenderPool) -> None:
@@ -158,18 +158,18 @@ async def test_refusals_and_errors_cost_no_process(rendering: RenderPool) -> Non
     before = renders_of(os.getpid())
     error = await error_of(rendering, template, "no")
     assert (error.code, "not this" in error.message) == (ErrorCode.USAGE, True)
-    assert await rendering.render(chat("yes"), info(template)) == "yes;"
+    assert (await rendering.render(chat("yes"), info(template))).text == "yes;"
     assert renders_of(os.getpid()) == before
 
 
 async def test_a_process_that_was_ended_is_replaced(rendering: RenderPool) -> None:
     rendering.prepare()
-    assert await rendering.render(chat("Hi"), info(SAY)) == "Hi;"
+    assert (await rendering.render(chat("Hi"), info(SAY))).text == "Hi;"
     (pid,) = renders_of(os.getpid())
     os.kill(pid, signal.SIGKILL)
     while rendering._idle[0].lives:
         await asyncio.sleep(0.01)
-    assert await rendering.render(chat("Hi"), info(SAY)) == "Hi;"
+    assert (await rendering.render(chat("Hi"), info(SAY))).text == "Hi;"
 
 
 async def test_who_gives_up_leaves_no_half_answer_to_the_next(rendering: RenderPool) -> None:
@@ -179,7 +179,7 @@ async def test_who_gives_up_leaves_no_half_answer_to_the_next(rendering: RenderP
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
-    assert await rendering.render(chat("second"), info(template)) == "second;"
+    assert (await rendering.render(chat("second"), info(template))).text == "second;"
 
 
 @pytest.mark.parametrize("fit", [True, False], ids=["idle", "ended"])
@@ -224,7 +224,7 @@ async def test_nothing_that_templates_use_is_missing_where_no_file_can_be_opened
     request = chat("hello wörld", "a second message of some length")
     template += "{% if false %}" + "{% endif %}" + SAY
     here = ChatTemplate(template, bos=INFO.bos, eos=INFO.eos).render(request.messages)
-    assert await rendering.render(request, info(template)) == here
+    assert (await rendering.render(request, info(template))).text == here
 
 
 @pytest.mark.parametrize("broken", ["{% for %}", "{{ nobody.knows }}", "{{ 1 / 0 }}", "{{ messages | nothing }}"])
@@ -307,7 +307,7 @@ def ask(made, text):
 async def main():
     print(confine_worker("auto", "cpu", paths.reading("/dev/null")))
     made = render_pool.RenderPool()
-    print(await ask(made, "first"))
+    print((await ask(made, "first")).text)
     slow = asyncio.create_task(ask(made, "slow"))
     await asyncio.sleep(0.3)
     slow.cancel()
@@ -315,7 +315,7 @@ async def main():
         await slow
     except asyncio.CancelledError:
         pass
-    print(await ask(made, "second"))
+    print((await ask(made, "second")).text)
     slow = asyncio.create_task(ask(made, "slow"))
     await asyncio.sleep(0.3)
     slow.cancel()
