@@ -75,11 +75,17 @@ class Reader(Protocol):
 class Dialect(Protocol):
     """One family's way. All methods are pure."""
 
-    name: str
-    #: All markers that the reader looks for.
-    markers: tuple[str, ...]
-    #: What ends an open block of reasoning; "" for a dialect without reasoning.
-    reasoning_end: str
+    @property
+    def name(self) -> str:
+        """As the docs call it."""
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """All markers that the reader looks for."""
+
+    @property
+    def reasoning_end(self) -> str:
+        """What ends an open block of reasoning; "" for a dialect without reasoning."""
 
     def recognises(self, template: str) -> bool:
         """Whether a chat template, Jinja, is of this dialect."""
