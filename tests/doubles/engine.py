@@ -1,6 +1,7 @@
 """An engine without a model, for tests of everything around one: what it answers is a function of the prompt.
 
-A token is a byte of UTF-8; BEGIN stands before each prompt and END ends each answer. The engine keeps books like
+A token is a byte of UTF-8, or one of the model's `special_tokens`, which stand in what it answers as their texts; BEGIN
+stands before each prompt and END ends each answer. The engine keeps books like
 llama.cpp does and fails loudly on what llama.cpp would answer with garbage: a gap in a sequence's positions, a
 prompt that is not what stands in the memory, a sample from a row without logits, a generated token that was never fed
 back.
@@ -8,8 +9,10 @@ back.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +20,7 @@ from numpy.typing import NDArray
 from rbee_remote.protocol import Sampling, WorkerConfig
 from rbee_remote.worker.engine.interface import (
     BatchToken,
+    Constraint,
     Engine,
     LoadAborted,
     LoadedModel,
@@ -40,10 +44,18 @@ INFO = LoadedModel(
 )
 
 
+@dataclass(frozen=True)
+class ScriptedConstraint:
+    """Holds nobody to anything."""
+
+    grammar: str
+
+
 class ScriptedEngine:
     """answer: the bytes generated for a prompt. before_step: called with the number of the step, from 1, before it
     is computed; what it raises is the engine's failure. can_forget: whether a part of a sequence can be dropped.
-    steps, computed: how many steps and tokens of them there were."""
+    steps, computed: how many steps and tokens of them there were. constraints: what each sequence was started with,
+    None for free text; accepted: the tokens that were forced on it."""
 
     def __init__(
         self,
@@ -59,31 +71,57 @@ class ScriptedEngine:
         self.threads = 0
         self.steps = 0
         self.computed = 0
+        self.constraints: dict[int, Constraint | None] = {}
+        self.accepted: dict[int, list[int]] = {}
         self.closed = False
         self._answer = answer
         self._before_step = before_step
         self._can_forget = can_forget
         self._interrupted = threading.Event()
         self._memory: dict[int, list[int]] = {}
-        self._answers: dict[int, tuple[list[int], bytes]] = {}  # seq to a prompt and what follows it
+        self._texts = {token: text for text, token in info.special_tokens.items()}
+        self._answers: dict[int, tuple[list[int], list[int]]] = {}  # seq to a prompt and what follows it
         self._rows: dict[int, tuple[int, int]] = {}  # index in the batch to the token's sequence and the token
         self._embeddings = False
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         assert parse_special
         assert not self.closed
-        return [BEGIN] * add_special + list(text.encode())
+        return [BEGIN] * add_special + self._tokens(text.encode("utf-8"))
 
     def piece(self, token: int) -> bytes:
+        if self._texts.get(token) in self.info.user_defined:
+            return self._texts[token].encode()
         return bytes([token]) if token < BEGIN else b""
+
+    def _tokens(self, data: bytes) -> list[int]:
+        if not self._texts:
+            return list(data)
+        pattern = "|".join(map(re.escape, self.info.special_tokens)).encode()
+        found: list[int] = []
+        for part in re.split(b"(" + pattern + b")", data):
+            token = self.info.special_tokens.get(part.decode(errors="replace"))
+            found += list(part) if token is None else [token]
+        return found
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return b"".join(bytes([t]) if t < BEGIN else self._texts.get(t, "").encode() for t in tokens).decode()
 
     def is_end(self, token: int) -> bool:
         return token == END
 
-    def start(self, seq: int, sampling: Sampling, seed: int, prompt: Sequence[int]) -> None:
+    def constraint(self, grammar: str) -> Constraint:
+        assert not self.closed
+        return ScriptedConstraint(grammar)
+
+    def start(
+        self, seq: int, sampling: Sampling, seed: int, prompt: Sequence[int], constraint: Constraint | None = None
+    ) -> None:
         assert sampling.seed in (None, seed)
         assert seq not in self._answers
-        self._answers[seq] = list(prompt), self._answer(bytes(prompt[1:]).decode())
+        self.constraints[seq] = constraint
+        self.accepted[seq] = []
+        self._answers[seq] = list(prompt), self._tokens(self._answer(self._text(prompt[1:])))
 
     def decode(self, batch: Sequence[BatchToken], *, embeddings: bool = False) -> bool:
         assert 0 < len(batch) <= self.n_batch
@@ -108,9 +146,16 @@ class ScriptedEngine:
         prompt, answer = self._answers[seq]
         memory = self._memory[seq]
         assert memory[: len(prompt)] == prompt
-        generated = bytes(memory[len(prompt) :])
-        assert answer.startswith(generated)
-        return Sampled(answer[len(generated)] if len(generated) < len(answer) else END)
+        generated = memory[len(prompt) :]
+        forced = len(self.accepted[seq])  # whoever forces tokens goes on where the script stood
+        if not forced:
+            assert answer[: len(generated)] == generated
+        done = len(generated) - forced
+        return Sampled(answer[done] if done < len(answer) else END)
+
+    def accept(self, seq: int, token: int) -> None:
+        assert seq in self._answers
+        self.accepted[seq].append(token)
 
     def embedding(self, row: int) -> NDArray[np.float32]:
         """One dimension for each token there is."""

@@ -95,10 +95,10 @@ class Engine(Protocol):
         """Whether the model ends its answer with this token."""
 
     def constraint(self, grammar: str) -> Constraint:
-        """From any thread: what llguidance's Lark allows. Raises RemoteError USAGE."""
+        """From any thread, and off the engine's: a grammar in llguidance's Lark, compiled."""
 
     def accept(self, seq: int, token: int) -> None:
-        """Count a token that was not sampled as generated: penalties and the constraint move on."""
+        """A token that was forced, not sampled, counts as generated."""
 
     def start(
         self, seq: int, sampling: Sampling, seed: int, prompt: Sequence[int], constraint: Constraint | None = None

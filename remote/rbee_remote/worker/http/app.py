@@ -43,7 +43,7 @@ from rbee_remote.serving import errors, sse
 from rbee_remote.serving.body import read_message
 from rbee_remote.system.caller import Caller, caller_of
 from rbee_remote.worker.http.bench import bench_endpoint
-from rbee_remote.worker.http.openai.routes import openai_routes
+from rbee_remote.worker.http.openai.routes import openai_routes, unknown_endpoint
 from rbee_remote.worker.requests.journal import Journal
 from rbee_remote.worker.service.service import Service
 
@@ -97,22 +97,22 @@ def make_app(service: Service) -> ASGIApp:
         service.grant(message.keeper, message.keep_alive_s)
         return JSONResponse({}, status_code=202)
 
-    app = Starlette(
-        routes=[
-            Route("/v1/health", health),
-            Route("/v1/ready", ready),
-            Route("/v1/loading/progress", loading_progress),
-            Route("/v1/inference", inference, methods=["POST"]),
-            Route("/v1/requests/{request_id}/events", events),
-            Route("/v1/requests/{request_id}", cancel, methods=["DELETE"]),
-            Route("/v1/admin/shutdown", shutdown, methods=["POST"]),
-            Route("/v1/admin/lease", lease, methods=["POST"]),
-            Route("/v1/admin/bench", bench_endpoint(service), methods=["POST"]),
-            Route("/metrics", metrics),
-            *openai_routes(service),
-        ],
-        exception_handlers=errors.handlers("worker", errors.WORKER, hint="see the worker's log"),
-    )
+    routes = [
+        Route("/v1/health", health),
+        Route("/v1/ready", ready),
+        Route("/v1/loading/progress", loading_progress),
+        Route("/v1/inference", inference, methods=["POST"]),
+        Route("/v1/requests/{request_id}/events", events),
+        Route("/v1/requests/{request_id}", cancel, methods=["DELETE"]),
+        Route("/v1/admin/shutdown", shutdown, methods=["POST"]),
+        Route("/v1/admin/lease", lease, methods=["POST"]),
+        Route("/v1/admin/bench", bench_endpoint(service), methods=["POST"]),
+        Route("/metrics", metrics),
+        *openai_routes(service),
+    ]
+    handlers = errors.handlers("worker", errors.WORKER, hint="see the worker's log")
+    unknown = unknown_endpoint(routes)
+    app = Starlette(routes=routes, exception_handlers={**handlers, 404: unknown, 405: unknown})
     return _Addressed(app, service.config.id)
 
 

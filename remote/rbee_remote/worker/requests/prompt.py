@@ -83,8 +83,8 @@ class Prompter:
             self._changed.wait_for(lambda: not self._users)
 
     def tokenize(self, text: str, *, alone: bool = False) -> list[int]:
-        """A text's tokens, with what the model wants around it, unless it is `alone`. Raises RemoteError WORKER_GONE once
-        closed."""
+        """A text's tokens, with what the model wants around it, unless it is `alone`. Raises RemoteError WORKER_GONE
+        once closed."""
         with self._using() as engine:
             return engine.tokenize(text, add_special=not alone, parse_special=True)
 

@@ -8,11 +8,12 @@ Rules
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rbee_remote.constraints import Rule, content_rule, json_rule
+from rbee_remote.constraints.rules import Rule, content_rule, json_rule
 from rbee_remote.protocol import GenerateRequest, ToolOptions
 from rbee_remote.worker.dialects.find import GENERIC, dialect_of
 from rbee_remote.worker.dialects.interface import Dialect, Tools
@@ -83,7 +84,9 @@ def _tools(options: ToolOptions, functions: Mapping[str, dict[str, Any]], rules:
     """A required call is one alone unless several are asked for: a small model might never end its list."""
     required = options.choice == "required"
     parameters = {
-        name: rules[name].schema if name in rules else function.get("parameters") or NO_PARAMETERS
+        name: json.loads(rules[name].lark.removeprefix("%json"))
+        if name in rules
+        else function.get("parameters") or NO_PARAMETERS
         for name, function in functions.items()
     }
     return Tools(parameters, required, not required if options.parallel is None else options.parallel)

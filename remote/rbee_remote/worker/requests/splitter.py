@@ -123,7 +123,9 @@ def _of(read: Callable[[], list[Piece]]) -> list[Piece]:
     except Exception as error:
         _log.exception("an answer cannot be read")
         raise RemoteError(
-            ErrorCode.INTERNAL, f"the answer cannot be read: {type(error).__name__}: {error}", hint="see the worker's log"
+            ErrorCode.INTERNAL,
+            f"the answer cannot be read: {type(error).__name__}: {error}",
+            hint="see the worker's log",
         ) from error
 
 

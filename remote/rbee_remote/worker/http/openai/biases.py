@@ -22,12 +22,9 @@ async def with_token_biases(service: Service, data: Any) -> Any:
     ignores_end = data.get("ignore_eos") is True
     if not given and not ignores_end:
         return data
-    biases: dict[str, float] = {}
-    for key, bias in _pairs(given or {}):
-        if isinstance(bias, bool) or bias is None:
-            if bias is not False:
-                raise wrong("logit_bias", "must have numbers, or false for never")
-            bias = _NEVER
+    biases: dict[str, Any] = {}
+    for key, said in _pairs(given or {}):
+        bias = _NEVER if said is False else said
         if isinstance(key, int) or key.isdecimal():
             biases[str(key)] = bias
         else:

@@ -9,8 +9,8 @@ from rbee_remote.worker.http.openai.tools import ToolNames
 
 
 class ChatChoice:
-    """names: of the functions that are called. logprobs: whether they are told. inline: reasoning stands in the content,
-    in the marks that most models have for it."""
+    """names: of the functions that are called. logprobs: whether they are told. inline: reasoning stands in the
+    content, in the marks that most models have for it."""
 
     def __init__(self, index: int, names: ToolNames, *, logprobs: bool, inline: bool) -> None:
         self._index = index

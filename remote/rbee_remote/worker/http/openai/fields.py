@@ -40,7 +40,8 @@ def read(cls: type[T], data: Any) -> T:
     """A `cls` from JSON values; null counts as left out, and 40.0 as 40."""
     if not isinstance(data, dict):
         raise wrong("", "the body must be a JSON object")
-    integers = _integers(cls)
+    kind: Any = cls
+    integers = _integers(kind)
     given = {
         name: int(value) if name in integers and isinstance(value, float) and value.is_integer() else value
         for name, value in data.items()

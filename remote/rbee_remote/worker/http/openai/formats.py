@@ -1,9 +1,9 @@
 """The form that an answer is to have, in the words of several servers, as fields of `Sampling`.
 
-    response_format                                           OpenAI's; a schema beside json_object is llama-server's
-    json_schema, grammar, regex, lark                         the protocol's own, and llama-server's
-    guided_json, guided_regex, guided_choice, guided_grammar  vLLM's
-    structured_outputs: {json, regex, choice, grammar}        vLLM's too
+response_format                                           OpenAI's; a schema beside json_object is llama-server's
+json_schema, grammar, regex, lark                         the protocol's own, and llama-server's
+guided_json, guided_regex, guided_choice, guided_grammar  vLLM's
+structured_outputs: {json, regex, choice, grammar}        vLLM's too
 """
 
 from __future__ import annotations

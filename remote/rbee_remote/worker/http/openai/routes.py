@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -84,6 +84,27 @@ def openai_routes(service: Service) -> list[Route]:
     ]
 
 
+def unknown_endpoint(routes: Sequence[Route]) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """For starlette: what no route serves, told with what there is, in the form that most clients of this socket read."""
+    served = sorted(
+        f"{method} {route.path}" for route in routes for method in route.methods or () if _is_shown(method, route.path)
+    )
+
+    async def on_unknown(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        told = f"this worker does not serve {request.method} {request.url.path}; it serves {', '.join(served)}"
+        answer = errors.response(RemoteError(ErrorCode.USAGE, told), error.status_code)
+        answer.headers.update(error.headers or {})
+        return answer
+
+    return on_unknown
+
+
+def _is_shown(method: str, path: str) -> bool:
+    """HEAD goes without saying, and so do the paths without /v1, and what is for rbee itself."""
+    return method != "HEAD" and path.startswith("/v1/") and not path.startswith("/v1/admin/")
+
+
 def _guarded(endpoint: Endpoint) -> Endpoint:
     """The endpoint with its errors in OpenAI's form."""
 
@@ -99,9 +120,7 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
             return errors.response(RemoteError(ErrorCode.USAGE, error.detail), error.status_code)
         except Exception as error:
             _log.exception("%s failed", request.url.path)
-            return errors.response(
-                RemoteError(ErrorCode.INTERNAL, f"{type(error).__name__}: {error}")
-            )
+            return errors.response(RemoteError(ErrorCode.INTERNAL, f"{type(error).__name__}: {error}"))
 
     return guarded
 
