@@ -26,7 +26,7 @@ LONGEST_FILE = 400
 #: What the runtime on a node holds; everything else there is the standard library.
 RUNTIME = {
     "starlette", "uvicorn", "anyio", "psutil", "pynvml", "jinja2", "numpy", "gguf", "huggingface_hub", "httpx",
-    "httpx2", "llama_cpp", "prometheus_client", "h11",
+    "httpx2", "llama_cpp", "llguidance", "prometheus_client", "h11",
 }  # fmt: skip
 
 
@@ -67,9 +67,20 @@ def test_the_protocol_needs_the_standard_library_alone(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(KEEPER.rglob("*.py")), ids=relative)
-def test_the_keeper_knows_the_node_by_its_protocol_alone(path: Path) -> None:
+def test_the_keeper_knows_the_node_by_its_protocol_and_what_it_may_ask_for(path: Path) -> None:
+    """A schema is refused before anything is connected by what would refuse it on the node."""
     remote = {name for name in imports(path) if name.split(".")[0] == "rbee_remote"}
-    assert all(name == "rbee_remote.protocol" or name.startswith("rbee_remote.protocol.") for name in remote), remote
+    assert {".".join(name.split(".")[:2]) for name in remote} <= {"rbee_remote.protocol", "rbee_remote.constraints"}
+
+
+CONSTRAINTS = sorted((REMOTE / "constraints").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", CONSTRAINTS, ids=relative)
+def test_constraints_need_the_protocol_and_llguidance_alone(path: Path) -> None:
+    ours = {module.split(".")[1] for module in imports(path) if module.startswith("rbee_remote.")}
+    assert roots(path) <= set(sys.stdlib_module_names) | {"rbee_remote", "llguidance"}
+    assert ours <= {"protocol", "constraints"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)

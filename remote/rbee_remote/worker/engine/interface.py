@@ -69,7 +69,11 @@ class LoadedModel:
 
 
 class Constraint(Protocol):
-    """What form one answer has to have. Made by `Engine.constraint`, and used up by `Engine.start`."""
+    """What form an answer is to have, made by `Engine.constraint`. One can serve many requests."""
+
+    @property
+    def grammar(self) -> str:
+        """llguidance's Lark."""
 
 
 class LoadAborted(Exception):
@@ -79,7 +83,7 @@ class LoadAborted(Exception):
 class Engine(Protocol):
     """A loaded model with a fixed number of sequences.
 
-    Everything but `tokenize`, `piece`, `is_end` and `interrupt` belongs to one thread at a time.
+    Everything but `tokenize`, `piece`, `is_end`, `constraint` and `interrupt` belongs to one thread at a time.
     """
 
     info: LoadedModel
@@ -95,16 +99,15 @@ class Engine(Protocol):
         """Whether the model ends its answer with this token."""
 
     def constraint(self, grammar: str) -> Constraint:
-        """From any thread, and off the engine's: a grammar in llguidance's Lark, compiled."""
-
-    def accept(self, seq: int, token: int) -> None:
-        """A token that was forced, not sampled, counts as generated."""
+        """From any thread, and off the engine's: a grammar in llguidance's Lark, compiled, which takes a second at
+        most, and another one for the first. Raises RemoteError: USAGE where it cannot be used or no text fits it,
+        NODE_UNSUPPORTED where llguidance is missing, WORKER_GONE once closed."""
 
     def start(
         self, seq: int, sampling: Sampling, seed: int, prompt: Sequence[int], constraint: Constraint | None = None
     ) -> None:
         """Give the sequence a sampler. Its memory stays as it is. Raises RemoteError USAGE naming the field that
-        llama.cpp does not take, a grammar for instance; the sequence has no sampler then."""
+        llama.cpp does not take, a bias for instance; the sequence has no sampler then."""
 
     def decode(self, batch: Sequence[BatchToken], *, embeddings: bool = False) -> bool:
         """Compute a step. False when `interrupt` cut it short: part of it may stand in the sequences' memory.
@@ -115,7 +118,11 @@ class Engine(Protocol):
 
     def sample(self, seq: int, row: int) -> Sampled:
         """The next token of `seq` from the logits of `row` of the last decode. Raises RemoteError USAGE where the
-        request's grammar has become too ambiguous to follow."""
+        request's constraint has become too complex to follow, or leaves no token."""
+
+    def accept(self, seq: int, token: int) -> None:
+        """A token that was forced, not sampled, counts as generated: for the penalties, and for the constraint, which
+        must allow it. Raises RemoteError USAGE where it does not."""
 
     def embedding(self, row: int) -> NDArray[np.float32]:
         """The last hidden state after the token of `row` of the last decode: n_embd numbers, good until the next."""

@@ -3,7 +3,8 @@
 engine ─┬─ load       a model and its context, from a WorkerConfig; what llama.cpp says when it cannot
         ├─ memory     how much of it a model would take, without loading it
         ├─ timing     its speed, as llama-bench has it
-        ├─ samplers   one request's sampler, grammar and logprobs; `sampler_chain` has each of llama.cpp's samplers
+        ├─ samplers   one request's sampler, constraint and logprobs; `sampler_chain` has each of llama.cpp's samplers
+        ├─ constraints  grammars over the model's tokens, by llguidance
         ├─ backends   ggml's devices
         └─ log        llama.cpp's log to ours
 """

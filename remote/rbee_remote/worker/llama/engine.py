@@ -15,8 +15,9 @@ from llama_cpp import llama_cpp as llama
 from numpy.typing import NDArray
 
 from rbee_remote.protocol import ErrorCode, RemoteError, Sampling, WorkerConfig
-from rbee_remote.worker.engine.interface import BatchToken, LoadedModel, Progress, Sampled
+from rbee_remote.worker.engine.interface import BatchToken, Constraint, LoadedModel, Progress, Sampled
 from rbee_remote.worker.llama import backends, load, log
+from rbee_remote.worker.llama.constraints import Constraints
 from rbee_remote.worker.llama.samplers import Sampler, Samplers
 from rbee_remote.worker.llama.timing import bench
 
@@ -50,6 +51,8 @@ class LlamaEngine:
             self._make_sampler = Samplers(self._vocab, config.ctx, self.piece).make
             self._samplers: dict[int, Sampler] = {}
             owned.callback(self._close_samplers)
+            self._constraints = Constraints(self._vocab)
+            owned.callback(self._constraints.close)
             self._install_interrupt()
             self._embeddings = False
             self._pieces: dict[int, bytes] = {}  # as far as they were used
@@ -82,8 +85,14 @@ class LlamaEngine:
     def is_end(self, token: int) -> bool:
         return bool(llama.llama_vocab_is_eog(self._vocab, token))
 
-    def start(self, seq: int, sampling: Sampling, seed: int, prompt: Sequence[int]) -> None:
-        self._samplers[seq] = self._make_sampler(sampling, seed, prompt)
+    def constraint(self, grammar: str) -> Constraint:
+        return self._constraints.compile(grammar)
+
+    def start(
+        self, seq: int, sampling: Sampling, seed: int, prompt: Sequence[int], constraint: Constraint | None = None
+    ) -> None:
+        matcher = None if constraint is None else self._constraints.matcher(constraint)
+        self._samplers[seq] = self._make_sampler(sampling, seed, prompt, matcher)
 
     def decode(self, batch: Sequence[BatchToken], *, embeddings: bool = False) -> bool:
         self._set_embeddings(on=embeddings)
@@ -102,6 +111,9 @@ class LlamaEngine:
 
     def sample(self, seq: int, row: int) -> Sampled:
         return self._samplers[seq].sample(self._context, row)
+
+    def accept(self, seq: int, token: int) -> None:
+        self._samplers[seq].accept(token)
 
     def embedding(self, row: int) -> NDArray[np.float32]:
         hidden = llama.llama_get_embeddings_ith(self._context, row)

@@ -1,7 +1,7 @@
 """One request's sampler: from the logits of a row to the next token.
 
-With a grammar the token is sampled without it first. Mostly the grammar allows that one; only where it does not are all
-tokens held against the grammar, and one of those that it allows is sampled, as llama.cpp's own programs do.
+With a constraint the token is sampled without it first. Mostly the constraint allows that one; only where it does not
+are all tokens held against it, and one of those that it allows is sampled, as llama.cpp's own programs do.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ from llama_cpp import llama_cpp as llama
 from numpy.typing import NDArray
 
 from rbee_remote.protocol import Logprob, Logprobs, Sampling
-from rbee_remote.worker.constraints.gbnf import GrammarError
-from rbee_remote.worker.constraints.matcher import Matcher
 from rbee_remote.worker.engine.interface import Sampled
-from rbee_remote.worker.llama.grammars import Grammars, refused
+from rbee_remote.worker.llama.constraints import Matcher
 from rbee_remote.worker.llama.sampler_chain import make_chain
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
@@ -31,12 +29,10 @@ class Samplers:
         self.n_ctx = n_ctx
         self.n_vocab = llama.llama_vocab_n_tokens(vocab)
         self.piece = piece
-        self.grammars = Grammars(vocab, piece)
 
-    def make(self, sampling: Sampling, seed: int, prompt: Sequence[int]) -> Sampler:
+    def make(self, sampling: Sampling, seed: int, prompt: Sequence[int], matcher: Matcher | None) -> Sampler:
         """seed: the resolved one. prompt: counts for the penalties. Raises RemoteError USAGE naming the field that
-        this model, or its grammar, does not take."""
-        matcher = self.grammars.matcher(sampling)
+        this model does not take."""
         return Sampler(self, sampling, make_chain(self.vocab, sampling, seed, prompt, self.n_ctx), matcher)
 
 
@@ -54,30 +50,33 @@ class Sampler:
     def sample(self, context: llama.llama_context_p, row: int) -> Sampled:
         """The next token from the logits of `row` of the last decode; it counts as generated.
 
-        Raises RemoteError USAGE where the grammar has become too ambiguous to follow.
+        Raises RemoteError USAGE where the constraint has become too complex to follow, or leaves no token.
         """
         if self._matcher is None:
             token = int(llama.llama_sampler_sample(self._chain, context, row))
         else:
-            try:
-                token = self._sample_constrained(self._matcher, self._logits(context, row))
-            except GrammarError as error:
-                raise refused(self._sampling, error) from error
+            token = self._sample_constrained(self._matcher, self._logits(context, row))
         if self._sampling.logprobs is None:
             return Sampled(token)
         told = logprobs(self._logits(context, row), token, self._sampling.logprobs, self._common.piece)
         return Sampled(token, told)
+
+    def accept(self, token: int) -> None:
+        """It was forced, not sampled, and counts as generated. Raises RemoteError USAGE where the constraint does not
+        allow it."""
+        if self._matcher is not None:
+            self._matcher.accept(token)
+        llama.llama_sampler_accept(self._chain, token)
 
     def close(self) -> None:
         llama.llama_sampler_free(self._chain)
 
     def _sample_constrained(self, matcher: Matcher, logits: NDArray[np.float32]) -> int:
         token = self._choose(np.arange(len(logits)), logits)
-        if not matcher.allows(token):
-            allowed = np.flatnonzero(matcher.vocabulary.allowed(matcher))
-            # Nothing may follow, not even the end: what the model could not put into tokens ends here.
-            token = self._choose(allowed, logits[allowed]) if len(allowed) else min(matcher.vocabulary.ends)
-        matcher.accept(token)
+        if not matcher.take(token):
+            allowed = matcher.allowed()
+            token = self._choose(allowed, logits[allowed])
+            matcher.accept(token)
         llama.llama_sampler_accept(self._chain, token)
         return token
 

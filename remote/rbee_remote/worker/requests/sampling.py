@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import secrets
 
+from rbee_remote.constraints import rules
 from rbee_remote.protocol import ErrorCode, RemoteError, Sampling
-from rbee_remote.worker.constraints import gbnf, json_schema
-from rbee_remote.worker.constraints.automaton import Automaton
 
 #: Field to its lowest and highest value, both allowed. Seeds are llama.cpp's uint32; its largest means "choose one".
 RANGES: dict[str, tuple[float, float]] = {
@@ -36,12 +35,11 @@ MAX_BIASES = 1024
 MAX_BREAKERS = 16
 #: Bytes of a sequence breaker: llama.cpp cuts longer ones off.
 MAX_BREAKER = 40
-#: Characters of a request's own grammar; one made of a schema may be longer.
-MAX_GRAMMAR = 64 * 1024
 
 
 def check(sampling: Sampling) -> None:
-    """Raises RemoteError USAGE naming the first field that llama.cpp could not take; NaN is out of every range."""
+    """Raises RemoteError USAGE naming the first field that llama.cpp could not take; NaN is out of every range. What a
+    constraint says is left to `rules.content_rule`, which may take a second."""
     for name, (low, high) in RANGES.items():
         value = getattr(sampling, name)
         if value is not None and not low <= value <= high:
@@ -50,7 +48,7 @@ def check(sampling: Sampling) -> None:
         raise _usage("mirostat", f"must be 0 or 2, got {sampling.mirostat}")
     _check_biases(sampling.logit_bias)
     _check_breakers(sampling.dry_sequence_breakers)
-    _check_grammar(sampling)
+    rules.given(sampling)
 
 
 def resolve_seed(sampling: Sampling) -> int:
@@ -78,22 +76,6 @@ def _check_breakers(breakers: tuple[str, ...]) -> None:
     for text in breakers:
         if not 0 < len(text.encode("utf-8", "replace")) <= MAX_BREAKER or "\0" in text:
             raise _usage(name, f"must be texts of 1 to {MAX_BREAKER} bytes without NUL, got {text[:40]!r}")
-
-
-def _check_grammar(sampling: Sampling) -> None:
-    if sampling.grammar and sampling.json_schema is not None:
-        raise _usage("json_schema", "cannot be given together with grammar")
-    if len(sampling.grammar) > MAX_GRAMMAR:
-        raise _usage("grammar", f"must have at most {MAX_GRAMMAR} characters, got {len(sampling.grammar)}")
-    try:
-        if sampling.grammar:
-            Automaton(gbnf.parse(sampling.grammar))
-        if sampling.json_schema is not None:
-            json_schema.check(sampling.json_schema)
-    except gbnf.GrammarError as error:
-        raise _usage("grammar", f"cannot be used: {error}") from error
-    except json_schema.SchemaError as error:
-        raise _usage("json_schema", f"cannot be used: {error}") from error
 
 
 def _usage(name: str, what: str) -> RemoteError:

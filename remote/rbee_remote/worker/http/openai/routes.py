@@ -85,7 +85,7 @@ def openai_routes(service: Service) -> list[Route]:
 
 
 def unknown_endpoint(routes: Sequence[Route]) -> Callable[[Request, Exception], Awaitable[Response]]:
-    """For starlette: what no route serves, told with what there is, in the form that most clients of this socket read."""
+    """For starlette: what no route serves, told with what there is, in the form that most clients here read."""
     served = sorted(
         f"{method} {route.path}" for route in routes for method in route.methods or () if _is_shown(method, route.path)
     )

@@ -1,25 +1,20 @@
-"""Samplers on the real model: every sampler does something, grammars hold, and llama.cpp's own sampler agrees."""
+"""Samplers on the real model: every sampler does something, and constraints hold."""
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import json
 import math
-import random
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
+from rbee_remote.constraints.rules import content_rule
 from rbee_remote.protocol import ErrorCode, Logprobs, RemoteError, Sampling, WorkerConfig, WorkerOptions
-from rbee_remote.worker.constraints import gbnf
-from rbee_remote.worker.constraints.automaton import Automaton
-from rbee_remote.worker.constraints.matcher import Matcher, Vocabulary
 from rbee_remote.worker.engine.interface import BatchToken, Engine
 
 pytestmark = pytest.mark.model
@@ -53,7 +48,8 @@ class Answer:
 def generate(engine: Engine, prompt: str, sampling: Sampling, count: int = 24) -> Answer:
     tokens = engine.tokenize(prompt, add_special=True, parse_special=True)
     engine.truncate(0, 0)
-    engine.start(0, sampling, sampling.seed or 0, tokens)
+    rule = content_rule(sampling)
+    engine.start(0, sampling, sampling.seed or 0, tokens, engine.constraint(rule.grammar) if rule else None)
     batch = [BatchToken(token, pos, 0, pos == len(tokens) - 1) for pos, token in enumerate(tokens)]
     text, told, ended = b"", [], False
     for _ in range(count):
@@ -166,49 +162,51 @@ def test_a_schema_without_a_type_is_for_any_value(engine: Engine) -> None:
     assert not answer.ended or len(json.loads(answer.text)) == 2
 
 
-@pytest.mark.parametrize(
-    ("values", "field", "message"),
-    [
-        ({"logit_bias": {"999999999": 1.0}}, "logit_bias", "must have tokens below 49152, got 999999999"),
-        ({"json_schema": {"type": "frob"}}, "json_schema", "no grammar can be made of it: Unrecognized schema"),
-        ({"json_schema": {"$ref": "#/nowhere"}}, "json_schema", "no grammar can be made of it"),
-        ({"json_schema": {"pattern": "^*$"}}, "json_schema", "no grammar can be made of it"),
-        ({"json_schema": {"pattern": "a"}}, "json_schema", "no grammar can be made of it"),
-        ({"json_schema": {"properties": 3}}, "json_schema", "no grammar can be made of it"),
-        (
-            {"json_schema": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}},
-            "json_schema",
-            "never ends",
-        ),
-        (
-            {"json_schema": {"allOf": [{"$ref": "#/a"}] * 200, "a": {"properties": {f"p{i}": {} for i in range(99)}}}},
-            "json_schema",
-            "too large once its references are followed",
-        ),
-        ({"grammar": "root ::= root"}, "grammar", "the rule root"),
-    ],
-)
-def test_what_the_model_cannot_take_names_the_field(
-    engine: Engine, values: dict[str, Any], field: str, message: str
-) -> None:
-    with pytest.raises(RemoteError) as caught:
-        engine.start(0, Sampling(**values), 0, [1])
+def test_a_bias_on_a_token_that_the_model_does_not_have_names_the_field(engine: Engine) -> None:
+    with pytest.raises(RemoteError, match=r"^logit_bias must have tokens below 49152, got 999999999") as caught:
+        engine.start(0, Sampling(logit_bias={"999999999": 1.0}), 0, [1])
     assert caught.value.code is ErrorCode.USAGE
-    assert caught.value.message.startswith(field)
-    assert message in caught.value.message
-    assert caught.value.details == {"field": field}
+    assert caught.value.details == {"field": "logit_bias"}
 
 
 @pytest.mark.parametrize(
-    "grammar",
-    [
-        r"root ::= [^\x00-\U0010FFFF]",  # no character fits
-        "root ::= ",  # complete before it begins
-        r'root ::= ("" | [^\x00-\U0010FFFF])',
-    ],
+    "grammar", ["start: /[^\\x00-\\u{10FFFF}]/", "start: nothing", "start: /a", "start: <|nothing|>"]
 )
+def test_a_grammar_that_no_text_fits_or_that_is_none_is_refused(engine: Engine, grammar: str) -> None:
+    with pytest.raises(RemoteError, match=r"^the constraint cannot be used: ") as caught:
+        engine.constraint(grammar)
+    assert caught.value.code is ErrorCode.USAGE
+
+
+@pytest.mark.parametrize("grammar", ["root ::= ", r'root ::= ("" | [^\x00-\U0010FFFF])'])
 def test_an_answer_ends_where_nothing_can_follow(engine: Engine, grammar: str) -> None:
     assert generate(engine, STORY, Sampling(seed=1, grammar=grammar)) == Answer("", ended=True, logprobs=[])
+
+
+def test_every_token_that_ends_an_answer_may_end_a_constrained_one(engine: Engine) -> None:
+    ends = {token for token in range(engine.info.n_vocab) if engine.is_end(token)}
+    assert len(ends) > 1
+    engine.start(0, Sampling(), 0, [1], engine.constraint('start: "a"'))
+    (letter,) = engine.tokenize("a", add_special=False, parse_special=False)
+    engine.accept(0, letter)
+    matcher = engine._samplers[0]._matcher  # type: ignore[attr-defined]  # what the sampler asks
+    assert set(matcher.allowed()) == ends
+    engine.finish(0)
+
+
+def test_a_forced_token_moves_the_constraint_and_the_penalties_on(engine: Engine) -> None:
+    prompt = engine.tokenize("red green blue red green", add_special=False, parse_special=False)
+    (blue,) = engine.tokenize(" blue", add_special=False, parse_special=False)
+    engine.truncate(0, 0)
+    sampling = Sampling(temperature=0, presence_penalty=2.0)
+    engine.start(0, sampling, 0, prompt, engine.constraint('start: " blue" " ended"'))
+    engine.accept(0, blue)
+    with pytest.raises(RemoteError, match="the constraint does not allow token") as caught:
+        engine.accept(0, blue)
+    assert caught.value.code is ErrorCode.USAGE
+    engine.decode([BatchToken(token, pos, 0, pos == len(prompt)) for pos, token in enumerate([*prompt, blue])])
+    assert b" ended".startswith(engine.piece(engine.sample(0, len(prompt)).token))
+    engine.finish(0)
 
 
 def test_a_grammar_sees_text_and_not_control_tokens(engine: Engine) -> None:
@@ -223,18 +221,9 @@ def test_characters_that_no_token_holds_whole(engine: Engine) -> None:
     assert [0xE0020 <= ord(character) <= 0xE007E for character in answer.text] == [True] * 3
 
 
-def test_a_grammar_that_becomes_too_ambiguous_ends_its_request_alone(engine: Engine) -> None:
-    grammar = 'root ::= s\ns ::= [a-z ] s "b" | [a-z ] s "c" | "."'
-    with pytest.raises(RemoteError, match=r"^grammar cannot be used: the grammar is too ambiguous") as caught:
-        generate(engine, "once upon a time", Sampling(seed=1, grammar=grammar), 40)
-    assert caught.value.code is ErrorCode.USAGE
-    engine.finish(0)
-    assert "Paris" in generate(engine, ASK.format("Name the capital of France."), Sampling(temperature=0)).text
-
-
 def test_a_grammar_that_allows_everything_changes_nothing(engine: Engine) -> None:
     free = Sampling(seed=5, repeat_penalty=1.3)
-    assert generate(engine, STORY, free) == generate(engine, STORY, dataclasses.replace(free, grammar="root ::= .*"))
+    assert generate(engine, STORY, free) == generate(engine, STORY, dataclasses.replace(free, regex=r"(.|\n)*"))
 
 
 def test_logprobs_are_the_softmax_of_the_logits(engine: Engine) -> None:
@@ -257,59 +246,3 @@ def test_logprobs_do_not_see_the_samplers(engine: Engine) -> None:
     assert told.chosen.token != plain.chosen.token
     assert [item.token for item in told.top] == [item.token for item in plain.top]
     assert told.top[0].logprob == pytest.approx(plain.top[0].logprob, abs=1e-3)
-
-
-GRAMMARS = {
-    "json": r"""
-root ::= object
-value ::= object | array | string | number | ("true" | "false" | "null") ws
-object ::= "{" ws (string ":" ws value ("," ws string ":" ws value)*)? "}" ws
-array ::= "[" ws (value ("," ws value)*)? "]" ws
-string ::= "\"" ([^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}))* "\"" ws
-number ::= ("-"? ([0-9] | [1-9] [0-9]{0,15})) ("." [0-9]+)? ws
-ws ::= | " " | "\n" [ \t]{0,20}
-""",
-    "chess": 'root ::= ("1. " move " " move "\\n") ([1-9] [0-9]? ". " move " " move "\\n")+\n'
-    'move ::= ([NBKQR]? [a-h]? [1-8]? "x"? [a-h] [1-8] ("=" [NBKQR])? | "O-O" "-O"?) [+#]?\n',
-    "japanese": "root ::= line+ ([ \\t\\n] line+)*\nline ::= [ぁ-ゟァ-ヿ、-〾一-鿿]\n",
-}
-
-
-@pytest.mark.parametrize("name", GRAMMARS)
-@pytest.mark.parametrize("seed", range(2))
-def test_what_is_allowed_is_what_llama_cpp_allows(engine: Engine, name: str, seed: int) -> None:
-    """Random walks through grammars that llama.cpp survives, with every token of the vocabulary at each step."""
-    from llama_cpp import llama_cpp as llama
-
-    model_vocab = engine._vocab  # type: ignore[attr-defined]  # llama.cpp's own sampler needs llama.cpp's vocabulary
-    tokens = range(engine.info.n_vocab)
-    pieces = [engine.piece(token) for token in tokens]
-    vocabulary = Vocabulary(pieces, [token for token in tokens if engine.is_end(token)])
-    matcher = Matcher(Automaton(gbnf.parse(GRAMMARS[name])), vocabulary)
-    # llama.cpp holds a control token against the grammar by its name, and takes none that begins with NUL.
-    comparable = np.array([not piece.startswith(b"\0") and (piece != b"" or engine.is_end(token))
-                           for token, piece in enumerate(pieces)])  # fmt: skip
-    peer = llama.llama_sampler_init_grammar(model_vocab, GRAMMARS[name].encode(), b"root")
-    chance = random.Random(seed)
-    steps = 0
-    for steps in range(20):  # noqa: B007
-        mask = vocabulary.allowed(matcher)
-        assert np.array_equal(mask & comparable, _allowed_by(peer, len(pieces)) & comparable)
-        token = int(chance.choice(np.flatnonzero(mask & comparable)))
-        if engine.is_end(token):
-            break
-        matcher.accept(token)
-        llama.llama_sampler_accept(peer, token)
-    llama.llama_sampler_free(peer)
-    assert steps > 1
-
-
-def _allowed_by(peer: Any, n_vocab: int) -> Any:
-    from llama_cpp import llama_cpp as llama
-
-    candidates = np.zeros(n_vocab, [("id", np.int32), ("logit", np.float32), ("p", np.float32)])
-    candidates["id"] = np.arange(n_vocab)
-    pointer = candidates.ctypes.data_as(ctypes.POINTER(llama.llama_token_data))
-    array = llama.llama_token_data_array(pointer, n_vocab, -1, False)
-    llama.llama_sampler_apply(peer, ctypes.byref(array))
-    return candidates["logit"] > -np.inf

@@ -1,0 +1,14 @@
+"""What form an answer may have, by a JSON schema, a grammar (GBNF or Lark) or a regular expression, as a rule of
+llguidance's Lark.
+
+`rules.content_rule` and `rules.json_rule` are for others; the keeper imports them to refuse before anything is
+connected. Nothing here knows a model or llama.cpp. llguidance may be missing, on either side: `library.is_available`
+says so, and what can be said without it is said.
+
+rules ─┬─ gbnf       GBNF to Lark
+       ├─ patterns   regular expressions of JSON schemas, and formats as such
+       ├─ library    llguidance: what it says of a grammar
+       └─ schema     a JSON schema made into one that llguidance enforces ─┬─ references
+                                                                           ├─ objects, negation, disjoint
+                                                                           └─ finite
+"""

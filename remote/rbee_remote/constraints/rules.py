@@ -1,0 +1,83 @@
+"""A request's constraint as a rule of llguidance's Lark, checked.
+
+`content_rule` is for what a request asks of its answer, `json_rule` for a schema from elsewhere, a tool's parameters.
+Both raise RemoteError USAGE, whose message begins with the field, and NODE_UNSUPPORTED where llguidance is missing and
+needed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from rbee_remote.constraints import gbnf, library
+from rbee_remote.constraints.library import GrammarError
+from rbee_remote.protocol import ErrorCode, RemoteError, Sampling
+
+#: Characters of a grammar or a regular expression; and of a schema, as JSON.
+MAX_GRAMMAR = 64 * 1024
+MAX_SCHEMA = 1024 * 1024
+#: Where JSON may have white space, a blank, or a line break and an indentation: llama.cpp's own converter allows the
+#: same. With all that JSON allows, a small model writes line breaks until it has no tokens left. `u` is left out of the
+#: escapes because the library takes a name that is spelled with one for another name.
+_LAYOUT = {"whitespace_pattern": r" |\n{1,2}[ \t]{0,20}", "json_allowed_escapes": 'nrbtf\\"'}
+FIELDS = ("grammar", "json_schema", "regex", "lark")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """lark: the body of a rule. warnings: what of a schema is not enforced, a line each."""
+
+    lark: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def grammar(self) -> str:
+        """A whole grammar, for an answer that is this and nothing else."""
+        return f"start: {self.lark}"
+
+
+def given(sampling: Sampling) -> str:
+    """The one field of `FIELDS` that a request has, "" for none. Raises RemoteError USAGE for two, or one too long."""
+    found = [name for name in FIELDS if getattr(sampling, name) not in ("", None)]
+    if len(found) > 1:
+        raise _usage(found[1], f"cannot be given together with {found[0]}")
+    for name in found:
+        text = getattr(sampling, name)
+        if isinstance(text, str) and len(text) > MAX_GRAMMAR:
+            raise _usage(name, f"must have at most {MAX_GRAMMAR} characters, got {len(text)}")
+    return found[0] if found else ""
+
+
+def content_rule(sampling: Sampling) -> Rule | None:
+    """None where a request asks for no form."""
+    field = given(sampling)
+    if not field:
+        return None
+    library.require()
+    if field == "json_schema":
+        return json_rule(sampling.json_schema, strict=sampling.strict, where=field)
+    try:
+        rule = Rule(_body(field, getattr(sampling, field)))
+        library.check(rule.grammar)
+    except GrammarError as error:
+        raise _usage(field, f"cannot be used: {error}") from error
+    return rule
+
+
+def json_rule(schema: Any, *, strict: bool, where: str) -> Rule:
+    """For JSON that fits a schema. where: the field that it came in, for errors."""
+    return Rule(f"%json {json.dumps({**schema, 'x-guidance': _LAYOUT})}")
+
+
+def _body(field: str, text: str) -> str:
+    if field == "regex":
+        from llguidance import regex_to_lark
+
+        return f"/{regex_to_lark(text)}/"
+    return f"%lark {{\n{gbnf.to_lark(text) if field == 'grammar' else text}\n}}"
+
+
+def _usage(field: str, what: str) -> RemoteError:
+    return RemoteError(ErrorCode.USAGE, f"{field} {what}", details={"field": field})
