@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from rbee_remote.worker.dialects.interface import Dialect, Reader, Tools, Vocabulary
 from rbee_remote.worker.dialects.lark import Lark
-from rbee_remote.worker.dialects.reading import Reading, Script, ScriptReader
+from rbee_remote.worker.dialects.reading import NoCall, Reading, Script, ScriptReader
 from rbee_remote.worker.dialects.think import Think
 
 
@@ -21,6 +21,8 @@ class Family(Dialect, ABC):
     name: ClassVar[str]
     #: Markers of calls. The first begins one.
     call_markers: ClassVar[tuple[str, ...]]
+    #: Which characters begin a call without its marker, at the very start: small models forget it.
+    bare: ClassVar[str] = ""
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -39,35 +41,52 @@ class Family(Dialect, ABC):
 
     def reader(self, tools: Tools | None, vocabulary: Vocabulary, prompt: str) -> Reader:
         reading = Reading(self.markers, tools, vocabulary)
-        return ScriptReader(reading, self._script(reading, prompt))
+        return ScriptReader(reading, self.script(reading, prompt))
 
-    def _script(self, reading: Reading, prompt: str) -> Script[None]:
+    def script(self, reading: Reading, prompt: str) -> Script[None]:
         if self.think:
             yield from self.think.read(reading, prompt)
-        if reading.tools is not None:
-            yield from self.answer(reading)
+        yield from self.answer(reading)
 
     def answer(self, reading: Reading) -> Script[None]:
         """Reads what follows the reasoning: text, and calls behind the first of the call markers."""
+        if reading.tools is None:
+            return
         begin = reading.form(self.call_markers[0])
+        yield from reading.attempt(self.bare_call(reading))
         while True:
             yield from reading.until(reading.content.say, begin)
             yield from reading.attempt(self.call(reading), begin)
+
+    def bare_call(self, reading: Reading) -> Script[None]:
+        """A call without its marker, at the very start."""
+        yield from reading.skip()
+        if (yield from reading.peek()) not in self.bare:
+            raise NoCall
+        yield from self.call(reading)
 
     @abstractmethod
     def call(self, reading: Reading) -> Script[None]:
         """Reads what follows the marker that begins a call, up to its end."""
 
     def grammar(self, tools: Tools | None, content: str | None, vocabulary: Vocabulary, prompt: str) -> str:
-        lark = Lark(vocabulary)
+        lark = Lark({marker: vocabulary[marker] for marker in self.markers if marker in vocabulary})
         thought = self.think.rule(lark, prompt) if self.think else ""
-        said = [] if tools and tools.required else [lark.rule(content, "content") if content else lark.free()]
+        said = [] if tools and tools.required else [self.text_rule(lark, tools, content)]
         if tools and tools.parameters:
-            free = content is None and not tools.required
-            begin = self.call_markers[0]
-            said.append(self.calls_rule(lark, tools, lark.until_first(begin) if free else lark.mark(begin)))
+            first = self.first_rule(lark, free=content is None and not tools.required)
+            said.append(self.calls_rule(lark, tools, first))
         return lark.text(f"{thought}{lark.any_of(said)}")
+
+    def text_rule(self, lark: Lark, tools: Tools | None, content: str | None) -> str:  # noqa: ARG002 - for others
+        """The rule for an answer that is no call."""
+        return lark.rule(content, "content") if content else lark.free()
+
+    def first_rule(self, lark: Lark, *, free: bool) -> str:
+        """What is written before the first call, its marker included. free: there may be text."""
+        begin = self.call_markers[0]
+        return lark.until_first(begin) if free else lark.mark(begin)
 
     @abstractmethod
     def calls_rule(self, lark: Lark, tools: Tools, first: str) -> str:
-        """The rule for all calls. first: what is written before the first, the marker at its end included."""
+        """The rule for all calls. first: from `first_rule`."""

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+from rbee_remote.worker.dialects.command_r import CommandR
+from rbee_remote.worker.dialects.deepseek import DeepSeek, DeepSeekBrief
+from rbee_remote.worker.dialects.glm import Glm
+from rbee_remote.worker.dialects.granite import Granite
+from rbee_remote.worker.dialects.harmony import Harmony
 from rbee_remote.worker.dialects.hermes import Hermes
 from rbee_remote.worker.dialects.interface import Dialect
+from rbee_remote.worker.dialects.kimi import Kimi
+from rbee_remote.worker.dialects.llama import Llama, LlamaPythonic
+from rbee_remote.worker.dialects.mistral import Mistral, MistralNamed, MistralNumbered
 from rbee_remote.worker.dialects.plain import Plain
+from rbee_remote.worker.dialects.qwen_xml import QwenXml
 from rbee_remote.worker.dialects.think import Think
+
+_TAGS = Think()
+_BRACKETS = Think("[THINK]", "[/THINK]")
+_COHERE = Think("<|START_THINKING|>", "<|END_THINKING|>")
 
 #: The first that recognises a template is its dialect: what is more special stands before what is more general.
 DIALECTS: tuple[Dialect, ...] = (
-    Hermes(Think()),
-    Hermes(),
-    Plain(Think()),
-    Plain(),
+    Harmony(),
+    CommandR(_COHERE),
+    CommandR(),
+    *(family(think) for family in (MistralNumbered, MistralNamed, Mistral) for think in (_BRACKETS, _TAGS, None)),
+    *(
+        family(think)
+        for family in (DeepSeek, DeepSeekBrief, Kimi, Glm, QwenXml, Granite, Hermes, LlamaPythonic, Llama, Plain)
+        for think in (_TAGS, None)
+    ),
 )
 
 #: For tools that are described in the system turn, because the template knows nothing of any.
-GENERIC: Dialect = Plain(Think())
+GENERIC: Dialect = Plain(_TAGS)
 
 
 def dialect_of(template: str | None) -> Dialect:

@@ -17,14 +17,14 @@ from rbee_remote.worker.dialects.reading import Reading, Script
 class Hermes(Family):
     name = "hermes"
     call_markers = ("<tool_call>", "</tool_call>")
+    bare = "{["
 
     def writes_calls(self, template: str) -> bool:
         return "<tool_call>" in template
 
     def call(self, reading: Reading) -> Script[None]:
         yield from read_calls(reading)
-        yield from reading.skip()
-        yield from reading.next_is(reading.form("</tool_call>"))
+        yield from reading.follows(reading.form("</tool_call>"))
 
     def calls_rule(self, lark: Lark, tools: Tools, first: str) -> str:
         begin, end = map(lark.mark, self.call_markers)

@@ -41,6 +41,14 @@ class Lark:
         """Any text of an answer."""
         return self._terminal(self._free)
 
+    def forbid(self, start: str) -> None:
+        """An answer's free text cannot begin with this, a terminal, behind any space."""
+        self._free += rf" & ~(/[ \t\r\n]*/ {start} {_ANY})"
+
+    def has(self, marker: str) -> bool:
+        """Whether the marker is a token."""
+        return marker in self._vocabulary
+
     def until(self, marker: str) -> str:
         """Any text, and the marker at its end, which stands nowhere before."""
         if marker in self._vocabulary:
@@ -57,7 +65,7 @@ class Lark:
         """Any text between two markers. An answer's free text cannot begin with the first of them from now on."""
         if begin in self._vocabulary:
             return f"{self.mark(begin)} {self.until(end)}"
-        self._free = rf"{_ANY} & ~(/[ \t\r\n]*/ {self.mark(begin)} {_ANY})"
+        self.forbid(self.mark(begin))
         if end in self._vocabulary:
             return f"{self._terminal(f'{self.mark(begin)} {_ANY}')} {self.mark(end)}"
         body = f"{self.mark(begin)} {_ANY} {self.mark(end)}"

@@ -66,11 +66,10 @@ class Flow:
             self._said, self._space = True, ""
         self._space += text[len(body) :]
 
-    def pause(self) -> None:
-        """Something else comes in between: space up to the next text counts only between two texts."""
+    def pause(self, between: str = "") -> None:
+        """Something else comes in between: space up to the next text, and `between`, count only between two texts."""
         self._fresh = self._holds = True
-        if not self._said:
-            self._space = ""
+        self._space = self._space + between if self._said else ""
 
     def end(self) -> None:
         """The rest. Space behind a pause was around something else."""
@@ -156,6 +155,16 @@ class Reading:
             raise Ended if self._ended and any(text.startswith(rest) for text in texts) else NoCall
         return taken
 
+    def word(self, pattern: str = r"[A-Za-z0-9_-]*") -> Script[str]:
+        """Takes as much as fits the pattern; the answer may end there."""
+        while True:
+            found = re.compile(pattern).match(self._tape, self._at)
+            if found is None or found.end() < len(self._tape) or self._ended:
+                taken = found[0] if found else ""
+                self._at += len(taken)
+                return taken
+            yield from self.more()
+
     def until(self, say: Say, *stops: str) -> Script[str]:
         """Says what comes before the first of the stops, and takes the stop. Raises Ended with everything said."""
         pattern = re.compile("|".join(map(re.escape, sorted(stops, key=len, reverse=True))))
@@ -198,6 +207,20 @@ class Reading:
             if written:
                 say(self.text(written))
 
+    def json_object(self, name: str, call_id: str = "") -> Script[None]:
+        """The arguments of a call of that name, which begins with them. Raises NoCall where there are none."""
+        if not self.known(name):
+            raise NoCall
+        try:
+            yield from self.skip()
+            if (yield from self.peek()) != "{":
+                raise NoCall
+        except Ended:
+            self.begin(name, call_id)
+            raise
+        self.begin(name, call_id)
+        yield from self.json(self.argue)
+
     def json_value(self) -> Script[Any]:
         """One JSON value, read. Raises NoCall."""
         parts: list[str] = []
@@ -239,6 +262,27 @@ class Reading:
                 raise
         self._pins.clear()
         return True
+
+    def ahead(self, chars: str) -> Script[bool]:
+        """Whether these characters come next, with any space between them. They are left where they are."""
+        self._pins.append(self._at)
+        try:
+            for char in chars:
+                yield from self.skip()
+                yield from self.expect(char)
+        except (NoCall, Ended):
+            return False
+        finally:
+            self._at = self._pins.pop()
+        return True
+
+    def follows(self, marker: str) -> Script[bool]:
+        """Takes the marker, and the space before it, if it comes next; else the tape stays as it is."""
+        return (yield from self.optional(self._after_space(marker))) is not None
+
+    def _after_space(self, marker: str) -> Script[str]:
+        yield from self.skip()
+        return (yield from self.expect(marker))
 
     def optional(self, part: Script[T]) -> Script[T | None]:
         """What the part comes to; None, with the tape as before, where it is not there."""

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from rbee_remote.worker.dialects.lark import Lark
-from rbee_remote.worker.dialects.reading import SPACE, Reading, Script
+from rbee_remote.worker.dialects.reading import Reading, Script
 
 #: What stands between turns in templates' prompts. A marker of reasoning before it is somebody's text.
 _TURN = r"<\||\|>|<\uff5c|\uff5c>|\[/?INST\]|</?s>|<(?:start|end)_of_turn>"
@@ -48,7 +48,7 @@ class Think:
         reading.in_reasoning = self.is_open(prompt)
         if self.is_closed(prompt):
             return ""
-        if not (yield from reading.optional(_begin(reading, begin))) and not reading.in_reasoning:
+        if not (yield from reading.follows(begin)) and not reading.in_reasoning:
             return ""
         reading.in_reasoning = True
         stop = yield from reading.until(reading.reasoning.say, end, *map(reading.form, calls))
@@ -63,9 +63,3 @@ class Think:
         if self.is_open(prompt):
             return f"{lark.until(self.end)} {lark.space} "
         return f"({lark.block(self.begin, self.end)} {lark.space})? "
-
-
-def _begin(reading: Reading, begin: str) -> Script[bool]:
-    yield from reading.skip(SPACE)
-    yield from reading.expect(begin)
-    return True
