@@ -1,8 +1,8 @@
 """What a worker and its `render` processes say to each other, and the bounds that both know. Standard library.
 
 Frames: four bytes, big-endian, for the length, and JSON in UTF-8. The first one to `render` is {"template", "bos",
-"eos"}, each after it {"messages", "tools"}; each is answered with {"text"}, {"error"} as RemoteError.encode(), or
-{"bound": "memory" | "output"}.
+"eos", "special", "user_defined"}, each after it {"messages", "tools", "chat"}; each is answered with the fields of
+`Rendered`, {"error"} as RemoteError.encode(), or {"bound": "memory" | "output"}.
 """
 
 from __future__ import annotations

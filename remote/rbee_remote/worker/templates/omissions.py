@@ -87,7 +87,6 @@ def error(turns: Sequence[Turn], index: int) -> RemoteError:
         return RemoteError(
             ErrorCode.MODEL_INVALID,
             f"the model's chat template leaves out {which}",
-            hint="use --raw to send the prompt without the model's chat template",
             details=details,
         )
     hint = "load a model that was trained to call tools"

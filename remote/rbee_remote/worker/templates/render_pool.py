@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import logging
 import signal
 import subprocess
 from collections.abc import Sequence
+from typing import Any
 
 import anyio
 
-from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError, encode
+from rbee_remote.protocol import ErrorCode, GenerateRequest, ProtocolError, RemoteError, decode, encode
 from rbee_remote.system.child import describe_exit
 from rbee_remote.system.command import payload_command
 from rbee_remote.system.identity import own_tag
@@ -35,11 +38,15 @@ ANOTHER_AFTER_S = 0.05
 WALL_S = 60.0
 #: Characters of a template, and of the text of a token. The longest templates known have 30,000.
 MOST_TEMPLATE = 2**20
+#: Characters of a text that ends an answer.
+MOST_STOP = 256
 
 #: Bytes of an answer that is no prompt.
 _MOST_WORDS = 2**14
+#: Warnings, and stops, that an answer may have.
+_MOST_LINES = 16
 
-_HINT = "use --raw to send the prompt without the model's chat template"
+_log = logging.getLogger("rbee.worker")
 
 
 class RenderPool:
@@ -53,6 +60,7 @@ class RenderPool:
         self._waiting = 0
         self._changed = asyncio.Condition()
         self._starting: asyncio.Task[None] | None = None
+        self._told = False  # that the model has no template
 
     def prepare(self) -> None:
         """Have the first process there before it is needed: it takes a tenth of a second to start."""
@@ -73,9 +81,14 @@ class RenderPool:
 
         Raises RemoteError as `ChatTemplate.prompt` does, and MODEL_INVALID for a template that hits a bound."""
         frame = pack(
-            {"messages": [encode(message) for message in request.messages], "tools": list(request.tools.functions)}
+            {
+                "messages": [encode(message) for message in request.messages],
+                "tools": list(request.tools.functions),
+                "chat": encode(request.chat),
+            }
         )
         opening = _opening(info)
+        self._tell_missing(request, info)
         process = await self._take()
         try:
             with anyio.fail_after(WALL_S):
@@ -83,12 +96,20 @@ class RenderPool:
                     await process.ask(opening, most=_MOST_WORDS)
                     process.opened = True
                 # A character has four bytes at most, and six where JSON writes it as an escape.
-                return Rendered(await process.ask(frame, most=6 * most_text(frame) + _MOST_WORDS))
+                return await process.ask(frame, most=6 * most_text(frame) + _MOST_WORDS)
         except TimeoutError as error:
-            raise _bound("time", f"takes more than {WALL_S:.0f} s") from error
+            raise _blamed(request, _bound("time", f"takes more than {WALL_S:.0f} s")) from error
+        except RemoteError as error:
+            raise _blamed(request, error) from error
         finally:
             with anyio.CancelScope(shield=True):
                 await self._give(process, fit=process.opened and process.fit)
+
+    def _tell_missing(self, request: GenerateRequest, info: LoadedModel) -> None:
+        """In the log, once."""
+        if info.chat_template is None and not request.chat.template and not self._told:
+            self._told = True
+            _log.warning("the model has no chat template; ChatML is used, which it may not have been trained for")
 
     async def _take(self) -> _Process:
         loop = asyncio.get_running_loop()
@@ -167,8 +188,8 @@ class _Process:
             )
         )
 
-    async def ask(self, frame: bytes, *, most: int) -> str:
-        """The text of the answer. most: bytes of it. Raises RemoteError: what was answered, or which bound was hit."""
+    async def ask(self, frame: bytes, *, most: int) -> Rendered:
+        """The answer. most: bytes of it. Raises RemoteError: what was answered, or which bound was hit."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self.fit = False
@@ -179,10 +200,10 @@ class _Process:
             data = await self._process.stdout.readexactly(length) if length <= most else b""
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             raise _ended(await self._process.wait()) from error
-        text, self.fit = _read(data)
-        if isinstance(text, RemoteError):
-            raise text
-        return text
+        answer, self.fit = _read(data)
+        if isinstance(answer, RemoteError):
+            raise answer
+        return answer
 
     @property
     def lives(self) -> bool:
@@ -210,18 +231,18 @@ def _opening(info: LoadedModel) -> bytes:
     texts = {"template": info.chat_template, "bos": info.bos, "eos": info.eos}
     if any(len(text) > MOST_TEMPLATE for text in texts.values() if text):
         raise _bound("size", f"has more than {MOST_TEMPLATE} characters")
-    return pack(texts)
+    return pack({**texts, "special": [*info.special_tokens], "user_defined": [*info.user_defined]})
 
 
-def _read(data: bytes) -> tuple[str | RemoteError, bool]:
+def _read(data: bytes) -> tuple[Rendered | RemoteError, bool]:
     """What the answer says, and whether who gave it is fit for more."""
     try:
         answer = unpack(data)
     except (ValueError, RecursionError):
         answer = None
     match answer:
-        case {"text": str(text)}:
-            return text, True
+        case {"text": str()} if rendered := _rendered(answer):
+            return rendered, True
         case {"error": dict()}:
             return _cut(RemoteError.decode(answer)), True
         case {"bound": "output"}:
@@ -243,8 +264,31 @@ def _ended(status: int) -> RemoteError:
 
 def _bound(bound: str, what: str, **details: str | int) -> RemoteError:
     return RemoteError(
-        ErrorCode.MODEL_INVALID, f"the model's chat template {what}", hint=_HINT, details={"bound": bound, **details}
+        ErrorCode.MODEL_INVALID,
+        f"the model's chat template {what}",
+        details={"about": "chat_template", "bound": bound, **details},
     )
+
+
+def _rendered(answer: dict[str, Any]) -> Rendered | None:
+    """None where it is none."""
+    try:
+        rendered = decode(Rendered, answer)
+    except ProtocolError:
+        return None
+    warnings, stops = rendered.warnings[:_MOST_LINES], rendered.stops[:_MOST_LINES]
+    if len(rendered.seam) > 1 or not all(0 < len(stop) <= MOST_STOP for stop in stops):
+        return None
+    return dataclasses.replace(rendered, warnings=tuple(sanitize(line, 1024) for line in warnings), stops=stops)
+
+
+def _blamed(request: GenerateRequest, error: RemoteError) -> RemoteError:
+    """An error of a template that came with the request is the request's."""
+    details = {key: value for key, value in error.details.items() if key != "about"}
+    if not request.chat.template or error.details.get("about") != "chat_template":
+        return error
+    message = error.message.replace("the model's chat template", "the chat template of the request", 1)
+    return RemoteError(ErrorCode.USAGE, message, hint=error.hint, details={"field": "chat.template", **details})
 
 
 def _cut(error: RemoteError) -> RemoteError:
@@ -252,4 +296,5 @@ def _cut(error: RemoteError) -> RemoteError:
     code = error.code if error.code in (ErrorCode.USAGE, ErrorCode.MODEL_INVALID) else ErrorCode.MODEL_INVALID
     field = error.details.get("field")
     details = {"field": sanitize(field, 64)} if isinstance(field, str) else {}
+    details |= {"about": "chat_template"}
     return RemoteError(code, sanitize(error.message, 1024), hint=sanitize(error.hint, 256), details=details)

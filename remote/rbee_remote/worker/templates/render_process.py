@@ -18,6 +18,7 @@ import argparse
 import codecs
 import contextlib
 import datetime
+import functools
 import importlib
 import math
 import resource
@@ -25,11 +26,16 @@ import sys
 import time
 from typing import Any, BinaryIO
 
-from rbee_remote.protocol import Message, ProtocolError, RemoteError, decode
+from rbee_remote.protocol import ChatOptions, Message, ProtocolError, RemoteError, decode, encode
 from rbee_remote.sandbox import confine_to_nothing
 from rbee_remote.system.command import accept_tags
+from rbee_remote.worker.templates.compiled import TooLong
 from rbee_remote.worker.templates.frames import CPU_S, HEAD_BYTES, MEMORY_BYTES, length_of, most_text, pack, unpack
-from rbee_remote.worker.templates.template import ChatTemplate, TooLong
+from rbee_remote.worker.templates.rendered import Rendered
+from rbee_remote.worker.templates.template import ChatTemplate
+
+#: Templates of requests that are kept compiled.
+MOST_OWN = 4
 
 
 def main(argv: list[str]) -> int:
@@ -44,16 +50,17 @@ def main(argv: list[str]) -> int:
 
 
 def _serve(requests: BinaryIO, answers: BinaryIO) -> int:
-    template: ChatTemplate | None = None
+    templates: Templates | None = None
     while head := requests.read(HEAD_BYTES):
         frame = requests.read(length_of(head))
         _bound_time()
         fit = True
         try:
-            if template is None:
-                template, answer = _open(unpack(frame)), {"text": ""}
+            if templates is None:
+                templates = Templates(unpack(frame))
+                answer = encode(Rendered(""))
             else:
-                answer = {"text": _render(template, frame)}
+                answer = encode(_render(templates, frame))
         except RemoteError as error:
             answer = error.encode()
         except MemoryError:
@@ -63,22 +70,40 @@ def _serve(requests: BinaryIO, answers: BinaryIO) -> int:
         with contextlib.suppress(BrokenPipeError):
             answers.write(pack(answer))
             answers.flush()
-        if not fit or template is None:
+        if not fit or templates is None:
             return 1
     return 0
 
 
-def _open(opening: dict[str, Any]) -> ChatTemplate:
-    return ChatTemplate(opening["template"], bos=opening["bos"], eos=opening["eos"])
+class Templates:
+    """The model's, and the last few that requests brought. opening: the first frame.
+
+    Raises RemoteError as `ChatTemplate` does."""
+
+    def __init__(self, opening: dict[str, Any]) -> None:
+        self._make = functools.partial(
+            ChatTemplate,
+            bos=opening["bos"],
+            eos=opening["eos"],
+            special=opening["special"],
+            user_defined=frozenset(opening["user_defined"]),
+        )
+        self._model = self._make(opening["template"])
+        self._own = functools.lru_cache(maxsize=MOST_OWN)(lambda source: self._make(source, own=True))
+
+    def find(self, source: str) -> ChatTemplate:
+        """source: the request's, "" for the model's."""
+        return self._own(source) if source else self._model
 
 
-def _render(template: ChatTemplate, frame: bytes) -> str:
+def _render(templates: Templates, frame: bytes) -> Rendered:
     request = unpack(frame)
     try:
         messages = [decode(Message, message) for message in request["messages"]]
+        chat = decode(ChatOptions, request["chat"])
     except ProtocolError as error:  # the worker has checked them
         raise AssertionError from error
-    return template.prompt(messages, request["tools"], most=most_text(frame))
+    return templates.find(chat.template).prompt(messages, request["tools"], chat, most=most_text(frame))
 
 
 #: What Jinja, Python's text methods and error messages import when it comes to it.

@@ -1,24 +1,25 @@
-"""The model's own chat template, rendered in Jinja's sandbox as transformers does it.
+"""A chat template, rendered in Jinja's sandbox as transformers does it.
 
-Only `render` imports this: a template can take any time and memory, so it runs in a process of its own.
+Only `render` imports this: a template can take any time and memory, so it runs in a process of its own. `prompt` reads
+from top to bottom: messages become turns (`shapes`), what somebody wrote is kept text (`shielding`), tools and calls
+are written for templates that know nothing of them, the template is rendered (`compiled`), and then it is seen to that
+the prompt ends where it should (`reasoning`) and leaves nothing out (`omissions`).
 """
 
 from __future__ import annotations
 
-import datetime
-import functools
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from dataclasses import replace
+from typing import Any
 
-import jinja2
-from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import CallBlock, Node
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from rbee_remote.protocol import ErrorCode, Message, RemoteError
-from rbee_remote.worker.templates import omissions
+from rbee_remote.protocol import ChatOptions, ErrorCode, Message, RemoteError
+from rbee_remote.worker.templates import jinja, omissions, shapes
+from rbee_remote.worker.templates.compiled import Chat, CompiledTemplate, TooLong
+from rbee_remote.worker.templates.reasoning import Wish, unclosed
+from rbee_remote.worker.templates.rendered import Rendered
+from rbee_remote.worker.templates.shapes import Tool, Turn
+from rbee_remote.worker.templates.shielding import Shield, unused
 
 #: For models that come without a template. ChatML is the most common format among them.
 CHATML = (
@@ -26,226 +27,232 @@ CHATML = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
-#: What is looked for in a prompt, to see what a template makes of tools and calls.
-_PROBE = "probe_of_rbee"
-_PROBE_TOOL: dict[str, Any] = {
-    "type": "function",
-    "function": {
-        "name": _PROBE,
-        "description": "d",
-        "parameters": {
-            "type": "object",
-            "properties": {"p": {"type": "string", "description": "d"}},
-            "required": ["p"],
-        },
-    },
-}
-_ASKED: dict[str, Any] = {"role": "user", "content": "u"}
-
-HINT = "use --raw to send the prompt without the model's chat template"
-
-#: Characters of an error's text that are passed on: a template can raise one of any length.
-_MOST_WORDS = 500
-
-
-class TooLong(Exception):
-    """A template writes more than it may."""
+_DEFAULTS = ChatOptions()
+#: Variables that need not be in the template: what they mean is seen to in any case.
+_UNDERSTOOD = frozenset({"enable_thinking", "thinking", "reasoning_effort"})
 
 
 class ChatTemplate:
-    """A model's template, compiled once. source: None for a model without one. bos and eos: their text.
+    """A template, compiled once. source: None for a model without one. bos and eos: their text. special and
+    user_defined: as in `LoadedModel`. own: it is the request's and not the model's.
 
-    Raises RemoteError MODEL_INVALID when the source is not Jinja. Here and in `render` MemoryError goes through.
+    Raises RemoteError MODEL_INVALID when the source is not Jinja. Here and in `prompt` MemoryError goes through.
     """
 
-    def __init__(self, source: str | None, *, bos: str, eos: str) -> None:
-        self._special = {"bos_token": bos, "eos_token": eos}
-        try:
-            self._template = _environment().from_string(source or CHATML)
-        except MemoryError:
-            raise
-        except Exception as error:  # jinja2's own errors, and Python's over the code that it makes
-            raise RemoteError(
-                ErrorCode.MODEL_INVALID, f"the model's chat template cannot be read: {_words(error)}", hint=HINT
-            ) from error
+    def __init__(
+        self,
+        source: str | None,
+        *,
+        bos: str,
+        eos: str,
+        special: Iterable[str] = (),
+        user_defined: frozenset[str] = frozenset(),
+        own: bool = False,
+    ) -> None:
+        self._is_model_without = source is None
+        self._foreign = own or source is None
+        self._special = frozenset(filter(None, (*special, bos, eos)))
+        self.compiled = CompiledTemplate(source or CHATML, bos=bos, eos=eos)
+        self._shield = Shield(self._special, user_defined, self.compiled.source)
 
-    def prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = (), *, most: int = 2**24) -> str:
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        options: ChatOptions = _DEFAULTS,
+        *,
+        most: int = 2**24,
+    ) -> Rendered:
         """`render`, and nothing that was said is left out. Raises RemoteError as that and `omissions.error` do."""
-        text = self.render(messages, tools, most=most)
-        turns = [self._turn(message) for message in messages]
-        missing = self._missing(turns, tools, text, most)
-        if missing:
-            raise omissions.error(turns, missing[0])
-        return text
+        rendered, chat = self._render(messages, tools, options, most)
+        if missing := self._missing(chat, rendered.text, most):
+            raise omissions.error(chat.turns, missing[0])
+        return rendered
 
-    def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = (), *, most: int = 2**24) -> str:
-        """The prompt, ending where the assistant's answer begins. tools: what it may call, in OpenAI's form.
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool] = (),
+        options: ChatOptions = _DEFAULTS,
+        *,
+        most: int = 2**24,
+    ) -> Rendered:
+        """The prompt of a chat. tools: what may be called, in OpenAI's form.
 
         most: characters. Raises TooLong; RemoteError: USAGE with the template's own words where it refuses the
-        messages, and where it knows nothing of tools; MODEL_INVALID where it breaks on them.
+        messages; MODEL_INVALID where it breaks on them.
         """
-        if tools and not self._takes_tools:
-            raise RemoteError(
-                ErrorCode.USAGE,
-                "tools: the model's chat template does not support tools",
-                hint="load a model that was trained to call them",
-                details={"field": "tools"},
-            )
+        return self._render(messages, tools, options, most)[0]
+
+    def _render(
+        self, messages: Sequence[Message], tools: Sequence[Tool], options: ChatOptions, most: int
+    ) -> tuple[Rendered, Chat]:
+        """With the chat as the template took it."""
+        last, continued = messages[-1], options.continue_final
+        if continued is None:
+            continued = last.role == "assistant" and not last.tool_calls
+        wish = Wish.of(options.think, options.reasoning_effort, options.template_kwargs)
+        warnings = self._warnings(wish, options)
+        chat, seam, tag = self._kept_apart(self._chat(messages, tools, wish, options), continued=continued)
+        described = bool(tools) and not self.compiled.tool_names
+        chat, text = self._render_somehow(self._with_calls(chat, described=described), most)
+        if continued:
+            cut = _cut_at(text, tag)
+            if cut is None and options.continue_final is None:
+                return self._answered(messages, tools, options, most)
+            if cut is None:
+                raise _not_continued(len(messages))
+            text = cut
+        elif options.add_generation_prompt and wish.think is False:
+            text = wish.closed(text, self.compiled.traits, self.compiled.read)
+        return Rendered(text, seam, tuple(warnings), described, self._stops()), chat
+
+    def _chat(self, messages: Sequence[Message], tools: Sequence[Tool], wish: Wish, options: ChatOptions) -> Chat:
+        variables = wish.variables(self.compiled.traits, self.compiled.read) if wish != Wish() else {}
+        return Chat(
+            [self._turn(message) for message in messages],
+            [shapes.whole_tool(tool) for tool in tools],
+            {**variables, **options.template_kwargs},
+            opening=options.add_generation_prompt,
+            names=(self.compiled.tool_names if tools else ()) or ("tools",),
+        )
+
+    def _turn(self, message: Message) -> Turn:
+        turn = shapes.turn(message, self.compiled.traits)
+        if "tool_calls" in turn and self.compiled.takes_objects:
+            turn["tool_calls"] = [shapes.with_object(call) for call in turn["tool_calls"]]
+        return turn
+
+    def _kept_apart(self, chat: Chat, *, continued: bool) -> tuple[Chat, str, str]:
+        """The chat with seams where text could pass for a token, and, where its last turn is continued, a tag behind
+        that turn's text; the seam and the tag, "" where none is needed."""
+        pair, seam, tag = self.compiled.traits.pair, "", ""
+        turns = list(chat.turns)
+        opened = unclosed(turns[-1]["content"], pair) if continued and pair else None
+        if opened is not None:
+            turns[-1] = {**turns[-1], "content": opened}
+        given: Any = [turns, list(chat.tools), chat.variables]
+        if continued or self._shield.needed(given):
+            seam, tag = self._unused(given)
+            turns, tools, variables = self._shield.shielded(given, seam)
+            chat = replace(chat, tools=tools, variables=variables)
+        self.compiled.seams = seam + tag
+        if continued:
+            turns[-1] = self._tagged(turns[-1], tag, opened=opened is not None)
+            chat = replace(chat, opening=False)
+        if pair and not self.compiled.traits.field:
+            turns = shapes.inlined(turns, pair)
+        return replace(chat, turns=turns), seam, tag
+
+    def _unused(self, given: Any) -> tuple[str, str]:
+        """Two characters that nobody has written. Raises RemoteError USAGE."""
+        letters = unused(self.compiled.source + json.dumps(given, ensure_ascii=False))
         try:
-            return self._render([self._turn(message) for message in messages], tools, most)
+            return next(letters), next(letters)
+        except StopIteration:
+            message = "the messages hold every character that could keep their text apart from the model's markers"
+            raise RemoteError(ErrorCode.USAGE, message, details={"field": "messages"}) from None
+
+    def _tagged(self, turn: Turn, tag: str, *, opened: bool) -> Turn:
+        """With transformers' way of finding where the last turn's text ends: the blank shows whether the template
+        trims. opened: the text is reasoning, whose block is not closed."""
+        text, traits = f"{turn['content']}{tag} ", self.compiled.traits
+        if not opened:
+            return {**turn, "content": text}
+        if traits.field:
+            return {**turn, "content": "", "thinking": text, "reasoning_content": text}
+        assert traits.pair is not None
+        return {**turn, "content": traits.pair[0] + text}
+
+    def _with_calls(self, chat: Chat, *, described: bool) -> Chat:
+        """With tools, calls and results in the text, where the template does not write them."""
+        turns = list(chat.turns)
+        if any("tool_calls" in turn for turn in turns) and (described or not self.compiled.shows_calls):
+            turns = [shapes.calls_written(turn) for turn in turns]
+        if any(turn["role"] == "tool" for turn in turns) and (described or not self.compiled.shows_results):
+            turns = [shapes.results_written(turn) for turn in turns]
+        if described:
+            return replace(chat, turns=shapes.described(turns, chat.tools), tools=())
+        return replace(chat, turns=turns)
+
+    def _render_somehow(self, chat: Chat, most: int) -> tuple[Chat, str]:
+        """The chat as the template takes it, and its prompt."""
+        try:
+            return chat, self.compiled.render(chat, most)
         except (MemoryError, TooLong):
             raise
-        except _Refused as error:
-            raise RemoteError(
-                ErrorCode.USAGE, f"the model's chat template refuses the messages: {_words(error)}", hint=HINT
-            ) from error
         except Exception as error:  # a template is a program that came with the model: it can fail in any way
-            raise RemoteError(
-                ErrorCode.MODEL_INVALID, f"the model's chat template fails: {_words(error)}", hint=HINT
-            ) from error
+            for turns, tools in shapes.ladder(chat.turns, chat.tools):
+                attempt = replace(chat, turns=turns, tools=tools)
+                if text := self.compiled.attempt(attempt, most):
+                    return attempt, text
+            raise self._failure(error) from error
 
-    def _render(self, turns: list[dict[str, Any]], tools: Sequence[dict[str, Any]], most: int) -> str:
-        chunks = self._template.generate(
-            messages=turns,
-            add_generation_prompt=True,
-            raise_exception=_raise_exception,
-            strftime_now=_strftime_now,
-            **({"tools": list(tools)} if tools else {}),
-            **self._special,
-        )
-        return _joined(chunks, most)
+    def _failure(self, error: Exception) -> RemoteError:
+        words = "".join(letter for letter in jinja.words(error) if letter not in self.compiled.seams)
+        if isinstance(error, jinja.Refused):
+            return RemoteError(ErrorCode.USAGE, f"the model's chat template refuses the messages: {words}")
+        return RemoteError(ErrorCode.MODEL_INVALID, f"the model's chat template fails: {words}")
 
-    def _missing(self, turns: list[dict[str, Any]], tools: Sequence[dict[str, Any]], text: str, most: int) -> list[int]:
+    def _answered(
+        self, messages: Sequence[Message], tools: Sequence[Tool], options: ChatOptions, most: int
+    ) -> tuple[Rendered, Chat]:
+        """The prompt for an answer to a last message that cannot be continued."""
+        rendered, chat = self._render(messages, tools, replace(options, continue_final=False), most)
+        warning = "the model's chat template cannot continue the last message; it is answered"
+        return replace(rendered, warnings=(*rendered.warnings, warning)), chat
+
+    def _missing(self, chat: Chat, text: str, most: int) -> list[int]:
         """As `_not_in`, but for a system's message that would be there if nobody had spoken after the user."""
-        missing = self._not_in(text, turns, tools, most)
+        turns = chat.turns
+        missing = self._not_in(text, chat, most)
         asked = omissions.until_asked(turns)
         if not any(turns[index]["role"] == "system" for index in missing) or not 0 < len(asked) < len(turns):
             return missing
-        then = self._not_in(self._try(asked, tools, most), asked, tools, most)
+        earlier = replace(chat, turns=asked)
+        then = self._not_in(self.compiled.attempt(earlier, most), earlier, most)
         return [index for index in missing if turns[index]["role"] != "system" or index >= len(asked) or index in then]
 
-    def _not_in(self, text: str, turns: list[dict[str, Any]], tools: Sequence[dict[str, Any]], most: int) -> list[int]:
+    def _not_in(self, text: str, chat: Chat, most: int) -> list[int]:
         """The messages that are left out of `text`, their prompt."""
 
         def shown() -> frozenset[int] | None:
             """None where the template fails on the probe."""
-            probe = self._try(omissions.with_placeholders(turns), tools, most)
+            probe = self.compiled.attempt(replace(chat, turns=omissions.with_placeholders(chat.turns)), most)
             return omissions.placeholders_in(probe) if probe else None
 
-        return omissions.find(turns, text, shown)
+        return omissions.find(chat.turns, text, shown)
 
-    def _turn(self, message: Message) -> dict[str, Any]:
-        """A message as templates know it. Keys that say nothing are left out: many ask only whether they are there."""
-        turn: dict[str, Any] = {"role": message.role, "content": message.content}
-        if message.tool_calls:
-            turn["tool_calls"] = [self._call(call) for call in message.tool_calls]
-        if message.tool_call_id:
-            turn["tool_call_id"] = message.tool_call_id
-        if message.name:
-            turn["name"] = message.name
-        return turn
+    def _warnings(self, wish: Wish, options: ChatOptions) -> list[str]:
+        found = wish.warnings(self.compiled.traits, self.compiled.read) if wish != Wish() else []
+        if self._is_model_without:
+            found.append(
+                "the model has no chat template; ChatML is used, which it may not have been trained for: give a "
+                "template, or a prompt instead of messages"
+            )
+        for name in options.template_kwargs:
+            if name not in _UNDERSTOOD and name not in self.compiled.read:
+                found.append(f"the model's chat template does not read the variable {name!r}")
+        return found
 
-    def _call(self, call: dict[str, Any]) -> dict[str, Any]:
-        """With its arguments as an object where the template writes JSON of them."""
-        function = call["function"]
-        if not self._takes_objects:
-            return call
-        try:
-            arguments = json.loads(function["arguments"])
-        except (ValueError, RecursionError):
-            return call  # what a model wrote need not be JSON; the template gets it as it is
-        return {**call, "function": {**function, "arguments": arguments}}
-
-    @functools.cached_property
-    def _takes_tools(self) -> bool:
-        """Whether a tool's name gets into the prompt."""
-        return _PROBE in self._try([_ASKED], [_PROBE_TOOL])
-
-    @functools.cached_property
-    def _takes_objects(self) -> bool:
-        """Whether the template knows what to do with arguments that are an object, as most do: where it takes them for
-        text, it fails on them, or writes them as Python would."""
-        shown = self._try(_called({_PROBE: 1}), [_PROBE_TOOL])
-        if shown:
-            return f"{{'{_PROBE}'" not in shown
-        return not self._try(_called(json.dumps({_PROBE: 1})), [_PROBE_TOOL])
-
-    def _try(self, turns: list[dict[str, Any]], tools: Sequence[dict[str, Any]], most: int = 2**20) -> str:
-        """What the template makes of it; nothing where it fails."""
-        try:
-            return self._render(turns, tools, most)
-        except MemoryError:
-            raise
-        except Exception:  # a template is a program that came with the model: it can fail in any way
-            return ""
+    def _stops(self) -> tuple[str, ...]:
+        """What ends an answer by the template's word alone, where it is not the template that the model came with."""
+        marker = self.compiled.end_of_turn if self._foreign else ""
+        return (marker,) if marker and marker not in self._special else ()
 
 
-def _called(arguments: Any) -> list[dict[str, Any]]:
-    """A chat in which a tool was called and has answered."""
-    call = {"id": "call00001", "type": "function", "function": {"name": _PROBE, "arguments": arguments}}
-    answer = {"role": "tool", "content": "1", "tool_call_id": "call00001", "name": _PROBE}
-    return [_ASKED, {"role": "assistant", "content": "", "tool_calls": [call]}, answer]
+def _cut_at(text: str, tag: str) -> str | None:
+    """The prompt up to the tag; None where the template has left it out."""
+    before, found, behind = text.rpartition(tag)
+    if not found:
+        return None
+    return before if behind.startswith(" ") else before.rstrip()
 
 
-def _joined(chunks: Iterable[str], most: int) -> str:
-    """Raises TooLong."""
-    parts, length = [], 0
-    for chunk in chunks:
-        length += len(chunk)
-        if length > most:
-            raise TooLong
-        parts.append(chunk)
-    return "".join(parts)
-
-
-def _words(error: Exception) -> str:
-    """One line of what went wrong; Python says nothing of some errors."""
-    text = str(error)[:_MOST_WORDS] or type(error).__name__
-    return " ".join(text.split())
-
-
-class _Refused(Exception):
-    """A template called raise_exception."""
-
-
-class _GenerationTag(Extension):
-    """`{% generation %}…{% endgeneration %}` marks the assistant's text for training; here it is only its content."""
-
-    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it without ClassVar
-
-    def parse(self, parser: Parser) -> Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return CallBlock(self.call_method("_content"), [], [], body).set_lineno(line)
-
-    @staticmethod
-    def _content(caller: Any) -> str:
-        return str(caller())
-
-
-def _environment() -> jinja2.Environment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
+def _not_continued(count: int) -> RemoteError:
+    return RemoteError(
+        ErrorCode.USAGE,
+        f"the model's chat template cannot continue message {count}: it leaves it out",
+        hint="do not ask for continue_final_message, so that the message is answered",
+        details={"field": "continue_final"},
     )
-    environment.filters["tojson"] = _tojson
-    return environment
-
-
-def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-    """Jinja's own escapes for HTML, which no prompt wants."""
-    separators = options.get("separators")
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=bool(options.get("sort_keys", False)),
-    )
-
-
-def _raise_exception(message: object) -> NoReturn:
-    raise _Refused(str(message)[:_MOST_WORDS])
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.datetime.now().astimezone().strftime(form)

@@ -88,7 +88,7 @@ def template(source: str) -> ChatTemplate:
 @pytest.mark.parametrize("chat", CHATS)
 def test_templates_that_show_all_in_their_own_way_are_fine(family: str, chat: str) -> None:
     made = template(FAMILIES[family])
-    assert made.prompt(CHATS[chat]) == made.render(CHATS[chat])
+    assert made.prompt(CHATS[chat]).text
 
 
 @pytest.mark.parametrize("family", ["chatml", "inst", "inst-last", "reasoning", "json"])
@@ -115,8 +115,6 @@ def test_results_of_tools_are_shown(family: str, system: tuple[Message, ...]) ->
         ("{{ messages[0].content[:5] }}", (LONG,), "user", ErrorCode.MODEL_INVALID),
         ("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}", (SYSTEM, LONG), "system",
          ErrorCode.USAGE),
-        ("{% for m in messages if m.role != 'tool' %}{{ m.content }}{% endfor %}",
-         (LONG, Message("assistant", "", tool_calls=(CALL,)), Message("tool", "sunny")), "tool", ErrorCode.USAGE),
         ("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
          (SYSTEM, LONG, Message("assistant", "", tool_calls=(CALL,)), Message("tool", "sunny")), "system",
          ErrorCode.USAGE),
@@ -137,17 +135,17 @@ def test_a_message_that_is_left_out_is_an_error(
     with pytest.raises(RemoteError, match=f"leaves out message . of ., which is the {role}'s") as caught:
         template(source).prompt(messages)
     assert caught.value.code is code
-    assert caught.value.hint
+    assert bool(caught.value.hint) == (code is ErrorCode.USAGE)
 
 
 def test_what_the_assistant_said_may_be_dropped() -> None:
     source = "{% for m in messages if m.role != 'assistant' %}{{ m.content }}{% endfor %}"
-    assert template(source).prompt((LONG, THOUGHT, SHORT)) == LONG.content + SHORT.content
+    assert template(source).prompt((LONG, THOUGHT, SHORT)).text == LONG.content + SHORT.content
 
 
 def test_a_template_that_fails_on_the_probe_is_judged_by_the_prompt_alone() -> None:
     source = "{% if 'mark' in messages[0].content %}{{ 1 / 0 }}{% endif %}{{ messages[0].content }}"
-    assert template(source).prompt((SHORT,)) == "Hi"
+    assert template(source).prompt((SHORT,)).text == "Hi"
 
 
 @pytest.mark.parametrize(
@@ -187,7 +185,7 @@ def test_the_work_grows_with_the_conversation_and_no_faster(
     """5,000 turns: the template runs for the prompt and one probe of it, whose marks are looked for once."""
     monkeypatch.setattr(omissions, "_MOST_READ", 0)
     made, renders, read = template(FAMILIES[family]), [], []
-    render, find = made._render, omissions.find
+    render, find = made.compiled.render, omissions.find
 
     def counting(*args: Any) -> str:
         renders.append(args)
@@ -199,7 +197,7 @@ def test_the_work_grows_with_the_conversation_and_no_faster(
         read.append(getattr(counted, "read", 0) / len(prompt))
         return missing
 
-    monkeypatch.setattr(made, "_render", counting)
+    monkeypatch.setattr(made.compiled, "render", counting)
     monkeypatch.setattr(omissions, "find", finding)
     assert made.prompt([Message("user", said)] * 5000)
     assert len(renders) <= 2

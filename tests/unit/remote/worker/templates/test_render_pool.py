@@ -113,7 +113,7 @@ async def test_a_bound_that_is_hit_is_named_and_the_next_request_is_served(
         error = await error_of(rendering, guarded)
         assert error.code is ErrorCode.MODEL_INVALID, error.message
         assert error.details.get("bound", "") in bound.split(" "), error.message
-        assert "--raw" in error.hint
+        assert "--raw" not in error.hint
         assert len(error.message) < 1100
     if template in UNREADABLE:
         assert (await error_of(rendering, guarded, NEXT)).code is ErrorCode.MODEL_INVALID
@@ -223,7 +223,7 @@ async def test_nothing_that_templates_use_is_missing_where_no_file_can_be_opened
 ) -> None:
     request = chat("hello wörld", "a second message of some length")
     template += "{% if false %}" + "{% endif %}" + SAY
-    here = ChatTemplate(template, bos=INFO.bos, eos=INFO.eos).render(request.messages)
+    here = ChatTemplate(template, bos=INFO.bos, eos=INFO.eos).render(request.messages).text
     assert (await rendering.render(request, info(template))).text == here
 
 

@@ -13,7 +13,7 @@ CHAT = (Message("system", "Be brief."), Message("user", "Hi"))
 
 
 def render(template: str | None, messages: tuple[Message, ...] = CHAT) -> str:
-    return chat_template(template).render(messages)
+    return chat_template(template).render(messages).text
 
 
 def chat_template(template: str | None) -> ChatTemplate:
@@ -29,7 +29,7 @@ def chat_template(template: str | None) -> ChatTemplate:
         ("{% for m in messages %}{{ m.content }}{% break %}{% endfor %}", "Be brief."),
         ("{{ {'k': '<é>'} | tojson }}", '{"k": "<é>"}'),
         ("{% generation %}{{ messages[1].content }}{% endgeneration %}", "Hi"),
-        ("{{ tools is defined }}", "False"),
+        ("{{ tools }} {{ documents }}", "None None"),
     ],
 )
 def test_templates_render_as_in_transformers(template: str, expected: str) -> None:
@@ -64,10 +64,13 @@ def test_a_bad_template_is_a_clear_error(template: str, code: ErrorCode, words: 
     with pytest.raises(RemoteError, match=words) as caught:
         render(template)
     assert caught.value.code is code
-    assert "--raw" in caught.value.hint
+    assert caught.value.hint == ""  # it goes to clients that have no keyboard
 
 
-WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+WEATHER = {
+    "type": "function",
+    "function": {"name": "weather", "description": "Tells the weather.", "parameters": {"type": "object"}},
+}
 CALL = {"id": "a1b2c3d4e", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Köln"}'}}
 CALLED = (
     Message("user", "Weather?"),
@@ -81,19 +84,8 @@ CALLS = "{% for m in messages %}{% for c in m.tool_calls or [] %}{{ ARGUMENTS }}
 def test_tools_are_there_when_there_are_some() -> None:
     template = "{% if tools %}{{ tools | tojson }}{% endif %}"
     chat = chat_template(template)
-    assert json.loads(chat.render(CHAT, [WEATHER])) == [WEATHER]
-    assert chat.render(CHAT) == ""
-
-
-@pytest.mark.parametrize(
-    "template", [None, "{{ messages[0].content }}", "{{ raise_exception(tools[0].function.name) }}"]
-)
-def test_tools_for_a_template_without_them_are_refused(template: str | None) -> None:
-    chat = chat_template(template)
-    with pytest.raises(RemoteError, match="tools: the model's chat template does not support tools") as caught:
-        chat.render(CHAT, [WEATHER])
-    assert caught.value.code is ErrorCode.USAGE
-    assert caught.value.details == {"field": "tools"}
+    assert json.loads(chat.render(CHAT, [WEATHER]).text) == [WEATHER]
+    assert chat.render(CHAT).text == ""
 
 
 @pytest.mark.parametrize(
@@ -117,10 +109,11 @@ def test_arguments_that_are_no_json_stay_as_they_are() -> None:
 
 
 def test_a_result_says_which_call_it_answers() -> None:
-    assert render("{{ messages[2].tool_call_id }} {{ messages[2].name }}", CALLED) == "a1b2c3d4e weather"
+    template = "{{ messages[2].tool_call_id }} {{ messages[2].name }};{{ messages | tojson }}"
+    assert render(template, CALLED).startswith("a1b2c3d4e weather;")
 
 
 def test_what_a_message_does_not_say_is_not_there() -> None:
-    template = "{% for m in messages %}{{ m.keys() | list | join(' ') }};{% endfor %}"
-    assert render(template) == "role content;role content;"
-    assert render(template, CALLED) == "role content;role content tool_calls;role content tool_call_id name;"
+    template = "{% for m in messages %}{{ m.keys() | list | join(' ') }};{% endfor %}{{ messages | tojson }}"
+    assert render(template).startswith("role content;role content;[")
+    assert render(template, CALLED).startswith("role content;role content tool_calls;role content tool_call_id name;[")
