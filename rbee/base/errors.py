@@ -112,4 +112,10 @@ class NodeError(RbeeError):
 
     @classmethod
     def from_remote(cls, error: RemoteError) -> NodeError:
-        return cls(error.code, error.message, hint=error.hint, details=error.details)
+        """Clients of the worker's HTTP API have no options, so what to do at the keyboard about a chat template is said
+        here."""
+        details = {key: value for key, value in error.details.items() if key != "about"}
+        hint = error.hint
+        if error.details.get("about") == "chat_template" and not hint:
+            hint = "use --raw to send the prompt without the model's chat template, or --template FILE for another one"
+        return cls(error.code, error.message, hint=hint, details=details)

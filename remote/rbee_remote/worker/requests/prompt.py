@@ -14,9 +14,17 @@ from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError
 from rbee_remote.worker.engine.interface import Engine, LoadedModel
 from rbee_remote.worker.requests import sampling, tool_use
 from rbee_remote.worker.requests.shaping import Shape, shape
+from rbee_remote.worker.templates.frames import MOST_TEMPLATE
 from rbee_remote.worker.templates.rendered import Rendered
 
-ROLES = ("system", "user", "assistant", "tool")
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+#: Variables of a chat template that a request gives in its own fields, or that are not its to give.
+RESERVED_VARIABLES = frozenset(
+    {
+        "messages", "tools", "add_generation_prompt", "continue_final_message", "bos_token", "eos_token",
+        "raise_exception", "strftime_now",
+    }
+)  # fmt: skip
 MAX_STOPS = 64
 MAX_STOP_LENGTH = 256
 #: Characters of a prompt's end that are kept; the longest opening of an answer known has 80.
@@ -49,6 +57,7 @@ def check(request: GenerateRequest) -> None:
             raise _usage(f"messages[{index}].role", f"must be one of {', '.join(ROLES)}, got {message.role!r}")
         check_text(f"messages[{index}].content", message.content)
         _check_calls(f"messages[{index}].tool_calls", message.tool_calls)
+        check_text(f"messages[{index}].reasoning", message.reasoning)
     check_text("prompt", request.prompt or "")
     if request.max_tokens is not None and request.max_tokens < 0:
         raise _usage("max_tokens", f"must be 0 or more, got {request.max_tokens}")
@@ -60,6 +69,7 @@ def check(request: GenerateRequest) -> None:
     if request.timeout_s is not None and not (math.isfinite(request.timeout_s) and request.timeout_s > 0):
         raise _usage("timeout_s", f"must be more than 0 seconds, got {request.timeout_s}")
     _check_chat(request)
+    tool_use.check(request.tools)
     sampling.check(request.sampling)
 
 
@@ -166,15 +176,6 @@ class Prompter:
         return tokens + around[len(around) - int(info.adds_eos) :]
 
 
-def _check_chat(request: GenerateRequest) -> None:
-    tool_use.check(request.tools)
-    if request.tools.functions and not request.messages:
-        raise _usage("tools", "need messages")
-    budget = request.chat.think_budget
-    if budget is not None and budget < 0:
-        raise _usage("think_budget", f"must be 0 or more, got {budget}")
-
-
 def _without_special(text: str, info: LoadedModel) -> str:
     """Without the BOS and EOS that the tokenizer adds anyway: templates write them too, and twice misleads a model."""
     if info.adds_bos and info.bos:
@@ -182,6 +183,31 @@ def _without_special(text: str, info: LoadedModel) -> str:
     if info.adds_eos and info.eos:
         text = text.removesuffix(info.eos)
     return text
+
+
+def _check_chat(request: GenerateRequest) -> None:
+    """What can be said about `ChatOptions` without a template."""
+    chat = request.chat
+    if chat.think_budget is not None and chat.think_budget < 0:
+        raise _usage("think_budget", f"must be 0 or more, got {chat.think_budget}")
+    if request.tools.functions and not request.messages:
+        raise _usage("tools", "need messages")
+    taken = sorted(RESERVED_VARIABLES & chat.template_kwargs.keys())
+    if taken:
+        raise _usage(
+            f"chat.template_kwargs.{taken[0]}", "cannot be set: the template gets it from the request's fields"
+        )
+    if len(chat.template) > MOST_TEMPLATE:
+        raise _usage("chat.template", f"must have at most {MOST_TEMPLATE} characters, got {len(chat.template)}")
+    check_text("chat.template", chat.template)
+    if not chat.continue_final:
+        return
+    last = request.messages[-1] if request.messages else None
+    if last is None or last.role != "assistant":
+        found = f"the last message is the {last.role}'s" if last else "there are no messages"
+        raise _usage("chat.continue_final", f"needs a last message of the assistant's to continue; {found}")
+    if last.tool_calls:
+        raise _usage("chat.continue_final", "cannot continue a message that has tool calls")
 
 
 def _check_calls(field: str, calls: tuple[dict[str, Any], ...]) -> None:

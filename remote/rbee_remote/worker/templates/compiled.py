@@ -6,7 +6,7 @@ import functools
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jinja2 import meta
@@ -18,6 +18,7 @@ from rbee_remote.worker.templates.shapes import Tool, Turn
 
 #: Names by which templates read the tools beside `tools`: SmolLM 3, Llama 3 and MiniMax.
 _TOOLS = ("xml_tools", "custom_tools")
+_NONES: dict[str, Any] = {"tools": None, "documents": None}
 _MARKER = re.compile(r"\s*(<[^<>\s]+>|\[[^\[\]\s]+\])")
 
 
@@ -28,13 +29,15 @@ class TooLong(Exception):
 @dataclass(frozen=True, slots=True)
 class Chat:
     """What a template is given. opening: whether the prompt ends where the assistant's answer begins. names: the
-    variables in which it gets the tools."""
+    variables in which it gets the tools. nones: whether tools and documents that there are none of are None, as in
+    transformers, or not there; None for what the template takes."""
 
     turns: Sequence[Turn]
     tools: Sequence[Tool] = ()
     variables: dict[str, Any] = field(default_factory=dict)
     opening: bool = True
     names: tuple[str, ...] = ("tools",)
+    nones: bool | None = None
 
 
 class CompiledTemplate:
@@ -58,13 +61,13 @@ class CompiledTemplate:
             ) from error
 
     def render(self, chat: Chat, most: int) -> str:
-        """most: characters. Raises TooLong, jinja.Refused, and anything that a program can raise. What there is none of
-        is None, as in transformers."""
+        """most: characters. Raises TooLong, jinja.Refused, and anything that a program can raise."""
+        nones = self._takes_nones if chat.nones is None else chat.nones
         variables = {
             **self._constants,
-            "documents": None,
+            **(_NONES if nones else {}),
             **chat.variables,
-            **dict.fromkeys(chat.names, list(chat.tools) or None),
+            **({name: list(chat.tools) for name in chat.names} if chat.tools else {}),
             "messages": list(chat.turns),
             "add_generation_prompt": chat.opening,
         }
@@ -78,6 +81,12 @@ class CompiledTemplate:
             raise
         except Exception:  # a template is a program that came with the model: it can fail in any way
             return ""
+
+    @functools.cached_property
+    def _takes_nones(self) -> bool:
+        """Templates that were written for others than transformers may go through tools that are not there."""
+        asked = Chat([probes.ASKED], nones=False)
+        return bool(self.attempt(replace(asked, nones=True)) or not self.attempt(asked))
 
     @functools.cached_property
     def traits(self) -> Traits:

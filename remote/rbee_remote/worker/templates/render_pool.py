@@ -27,7 +27,16 @@ from rbee_remote.system.command import payload_command
 from rbee_remote.system.identity import own_tag
 from rbee_remote.system.sanitize import sanitize
 from rbee_remote.worker.engine.interface import LoadedModel
-from rbee_remote.worker.templates.frames import CPU_S, HEAD_BYTES, MEMORY_BYTES, length_of, most_text, pack, unpack
+from rbee_remote.worker.templates.frames import (
+    CPU_S,
+    HEAD_BYTES,
+    MEMORY_BYTES,
+    MOST_TEMPLATE,
+    length_of,
+    most_text,
+    pack,
+    unpack,
+)
 from rbee_remote.worker.templates.rendered import Rendered
 
 #: Processes at most.
@@ -36,8 +45,6 @@ MOST = 4
 ANOTHER_AFTER_S = 0.05
 #: Seconds until a process that does not even compute, on a machine that stands still, is given up.
 WALL_S = 60.0
-#: Characters of a template, and of the text of a token. The longest templates known have 30,000.
-MOST_TEMPLATE = 2**20
 #: Characters of a text that ends an answer.
 MOST_STOP = 256
 

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from rbee_remote.protocol import ErrorCode, RemoteError, Sampling, WorkerConfig, WorkerOptions
-from rbee_remote.worker.engine.interface import Engine, LoadEngine, Progress, Sampled
+from rbee_remote.worker.engine.interface import Constraint, Engine, LoadEngine, Progress, Sampled
 from rbee_remote.worker.main import serve
 from rbee_remote.worker.requests import journals
 from tests.doubles.engine import ScriptedEngine, loads
@@ -141,7 +141,7 @@ async def test_an_answer_comes_as_numbered_events(folder: Path) -> None:
         events = await worker.generate("abc", sampling={"seed": 7})
     assert [number for number, _, _ in events] == [1, 2, 3, 4, 5, 6]
     assert [name for _, name, _ in events] == ["started", *["token"] * 4, "done"]
-    assert events[0][2] == {"prompt_tokens": 4, "max_tokens": 60, "seed": 7, "reused_tokens": 0}
+    assert events[0][2] == {"prompt_tokens": 4, "max_tokens": 60, "seed": 7, "reused_tokens": 0, "warnings": []}
     assert [(data["text"], data["tokens"]) for _, name, data in events if name == "token"] == [
         ("h", 1),
         ("", 2),
@@ -436,11 +436,13 @@ async def test_a_failing_engine_fails_its_requests_and_ends_the_worker(folder: P
 class PickyEngine(ScriptedEngine):
     """Refuses what says so, as llama.cpp refuses a grammar: at its start, or after three tokens."""
 
-    def start(self, seq: int, sampling: Sampling, seed: int, prompt: Sequence[int]) -> None:
+    def start(
+        self, seq: int, sampling: Sampling, seed: int, prompt: Sequence[int], constraint: Constraint | None = None
+    ) -> None:
         if sampling.grammar == 'root ::= "start"':
             raise RemoteError(ErrorCode.USAGE, "not at the start")
         self.left = 3 if sampling.grammar else -1
-        super().start(seq, sampling, seed, prompt)
+        super().start(seq, sampling, seed, prompt, constraint)
 
     def sample(self, seq: int, row: int) -> Sampled:
         if self.left == 0:

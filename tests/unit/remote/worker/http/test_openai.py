@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from rbee_remote.protocol import Logprob, Logprobs, Sampling
-from rbee_remote.worker.engine.interface import Sampled
+from rbee_remote.worker.engine.interface import Constraint, Sampled
 from tests.doubles.engine import INFO, ScriptedEngine, loads
 from tests.unit.remote.worker.http.test_app import Worker, echo, running
 
@@ -45,8 +45,10 @@ class TellingEngine(ScriptedEngine):
         self.settings: list[Sampling] = []
         self._settings: dict[int, Sampling] = {}
 
-    def start(self, seq: int, sampling: Sampling, seed: int, prompt: Sequence[int]) -> None:
-        super().start(seq, sampling, seed, prompt)
+    def start(
+        self, seq: int, sampling: Sampling, seed: int, prompt: Sequence[int], constraint: Constraint | None = None
+    ) -> None:
+        super().start(seq, sampling, seed, prompt, constraint)
         self.settings.append(sampling)
         self._settings[seq] = sampling
 
