@@ -34,7 +34,6 @@ WEATHER: Any = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
-CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Kraków"}}\n</tool_call>'
 
 
 class TellingEngine(ScriptedEngine):
@@ -245,40 +244,6 @@ async def test_a_completion_can_repeat_its_prompt(folder: Path, stream: bool) ->
     assert "".join(texts) == "ab!"
 
 
-async def test_a_response_format_becomes_a_schema(folder: Path) -> None:
-    engine = says("{}")
-    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
-    forms: list[Any] = [
-        {"type": "text"},
-        {"type": "json_object"},
-        {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}},
-    ]
-    async with serving(folder, engine) as (client, _):
-        for form in forms:
-            await client.chat.completions.create(**chat("x"), response_format=form)
-    assert [settings.json_schema for settings in engine.settings] == [None, {"type": "object"}, schema]
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_the_model_calls_a_tool(folder: Path, stream: bool) -> None:
-    async with serving(folder, says(f"Let me see. {CALL}", HERMES)) as (client, _):
-        answer: Any = await client.chat.completions.create(**chat("x"), tools=[WEATHER], stream=stream)
-        content, calls, reason = "", [], None
-        if stream:
-            async for chunk in answer:
-                content += chunk.choices[0].delta.content or ""
-                calls += chunk.choices[0].delta.tool_calls or []
-                reason = chunk.choices[0].finish_reason or reason
-            assert [call.index for call in calls] == [0]
-        else:
-            message = answer.choices[0].message
-            content, calls, reason = message.content, message.tool_calls, answer.choices[0].finish_reason
-    assert content.strip() == "Let me see."
-    assert [(call.function.name, call.function.arguments) for call in calls] == [("weather", '{"city": "Kraków"}')]
-    assert calls[0].type == "function"
-    assert reason == "tool_calls"
-
-
 async def test_tools_and_the_results_of_calls_are_in_the_prompt(folder: Path) -> None:
     prompts: list[str] = []
 
@@ -304,40 +269,6 @@ async def test_tools_and_the_results_of_calls_are_in_the_prompt(folder: Path) ->
             )
     assert all(prompt.endswith('Be brief.Rome?weather{"city": "Rome"}sunny') for prompt in prompts)
     assert ["Weather of a city" in prompt for prompt in prompts] == [True, False]
-
-
-@pytest.mark.parametrize(
-    ("choice", "parallel", "kind"),
-    [
-        ("required", None, "object"),
-        ("required", True, "array"),
-        ({"type": "function", "function": {"name": "weather"}}, True, "object"),
-    ],
-)
-async def test_a_call_can_be_forced(folder: Path, choice: Any, parallel: bool | None, kind: str) -> None:
-    call = '{"name": "weather", "arguments": {"city": "Rome"}}'
-    engine = says(f"[{call}, {call}]" if kind == "array" else call, HERMES)
-    values = {} if parallel is None else {"parallel_tool_calls": parallel}
-    async with serving(folder, engine) as (client, _):
-        answer = await client.chat.completions.create(**chat("x"), tools=[WEATHER], tool_choice=choice, **values)
-    schema = engine.settings[0].json_schema
-    assert schema is not None
-    assert schema["type"] == kind
-    calls: Any = answer.choices[0].message.tool_calls
-    assert [found.function.name for found in calls] == ["weather"] * (2 if kind == "array" else 1)
-    assert answer.choices[0].message.content is None
-    assert answer.choices[0].finish_reason == "tool_calls"
-
-
-async def test_a_call_that_was_cut_off_is_text(folder: Path) -> None:
-    engine = says('{"name": "weather", "arguments": {"city": "Rome"}}', HERMES)
-    async with serving(folder, engine) as (client, _):
-        answer = await client.chat.completions.create(
-            **chat("x"), tools=[WEATHER], tool_choice="required", max_tokens=10
-        )
-    assert answer.choices[0].message.content == '{"name": "'
-    assert answer.choices[0].message.tool_calls is None
-    assert answer.choices[0].finish_reason == "length"
 
 
 async def test_models(folder: Path) -> None:
