@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import json
 from typing import TYPE_CHECKING, Any
 
 from rbee_remote.protocol import ErrorCode, RemoteError
@@ -58,11 +59,23 @@ def make_matcher(tokenizer: LLTokenizer, lark: str) -> LLMatcher:
 
 def check(lark: str) -> None:
     """Raises GrammarError where no answer of any model fits a whole grammar, or the library does not take it."""
-    make_matcher(_bytes_tokenizer(), lark)
+    make_matcher(bytes_tokenizer(), lark)
+
+
+@functools.lru_cache(maxsize=256)
+def pattern_trouble(pattern: str) -> str:
+    """Why a JSON schema's pattern cannot be used; "" where it can, or the library is missing."""
+    if not is_available():
+        return ""
+    try:
+        check(f"start: %json {json.dumps({'type': 'string', 'pattern': pattern})}")
+    except GrammarError as error:
+        return str(error).rpartition("compile JSON schema: ")[2]
+    return ""
 
 
 @functools.cache
-def _bytes_tokenizer() -> LLTokenizer:
+def bytes_tokenizer() -> LLTokenizer:
     """A token for each byte, and one that ends an answer."""
     from llguidance import LLTokenizer, TokenizerWrapper
 

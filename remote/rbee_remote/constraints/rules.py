@@ -11,8 +11,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from rbee_remote.constraints import gbnf, library
+from rbee_remote.constraints import blame, gbnf, library
 from rbee_remote.constraints.library import GrammarError
+from rbee_remote.constraints.schema import Normaliser, SchemaError, normalise, shown
 from rbee_remote.protocol import ErrorCode, RemoteError, Sampling
 
 #: Characters of a grammar or a regular expression; and of a schema, as JSON.
@@ -67,8 +68,41 @@ def content_rule(sampling: Sampling) -> Rule | None:
 
 
 def json_rule(schema: Any, *, strict: bool, where: str) -> Rule:
-    """For JSON that fits a schema. where: the field that it came in, for errors."""
-    return Rule(f"%json {json.dumps({**schema, 'x-guidance': _LAYOUT})}")
+    """For JSON that fits a schema. strict: whether what cannot be enforced is an error, or a warning. where: the field
+    that the schema came in, for errors."""
+    try:
+        written, normaliser = normalise(schema, strict=strict)
+        text = _dumped({**written, "x-guidance": _LAYOUT})
+        if library.is_available():
+            _check(text, written, normaliser)
+    except SchemaError as error:
+        raise _usage(where, f"cannot be used: {error}") from error
+    return Rule(f"%json {text}", tuple(f"{where}: {warning}" for warning in normaliser.warnings))
+
+
+def _dumped(schema: dict[str, Any]) -> str:
+    """Raises SchemaError."""
+    try:
+        text = json.dumps(schema, allow_nan=False)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise SchemaError(f"the schema is not JSON: {error}") from error
+    if len(text) > MAX_SCHEMA:
+        raise SchemaError(
+            f"a schema may have at most {MAX_SCHEMA} characters, with its references this one has {len(text)}"
+        )
+    return text
+
+
+def _check(text: str, written: dict[str, Any], normaliser: Normaliser) -> None:
+    """Raises SchemaError, with the innermost place that is to blame, where llguidance does not take a schema."""
+    try:
+        library.check(f"start: %json {text}")
+    except GrammarError as error:
+        place, found = blame.find(written, normaliser, error)
+        if "nsatisfiable" in str(found) or str(found) == "no text fits":
+            raise SchemaError(f"{shown(place)}: no value fits") from error
+        reason = str(found).rpartition("compile JSON schema: ")[2]
+        raise SchemaError(f"{shown(place)}: {reason}") from error
 
 
 def _body(field: str, text: str) -> str:
