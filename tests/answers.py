@@ -133,11 +133,14 @@ def check(dialect: Dialect, case: Case) -> None:
 
 
 #: Texts that end what a random walk through bytes would hardly find the end of: tokens in an ordinary vocabulary.
-WORDS = ("</think>", "[/THINK]", "<|END_THINKING|>", "</parameter>", "\n</parameter>", "</arg_value>", "<|end|>")
+WORDS = (
+    *("</think>", "[/THINK]", "<|END_THINKING|>", "<|end|>", "</seed:think>"),
+    *("</parameter>", "\n</parameter>", "</arg_value>", "</\uff5cDSML\uff5cparameter>"),
+)
 END_OF_ANSWER = 256
 
 
-def walk(grammar: str, known: Mapping[str, int], seed: int, longest: int = 400) -> str | None:
+def walk(grammar: str, known: Mapping[str, int], seed: int, longest: int = 800) -> str | None:
     """A random text that the grammar allows; None where none ended in time."""
     chance = random.Random(seed)
     special = ["<end>", *known]

@@ -9,7 +9,7 @@ from typing import ClassVar
 from rbee_remote.worker.dialects.interface import Dialect, Reader, Tools, Vocabulary
 from rbee_remote.worker.dialects.lark import Lark
 from rbee_remote.worker.dialects.reading import NoCall, Reading, Script, ScriptReader
-from rbee_remote.worker.dialects.think import Think
+from rbee_remote.worker.dialects.think import Call, Think
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,8 @@ class Family(Dialect, ABC):
     call_markers: ClassVar[tuple[str, ...]]
     #: Which characters begin a call without its marker, at the very start: small models forget it.
     bare: ClassVar[str] = ""
+    #: Whether the model may end its reasoning with a call, without the end of the block.
+    ends_reasoning: ClassVar[bool] = False
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -45,7 +47,8 @@ class Family(Dialect, ABC):
 
     def script(self, reading: Reading, prompt: str) -> Script[None]:
         if self.think:
-            yield from self.think.read(reading, prompt)
+            call = Call(self.call_markers[0], self.call) if self.ends_reasoning else None
+            yield from self.think.read(reading, prompt, call)
         yield from self.answer(reading)
 
     def answer(self, reading: Reading) -> Script[None]:

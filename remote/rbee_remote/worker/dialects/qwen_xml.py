@@ -1,4 +1,4 @@
-"""Qwen 3 Coder and 3.5, Nemotron 3, StepFun 3.5: tags within tags.
+"""Qwen 3 Coder and 3.5, Nemotron 3, StepFun 3.5, Seed OSS: tags within tags.
 
     <think>…</think> text <tool_call>
     <function=NAME>
@@ -13,6 +13,8 @@ Some models leave the outer tag out, and some end their reasoning with a call in
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from rbee_remote.worker.dialects.family import Family
 from rbee_remote.worker.dialects.interface import Tools
 from rbee_remote.worker.dialects.lark import Lark, quoted
@@ -25,12 +27,15 @@ _PARAMETER, _PARAMETER_END = "<parameter=", "</parameter>"
 
 class QwenXml(Family):
     name = "qwen_xml"
-    call_markers = ("<tool_call>", "</tool_call>")
+    call_markers: ClassVar[tuple[str, ...]] = ("<tool_call>", "</tool_call>")
+    ends_reasoning = True
 
     def writes_calls(self, template: str) -> bool:
         return _FUNCTION in template and _PARAMETER in template and self.call_markers[0] in template
 
     def answer(self, reading: Reading) -> Script[None]:
+        if reading.tools is None:
+            return
         begin = reading.form(self.call_markers[0])
         while True:
             marker = yield from reading.until(reading.content.say, begin, _FUNCTION)
@@ -68,3 +73,9 @@ class QwenXml(Family):
         ]
         block = lark.rule(f'"\\n{_FUNCTION}" {lark.any_of(bodies)} "{_FUNCTION_END}\\n" {end}', "block")
         return first + " " + block + lark.again(f'"\\n" {begin} {block}', tools)
+
+
+class SeedXml(QwenXml):
+    """Seed OSS, with an outer tag of its own."""
+
+    call_markers = ("<seed:tool_call>", "</seed:tool_call>")

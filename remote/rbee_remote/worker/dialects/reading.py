@@ -239,6 +239,7 @@ class Reading:
         """From here on it is a call. Raises NoCall for a tool that there is not."""
         if not self.known(name):
             raise NoCall
+        self.in_reasoning = False
         self.content.pause()
         self._pins.clear()
         self.out.append(CallBegin(name, call_id))
@@ -246,9 +247,10 @@ class Reading:
     def argue(self, text: str) -> None:
         self.out.append(CallArguments(text))
 
-    def attempt(self, call: Script[None], marker: str = "") -> Script[bool]:
-        """Reads a call whose marker has just been taken. Where it turns out to be none, the marker is content and the
-        tape stands behind it again; where that turns out after the call has begun, the rest is left on the tape."""
+    def attempt(self, call: Script[None], marker: str = "", flow: Flow | None = None) -> Script[bool]:
+        """Reads a call whose marker has just been taken. Where it turns out to be none, the marker belongs to the flow,
+        content as a rule, and the tape stands behind it again; where that turns out after the call has begun, the rest
+        is left on the tape."""
         self._pins.append(self._at - len(marker))
         try:
             yield from call
@@ -256,7 +258,7 @@ class Reading:
             if self._pins:
                 self._at = self._pins.pop() + len(marker)
                 if marker:
-                    self.content.say(self.text(marker))
+                    (flow or self.content).say(self.text(marker))
                 return False
             if isinstance(error, Ended):
                 raise
@@ -302,7 +304,7 @@ class ScriptReader:
     def __init__(self, reading: Reading, script: Script[None]) -> None:
         self._reading = reading
         self._script = self._whole(script)
-        next(self._script)
+        next(self._script, None)
 
     @property
     def in_reasoning(self) -> bool:
@@ -312,12 +314,12 @@ class ScriptReader:
         if not text:
             return []
         self._reading.add(text, marker=marker)
-        next(self._script)
+        next(self._script, None)
         return self._pieces()
 
     def finish(self) -> list[Piece]:
         self._reading.end()
-        next(self._script)
+        next(self._script, None)
         self._reading.content.end()
         return self._pieces()
 

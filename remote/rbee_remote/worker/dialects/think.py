@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rbee_remote.worker.dialects.lark import Lark
 from rbee_remote.worker.dialects.reading import Reading, Script
 
 #: What stands between turns in templates' prompts. A marker of reasoning before it is somebody's text.
 _TURN = r"<\||\|>|<\uff5c|\uff5c>|\[/?INST\]|</?s>|<(?:start|end)_of_turn>"
+
+
+class Call(NamedTuple):
+    marker: str
+    #: What follows the marker.
+    read: Callable[[Reading], Script[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +50,23 @@ class Think:
         turns = [found.end() for found in re.finditer(f"({markers})|{_TURN}", prompt) if not found[1]]
         return prompt[turns[-1] :] if turns else prompt
 
-    def read(self, reading: Reading, prompt: str, *calls: str) -> Script[str]:
-        """The block, if there is one. calls: markers of calls which end it as well; the one that did is returned."""
-        begin, end = (reading.form(marker) for marker in self.markers)
+    def read(self, reading: Reading, prompt: str, call: Call | None = None) -> Script[None]:
+        """The block, if there is one. call: one that ends the block as well, and its marker."""
         reading.in_reasoning = self.is_open(prompt)
         if self.is_closed(prompt):
-            return ""
-        if not (yield from reading.follows(begin)) and not reading.in_reasoning:
-            return ""
+            reading.content.pause()
+            return
+        if not (yield from reading.follows(reading.form(self.begin))) and not reading.in_reasoning:
+            return
         reading.in_reasoning = True
-        stop = yield from reading.until(reading.reasoning.say, end, *map(reading.form, calls))
+        end = reading.form(self.end)
+        stops = [end, reading.form(call.marker)] if call and reading.tools else [end]
+        while (stop := (yield from reading.until(reading.reasoning.say, *stops))) != end:
+            assert call
+            if (yield from reading.attempt(call.read(reading), stop, reading.reasoning)):
+                break
         reading.in_reasoning = False
         reading.content.pause()
-        return "" if stop == end else stop
 
     def rule(self, lark: Lark, prompt: str) -> str:
         """What an answer begins with, as a part of a Lark rule that ends in a space, or nothing."""

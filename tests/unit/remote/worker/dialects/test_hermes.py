@@ -23,7 +23,11 @@ CASES = [
     Case("<think>\nok so\n</think>\n\nhello", [Reasoning("ok so"), Content("hello")]),
     Case("\n<think>a</think>b", [Reasoning("a"), Content("b")]),
     Case("<think></think>b", [Content("b")]),
-    Case("I'm\nthinking\n</think>\n\nHello,\nworld!", [Reasoning("I'm\nthinking"), Content("Hello,\nworld!")], prompt=OPEN),
+    Case(
+        "I'm\nthinking\n</think>\n\nHello,\nworld!",
+        [Reasoning("I'm\nthinking"), Content("Hello,\nworld!")],
+        prompt=OPEN,
+    ),
     Case("</think>Hello", [Content("Hello")], prompt=OPEN),
     Case("<think>again</think>Hello", [Reasoning("again"), Content("Hello")], prompt=OPEN),
     Case(" more</think>Hello", [Reasoning("more"), Content("Hello")], prompt=f"{OPEN}I'm"),
@@ -46,8 +50,14 @@ CASES = [
     calls('<tool_call>{"name": "now", "arguments": null}</tool_call>', Call("now")),
     calls('<tool_call>{"name": "now", "arguments": {}}</tool_call>', Call("now")),
     calls('<tool_call>{"arguments": {"a": 1}, "name": "add"}</tool_call>', Call("add", '{"a": 1}')),
-    calls('<tool_call>{"id": "x1", "name": "add", "parameters": {"a": 1}, "b": [2]}</tool_call>', Call("add", '{"a": 1}', "x1")),
-    calls('<tool_call>{"name": "weather", "arguments": "{\\"city\\": \\"Köln\\"}"}</tool_call>', Call("weather", '{"city": "Köln"}')),
+    calls(
+        '<tool_call>{"id": "x1", "name": "add", "parameters": {"a": 1}, "b": [2]}</tool_call>',
+        Call("add", '{"a": 1}', "x1"),
+    ),
+    calls(
+        '<tool_call>{"name": "weather", "arguments": "{\\"city\\": \\"Köln\\"}"}</tool_call>',
+        Call("weather", '{"city": "Köln"}'),
+    ),
     calls('<tool_call>[{"name": "now", "arguments": {}}, {"name": "now"}]</tool_call>', Call("now"), Call("now")),
     calls(
         '<tool_call>{"name": "run", "arguments": {"code": "}]{[\\"\\\\ 日本 </tool_call> \\u00e9"}}</tool_call>',
@@ -68,7 +78,10 @@ CASES = [
         '<tool_call>{"name": "made_up", "arguments": {}}</tool_call>',
         [Content('<tool_call>{"name": "made_up", "arguments": {}}</tool_call>')],
     ),
-    Case('<tool_call>{"name": "add", "arguments": [1]}</tool_call>', [Content('<tool_call>{"name": "add", "arguments": [1]}</tool_call>')]),
+    Case(
+        '<tool_call>{"name": "add", "arguments": [1]}</tool_call>',
+        [Content('<tool_call>{"name": "add", "arguments": [1]}</tool_call>')],
+    ),
     Case(
         '<tool_call>{"name": "add", "arguments": {"a": NaN}}</tool_call>',
         [Call("add", '{"a": '), Content("NaN}}</tool_call>")],
@@ -80,7 +93,7 @@ CASES = [
     Case("[1, 2]", [Content("[1, 2]")]),
     Case("[" * 3000, [Content("[" * 3000)]),
     Case('so: {"name": "add", "arguments": {"a": 1}}', [Content('so: {"name": "add", "arguments": {"a": 1}}')]),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.text[:50] for case in CASES])
