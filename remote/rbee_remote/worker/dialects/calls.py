@@ -61,6 +61,8 @@ def _members(reading: Reading, keys: Keys, parts: dict[str, Any]) -> Script[None
     while more:
         yield from reading.skip()
         key = yield from reading.json_value()
+        if "name" not in parts and key not in (*keys.name, *keys.id, *keys.arguments, "type"):
+            raise NoCall  # some other object, which need not be held back to its end
         yield from reading.skip()
         yield from reading.expect(":")
         yield from reading.skip()

@@ -232,6 +232,12 @@ class Reading:
 
     # Calls.
 
+    def _only_tool(self) -> str:
+        """The tool that is called if a call is required and there is one alone: even one that is cut off before its
+        name is told."""
+        names = list(self.tools.parameters) if self.tools and self.tools.required else []
+        return names[0] if len(names) == 1 else ""
+
     def known(self, name: Any) -> bool:
         return isinstance(name, str) and self.tools is not None and name in self.tools.parameters
 
@@ -255,6 +261,8 @@ class Reading:
         try:
             yield from call
         except (NoCall, Ended) as error:
+            if self._pins and isinstance(error, Ended) and (name := self._only_tool()):
+                self.begin(name)
             if self._pins:
                 self._at = self._pins.pop() + len(marker)
                 if marker:

@@ -90,6 +90,8 @@ CASES = [
     calls('{"name": "add", "arguments": {"a": 1}}', Call("add", '{"a": 1}')),
     Case('{"name": "made_up", "arguments": {}}', [Content('{"name": "made_up", "arguments": {}}')]),
     Case('{"answer": 42}', [Content('{"answer": 42}')]),
+    Case("{1: 2}", [Content("{1: 2}")]),
+    Case("{[1]: 2}", [Content("{[1]: 2}")]),
     Case("[1, 2]", [Content("[1, 2]")]),
     Case("[" * 3000, [Content("[" * 3000)]),
     Case('so: {"name": "add", "arguments": {"a": 1}}', [Content('so: {"name": "add", "arguments": {"a": 1}}')]),
@@ -100,6 +102,16 @@ CASES = [
 def test_answers_are_split(case: Case) -> None:
     check(Hermes(Think()), case)
     check(Plain(Think()), case)
+
+
+ONE = Tools({"get_weather": {}}, required=True)
+
+
+@pytest.mark.parametrize("text", ['<tool_call>{"name": "get_', "<tool_call>", '{ "name": "get_', "{"])
+def test_a_required_call_is_one_wherever_it_is_cut_off(text: str) -> None:
+    check(Hermes(), Case(text, [Call("get_weather", "")], tools=ONE))
+    found = [Content("Well."), Call("get_weather", "")]
+    check(Hermes(), Case('Well. <tool_call>{"name"', found, tools=ONE))
 
 
 def test_a_template_without_reasoning_has_none() -> None:
@@ -113,6 +125,12 @@ def test_what_is_certain_comes_at_once() -> None:
     fed = ["Wel", "l. <", "b> <tool", "_call>{", '"name": "ad', 'd", "arguments"', ": ", '{"a', '": 1', "}", "}"]
     got = [[getattr(piece, "text", "call") for piece in reader.feed(text)] for text in fed]
     assert got == [["Wel"], ["l."], [" <b>"], [], [], [], [], ["call", '{"a'], ['": 1'], ["}"], []]
+
+
+def test_an_object_that_is_no_call_is_not_held_back() -> None:
+    reader = Hermes().reader(TOOLS, {}, "")
+    assert reader.feed('{"answer') == []
+    assert reader.feed('": ') == [Content('{"answer":')]
 
 
 def test_the_same_characters_are_text_where_the_marker_is_a_token() -> None:
