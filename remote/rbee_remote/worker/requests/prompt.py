@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError
+from rbee_remote.protocol.limits import MAX_STOP_LENGTH, MAX_STOPS, MAX_TEMPLATE
 from rbee_remote.worker.engine.interface import Engine, LoadedModel
 from rbee_remote.worker.requests import sampling, tool_use
 from rbee_remote.worker.requests.shaping import Shape, shape
-from rbee_remote.worker.templates.frames import MOST_TEMPLATE
 from rbee_remote.worker.templates.rendered import Rendered
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -25,8 +25,6 @@ RESERVED_VARIABLES = frozenset(
         "raise_exception", "strftime_now",
     }
 )  # fmt: skip
-MAX_STOPS = 64
-MAX_STOP_LENGTH = 256
 #: Characters of a prompt's end that are kept; the longest opening of an answer known has 80.
 END_LENGTH = 256
 
@@ -197,8 +195,8 @@ def _check_chat(request: GenerateRequest) -> None:
         raise _usage(
             f"chat.template_kwargs.{taken[0]}", "cannot be set: the template gets it from the request's fields"
         )
-    if len(chat.template) > MOST_TEMPLATE:
-        raise _usage("chat.template", f"must have at most {MOST_TEMPLATE} characters, got {len(chat.template)}")
+    if len(chat.template) > MAX_TEMPLATE:
+        raise _usage("chat.template", f"must have at most {MAX_TEMPLATE} characters, got {len(chat.template)}")
     check_text("chat.template", chat.template)
     if not chat.continue_final:
         return

@@ -5,30 +5,7 @@ from __future__ import annotations
 import secrets
 
 from rbee_remote.constraints import rules
-from rbee_remote.protocol import ErrorCode, RemoteError, Sampling
-
-#: Field to its lowest and highest value, both allowed. Seeds are llama.cpp's uint32; its largest means "choose one".
-RANGES: dict[str, tuple[float, float]] = {
-    "temperature": (0, 5),
-    "top_k": (0, 1_000_000),
-    "top_p": (0, 1),
-    "min_p": (0, 1),
-    "typical_p": (0, 1),
-    "repeat_penalty": (0.1, 10),
-    "frequency_penalty": (-2, 2),
-    "presence_penalty": (-2, 2),
-    "penalty_last_n": (-1, 1_000_000),
-    "dry_multiplier": (0, 100),
-    "dry_base": (1, 10),
-    "dry_allowed_length": (0, 1_000_000),
-    "dry_penalty_last_n": (-1, 1_000_000),
-    "xtc_probability": (0, 1),
-    "xtc_threshold": (0, 1),
-    "mirostat_tau": (0, 100),
-    "mirostat_eta": (0, 1),
-    "seed": (0, 2**32 - 2),
-    "logprobs": (0, 20),
-}
+from rbee_remote.protocol import ErrorCode, RemoteError, Sampling, limits
 
 BIAS_RANGE = (-100, 100)
 MAX_BIASES = 1024
@@ -40,7 +17,7 @@ MAX_BREAKER = 40
 def check(sampling: Sampling) -> None:
     """Raises RemoteError USAGE naming the first field that llama.cpp could not take; NaN is out of every range. What a
     constraint says is left to `rules.content_rule`, which may take a second."""
-    for name, (low, high) in RANGES.items():
+    for name, (low, high) in limits.SAMPLING.items():
         value = getattr(sampling, name)
         if value is not None and not low <= value <= high:
             raise _usage(name, f"must be from {low:.10g} to {high:.10g}, got {_shown(value)}")

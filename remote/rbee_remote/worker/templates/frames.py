@@ -15,8 +15,6 @@ from typing import Any
 CPU_S = 4
 #: Of address space, some 25 MB of it Python and Jinja. A body of 8 MB is 32 MB of text at most, held some times.
 MEMORY_BYTES = 512 * 2**20
-#: Characters of a template, and of the text of a token. The longest templates known have 30,000.
-MOST_TEMPLATE = 2**20
 
 _LENGTH = struct.Struct(">I")
 HEAD_BYTES = _LENGTH.size

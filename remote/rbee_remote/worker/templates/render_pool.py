@@ -22,6 +22,7 @@ from typing import Any
 import anyio
 
 from rbee_remote.protocol import ErrorCode, GenerateRequest, ProtocolError, RemoteError, decode, encode
+from rbee_remote.protocol.limits import MAX_TEMPLATE
 from rbee_remote.system.child import describe_exit
 from rbee_remote.system.command import payload_command
 from rbee_remote.system.identity import own_tag
@@ -31,7 +32,6 @@ from rbee_remote.worker.templates.frames import (
     CPU_S,
     HEAD_BYTES,
     MEMORY_BYTES,
-    MOST_TEMPLATE,
     length_of,
     most_text,
     pack,
@@ -236,8 +236,8 @@ class _Process:
 
 def _opening(info: LoadedModel) -> bytes:
     texts = {"template": info.chat_template, "bos": info.bos, "eos": info.eos}
-    if any(len(text) > MOST_TEMPLATE for text in texts.values() if text):
-        raise _bound("size", f"has more than {MOST_TEMPLATE} characters")
+    if any(len(text) > MAX_TEMPLATE for text in texts.values() if text):
+        raise _bound("size", f"has more than {MAX_TEMPLATE} characters")
     return pack({**texts, "special": [*info.special_tokens], "user_defined": [*info.user_defined]})
 
 
