@@ -233,6 +233,7 @@ def node_data(node: Node) -> dict[str, Any]:
         "home": node.home,
         "hub_token": node.hub_token,
         "model": node.model,
+        "template": str(node.template) if node.template else None,
         "keep_alive": format_duration(node.keep_alive_s),
         "max_workers": node.max_workers,
         **node.load.plain(),

@@ -38,6 +38,7 @@ class Node:
     host_key: "SHA256:…", None where known_hosts decides. home: None for ~/.rbee/node, else absolute or ~-relative, on
     the node. keep_alive_s: seconds, negative for never. builds_from: nodes whose builds of llama.cpp may run here too.
     hub_token: it may have the user's hub token, for models that the hub does not give to everybody.
+    template: a file with the chat template to use in place of the model's own, on the keeper.
     load: how models are loaded; rbee chooses what it does not say.
     sandbox: how workers that are started from now on keep themselves from the rest of the node: auto, on or off.
     """
@@ -55,6 +56,7 @@ class Node:
     home: str | None = None
     hub_token: bool = False
     model: str | None = None
+    template: Path | None = None
     keep_alive_s: float = 300.0
     max_workers: int | None = None
     load: LoadOptions = field(default_factory=LoadOptions)
@@ -172,7 +174,7 @@ def _at_home(inventory: Inventory, settings: Settings, *, is_own: bool) -> Inven
 
 
 def parse(content: bytes, path: Path, *, is_own: bool = True) -> Inventory:
-    """The inventory in `content`; `path` names it in errors and is where relative key files are looked for.
+    """The inventory in `content`; `path` names it in errors and is where relative files are looked for.
 
     is_own: it lies in rbee's home. In any other, `home` of [defaults] is not for this machine.
     """

@@ -80,6 +80,7 @@ def toml_keys(node: Node) -> dict[str, Any]:
         "home",
         "hub_token",
         "model",
+        "template",
     ):
         value = getattr(node, key)
         if value != getattr(plain, key):

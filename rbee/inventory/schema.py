@@ -21,6 +21,10 @@ LOCAL = "local"
 ALL = "all"
 #: What says how a node is reached; `local` takes none of it, from `[defaults]` neither.
 REACH = frozenset({"host", "port", "user", "identity_file", "host_key", "jump"})
+#: Files on the keeper, from the inventory's folder.
+FILES = frozenset({"identity_file", "template"})
+#: What a chat template is called. Its text goes to the node, and an inventory, which people share, could name any file.
+TEMPLATES = (".jinja", ".jinja2", ".j2")
 #: What trusts one machine with something, and therefore stands in that machine's own table and in no other.
 TRUST = frozenset({"hub_token"})
 
@@ -72,8 +76,8 @@ def read_table(table: Any, title: str, path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path}: [{title}] {key}: {error}", details=where) from error
         if node == LOCAL and key == "env":
             _check_local_env(fields[field], path, where)
-    if "identity_file" in fields:
-        fields["identity_file"] = path.parent.absolute() / fields["identity_file"]
+    for field in FILES & fields.keys():
+        fields[field] = path.parent.absolute() / fields[field]
     return fields
 
 
@@ -133,6 +137,16 @@ def check_home(value: Any) -> str:
     if not text.startswith(("/", "~/")) or text.strip("/") in ("", "~") or ".." in text.split("/"):
         raise ValueError(f"{text!r} has to be a folder's absolute path, or begin with '~/', without '..'")
     return text.rstrip("/")
+
+
+def check_template(value: Any) -> Path:
+    """A file with a chat template, which may be missing. Raises ValueError."""
+    path = expand(_text(value))
+    if path.suffix not in TEMPLATES:
+        raise ValueError(
+            f"{str(path)!r} is not a chat template: the file's name has to end with {', '.join(TEMPLATES)}"
+        )
+    return path
 
 
 def _check_node_name(name: str, title: str, path: Path) -> None:
@@ -297,6 +311,7 @@ KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "home": ("home", check_home),
     "hub_token": ("hub_token", _flag),
     "model": ("model", _text),
+    "template": ("template", check_template),
     "keep_alive": ("keep_alive_s", _duration),
     "max_workers": ("max_workers", lambda value: _whole(value, 1, 1024)),
     **{name: (name, _check_of(option.form)) for name, option in OPTIONS.items()},
