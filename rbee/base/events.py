@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from rbee_remote.protocol import Usage
 
@@ -78,6 +79,23 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class Reasoning:
+    """A piece of what the model thinks before it answers. tokens: how many were generated so far."""
+
+    text: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """The model wants a function called; rbee calls none. id: of the call, for whoever sends the result back."""
+
+    name: str
+    arguments: dict[str, Any]
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Timings:
     """Seconds of one `infer`, on the keeper's clock; None for what was not needed (a warm request has no probe)."""
 
@@ -94,7 +112,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The answer is whole. finish_reason: stop, length or deadline."""
+    """The answer is whole. finish_reason: stop, length or tool_calls."""
 
     finish_reason: str
     usage: Usage
@@ -104,7 +122,7 @@ class Finished:
     worker: str
 
 
-Event = PhaseStarted | PhaseDone | Progress | Notice | Retry | Token | Finished
+Event = PhaseStarted | PhaseDone | Progress | Notice | Retry | Token | Reasoning | ToolCall | Finished
 Emit = Callable[[Event], None]
 
 

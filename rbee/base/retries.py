@@ -71,7 +71,8 @@ HIVE_START_S = 45.0
 RECONNECTS = 5
 #: For opening a connection in place of one that broke there, all tries together.
 REOPEN_TIMEOUT_S = 20.0
-#: Workers of one node for one request: another one where the first, or its hive, ends before it answers.
+#: Workers of one node that may die of one request, or be gone with their hive, before they answer: another one follows
+#: each but the last.
 WORKERS_TRIED = 2
 #: Before a worker is asked again whose slots and queue are full.
 BUSY_DELAYS_S = (1.0, 2.0, 4.0)
@@ -87,6 +88,9 @@ OUTAGE_PAUSE_S = 0.1
 OUTAGE_LONGEST_PAUSE_S = 2.0
 #: For a hive to say what became of a silent worker: one that is there answers within two round trips.
 ASK_TIMEOUT_S = 4.0
+#: For a hive to notice that a worker died, which is milliseconds; and before it is asked again.
+NOTICED_S = 3.0
+NOTICED_PAUSE_S = 0.05
 #: How long Ctrl-C waits for the node to say that it stopped; and where the connection is lost: another may be had at
 #: once, or not at all.
 CANCEL_TIMEOUT_S = 5.0

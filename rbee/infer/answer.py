@@ -10,93 +10,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from datetime import datetime
-from pathlib import Path
 
 from rbee.base.deadline import Deadline
 from rbee.base.errors import ConfigError, ConnectError, NodeError, RbeeError, RefusedError
-from rbee.base.events import Emit, Retry, Token
-from rbee.base.retries import BUSY_DELAYS_S, CANCEL_TIMEOUT_S, LOST_TIMEOUT_S
+from rbee.base.events import Emit, Notice, Reasoning, Retry, Token
+from rbee.base.retries import BUSY_DELAYS_S, CANCEL_TIMEOUT_S, LOST_TIMEOUT_S, NOTICED_PAUSE_S, NOTICED_S
 from rbee.infer.cancel import tell
-from rbee.infer.stream import Explain, Patience, answer_events
+from rbee.infer.partial import Answer, PartialAnswer
+from rbee.infer.stream import Explain, Patience, SilentWorkerError, answer_events
+from rbee.infer.worker_status import HiveReport
 from rbee.node.hive_client import WorkerClient
 from rbee.transport.reconnecting import ReconnectingConnection
-from rbee_remote.protocol import Done, ErrorCode, GenerateRequest, Started, TokenEvent, Usage
+from rbee_remote.protocol import Done, ErrorCode, GenerateRequest, Started, TokenEvent
+
+#: For errors of the chat template. A worker does not say it: its clients are not all at a keyboard.
+_TEMPLATE_HINT = "--template FILE takes another chat template, --raw sends the prompt without one"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer. first_token_s: since the request was sent; tokens_per_s: from the first token on."""
-
-    text: str
-    finish_reason: str
-    usage: Usage
-    first_token_s: float
-    tokens_per_s: float | None
-
-
-@dataclass(slots=True)
-class PartialAnswer:
-    """What came of an answer so far. path: where its text goes if nothing more comes.
-
-    sent_at: when the request was sent last, on the monotonic clock. max_tokens: None until the worker has begun.
-    """
-
-    path: Path
-    sent_at: float = 0.0
-    max_tokens: int | None = None
-    tokens: int = 0
-    pieces: list[str] = field(default_factory=list)
-    first_at: float | None = None
-    first_tokens: int = 0
-
-    @classmethod
-    def of(cls, folder: Path, request_id: str) -> PartialAnswer:
-        """The file's name says when it was."""
-        stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-        return cls(folder / f"answer-{stamp}-{request_id[:8]}.txt")
-
-    @property
-    def progress(self) -> str:
-        return f"{self.tokens} of {self.max_tokens} tokens"
-
-    def add(self, event: TokenEvent) -> None:
-        self.tokens = event.tokens
-        self.pieces.append(event.text)
-        if self.first_at is None:
-            self.first_at, self.first_tokens = time.monotonic(), event.tokens
-
-    def whole(self, done: Done) -> Answer:
-        now = time.monotonic()
-        first_at = self.first_at or now
-        further = self.tokens - self.first_tokens
-        return Answer(
-            text="".join(self.pieces),
-            finish_reason=done.finish_reason,
-            usage=done.usage,
-            first_token_s=first_at - self.sent_at,
-            tokens_per_s=further / (now - first_at) if further > 0 and now > first_at else None,
-        )
-
-    def save(self) -> dict[str, str]:
-        """How far it came and where its text went, as details of an error; no text, no file."""
-        if self.max_tokens is None:
-            return {}
-        details = {"generated": self.progress}
-        if not any(self.pieces):
-            return details
-        try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            with os.fdopen(os.open(self.path, flags, 0o600), "w", encoding="utf-8") as file:
-                file.write("".join(self.pieces))
-        except OSError as error:
-            return {**details, "not saved": str(error)}
-        return {**details, "saved": str(self.path)}
+class UnansweredError(NodeError):
+    """WORKER_CRASHED: the worker took the request and died before anything of its answer came: another may answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +62,8 @@ async def answer(
     partial: takes in what comes. retries: how often a busy worker is asked again, three times at most. The deadline is
     the caller's to enforce.
     Raises NodeError ALL_SLOTS_BUSY after the last try, WORKER_GONE when the worker was not there to begin with,
-    WORKER_CRASHED when it died with the answer half done, ConnectError when the connection was lost for good.
+    UnansweredError when it died before anything of the answer came, WORKER_CRASHED when it died with the answer half
+    done, ConnectError when the connection was lost for good.
     """
     delays = BUSY_DELAYS_S[:retries]
     for attempt, delay in enumerate((*delays, None), start=1):
@@ -151,26 +88,53 @@ async def _one_try(endpoint: Endpoint, request: GenerateRequest, partial: Partia
         emit=emit,
         patience=endpoint.patience,
     )
+    warnings: Sequence[str] = ()
     try:
         async with aclosing(stream) as events:
             async for event in events:
                 match event:
                     case Started():
-                        partial.max_tokens = event.max_tokens
+                        partial.max_tokens, warnings = event.max_tokens, event.warnings
                     case TokenEvent():
+                        if partial.is_empty and (event.text or event.reasoning or event.calls):
+                            _begin(partial, warnings, emit)
                         partial.add(event)
-                        emit(Token(event.text, event.tokens))
+                        _tell(event, partial, emit)
                     case Done():
+                        if partial.is_empty:
+                            _begin(partial, warnings, emit)
+                        for call in partial.finished_calls(is_over=True):
+                            emit(call)
                         return partial.whole(event)
         raise AssertionError("the stream of an answer ends with Done or raises")
     except (NodeError, ConnectError, RefusedError, ConfigError) as error:
         if partial.max_tokens is None:
+            _add_hint(error, request)
             raise
         raise await _broken(error, endpoint, partial) from error
     except BaseException:
         # Ctrl-C, a deadline, a stdout that is closed or full: nobody is going to read the rest.
         await _cancel(endpoint, request.request_id, emit)
         raise
+
+
+def _begin(partial: PartialAnswer, warnings: Sequence[str], emit: Emit) -> None:
+    """Not before something comes: a worker that dies until then has shown nothing, and another may answer."""
+    partial.begin()
+    for warning in warnings:
+        emit(Notice(warning))
+    if partial.begins_with:
+        emit(Token(partial.begins_with, 0))
+
+
+def _tell(event: TokenEvent, partial: PartialAnswer, emit: Emit) -> None:
+    if event.reasoning:
+        emit(Reasoning(event.reasoning, event.tokens))
+    if event.text or not (event.reasoning or event.calls):
+        emit(Token(event.text, event.tokens))
+    if event.calls:
+        for call in partial.finished_calls():
+            emit(call)
 
 
 async def _cancel(endpoint: Endpoint, request_id: str, emit: Emit) -> None:
@@ -191,19 +155,38 @@ async def _cancel(endpoint: Endpoint, request_id: str, emit: Emit) -> None:
     await tell(endpoint.connection.node, telling(), emit, otherwise=otherwise, timeout_s=timeout_s)
 
 
+def _add_hint(error: RbeeError, request: GenerateRequest) -> None:
+    """To a refusal that is about the chat template: what helps at the keyboard."""
+    is_about_template = error.code is ErrorCode.MODEL_INVALID or str(error.details.get("field")).endswith("template")
+    if request.messages and is_about_template and not error.hint:
+        error.hint = _TEMPLATE_HINT
+
+
 async def _broken(error: RbeeError, endpoint: Endpoint, partial: PartialAnswer) -> RbeeError:
     """The error for an answer that began and did not end, with its text saved."""
     progress, details = partial.progress, partial.save()
-    if error.code is not ErrorCode.WORKER_GONE:
+    has_failed = error.code is ErrorCode.WORKER_CRASHED and not isinstance(error, SilentWorkerError)
+    if error.code is not ErrorCode.WORKER_GONE and not (has_failed and partial.is_empty):
         return error.after(progress, details)
-    info = (await endpoint.explain()).worker
+    info = (await _noticed(endpoint.explain)).worker
     if info and info.error:
         details["reason"] = info.error.get("message", "")
+    if has_failed:
+        details["reason"] = error.message
     if info and info.log:
         details["log"] = info.log
-    return NodeError(
-        ErrorCode.WORKER_CRASHED,
-        f"the worker died after {progress}",
-        hint="the next `rbee infer` starts a new worker; `rbee logs NODE` says what happened to this one",
-        details=details,
-    )
+    hint = "the next `rbee infer` starts a new worker; `rbee logs NODE` says what happened to this one"
+    if partial.is_empty:
+        message = "the worker died before its first token"
+        return UnansweredError(ErrorCode.WORKER_CRASHED, message, hint=hint, details=details)
+    return NodeError(ErrorCode.WORKER_CRASHED, f"the worker died after {progress}", hint=hint, details=details)
+
+
+async def _noticed(explain: Explain) -> HiveReport:
+    """What the hive says of a dead worker, once it knows that it died; it would hand out the same one until then."""
+    report = HiveReport(reached=False)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(NOTICED_S):
+            while (report := await explain()).reached and not report.over:  # noqa: ASYNC110 - it is elsewhere
+                await asyncio.sleep(NOTICED_PAUSE_S)
+    return report

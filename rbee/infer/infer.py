@@ -15,8 +15,9 @@ from rbee.base.errors import ConnectError, NodeError
 from rbee.base.events import Finished, Notice, Phase, Timings
 from rbee.base.retries import RECONNECTS, WORKERS_TRIED
 from rbee.context import Context
-from rbee.infer.answer import Answer, Endpoint, PartialAnswer, answer
+from rbee.infer.answer import Endpoint, UnansweredError, answer
 from rbee.infer.loading import until_ready
+from rbee.infer.partial import Answer, PartialAnswer
 from rbee.infer.placement import Reuse, Spawn, place
 from rbee.infer.request import InferRequest
 from rbee.infer.session import InferSession
@@ -24,7 +25,15 @@ from rbee.infer.worker_status import hive_report
 from rbee.inventory import Node
 from rbee.node.session import NodeSession
 from rbee.registry import WorkerRow
-from rbee_remote.protocol import ErrorCode, GenerateRequest, ModelInfo, SpawnRequest, WorkerInfo, WorkerState
+from rbee_remote.protocol import (
+    ChatOptions,
+    ErrorCode,
+    GenerateRequest,
+    ModelInfo,
+    SpawnRequest,
+    WorkerInfo,
+    WorkerState,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +84,20 @@ async def _on_some_node(session: InferSession) -> Finished:
 
 
 async def _on_node(session: InferSession, node: Node, row: WorkerRow | None) -> Finished:
-    """On the worker that is known, else phases 2 to 8: twice where the worker or its hive ends meanwhile."""
-    if row and (finished := await _on_known_worker(session, node, row)):
-        return finished
-    for _ in range(WORKERS_TRIED - 1):
+    """On the worker that is known, else phases 2 to 8: again where a worker, or its hive, ends before it answers."""
+    session.chat(node)  # a template that cannot be read is refused before anything is touched
+    for left in reversed(range(WORKERS_TRIED)):
         try:
+            if row and (finished := await _on_known_worker(session, node, row)):
+                return finished
+            row = None
             return await _on_new_worker(session, node)
         except NodeError as error:
-            if error.code is not ErrorCode.WORKER_GONE:
+            if not left or not (isinstance(error, UnansweredError) or error.code is ErrorCode.WORKER_GONE):
                 raise
+            row = None
             session.emit(Notice(f"{error.message}; asking {node.name} again"))
-    return await _on_new_worker(session, node)
+    raise AssertionError("the last try returns or raises")
 
 
 async def _on_known_worker(session: InferSession, node: Node, row: WorkerRow) -> Finished | None:
@@ -95,9 +107,10 @@ async def _on_known_worker(session: InferSession, node: Node, row: WorkerRow) ->
     try:
         return await _inference(session, on, _Worker(row.worker_id, row.model, row.socket, row.secret))
     except NodeError as error:
+        if error.code in (ErrorCode.WORKER_GONE, ErrorCode.WORKER_CRASHED):
+            session.registry.drop(node.name, row.worker_id)
         if error.code is not ErrorCode.WORKER_GONE:
             raise
-        session.registry.drop(node.name, row.worker_id)
         return None
 
 
@@ -221,8 +234,9 @@ async def _load(session: InferSession, on: NodeSession, info: WorkerInfo) -> Wor
 
 async def _inference(session: InferSession, on: NodeSession, worker: _Worker) -> Finished:
     """Phase 8: the answer."""
-    generate = _generate_request(session.request)
-    partial = PartialAnswer.of(session.context.settings.log, generate.request_id)
+    generate = _generate_request(session.request, session.chat(on.node))
+    begun = generate.messages[-1].content if generate.chat.continue_final else ""
+    partial = PartialAnswer.of(session.context.settings.log, generate.request_id, begun)
     hive = on.hive_at(worker.socket.rpartition("/")[0])  # hive and workers share a folder
     endpoint = Endpoint(
         worker=on.worker_at(worker.socket, worker.id, worker.secret),
@@ -242,7 +256,7 @@ async def _inference(session: InferSession, on: NodeSession, worker: _Worker) ->
     return Finished(result.finish_reason, result.usage, timings, on.node.name, worker.model, worker.id)
 
 
-def _generate_request(request: InferRequest) -> GenerateRequest:
+def _generate_request(request: InferRequest, chat: ChatOptions) -> GenerateRequest:
     return GenerateRequest(
         request_id=uuid.uuid4().hex,
         messages=request.messages,
@@ -251,6 +265,8 @@ def _generate_request(request: InferRequest) -> GenerateRequest:
         sampling=request.sampling,
         stop=request.stop,
         keep_alive_s=request.keep_alive_s,
+        chat=chat,
+        tools=request.tools,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rbee_remote.protocol import LoadOptions, Message, Sampling
+from rbee_remote.protocol import ChatOptions, LoadOptions, Message, Sampling, ToolOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +13,7 @@ class InferRequest:
 
     node: a name, "@tag", "all", or None for wherever the model is or fits. model: a model ref, None for the node's
     default. Either messages, or prompt (--raw: no chat template). max_tokens: None for what the context still holds.
+    chat: how the messages become a prompt; without a template of its own it is the node's. tools: what may be called.
     load: how the model is loaded; what it does not say is the node's.
     keep_alive_s: None for the node's, negative for never. timeout_s: seconds for everything, None for none.
     retry: how often a busy worker is asked again.
@@ -25,6 +26,8 @@ class InferRequest:
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
+    chat: ChatOptions = field(default_factory=ChatOptions)
+    tools: ToolOptions = field(default_factory=ToolOptions)
     load: LoadOptions = field(default_factory=LoadOptions)
     keep_alive_s: float | None = None
     timeout_s: float | None = None

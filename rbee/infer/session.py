@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -19,7 +20,7 @@ from rbee.inventory import Node
 from rbee.models.ref import ModelRef, parse_ref
 from rbee.node.session import NodeSession
 from rbee.registry import Registry
-from rbee_remote.protocol import ErrorCode
+from rbee_remote.protocol import ChatOptions, ErrorCode
 
 DEFAULT_MODEL = "smollm2:135m"
 #: Reasons to try the next node, where the user named none.
@@ -39,6 +40,7 @@ class InferSession:
         self.clock = PhaseClock(context.emit)
         self.deadline = Deadline.after(request.timeout_s)
         self.started: set[str] = set()
+        self._chats: dict[str, ChatOptions] = {}
         self._nodes: dict[str, NodeSession] = {}
         self._held = AsyncExitStack()
 
@@ -57,6 +59,17 @@ class InferSession:
     def ref(self, node: Node) -> ModelRef:
         """The model to use on a node. Raises UsageError for a ref that is none."""
         return parse_ref(self.request.model or node.model or DEFAULT_MODEL)
+
+    def chat(self, node: Node) -> ChatOptions:
+        """How the messages become a prompt on a node. Raises ConfigError for a template that cannot be read."""
+        chat = self.request.chat
+        if node.template is None or chat.template or not self.request.messages:
+            return chat
+        if node.name not in self._chats:
+            from rbee.inventory.template import read_template
+
+            self._chats[node.name] = replace(chat, template=read_template(node))
+        return self._chats[node.name]
 
     async def on(self, node: Node) -> NodeSession:
         """The session with a node, opened once."""

@@ -33,6 +33,10 @@ from rbee_remote.protocol import Done, ErrorCode, GenerateRequest
 Explain = Callable[[], Awaitable[HiveReport]]
 
 
+class SilentWorkerError(NodeError):
+    """WORKER_CRASHED, for all that can be known: it says nothing, and its hive knows of nothing wrong with it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Patience:
     """Seconds, of which `rbee.base.retries` says what each is for."""
@@ -57,7 +61,7 @@ async def answer_events(
     """The events of an answer up to its `Done`. `connection` is what `worker` speaks over.
 
     deadline: told to the worker each time the request is sent. Raises after `patience.outage_s` in vain ConnectError
-    where the node could not be reached, NodeError WORKER_CRASHED where only the worker is silent; and at once:
+    where the node could not be reached, SilentWorkerError where only the worker is silent; and at once:
     RefusedError and ConfigError by the node, NodeError by the worker, WORKER_GONE where it is not there any more.
     """
     heard = 0
@@ -228,7 +232,7 @@ class _Outage:
 
 def _lost(node: str, outage_s: float, error: RbeeError, event: StreamEvent) -> RbeeError:
     if event is StreamEvent.SILENT:
-        return NodeError(
+        return SilentWorkerError(
             ErrorCode.WORKER_CRASHED,
             f"the worker on {node} was silent for {outage_s:g} s, although the node answers",
             hint="`rbee workers stop ID` ends it; `rbee logs NODE` says more",

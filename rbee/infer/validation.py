@@ -6,12 +6,15 @@ talk without end, and the keeper, which keeps the text to save it, would run out
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rbee.node.socket_http import NonsenseError
-from rbee_remote.protocol import Done, Started, TokenEvent
+from rbee_remote.protocol import CallDelta, Done, Started, TokenEvent
 
 #: Tokens of one answer; ten times the largest context that any model has been trained for.
 MOST_TOKENS = 2**24
-#: Characters of one answer, and of what a token may add to it on average: the longest tokens are runs of spaces.
+#: Characters of one answer, its reasoning and calls included, and of what a token may add to it on average: the longest
+#: tokens are runs of spaces.
 MOST_TEXT = 64 * 2**20
 TEXT_PER_TOKEN = 1024
 #: Events without a token: the start, the text that was held back at the end, the end.
@@ -27,6 +30,7 @@ class EventCheck:
         self._events = 0
         self._tokens = 0
         self._text = 0
+        self._calls = 0
 
     def take(self, number: int, event: Started | TokenEvent | Done) -> None:
         """Take in the next event. Raises NonsenseError for one that no worker sends at this point."""
@@ -54,7 +58,18 @@ class EventCheck:
         if not self._tokens <= event.tokens <= self._most:
             raise NonsenseError(f"{event.tokens} tokens after {self._tokens}, of {self._most}")
         self._tokens = event.tokens
-        self._text += len(event.text)
+        self._text += len(event.text) + len(event.reasoning)
+        if event.calls:
+            self._check_calls(event.calls)
         longest = min(MOST_TEXT, TEXT_PER_TOKEN * (event.tokens + MORE_EVENTS))
         if self._text > longest or self._events > 2 * self._most + MORE_EVENTS:
             raise NonsenseError(f"more text than {event.tokens} tokens can have")
+
+    def _check_calls(self, pieces: Sequence[CallDelta]) -> None:
+        """Calls come one after the other; each has its name in its first piece, and there alone."""
+        for piece in pieces:
+            if piece.name:
+                self._calls += 1
+            if piece.index != self._calls - 1 or (piece.id and not piece.name):
+                raise NonsenseError(f"a piece of call {piece.index} after {self._calls} calls")
+            self._text += len(piece.name) + len(piece.id) + len(piece.arguments)

@@ -128,25 +128,32 @@ def make_renderer(
     color: bool = True,
     stream: bool = True,
     timing: bool = False,
+    reasoning: bool | None = None,
     stdout: TextIO | None = None,
     stderr: TextIO | None = None,
 ) -> Renderer:
     """The renderer for these options and streams.
 
     color: False for --no-color; $NO_COLOR counts too. stream: False shows the answer when it is whole.
-    timing: a table of the timings follows the answer.
+    timing: a table of the timings follows the answer. reasoning: whether it is shown, None for where stderr is a
+    terminal; with --json it always is.
     """
     out, err = Output(stdout or sys.stdout), Output(stderr or sys.stderr)
     if json:
         from rbee.render.json_lines import JsonRenderer
 
         return JsonRenderer(out, stream=stream)
+    reasoning = err.is_terminal if reasoning is None else reasoning
     moves = err.is_terminal and os.environ.get("TERM", "dumb") != "dumb"
     if moves and not quiet:
         from rbee.render.terminal import TerminalRenderer
 
         color = color and not os.environ.get("NO_COLOR")
-        return TerminalRenderer(out, err, verbose=verbose, color=color, stream=stream, timing=timing)
+        return TerminalRenderer(
+            out, err, verbose=verbose, color=color, stream=stream, timing=timing, reasoning=reasoning
+        )
     from rbee.render.plain import PlainRenderer
 
-    return PlainRenderer(out, err, quiet=quiet, verbose=verbose, stream=stream, timing=timing)
+    return PlainRenderer(
+        out, err, quiet=quiet, verbose=verbose, stream=stream, timing=timing, reasoning=reasoning and not quiet
+    )

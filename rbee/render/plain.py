@@ -7,7 +7,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rbee.base.errors import RbeeError
-from rbee.base.events import Event, Finished, Notice, PhaseDone, PhaseStarted, Progress, Retry, Timings, Token
+from rbee.base.events import (
+    Event,
+    Finished,
+    Notice,
+    PhaseDone,
+    PhaseStarted,
+    Progress,
+    Reasoning,
+    Retry,
+    Timings,
+    Token,
+    ToolCall,
+)
 from rbee.render import Output, Renderer, Table
 from rbee.render import text as render_text
 
@@ -17,7 +29,10 @@ WORTH_AN_END_S = 1.0
 
 
 class PlainRenderer(Renderer):
-    """One line of stderr an event. quiet: the answer and errors alone. clock: seconds, monotonic."""
+    """One line of stderr an event. quiet: the answer and errors alone. reasoning: whether it is shown.
+
+    clock: seconds, monotonic.
+    """
 
     def __init__(
         self,
@@ -28,10 +43,12 @@ class PlainRenderer(Renderer):
         verbose: int = 0,
         stream: bool = True,
         timing: bool = False,
+        reasoning: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._out, self._err = out, err
         self._quiet, self._verbose, self._stream, self._timing = quiet, verbose, stream, timing
+        self._reasoning = reasoning
         self._clock = clock
         self._held: list[str] = []
         self._steps: dict[str, _Step] = {}
@@ -40,6 +57,10 @@ class PlainRenderer(Renderer):
         match event:
             case Token():
                 self._token(event.text)
+            case Reasoning():
+                self._think(event.text)
+            case ToolCall():
+                self._call(event)
             case Finished():
                 self._finish(event)
             case _ if not self._quiet:
@@ -74,10 +95,34 @@ class PlainRenderer(Renderer):
         self._out.end_line()
 
     def _token(self, text: str) -> None:
+        if not text:
+            return
         if self._stream:
+            self._end_reasoning()
             self._out.write(text)
         else:
             self._held.append(text)
+
+    def _call(self, call: ToolCall) -> None:
+        """A line of its own, whatever came before it."""
+        ends_line = self._held[-1].endswith("\n") if self._held else self._out.ends_line
+        data = {"name": call.name, "arguments": call.arguments}
+        self._token(("" if ends_line else "\n") + render_text.json_line(data, is_terminal=self._out.is_terminal))
+
+    def _think(self, text: str) -> None:
+        """To stderr as it comes, also where the answer is held back."""
+        if self._reasoning and text:
+            if self._err.ends_line:
+                self._interrupt()
+            self._write_reasoning(text)
+
+    def _write_reasoning(self, text: str) -> None:
+        self._err.write(text)
+
+    def _end_reasoning(self) -> None:
+        """What follows begins a line."""
+        if not self._err.ends_line:
+            self._err.write_raw("\n")
 
     def _finish(self, event: Finished) -> None:
         self._release()
@@ -120,6 +165,7 @@ class PlainRenderer(Renderer):
 
     def _line(self, text: str) -> None:
         """A line of stderr. Whoever calls has put values through `one_line`."""
+        self._end_reasoning()
         self._err.write_raw(text + "\n")
 
     def _sign(self, sign: str, plain: str) -> str:
@@ -132,6 +178,7 @@ class PlainRenderer(Renderer):
 
     def _release(self) -> None:
         held, self._held = "".join(self._held), []
+        self._end_reasoning()
         self._out.write(held)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rbee.base.errors import RbeeError
-from rbee.base.events import Event, PhaseDone, PhaseStarted, Progress, Timings, Token
+from rbee.base.events import Event, PhaseDone, PhaseStarted, Progress, Timings, Token, ToolCall
 from rbee.render import Output, Table
 from rbee.render import text as render_text
 from rbee.render.plain import PlainRenderer
@@ -39,8 +39,9 @@ class TerminalRenderer(PlainRenderer):
         color: bool = True,
         stream: bool = True,
         timing: bool = False,
+        reasoning: bool = True,
     ) -> None:
-        super().__init__(out, err, verbose=verbose, stream=stream, timing=timing)
+        super().__init__(out, err, verbose=verbose, stream=stream, timing=timing, reasoning=reasoning)
         self._color = color
         self._live = _Live(err, color=color)
 
@@ -96,6 +97,19 @@ class TerminalRenderer(PlainRenderer):
 
     def _show_timings(self, timings: Timings) -> None:
         self._rich(_rich_table(("", "timing"), render_text.timing_rows(timings), framed=True), self._err)
+
+    def _call(self, call: ToolCall) -> None:
+        if self._stream:
+            self._live.stop()
+        super()._call(call)
+
+    def _write_reasoning(self, text: str) -> None:
+        """Dim. A line ends after the escape sequence, so that it can be seen to end."""
+        self._live.stop()
+        line = text.rstrip("\n")
+        shown = render_text.neutralise(line)
+        ends = text[len(line) :]
+        self._err.write_raw((f"\x1b[2m{shown}\x1b[0m" if self._color and shown else shown) + ends)
 
     def _rich(self, renderable: rich.table.Table, output: Output) -> None:
         from rich.console import Console

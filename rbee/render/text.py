@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections import deque
@@ -80,6 +81,12 @@ def error_lines(error: RbeeError) -> list[str]:
 def error_data(error: RbeeError) -> dict[str, Any]:
     """The error as JSON values."""
     return {"code": error.code.value, "message": error.message, "details": error.details, "hint": error.hint}
+
+
+def json_line(data: Any, *, is_terminal: bool) -> str:
+    """One line of JSON. A terminal gets its control characters escaped."""
+    text = json.dumps(data, ensure_ascii=is_terminal, default=str)
+    return (text.replace("\x7f", "\\u007f") if is_terminal else text) + "\n"
 
 
 def timing_rows(timings: Timings) -> list[tuple[str, str]]:

@@ -72,7 +72,12 @@ def _commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
 
 
 COMMANDS = dict(_commands(APP))
-OPTIONS = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts}
+OPTIONS = {
+    option
+    for command in COMMANDS.values()
+    for parameter in command.params
+    for option in (*parameter.opts, *parameter.secondary_opts)
+}
 OPTIONS |= {option for parameter in APP.params for option in parameter.opts} | {"--help"}
 
 
@@ -243,7 +248,7 @@ def test_every_exit_code_stands_there() -> None:
 
 def test_every_event_stands_there_with_its_fields() -> None:
     rows = _rows("docs/reference/json.md", "Events")
-    names = {"PhaseStarted": "phase", "PhaseDone": "phase_done"}
+    names = {"PhaseStarted": "phase", "PhaseDone": "phase_done", "ToolCall": "tool_call"}
     kinds = {names.get(kind.__name__, kind.__name__.lower()): kind for kind in get_args(events.Event)}
     assert set(rows) - {"event"} == set(kinds)
     for name, kind in kinds.items():

@@ -65,7 +65,7 @@ ANSWER_TRY_S = keeper.STREAM_OPEN_S + 3 * keeper.ANSWER_SILENCE_S + keeper.ASK_T
 #: One try in which it is found out, and another that began at the last moment.
 OUTAGE_S = 2 * ANSWER_TRY_S + keeper.OUTAGE_S + keeper.OUTAGE_LONGEST_PAUSE_S
 BUSY_S = sum(keeper.BUSY_DELAYS_S)
-INFERENCE_S = (len(keeper.BUSY_DELAYS_S) + 1) * OUTAGE_S + BUSY_S
+INFERENCE_S = (len(keeper.BUSY_DELAYS_S) + 1) * OUTAGE_S + BUSY_S + keeper.NOTICED_S
 
 RUNTIME_SCRIPTS = 3  # made, removed, made again
 STOP_S = keeper.REQUEST_S + keeper.STOP_TIMEOUT_S + STOP_STEPS * StopRequest().patience_s
@@ -86,7 +86,7 @@ PHASES_S = (
 REPEATED_S = (keeper.RECONNECTS + 1) * PHASES_S + keeper.RECONNECTS * keeper.REOPEN_TIMEOUT_S
 WARM_S = 2 * keeper.BUSY_TIMEOUT_S + ssh_s() + INFERENCE_S
 COLD_S = WARM_S + PHASES_S
-#: After a known worker turned out to be gone.
+#: After a known worker turned out to be gone. One that dies of the request leaves a try less.
 COLD_AGAIN_S = WARM_S + keeper.WORKERS_TRIED * (REPEATED_S + INFERENCE_S)
 
 POLICIES = (
@@ -175,7 +175,7 @@ POLICIES = (
         ("RECONNECTS",),
     ),
     Policy(
-        "the new worker, or its hive, ends before it answers: phases 2 to 8 again",
+        "a worker dies before its first token, or is gone with its hive: phases 2 to 8 again",
         "rbee/infer/infer.py",
         f"{keeper.WORKERS_TRIED}",
         "",
@@ -191,6 +191,15 @@ POLICIES = (
         "all of the above",
         None,
         (),
+    ),
+    Policy(
+        "the hive has not noticed yet that the worker died",
+        "rbee/infer/answer.py",
+        f"begun within {number(keeper.NOTICED_S)} s",
+        number(keeper.NOTICED_PAUSE_S),
+        "-",
+        keeper.NOTICED_S,
+        ("NOTICED_S", "NOTICED_PAUSE_S"),
     ),
     Policy(
         "all slots of the worker are busy",

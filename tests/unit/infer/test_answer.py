@@ -19,7 +19,8 @@ import pytest
 from rbee.base.deadline import Deadline
 from rbee.base.errors import NodeError
 from rbee.base.events import Event, Retry, Token
-from rbee.infer.answer import Endpoint, PartialAnswer, answer
+from rbee.infer.answer import Endpoint, answer
+from rbee.infer.partial import PartialAnswer
 from rbee.infer.worker_status import HiveReport
 from rbee.node.hive_client import WorkerClient
 from rbee.render import OutputClosed

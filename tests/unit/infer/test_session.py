@@ -14,7 +14,7 @@ from rbee.base.errors import ConnectError, NodeError
 from rbee.base.events import Event, Notice, Phase
 from rbee.base.settings import Settings
 from rbee.context import Context
-from rbee.infer.answer import PartialAnswer
+from rbee.infer.partial import PartialAnswer
 from rbee.infer.request import InferRequest
 from rbee.infer.session import InferSession
 from rbee.inventory import Inventory, Node

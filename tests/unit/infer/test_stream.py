@@ -50,8 +50,8 @@ def sse(first: int, *events: Generated) -> bytes:
     return (head + "".join(lines)).encode()
 
 
-def refusal(status: int, code: ErrorCode) -> bytes:
-    body = json.dumps(RemoteError(code, "no").encode())
+def refusal(status: int, error: ErrorCode | RemoteError) -> bytes:
+    body = json.dumps((error if isinstance(error, RemoteError) else RemoteError(error, "no")).encode())
     return f"HTTP/1.1 {status} No\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
