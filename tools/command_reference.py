@@ -75,7 +75,8 @@ def _name(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
         return f"`{metavar}`"
     takes_none = parameter.is_flag or parameter.count
-    return ", ".join(f"`{option}`" for option in parameter.opts) + ("" if takes_none else f" `{metavar}`")
+    options = (*parameter.opts, *parameter.secondary_opts)
+    return ", ".join(f"`{option}`" for option in options) + ("" if takes_none else f" `{metavar}`")
 
 
 def _meaning(parameter: Any) -> str:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rbee.base.errors import UsageError
+from rbee.cli.collected import takes
 from rbee.cli.failed_nodes import error_value, partial_failure, why
-from rbee.cli.load_options import takes_load_options
+from rbee.cli.load_options import collect_load_options
 from rbee.cli.options import ModelOption, complete_node
 from rbee.cli.shell import Shell, command
 from rbee.render import Table
@@ -27,7 +28,7 @@ def register(app: typer.Typer) -> None:
     command(app, "bench", example="rbee bench all --model smollm2:135m")(bench)
 
 
-@takes_load_options(name for name in OPTIONS if name != "slots")
+@takes(load=collect_load_options(name for name in OPTIONS if name != "slots"))
 def bench(
     shell: Shell,
     nodes: Annotated[str, typer.Argument(metavar="NODE", help="A node, @TAG or all.", autocompletion=complete_node)],

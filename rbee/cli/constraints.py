@@ -21,7 +21,7 @@ GrammarOption = Annotated[
 ]
 
 
-def read_constraints(schema: str | None, grammar: Path | None) -> dict[str, Any]:
+def read_constraints(schema: SchemaOption = None, grammar: GrammarOption = None) -> dict[str, Any]:
     """Fields of `Sampling`. Raises UsageError for both, a file that cannot be read, and what is no JSON object."""
     if schema is not None and grammar is not None:
         raise UsageError("--schema and --grammar were given", hint="leave out one of them")

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rbee.base.errors import UsageError
-from rbee.cli.constraints import GrammarOption, SchemaOption, decode_text, read_constraints, read_text
-from rbee.cli.load_options import takes_load_options
-from rbee.cli.options import ModelOption, NodeOption, duration
+from rbee.cli.chat_options import Chat, read_chat
+from rbee.cli.collected import takes
+from rbee.cli.constraints import decode_text, read_constraints, read_text
+from rbee.cli.display_options import Display, read_display
+from rbee.cli.load_options import collect_load_options
+from rbee.cli.options import ModelOption, NodeOption, check_text, duration
+from rbee.cli.sampling_options import read_sampling, read_stop
 from rbee.cli.shell import Shell, command
-from rbee_remote.protocol import LoadOptions
+from rbee_remote.protocol import LoadOptions, Sampling
 
 if TYPE_CHECKING:
     from rbee.infer.request import InferRequest
@@ -23,9 +27,17 @@ def register(app: typer.Typer) -> None:
     command(app, "infer", example='rbee infer --node gpu1 --model smollm2:135m "Why is the sky blue?"')(infer)
 
 
-@takes_load_options()
+@takes(
+    chat=read_chat,
+    sampling=read_sampling,
+    stop=read_stop,
+    constraints=read_constraints,
+    load=collect_load_options(),
+    display=read_display,
+)
 def infer(
     shell: Shell,
+    *,
     prompt: Annotated[
         str | None,
         typer.Argument(
@@ -39,41 +51,14 @@ def infer(
     ] = None,
     node: NodeOption = None,
     model: ModelOption = None,
-    system: Annotated[str | None, typer.Option("--system", "-s", metavar="TEXT", help="The system message.")] = None,
+    chat: Chat,
     max_tokens: Annotated[
         int | None, typer.Option("--max-tokens", "-n", min=1, metavar="N", help="Generate at most this many tokens.")
     ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(min=0.0, metavar="T", help="0 always takes the most likely token. [default: 0.8]")
-    ] = None,
-    top_p: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, metavar="P", help="Nucleus sampling; 1 is off. [default: 0.95]")
-    ] = None,
-    top_k: Annotated[
-        int | None, typer.Option(min=0, metavar="K", help="Only the K most likely tokens; 0 is off. [default: 40]")
-    ] = None,
-    min_p: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            max=1.0,
-            metavar="P",
-            help="Drop tokens less likely than P times the most likely; 0 is off. [default: 0.05]",
-        ),
-    ] = None,
-    repeat_penalty: Annotated[
-        float | None,
-        typer.Option(min=0.0, metavar="R", help="Above 1 makes repetition less likely; 1 is off. [default: 1]"),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="The same seed gives the same answer.")] = None,
-    stop: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="End the answer before this text; may be repeated.")
-    ] = None,
-    schema: SchemaOption = None,
-    grammar: GrammarOption = None,
-    *,
+    sampling: dict[str, Any],
+    stop: tuple[str, ...],
+    constraints: dict[str, Any],
     load: LoadOptions,
-    raw: Annotated[bool, typer.Option("--raw", help="Take the prompt as it is, without the chat template.")] = False,
     keep_alive: Annotated[
         str | None,
         typer.Option(
@@ -90,48 +75,41 @@ def infer(
             min=0, max=3, metavar="N", help="How often to ask a busy worker again. [default: 3]", show_default=False
         ),
     ] = 3,
-    no_stream: Annotated[bool, typer.Option("--no-stream", help="Show the answer when it is complete.")] = False,
-    timing: Annotated[bool, typer.Option("--timing", help="Show how long each step took.")] = False,
+    display: Display,
 ) -> None:
     """Ask a model, and stream its answer to stdout."""
-    from rbee.base.durations import NEVER
     from rbee.infer.request import InferRequest
-    from rbee_remote.protocol import Message, Sampling
 
     text = read_prompt(prompt, file)
-    if raw and system is not None:
-        raise UsageError(
-            "--raw takes the prompt as it is; --system needs the chat template", hint="leave out one of them"
-        )
-    chosen = {
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-        "min_p": min_p,
-        "repeat_penalty": repeat_penalty,
-        "seed": seed,
-        **read_constraints(schema, grammar),
-    }
-    messages = [Message("system", system)] if system is not None else []
-    limit = duration(timeout, "--timeout")
     request = InferRequest(
-        messages=() if raw else (*messages, Message("user", text)),
-        prompt=text if raw else None,
+        messages=() if chat.raw else chat.messages(text),
+        prompt=text if chat.raw else None,
         node=node,
         model=model,
-        sampling=Sampling(**{key: value for key, value in chosen.items() if value is not None}),
-        stop=tuple(stop or ()),
+        sampling=Sampling(**sampling, **constraints),
+        stop=stop,
         max_tokens=max_tokens,
+        chat=chat.options,
+        tools=chat.tools,
         load=load,
         keep_alive_s=duration(keep_alive, "--keep-alive"),
-        timeout_s=None if limit == NEVER else limit,
+        timeout_s=_timeout_s(timeout),
         retry=retry,
     )
-    _run(shell, request, stream=not no_stream, timing=timing)
+    _run(shell, request, display)
 
 
-def _run(shell: Shell, request: InferRequest, *, stream: bool, timing: bool) -> None:
-    renderer = shell.use_renderer(stream=stream, timing=timing)
+def _timeout_s(text: str | None) -> float | None:
+    from rbee.base.durations import NEVER
+
+    seconds = duration(text, "--timeout")
+    if seconds == 0:
+        raise UsageError("--timeout: there is no time in 0", hint='write "90s", "5m" or "never"')
+    return None if seconds == NEVER else seconds
+
+
+def _run(shell: Shell, request: InferRequest, display: Display) -> None:
+    renderer = shell.use_renderer(stream=display.stream, timing=display.timing, reasoning=display.reasoning)
     context = shell.context
     from rbee import audit
     from rbee.infer.infer import infer as run_infer
@@ -159,6 +137,8 @@ def read_prompt(argument: str | None, file: Path | None) -> str:
         raise UsageError(
             "a prompt and --file were given", hint="leave out one of them; standard input can follow either"
         )
+    if argument is not None:
+        check_text("the prompt", argument)
     parts = [] if argument in (None, "-") else [str(argument)]
     if file is not None:
         parts.append(_read_file(file))

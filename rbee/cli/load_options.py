@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
@@ -14,25 +13,15 @@ from rbee_remote.protocol import LoadOptions
 from rbee_remote.protocol.load_options import OPTIONS, Form, Names, Number, Option, Shares
 
 
-def takes_load_options(names: Iterable[str] = tuple(OPTIONS)) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Let a command take these options where its parameter `load` stands, which gets what was said by them."""
-    taken = {name: OPTIONS[name] for name in names}
+def collect_load_options(names: Iterable[str] = tuple(OPTIONS)) -> Callable[..., LoadOptions]:
+    """For `takes`: what was said by these options."""
 
-    def dress(function: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(function)
-        def call(*arguments: Any, **values: Any) -> None:
-            load = load_options({name: values.pop(name) for name in taken})
-            function(*arguments, load=load, **values)
+    def collect(**given: Any) -> LoadOptions:
+        return load_options(given)
 
-        signature = inspect.signature(function, eval_str=True)
-        parameters: list[inspect.Parameter] = []
-        for parameter in signature.parameters.values():
-            is_load = parameter.annotation is LoadOptions
-            parameters += [_parameter(*each) for each in taken.items()] if is_load else [parameter]
-        call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        return call
-
-    return dress
+    parameters = [_parameter(name, OPTIONS[name]) for name in names]
+    collect.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return collect
 
 
 def load_options(given: Mapping[str, Any]) -> LoadOptions:

@@ -10,8 +10,9 @@ import typer
 
 from rbee.base.errors import NodeError, UsageError
 from rbee.base.settings import expand
+from rbee.cli.collected import takes
 from rbee.cli.failed_nodes import error_value, partial_failure, why
-from rbee.cli.load_options import takes_load_options
+from rbee.cli.load_options import collect_load_options
 from rbee.cli.options import NodeArgument, NodeOption, NodesArgument
 from rbee.cli.shell import Shell, command, group
 from rbee.render import Table
@@ -46,7 +47,7 @@ def list_(shell: Shell, nodes: NodesArgument = None) -> None:
     shell.renderer.table(models_table(shell.run(models.models(context, context.inventory.select(nodes)))))
 
 
-@takes_load_options(name for name, option in OPTIONS.items() if option.sizes)
+@takes(load=collect_load_options(name for name, option in OPTIONS.items() if option.sizes))
 def show(shell: Shell, model: RefArgument, node: NodeOption = None, *, load: LoadOptions) -> None:
     """Show what a model is, what memory it needs, and how much context each node has room for."""
     from rbee.fleet import models

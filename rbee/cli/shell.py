@@ -93,7 +93,7 @@ class Shell:
     def renderer(self) -> Renderer:
         return self._state.renderer or self.use_renderer()
 
-    def use_renderer(self, *, stream: bool = True, timing: bool = False) -> Renderer:
+    def use_renderer(self, *, stream: bool = True, timing: bool = False, reasoning: bool | None = None) -> Renderer:
         """Set the command's renderer up; `infer` asks for more than the options that all share."""
         options = self.options
         self._state.renderer = make_renderer(
@@ -103,6 +103,7 @@ class Shell:
             color=not options.no_color,
             stream=stream,
             timing=timing,
+            reasoning=reasoning,
         )
         return self._state.renderer
 

@@ -25,6 +25,7 @@ from rbee.cli.shell import Shell, State
 from rbee.inventory import load
 from rbee.inventory.schema import KEYS
 from rbee.registry import Registry
+from rbee_remote.protocol.limits import MAX_STOPS
 
 ROOT = Path(__file__).parents[3]
 
@@ -162,7 +163,27 @@ def test_a_host_key_that_was_compared_is_pinned_without_connecting(
         (("version", "--jsn"), "no such option: --jsn", "did you mean --json? `rbee version --help`"),
         (("nodes", "show"), "missing argument 'NODE'", "`rbee nodes show --help`"),
         (("nodes", "show", "loca"), "no node 'loca'", "did you mean 'local'?"),
-        (("infer", "--top-p", "3", "x"), "invalid value for '--top-p'", "`rbee infer --help`"),
+        (("infer", "--max-tokens", "0", "x"), "invalid value for '--max-tokens'", "`rbee infer --help`"),
+        (("infer", "--top-p", "3", "x"), "--top-p: 3.0 is not between 0 and 1", ""),
+        (("infer", "--temperature", "nan", "x"), "--temperature: nan is not between 0 and 5", ""),
+        (("infer", "--temperature", "inf", "x"), "--temperature: inf is not between 0 and 5", ""),
+        (("infer", "--top-p", "nan", "x"), "--top-p: nan is not between 0 and 1", ""),
+        (("infer", "--min-p", "nan", "x"), "--min-p: nan is not between 0 and 1", ""),
+        (("infer", "--top-k", "-1", "x"), "--top-k: -1 is not between 0 and 1000000", ""),
+        (("infer", "--repeat-penalty", "0", "x"), "--repeat-penalty: 0.0 is not between 0.1 and 10", ""),
+        (("infer", "--seed", "4294967295", "x"), "--seed: 4294967295 is not between 0 and 4294967294", ""),
+        (("infer", "--seed", "-5", "x"), "--seed: -5 is not between", ""),
+        (("infer", "--seed", "1.5", "x"), "invalid value for '--seed'", ""),
+        (("infer", "--stop", "", "x"), "--stop: a text has to have 1 to 256 characters, got 0", ""),
+        (("infer", "--stop", "s" * 257, "x"), "--stop: a text has to have 1 to 256 characters, got 257", ""),
+        (("infer", *("--stop", "s") * (MAX_STOPS + 1), "x"), f"--stop: at most {MAX_STOPS} texts", ""),
+        (("infer", "--timeout", "0", "x"), "--timeout: there is no time in 0", "90s"),
+        (("infer", "--timeout", "0ms", "x"), "--timeout: there is no time in 0", ""),
+        (("infer", "--timeout", "-5", "x"), "--timeout: '-5' is not a duration", ""),
+        (("infer", "--retry", "4", "x"), "invalid value for '--retry'", ""),
+        (("infer", "\udcff"), "the prompt is not UTF-8 text (character 0)", ""),
+        (("infer", "--system", "a\udcff", "x"), "--system is not UTF-8 text (character 1)", ""),
+        (("infer", "--stop", "\udcff", "x"), "--stop is not UTF-8 text", ""),
         (("infer", "--keep-alive", "soon", "x"), "--keep-alive: 'soon' is not a duration", ""),
         (("infer", "--ctx", "most", "x"), "--ctx: 'most' is neither a whole number nor 'auto'", ""),
         (("infer", "--ctx", "8", "x"), "--ctx: 8 is not between 16 and", ""),
