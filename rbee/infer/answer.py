@@ -27,8 +27,13 @@ from rbee.node.hive_client import WorkerClient
 from rbee.transport.reconnecting import ReconnectingConnection
 from rbee_remote.protocol import Done, ErrorCode, GenerateRequest, Started, TokenEvent
 
-#: For errors of the chat template. A worker does not say it: its clients are not all at a keyboard.
-_TEMPLATE_HINT = "--template FILE takes another chat template, --raw sends the prompt without one"
+#: What helps at the keyboard against a refusal, by what that is about. A worker, whose clients are not all at one, does
+#: not say it.
+_HINTS = {
+    "chat_template": "--template FILE takes another chat template, --raw sends the prompt without one",
+    "chat.template": "--template FILE takes another chat template; without one the model's own is used",
+    "continue_final": "leave out --prefill, or give a template that can continue an answer with --template FILE",
+}
 
 
 class UnansweredError(NodeError):
@@ -156,10 +161,12 @@ async def _cancel(endpoint: Endpoint, request_id: str, emit: Emit) -> None:
 
 
 def _add_hint(error: RbeeError, request: GenerateRequest) -> None:
-    """To a refusal that is about the chat template: what helps at the keyboard."""
-    is_about_template = error.code is ErrorCode.MODEL_INVALID or str(error.details.get("field")).endswith("template")
-    if request.messages and is_about_template and not error.hint:
-        error.hint = _TEMPLATE_HINT
+    """To a worker's refusal of messages."""
+    about = error.details.get("about") or error.details.get("field")
+    if error.code is ErrorCode.MODEL_INVALID:  # the model is loaded: it is its template
+        about = "chat_template"
+    if request.messages:
+        error.hint = _HINTS.get(str(about), error.hint)
 
 
 async def _broken(error: RbeeError, endpoint: Endpoint, partial: PartialAnswer) -> RbeeError:

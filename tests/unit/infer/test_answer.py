@@ -19,7 +19,7 @@ import pytest
 from rbee.base.deadline import Deadline
 from rbee.base.errors import NodeError
 from rbee.base.events import Event, Retry, Token
-from rbee.infer.answer import Endpoint, answer
+from rbee.infer.answer import Endpoint, UnansweredError, answer
 from rbee.infer.partial import PartialAnswer
 from rbee.infer.worker_status import HiveReport
 from rbee.node.hive_client import WorkerClient
@@ -89,6 +89,19 @@ async def test_a_local_worker_that_dies_is_not_waited_for() -> None:
         assert await worker.task == 1
         assert caught.value.code is ErrorCode.WORKER_CRASHED
         assert partial.path.read_text() == "x" * sum(isinstance(event, Token) for event in heard) != ""
+
+
+async def test_a_worker_that_dies_before_its_first_token_has_answered_nothing() -> None:
+    def explode(step: int) -> None:
+        raise RuntimeError(f"the GPU fell off the bus in step {step}")
+
+    async with endpoint_of(ScriptedEngine(lambda _: b"x" * 100, before_step=explode)) as (endpoint, partial, worker):
+        with pytest.raises(UnansweredError, match="died before its first token") as caught:
+            await answer(endpoint, ask(), partial, emit=print_nothing)
+        assert await worker.task == 1
+    assert (caught.value.code, caught.value.exit_status) == (ErrorCode.WORKER_CRASHED, 8)
+    assert "fell off the bus" in caught.value.details["reason"]
+    assert not partial.path.exists()
 
 
 async def test_a_busy_worker_is_asked_again_with_what_is_left_of_the_time() -> None:
