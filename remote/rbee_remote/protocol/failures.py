@@ -53,7 +53,7 @@ class ErrorCode(str, enum.Enum):
     VRAM_EXHAUSTED = "VRAM_EXHAUSTED"
     #: The node has no such GPU, or its runtime was built without it.
     BACKEND_UNAVAILABLE = "BACKEND_UNAVAILABLE"
-    #: The worker died, or hung and was given up. The error names the file with the text that it had generated.
+    #: The worker died or hung; before its first token another one takes over. The error names the file with the text.
     WORKER_CRASHED = "WORKER_CRASHED"
     #: No such worker or hive runs any more. `rbee infer` starts another, and shows this only if that one ends as well.
     WORKER_GONE = "WORKER_GONE"
