@@ -6,9 +6,13 @@ connected. Nothing here knows a model or llama.cpp. llguidance may be missing, o
 says so, and what can be said without it is said.
 
 rules ─┬─ gbnf       GBNF to Lark
-       ├─ patterns   regular expressions of JSON schemas, and formats as such
        ├─ library    llguidance: what it says of a grammar
-       └─ schema     a JSON schema made into one that llguidance enforces ─┬─ references
-                                                                           ├─ objects, negation, disjoint
-                                                                           └─ finite
+       ├─ blame      which part of a schema it does not take
+       └─ schema     a JSON schema made into one that llguidance enforces whole
+            ├─ part        one schema of it, keyword by keyword; objects has the keywords about objects and conditions
+            ├─ references  where $ref leads
+            ├─ patterns    regular expressions, and formats as such
+            ├─ disjoint    oneOf
+            ├─ finite      schemas that require themselves
+            └─ values, places
 """

@@ -18,8 +18,15 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 #: Of `LLParserLimits`. Fuel is spent at some 50,000 a millisecond when a grammar is read and 14,000 a millisecond at a
-#: token; a state of the lexer takes up to 2 kB. The others are the library's own.
-LIMITS: dict[str, Any] = {"initial_lexer_fuel": 20_000_000, "step_lexer_fuel": 1_000_000, "max_lexer_states": 50_000}
+#: token; items at 20,000 a millisecond, and an object has four of them for each property that may come next; a state of
+#: the lexer takes up to 2 kB. The others are the library's own.
+LIMITS: dict[str, Any] = {
+    "initial_lexer_fuel": 20_000_000,
+    "step_lexer_fuel": 1_000_000,
+    "max_lexer_states": 50_000,
+    "max_items_in_row": 20_000,
+    "step_max_items": 200_000,
+}
 
 _END = 256
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rbee_remote.constraints import library
 from rbee_remote.constraints.disjoint import ALL_TYPES
 from rbee_remote.constraints.patterns import portable
 from rbee_remote.constraints.references import LostReferenceError, escaped
 
 if TYPE_CHECKING:
-    from rbee_remote.constraints.schema import Part
+    from rbee_remote.constraints.part import Part
 
 #: Keywords that apply schemas to the object itself, and those that assert something of it.
 APPLIED = ("dependentRequired", "dependentSchemas", "dependencies", "not", "if")
@@ -133,7 +134,7 @@ def check(part: Part, word: str) -> None:
 def _pattern_properties(part: Part, value: dict[str, Any]) -> None:
     found = {}
     for pattern, each in value.items():
-        if reason := part.owner_check(pattern):
+        if reason := library.pattern_trouble(portable(pattern)):
             part.unsupported("patternProperties", f"{pattern[:40]!r}: {reason}")
         else:
             found[portable(pattern)] = part.sub(each, "patternProperties", pattern, closed=True)
@@ -159,7 +160,7 @@ def _names(part: Part, value: Any) -> None:
             schemas.setdefault(name, part.sub(other, "additionalProperties", closed=True))
         part.also({"properties": schemas, "additionalProperties": False})
     elif list(said) == ["pattern"] and not part.schema.keys() & {"properties", "patternProperties", "required"}:
-        if reason := part.owner_check(said["pattern"]):
+        if reason := library.pattern_trouble(portable(said["pattern"])):
             part.unsupported("propertyNames", reason)
         else:
             schema = part.sub(other, "additionalProperties", closed=True)

@@ -13,7 +13,8 @@ from typing import Any
 
 from rbee_remote.constraints import blame, gbnf, library
 from rbee_remote.constraints.library import GrammarError
-from rbee_remote.constraints.schema import Normaliser, SchemaError, normalise, shown
+from rbee_remote.constraints.places import SchemaError, shown
+from rbee_remote.constraints.schema import Normaliser, normalise
 from rbee_remote.protocol import ErrorCode, RemoteError, Sampling
 
 #: Characters of a grammar or a regular expression; and of a schema, as JSON.
@@ -23,7 +24,7 @@ MAX_SCHEMA = 1024 * 1024
 #: same. With all that JSON allows, a small model writes line breaks until it has no tokens left. `u` is left out of the
 #: escapes because the library takes a name that is spelled with one for another name.
 _LAYOUT = {"whitespace_pattern": r" |\n{1,2}[ \t]{0,20}", "json_allowed_escapes": 'nrbtf\\"'}
-FIELDS = ("grammar", "json_schema", "regex", "lark")
+FIELDS = ("grammar", "regex", "json_schema", "lark")
 
 
 @dataclass(frozen=True, slots=True)

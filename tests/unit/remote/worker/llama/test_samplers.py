@@ -23,7 +23,7 @@ ASK = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 STORY = ASK.format("Tell me a story.")
 PERSON = {
     "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 30}, "age": {"type": "integer"}},
+    "properties": {"name": {"type": "string", "maxLength": 30}, "age": {"type": "integer", "maximum": 150}},
     "required": ["name", "age"],
 }
 
@@ -139,7 +139,15 @@ def test_a_schema_gives_json_that_fits(engine: Engine, seed: int, more: dict[str
             {'k"\\': None},
         ),
         ({"$ref": "#/$defs/string", "$defs": {"string": {"enum": [[1, {"a": "b"}]]}}}, [1, {"a": "b"}]),
-        ({"prefixItems": [{"const": True}, {"$ref": "#/$defs/x_y"}], "$defs": {"x_y": {"const": 1.5}}}, [True, 1.5]),
+        (
+            {
+                "type": "array",
+                "prefixItems": [{"const": True}, {"$ref": "#/$defs/x_y"}],
+                "minItems": 2,
+                "$defs": {"x_y": {"const": 1.5}},
+            },
+            [True, 1.5],
+        ),
     ],
 )
 def test_schemas_with_one_answer(engine: Engine, schema: dict[str, Any], value: Any) -> None:
