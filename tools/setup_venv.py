@@ -5,7 +5,8 @@
     python3 tools/setup_venv.py --dev    what the tests need, too
 
 Everything is what the lock names (requirements/keeper.txt, dev.txt), by its SHA-256, and comes as a wheel, so nothing
-of it runs while it is installed. Of pip's settings only those count that say where an index is.
+of it runs while it is installed. What remote/requirements/constraints.txt names is left out where there is no wheel.
+Of pip's settings only those count that say where an index is.
 
 pip checks the hash of what it installs, not of what it finds installed. So another lock, or a `.venv` of which nobody
 knows what it was made from, has it made anew; where `pyproject.toml` alone has changed, rbee alone is installed again.
@@ -31,6 +32,8 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "installed.json"
 OLDEST = (3, 11)
+#: What rbee uses where it is there: without it, nodes say what is wrong with a grammar.
+OPTIONAL = ROOT / "remote" / "requirements" / "constraints.txt"
 
 
 def main() -> None:
@@ -61,7 +64,7 @@ def _run_with_newer_python() -> None:
 
 def _lock_in_use(name: str) -> dict[str, str]:
     """A lock and its SHA-256 if the venv was made from it, {} if not. One for development serves users as well."""
-    wanted = {name: _sha256(ROOT / "requirements" / name)}
+    wanted = _locks(name)
     stamp = _stamp()
     return wanted if PYTHON.exists() and stamp == {**wanted, "project": stamp.get("project")} else {}
 
@@ -78,13 +81,22 @@ def _stamp() -> dict[str, object]:
 def _install_lock(name: str, settings: dict[str, str]) -> dict[str, str]:
     """Make a venv that holds what a lock names and nothing else. Returns that lock and its SHA-256."""
     lock = ROOT / "requirements" / name
-    made_from = {name: _sha256(lock)}
+    made_from = _locks(name)
     STAMP.unlink(missing_ok=True)  # first: whatever ends this early leaves a venv that is made anew
     _say(f"making {VENV.relative_to(ROOT)}")
     _make_venv(settings)
     _say("installing rbee and what it needs (about a minute)")
     _pip(settings, "install", "--require-hashes", "--only-binary=:all:", "--no-deps", "--requirement", str(lock))
+    if OPTIONAL.exists():
+        words = ["install", "--require-hashes", "--only-binary=:all:", "--no-deps", "--requirement", str(OPTIONAL)]
+        subprocess.run(_pip_words(*words), check=False, env={**os.environ, **settings}, capture_output=True)
     return made_from
+
+
+def _locks(name: str) -> dict[str, str]:
+    """The locks that a venv is made from, with their SHA-256."""
+    locks = [ROOT / "requirements" / name, OPTIONAL]
+    return {lock.name: _sha256(lock) for lock in locks if lock.exists()}
 
 
 def _sha256(path: Path) -> str:
@@ -125,11 +137,14 @@ def _fetch_pip(folder: Path, settings: dict[str, str]) -> Path:
 
 
 def _pip(settings: dict[str, str], *args: str) -> None:
-    words = [PYTHON, "-I", "-m", "pip", "--quiet", *args]
     try:
-        subprocess.run(words, check=True, cwd=ROOT, env={**os.environ, **settings})
+        subprocess.run(_pip_words(*args), check=True, cwd=ROOT, env={**os.environ, **settings})
     except subprocess.CalledProcessError as error:
         sys.exit(f"pip {args[0]} failed with {error.returncode}; its own message stands above")
+
+
+def _pip_words(*args: str) -> list[str]:
+    return [str(PYTHON), "-I", "-m", "pip", "--quiet", *args]
 
 
 def _say(text: str) -> None:

@@ -39,6 +39,7 @@ def pinned() -> Iterator[Pinned]:
     yield _line("node", requirements.uv())
     yield _line("node", requirements.llama())
     yield from (_line("node", line) for line in requirements.read(requirements.BASE))
+    yield from (_line("node", line) for line in requirements.read(requirements.CONSTRAINTS))
     yield from (_line("build", line) for line in requirements.read(requirements.BUILD))
     yield from (_line("keeper", line, _installed(line.name)) for line in requirements.keeper())
     yield from (Pinned("model", model.name, "", (model.sha256,)) for model in built_in().values() if model.sha256)

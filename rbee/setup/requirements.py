@@ -10,14 +10,20 @@ from pathlib import Path
 from rbee.setup.payload import package_folder
 from rbee.setup.platforms import Target
 
-#: What the runtime holds besides llama-cpp-python, what builds llama-cpp-python, and what makes runtimes.
+#: What the runtime holds besides llama-cpp-python, on all nodes and on those that there are wheels for, what builds
+#: llama-cpp-python, and what makes runtimes.
 BASE = "base.txt"
+CONSTRAINTS = "constraints.txt"
 BUILD = "build.txt"
 LLAMA = "llama-cpp-python.txt"
 UV = "uv.txt"
 #: What the keeper itself runs with where it was installed from a lock.
 KEEPER = "keeper.txt"
 KEY_LENGTH = 16
+#: The wheels of llguidance, which is all that CONSTRAINTS names. A lock does not say what a hash is the hash of.
+_CONSTRAINTS_FIT = frozenset(
+    {"manylinux_2_31_x86_64", "manylinux_2_31_aarch64", "macosx_10_12_x86_64", "macosx_11_0_arm64"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,12 @@ def for_target(name: str, target: Target) -> list[Locked]:
     return [line for line in read(name) if not line.marker or Marker(line.marker).evaluate(environment)]
 
 
+def for_runtime(target: Target) -> list[Locked]:
+    """The lines of what a platform's runtime holds besides llama-cpp-python."""
+    fits = not _CONSTRAINTS_FIT.isdisjoint(target.wheel_platforms())
+    return for_target(BASE, target) + (for_target(CONSTRAINTS, target) if fits else [])
+
+
 def llama() -> Locked:
     (line,) = read(LLAMA)
     return line
@@ -79,9 +91,10 @@ def uv() -> Locked:
 def runtime_key(target: Target, backend: str, flags: str) -> str:
     """The name of a runtime: equal keys, equal contents. flags: how llama-cpp-python is built for the backend.
 
-    The C library's version is not part of it: a runtime that works on a node goes on working after its upgrade.
+    The C library's version is part of it only where that decides what the runtime holds: one that works on a node goes
+    on working after its upgrade.
     """
-    lines = [line.line() for line in (*for_target(BASE, target), llama())]
+    lines = [line.line() for line in (*for_runtime(target), llama())]
     platform = [target.system, target.machine, target.libc, *map(str, target.python)]
     text = "\n".join([*lines, *platform, backend, flags])
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]

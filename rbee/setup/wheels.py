@@ -1,6 +1,6 @@
 """The keeper's wheel cache: what a node's runtime is made of, fetched or built once.
 
-    base-KEY/                   the wheels of base.txt for one platform and Python
+    base-KEY/                   the wheels of base.txt and constraints.txt for one platform and Python
     build-KEY/                  the wheels of build.txt, likewise
     uv-KEY/uv                   the binary that makes runtimes, likewise
     llama/BACKEND-PLATFORM/     one llama-cpp-python wheel and `wheel.json`, which says what it needs
@@ -87,14 +87,17 @@ class WheelCache:
 
     async def base_wheels(self, target: Target, emit: Emit) -> list[LocalFile]:
         """What a runtime needs besides llama-cpp-python. Raises NodeError NODE_UNSUPPORTED or BOOTSTRAP_FAILED."""
-        return await self._locked_wheels(requirements.BASE, target, "the runtime's packages", emit)
+        lines = requirements.for_runtime(target)
+        return await self._locked_wheels(requirements.BASE, lines, target, "the runtime's packages", emit)
 
     async def tool_wheels(self, target: Target, emit: Emit) -> list[LocalFile]:
         """What compiles llama-cpp-python on a node without internet."""
-        return await self._locked_wheels(requirements.BUILD, target, "the build tools", emit)
+        lines = requirements.for_target(requirements.BUILD, target)
+        return await self._locked_wheels(requirements.BUILD, lines, target, "the build tools", emit)
 
-    async def _locked_wheels(self, lock: str, target: Target, what: str, emit: Emit) -> list[LocalFile]:
-        lines = requirements.for_target(lock, target)
+    async def _locked_wheels(
+        self, lock: str, lines: Sequence[requirements.Locked], target: Target, what: str, emit: Emit
+    ) -> list[LocalFile]:
         folder = self.root / f"{lock.removesuffix('.txt')}-{_key(lines, target)}"
         _check(folder)
         if not folder.is_dir():

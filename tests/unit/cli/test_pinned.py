@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[3]
 def test_it_lists_each_line_of_each_lock_the_payload_and_the_models() -> None:
     parts = Counter(item.part for item in pinned())
     assert parts["keeper"] == len(requirements.parse((ROOT / "requirements/keeper.txt").read_text()))
-    assert parts["node"] == len(requirements.read(requirements.BASE)) + 3  # uv, llama.cpp's source, the payload
+    node = [*requirements.read(requirements.BASE), *requirements.read(requirements.CONSTRAINTS)]
+    assert parts["node"] == len(node) + 3  # uv, llama.cpp's source, the payload
     assert parts["build"] == len(requirements.read(requirements.BUILD))
     assert parts["model"] == sum(bool(model.sha256) for model in built_in().values()) > 0
     assert all(len(value) == 64 for item in pinned() for value in item.sha256)

@@ -20,6 +20,7 @@ class PackageIndex:
         self.folder.mkdir(parents=True)
         self.locks.mkdir()
         shutil.copy(requirements.folder() / requirements.UV, self.locks)
+        self.lock(requirements.CONSTRAINTS)
         self.lock(requirements.BUILD, write_wheel(self.folder, "tool", {"tool.py": b""}))
         monkeypatch.setenv("PIP_NO_INDEX", "1")
         monkeypatch.setenv("PIP_FIND_LINKS", str(self.folder))

@@ -330,6 +330,25 @@ def test_set_up_makes_anew_what_was_not_made_from_its_lock(index: PackageIndex, 
     assert json.loads(stamp.read_text())["project"] == hashlib.sha256(project.read_bytes()).hexdigest()
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_set_up_goes_on_without_what_has_no_wheel_here(index: PackageIndex, checkout: Path, *, there: bool) -> None:
+    (checkout / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\n[project]\nname = "rbee"\nversion = "1"\n'
+    )
+    (checkout / "requirements/keeper.txt").write_text(lock_line(build_backend(index)))
+    optional = checkout / "remote/requirements/constraints.txt"
+    optional.parent.mkdir(parents=True)
+    wheel = write_wheel(index.folder, "one", {"one.py": b""})
+    optional.write_text(lock_line(wheel))
+    if not there:
+        wheel.unlink()
+    done = set_up(checkout)
+    assert done.returncode == 0
+    assert "ERROR" not in done.stderr
+    assert bool(list((checkout / ".venv").rglob("one.py"))) is there
+    assert set_up(checkout).stderr == ""  # nothing is tried again
+
+
 def test_set_up_builds_nothing_from_source(index: PackageIndex, checkout: Path, tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     source = write_source(index.folder, "one", on_import=f"pathlib.Path({str(ran)!r}).touch()")

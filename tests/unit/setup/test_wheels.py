@@ -95,6 +95,29 @@ def test_the_real_lock_gives_every_python_its_own_versions_and_every_line_a_hash
     )
 
 
+@pytest.mark.parametrize(
+    ("target", "has"),
+    [
+        (NODE, True),
+        (replace(NODE, libc_version=(2, 31)), True),
+        (replace(NODE, libc_version=(2, 28)), False),
+        (replace(NODE, libc_version=()), False),
+        (replace(NODE, machine="aarch64"), True),
+        (replace(NODE, libc="musl", libc_version=(1, 2)), False),
+        (Target("Darwin", "aarch64", "macos", (14, 5), (3, 12)), True),
+    ],
+)
+def test_llguidance_goes_where_it_has_a_wheel_and_the_runtime_is_made_without_it_elsewhere(
+    target: Target, has: bool
+) -> None:
+    base = {line.name for line in requirements.for_target(requirements.BASE, target)}
+    names = {line.name for line in requirements.for_runtime(target)}
+    assert names - base == ({"llguidance"} if has else set())
+    old, upgraded = (replace(target, libc_version=version) for version in ((2, 28), (2, 36)))
+    keys = {requirements.runtime_key(each, "cpu", "") for each in (old, upgraded)}
+    assert len(keys) == (2 if target.libc == "glibc" else 1)
+
+
 def test_the_runtime_key_changes_with_everything_that_changes_the_runtime() -> None:
     keys = {
         requirements.runtime_key(target, backend, flags)
