@@ -78,7 +78,8 @@ class Shield:
             if begun <= len(text.rstrip()):
                 text = text[:begun] + seam + text[begun:]
             made = self._each.sub(lambda found: found[2] + seam, text)
-        return seam + made if self._ended(text) else made
+        start = len(text) - len(text.lstrip())
+        return made[:start] + seam + made[start:] if self._ended(text) else made
 
     def _begun(self, text: str) -> int:
         """Characters at the end of a text with which a marker begins; 0 for none."""
