@@ -6,9 +6,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from rbee_remote.worker.dialects.flow import SPACE
 from rbee_remote.worker.dialects.interface import Tools
 from rbee_remote.worker.dialects.lark import Lark, inside, quoted
-from rbee_remote.worker.dialects.reading import SPACE, Ended, NoCall, Reading, Script
+from rbee_remote.worker.dialects.reading import Ended, NoCall, Reading, Script
 
 #: Some models put commas or semicolons between calls where others put nothing.
 _BETWEEN = f"{SPACE},;"

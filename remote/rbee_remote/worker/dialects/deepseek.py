@@ -11,9 +11,10 @@ V3.1 writes NAME<｜tool▁sep｜>{…} within each call.
 from __future__ import annotations
 
 from rbee_remote.worker.dialects.family import Family
+from rbee_remote.worker.dialects.flow import SPACE
 from rbee_remote.worker.dialects.interface import Tools
 from rbee_remote.worker.dialects.lark import Lark, quoted
-from rbee_remote.worker.dialects.reading import SPACE, Reading, Script
+from rbee_remote.worker.dialects.reading import Reading, Script
 
 _FENCE, _FENCE_END = "\n```json\n", "\n```"
 

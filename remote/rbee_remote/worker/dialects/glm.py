@@ -9,9 +9,10 @@
 from __future__ import annotations
 
 from rbee_remote.worker.dialects.family import Family
+from rbee_remote.worker.dialects.flow import SPACE
 from rbee_remote.worker.dialects.interface import Tools
 from rbee_remote.worker.dialects.lark import Lark, quoted
-from rbee_remote.worker.dialects.reading import SPACE, Ended, NoCall, Reading, Script
+from rbee_remote.worker.dialects.reading import Ended, NoCall, Reading, Script
 from rbee_remote.worker.dialects.tagged import Arguments, arguments_rule
 
 _BEGIN, _END = "<tool_call>", "</tool_call>"
@@ -55,8 +56,7 @@ class Glm(Family):
 def _name(reading: Reading, *ends: str) -> Script[str]:
     """Up to a line's end, or to what follows on the same line. It is left there."""
     yield from reading.skip()
-    assert reading.tools
-    name = yield from reading.expect(*reading.tools.parameters)
+    name = yield from reading.tool()
     try:
         if (yield from reading.peek()) not in (*SPACE, *(end[0] for end in ends)):
             raise NoCall

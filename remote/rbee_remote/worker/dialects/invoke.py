@@ -19,7 +19,7 @@ from typing import ClassVar
 from rbee_remote.worker.dialects.family import Family
 from rbee_remote.worker.dialects.interface import Tools
 from rbee_remote.worker.dialects.lark import Lark, quoted
-from rbee_remote.worker.dialects.reading import NoCall, Reading, Script
+from rbee_remote.worker.dialects.reading import Reading, Script
 from rbee_remote.worker.dialects.tagged import Arguments, arguments_rule, is_text, property_of
 
 _BARS = "\uff5cDSML\uff5c"
@@ -48,9 +48,8 @@ class Invoke(Family):
         yield from reading.follows(reading.form(self.call_markers[1]))
 
     def _invoke(self, reading: Reading) -> Script[None]:
-        name, _ = yield from reading.collect('">')
-        if not reading.known(name):
-            raise NoCall
+        name = yield from reading.tool()
+        yield from reading.expect('">')
         reading.begin(name)
         arguments = Arguments(reading, name)
         while (yield from reading.follows(self._tag('parameter name="'))):

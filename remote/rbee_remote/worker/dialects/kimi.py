@@ -7,9 +7,10 @@
 from __future__ import annotations
 
 from rbee_remote.worker.dialects.family import Family
+from rbee_remote.worker.dialects.flow import SPACE
 from rbee_remote.worker.dialects.interface import Tools
 from rbee_remote.worker.dialects.lark import Lark, quoted
-from rbee_remote.worker.dialects.reading import SPACE, NoCall, Reading, Script
+from rbee_remote.worker.dialects.reading import NoCall, Reading, Script
 
 
 class Kimi(Family):

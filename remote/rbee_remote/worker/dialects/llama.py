@@ -53,8 +53,9 @@ class Llama(Family):
         yield from reading.follows(reading.form(_END))
 
     def _function(self, reading: Reading) -> Script[None]:
-        name, _ = yield from reading.collect(">")
-        yield from reading.json_object(name.strip())
+        name = yield from reading.tool()
+        yield from reading.expect(">")
+        yield from reading.json_object(name)
         yield from reading.follows(_FUNCTION_END)
 
     def text_rule(self, lark: Lark, tools: Tools | None, content: str | None) -> str:

@@ -46,7 +46,7 @@ class Mistral(Family):
 
     def _named(self, reading: Reading, *, marked: bool) -> Script[None]:
         yield from reading.skip()
-        name = yield from reading.expect(*_names(reading))
+        name = yield from reading.tool()
         call_id = ""
         try:
             yield from reading.skip()
@@ -94,8 +94,3 @@ class MistralNumbered(MistralNamed):
 
     def writes_calls(self, template: str) -> bool:
         return all(marker in template for marker in self.call_markers)
-
-
-def _names(reading: Reading) -> list[str]:
-    assert reading.tools
-    return list(reading.tools.parameters)

@@ -28,8 +28,7 @@ def read_list(reading: Reading) -> Script[None]:
 def read_one(reading: Reading, suffix: str = "") -> Script[None]:
     """One call. suffix: of its name."""
     yield from reading.skip()
-    assert reading.tools
-    name = yield from reading.expect(*reading.tools.parameters)
+    name = yield from reading.tool()
     yield from reading.expect(f"{suffix}(")
     arguments = yield from _arguments(reading, name)
     reading.begin(name)

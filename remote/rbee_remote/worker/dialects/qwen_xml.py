@@ -18,7 +18,7 @@ from typing import ClassVar
 from rbee_remote.worker.dialects.family import Family
 from rbee_remote.worker.dialects.interface import Tools
 from rbee_remote.worker.dialects.lark import Lark, quoted
-from rbee_remote.worker.dialects.reading import NoCall, Reading, Script
+from rbee_remote.worker.dialects.reading import Reading, Script
 from rbee_remote.worker.dialects.tagged import Arguments, arguments_rule
 
 _FUNCTION, _FUNCTION_END = "<function=", "</function>"
@@ -48,9 +48,8 @@ class QwenXml(Family):
         yield from self._function(reading)
 
     def _function(self, reading: Reading) -> Script[None]:
-        name, _ = yield from reading.collect(">")
-        if not reading.known(name):
-            raise NoCall
+        name = yield from reading.tool()
+        yield from reading.expect(">")
         reading.begin(name)
         arguments = Arguments(reading, name)
         while (yield from reading.follows(_PARAMETER)):

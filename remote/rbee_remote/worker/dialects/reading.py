@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
+from rbee_remote.worker.dialects.flow import SPACE, Flow
 from rbee_remote.worker.dialects.interface import (
     CallArguments,
     CallBegin,
@@ -30,7 +31,6 @@ T = TypeVar("T")
 Script = Generator[None, None, T]
 Say = Callable[[str], None]
 
-SPACE = " \t\r\n"
 _FIRST_SURROGATE = 0xDC00
 
 
@@ -40,42 +40,6 @@ class NoCall(Exception):
 
 class Ended(Exception):
     """The answer has ended where more was expected."""
-
-
-class Flow:
-    """Text of one kind on its way out.
-
-    Space at its start is dropped if it is `fresh`. Space at its end is held until text follows, so that it can be
-    dropped where there follows none but a call or what comes after reasoning.
-    """
-
-    def __init__(self, out: list[Piece], kind: type[Content] | type[Reasoning], *, holds: bool, fresh: bool) -> None:
-        self._out = out
-        self._kind = kind
-        self._holds = holds
-        self._fresh = fresh
-        self._said = False
-        self._space = ""
-
-    def say(self, text: str) -> None:
-        if self._fresh and not self._said:
-            text = text.lstrip(SPACE)
-        body = text.rstrip(SPACE) if self._holds else text
-        if body:
-            self._out.append(self._kind(self._space + body))
-            self._said, self._space = True, ""
-        self._space += text[len(body) :]
-
-    def pause(self, between: str = "") -> None:
-        """Something else comes in between: space up to the next text, and `between`, count only between two texts."""
-        self._fresh = self._holds = True
-        self._space = self._space + between if self._said else ""
-
-    def end(self) -> None:
-        """The rest. Space behind a pause was around something else."""
-        if self._space and not self._fresh:
-            self._out.append(self._kind(self._space))
-        self._space = ""
 
 
 class Reading:
@@ -92,6 +56,7 @@ class Reading:
         self._texts = {ord(form): marker for marker, form in self._forms.items()}
         self._tape = ""
         self._at = 0
+        self._names = tuple(tools.parameters) if tools else ()
         self._pins: list[int] = []  # where to go back to, should what is being read turn out to be something else
         self._ended = False
 
@@ -139,7 +104,7 @@ class Reading:
         """Takes that one of the texts which comes next, the longest; "" if none does."""
         while True:
             fitting = [text for text in texts if self._tape.startswith(text, self._at)]
-            rest = self._tape[self._at : self._at + max(map(len, texts))]
+            rest = self._tape[self._at : self._at + max(map(len, texts), default=0)]
             longest = max(fitting, key=len, default="")
             open_yet = any(len(text) > len(rest) and text.startswith(rest) for text in texts)
             if self._ended or not open_yet:
@@ -154,6 +119,10 @@ class Reading:
             rest = self._tape[self._at :]
             raise Ended if self._ended and any(text.startswith(rest) for text in texts) else NoCall
         return taken
+
+    def tool(self) -> Script[str]:
+        """Takes the name of a tool. Raises NoCall where it is none: nothing is held back to find out."""
+        return (yield from self.expect(*self._names))
 
     def word(self, pattern: str = r"[A-Za-z0-9_-]*") -> Script[str]:
         """Takes as much as fits the pattern; the answer may end there."""
@@ -235,11 +204,10 @@ class Reading:
     def _only_tool(self) -> str:
         """The tool that is called if a call is required and there is one alone: even one that is cut off before its
         name is told."""
-        names = list(self.tools.parameters) if self.tools and self.tools.required else []
-        return names[0] if len(names) == 1 else ""
+        return self._names[0] if self.tools and self.tools.required and len(self._names) == 1 else ""
 
     def known(self, name: Any) -> bool:
-        return isinstance(name, str) and self.tools is not None and name in self.tools.parameters
+        return name in self._names
 
     def begin(self, name: str, call_id: str = "") -> None:
         """From here on it is a call. Raises NoCall for a tool that there is not."""
