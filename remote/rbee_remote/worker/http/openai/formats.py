@@ -53,8 +53,10 @@ def _of_response(form: Any) -> dict[str, Any]:
     if kind == "json_schema":
         wrapper = form.get("json_schema")
         where = "response_format.json_schema"
-        if not isinstance(wrapper, dict):
+        if not isinstance(wrapper, dict) and "schema" in form:
             wrapper, where = form, "response_format"  # llama-server's, and the Responses API's
+        if not isinstance(wrapper, dict):
+            raise wrong(f"{where}.schema", "must be a JSON schema")
         strict = wrapper.get("strict")
         if not isinstance(strict, (bool, type(None))):
             raise wrong(f"{where}.strict", "must be true or false")

@@ -137,11 +137,17 @@ def _check_model(service: Service, model: str) -> None:
 
 
 def _model(service: Service, created: int) -> dict[str, Any]:
-    config = service.config
-    return {
+    config, info = service.config, service.state.info
+    told: dict[str, Any] = {
         "id": config.model,
         "object": "model",
         "created": created,
         "owned_by": "rbee",
         "meta": {"n_ctx": config.ctx, "slots": config.slots},
     }
+    if info is None:  # it is loading
+        return told
+    told["meta"] |= {"n_ctx_train": info.n_ctx_train, "n_vocab": info.n_vocab}
+    if info.chat_template is None:
+        told["warnings"] = ["the model has no chat template: ChatML is taken, unless a request has a chat_template"]
+    return told

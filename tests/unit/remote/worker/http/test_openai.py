@@ -279,6 +279,17 @@ async def test_models(folder: Path) -> None:
             await client.models.retrieve("hf:somebody/else")
     assert [model.id for model in listed.data] == ["m"]
     assert shown == listed.data[0]
+    assert "warnings" not in shown.model_dump()
+
+
+async def test_a_model_without_a_template_is_told(folder: Path) -> None:
+    async with serving(folder, says("x", None)) as (client, _):
+        await client.completions.create(model="m", prompt="x")
+        shown = await client.models.retrieve("m")
+        answer = await client.chat.completions.create(**chat("x"))
+    (warning,) = shown.model_dump()["warnings"]
+    assert "no chat template" in warning
+    assert answer.choices[0].message.content == "x"
 
 
 async def test_embeddings_in_both_encodings(folder: Path) -> None:

@@ -101,7 +101,7 @@ async def test_messages_that_say_nothing_or_say_it_otherwise(folder: Path, messa
         ({"guided_json": SCHEMA}, '"integer"'),
         ({"guided_regex": "a+"}, "a+"),
         ({"guided_choice": ["yes", "no."]}, "yes"),
-        ({"guided_grammar": 'root ::= "so"'}, "so"),
+        ({"guided_grammar": 'root ::= "so"'}, "%lark"),
         ({"structured_outputs": {"regex": "b+"}}, "b+"),
         ({"regex": "c+"}, "c+"),
         ({"lark": 'start: "d"'}, '"d"'),

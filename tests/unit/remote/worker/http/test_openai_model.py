@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,24 @@ CAPITAL: Any = [{"role": "user", "content": "Name the capital of France."}]
 
 @pytest.fixture(scope="module")
 def client(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
+    """Of a model whose template knows tools."""
     folder = tmp_path_factory.mktemp("model")
     model = folder / "tools.gguf"
     command = [sys.executable, "-m", "gguf.scripts.gguf_new_metadata", "--chat-template", TEMPLATE]
     subprocess.run([*command, model_path, model], check=True, capture_output=True, timeout=PATIENCE_S)
+    with serving(model, folder) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def plain_client(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
+    """Of the same model as it is, with a template that knows nothing of tools."""
+    with serving(model_path, tmp_path_factory.mktemp("plain")) as client:
+        yield client
+
+
+@contextmanager
+def serving(model: Path, folder: Path) -> Iterator[openai.OpenAI]:
     with tempfile.TemporaryDirectory(prefix="rbee-test-", dir="/tmp") as short:
         config = WorkerConfig(
             id="a" * 16,
@@ -143,12 +157,15 @@ def test_a_forced_call_is_valid_even_from_a_small_model(client: openai.OpenAI, s
     )
     if stream:
         chunks = list(answer)
-        (call,) = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
-        reason = chunks[-1].choices[0].finish_reason
+        pieces = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
+        name, reason = pieces[0].function.name, chunks[-1].choices[0].finish_reason
+        written = "".join(piece.function.arguments for piece in pieces)
+        assert len(pieces) > 3
     else:
         (call,), reason = answer.choices[0].message.tool_calls, answer.choices[0].finish_reason
-    arguments = json.loads(call.function.arguments)
-    assert call.function.name == "get_weather"
+        name, written = call.function.name, call.function.arguments
+    arguments = json.loads(written)
+    assert name == "get_weather"
     assert set(arguments) == {"city", "unit"}
     assert arguments["unit"] in ("celsius", "fahrenheit")
     assert reason == "tool_calls"
@@ -160,6 +177,51 @@ def test_a_required_call_is_of_one_of_the_tools(client: openai.OpenAI) -> None:
     )
     calls: Any = answer.choices[0].message.tool_calls
     assert [call.function.name in ("get_time", "get_weather") for call in calls] == [True]
+
+
+@pytest.mark.parametrize("temperature", [0, 1.5])
+def test_calls_of_a_model_that_was_not_trained_for_them(plain_client: openai.OpenAI, temperature: float) -> None:
+    for seed in range(3):
+        answer = plain_client.chat.completions.create(
+            model="any-name",
+            messages=[{"role": "user", "content": "What is the weather in Rome?"}],
+            tools=[CLOCK, WEATHER],
+            tool_choice={"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [WEATHER]}},  # type: ignore[arg-type]
+            temperature=temperature,
+            seed=seed,
+        )
+        calls: Any = answer.choices[0].message.tool_calls
+        assert [call.function.name for call in calls] == ["get_weather"]
+        arguments = json.loads(calls[0].function.arguments)
+        assert set(arguments) == {"city", "unit"}
+        assert arguments["unit"] in ("celsius", "fahrenheit")
+        assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == (None, "tool_calls")
+
+
+def test_a_forced_call_that_is_cut_off_is_a_part_of_a_call(plain_client: openai.OpenAI) -> None:
+    answer = plain_client.chat.completions.create(
+        model="smol", messages=CAPITAL, tools=[WEATHER], tool_choice="required", seed=1, max_tokens=20
+    )
+    calls: Any = answer.choices[0].message.tool_calls
+    assert [call.function.name for call in calls] == ["get_weather"]
+    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == (None, "length")
+
+
+def test_an_answer_that_is_to_go_on_goes_on(plain_client: openai.OpenAI) -> None:
+    messages: Any = [{"role": "user", "content": "Count."}, {"role": "assistant", "content": "1, 2, 3, 4,"}]
+    answer = plain_client.chat.completions.create(model="smol", messages=messages, temperature=0, max_tokens=6)
+    assert (answer.choices[0].message.content or "").strip().startswith("5, 6")
+
+
+def test_an_answer_without_an_end(plain_client: openai.OpenAI) -> None:
+    asked: Any = {"model": "smol", "messages": CAPITAL, "temperature": 0}
+    ends = plain_client.chat.completions.create(**asked, max_tokens=60)
+    goes_on = plain_client.chat.completions.create(
+        **asked, extra_body={"ignore_eos": True, "n_predict": 60, "logit_bias": {" Paris": -100}}
+    )
+    assert ends.choices[0].finish_reason == "stop"
+    assert goes_on.choices[0].finish_reason == "length"
+    assert "Paris" not in (goes_on.choices[0].message.content or "")
 
 
 def test_the_result_of_a_call_is_read(client: openai.OpenAI) -> None:
