@@ -67,21 +67,16 @@ def openai_routes(service: Service) -> list[Route]:
             return JSONResponse({"status": "ok"})
         return errors.response(RemoteError(ErrorCode.ALL_SLOTS_BUSY, "the model is not loaded"))
 
-    served: list[tuple[str, str, Endpoint]] = [
-        ("GET", "/models", list_models),
-        ("GET", "/models/{model:path}", show_model),
-        ("POST", "/chat/completions", chat_completions),
-        ("POST", "/completions", text_completions),
-        ("POST", "/embeddings", make_embeddings),
+    routes = [
+        Route("/v1/models", _guarded(list_models)),
+        Route("/v1/models/{model:path}", _guarded(show_model)),
+        Route("/v1/chat/completions", _guarded(chat_completions), methods=["POST"]),
+        Route("/v1/completions", _guarded(text_completions), methods=["POST"]),
+        Route("/v1/embeddings", _guarded(make_embeddings), methods=["POST"]),
     ]
-    return [
-        *(
-            Route(f"{base}{path}", _guarded(endpoint), methods=[method])
-            for method, path, endpoint in served
-            for base in ("/v1", "")  # some clients want an address that ends with /v1, others one without
-        ),
-        Route("/health", _guarded(health)),
-    ]
+    # Some clients want an address that ends with /v1, others one without.
+    bare = [Route(each.path.removeprefix("/v1"), each.endpoint, methods=list(each.methods or ())) for each in routes]
+    return [*routes, *bare, Route("/health", _guarded(health))]
 
 
 def unknown_endpoint(routes: Sequence[Route]) -> Callable[[Request, Exception], Awaitable[Response]]:
