@@ -10,7 +10,7 @@ request does not say is as in llama-server, which is as in `protocol.Sampling` (
 min_p 0.05); each field of it can be given in the body under its own name. Fields that are unknown are ignored; one of
 the wrong type is an error that names it.
 
-What an answer is made of, reasoning, content and calls, is split in `requests`; here it is only put into OpenAI's words.
+What an answer is made of, reasoning, content and calls, is split in `requests`; here it is put into OpenAI's words.
 
 Unlike /v1/inference, a client that goes away has canceled: these clients never come back for the rest.
 """
