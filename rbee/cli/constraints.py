@@ -1,4 +1,4 @@
-"""--schema and --grammar of `rbee infer`: what form the answer has to have."""
+"""--schema, --grammar, --regex and --lark of `rbee infer`: what form the answer has to have."""
 
 from __future__ import annotations
 
@@ -21,16 +21,58 @@ GrammarOption = Annotated[
 ]
 
 
-def read_constraints(schema: SchemaOption = None, grammar: GrammarOption = None) -> dict[str, Any]:
-    """Fields of `Sampling`. Raises UsageError for both, a file that cannot be read, and what is no JSON object."""
-    if schema is not None and grammar is not None:
-        raise UsageError("--schema and --grammar were given", hint="leave out one of them")
-    if grammar is not None:
-        text = read_text(grammar)
-        if not text.strip():
-            raise UsageError(f"the grammar {grammar} is empty")
-        return {"grammar": text}
-    return {} if schema is None else {"json_schema": _read_schema(schema)}
+RegexOption = Annotated[
+    str | None,
+    typer.Option("--regex", metavar="TEXT", help="Answer in a text that this regular expression matches as a whole."),
+]
+LarkOption = Annotated[
+    Path | None,
+    typer.Option("--lark", metavar="FILE", help="Answer in a form that this grammar allows (llguidance's Lark)."),
+]
+_OPTIONS = {"json_schema": "--schema", "grammar": "--grammar", "regex": "--regex", "lark": "--lark"}
+
+
+def read_constraints(
+    schema: SchemaOption = None, grammar: GrammarOption = None, regex: RegexOption = None, lark: LarkOption = None
+) -> dict[str, Any]:
+    """Fields of `Sampling`. Raises UsageError for two of them, a file that cannot be read, and what no answer fits or
+    what is no schema, grammar or expression."""
+    given = {"json_schema": schema, "grammar": grammar, "regex": regex, "lark": lark}
+    named = [_OPTIONS[name] for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise UsageError(f"{named[0]} and {named[1]} were given", hint="leave out one of them")
+    fields: dict[str, Any] = {}
+    if schema is not None:
+        fields = {"json_schema": _read_schema(schema)}
+    elif regex is not None:
+        if not regex:
+            raise UsageError("--regex is empty")
+        fields = {"regex": regex}
+    for name, path in (("grammar", grammar), ("lark", lark)):
+        if path is not None:
+            fields = {name: read_text(path)}
+            if not fields[name].strip():
+                raise UsageError(f"the grammar {path} is empty")
+    if fields:
+        _check(fields)
+    return fields
+
+
+def _check(fields: dict[str, Any]) -> None:
+    """Before anything is connected, as far as this machine can tell: a grammar needs llguidance for that."""
+    from rbee_remote.constraints import library, rules
+    from rbee_remote.protocol import RemoteError, Sampling
+
+    (field,) = fields
+    try:
+        if field == "json_schema":
+            rules.json_rule(fields[field], strict=True, where=field)
+        elif library.is_available():
+            rules.content_rule(Sampling(**fields))
+        else:
+            rules.given(Sampling(**fields))
+    except RemoteError as error:
+        raise UsageError(f"{_OPTIONS[field]}{error.message.removeprefix(field)}") from error
 
 
 def read_text(path: Path) -> str:

@@ -64,7 +64,8 @@ def content_rule(sampling: Sampling) -> Rule | None:
         rule = Rule(_body(field, getattr(sampling, field)))
         library.check(rule.grammar)
     except GrammarError as error:
-        raise _usage(field, f"cannot be used: {error}") from error
+        reason = str(error).rpartition("(in regex): ")[2] if field == "regex" else str(error)
+        raise _usage(field, f"cannot be used: {reason}") from error
     return rule
 
 
@@ -111,7 +112,7 @@ def _body(field: str, text: str) -> str:
         from llguidance import regex_to_lark
 
         return f"/{regex_to_lark(text)}/"
-    return f"%lark {{\n{gbnf.to_lark(text) if field == 'grammar' else text}\n}}"
+    return f"%lark {{{gbnf.to_lark(text) if field == 'grammar' else text}\n}}"
 
 
 def _usage(field: str, what: str) -> RemoteError:

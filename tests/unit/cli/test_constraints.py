@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from rbee.base.errors import UsageError
 from rbee.cli.constraints import read_constraints
+from rbee_remote.constraints import library
 
 SCHEMA = '{"type": "object"}'
 
@@ -54,6 +57,55 @@ def test_files_that_hold_neither(tmp_path: Path) -> None:
         read_constraints(None, path)
 
 
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ('{"uniqueItems": true}', "--schema cannot be used: #: uniqueItems is not enforced: "),
+        (
+            '{"properties": {"a": {"enum": []}}}',
+            "--schema cannot be used: #/properties/a: enum is empty, no value fits",
+        ),
+        ('{"type": "integer", "minimum": 3, "maximum": 2}', "--schema cannot be used: #: no value fits"),
+    ],
+)
+def test_a_schema_that_cannot_be_enforced_is_refused(schema: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_constraints(schema, None)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_regular_expression_and_lark(tmp_path: Path) -> None:
+    assert read_constraints(None, None, "[a-c]+") == {"regex": "[a-c]+"}
+    path = tmp_path / "answer.lark"
+    path.write_text('start: "ja" | "nö"\n')
+    assert read_constraints(None, None, None, path) == {"lark": 'start: "ja" | "nö"\n'}
+    for regex, said in (("(", "--regex cannot be used: "), ("", "--regex is empty")):
+        with pytest.raises(UsageError, match=f"^{said}"):
+            read_constraints(None, None, regex)
+    path.write_text("start: nothing")
+    with pytest.raises(UsageError, match=r"^--lark cannot be used: .*nothing"):
+        read_constraints(None, None, None, path)
+    path.write_text("root ::= nothing")
+    with pytest.raises(UsageError, match=r"^--grammar cannot be used: the rule nothing is not defined"):
+        read_constraints(None, path)
+
+
+def test_without_llguidance_the_rest_is_left_to_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "is_available", lambda: False)
+    assert read_constraints(None, None, "(") == {"regex": "("}
+    assert read_constraints('{"pattern": "("}', None) == {"json_schema": {"pattern": "("}}
+    with pytest.raises(UsageError, match=r"^--schema cannot be used: #: uniqueItems"):
+        read_constraints('{"uniqueItems": true}', None)
+
+
+def test_neither_help_nor_free_text_imports_what_checks() -> None:
+    program = "import sys, rbee.cli.constraints as c; c.read_constraints(None, None); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not {"llguidance", "rbee_remote.constraints", "rbee_remote.constraints.rules"} & set(done.stdout.split())
+
+
 def test_not_both() -> None:
     with pytest.raises(UsageError, match="--schema and --grammar"):
         read_constraints(SCHEMA, Path("answer.gbnf"))
+    with pytest.raises(UsageError, match="--regex and --lark"):
+        read_constraints(None, None, "a", Path("answer.lark"))

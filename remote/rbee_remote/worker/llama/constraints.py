@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 #: Grammars that are kept, with what their lexers have learned, for the next request with the same one.
 KEPT = 8
+#: Seconds that following a grammar may take for each token of an answer, and what may be overdrawn, for a first mask or
+#: a rare one. llguidance bounds a step, not the answer: one whose grammar is very ambiguous costs more with each token.
+STEP_S = 0.01
+PATIENCE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +109,13 @@ class Matcher:
         self._matcher = matcher
         self._ends = ends
         self._on_failure = on_failure
+        self._left_s = PATIENCE_S
 
     def take(self, token: int) -> bool:
         """False where it is not allowed, and nothing has changed. Raises RemoteError USAGE where nobody can tell."""
+        begun = time.perf_counter()
         taken = self._matcher.try_consume_tokens([token]) == 1
-        self._check()
+        self._check(begun)
         return taken or (token in self._ends and self._matcher.is_stopped())  # where nothing else can follow
 
     def accept(self, token: int) -> None:
@@ -119,14 +126,18 @@ class Matcher:
     def allowed(self) -> NDArray[np.intp]:
         """The tokens that may come next, at least one; those that end an answer, once it is complete. Raises
         RemoteError USAGE."""
+        begun = time.perf_counter()
         mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-        self._check()
+        self._check(begun)
         tokens = np.flatnonzero(np.unpackbits(mask, bitorder="little"))
         if not len(tokens):
             raise _usage("the constraint leaves no way to go on: no text that begins like this fits it")
         return tokens
 
-    def _check(self) -> None:
+    def _check(self, begun: float) -> None:
+        self._left_s = min(PATIENCE_S, self._left_s + STEP_S + begun - time.perf_counter())
+        if self._left_s < 0:
+            raise _usage("the constraint takes too long to follow: its grammar is too ambiguous")
         if self._matcher.is_error():
             self._on_failure()
             raise _usage(f"the constraint cannot be followed any further: {library.reason(self._matcher.get_error())}")

@@ -229,6 +229,20 @@ def test_characters_that_no_token_holds_whole(engine: Engine) -> None:
     assert [0xE0020 <= ord(character) <= 0xE007E for character in answer.text] == [True] * 3
 
 
+def test_a_grammar_that_becomes_too_ambiguous_ends_its_request_alone(engine: Engine) -> None:
+    rules = [f"r{number} ::= r{number + 1} r{number + 1} | r{number + 1}" for number in range(40)]
+    constraint = content_rule(Sampling(grammar="\n".join(["root ::= r0 r0", *rules, 'r40 ::= "a"'])))
+    assert constraint is not None
+    engine.start(0, Sampling(), 0, [1], engine.constraint(constraint.grammar))
+    (letter,) = engine.tokenize("a", add_special=False, parse_special=False)
+    with pytest.raises(RemoteError, match=r"^the constraint (takes too long|cannot be followed any further)") as caught:
+        for _ in range(200):
+            engine.accept(0, letter)
+    assert caught.value.code is ErrorCode.USAGE
+    engine.finish(0)
+    assert "Paris" in generate(engine, ASK.format("Name the capital of France."), Sampling(temperature=0)).text
+
+
 def test_a_grammar_that_allows_everything_changes_nothing(engine: Engine) -> None:
     free = Sampling(seed=5, repeat_penalty=1.3)
     assert generate(engine, STORY, free) == generate(engine, STORY, dataclasses.replace(free, regex=r"(.|\n)*"))
