@@ -54,7 +54,7 @@ class Think:
         """The block, if there is one. call: one that ends the block as well, and its marker."""
         reading.in_reasoning = self.is_open(prompt)
         if self.is_closed(prompt):
-            reading.content.pause()
+            reading.content.start_afresh()
             return
         if not (yield from reading.follows(reading.form(self.begin))) and not reading.in_reasoning:
             return
@@ -66,7 +66,7 @@ class Think:
             if (yield from reading.attempt(call.read(reading), stop, reading.reasoning)):
                 break
         reading.in_reasoning = False
-        reading.content.pause()
+        reading.content.start_afresh()
 
     def rule(self, lark: Lark, prompt: str) -> str:
         """What an answer begins with, as a part of a Lark rule that ends in a space, or nothing."""

@@ -16,7 +16,7 @@ CASES = [
     Case("Hello", [Content("Hello")]),
     Case("<think>I'm\nthinking</think>Hello", [Reasoning("I'm\nthinking"), Content("Hello")]),
     Case("<think>I'm</think><response>Hello</response>", [Reasoning("I'm"), Content("Hello")]),
-    Case("<think>I'm</think>\n<response> Hello </response>\n", [Reasoning("I'm"), Content("Hello")], tools=None),
+    Case("<think>I'm</think>\n<response> Hello</response>\n", [Reasoning("I'm"), Content("Hello")], tools=None),
     Case("a <response> b</response>", [Content("a <response> b</response>")]),
     calls(f"<|tool_call|>{LIST}", ADD),
     calls(f"<|tool_call|> {LIST}\n", ADD),

@@ -23,6 +23,9 @@ CASES = [
     Case("<think>\nok so\n</think>\n\nhello", [Reasoning("ok so"), Content("hello")]),
     Case("\n<think>a</think>b", [Reasoning("a"), Content("b")]),
     Case("<think></think>b", [Content("b")]),
+    Case("<think>a</think>\n b \n", [Reasoning("a"), Content("b \n")], tools=None),
+    Case("<think>a</think>\n b \n", [Reasoning("a"), Content("b \n")]),
+    Case(f"a {ADD} b \n", [Content("a"), Call("add", '{"a": 1}'), Content("  b \n")]),
     Case(
         "I'm\nthinking\n</think>\n\nHello,\nworld!",
         [Reasoning("I'm\nthinking"), Content("Hello,\nworld!")],
