@@ -190,7 +190,7 @@ class _Bytes:
         return list(text.encode() if isinstance(text, str) else text)
 
 
-def check_grammar(dialect: Dialect, *, opens: str = "", rounds: int = 12) -> None:
+def check_grammar(dialect: Dialect, *, opens: str = "", rounds: int = 6) -> None:
     """What the grammar allows, the reader reads: valid calls, nothing else where they are required, and content that
     fits. opens: a prompt's end that has opened a block of reasoning."""
     for known in ({}, vocabulary(dialect)):

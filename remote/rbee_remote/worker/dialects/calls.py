@@ -27,21 +27,22 @@ class Keys:
 KEYS = Keys()
 
 
-def read_calls(reading: Reading, keys: Keys = KEYS) -> Script[None]:
-    """A call, several in a row, or a list of them. Raises NoCall where the first is none."""
+def read_calls(reading: Reading, keys: Keys = KEYS, *, bare: bool = False) -> Script[None]:
+    """A call, several in a row, or a list of them. Raises NoCall where the first is none. bare: nothing but its keys
+    says that it is one, so arguments have to be among them."""
     yield from reading.skip()
     listed = yield from reading.next_is("[")
     yield from reading.skip()
-    yield from read_call(reading, keys)
+    yield from read_call(reading, keys, bare=bare)
     while True:
         yield from reading.skip(_BETWEEN)
-        if (yield from reading.peek()) != "{" or not (yield from reading.attempt(read_call(reading, keys))):
+        if (yield from reading.peek()) != "{" or not (yield from reading.attempt(read_call(reading, keys, bare=bare))):
             break
     if listed:
         yield from reading.next_is("]")
 
 
-def read_call(reading: Reading, keys: Keys = KEYS) -> Script[None]:
+def read_call(reading: Reading, keys: Keys, *, bare: bool) -> Script[None]:
     """One object. It is a call once its name is one of the tools and its arguments are seen to be an object."""
     parts: dict[str, Any] = {}
     try:
@@ -51,6 +52,8 @@ def read_call(reading: Reading, keys: Keys = KEYS) -> Script[None]:
             _begin(reading, parts)
         raise
     if not parts.get("begun"):
+        if bare and "arguments" not in parts:
+            raise NoCall
         _begin(reading, parts)
         reading.argue(json.dumps(parts.get("arguments") or {}, ensure_ascii=False))
 

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rbee_remote.worker.dialects.calls import read_calls
 from rbee_remote.worker.dialects.interface import Dialect, Reader, Tools, Vocabulary
 from rbee_remote.worker.dialects.lark import Lark
 from rbee_remote.worker.dialects.reading import NoCall, Reading, Script, ScriptReader
@@ -21,7 +22,7 @@ class Family(Dialect, ABC):
     name: ClassVar[str]
     #: Markers of calls. The first begins one.
     call_markers: ClassVar[tuple[str, ...]]
-    #: Which characters begin a call without its marker, at the very start: small models forget it.
+    #: Which characters begin JSON that is a call without its marker, at the very start: small models forget it.
     bare: ClassVar[str] = ""
     #: Whether the model may end its reasoning with a call, without the end of the block.
     ends_reasoning: ClassVar[bool] = False
@@ -66,7 +67,7 @@ class Family(Dialect, ABC):
         yield from reading.skip()
         if (yield from reading.peek()) not in self.bare:
             raise NoCall
-        yield from self.call(reading)
+        yield from read_calls(reading, bare=True)
 
     @abstractmethod
     def call(self, reading: Reading) -> Script[None]:
@@ -74,7 +75,8 @@ class Family(Dialect, ABC):
 
     def grammar(self, tools: Tools | None, content: str | None, vocabulary: Vocabulary, prompt: str) -> str:
         lark = Lark({marker: vocabulary[marker] for marker in self.markers if marker in vocabulary})
-        thought = self.think.rule(lark, prompt) if self.think else ""
+        beside = self.call_markers[0] if self.ends_reasoning else ""
+        thought = self.think.rule(lark, prompt, beside) if self.think else ""
         said = [] if tools and tools.required else [self.text_rule(lark, tools, content)]
         if tools and tools.parameters:
             first = self.first_rule(lark, free=content is None and not tools.required)

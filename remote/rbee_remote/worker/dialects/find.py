@@ -18,6 +18,7 @@ from rbee_remote.worker.dialects.llama import Llama, LlamaPythonic
 from rbee_remote.worker.dialects.mistral import Mistral, MistralNamed, MistralNumbered
 from rbee_remote.worker.dialects.plain import Plain
 from rbee_remote.worker.dialects.qwen_xml import QwenXml, SeedXml
+from rbee_remote.worker.dialects.smollm import SmolLm
 from rbee_remote.worker.dialects.think import Think
 
 _TAGS = Think()
@@ -27,7 +28,7 @@ _COHERE = Think("<|START_THINKING|>", "<|END_THINKING|>")
 _SEED = Think("<seed:think>", "</seed:think>")
 _FAMILIES: tuple[type[Family], ...] = (
     *(DeepSeek, DeepSeekBrief, Kimi, Glm, QwenXml, Invoke, InvokeBars, InvokeBars4, Lfm2, Granite, Listed, ListedLower),
-    *(Hermes, LlamaPythonic, Llama, Plain),
+    *(SmolLm, Hermes, LlamaPythonic, Llama, Plain),
 )
 
 #: The first that recognises a template is its dialect: what is more special stands before what is more general.

@@ -18,6 +18,7 @@ class Hermes(Family):
     name = "hermes"
     call_markers = ("<tool_call>", "</tool_call>")
     bare = "{["
+    ends_reasoning = True
 
     def writes_calls(self, template: str) -> bool:
         return "<tool_call>" in template

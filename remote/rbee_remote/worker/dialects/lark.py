@@ -49,11 +49,17 @@ class Lark:
         """Whether the marker is a token."""
         return marker in self._vocabulary
 
-    def until(self, marker: str) -> str:
-        """Any text, and the marker at its end, which stands nowhere before."""
+    def until(self, marker: str, without: str = "") -> str:
+        """Any text without that marker, and the marker at its end, which stands nowhere before."""
         if marker in self._vocabulary:
-            return f"{self._terminal(_ANY)} {self.mark(marker)}"
-        return self._lazily(f"{_ANY} {self.mark(marker)}")
+            return f"{self._terminal(self._text(without))} {self.mark(marker)}"
+        return self._lazily(f"({self._text(without)}) {self.mark(marker)}")
+
+    def _text(self, without: str) -> str:
+        """Text never holds a marker that is a token."""
+        if not without or without in self._vocabulary:
+            return _ANY
+        return f"{_ANY} & ~({_ANY} {self.mark(without)} {_ANY})"
 
     def until_first(self, marker: str) -> str:
         """Any text of an answer, and the marker at its end, which stands nowhere before."""
@@ -61,15 +67,15 @@ class Lark:
             return f"{self.free()} {self.mark(marker)}"
         return self._lazily(f"({self._free}) & ({_ANY} {self.mark(marker)})")
 
-    def block(self, begin: str, end: str) -> str:
-        """Any text between two markers. An answer's free text cannot begin with the first of them from now on."""
+    def block(self, begin: str, end: str, without: str = "") -> str:
+        """Text between two markers. An answer's free text cannot begin with the first of them from now on."""
         if begin in self._vocabulary:
-            return f"{self.mark(begin)} {self.until(end)}"
+            return f"{self.mark(begin)} {self.until(end, without)}"
         self.forbid(self.mark(begin))
+        text = f"{self.mark(begin)} ({self._text(without)})"
         if end in self._vocabulary:
-            return f"{self._terminal(f'{self.mark(begin)} {_ANY}')} {self.mark(end)}"
-        body = f"{self.mark(begin)} {_ANY} {self.mark(end)}"
-        return self._lazily(body)
+            return f"{self._terminal(text)} {self.mark(end)}"
+        return self._lazily(f"{text} {self.mark(end)}")
 
     def _lazily(self, body: str) -> str:
         return self._lazy.setdefault(body, f"until_{len(self._lazy)}")

@@ -42,9 +42,11 @@ class Llama(Family):
         yield from reading.skip()
         char = yield from reading.peek()
         if char == "{":
-            yield from read_calls(reading, _KEYS)
+            yield from read_calls(reading, _KEYS, bare=True)
         elif char == "[":
-            yield from (read_calls(reading, _KEYS) if (yield from reading.ahead("[{")) else read_list(reading))
+            yield from (
+                read_calls(reading, _KEYS, bare=True) if (yield from reading.ahead("[{")) else read_list(reading)
+            )
         elif char == "<":
             yield from reading.expect(_FUNCTION)
             yield from self._function(reading)

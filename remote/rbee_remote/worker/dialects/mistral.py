@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from rbee_remote.worker.dialects.calls import KEYS, call_rule, read_calls
+from rbee_remote.worker.dialects.calls import call_rule, read_calls
 from rbee_remote.worker.dialects.family import Family
 from rbee_remote.worker.dialects.interface import Tools
 from rbee_remote.worker.dialects.lark import Lark, quoted
@@ -38,7 +38,7 @@ class Mistral(Family):
     def _calls(self, reading: Reading, *, marked: bool) -> Script[None]:
         yield from reading.skip()
         if (yield from reading.peek()) in "[{":
-            yield from read_calls(reading, KEYS)
+            yield from read_calls(reading, bare=not marked)
             return
         yield from self._named(reading, marked=marked)
         while (yield from reading.attempt(self._named(reading, marked=False))):

@@ -68,10 +68,11 @@ class Think:
         reading.in_reasoning = False
         reading.content.start_afresh()
 
-    def rule(self, lark: Lark, prompt: str) -> str:
-        """What an answer begins with, as a part of a Lark rule that ends in a space, or nothing."""
+    def rule(self, lark: Lark, prompt: str, without: str = "") -> str:
+        """What an answer begins with, as a part of a Lark rule that ends in a space, or nothing. without: a marker that
+        the block does not hold."""
         if self.is_closed(prompt):
             return ""
         if self.is_open(prompt):
-            return f"{lark.until(self.end)} {lark.space} "
-        return f"({lark.block(self.begin, self.end)} {lark.space})? "
+            return f"{lark.until(self.end, without)} {lark.space} "
+        return f"({lark.block(self.begin, self.end, without)} {lark.space})? "

@@ -44,4 +44,4 @@ def test_answers_are_split(case: Case) -> None:
 
 @pytest.mark.parametrize("family", [DeepSeek, DeepSeekBrief])
 def test_what_the_grammar_allows_is_read(family: type[DeepSeek]) -> None:
-    check_grammar(family(Think()), opens=OPEN, rounds=8)
+    check_grammar(family(Think()), opens=OPEN)

@@ -67,6 +67,10 @@ CASES = [
         Call("run", '{"code": "}]{[\\"\\\\ 日本 </tool_call> \\u00e9"}'),
     ),
     calls('<tool_call>{"name": "run", "arguments": {"code": "a\nb"}}</tool_call>', Call("run", '{"code": "a\\nb"}')),
+    # A call ends the reasoning as well.
+    Case(f"I need it.\n\n{ADD}", [Reasoning("I need it."), Call("add", '{"a": 1}')], prompt=OPEN),
+    Case(f"<think>I need it.\n{ADD}", [Reasoning("I need it."), Call("add", '{"a": 1}')]),
+    Case("as <tool_call> is\n</think>x", [Reasoning("as <tool_call> is"), Content("x")], prompt=OPEN),
     # Cut off.
     calls('<tool_call>{"name": "add"', Call("add", "")),
     calls('<tool_call>{"name": "add", "arguments": {"a": [1, {"b": "x', Call("add", '{"a": [1, {"b": "x')),
@@ -92,6 +96,7 @@ CASES = [
     # Without the marker.
     calls('{"name": "add", "arguments": {"a": 1}}', Call("add", '{"a": 1}')),
     Case('{"name": "made_up", "arguments": {}}', [Content('{"name": "made_up", "arguments": {}}')]),
+    Case('{"name": "now"}', [Content('{"name": "now"}')]),
     Case('{"answer": 42}', [Content('{"answer": 42}')]),
     Case("{1: 2}", [Content("{1: 2}")]),
     Case("{[1]: 2}", [Content("{[1]: 2}")]),

@@ -43,4 +43,4 @@ def test_deepseeks_bars() -> None:
 
 @pytest.mark.parametrize("family", [Invoke, InvokeBars, InvokeBars4])
 def test_what_the_grammar_allows_is_read(family: type[Invoke]) -> None:
-    check_grammar(family(Think()), opens=OPEN, rounds=8)
+    check_grammar(family(Think()), opens=OPEN)

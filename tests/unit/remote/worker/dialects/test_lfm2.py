@@ -30,4 +30,4 @@ def test_answers_are_split(case: Case) -> None:
 
 
 def test_what_the_grammar_allows_is_read() -> None:
-    check_grammar(Lfm2(Think()), opens="<think>", rounds=8)
+    check_grammar(Lfm2(Think()), opens="<think>")

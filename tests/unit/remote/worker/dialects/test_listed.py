@@ -33,4 +33,4 @@ def test_other_tags() -> None:
 
 
 def test_what_the_grammar_allows_is_read() -> None:
-    check_grammar(Listed(Think()), opens=OPEN, rounds=8)
+    check_grammar(Listed(Think()), opens=OPEN)

@@ -58,4 +58,4 @@ def test_answers_are_split(case: Case) -> None:
 
 @pytest.mark.parametrize("family", [Mistral, MistralNamed, MistralNumbered])
 def test_what_the_grammar_allows_is_read(family: type[Mistral]) -> None:
-    check_grammar(family(THINK), opens="[THINK]", rounds=8)
+    check_grammar(family(THINK), opens="[THINK]")

@@ -79,7 +79,7 @@ def test_answers_are_split(case: Case) -> None:
 
 
 def test_what_the_grammar_allows_is_read() -> None:
-    check_grammar(QwenXml(Think()), opens=OPEN, rounds=8)
+    check_grammar(QwenXml(Think()), opens=OPEN)
 
 
 def test_a_choice_of_texts_is_enforced() -> None:
