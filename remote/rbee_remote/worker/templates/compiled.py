@@ -6,7 +6,7 @@ import functools
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from jinja2 import meta
@@ -18,7 +18,6 @@ from rbee_remote.worker.templates.shapes import Tool, Turn
 
 #: Names by which templates read the tools beside `tools`: SmolLM 3, Llama 3 and MiniMax.
 _TOOLS = ("xml_tools", "custom_tools")
-_NONES: dict[str, Any] = {"tools": None, "documents": None}
 _MARKER = re.compile(r"\s*(<[^<>\s]+>|\[[^\[\]\s]+\])")
 
 
@@ -29,15 +28,13 @@ class TooLong(Exception):
 @dataclass(frozen=True, slots=True)
 class Chat:
     """What a template is given. opening: whether the prompt ends where the assistant's answer begins. names: the
-    variables in which it gets the tools. nones: whether tools and documents that there are none of are None, as in
-    transformers, or not there; None for what the template takes."""
+    variables in which it gets the tools."""
 
     turns: Sequence[Turn]
     tools: Sequence[Tool] = ()
     variables: dict[str, Any] = field(default_factory=dict)
     opening: bool = True
     names: tuple[str, ...] = ("tools",)
-    nones: bool | None = None
 
 
 class CompiledTemplate:
@@ -49,6 +46,7 @@ class CompiledTemplate:
     def __init__(self, source: str, *, bos: str, eos: str) -> None:
         self.source = source
         self.seams = ""
+        self._nones: dict[str, None] = {"tools": None, "documents": None}
         self._constants = {"bos_token": bos, "eos_token": eos}
         self._environment = jinja.environment(self._unescaped)
         try:
@@ -61,11 +59,30 @@ class CompiledTemplate:
             ) from error
 
     def render(self, chat: Chat, most: int) -> str:
-        """most: characters. Raises TooLong, jinja.Refused, and anything that a program can raise."""
-        nones = self._takes_nones if chat.nones is None else chat.nones
+        """most: characters. Raises TooLong, jinja.Refused, and anything that a program can raise.
+
+        Tools and documents that there are none of are None, as in transformers; templates that were written for others
+        fail on that, and do not get them from then on."""
+        try:
+            return self._render(chat, most)
+        except (MemoryError, TooLong):
+            raise
+        except Exception as error:
+            if chat.tools or not self._nones:
+                raise
+            nones, self._nones = self._nones, {}
+            try:
+                return self._render(chat, most)
+            except (MemoryError, TooLong):
+                raise
+            except Exception:
+                self._nones = nones
+                raise error from None
+
+    def _render(self, chat: Chat, most: int) -> str:
         variables = {
             **self._constants,
-            **(_NONES if nones else {}),
+            **self._nones,
             **chat.variables,
             **({name: list(chat.tools) for name in chat.names} if chat.tools else {}),
             "messages": list(chat.turns),
@@ -81,12 +98,6 @@ class CompiledTemplate:
             raise
         except Exception:  # a template is a program that came with the model: it can fail in any way
             return ""
-
-    @functools.cached_property
-    def _takes_nones(self) -> bool:
-        """Templates that were written for others than transformers may go through tools that are not there."""
-        asked = Chat([probes.ASKED], nones=False)
-        return bool(self.attempt(replace(asked, nones=True)) or not self.attempt(asked))
 
     @functools.cached_property
     def traits(self) -> Traits:

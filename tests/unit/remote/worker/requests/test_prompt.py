@@ -6,13 +6,21 @@ from typing import Any
 
 import pytest
 
-from rbee_remote.protocol import ErrorCode, GenerateRequest, Message, RemoteError, Sampling
+from rbee_remote.protocol import ChatOptions, ErrorCode, GenerateRequest, Message, RemoteError, Sampling
 from rbee_remote.worker.requests import prompt
 from rbee_remote.worker.templates.rendered import Rendered
 from tests.doubles.engine import BEGIN, INFO, ScriptedEngine
 
 ID = "0123456789abcdef" * 2
 USER = (Message("user", "Hi"),)
+
+
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+CALLED = Message("assistant", "", tool_calls=(CALL,))
+
+
+def chat(**options: Any) -> dict[str, Any]:
+    return {"prompt": None, "messages": USER, "chat": ChatOptions(**options)}
 
 
 def request(**values: Any) -> GenerateRequest:
@@ -26,6 +34,8 @@ def request(**values: Any) -> GenerateRequest:
         {"prompt": None, "messages": USER},
         {"max_tokens": 1, "stop": ("a",) * 16, "timeout_s": 0.1},
         {"stop": ("x" * 256,)},
+        {"prompt": None, "messages": (Message("developer", "d"), *USER, Message("function", "f"))},
+        {"prompt": None, "messages": (Message("assistant", "1, 2"),), "chat": ChatOptions(continue_final=True)},
     ],
 )
 def test_a_good_request_passes(values: dict[str, Any]) -> None:
@@ -53,6 +63,12 @@ def test_a_good_request_passes(values: dict[str, Any]) -> None:
         ({"timeout_s": math.nan}, "timeout_s"),
         ({"timeout_s": math.inf}, "timeout_s"),
         ({"sampling": Sampling(temperature=9)}, "temperature must be from 0 to 5, got 9"),
+        (chat(template_kwargs={"a": 1, "tools": []}), r"chat\.template_kwargs\.tools cannot be set"),
+        (chat(template="x" * (2**20 + 1)), r"chat\.template must have at most 1048576 characters"),
+        (chat(template="\ud800"), r"chat\.template is not valid Unicode"),
+        (chat(continue_final=True), r"chat\.continue_final needs .* the last message is the user's"),
+        ({"chat": ChatOptions(continue_final=True)}, r"chat\.continue_final needs .* there are no messages"),
+        ({**chat(continue_final=True), "messages": (CALLED,)}, r"chat\.continue_final cannot continue .* tool calls"),
     ],
 )
 def test_a_bad_request_names_the_field(values: dict[str, Any], words: str) -> None:
@@ -106,3 +122,19 @@ def test_the_bos_stands_there_once(values: dict[str, Any], text: str) -> None:
 def test_an_eos_that_the_tokenizer_adds_is_not_doubled() -> None:
     prepared = prompter(adds_eos=True).prepare(request(prompt="ab<end>"))
     assert prepared.tokens == (BEGIN, *b"ab")
+
+
+def test_a_rendered_prompt_is_tokenized_in_pieces_and_brings_what_goes_with_it() -> None:
+    asked = request(prompt=None, messages=USER)
+    rendered = Rendered("<begin>" + "x" * 300 + "<#|end|>", seam="#", warnings=("w",), stops=("s",))
+    prepared = prompter(ctx=999).prepare(asked, rendered)
+    assert prepared is not None
+    assert prepared.tokens == (BEGIN, *b"x" * 300, *b"<|end|>")
+    assert prepared.end == rendered.text[-256:]
+    assert (prepared.warnings, prepared.stops) == (("w",), ("s",))
+
+
+def test_a_raw_prompt_has_no_end_to_look_at() -> None:
+    prepared = prompter().prepare(request(prompt="ab"))
+    assert prepared is not None
+    assert (prepared.end, prepared.warnings, prepared.stops) == ("", (), ())

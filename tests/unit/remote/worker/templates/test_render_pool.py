@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from rbee_remote.protocol import ErrorCode, GenerateRequest, Message, RemoteError, ToolOptions
+from rbee_remote.protocol import ChatOptions, ErrorCode, GenerateRequest, Message, RemoteError, ToolOptions
 from rbee_remote.sandbox import landlock
 from rbee_remote.system.command import payload_command, read_command
 from rbee_remote.system.linux import LinuxSystem
@@ -350,3 +350,37 @@ def _session(stat: Path) -> int:
         return int(stat.read_text().rpartition(")")[2].split()[3])
     except OSError:  # it has ended
         return 0
+
+
+async def test_a_request_can_bring_a_template_which_is_its_own_fault(rendering: RenderPool) -> None:
+    def asking(template: str) -> GenerateRequest:
+        return dataclasses.replace(chat("Hi"), chat=ChatOptions(template=template))
+
+    for number in range(6):  # more than are kept
+        own = f"{number}: {{{{ messages[0].content }}}}"
+        assert (await rendering.render(asking(own), info(SAY))).text == f"{number}: Hi"
+    assert (await rendering.render(chat("Hi"), info(SAY))).text == "Hi;"
+    before = renders_of(os.getpid())
+    for broken in ("{% for %}", "{{ raise_exception('not so') }}", "nothing that was said", ENDLESS):
+        with pytest.raises(RemoteError, match="the chat template of the request") as caught:
+            await rendering.render(asking(broken), info(SAY))
+        assert caught.value.code is ErrorCode.USAGE
+        assert caught.value.details["field"].startswith(("chat.template", "messages[0]"))
+        assert "about" not in caught.value.details
+        assert renders_of(os.getpid()) == (before if broken != ENDLESS else [])
+
+
+async def test_text_that_could_pass_for_a_token_comes_back_with_seams(rendering: RenderPool) -> None:
+    loaded = dataclasses.replace(info(SAY), special_tokens={"<|end|>": 1})
+    rendered = await rendering.render(chat("a<|end|>b"), loaded)
+    assert rendered.text == f"a<{rendered.seam}|end|>b;"
+    assert rendered.seam
+
+
+async def test_that_a_model_has_no_template_is_logged_once(
+    rendering: RenderPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        assert (await rendering.render(chat("Hi"), info(None))).stops == ("<|im_end|>",)
+    assert [record.message for record in caplog.records].count(caplog.records[0].message) == 1
+    assert "no chat template; ChatML is used" in caplog.text

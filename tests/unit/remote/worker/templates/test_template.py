@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from rbee_remote.protocol import ErrorCode, Message, RemoteError
+from rbee_remote.protocol import ChatOptions, ErrorCode, Message, RemoteError
 from rbee_remote.worker.templates.template import ChatTemplate
 
 CHAT = (Message("system", "Be brief."), Message("user", "Hi"))
@@ -117,3 +117,105 @@ def test_what_a_message_does_not_say_is_not_there() -> None:
     template = "{% for m in messages %}{{ m.keys() | list | join(' ') }};{% endfor %}{{ messages | tojson }}"
     assert render(template).startswith("role content;role content;[")
     assert render(template, CALLED).startswith("role content;role content tool_calls;role content tool_call_id name;[")
+
+
+CHATML_STOP = "<|im_end|>"
+
+
+def test_a_model_without_a_template_says_so_and_ends_at_the_marker_of_the_one_that_was_taken() -> None:
+    rendered = chat_template(None).render(CHAT)
+    assert "no chat template; ChatML is used" in rendered.warnings[0]
+    assert rendered.stops == (CHATML_STOP,)
+    knowing = ChatTemplate(None, bos="<begin>", eos="<end>", special=(CHATML_STOP,))
+    assert knowing.render(CHAT).stops == ()  # its token ends the answer
+
+
+@pytest.mark.parametrize(
+    ("end", "stops"),
+    [("<|eot|>", ("<|eot|>",)), ("[/A]\n", ("[/A]",)), ("\n\n", ()), ("<end>", ()), (" <done>", ("<done>",))],
+)
+def test_a_requests_own_template_ends_answers_with_its_marker(end: str, stops: tuple[str, ...]) -> None:
+    source = "{% for m in messages %}{{ m.content }}{{ END }}{% endfor %}".replace("{{ END }}", end)
+    assert ChatTemplate(source, bos="<begin>", eos="<end>", own=True).render(CHAT).stops == stops
+    assert chat_template(source).render(CHAT).stops == ()
+
+
+def test_variables_of_a_request_reach_the_template_and_override_nothing_else() -> None:
+    options = ChatOptions(template_kwargs={"mood": "good", "documents": [{"text": "d"}], "messages": [], "tools": 1})
+    text = chat_template("{{ mood }} {{ documents[0].text }} {{ messages | length }}").render(CHAT, (), options).text
+    assert text == "good d 2"
+
+
+@pytest.mark.parametrize("name", ["xml_tools", "custom_tools"])
+def test_tools_are_given_in_the_variable_that_the_template_reads(name: str) -> None:
+    template = "{% for tool in " + name + " or [] %}{{ tool | string }}{% endfor %}"
+    rendered = chat_template(template).render(CHAT, [WEATHER])
+    assert "'name': 'weather'" in rendered.text
+    assert not rendered.tools_described
+
+
+ALTERNATING = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}[{{ m.role }}:{{ m.content }}]{% endfor %}"
+)
+FIRST_ALONE = (
+    "{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('first!') }}{% endif %}"
+    "[{{ m.role }}:{{ m.content }}]{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "roles", "expected"),
+    [
+        (ALTERNATING, "system user", "[user:0\n\n1]"),
+        (ALTERNATING, "system user assistant user", "[user:0\n\n1][assistant:2][user:3]"),
+        (ALTERNATING, "user user assistant assistant user", "[user:0\n\n1][assistant:2\n\n3][user:4]"),
+        (ALTERNATING, "developer user", "[user:0\n\n1]"),
+        (ALTERNATING, "user assistant system user", "[user:0][assistant:1][user:2\n\n3]"),
+        (FIRST_ALONE, "system user system user", "[system:0][user:1\n\n2\n\n3]"),
+        (FIRST_ALONE, "system system user", "[system:0\n\n1][user:2]"),
+        (FIRST_ALONE, "system user", "[system:0][user:1]"),
+    ],
+)
+def test_a_chat_is_brought_into_the_shape_that_the_template_takes(template: str, roles: str, expected: str) -> None:
+    messages = tuple(Message(role, str(number)) for number, role in enumerate(roles.split()))
+    assert render(template, messages) == expected
+
+
+def test_a_template_that_takes_no_shape_says_why_it_refuses_the_first() -> None:
+    template = "{{ raise_exception(messages | map(attribute='role') | join(' ')) }}"
+    with pytest.raises(RemoteError, match=r"refuses the messages: system user user$"):
+        render(template, (*CHAT, Message("user", "And?")))
+
+
+def test_roles_of_other_days_are_those_of_today() -> None:
+    messages = (Message("developer", "d"), Message("user", "u"), Message("function", "f", name="weather"))
+    template = "{% for m in messages %}[{{ m.role }}:{{ m.content }}]{% endfor %}"
+    assert render(template, messages) == "[system:d][user:u][tool:f]"
+
+
+def test_tools_are_described_to_a_template_that_knows_nothing_of_them() -> None:
+    rendered = chat_template(None).render((*CHAT[:1], *CALLED), [WEATHER])
+    assert rendered.tools_described
+    assert rendered.text.startswith("<|im_start|>system\nBe brief.\n\nYou can call functions.")
+    assert '{"name": "weather", "description": "Tells the weather.", "parameters": {"type": "object"}}' in rendered.text
+    call = (
+        '<|im_start|>assistant\n<tool_call>\n{"name": "weather", "arguments": {"city": "Köln"}}\n</tool_call><|im_end|>'
+    )
+    assert call in rendered.text
+    assert "<|im_start|>user\n<tool_response>\nsunny\n</tool_response><|im_end|>" in rendered.text
+
+
+def test_the_last_answer_is_continued_behind_its_text() -> None:
+    chat = (CHAT[1], Message("assistant", "1, 2, 3, "))
+    assert render(None, chat) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n1, 2, 3, "
+    trimming = "{% for m in messages %}{{ m.content | trim }}<|end|>{% endfor %}"
+    assert render(trimming, chat) == "Hi<|end|>1, 2, 3,"
+
+
+def test_a_last_answer_that_the_template_leaves_out_is_answered_or_refused() -> None:
+    chat = (CHAT[1], Message("assistant", "1, 2, 3, "))
+    template = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    assert "cannot continue the last message" in chat_template(template).render(chat).warnings[0]
+    with pytest.raises(RemoteError, match="cannot continue message 2: it leaves it out"):
+        chat_template(template).render(chat, (), ChatOptions(continue_final=True))
