@@ -206,6 +206,24 @@ def test_a_forced_call_that_is_cut_off_is_a_part_of_a_call(plain_client: openai.
     assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == (None, "length")
 
 
+def test_reasoning_is_ended_by_its_budget_and_the_answer_has_its_form(plain_client: openai.OpenAI) -> None:
+    thinks = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
+        "{{ '<|im_start|>assistant\\n<think>\\n' }}"
+    )
+    answer = plain_client.chat.completions.create(
+        model="smol",
+        messages=CAPITAL,
+        seed=1,
+        response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": {"enum": ["Paris", "Rome"]}}},
+        extra_body={"thinking_budget": 5, "chat_template": thinks},
+    )
+    message = answer.choices[0].message
+    assert json.loads(message.content or "") in ("Paris", "Rome")
+    assert 0 < len(message.model_dump()["reasoning_content"]) < 60
+    assert answer.choices[0].finish_reason == "stop"
+
+
 def test_an_answer_that_is_to_go_on_goes_on(plain_client: openai.OpenAI) -> None:
     messages: Any = [{"role": "user", "content": "Count."}, {"role": "assistant", "content": "1, 2, 3, 4,"}]
     answer = plain_client.chat.completions.create(model="smol", messages=messages, temperature=0, max_tokens=6)

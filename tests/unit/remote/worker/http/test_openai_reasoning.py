@@ -159,6 +159,20 @@ async def test_reasoning_of_earlier_turns_reaches_the_template(folder: Path) -> 
     assert all("assistant|because|y" in prompt for prompt in prompts)
 
 
+async def test_an_answer_that_cannot_be_read_ends_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr("rbee_remote.worker.dialects.reading.ScriptReader.feed", fail)
+    async with serving(folder, says(THOUGHT, THINKS), slots=1) as (client, worker):
+        broken = await worker.client.post("/v1/chat/completions", json=chat("x"))
+        answer = await client.completions.create(model="m", prompt="x")
+    assert broken.status_code == 500
+    assert broken.json()["error"]["code"] == "INTERNAL"
+    assert "cannot be read: RecursionError" in broken.json()["error"]["message"]
+    assert answer.choices[0].text == THOUGHT
+
+
 def thinking(answer: Any, template: str, tokens: dict[str, int]) -> ScriptedEngine:
     info = dataclasses.replace(INFO, chat_template=template, special_tokens=tokens, n_vocab=258 + len(tokens))
     return ScriptedEngine(answer, info=info, n_batch=512)

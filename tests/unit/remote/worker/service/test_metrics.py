@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,3 +85,13 @@ async def test_openmetrics_where_it_is_asked_for(folder: Path) -> None:
 def test_a_worker_that_nobody_scrapes_does_not_load_the_library() -> None:
     code = "import sys, rbee_remote.worker.main; sys.exit('prometheus_client' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REMOTE, timeout=PATIENCE_S)
+
+
+async def test_the_reference_lists_what_there_is(folder: Path) -> None:
+    page = (REMOTE.parent / "docs/reference/worker-http.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"`(rbee_\w+)`", page.partition("## Metrics")[2]))
+    async with running(folder, loads(ScriptedEngine(echo))) as worker:
+        await worker.generate("x")
+        found = {name.split(" ")[0] for name in await scrape(worker)}
+    ours = {re.sub(r"_(bucket|sum|count|created)$", "", name) for name in found if name.startswith("rbee_")}
+    assert listed == ours
