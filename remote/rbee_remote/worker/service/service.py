@@ -38,8 +38,8 @@ from rbee_remote.worker.requests.journals import Journals
 from rbee_remote.worker.service.keep_alive import KeepAlive
 from rbee_remote.worker.service.leases import Leases
 from rbee_remote.worker.service.metrics import Metrics
+from rbee_remote.worker.service.prompts import Prompts
 from rbee_remote.worker.service.state import State
-from rbee_remote.worker.templates.render_pool import RenderPool
 
 #: Most seconds after which a client that found no room is told to come again.
 MAX_RETRY_AFTER_S = 30
@@ -63,7 +63,7 @@ class Service:
         self._loop = asyncio.get_running_loop()
         self._engine = EngineThread(config, load, self, self._loop.call_soon_threadsafe)
         self._preparing: dict[str, Journal] = {}  # of requests whose prompt is being made
-        self._render_pool = RenderPool([f"--home={config.home}"] if config.home else [])
+        self._prompts = Prompts(config.home, self._engine.prepare)
         self._early: set[asyncio.Task[None]] = set()  # make the prompts of those that came before the model
         self._typical_s = 0.0  # what a request takes in its slot, of late
         leases = Leases(config.keep_alive_s)
@@ -77,13 +77,13 @@ class Service:
     def start(self) -> None:
         self._engine.start()
         self.state.begin_load()
-        self._render_pool.prepare()  # what a chat needs is to be there by the time the model is loaded
+        self._prompts.start()
 
     async def wait_ended(self) -> RemoteError | None:
         """Returns when the engine's thread is over: the failure that ended it, None when it ended as planned."""
         await self._ended.wait()
         self._engine.join()
-        await self._render_pool.close()
+        await self._prompts.close()
         return self.state.failure
 
     async def submit(self, request: GenerateRequest, caller: Caller = ANYBODY) -> Journal:
@@ -118,7 +118,7 @@ class Service:
         """Make the prompt and queue the request, unless it is ended meanwhile."""
         self._preparing[request.request_id] = journal
         try:
-            prepared = await self._prompt(request)
+            prepared = await self._prompts.make(request, self.state.info)
         finally:
             if self._preparing.get(request.request_id) is journal:
                 del self._preparing[request.request_id]
@@ -136,19 +136,12 @@ class Service:
         journal.when_closed(lambda: self._on_served(request.request_id, journal, caller))
         self.on_change()
 
-    async def _prompt(self, request: GenerateRequest) -> prompt.Prompt | None:
-        """None while there is no model. Raises RemoteError, of the chat template's too."""
-        rendered = None
-        if request.messages and self.state.info:
-            rendered = await self._render_pool.render(request, self.state.info)
-        return await asyncio.to_thread(self._engine.prepare, request, rendered)
-
     def _prepare_early(self, generation: Generation) -> None:
         """Make the prompt of a request that came before the model was there; no other one waits for it."""
 
         async def run() -> None:
             try:
-                generation.prompt = await self._prompt(generation.request)
+                generation.prompt = await self._prompts.make(generation.request, self.state.info)
                 self._engine.admit(generation)
             except QueueFull:
                 self._engine.fail(generation, self._busy())

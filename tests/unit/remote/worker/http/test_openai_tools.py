@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
+from rbee_remote.worker.engine.interface import Constraint
 from tests.doubles.engine import INFO, ScriptedEngine
+from tests.patience import PATIENCE_S
 from tests.unit.remote.worker.http.test_openai import HERMES, WEATHER, Client, chat, says, serving
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Kraków"}}\n</tool_call>'
@@ -225,3 +229,30 @@ async def test_a_schema_that_cannot_be_is_refused_with_its_tool(folder: Path) ->
                 **chat("x"), tools=[WEATHER, {"type": "function", "function": wrong}], tool_choice="required"
             )
     assert (caught.value.param or "").startswith("tools[1].function.parameters")
+
+
+class SlowEngine(ScriptedEngine):
+    """Compiles a grammar when it may."""
+
+    may = threading.Event()
+
+    def constraint(self, grammar: str) -> Constraint:
+        assert self.may.wait(PATIENCE_S)
+        return super().constraint(grammar)
+
+
+async def test_schemas_that_take_long_keep_nobody_waiting_but_their_own(folder: Path) -> None:
+    engine = SlowEngine(lambda _: b"{}", n_batch=512)
+    async with serving(folder, engine, queue=64) as (client, worker):
+        await worker.until(lambda status: status["state"] == "idle")
+        schema: Any = {"type": "json_object"}
+        slow = [
+            asyncio.create_task(client.chat.completions.create(**chat("x"), response_format=schema)) for _ in range(40)
+        ]
+        await asyncio.sleep(0.2)
+        plain = await client.chat.completions.create(**chat("x"))
+        assert not any(task.done() for task in slow)
+        engine.may.set()
+        answers = await asyncio.gather(*slow)
+    assert plain.choices[0].message.content == "{}"
+    assert {answer.choices[0].message.content for answer in answers} == {"{}"}
