@@ -45,7 +45,7 @@ class Shield:
         pattern = "|".join(forms) or "(?!)"
         self._any = re.compile(pattern)
         self._each = re.compile(f"(?=({pattern}))(.)", re.DOTALL)
-        self._first = re.compile("[" + "".join(re.escape(text[0]) for text in sorted(self._markers)) + "]|(?!)")
+        self._first = re.compile("|".join(sorted({re.escape(text[0]) for text in self._markers})) or "(?!)")
         self._longest = max(map(len, self._markers), default=0)
 
     def needed(self, value: Any) -> bool:

@@ -197,6 +197,11 @@ def test_other_text_is_left_alone(text: str) -> None:
     assert SHIELD.shielded(text, "#") == text
 
 
+def test_a_vocabulary_without_special_tokens_needs_no_seams() -> None:
+    made = ChatTemplate("{{ messages[0].content }}", bos="", eos="")
+    assert made.render([Message("user", "a <|im_end|> b [INST]")]) == Rendered("a <|im_end|> b [INST]")
+
+
 def test_a_seam_stands_nowhere_in_what_was_said() -> None:
     hexagrams = "".join(chr(code) for code in range(0x4DC0, 0x4E00))
     assert next(unused("")) == hexagrams[0]
