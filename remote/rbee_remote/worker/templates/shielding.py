@@ -45,7 +45,8 @@ class Shield:
         pattern = "|".join(forms) or "(?!)"
         self._any = re.compile(pattern)
         self._each = re.compile(f"(?=({pattern}))(.)", re.DOTALL)
-        self._first = re.compile("|".join(sorted({re.escape(text[0]) for text in self._markers})) or "(?!)")
+        self._first = _one_of(text[0] for text in self._markers)
+        self._last = _one_of(text[-1] for text in self._markers)
         self._longest = max(map(len, self._markers), default=0)
 
     def needed(self, value: Any) -> bool:
@@ -91,6 +92,8 @@ class Shield:
     def _ended(self, text: str) -> bool:
         """Whether a marker ends with the beginning of a text."""
         start = text[: self._longest + 16].lstrip()[: self._longest]
+        if not self._last.search(start):
+            return False
         return any(start[:length] in self._endings for length in range(2, len(start) + 1))
 
     @functools.cached_property
@@ -100,6 +103,10 @@ class Shield:
     @functools.cached_property
     def _endings(self) -> frozenset[str]:
         return frozenset(text[start:] for text in self._markers for start in range(1, len(text) - 1))
+
+
+def _one_of(letters: Iterable[str]) -> re.Pattern[str]:
+    return re.compile("|".join(sorted({re.escape(letter) for letter in letters})) or "(?!)")
 
 
 def _sets_apart(text: str, template: str) -> bool:
