@@ -12,30 +12,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
-import signal
 import subprocess
 from collections.abc import Sequence
-from typing import Any
 
 import anyio
 
-from rbee_remote.protocol import ErrorCode, GenerateRequest, ProtocolError, RemoteError, decode, encode
+from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError, encode
 from rbee_remote.protocol.limits import MAX_TEMPLATE
-from rbee_remote.system.child import describe_exit
 from rbee_remote.system.command import payload_command
 from rbee_remote.system.identity import own_tag
-from rbee_remote.system.sanitize import sanitize
 from rbee_remote.worker.engine.interface import LoadedModel
+from rbee_remote.worker.templates.answers import blamed, bound, ended, read
 from rbee_remote.worker.templates.frames import (
-    CPU_S,
     HEAD_BYTES,
-    MEMORY_BYTES,
     length_of,
     most_text,
     pack,
-    unpack,
 )
 from rbee_remote.worker.templates.rendered import Rendered
 
@@ -45,13 +38,9 @@ MOST = 4
 ANOTHER_AFTER_S = 0.05
 #: Seconds until a process that does not even compute, on a machine that stands still, is given up.
 WALL_S = 60.0
-#: Characters of a text that ends an answer.
-MOST_STOP = 256
 
 #: Bytes of an answer that is no prompt.
 _MOST_WORDS = 2**14
-#: Warnings, and stops, that an answer may have.
-_MOST_LINES = 16
 
 _log = logging.getLogger("rbee.worker")
 
@@ -105,9 +94,9 @@ class RenderPool:
                 # A character has four bytes at most, and six where JSON writes it as an escape.
                 return await process.ask(frame, most=6 * most_text(frame) + _MOST_WORDS)
         except TimeoutError as error:
-            raise _blamed(request, _bound("time", f"takes more than {WALL_S:.0f} s")) from error
+            raise blamed(request, bound("time", f"takes more than {WALL_S:.0f} s")) from error
         except RemoteError as error:
-            raise _blamed(request, error) from error
+            raise blamed(request, error) from error
         finally:
             with anyio.CancelScope(shield=True):
                 await self._give(process, fit=process.opened and process.fit)
@@ -206,8 +195,8 @@ class _Process:
             length = length_of(await self._process.stdout.readexactly(HEAD_BYTES))
             data = await self._process.stdout.readexactly(length) if length <= most else b""
         except (asyncio.IncompleteReadError, ConnectionError) as error:
-            raise _ended(await self._process.wait()) from error
-        answer, self.fit = _read(data)
+            raise ended(await self._process.wait()) from error
+        answer, self.fit = read(data)
         if isinstance(answer, RemoteError):
             raise answer
         return answer
@@ -237,71 +226,5 @@ class _Process:
 def _opening(info: LoadedModel) -> bytes:
     texts = {"template": info.chat_template, "bos": info.bos, "eos": info.eos}
     if any(len(text) > MAX_TEMPLATE for text in texts.values() if text):
-        raise _bound("size", f"has more than {MAX_TEMPLATE} characters")
+        raise bound("size", f"has more than {MAX_TEMPLATE} characters")
     return pack({**texts, "special": [*info.special_tokens], "user_defined": [*info.user_defined]})
-
-
-def _read(data: bytes) -> tuple[Rendered | RemoteError, bool]:
-    """What the answer says, and whether who gave it is fit for more."""
-    try:
-        answer = unpack(data)
-    except (ValueError, RecursionError):
-        answer = None
-    match answer:
-        case {"text": str()} if rendered := _rendered(answer):
-            return rendered, True
-        case {"error": dict()}:
-            return _cut(RemoteError.decode(answer)), True
-        case {"bound": "output"}:
-            return _bound("output", "writes a prompt that is far longer than what was said"), True
-        case {"bound": "memory"}:
-            return _bound("memory", f"needs more than {MEMORY_BYTES // 2**20} MB of memory"), False
-    return _bound("answer", "makes the process that renders it answer with nonsense"), False
-
-
-def _ended(status: int) -> RemoteError:
-    """Why a process is over that should have answered."""
-    if -status == signal.SIGXCPU:
-        return _bound("time", f"takes more than {CPU_S} s of computing")
-    if -status == signal.SIGKILL:
-        return _bound("memory", "was ended by the system, as when memory runs out")
-    details = describe_exit(status)
-    return _bound("crash", f"breaks the process that renders it ({next(iter(details.values()))})", **details)
-
-
-def _bound(bound: str, what: str, **details: str | int) -> RemoteError:
-    return RemoteError(
-        ErrorCode.MODEL_INVALID,
-        f"the model's chat template {what}",
-        details={"about": "chat_template", "bound": bound, **details},
-    )
-
-
-def _rendered(answer: dict[str, Any]) -> Rendered | None:
-    """None where it is none."""
-    try:
-        rendered = decode(Rendered, answer)
-    except ProtocolError:
-        return None
-    warnings, stops = rendered.warnings[:_MOST_LINES], rendered.stops[:_MOST_LINES]
-    if len(rendered.seam) > 1 or not all(0 < len(stop) <= MOST_STOP for stop in stops):
-        return None
-    return dataclasses.replace(rendered, warnings=tuple(sanitize(line, 1024) for line in warnings), stops=stops)
-
-
-def _blamed(request: GenerateRequest, error: RemoteError) -> RemoteError:
-    """An error of a template that came with the request is the request's."""
-    details = {key: value for key, value in error.details.items() if key != "about"}
-    if not request.chat.template or error.details.get("about") != "chat_template":
-        return error
-    message = error.message.replace("the model's chat template", "the chat template of the request", 1)
-    return RemoteError(ErrorCode.USAGE, message, hint=error.hint, details={"field": "chat.template", **details})
-
-
-def _cut(error: RemoteError) -> RemoteError:
-    """An error that a template may have put together: of the two kinds that there are, and short."""
-    code = error.code if error.code in (ErrorCode.USAGE, ErrorCode.MODEL_INVALID) else ErrorCode.MODEL_INVALID
-    field = error.details.get("field")
-    details = {"field": sanitize(field, 64)} if isinstance(field, str) else {}
-    details |= {"about": "chat_template"}
-    return RemoteError(code, sanitize(error.message, 1024), hint=sanitize(error.hint, 256), details=details)

@@ -22,7 +22,7 @@ from rbee_remote.system.command import payload_command, read_command
 from rbee_remote.system.linux import LinuxSystem
 from rbee_remote.system.process_tree import grow
 from rbee_remote.worker.engine.interface import LoadedModel
-from rbee_remote.worker.templates import render_pool
+from rbee_remote.worker.templates import answers, render_pool
 from rbee_remote.worker.templates.render_pool import RenderPool
 from rbee_remote.worker.templates.template import ChatTemplate
 from tests.doubles.engine import INFO
@@ -286,7 +286,7 @@ async def test_it_belongs_to_its_worker(rendering: RenderPool) -> None:
     [b"", b"null", b"[" * 100_000, b"\xff", b'{"text": 1}', b'{"bound": "other"}', b'{"error": {"code": "DISK_FULL"}}'],
 )
 def test_what_a_process_says_is_not_believed(answer: bytes) -> None:
-    text, _ = render_pool._read(answer)
+    text, _ = answers.read(answer)
     assert isinstance(text, RemoteError)
     assert text.code is ErrorCode.MODEL_INVALID
 
