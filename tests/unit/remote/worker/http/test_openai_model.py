@@ -76,7 +76,7 @@ def serving(model: Path, folder: Path) -> Iterator[openai.OpenAI]:
             socket=f"{short}/w.sock",
             options=WorkerOptions(),
             ctx=1024,
-            keep_alive_s=60.0,
+            keep_alive_s=600.0,  # the other model has its turn meanwhile
             slots=2,
         )
         http = httpx2.Client(transport=httpx2.HTTPTransport(uds=config.socket), timeout=PATIENCE_S)
