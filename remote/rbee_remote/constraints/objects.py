@@ -158,7 +158,7 @@ def _names(part: Part, value: Any) -> None:
         schemas = {name: part.sub(known[name], "properties", name, closed=True) for name in known if name in allowed}
         for name in allowed:
             schemas.setdefault(name, part.sub(other, "additionalProperties", closed=True))
-        part.also({"properties": schemas, "additionalProperties": False})
+        part.listed = schemas
     elif list(said) == ["pattern"] and not part.schema.keys() & {"properties", "patternProperties", "required"}:
         if reason := library.pattern_trouble(portable(said["pattern"])):
             part.unsupported("propertyNames", reason)
@@ -241,12 +241,22 @@ def _in_place(part: Part, word: str, value: Any, place: str) -> list[tuple[str, 
 
 
 def check_counts(part: Part) -> None:
-    """llguidance does not see that a name comes twice, which counts once. What properties there must be at least count
-    for it."""
-    least, required = part.own.get("minProperties", 0), part.own.get("required", [])
-    if least <= max(1, len(required)):
-        if least <= len(required):
-            part.own.pop("minProperties", None)
-    elif part.own.get("additionalProperties", True) is not False or "patternProperties" in part.own:
+    """llguidance does not see that a name comes twice, which counts once, and counts only properties that may not be
+    left out, or up to 1."""
+    own = part.own
+    required, known = own.get("required", []), own.get("properties", {})
+    closed = own.get("additionalProperties", True) is False and "patternProperties" not in own
+    if own.get("minProperties", 0) <= len(required):
+        own.pop("minProperties", None)
+    if closed and own.get("maxProperties", 0) >= len({*known, *required}):
+        own.pop("maxProperties", None)
+    least, most = own.get("minProperties", 0), own.get("maxProperties")
+    optional = [name for name in known if name not in required and known[name] is not False]
+    if least > 1 and not closed:
         part.unsupported("minProperties", "more than 1, unless as many are required, because a name may come twice")
-        del part.own["minProperties"]
+        del own["minProperties"]
+    elif optional and (least or most is not None) and not (closed and least <= 1 and most in (None, 1)):
+        word = "minProperties" if least else "maxProperties"
+        part.unsupported(word, "more than 1, where some of the declared properties may be left out")
+        own.pop("minProperties", None)
+        own.pop("maxProperties", None)

@@ -45,6 +45,8 @@ class Part:
         self._before: list[Any] = []
         self._after: list[Any] = []
         self._never = False
+        #: All properties that there may be, where `propertyNames` lists them.
+        self.listed: dict[str, Any] | None = None
 
     def write(self) -> Any:
         applied = [word for word in self.schema if word in _APPLIED]
@@ -59,6 +61,7 @@ class Part:
         self._assert(asserting)
         if self._closed and not closed:
             objects.close(self)
+        objects.check_counts(self)
         return self._assembled()
 
     def _is_one(self, applied: list[str], asserting: list[str]) -> bool:
@@ -139,6 +142,8 @@ class Part:
                 objects.check(self, word)
             else:
                 _HANDLERS[word](self, value)
+        if self.listed is not None:
+            self.own |= {"properties": self.listed, "additionalProperties": False}
         self._items()
         self._values()
         self._lengths()
@@ -153,7 +158,6 @@ class Part:
         for least, most in (("minLength", "maxLength"), ("minItems", "maxItems"), ("minProperties", "maxProperties")):
             if self.own.get(least, 0) > self.own.get(most, math.inf):
                 raise self.wrong(least, f"is larger than {most}, no value fits")
-        objects.check_counts(self)
 
     def _number(self, word: str, value: Any) -> None:
         if isinstance(value, bool) and word.startswith("exclusive"):  # draft 4

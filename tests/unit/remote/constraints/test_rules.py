@@ -117,7 +117,7 @@ def test_the_other_forms(fields: dict[str, Any], inside: list[str], outside: lis
         ({"regex": "("}, "cannot be used: regex parse error: ( error: unclosed group"),
         ({"regex": "(?=a)b"}, "cannot be used: regex parse error: (?=a)b error: look-around, "),
         ({"regex": "[^\\x00-\\u{10FFFF}]"}, "no text fits"),
-        ({"lark": 'start: "a"\n x\nx: nothing'}, 'at 3(4): unknown name: "nothing"'),
+        ({"lark": 'start: "a" x\nx: nothing'}, 'at 2(4): unknown name: "nothing"'),
         ({"lark": "start: }"}, "Expected"),
         ({"lark": 'x: "a"'}, "no start"),
     ],

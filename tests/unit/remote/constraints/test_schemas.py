@@ -238,6 +238,22 @@ ROWS: list[tuple[dict[str, Any], list[Any], list[Any]]] = [
         [{"a": 1}, {"b": 1, "c": 2}],
         [{}],
     ),
+    (
+        {"type": "object", "propertyNames": {"enum": ["a", "b"]}, "additionalProperties": INTEGER, "maxProperties": 2},
+        [{"a": 1}, {"a": 1, "b": 2}],
+        [{"c": 1}, {"a": "x"}],
+    ),
+    (
+        {
+            "type": "object",
+            "properties": {"a": {}, "b": {}, "c": {}},
+            "maxProperties": 2,
+            "additionalProperties": False,
+        },
+        REFUSED,
+        [],
+    ),
+    ({"type": "object", "properties": {"a": INTEGER}, "required": ["a"], "minProperties": 1}, [{"a": 1}], [{}]),
     ({"$ref": "http://elsewhere/x"}, REFUSED, []),
     ({"type": "frob"}, REFUSED, []),
     ({"minLength": "x"}, REFUSED, []),
