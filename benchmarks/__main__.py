@@ -18,6 +18,7 @@ NAMES = (
     "portable",
     "stream",
     "batch",
+    "constrained",
     "prefix",
     "soak",
     "cycles",

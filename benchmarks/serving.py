@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -31,6 +31,7 @@ START_S = 60.0
 NO_END = {"0": -100, "2": -100}
 
 Peers = Mapping[str, httpx.AsyncClient]
+Side = TypeVar("Side")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +96,14 @@ async def stream(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> 
 
 
 async def in_turn(
-    peers: Peers, thing: Callable[[httpx.AsyncClient, int], Awaitable[float]], rounds: int = 5
+    sides: Mapping[str, Side], thing: Callable[[Side, int], Awaitable[float]], rounds: int = 5
 ) -> dict[str, tuple[float, ...]]:
-    """What `thing` measures for each peer, one after the other, in each round; it gets the number of the round, 0 for
-    one that does not count."""
-    samples: dict[str, list[float]] = {name: [] for name in peers}
+    """What `thing` measures for each side, a peer's client for instance, one after the other, in each round; it gets
+    the number of the round, 0 for one that does not count."""
+    samples: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
-        for name, client in peers.items():
-            value = await thing(client, number)
+        for name, side in sides.items():
+            value = await thing(side, number)
             if number:
                 samples[name].append(round(value, 5))
     return {name: tuple(values) for name, values in samples.items()}

@@ -285,6 +285,19 @@ def test_every_field_of_sampling_stands_there() -> None:
     assert [field.name for field in dataclasses.fields(Sampling) if f"`{field.name}`" not in page] == []
 
 
+def test_the_keywords_of_json_schema_that_are_enforced_stand_there_and_no_others() -> None:
+    from rbee_remote.constraints.part import ENFORCED, PARTLY
+    from rbee_remote.constraints.patterns import FORMATS, LIBRARY_FORMATS
+
+    page = (ROOT / "docs/how-to/structured-output.md").read_text()
+    whole, partly = page.split("## What of JSON Schema is enforced")[1].split("| enforced in part |")
+    rows = re.findall(r"^\| (.+?) \|", partly, re.MULTILINE)
+    named = [re.findall(r"`([$\w]+)`", text) for text in (whole.partition("| enforced |")[2], " ".join(rows))]
+    assert sorted(named[0]) == sorted(ENFORCED)
+    assert sorted(named[1]) == sorted(PARTLY)
+    assert f"| `format` | {', '.join(sorted([*FORMATS, *LIBRARY_FORMATS]))} |" in page
+
+
 def test_the_endpoints_that_are_listed_are_served() -> None:
     listed = re.findall(r"^\| `[A-Z]+ (/[\w/]+)` \|", _text("docs/reference/worker-http.md"), re.MULTILINE)
     http = ROOT / "remote/rbee_remote/worker/http"
