@@ -467,6 +467,25 @@ async def test_a_request_that_the_engine_refuses_frees_its_slot(
     assert status["slots_free"] == 1
 
 
+async def test_what_of_a_schema_is_not_enforced_is_told_when_the_answer_starts(folder: Path) -> None:
+    schema = {"type": "array", "uniqueItems": True}
+    engine = ScriptedEngine(lambda _: b"[]")
+    async with running(folder, loads(engine)) as worker:
+        events = await worker.generate("x", sampling={"json_schema": schema, "strict": False})
+        body = request("y", sampling={"json_schema": schema})
+        refused = await worker.client.post("/v1/inference", json=body)
+    name, started = events[0][1:]
+    assert name == "started"
+    (warning,) = started["warnings"]
+    assert warning.startswith("json_schema: #: uniqueItems is not enforced")
+    assert text(events) == "[]"
+    assert engine.constraints[0] is not None
+    assert refused.status_code == 400
+    error = refused.json()["error"]
+    assert error["code"] == "USAGE"
+    assert error["message"].startswith("json_schema cannot be used: #: uniqueItems is not enforced")
+
+
 async def test_a_failed_load_is_told_to_hive_and_clients(folder: Path) -> None:
     may_fail = threading.Event()
 
