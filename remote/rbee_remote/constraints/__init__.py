@@ -10,6 +10,7 @@ rules ─┬─ gbnf       GBNF to Lark
        ├─ blame      which part of a schema it does not take
        └─ schema     a JSON schema made into one that llguidance enforces whole
             ├─ part        one schema of it, keyword by keyword; objects has the keywords about objects and conditions
+            ├─ shapes      whether it is a schema at all
             ├─ references  where $ref leads
             ├─ patterns    regular expressions, and formats as such
             ├─ disjoint    oneOf

@@ -27,8 +27,6 @@ def apply(part: Part, word: str) -> list[Any]:
         return [_negated(part, value)]
     if word == "if":
         return _if(part, value)
-    if not isinstance(value, dict):
-        raise part.wrong(word, "must be an object")
     if len(value) > MAX_CONDITIONS:
         part.unsupported(word, f"for more than {MAX_CONDITIONS} properties")
         return []
@@ -113,12 +111,8 @@ def check(part: Part, word: str) -> None:
     value = part.schema[word]
     match word:
         case "required":
-            if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-                raise part.wrong(word, "must be a list of names")
             part.own[word] = list(dict.fromkeys(value))
         case "properties" | "patternProperties":
-            if not isinstance(value, dict):
-                raise part.wrong(word, "must be an object of schemas")
             if word == "properties":
                 part.own[word] = {name: part.sub(each, word, name, closed=True) for name, each in value.items()}
             else:

@@ -108,8 +108,6 @@ class Part:
         if word in ("$ref", "$dynamicRef", "$recursiveRef"):
             return [{"$ref": self.owner.reference(word, value, self.place, closed=closed)}]
         if word in ("allOf", "anyOf", "oneOf"):
-            if not isinstance(value, list) or not value:
-                raise self.wrong(word, "must be a list of schemas")
             parts = [self.sub(part, word, index, closed=closed) for index, part in enumerate(value)]
             return parts if word == "allOf" else [self._any_of(word, parts)]
         return objects.apply(self, word)
@@ -188,8 +186,6 @@ class Part:
         self.own["enum"] = [plain(each) for each in values]
 
     def enum(self, values: Any) -> None:
-        if not isinstance(values, list):
-            raise self.wrong("enum", "must be a list")
         if not values:
             raise self.wrong("enum", "is empty, no value fits")
         if "const" not in self.schema:
@@ -245,8 +241,6 @@ class Part:
         if isinstance(rest, list):  # before draft 2020-12
             first, rest, word = rest, self.schema.get("additionalItems"), "items"
         if first is not None:
-            if not isinstance(first, list):
-                raise self.wrong(word, "must be a list of schemas")
             self.own["prefixItems"] = [self.sub(part, word, index, closed=True) for index, part in enumerate(first)]
         if rest is not None:
             self.own["items"] = self.sub(rest, "additionalItems" if word == "items" else "items", closed=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rbee_remote.constraints import shapes
 from rbee_remote.constraints.finite import endless
 from rbee_remote.constraints.part import Part
 from rbee_remote.constraints.places import SchemaError, shown
@@ -33,6 +34,7 @@ class Normaliser:
     """warnings: what is not enforced. places: `id` of each schema that was written to where it was read."""
 
     def __init__(self, root: Any, *, strict: bool) -> None:
+        shapes.check(root, "")
         self._root = root
         self._strict = strict
         self._references = References(root)
@@ -65,8 +67,6 @@ class Normaliser:
             raise SchemaError(f"{shown(place)}: the schema is too large once its references are followed")
         if isinstance(schema, bool):
             return schema
-        if not isinstance(schema, dict):
-            raise SchemaError(f"{shown(place)}: must be a schema, which is an object or a boolean")
         if depth >= _NESTED:
             return {"$ref": self.define(place, schema, closed=closed)}
         written = Part(self, schema, place, depth, closed=closed).write()
@@ -92,6 +92,7 @@ class Normaliser:
     def define(self, place: str, schema: Any, *, closed: bool) -> str:
         name = self._names.get((place, closed))
         if name is None:
+            shapes.check(schema, place)
             name = self._names[place, closed] = f"d{len(self._names)}"
             self.origins[name] = place
             self._todo.append((name, schema, place, closed))

@@ -8,7 +8,12 @@ from typing import Any
 
 import jsonschema
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis_jsonschema import from_schema
 
+from rbee_remote.constraints.disjoint import ALL_TYPES
+from rbee_remote.constraints.part import ENFORCED, PARTLY
 from rbee_remote.constraints.rules import json_rule
 from rbee_remote.protocol import ErrorCode, RemoteError
 from tests.answers import chance_answer, fits, json_fits
@@ -395,3 +400,50 @@ def test_a_schema_may_be_nested_deeply() -> None:
 def test_what_would_grow_without_bound_is_refused(schema: dict[str, Any], message: str) -> None:
     with pytest.raises(RemoteError, match=message):
         rule(schema)
+
+
+WORDS = sorted({*ENFORCED, *PARTLY, "then", "else", "title", "default"})
+LEAVES = st.one_of(st.none(), st.booleans(), st.integers(-3, 9), st.sampled_from([2.0, 0.5, "", "a", "#", "#/x", "^a"]),
+                   st.sampled_from(ALL_TYPES))  # fmt: skip
+ANYTHING = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.sampled_from(WORDS), inner, max_size=4),
+        st.dictionaries(st.sampled_from(["a", "x", "$ref"]), inner, max_size=2),
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=400)
+@given(st.dictionaries(st.sampled_from(WORDS), ANYTHING, max_size=4), st.booleans())
+def test_any_schema_is_enforced_or_refused(schema: dict[str, Any], strict: bool) -> None:
+    try:
+        found = rule(schema, strict=strict)
+    except RemoteError as error:
+        assert error.code is ErrorCode.USAGE
+    else:
+        chance_answer(found, random.Random(1), 60)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "minLength": 2, "maxLength": 5},
+        {"type": "string", "pattern": "^[a-c]{2}(x|y)*$"},
+        {"type": "integer", "minimum": -7, "maximum": 1234},
+        {"type": "integer", "multipleOf": 7},
+        {"enum": [1, "a", None, [True], {"k": "v"}]},
+        {"type": "array", "items": {"type": ["boolean", "null"]}, "minItems": 1, "maxItems": 4},
+        {"anyOf": [{"type": "integer", "exclusiveMinimum": 3}, {"type": "string", "maxLength": 1}]},
+    ],
+    ids=json.dumps,
+)
+@settings(max_examples=40)
+@given(st.data())
+def test_no_good_value_is_refused(schema: dict[str, Any], data: st.DataObject) -> None:
+    """But for those with characters that JSON has to spell with a number."""
+    value = data.draw(from_schema(schema))
+    assume("\\u" not in json.dumps(value, ensure_ascii=False))
+    assert json_fits(schema, value)
