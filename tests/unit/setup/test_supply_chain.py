@@ -401,6 +401,7 @@ def test_so_is_the_one_of_the_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(assets, "MODEL_SIZE", len(good))
     monkeypatch.setattr(assets, "MODEL_SHA256", hashlib.sha256(good).hexdigest())
     monkeypatch.setattr(assets, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(assets, "llama_models", lambda: tmp_path)
     monkeypatch.setattr(run, "folder", lambda: tmp_path / "run")
     monkeypatch.delenv("RBEE_TEST_MODEL", raising=False)
     cached = tmp_path / "cache/test-model" / Path(assets.MODEL_FILE).name

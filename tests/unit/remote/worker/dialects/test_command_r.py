@@ -7,7 +7,7 @@ import pytest
 from rbee_remote.worker.dialects.command_r import CommandR
 from rbee_remote.worker.dialects.interface import Content, Reasoning
 from rbee_remote.worker.dialects.think import Think
-from tests.answers import Call, Case, calls, check, check_grammar
+from tests.dialect_cases import Call, Case, calls, check, check_grammar
 
 THINK = Think("<|START_THINKING|>", "<|END_THINKING|>")
 THOUGHT = "<|START_THINKING|>I'm\nthinking<|END_THINKING|>"

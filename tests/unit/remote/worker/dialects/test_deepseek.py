@@ -7,7 +7,7 @@ import pytest
 from rbee_remote.worker.dialects.deepseek import DeepSeek, DeepSeekBrief
 from rbee_remote.worker.dialects.interface import Content, Reasoning
 from rbee_remote.worker.dialects.think import Think
-from tests.answers import Call, Case, calls, check, check_grammar
+from tests.dialect_cases import Call, Case, calls, check, check_grammar
 
 CALLS, CALLS_END, BEGIN, END, SEP = DeepSeek.call_markers
 OPEN = "<\uff5cAssistant\uff5c><think>\n"

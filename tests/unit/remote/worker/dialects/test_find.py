@@ -8,7 +8,7 @@ import pytest
 
 from rbee_remote.worker.dialects.find import DIALECTS, GENERIC, dialect_of
 from rbee_remote.worker.dialects.interface import Tools
-from tests.answers import Call, read
+from tests.dialect_cases import Call, read
 from tests.testbed import assets
 
 #: Of llama.cpp's own templates: what each is written in, and what ends its reasoning.

@@ -7,7 +7,7 @@ import pytest
 from rbee_remote.worker.dialects.granite import Granite
 from rbee_remote.worker.dialects.interface import Content, Reasoning
 from rbee_remote.worker.dialects.think import Think
-from tests.answers import Call, Case, calls, check, check_grammar
+from tests.dialect_cases import Call, Case, calls, check, check_grammar
 
 ADD = Call("add", '{"a": 1}')
 LIST = '[{"name": "add", "arguments": {"a": 1}}]'

@@ -6,7 +6,7 @@ import pytest
 
 from rbee_remote.worker.dialects.harmony import Harmony
 from rbee_remote.worker.dialects.interface import Content, Reasoning
-from tests.answers import Call, Case, calls, check, check_grammar
+from tests.dialect_cases import Call, Case, calls, check, check_grammar
 
 ADD = Call("add", '{"a": 1}')
 PROMPT = "<|start|>user<|message|>hi<|end|><|start|>assistant"

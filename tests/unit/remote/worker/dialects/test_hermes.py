@@ -8,7 +8,7 @@ from rbee_remote.worker.dialects.hermes import Hermes
 from rbee_remote.worker.dialects.interface import Content, Reasoning, Tools
 from rbee_remote.worker.dialects.plain import Plain
 from rbee_remote.worker.dialects.think import Think
-from tests.answers import TOOLS, Call, Case, calls, check, check_grammar
+from tests.dialect_cases import TOOLS, Call, Case, calls, check, check_grammar
 
 ADD = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
 OPEN = "<|im_start|>assistant\n<think>\n"

@@ -7,7 +7,7 @@ import pytest
 from rbee_remote.worker.dialects.interface import Content, Reasoning
 from rbee_remote.worker.dialects.lfm2 import Lfm2
 from rbee_remote.worker.dialects.think import Think
-from tests.answers import Call, Case, calls, check, check_grammar
+from tests.dialect_cases import Call, Case, calls, check, check_grammar
 
 BEGIN, END = Lfm2.call_markers
 ADD = Call("add", '{"a": 1}')

@@ -6,7 +6,7 @@ import pytest
 
 from rbee_remote.worker.dialects.interface import Content
 from rbee_remote.worker.dialects.llama import Llama, LlamaPythonic
-from tests.answers import TOOLS, Call, Case, calls, check, check_grammar
+from tests.dialect_cases import TOOLS, Call, Case, calls, check, check_grammar
 
 ADD = Call("add", '{"a": 1}')
 JSON = '{"name": "add", "parameters": {"a": 1}}'

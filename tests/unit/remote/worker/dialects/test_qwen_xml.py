@@ -7,7 +7,7 @@ import pytest
 from rbee_remote.worker.dialects.interface import Content, Reasoning, Tools
 from rbee_remote.worker.dialects.qwen_xml import QwenXml
 from rbee_remote.worker.dialects.think import Think
-from tests.answers import Call, Case, calls, check, check_grammar
+from tests.dialect_cases import Call, Case, calls, check, check_grammar
 
 OPEN = "<|im_start|>assistant\n<think>\n"
 ADD = "<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rbee_remote.worker.dialects.find import DIALECTS
 from rbee_remote.worker.dialects.interface import Content, Dialect, Piece, Reasoning, Tools
 from rbee_remote.worker.dialects.json_text import JsonScanner, NotJson
-from tests.answers import TOOLS, Call, joined, read, tokens, vocabulary
+from tests.dialect_cases import TOOLS, Call, joined, read, tokens, vocabulary
 
 FRAGMENTS = (
     *(' ', '\n', 'add', 'now', 'functions.now:0', 'x', '{"name": "add", ', '"arguments": ', '{"a": 1}', '}', '[', ']'),

@@ -8,7 +8,7 @@ from rbee_remote.worker.dialects.find import dialect_of
 from rbee_remote.worker.dialects.interface import Content, Reasoning
 from rbee_remote.worker.dialects.smollm import SmolLm
 from rbee_remote.worker.dialects.think import Think
-from tests.answers import Call, Case, calls, check, check_grammar
+from tests.dialect_cases import Call, Case, calls, check, check_grammar
 
 ADD = Call("add", '{"a": 1}')
 
