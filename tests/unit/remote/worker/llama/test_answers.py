@@ -33,7 +33,8 @@ Schema = dict[str, Any]
 def engine(model_path: Path) -> Iterator[Engine]:
     from rbee_remote.worker.llama.engine import load_engine
 
-    config = WorkerConfig("0" * 16, "m", str(model_path), "", WorkerOptions(), ctx=256, keep_alive_s=1.0, slots=SLOTS)
+    options = WorkerOptions(threads=1)  # several threads that wait for each other are slow on a busy machine
+    config = WorkerConfig("0" * 16, "m", str(model_path), "", options, ctx=256, keep_alive_s=1.0, slots=SLOTS)
     with closing(load_engine(config, lambda _: True)) as loaded:
         yield loaded
 
