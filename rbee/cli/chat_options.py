@@ -16,7 +16,7 @@ from rbee.base.errors import UsageError
 from rbee.cli.constraints import read_text
 from rbee.cli.options import check_text
 from rbee_remote.protocol import ChatOptions, Message, ToolOptions
-from rbee_remote.protocol.limits import MAX_TEMPLATE
+from rbee_remote.protocol.limits import MAX_TEMPLATE, RESERVED_VARIABLES
 
 #: Variables of a template that have an option, or are made of the messages.
 _TAKEN = {
@@ -25,6 +25,7 @@ _TAKEN = {
     "enable_thinking": "--think or --no-think",
     "reasoning_effort": "--reasoning-effort",
     "add_generation_prompt": "--prefill",
+    "continue_final_message": "--prefill",
 }
 
 
@@ -132,12 +133,16 @@ def _check_together(raw: bool, given: dict[str, Any]) -> None:
     ):
         if one in given and other in given:
             raise UsageError(f"{one} and {other} were given: {why}", hint="leave out one of them")
+    if str(given.get("--reasoning-effort")).lower() == "none":
+        for other in ("--think", "--think-budget"):
+            if other in given:
+                raise UsageError(f"--reasoning-effort none and {other} were given", hint="leave out one of them")
     if "--tool-choice" in given and "--tools" not in given:
         raise UsageError("--tool-choice says which of --tools to call, and there are none", hint="add --tools FILE")
 
 
 def _template(path: Path) -> str:
-    text = read_text(path)
+    text = read_text("--template", path)
     if not text.strip():
         raise UsageError(f"--template: {path} is empty")
     if len(text) > MAX_TEMPLATE:
@@ -156,6 +161,8 @@ def _variables(arguments: Sequence[str]) -> dict[str, Any]:
             )
         if name in _TAKEN:
             raise UsageError(f"--template-arg: {name} is what {_TAKEN[name]} says")
+        if name in RESERVED_VARIABLES:
+            raise UsageError(f"--template-arg: {name} cannot be set: it is not a variable of the request")
         if name in variables:
             raise UsageError(f"--template-arg: {name} was given twice")
         variables[name] = _value(value)
@@ -176,16 +183,20 @@ def _value(text: str) -> Any:
 
 
 def _tools(path: Path, choice: str | None) -> ToolOptions:
-    from rbee.cli.tools_file import read_tools
+    from rbee.cli.tools_file import check_parameters, read_tools
     from rbee.inventory.schema import nearest
 
     functions = read_tools(path)
-    if choice in (None, "auto", "required", "none"):
-        return ToolOptions(functions, choice or "auto")
     names = [tool["function"]["name"] for tool in functions]
-    if choice not in names:
+    if choice in (None, "auto", "required", "none"):
+        tools = ToolOptions(functions, choice or "auto")
+    elif choice in names:
+        tools = ToolOptions(functions, "required", only=(choice,))
+    else:
         raise UsageError(
             f"--tool-choice: {choice!r} is neither a function of {path} nor auto, required or none",
             hint=nearest(choice, [*names, "auto", "required", "none"]),
         )
-    return ToolOptions(functions, "required", only=(choice,))
+    if tools.choice != "none":
+        check_parameters(tools, path)
+    return tools

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from rbee.base.errors import UsageError
+from rbee.cli.options import check_text
 
 SchemaOption = Annotated[
     str | None,
@@ -47,12 +48,13 @@ def read_constraints(
     elif regex is not None:
         if not regex:
             raise UsageError("--regex is empty")
+        check_text("--regex", regex)
         fields = {"regex": regex}
     for name, path in (("grammar", grammar), ("lark", lark)):
         if path is not None:
-            fields = {name: read_text(path)}
+            fields = {name: read_text(_OPTIONS[name], path)}
             if not fields[name].strip():
-                raise UsageError(f"the grammar {path} is empty")
+                raise UsageError(f"{_OPTIONS[name]}: {path} is empty")
     if fields:
         _check(fields)
     return fields
@@ -75,12 +77,12 @@ def _check(fields: dict[str, Any]) -> None:
         raise UsageError(f"{_OPTIONS[field]}{error.message.removeprefix(field)}") from error
 
 
-def read_text(path: Path) -> str:
-    """Raises UsageError."""
+def read_text(option: str, path: Path) -> str:
+    """Raises UsageError that names the option."""
     try:
-        return decode_text(path.read_bytes(), str(path))
+        return decode_text(path.read_bytes(), f"{option}: {path}")
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        raise UsageError(f"{option}: cannot read {path}: {error.strerror}") from error
 
 
 def decode_text(content: bytes, name: str) -> str:
@@ -97,9 +99,9 @@ def _read_schema(given: str) -> dict[str, Any]:
     if not given.strip():
         raise UsageError("--schema is empty", hint="give a file with a JSON schema, or the schema itself")
     is_json = given.lstrip().startswith(("{", "[", '"'))
-    name = "the value of --schema" if is_json else given
+    name = "the value of --schema" if is_json else f"--schema: {given}"
     try:
-        schema = json.loads(given if is_json else read_text(Path(given)))
+        schema = json.loads(given if is_json else read_text("--schema", Path(given)))
     except RecursionError as error:
         raise UsageError(f"{name} is nested too deeply") from error
     except ValueError as error:

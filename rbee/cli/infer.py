@@ -156,4 +156,4 @@ def _is_interactive() -> bool:
 
 
 def _read_file(path: Path) -> str:
-    return decode_text(sys.stdin.buffer.read(), "standard input") if str(path) == "-" else read_text(path)
+    return decode_text(sys.stdin.buffer.read(), "standard input") if str(path) == "-" else read_text("--file", path)

@@ -8,6 +8,8 @@ from typing import Any
 
 from rbee.base.errors import UsageError
 from rbee.cli.constraints import read_text
+from rbee_remote.protocol import RemoteError, ToolOptions
+from rbee_remote.protocol.limits import FUNCTION_NAME
 
 _HINT = '[{"name": "get_weather", "description": "…", "parameters": {"type": "object", "properties": {…}}}]'
 
@@ -18,7 +20,7 @@ def read_tools(path: Path) -> tuple[dict[str, Any], ...]:
     Raises UsageError that names the file, and which of them is wrong.
     """
     try:
-        tools = json.loads(read_text(path))
+        tools = json.loads(read_text("--tools", path))
     except RecursionError as error:
         raise UsageError(f"--tools: {path} is nested too deeply") from error
     except ValueError as error:
@@ -47,4 +49,23 @@ def _function(tool: Any, where: str) -> dict[str, Any]:
             raise UsageError(f"{where}: {key} has to be {what}")
     if not (function.get("name") or "").strip():
         raise UsageError(f"{where} has no name", hint=_HINT)
+    if not FUNCTION_NAME.fullmatch(function["name"]):
+        raise UsageError(f"{where}: name has to be 1 to 64 letters, digits, _ or -")
     return {key: value for key, value in function.items() if value is not None and key != "type"}
+
+
+def check_parameters(tools: ToolOptions, path: Path) -> None:
+    """Raises UsageError for parameters that no call can be made to fit. Where the model is free, none is made to."""
+    from rbee_remote.constraints.rules import json_rule
+
+    functions = [(index, tool["function"]) for index, tool in enumerate(tools.functions)]
+    called = [(index, function) for index, function in functions if function["name"] in tools.only or not tools.only]
+    if tools.choice != "required" and not any(function.get("strict") for _, function in called):
+        return
+    for index, function in called:
+        try:
+            if "parameters" in function:
+                where = f"{path}[{index}]: parameters"
+                json_rule(function["parameters"], strict=bool(function.get("strict")), where=where)
+        except RemoteError as error:
+            raise UsageError(f"--tools: {error.message}") from error

@@ -1,6 +1,8 @@
-"""What a request may ask for, in numbers: the worker refuses what is beyond, and the keeper does before it connects."""
+"""What a request may ask for: the worker refuses what is beyond, and the keeper does before it connects."""
 
 from __future__ import annotations
+
+import re
 
 #: Field of `Sampling` to its lowest and highest value, both allowed. Seeds are llama.cpp's uint32; its largest means
 #: "choose one".
@@ -30,3 +32,12 @@ MAX_STOPS = 64
 MAX_STOP_LENGTH = 256
 #: Characters of a chat template. The longest ones known have 30,000.
 MAX_TEMPLATE = 2**20
+#: Variables of a chat template that a request gives in its own fields, or that are not its to give.
+RESERVED_VARIABLES = frozenset(
+    {
+        "messages", "tools", "add_generation_prompt", "continue_final_message", "bos_token", "eos_token",
+        "raise_exception", "strftime_now",
+    }
+)  # fmt: skip
+#: OpenAI's rule for names of functions. Templates and grammars write them as they are.
+FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")

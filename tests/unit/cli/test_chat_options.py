@@ -17,6 +17,10 @@ WEATHER = {"name": "get_weather", "parameters": {"type": "object"}}
 TOOL = {"type": "function", "function": WEATHER}
 
 
+#: What can be enforced in part.
+OPEN = {"contains": {"type": "string"}}
+
+
 def file_with(folder: Path, content: Any) -> Path:
     path = folder / "tools.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
@@ -106,16 +110,20 @@ def test_which_tool(tmp_path: Path) -> None:
         ({"reasoning_effort": ""}, "--reasoning-effort is empty"),
         ({"think": False, "think_budget": 5}, "--no-think and --think-budget were given"),
         ({"think": False, "reasoning_effort": "low"}, "--no-think and --reasoning-effort were given"),
+        ({"think": True, "reasoning_effort": "none"}, "--reasoning-effort none and --think were given"),
+        ({"think_budget": 5, "reasoning_effort": "None"}, "--reasoning-effort none and --think-budget were given"),
         ({"think": True, "prefill": "x"}, "--prefill and --think were given"),
         ({"think_budget": 5, "prefill": "x"}, "--prefill and --think-budget were given"),
         ({"tool_choice": "auto"}, "--tool-choice says which of --tools"),
-        ({"template": Path("none.jinja")}, "cannot read none.jinja"),
+        ({"template": Path("none.jinja")}, "--template: cannot read none.jinja"),
         ({"template_arg": ["a"]}, "--template-arg: 'a' is not KEY=VALUE"),
         ({"template_arg": ["=1"]}, "--template-arg: '=1' is not KEY=VALUE"),
         ({"template_arg": ["a b=1"]}, "--template-arg: 'a b=1' is not KEY=VALUE"),
         ({"template_arg": ["a=1", "a=2"]}, "--template-arg: a was given twice"),
         ({"template_arg": ["a=\udcff"]}, "--template-arg is not UTF-8 text"),
         ({"template_arg": ["messages=[]"]}, "--template-arg: messages is what the prompt says"),
+        ({"template_arg": ["bos_token=x"]}, "--template-arg: bos_token cannot be set"),
+        ({"template_arg": ["continue_final_message=true"]}, "--template-arg: continue_final_message is what --prefill"),
         ({"template_arg": ["enable_thinking=false"]}, "--template-arg: enable_thinking is what --think or --no-think"),
     ],
 )
@@ -148,6 +156,8 @@ def test_files_that_are_no_template(text: str, message: str, tmp_path: Path) -> 
         ([{"function": "get_weather"}], "[0] is not a function"),
         ([{"description": "x"}], "[0] has no name"),
         ([{"name": " "}], "[0] has no name"),
+        ([{"name": "get weather"}], "[0]: name has to be 1 to 64 letters, digits, _ or -"),
+        ([WEATHER, {"name": "f", "strict": True, "parameters": OPEN}], "[1]: parameters cannot be used: #: contains"),
         ([{"name": 1}], "[0]: name has to be text"),
         ([{"name": "f", "description": 1}], "[0]: description has to be text"),
         ([{"name": "f", "parameters": []}], "[0]: parameters has to be a JSON schema"),
@@ -161,6 +171,15 @@ def test_files_that_hold_no_tools(content: Any, message: str, tmp_path: Path) ->
         read_chat(tools=path)
     assert caught.value.message.startswith(f"--tools: {path}")
     assert message in caught.value.message
+
+
+def test_parameters_are_checked_where_a_call_is_made_to_fit_them(tmp_path: Path) -> None:
+    path = file_with(tmp_path, [{"name": "f", "parameters": {"type": "nope"}}, {"name": "g", "parameters": OPEN}])
+    for choice in (None, "none", "g"):
+        assert len(read_chat(tools=path, tool_choice=choice).tools.functions) == 2
+    for choice in ("required", "f"):
+        with pytest.raises(UsageError, match=r"^--tools: .*\[0\]: parameters cannot be used: #: type must be"):
+            read_chat(tools=path, tool_choice=choice)
 
 
 def test_a_function_that_is_not_there_is_not_chosen(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_a_host_key_that_was_compared_is_pinned_without_connecting(
         (("infer", "--gpu-layers", "some", "x"), "--gpu-layers: 'some' is neither", ""),
         (("models", "show", "smollm2:135m", "--ctx", "x"), "--ctx: 'x' is neither", ""),
         (("infer", "--raw", "--system", "s", "x"), "--raw takes the prompt as it is", "leave out"),
-        (("infer", "--file", "none.txt"), "cannot read none.txt", ""),
+        (("infer", "--file", "none.txt"), "--file: cannot read none.txt", ""),
         (("infer",), "there is no prompt", "rbee infer"),
         (("models", "push", "local", "./none.gguf"), "there is no file ./none.gguf", "a model's name"),
         (("nodes", "add", "all", "h", "--no-check"), "'all' is reserved", ""),

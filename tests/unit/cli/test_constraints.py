@@ -32,9 +32,9 @@ def test_a_grammar_is_a_file(tmp_path: Path) -> None:
         ("[1]", "the value of --schema is not a JSON schema"),
         ('"x"', "the value of --schema is not a JSON schema"),
         ('{"a":' * 100_000, "the value of --schema is nested too deeply"),
-        ("missing.json", "cannot read missing.json: No such file or directory"),
+        ("missing.json", "--schema: cannot read missing.json: No such file or directory"),
         (" ", "--schema is empty"),
-        (".", "cannot read .: Is a directory"),
+        (".", "--schema: cannot read .: Is a directory"),
     ],
 )
 def test_what_is_no_schema(schema: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +55,8 @@ def test_files_that_hold_neither(tmp_path: Path) -> None:
         read_constraints(str(path), None)
     with pytest.raises(UsageError, match="is empty"):
         read_constraints(None, path)
+    with pytest.raises(UsageError, match=r"^--lark: cannot read .*: Is a directory"):
+        read_constraints(None, None, None, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,11 @@ def test_a_regular_expression_and_lark(tmp_path: Path) -> None:
     path = tmp_path / "answer.lark"
     path.write_text('start: "ja" | "nö"\n')
     assert read_constraints(None, None, None, path) == {"lark": 'start: "ja" | "nö"\n'}
-    for regex, said in (("(", "--regex cannot be used: "), ("", "--regex is empty")):
+    for regex, said in (
+        ("(", "--regex cannot be used: "),
+        ("", "--regex is empty"),
+        ("\udcff", "--regex is not UTF-8"),
+    ):
         with pytest.raises(UsageError, match=f"^{said}"):
             read_constraints(None, None, regex)
     path.write_text("start: nothing")

@@ -11,20 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError
-from rbee_remote.protocol.limits import MAX_STOP_LENGTH, MAX_STOPS, MAX_TEMPLATE
+from rbee_remote.protocol.limits import MAX_STOP_LENGTH, MAX_STOPS, MAX_TEMPLATE, RESERVED_VARIABLES
 from rbee_remote.worker.engine.interface import Engine, LoadedModel
 from rbee_remote.worker.requests import sampling, tool_use
 from rbee_remote.worker.requests.shaping import Shape, shape
 from rbee_remote.worker.templates.rendered import Rendered
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-#: Variables of a chat template that a request gives in its own fields, or that are not its to give.
-RESERVED_VARIABLES = frozenset(
-    {
-        "messages", "tools", "add_generation_prompt", "continue_final_message", "bos_token", "eos_token",
-        "raise_exception", "strftime_now",
-    }
-)  # fmt: skip
 #: Characters of a prompt's end that are kept; the longest opening of an answer known has 80.
 END_LENGTH = 256
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from rbee_remote.protocol import ErrorCode, RemoteError, ToolOptions
+from rbee_remote.protocol.limits import FUNCTION_NAME
 
 CHOICES = ("auto", "required", "none")
-#: OpenAI's rule for names of functions. Templates and grammars write them as they are.
-NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 #: Of a function that says nothing of its parameters.
 NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 
@@ -45,7 +43,7 @@ def _checked_name(where: str, tool: dict[str, Any]) -> str:
     if not isinstance(function, dict):
         raise _usage(f"{where}.function", "must be an object")
     name = function.get("name")
-    if not isinstance(name, str) or not NAME.fullmatch(name):
+    if not isinstance(name, str) or not FUNCTION_NAME.fullmatch(name):
         raise _usage(f"{where}.function.name", "must be 1 to 64 letters, digits, _ or -")
     kinds = (("description", str, "a string"), ("parameters", dict, "a JSON schema"), ("strict", bool, "true or false"))
     for key, kind, what in kinds:
