@@ -6,10 +6,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from rbee_remote.constraints import disjoint, library, objects
-from rbee_remote.constraints.patterns import FORMATS, LIBRARY_FORMATS, portable
+from rbee_remote.constraints.patterns import FORMATS, LIBRARY_FORMATS, is_writable, portable
 from rbee_remote.constraints.places import SchemaError, shown
 from rbee_remote.constraints.references import escaped
-from rbee_remote.constraints.values import MAX_EXACT, has_type, numbers, plain
+from rbee_remote.constraints.values import MAX_EXACT, has_type, numbers, plain, texts
 
 if TYPE_CHECKING:
     from rbee_remote.constraints.schema import Normaliser
@@ -257,8 +257,13 @@ class Part:
         kept = [value for value in self.own["enum"] if has_type(value, types)]
         self._never = self._never or not kept
         self.own["enum"] = kept
+        why = ""
         if any(abs(number) > MAX_EXACT for value in kept for number in numbers(value)):
-            self.unsupported("enum" if "enum" in self.schema else "const", f"numbers beyond {MAX_EXACT} are not")
+            why = f"numbers beyond {MAX_EXACT} are not"
+        elif not all(is_writable(text) for value in kept for text in texts(value)):
+            why = "control characters that JSON writes as \\u.... are not"
+        if why:
+            self.unsupported("enum" if "enum" in self.schema else "const", why)
             del self.own["enum"]
 
 

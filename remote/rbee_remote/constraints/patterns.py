@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 #: Formats that llguidance enforces by itself.
 LIBRARY_FORMATS = ("duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid")
 
@@ -22,22 +24,40 @@ FORMATS = {
 }
 
 
+#: Characters that can only be written as `\u....`, which an answer may not have: see `rules`.
+_UNWRITABLE = r"\x00-\x07\x0b\x0e-\x1f\x7f"
+_UNWRITABLE_TEXT = re.compile(f"[{_UNWRITABLE}]")
+_PART = re.compile(r"\\(?:x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|.)|.", re.DOTALL)
+
+
+def is_writable(text: str) -> bool:
+    """Whether JSON can have it without `\\u`."""
+    return not _UNWRITABLE_TEXT.search(text)
+
+
 def portable(pattern: str) -> str:
     """An ECMAScript pattern for Rust's regular expressions: inside a class these have nested classes and set
-    operators, where `[`, `&&`, `--` and `~~` are characters in ECMAScript."""
-    found, inside, escape = [], False, False
-    for index, read in enumerate(pattern):
-        character = read
-        doubled = character in "&~-" and pattern[index + 1 : index + 2] == character
-        if escape:
-            escape = False
-        elif character == "\\":
-            escape = True
-        elif inside and (character == "[" or doubled):
-            character = f"\\{character}"
-        elif inside and character == "]":
-            inside = False
-        elif character == "[":
+    operators, where `[`, `&&`, `--` and `~~` are characters in ECMAScript. Classes lose what cannot be written, because
+    llguidance takes one with all control characters for one with `"` and `\\`, and leaves out a single one."""
+    found, inside = [], False
+    parts = _PART.findall(pattern)
+    for part, following in zip(parts, [*parts[1:], ""], strict=False):
+        if not inside and part == "[":
             inside = True
-        found.append(character)
+            found.append(r"[[\v" if following == "]" else "[[")  # `[]` is nothing, and `[^]` everything
+        elif inside and part == "^" and following == "]" and found[-1] == "[[":
+            found.append(r"^\v")
+        elif inside and part == "]":
+            inside = False
+            found.append(f"]--[{_UNWRITABLE}]]")
+        elif inside and (part == "[" or (part in "&~-" and following == part)):
+            found.append(f"\\{part}")
+        elif not inside and (part == r"\v" or not is_writable(_character(part))):
+            found.append(rf"[\v--[{_UNWRITABLE}]]")
+        else:
+            found.append(part)
     return "".join(found)
+
+
+def _character(part: str) -> str:
+    return bytes(part, "ascii").decode("unicode_escape") if len(part) > 2 else part

@@ -20,10 +20,10 @@ from rbee_remote.protocol import ErrorCode, RemoteError, Sampling
 #: Characters of a grammar or a regular expression; and of a schema, as JSON.
 MAX_GRAMMAR = 64 * 1024
 MAX_SCHEMA = 1024 * 1024
-#: Where JSON may have white space, a blank, or a line break and an indentation: llama.cpp's own converter allows the
-#: same. With all that JSON allows, a small model writes line breaks until it has no tokens left. `u` is left out of the
-#: escapes because the library takes a name that is spelled with one for another name.
-_LAYOUT = {"whitespace_pattern": r" |\n{1,2}[ \t]{0,20}", "json_allowed_escapes": 'nrbtf\\"'}
+#: Where JSON may have white space, a blank, or a line break and an indentation: with all that JSON allows, a small
+#: model writes line breaks until it has no tokens left. `u` is left out of the escapes because the library takes a name
+#: that is spelled with one for another name.
+_LAYOUT = {"whitespace_pattern": r" |\n[ \t]{0,20}", "json_allowed_escapes": 'nrbtf\\"'}
 FIELDS = ("grammar", "regex", "json_schema", "lark")
 
 

@@ -29,3 +29,11 @@ def numbers(value: Any) -> list[float]:
         parts = value.values() if isinstance(value, dict) else value
         return [number for part in parts for number in numbers(part)]
     return [value] if disjoint.type_of(value) == "number" else []
+
+
+def texts(value: Any) -> list[str]:
+    """Strings in it, names not counted."""
+    if isinstance(value, list | dict):
+        parts = value.values() if isinstance(value, dict) else value
+        return [text for part in parts for text in texts(part)]
+    return [value] if isinstance(value, str) else []

@@ -344,7 +344,7 @@ def test_white_space_is_what_people_write_and_has_an_end() -> None:
     schema = {"type": "object", "properties": {"a": INTEGER, "b": {"type": "array"}}}
     for text in ('{"a":1,"b":[]}', '{"a": 1, "b": [1, 2]}', json.dumps({"a": 1, "b": [1, {"c": 2}]}, indent=4)):
         assert json_fits(schema, text.encode())
-    for text in ('{  "a":1}', '{"a":\n\n\n1}', '{"a":1 \n}', ' {"a":1}', '{"a":1}\n'):
+    for text in ('{  "a":1}', '{"a":\n\n1}', '{"a":1 \n}', ' {"a":1}', '{"a":1}\n'):
         assert not json_fits(schema, text.encode())
 
 
@@ -447,3 +447,25 @@ def test_no_good_value_is_refused(schema: dict[str, Any], data: st.DataObject) -
     value = data.draw(from_schema(schema))
     assume("\\u" not in json.dumps(value, ensure_ascii=False))
     assert json_fits(schema, value)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "inside", "outside"),
+    [
+        ('^[^"]$', ["\\", "\n", "x"], ['"', ""]),
+        (r"^[^\\]$", ['"', "\t"], ["\\"]),
+        ("^[\\x00-!]$", ["\n", "!"], ['"', "\\"]),
+        ("^a(\\v|\\x01|\\u0002|\x03|x)b$", ["axb"], ["ab", 'a"b']),
+        ("^[^]$", ["a", '"'], ["", "ab"]),
+        ("^([]x]|y)$", ["y"], ["x", "]", "x]"]),
+    ],
+)
+def test_a_pattern_knows_quotes_from_control_characters(pattern: str, inside: list[str], outside: list[str]) -> None:
+    assert [text for text in inside if not json_fits({"pattern": pattern}, json.dumps(text).encode())] == []
+    assert [text for text in outside if json_fits({"pattern": pattern}, json.dumps(text).encode())] == []
+
+
+@pytest.mark.parametrize("schema", [{"enum": ["a\x0bb", 1]}, {"const": {"k": ["\x7f"]}}])
+def test_a_listed_string_with_a_control_character_is_not_left_incomplete(schema: dict[str, Any]) -> None:
+    with pytest.raises(RemoteError, match="control characters"):
+        json_rule(schema, strict=True, where="json_schema")
