@@ -93,6 +93,27 @@ def with_properties(tool: Tool) -> Tool:
     return {**tool, "function": {**function, "parameters": {"properties": {}, **function["parameters"]}}}
 
 
+def plain(tool: Tool) -> Tool:
+    """With properties in the few forms that templates know which write types themselves, as Hermes' and Command R's."""
+    function = tool["function"]
+    parameters = function["parameters"]
+    properties = {name: _plain(schema) for name, schema in parameters["properties"].items()}
+    return {**tool, "function": {**function, "parameters": {**parameters, "properties": properties}}}
+
+
+def _plain(schema: Any) -> dict[str, Any]:
+    """One type besides null, or none, and what goes with it."""
+    given = schema if isinstance(schema, dict) else {}
+    kinds = given.get("type")
+    known = [kind for kind in (kinds if isinstance(kinds, list) else [kinds]) if kind not in (None, "null")]
+    made = {"description": "", **{key: value for key, value in given.items() if key != "type"}}
+    if len(known) != 1:
+        return made
+    made["type"] = known[0]
+    part = {"array": "items", "object": "additionalProperties"}.get(str(known[0]))
+    return {**made, part: _plain(made.get(part))} if part else made
+
+
 def described(turns: Sequence[Turn], tools: Sequence[Tool]) -> list[Turn]:
     """With the tools in the system's turn, for templates that know nothing of tools."""
     kept = ("name", "description", "parameters")
@@ -130,11 +151,13 @@ def _written(function: dict[str, Any]) -> str:
 def ladder(turns: Sequence[Turn], tools: Sequence[Tool]) -> list[tuple[list[Turn], list[Tool]]]:
     """What to try, one after the other, where a template refuses a chat or fails on it."""
     steps: list[Callable[[list[Turn]], list[Turn]]] = [_calls_without_reasoning, joined, fold_later, fold]
+    shaped = [list(turns)]
+    for change in steps:
+        shaped.append(change(shaped[-1]))
     filled = [with_properties(tool) for tool in tools]
     tried = [(list(turns), list(tools))]
-    for change in (list, *steps):
-        attempt = (change(tried[-1][0]), filled)
-        if attempt != tried[-1]:
+    for attempt in ((shape, given) for given in (filled, [*map(plain, filled)]) for shape in shaped):
+        if attempt not in tried:
             tried.append(attempt)
     return tried[1:]
 

@@ -39,6 +39,19 @@ TOOL_CHATS = {
     "result": (SYSTEM, ASKED, CALLED, RESULT),
     "after the result": (ASKED, CALLED, RESULT, ANSWER, ASKED),
 }
+#: Parameters as clients describe them, with all that a template may expect and need not find.
+PARAMETERS: tuple[Any, ...] = (
+    {},
+    True,
+    {"type": "string"},
+    {"type": ["string", "null"]},
+    {"type": ["string", "integer", "null"], "description": "x"},
+    {"anyOf": [{"type": "string"}, {"type": "null"}]},
+    {"enum": ["a", 1, None]},
+    {"type": "array"},
+    {"type": "array", "items": {"type": ["string", "null"]}},
+    {"type": "object", "properties": {"part": {"type": "integer"}}},
+)
 #: Templates that know nothing of tools, calls or results: those are described, and written as text.
 TOOLLESS = {
     "DeepSeek R1", "DeepSeek R1 Distill", "DeepSeek V3.1", "Gemma 2", "Phi 3.5", "SmolLM 3",
@@ -239,3 +252,12 @@ def test_a_later_word_of_the_systems_is_shown_or_refused(family: str) -> None:
         assert "say it in the user's message" in error.hint
     else:
         assert "Now in two words." in rendered.text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parameters_are_described_in_any_way(family: str) -> None:
+    template = ChatTemplate(source(family), bos=BOS, eos=EOS)
+    for schema in PARAMETERS:
+        parameters = {"type": "object", "properties": {"place": schema}}
+        tool = {"type": "function", "function": {"name": "weather", "parameters": parameters}}
+        assert "place" in template.prompt([ASKED], [tool]).text, schema
