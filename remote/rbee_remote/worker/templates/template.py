@@ -254,5 +254,5 @@ def _not_continued(count: int) -> RemoteError:
         ErrorCode.USAGE,
         f"the model's chat template cannot continue message {count}: it leaves it out",
         hint="do not ask for continue_final_message, so that the message is answered",
-        details={"field": "continue_final"},
+        details={"field": "chat.continue_final"},
     )

@@ -13,6 +13,13 @@ from starlette.responses import Response
 from rbee_remote.protocol import ErrorCode, RemoteError
 from rbee_remote.serving.errors import OPENAI, headers_of, status_of
 
+#: The protocol's names for fields that have another here.
+_FIELDS = {
+    "chat.template": "chat_template",
+    "chat.template_kwargs": "chat_template_kwargs",
+    "chat.continue_final": "continue_final_message",
+}
+
 
 def wrong(field: str, what: str) -> RemoteError:
     """A request that cannot be served because of `field`, which is empty for the body as a whole."""
@@ -22,7 +29,8 @@ def wrong(field: str, what: str) -> RemoteError:
 def body(error: RemoteError) -> dict[str, Any]:
     """Without the hint, which is for the keyboard: it speaks of commands and their options."""
     kind = "invalid_request_error" if status_of(error, OPENAI) < 500 else "server_error"
-    told = {"message": error.message, "type": kind, "param": error.details.get("field"), "code": _code(error)}
+    message, field = _named(error.message, error.details.get("field"))
+    told = {"message": message, "type": kind, "param": field, "code": _code(error)}
     if "prompt_tokens" in error.details:  # llama-server's names
         told |= {"n_prompt_tokens": error.details["prompt_tokens"], "n_ctx": error.details["ctx"]}
     return {"error": told}
@@ -33,6 +41,16 @@ def response(error: RemoteError, status: int | None = None) -> Response:
     status = status or status_of(error, OPENAI)
     content = json.dumps(body(error))
     return Response(content, status_code=status, headers=headers_of(error, status), media_type="application/json")
+
+
+def _named(message: str, field: Any) -> tuple[str, Any]:
+    """An error's words and its field, with the name that the field has in a request here."""
+    said = field if isinstance(field, str) else ""
+    own = next((own for own in _FIELDS if f"{said}.".startswith(f"{own}.")), "")
+    if not own:
+        return message, field
+    name = _FIELDS[own] + field.removeprefix(own)
+    return (name + message.removeprefix(field) if message.startswith(field) else message), name
 
 
 def _code(error: RemoteError) -> str | None:
