@@ -31,7 +31,7 @@ from rbee_remote.protocol import Done, ErrorCode, GenerateRequest, Started, Toke
 #: not say it.
 _HINTS = {
     "chat_template": "--template FILE takes another chat template, --raw sends the prompt without one",
-    "chat.template": "--template FILE takes another chat template; without one the model's own is used",
+    "chat.template": "mend the file of --template, or of `template` in the inventory; without it the model's is used",
     "continue_final": "leave out --prefill, or give a template that can continue an answer with --template FILE",
 }
 
