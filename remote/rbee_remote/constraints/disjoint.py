@@ -20,6 +20,8 @@ def overlapping(schemas: Sequence[Any], resolve: Resolve) -> tuple[int, int] | N
     """The first two that some value may fit both; None where there are none. resolve: what a `$ref` leads to."""
     if all(isinstance(schema, dict) and "enum" in schema for schema in schemas):
         return _equal_values(schemas)
+    if _differ_in_a_property([resolve(each["$ref"]) if _is_reference(each) else each for each in schemas]):
+        return None
     for second, right in enumerate(schemas):
         for first, left in enumerate(schemas[:second]):
             if not _disjoint(left, right, resolve, 0):
@@ -36,6 +38,25 @@ def _equal_values(schemas: Sequence[dict[str, Any]]) -> tuple[int, int] | None:
             if first != index:
                 return first, index
     return None
+
+
+def _is_reference(schema: Any) -> bool:
+    return isinstance(schema, dict) and schema.keys() == {"$ref"}
+
+
+def _differ_in_a_property(schemas: Sequence[Any]) -> bool:
+    """Whether all are objects with a required property that has other values in each: thousands are told apart without
+    comparing every pair."""
+    if not all(isinstance(schema, dict) and types_of(schema) == {"object"} for schema in schemas):
+        return False
+    names = [
+        name for name in schemas[0].get("required", ()) if all(name in each.get("required", ()) for each in schemas)
+    ]
+    values = ([_property(schema, name) for schema in schemas] for name in names)
+    return any(
+        all(isinstance(value, dict) and "enum" in value for value in found) and _equal_values(found) is None
+        for found in values
+    )
 
 
 def key(value: Any) -> str:

@@ -111,6 +111,8 @@ def _body(field: str, text: str) -> str:
     if field == "regex":
         from llguidance import regex_to_lark
 
+        if (len(text) - len(text.rstrip("\\"))) % 2:  # the library drops it
+            raise GrammarError("it ends with a backslash that escapes nothing")
         return f"/{regex_to_lark(text)}/"
     return f"%lark {{{gbnf.to_lark(text) if field == 'grammar' else text}\n}}"
 

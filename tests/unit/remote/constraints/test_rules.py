@@ -116,6 +116,7 @@ def test_the_other_forms(fields: dict[str, Any], inside: list[str], outside: lis
         ({"grammar": "root ::= a\na ::= b\nb ::= a"}, "no text fits the rule root, which never ends"),
         ({"regex": "("}, "cannot be used: regex parse error: ( error: unclosed group"),
         ({"regex": "(?=a)b"}, "cannot be used: regex parse error: (?=a)b error: look-around, "),
+        ({"regex": "a\\"}, "cannot be used: it ends with a backslash that escapes nothing"),
         ({"regex": "[^\\x00-\\u{10FFFF}]"}, "no text fits"),
         ({"lark": 'start: "a" x\nx: nothing'}, 'at 2(4): unknown name: "nothing"'),
         ({"lark": "start: }"}, "Expected"),

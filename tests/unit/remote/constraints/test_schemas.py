@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from typing import Any
 
 import jsonschema
@@ -469,3 +470,12 @@ def test_a_pattern_knows_quotes_from_control_characters(pattern: str, inside: li
 def test_a_listed_string_with_a_control_character_is_not_left_incomplete(schema: dict[str, Any]) -> None:
     with pytest.raises(RemoteError, match="control characters"):
         json_rule(schema, strict=True, where="json_schema")
+
+
+def test_a_thousand_variants_with_a_kind_each_take_no_time() -> None:
+    kinds = [{"type": "object", "properties": {"k": {"const": kind}}, "required": ["k"]} for kind in range(1000)]
+    begun = time.thread_time()
+    assert json_fits({"oneOf": kinds}, {"k": 999})
+    assert time.thread_time() - begun < 5
+    with pytest.raises(RemoteError, match="both its alternatives 5 and 6"):
+        json_rule({"oneOf": [*kinds[:6], kinds[5]]}, strict=True, where="json_schema")
