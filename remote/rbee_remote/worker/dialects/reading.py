@@ -59,6 +59,7 @@ class Reading:
         self._names = tuple(tools.parameters) if tools else ()
         self._pins: list[int] = []  # where to go back to, should what is being read turn out to be something else
         self._ended = False
+        self._has_called = False
 
     def add(self, text: str, *, marker: bool) -> None:
         keep = self._pins[0] if self._pins else self._at
@@ -135,23 +136,27 @@ class Reading:
             yield from self.more()
 
     def until(self, say: Say, *stops: str) -> Script[str]:
-        """Says what comes before the first of the stops, and takes the stop. Raises Ended with everything said."""
+        """Says what comes before the first of the stops, and takes the stop. Raises Ended with everything said, but for
+        the beginning of a stop where only calls may stand."""
         pattern = re.compile("|".join(map(re.escape, sorted(stops, key=len, reverse=True))))
         while True:
             found = pattern.search(self._tape, self._at) if stops else None
-            edge = found.start() if found else self._certain_until(stops)
+            calls_alone = bool(self.tools and self.tools.required and say == self.content.say)
+            edge = found.start() if found else self._certain_until(stops, cut=calls_alone)
             said, self._at = self._tape[self._at : edge], edge
             if said:
                 say(self.text(said))
             if found:
                 self._at = found.end()
                 return found[0]
+            if self._ended and edge < len(self._tape) and not self._has_called and (name := self._only_tool()):
+                self.begin(name)
             yield from self.more()
 
-    def _certain_until(self, stops: Iterable[str]) -> int:
-        """Up to where no stop can begin."""
+    def _certain_until(self, stops: Iterable[str], *, cut: bool) -> int:
+        """Up to where no stop can begin. cut: nor did one when the answer ended."""
         end = len(self._tape)
-        if self._ended:
+        if self._ended and not cut:
             return end
         for at in range(max(self._at, end - max(map(len, stops), default=1) + 1), end):
             if any(stop.startswith(self._tape[at:]) for stop in stops):
@@ -215,6 +220,7 @@ class Reading:
             raise NoCall
         self.in_reasoning = False
         self.content.pause()
+        self._has_called = True
         self._pins.clear()
         self.out.append(CallBegin(name, call_id))
 

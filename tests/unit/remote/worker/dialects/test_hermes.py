@@ -8,7 +8,7 @@ from rbee_remote.worker.dialects.hermes import Hermes
 from rbee_remote.worker.dialects.interface import Content, Reasoning, Tools
 from rbee_remote.worker.dialects.plain import Plain
 from rbee_remote.worker.dialects.think import Think
-from tests.dialect_cases import TOOLS, Call, Case, calls, check, check_grammar
+from tests.dialect_cases import TOOLS, Call, Case, calls, check, check_grammar, read
 
 ADD = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
 OPEN = "<|im_start|>assistant\n<think>\n"
@@ -120,6 +120,16 @@ def test_a_required_call_is_one_wherever_it_is_cut_off(text: str) -> None:
     check(Hermes(), Case(text, [Call("get_weather", "")], tools=ONE))
     found = [Content("Well."), Call("get_weather", "")]
     check(Hermes(), Case('Well. <tool_call>{"name"', found, tools=ONE))
+
+
+def test_where_only_calls_may_stand_a_marker_that_is_cut_off_is_no_text() -> None:
+    """Of a marker that is no token: one that is cannot be cut."""
+    tools = Tools({"get_weather": {}, "clock": {}}, required=True)
+    whole = '<tool_call>{"name": "get_weather", "arguments": {}}</tool_call>'
+    assert read(Hermes(), "<tool_", tools=tools) == []
+    assert read(Hermes(), "<tool_", tools=ONE) == [Call("get_weather", "")]
+    for each in (tools, ONE):
+        assert read(Hermes(), f"{whole}\n<tool", tools=each) == [Call("get_weather", "{}")]
 
 
 def test_a_template_without_reasoning_has_none() -> None:
