@@ -133,7 +133,7 @@ def _check_together(raw: bool, given: dict[str, Any]) -> None:
     ):
         if one in given and other in given:
             raise UsageError(f"{one} and {other} were given: {why}", hint="leave out one of them")
-    if str(given.get("--reasoning-effort")).lower() == "none":
+    if given.get("--reasoning-effort", "").lower() == "none":
         for other in ("--think", "--think-budget"):
             if other in given:
                 raise UsageError(f"--reasoning-effort none and {other} were given", hint="leave out one of them")

@@ -41,6 +41,8 @@ def test_an_answer_that_is_begun_is_a_last_message_to_be_continued() -> None:
 
 def test_reasoning() -> None:
     assert read_chat(think=False).options == ChatOptions(think=False)
+    assert read_chat(think=True, think_budget=5).options == ChatOptions(think=True, think_budget=5)
+    assert read_chat(reasoning_effort="none").options == ChatOptions(reasoning_effort="none")
     chat = read_chat(think=True, think_budget=0, reasoning_effort="low")
     assert chat.options == ChatOptions(think=True, think_budget=0, reasoning_effort="low")
 
