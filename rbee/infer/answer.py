@@ -108,7 +108,7 @@ async def _one_try(endpoint: Endpoint, request: GenerateRequest, partial: Partia
                     case Done():
                         if partial.is_empty:
                             _begin(partial, warnings, emit)
-                        for call in partial.finished_calls(is_over=True):
+                        for call in partial.finished_calls(event.finish_reason):
                             emit(call)
                         return partial.whole(event)
         raise AssertionError("the stream of an answer ends with Done or raises")

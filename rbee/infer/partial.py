@@ -36,15 +36,16 @@ class _Call:
     def arguments(self) -> str:
         return "".join(self.pieces)
 
-    def finished(self) -> ToolCall | Notice:
-        """The call, or what is said of one that was cut off, or whose arguments are no JSON object."""
+    def finished(self, *, is_cut: bool = False) -> ToolCall | Notice:
+        """The call, or what is said of one that was cut off, or whose arguments are no JSON object. is_cut: the answer
+        ended within it, so that arguments which are missing were not left out."""
         text = self.arguments
         try:
-            arguments = parse_json(text) if text.strip() else {}
+            arguments = parse_json(text) if text.strip() or is_cut else {}
         except ProtocolError:
             arguments = None
         if not isinstance(arguments, dict):
-            return Notice(f"the call of {self.name} is not whole: {text}")
+            return Notice(f"the call of {self.name} is not whole: {text or 'it has no arguments yet'}")
         return ToolCall(self.name, arguments, self.id)
 
 
@@ -96,10 +97,13 @@ class PartialAnswer:
         if self.first_at is None:
             self.first_at, self.first_tokens = time.monotonic(), event.tokens
 
-    def finished_calls(self, *, is_over: bool = False) -> list[ToolCall | Notice]:
-        """Those that were not returned before. is_over: no more comes, so that the last one is finished as well."""
-        end = len(self.calls) if is_over else len(self.calls) - 1
-        finished = [call.finished() for call in self.calls[self._told : end]]
+    def finished_calls(self, reason: str = "") -> list[ToolCall | Notice]:
+        """Those that were not returned before. reason: for which the answer ended, so that the last one has as well."""
+        end = len(self.calls) if reason else len(self.calls) - 1
+        finished = [
+            call.finished(is_cut=reason not in ("", "tool_calls") and call is self.calls[-1])
+            for call in self.calls[self._told : end]
+        ]
         self._told = max(self._told, end)
         return finished
 

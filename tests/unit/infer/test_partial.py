@@ -29,14 +29,14 @@ def test_a_call_is_told_once_when_the_next_begins_or_nothing_follows(tmp_path: P
     partial.add(piece(1, "", "g"))
     assert partial.finished_calls() == [ToolCall("f", {"a": 1}, "c1")]
     assert partial.finished_calls() == []
-    assert partial.finished_calls(is_over=True) == [ToolCall("g", {}, "")]
-    assert partial.finished_calls(is_over=True) == []
+    assert partial.finished_calls("tool_calls") == [ToolCall("g", {}, "")]
+    assert partial.finished_calls("tool_calls") == []
 
 
 @pytest.mark.parametrize("arguments", ['{"city": "Par', "[1]", '"Paris"', "{" * 100_000])
 def test_arguments_that_are_no_object_are_told_as_they_are(arguments: str, tmp_path: Path) -> None:
     partial = partial_of(tmp_path, piece(0, arguments, "f"))
-    assert partial.finished_calls(is_over=True) == [Notice(f"the call of f is not whole: {arguments}")]
+    assert partial.finished_calls("tool_calls") == [Notice(f"the call of f is not whole: {arguments}")]
 
 
 def test_text_calls_and_reasoning_are_saved(tmp_path: Path) -> None:
@@ -58,3 +58,11 @@ def test_what_the_cleanup_removes_later_has_these_names(tmp_path: Path) -> None:
     path = PartialAnswer.of(tmp_path, "0" * 32).path
     assert path.match("answer-*.txt")
     assert path.with_suffix(".reasoning.txt").match("answer-*.txt")
+
+
+def test_a_call_that_was_cut_off_before_its_arguments_is_not_told_as_one_without(tmp_path: Path) -> None:
+    partial = partial_of(tmp_path, piece(0, "", "f"), piece(1, "", "g"))
+    assert partial.finished_calls("length") == [
+        ToolCall("f", {}, ""),
+        Notice("the call of g is not whole: it has no arguments yet"),
+    ]
