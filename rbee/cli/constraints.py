@@ -88,7 +88,7 @@ def read_text(option: str, path: Path) -> str:
 def decode_text(content: bytes, name: str) -> str:
     """name: of the file, for the UsageError where it is no text."""
     try:
-        return content.decode()
+        return content.decode("utf-8-sig")  # some editors write a byte order mark, which is no part of the text
     except UnicodeDecodeError as error:
         raise UsageError(f"{name} is not UTF-8 text (byte {error.start})") from error
 

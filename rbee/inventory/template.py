@@ -17,7 +17,7 @@ def read_template(node: Node) -> str:
         check_template(
             os.path.realpath(node.template)
         )  # a link may lead anywhere, and the file's text goes to the node
-        text = node.template.read_text(encoding="utf-8")
+        text = node.template.read_text(encoding="utf-8-sig")
         if not text.strip():
             raise ValueError("the file is empty")
         if len(text) > MAX_TEMPLATE:

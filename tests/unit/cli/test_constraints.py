@@ -96,6 +96,14 @@ def test_a_regular_expression_and_lark(tmp_path: Path) -> None:
         read_constraints(None, path)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
+    schema, grammar = tmp_path / "schema.json", tmp_path / "answer.gbnf"
+    schema.write_bytes(b'\xef\xbb\xbf{"type": "integer"}')
+    grammar.write_bytes(b'\xef\xbb\xbfroot ::= "a"')
+    assert read_constraints(str(schema), None) == {"json_schema": {"type": "integer"}}
+    assert read_constraints(None, grammar) == {"grammar": 'root ::= "a"'}
+
+
 def test_without_llguidance_the_rest_is_left_to_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "is_available", lambda: False)
     assert read_constraints(None, None, "(") == {"regex": "("}
