@@ -81,6 +81,19 @@ def pattern_trouble(pattern: str) -> str:
     return ""
 
 
+@functools.lru_cache(maxsize=256)
+def may_overlap(patterns: tuple[str, ...]) -> bool:
+    """Whether llguidance refuses the last pattern for names beside the others, because one name may match two."""
+    if not is_available() or len(patterns) < 2:
+        return False
+    schema = {"type": "object", "patternProperties": dict.fromkeys(patterns, True)}
+    try:
+        check(f"start: %json {json.dumps(schema)}")
+    except GrammarError as error:
+        return "not disjoint" in str(error)
+    return False
+
+
 @functools.cache
 def bytes_tokenizer() -> LLTokenizer:
     """A token for each byte, and one that ends an answer."""

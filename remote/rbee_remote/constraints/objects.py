@@ -17,6 +17,8 @@ APPLIED = ("dependentRequired", "dependentSchemas", "dependencies", "not", "if")
 WORDS = (
     "properties", "patternProperties", "additionalProperties", "required", "propertyNames", "unevaluatedProperties",
 )  # fmt: skip
+#: Properties that may be left out. llguidance takes time with their square: 1 s for 4,000.
+MAX_OPTIONAL = 4000
 #: Each doubles the ways through an object.
 MAX_CONDITIONS = 6
 
@@ -126,10 +128,12 @@ def check(part: Part, word: str) -> None:
 
 
 def _pattern_properties(part: Part, value: dict[str, Any]) -> None:
-    found = {}
+    found: dict[str, Any] = {}
     for pattern, each in value.items():
         if reason := library.pattern_trouble(portable(pattern)):
             part.unsupported("patternProperties", f"{pattern[:40]!r}: {reason}")
+        elif library.may_overlap((*found, portable(pattern))):
+            part.unsupported("patternProperties", f"a name may match both {pattern[:40]!r} and a pattern before it")
         else:
             found[portable(pattern)] = part.sub(each, "patternProperties", pattern, closed=True)
     if found:
@@ -245,7 +249,10 @@ def check_counts(part: Part) -> None:
     if closed and own.get("maxProperties", 0) >= len({*known, *required}):
         own.pop("maxProperties", None)
     least, most = own.get("minProperties", 0), own.get("maxProperties")
-    optional = [name for name in known if name not in required and known[name] is not False]
+    optional = [name for name in known.keys() - set(required) if known[name] is not False]
+    if len(optional) > MAX_OPTIONAL:
+        what = f"may have at most {MAX_OPTIONAL} names that are not required, this has {len(optional)}"
+        raise part.wrong("properties", what)
     if least > 1 and not closed:
         part.unsupported("minProperties", "more than 1, unless as many are required, because a name may come twice")
         del own["minProperties"]

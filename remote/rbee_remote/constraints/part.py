@@ -133,7 +133,7 @@ class Part:
             if word in _NUMBERS:
                 self._number(word, value)
             elif word in _COUNTS:
-                self.own[word] = self.count(word)
+                self._count(word)
             elif word in ("items", "additionalItems", "prefixItems"):
                 pass
             elif word in objects.WORDS:
@@ -145,6 +145,13 @@ class Part:
         self._items()
         self._values()
         self._lengths()
+
+    def _count(self, word: str) -> None:
+        count = self.count(word)
+        if count <= MAX_EXACT:
+            self.own[word] = count
+        elif word.startswith("min"):
+            raise self.wrong(word, "is more than any answer has, no value fits")
 
     def count(self, word: str) -> int:
         value = self.schema[word]

@@ -86,6 +86,9 @@ def _dumped(schema: dict[str, Any]) -> str:
     """Raises SchemaError."""
     try:
         text = json.dumps(schema, allow_nan=False)
+        json.dumps(schema, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise SchemaError("the schema has half of a surrogate pair, which is no text") from error
     except (ValueError, TypeError, RecursionError) as error:
         raise SchemaError(f"the schema is not JSON: {error}") from error
     if len(text) > MAX_SCHEMA:

@@ -314,7 +314,10 @@ def test_what_cannot_be_enforced_is_refused(schema: dict[str, Any]) -> None:
         ({"$ref": "#/$defs/a", "$defs": {"a": {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/a"}}}},
          "#: no value fits, because it would never end"),
         ({"patternProperties": {"(": {}}}, "#: patternProperties is not enforced: '(': regex parse error"),
-        ({"patternProperties": {"^a": {}, "b$": {}}}, "#: patternProperty regexes /^a/ and /b$/ are not disjoint"),
+        ({"patternProperties": {"^a": {}, "b$": {}}}, "#: patternProperties is not enforced: a name may match both"),
+        ({"enum": ["\ud800"]}, "the schema has half of a surrogate pair"),
+        ({"minLength": 1e30}, "#: minLength is more than any answer has, no value fits"),
+        ({"properties": {f"p{i}": {} for i in range(4001)}}, "#: properties may have at most 4000 names that are not"),
         ({"$ref": "#/nowhere"}, "#: $ref '#/nowhere' leads nowhere: there is no 'nowhere'"),
         ({"anyOf": 3}, "#: anyOf must be a list of schemas"),
         ({"items": 3}, "#/items: must be a schema, which is an object or a boolean"),
@@ -339,6 +342,13 @@ def test_where_nobody_is_strict_the_rest_is_enforced_and_the_gap_named() -> None
     assert not fits(found, '["a"]')
     assert not fits(found, "[1,2]")
     assert json_fits({"oneOf": [INTEGER, {"type": "number"}]}, 1, strict=False)
+    both = {"type": "object", "patternProperties": {"^a": INTEGER, "b$": TEXT}}
+    assert json_fits(both, {"a": 1}, strict=False)
+    assert not json_fits(both, {"a": "x"}, strict=False)
+
+
+def test_a_count_beyond_any_answer_is_no_limit() -> None:
+    assert json_fits({"type": "string", "maxLength": 1e30}, "abc")
 
 
 def test_white_space_is_what_people_write_and_has_an_end() -> None:
@@ -444,9 +454,10 @@ def test_any_schema_is_enforced_or_refused(schema: dict[str, Any], strict: bool)
 @settings(max_examples=40)
 @given(st.data())
 def test_no_good_value_is_refused(schema: dict[str, Any], data: st.DataObject) -> None:
-    """But for those with characters that JSON has to spell with a number."""
+    """But for those with characters that JSON has to spell with a number, or llguidance: DEL."""
     value = data.draw(from_schema(schema))
-    assume("\\u" not in json.dumps(value, ensure_ascii=False))
+    text = json.dumps(value, ensure_ascii=False)
+    assume("\\u" not in text and "\x7f" not in text)
     assert json_fits(schema, value)
 
 
