@@ -32,7 +32,7 @@ from rbee_remote.protocol import Done, ErrorCode, GenerateRequest, Started, Toke
 _HINTS = {
     "chat_template": "--template FILE takes another chat template, --raw sends the prompt without one",
     "chat.template": "mend the file of --template, or of `template` in the inventory; without it the model's is used",
-    "continue_final": "leave out --prefill, or give a template that can continue an answer with --template FILE",
+    "chat.continue_final": "leave out --prefill, or give a template that can continue an answer with --template FILE",
 }
 
 

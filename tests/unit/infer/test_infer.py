@@ -260,7 +260,7 @@ async def test_a_template_that_cannot_be_read_is_refused_before_the_node_is_conn
         (RemoteError(ErrorCode.MODEL_INVALID, "the model's chat template fails"), "--raw"),
         (RemoteError(ErrorCode.USAGE, "it refuses the messages", details={"about": "chat_template"}), "--raw"),
         (RemoteError(ErrorCode.USAGE, "it fails", details={"field": "chat.template"}), "`template` in the inventory"),
-        (RemoteError(ErrorCode.USAGE, "no", hint="x", details={"field": "continue_final"}), "leave out --prefill"),
+        (RemoteError(ErrorCode.USAGE, "no", hint="x", details={"field": "chat.continue_final"}), "leave out --prefill"),
         (RemoteError(ErrorCode.USAGE, "too long", details={"field": "messages"}), ""),
         (RemoteError(ErrorCode.USAGE, "too long", hint="shorten it", details={"field": ["x"]}), "shorten it"),
     ],

@@ -118,7 +118,7 @@ ONE = Tools({"get_weather": {}}, required=True)
 @pytest.mark.parametrize("text", ['<tool_call>{"name": "get_', "<tool_call>", '{ "name": "get_', "{"])
 def test_a_required_call_is_one_wherever_it_is_cut_off(text: str) -> None:
     check(Hermes(), Case(text, [Call("get_weather", "")], tools=ONE))
-    found = [Content("Well."), Call("get_weather", "")]
+    found: list[Content | Reasoning | Call] = [Content("Well."), Call("get_weather", "")]
     check(Hermes(), Case('Well. <tool_call>{"name"', found, tools=ONE))
 
 

@@ -217,5 +217,6 @@ def test_a_last_answer_that_the_template_leaves_out_is_answered_or_refused() -> 
     chat = (CHAT[1], Message("assistant", "1, 2, 3, "))
     template = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
     assert "cannot continue the last message" in chat_template(template).render(chat).warnings[0]
-    with pytest.raises(RemoteError, match="cannot continue message 2: it leaves it out"):
+    with pytest.raises(RemoteError, match="cannot continue message 2: it leaves it out") as caught:
         chat_template(template).render(chat, (), ChatOptions(continue_final=True))
+    assert caught.value.details == {"field": "chat.continue_final"}  # by which the keeper finds what helps
