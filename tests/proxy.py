@@ -205,8 +205,9 @@ class ChaosProxy:
             client.reset()
             return
         if fault.buffer is not None:
-            client.shrink(fault.buffer)
-            server.shrink(fault.buffer)
+            with suppress(OSError):  # one of them is closed already, which `run` will see
+                client.shrink(fault.buffer)
+                server.shrink(fault.buffer)
         self._passages[task] = passage = _Passage(fault, client, server)
         try:
             with suppress(asyncio.CancelledError):  # the proxy ends
