@@ -10,7 +10,7 @@ V3.1 writes NAME<｜tool▁sep｜>{…} within each call.
 
 from __future__ import annotations
 
-from rbee_remote.worker.dialects.family import Family
+from rbee_remote.worker.dialects.family import Sectioned
 from rbee_remote.worker.dialects.flow import SPACE
 from rbee_remote.worker.dialects.interface import Tools
 from rbee_remote.worker.dialects.lark import Lark, quoted
@@ -24,7 +24,7 @@ def _marker(words: str) -> str:
     return f"<\uff5c{words.replace(' ', chr(0x2581))}\uff5c>"
 
 
-class DeepSeek(Family):
+class DeepSeek(Sectioned):
     name = "deepseek"
     call_markers = (
         _marker("tool calls begin"),
@@ -37,17 +37,7 @@ class DeepSeek(Family):
     def writes_calls(self, template: str) -> bool:
         return self.call_markers[0] in template and "```json" in template
 
-    def call(self, reading: Reading) -> Script[None]:
-        _, section_end, begin, *_ = map(reading.form, self.call_markers)
-        yield from reading.skip()
-        yield from reading.expect(begin)
-        yield from self._one(reading)
-        while (yield from reading.follows(begin)):
-            if not (yield from reading.attempt(self._one(reading), begin)):
-                return
-        yield from reading.follows(section_end)
-
-    def _one(self, reading: Reading) -> Script[None]:
+    def one_call(self, reading: Reading) -> Script[None]:
         *_, end, separator = map(reading.form, self.call_markers)
         name, _ = yield from reading.collect(separator)
         if name.strip(SPACE) == "function" and not reading.known("function"):

@@ -95,3 +95,21 @@ class Family(Dialect, ABC):
     @abstractmethod
     def calls_rule(self, lark: Lark, tools: Tools, first: str) -> str:
         """The rule for all calls. first: from `first_rule`."""
+
+
+class Sectioned(Family, ABC):
+    """Calls stand in a section. The first three of the call markers begin the section, end it, and begin one call."""
+
+    def call(self, reading: Reading) -> Script[None]:
+        _, section_end, begin, *_ = map(reading.form, self.call_markers)
+        yield from reading.skip()
+        yield from reading.expect(begin)
+        yield from self.one_call(reading)
+        while (yield from reading.follows(begin)):
+            if not (yield from reading.attempt(self.one_call(reading), begin)):
+                return
+        yield from reading.follows(section_end)
+
+    @abstractmethod
+    def one_call(self, reading: Reading) -> Script[None]:
+        """Reads what follows the marker that begins one call, up to its end."""

@@ -6,14 +6,14 @@
 
 from __future__ import annotations
 
-from rbee_remote.worker.dialects.family import Family
+from rbee_remote.worker.dialects.family import Sectioned
 from rbee_remote.worker.dialects.flow import SPACE
 from rbee_remote.worker.dialects.interface import Tools
 from rbee_remote.worker.dialects.lark import Lark, quoted
 from rbee_remote.worker.dialects.reading import NoCall, Reading, Script
 
 
-class Kimi(Family):
+class Kimi(Sectioned):
     name = "kimi"
     call_markers = (
         "<|tool_calls_section_begin|>",
@@ -26,17 +26,7 @@ class Kimi(Family):
     def writes_calls(self, template: str) -> bool:
         return self.call_markers[0] in template
 
-    def call(self, reading: Reading) -> Script[None]:
-        _, section_end, begin, *_ = map(reading.form, self.call_markers)
-        yield from reading.skip()
-        yield from reading.expect(begin)
-        yield from self._one(reading)
-        while (yield from reading.follows(begin)):
-            if not (yield from reading.attempt(self._one(reading), begin)):
-                return
-        yield from reading.follows(section_end)
-
-    def _one(self, reading: Reading) -> Script[None]:
+    def one_call(self, reading: Reading) -> Script[None]:
         *_, arguments, end = map(reading.form, self.call_markers)
         call_id, _ = yield from reading.collect(arguments)
         call_id = call_id.strip(SPACE)
