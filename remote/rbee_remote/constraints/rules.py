@@ -29,10 +29,12 @@ FIELDS = ("grammar", "regex", "json_schema", "lark")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """lark: the body of a rule. warnings: what of a schema is not enforced, a line each."""
+    """lark: the body of a rule. warnings: what of a schema is not enforced, a line each. schema: the one that `lark`
+    holds, where it is JSON."""
 
     lark: str
     warnings: tuple[str, ...] = ()
+    schema: dict[str, Any] | None = None
 
     @property
     def grammar(self) -> str:
@@ -74,12 +76,13 @@ def json_rule(schema: Any, *, strict: bool, where: str) -> Rule:
     that the schema came in, for errors."""
     try:
         written, normaliser = normalise(schema, strict=strict)
-        text = _dumped({**written, "x-guidance": _LAYOUT})
+        written_out = {**written, "x-guidance": _LAYOUT}
+        text = _dumped(written_out)
         if library.is_available():
             _check(text, written, normaliser)
     except SchemaError as error:
         raise _usage(where, f"cannot be used: {error}") from error
-    return Rule(f"%json {text}", tuple(f"{where}: {warning}" for warning in normaliser.warnings))
+    return Rule(f"%json {text}", tuple(f"{where}: {warning}" for warning in normaliser.warnings), written_out)
 
 
 def _dumped(schema: dict[str, Any]) -> str:

@@ -8,7 +8,6 @@ Rules
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,9 +83,7 @@ def _tools(options: ToolOptions, functions: Mapping[str, dict[str, Any]], rules:
     """A required call is one alone unless several are asked for: a small model might never end its list."""
     required = options.choice == "required"
     parameters = {
-        name: json.loads(rules[name].lark.removeprefix("%json"))
-        if name in rules
-        else function.get("parameters") or NO_PARAMETERS
+        name: (rules[name].schema if name in rules else function.get("parameters")) or NO_PARAMETERS
         for name, function in functions.items()
     }
     return Tools(parameters, required, not required if options.parallel is None else options.parallel)
