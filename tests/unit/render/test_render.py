@@ -26,6 +26,7 @@ from rbee_remote.protocol import ErrorCode, Usage, WorkerState
 from tests.patience import PATIENCE_S
 
 TIMINGS = Timings(connect_s=0.12, first_token_s=0.5, tokens_per_s=101.26)
+LAST = "\x04"  # what a Terminal writes last, to see that all before it has come
 FINISHED = Finished("stop", Usage(5, 2), TIMINGS, "gpu1", "smollm2:135m", "a" * 16)
 TRIP: list[Event] = [
     PhaseStarted(Phase.NODE, "connecting to gpu1"),
@@ -229,7 +230,14 @@ class Terminal:
         return self._seen.decode().replace("\r\n", "\n")
 
     def close(self) -> str:
-        """All that was written, with the line discipline's carriage returns taken out again."""
+        """All that was written, with the line discipline's carriage returns taken out again.
+
+        A side that closes can take with it what the other has not read yet, so a last mark is waited for first.
+        """
+        self.stream.write(LAST)
+        self.stream.flush()
+        until(lambda: self._seen.endswith(LAST.encode()))
+        del self._seen[-len(LAST.encode()) :]
         self.stream.close()
         self._reader.join()
         os.close(self._master)

@@ -181,10 +181,8 @@ def test_the_real_engine_is_measured_and_works_on(model_path: Path) -> None:
     try:
         prompt = engine.tokenize("The capital of France is", add_special=True, parse_special=True)
         engine.decode([BatchToken(token, pos, 1, False) for pos, token in enumerate(prompt)])
-        short, long = engine.bench(8, 0), engine.bench(256, 0)
-        assert short is not None
-        assert long is not None
-        assert 0 < short < long
+        short, long = (min(engine.bench(tokens, 0) or 0.0 for _ in range(3)) for tokens in (8, 256))
+        assert 0 < short < long  # the fastest of three: a busy machine holds up any one of them
         assert engine.reusable(1, len(prompt)) == 0  # every sequence is empty now
         with pytest.raises(RuntimeError, match="llama_decode"):
             engine.bench(257, 0)
