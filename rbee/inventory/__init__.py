@@ -23,6 +23,7 @@ from typing import Any
 from rbee.base import trusted_files
 from rbee.base.errors import ConfigError, UsageError
 from rbee.base.settings import Settings
+from rbee.inventory.aliases import ModelAlias
 from rbee.inventory.schema import ALL, REACH, nearest, read_table
 from rbee.inventory.schema import LOCAL as LOCAL
 from rbee.inventory.unsafe_variables import is_unsafe
@@ -70,10 +71,12 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """nodes: by name, in the file's order, `local` last unless the file names it. path: None for no file."""
+    """nodes: by name, in the file's order, `local` last unless the file names it. path: None for no file.
+    models: aliases by name, in the file's order."""
 
     nodes: dict[str, Node]
     path: Path | None = None
+    models: dict[str, ModelAlias] = field(default_factory=dict)
 
     def node(self, name: str) -> Node:
         """Raises UsageError with the nearest name."""

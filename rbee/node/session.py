@@ -59,6 +59,7 @@ class NodeSession:
     """
 
     connection: ReconnectingConnection
+    _held: AbstractAsyncContextManager[ReconnectingConnection]
 
     def __init__(self, context: Context, registry: Registry, node: Node) -> None:
         self.context = context
@@ -71,14 +72,19 @@ class NodeSession:
     async def __aenter__(self) -> Self:
         """Connect, the way that worked last time. Raises ConnectError, RefusedError, ConfigError."""
         self.facts = self.registry.node_facts(self.node.name)
-        connection = ReconnectingConnection(self.node.name, self._open, self.emit, _access(self.facts))
-        self.connection = await connection.__aenter__()
+        pool = self.context.connections
+        self._held = (
+            pool.use(self.node, self.emit)
+            if pool
+            else ReconnectingConnection(self.node.name, self._open, self.emit, _access(self.facts))
+        )
+        self.connection = await self._held.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.connection.__aexit__(kind, error, trace)
+        await self._held.__aexit__(kind, error, trace)
 
     def _open(self, access: SocketAccess, emit: Emit) -> AbstractAsyncContextManager[Connection]:
         return open_connection(

@@ -71,6 +71,10 @@ class ErrorCode(str, enum.Enum):
     NODE_BUSY = "NODE_BUSY"
     #: What was to be ended, removed or measured is in use: by a request, a worker or another keeper.
     IN_USE = "IN_USE"
+    #: A request to the gateway has no API key, or one that it does not know.
+    INVALID_API_KEY = "INVALID_API_KEY"
+    #: An API key has as many requests open, or has made as many within a minute, as it may.
+    RATE_LIMITED = "RATE_LIMITED"
     #: Some of several nodes failed.
     PARTIAL_FAILURE = "PARTIAL_FAILURE"
     #: The time of `--timeout` was over.

@@ -7,6 +7,7 @@ from typing import Any
 
 from rbee_remote.protocol.load import Lease, WorkerState
 from rbee_remote.protocol.load_options import WorkerOptions
+from rbee_remote.protocol.models import ModelInfo
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -128,3 +129,14 @@ class StopRequest:
     patience_s: float = 5.0
     follower: str = ""
     only_idle_s: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HiveNews:
+    """Event `news` of GET /v1/news on a hive's socket: at once, and then at each change of a worker or the catalog.
+
+    workers: all that there are. models: the whole catalog, None where it is the same as in the event before.
+    """
+
+    workers: tuple[WorkerInfo, ...]
+    models: tuple[ModelInfo, ...] | None = None

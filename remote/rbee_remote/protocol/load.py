@@ -104,3 +104,25 @@ class WorkerConfig:
     home: str = ""
     secret: str = dataclasses.field(default="", repr=False)
     sandbox: str = "auto"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SlotMemory:
+    """What a slot's memory holds of a prompt that came with a JSON body. digests: of its start, as `prompt_digests`
+    gives them, as far as the memory reaches; empty for one that came otherwise, or for an empty slot."""
+
+    slot: int
+    digests: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WorkerNews:
+    """Event `news` of GET /v1/news on a worker's socket: at once, and then at each change.
+
+    slots: those whose memory is another than in the event before; all of them in the first. typical_s: seconds that a
+    request takes in its slot, of late; 0 while unknown.
+    """
+
+    status: WorkerStatus
+    slots: tuple[SlotMemory, ...] = ()
+    typical_s: float = 0.0
