@@ -10,6 +10,8 @@ from benchmarks.harness import Report, machine
 NAMES = (
     "startup",
     "warm",
+    "serve",
+    "affinity",
     "cold",
     "fanout",
     "gc",
