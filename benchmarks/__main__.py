@@ -23,6 +23,7 @@ NAMES = (
     "constrained",
     "prefix",
     "soak",
+    "gateway_soak",
     "cycles",
 )
 

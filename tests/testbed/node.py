@@ -64,6 +64,13 @@ class ContainerNode:
         self.port = int(self._container.get_exposed_port(22))
         until_sshd_answers(self.host, self.port)
 
+    def freeze(self) -> None:
+        """Stop every process inside where it is, as a machine that hangs."""
+        self._container.get_wrapped_container().pause()
+
+    def thaw(self) -> None:
+        self._container.get_wrapped_container().unpause()
+
     def put_archive(self, folder: str, tar: IO[bytes]) -> None:
         """Unpack a tar archive below `folder`, past SSH."""
         assert self._container.get_wrapped_container().put_archive(folder, tar)
