@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rbee_remote.protocol import Logprob, Logprobs, Sampling
 from rbee_remote.worker.engine.interface import Sampled
 from rbee_remote.worker.llama.constraints import Matcher
-from rbee_remote.worker.llama.sampler_chain import make_chain
+from rbee_remote.worker.llama.sampler_chain import Chain
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
@@ -33,15 +33,13 @@ class Samplers:
     def make(self, sampling: Sampling, seed: int, prompt: Sequence[int], matcher: Matcher | None) -> Sampler:
         """seed: the resolved one. prompt: counts for the penalties. Raises RemoteError USAGE naming the field that
         this model does not take."""
-        return Sampler(self, sampling, make_chain(self.vocab, sampling, seed, prompt, self.n_ctx), matcher)
+        return Sampler(self, sampling, Chain(self.vocab, sampling, seed, prompt, self.n_ctx), matcher)
 
 
 class Sampler:
     """Made by `Samplers.make` for one request, with `close` at its end."""
 
-    def __init__(
-        self, common: Samplers, sampling: Sampling, chain: llama.llama_sampler_p, matcher: Matcher | None
-    ) -> None:
+    def __init__(self, common: Samplers, sampling: Sampling, chain: Chain, matcher: Matcher | None) -> None:
         self._common = common
         self._sampling = sampling
         self._chain = chain
@@ -52,8 +50,10 @@ class Sampler:
 
         Raises RemoteError USAGE where the constraint has become too complex to follow, or leaves no token.
         """
+        self._chain.begin()
         if self._matcher is None:
-            token = int(llama.llama_sampler_sample(self._chain, context, row))
+            token = int(llama.llama_sampler_sample(self._chain.pointer, context, row))
+            self._chain.passed()
         else:
             token = self._sample_constrained(self._matcher, self._logits(context, row))
         if self._sampling.logprobs is None:
@@ -62,14 +62,14 @@ class Sampler:
         return Sampled(token, told)
 
     def accept(self, token: int) -> None:
-        """It was forced, not sampled, and counts as generated. Raises RemoteError USAGE where the constraint does not
-        allow it."""
+        """It was not sampled here, and counts as generated. Raises RemoteError USAGE where the constraint does not allow
+        it."""
         if self._matcher is not None:
             self._matcher.accept(token)
-        llama.llama_sampler_accept(self._chain, token)
+        self._chain.accept(token)
 
     def close(self) -> None:
-        llama.llama_sampler_free(self._chain)
+        self._chain.close()
 
     def _sample_constrained(self, matcher: Matcher, logits: NDArray[np.float32]) -> int:
         token = self._choose(np.arange(len(logits)), logits)
@@ -77,7 +77,7 @@ class Sampler:
             allowed = matcher.allowed()
             token = self._choose(allowed, logits[allowed])
             matcher.accept(token)
-        llama.llama_sampler_accept(self._chain, token)
+        self._chain.accept(token)
         return token
 
     def _choose(self, tokens: NDArray[np.intp], logits: NDArray[np.float32]) -> int:
@@ -87,7 +87,7 @@ class Sampler:
         candidates["logit"] = logits
         pointer = candidates.ctypes.data_as(ctypes.POINTER(llama.llama_token_data))
         array = llama.llama_token_data_array(pointer, len(candidates), -1, False)
-        llama.llama_sampler_apply(self._chain, ctypes.byref(array))
+        llama.llama_sampler_apply(self._chain.pointer, ctypes.byref(array))
         return int(array.data[array.selected].id)
 
     def _logits(self, context: llama.llama_context_p, row: int) -> NDArray[np.float32]:
