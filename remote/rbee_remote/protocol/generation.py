@@ -176,7 +176,8 @@ class CallDelta:
 class TokenEvent:
     """Event `token`. text may be empty while a character is not whole yet; tokens: generated so far.
 
-    reasoning: text that belongs to the model's reasoning. calls: what it says of tool calls.
+    reasoning: text that belongs to the model's reasoning. calls: what it says of tool calls. token: its id, only of
+    a tracked answer (`resume`), in which the token that ends it has an event too.
     """
 
     text: str
@@ -184,6 +185,7 @@ class TokenEvent:
     logprobs: Logprobs | None = None
     reasoning: str = ""
     calls: tuple[CallDelta, ...] = ()
+    token: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -9,12 +9,15 @@ Always true
 - A request whose tokens are all computed waits for `append`. One token missing is decoding, more is prefill: there
   is no other difference, and both share a step. Decoding goes first, and where somebody decodes, prefill gets a bounded
   part of the step: a long prompt never delays a token by more than that.
+- Tokens behind `at_once` are decoded, one in a step, though all are known: together they would differ in their last
+  bits.
 - What a request leaves in its slot's memory is known, and the next one builds on what it has in common with it
   (`prefix`).
 """
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +42,7 @@ class Entry:
 
     reuse: whether it may build on what others computed. embeds: each of its tokens has an output, and none is sampled.
     begun: its slot's memory is its own. follows: the request whose prompt it waits for, and how many tokens of it.
+    at_once: how many of the first tokens may share steps.
     """
 
     key: str
@@ -50,10 +54,17 @@ class Entry:
     prompt: int = 0
     begun: bool = False
     follows: tuple[str, int] | None = None
+    at_once: int = sys.maxsize
 
     @property
     def missing(self) -> int:
         return len(self.tokens) - self.computed
+
+    @property
+    def next(self) -> int:
+        """Of the missing ones, how many the next step may have."""
+        missing = len(self.tokens) - self.computed
+        return missing if len(self.tokens) <= self.at_once else min(missing, max(self.at_once - self.computed, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +127,25 @@ class Scheduler:
         """The request of that key, queued or seated."""
         return self._seated.get(key) or next((entry for entry in self._queued if entry.key == key), None)
 
-    def submit(self, key: str, prompt: Sequence[int], *, reuse: bool = True, embeds: bool = False) -> None:
-        """Queue a request. Raises QueueFull, ValueError for an empty prompt or a key that is in use."""
+    def submit(
+        self,
+        key: str,
+        prompt: Sequence[int],
+        *,
+        reuse: bool = True,
+        embeds: bool = False,
+        at_once: int | None = None,
+    ) -> None:
+        """Queue a request. at_once: None for all of its tokens. Raises QueueFull, ValueError for an empty prompt or a
+        key that is in use."""
         if not prompt or self.entry(key):
             raise ValueError("a request needs a prompt and a key of its own")
         if len(self._seated) + len(self._queued) >= self.slots + self.queue:
             raise QueueFull
-        self._queued.append(Entry(key, list(prompt), reuse and not embeds, embeds, prompt=len(prompt)))
+        entry = Entry(key, list(prompt), reuse and not embeds, embeds, prompt=len(prompt))
+        if at_once is not None:
+            entry.at_once, entry.prompt = at_once, min(at_once, len(prompt))
+        self._queued.append(entry)
 
     def remove(self, key: str) -> int | None:
         """Take a request out wherever it is; the slot that it leaves, None if it had none."""
@@ -143,11 +166,11 @@ class Scheduler:
         self._seat()
         moves = tuple(self._begin(reusable))
         ready = self._take_turns([entry for entry in self._seated.values() if entry.begun])
-        decoding = [(entry, 1) for entry in ready if entry.missing == 1]
+        decoding = [(entry, 1) for entry in ready if entry.next == 1]
         budget = self.n_batch - len(decoding)
         if decoding and prefill is not None:
             budget = min(budget, prefill)
-        shares = decoding + _divide(budget, [entry for entry in ready if entry.missing > 1])
+        shares = decoding + _divide(budget, [entry for entry in ready if entry.next > 1])
         return _lay_out(shares, moves)
 
     def commit(self, plan: Plan) -> None:
@@ -176,11 +199,11 @@ class Scheduler:
     def _take_turns(self, ready: list[Entry]) -> list[Entry]:
         """Where a step embeds, llama.cpp makes an output of each of its tokens, and has room for few: texts to embed
         and prompts go into steps of their own, in turn."""
-        prompts = any(entry.missing > 1 for entry in ready if not entry.embeds)
+        prompts = any(entry.next > 1 for entry in ready if not entry.embeds)
         if not prompts or not any(entry.embeds for entry in ready):
             return ready
         embeds, self._embeds_next = self._embeds_next, not self._embeds_next
-        return [entry for entry in ready if entry.embeds == embeds or (not entry.embeds and entry.missing == 1)]
+        return [entry for entry in ready if entry.embeds == embeds or (not entry.embeds and entry.next == 1)]
 
     def _seat(self) -> None:
         taken = {entry.slot for entry in self._seated.values()}
@@ -239,7 +262,7 @@ def _divide(budget: int, prompts: Sequence[Entry]) -> list[tuple[Entry, int]]:
     Of texts to embed only the eldest moves on.
     """
     embedded = next((entry for entry in prompts if entry.embeds), None)
-    wanted = {entry.key: entry.missing for entry in prompts if not entry.embeds}
+    wanted = {entry.key: entry.next for entry in prompts if not entry.embeds}
     if embedded:
         wanted[embedded.key] = min(embedded.missing, EMBEDDED_AT_ONCE)
         prompts = [entry for entry in prompts if entry.key in wanted]

@@ -26,6 +26,7 @@ from rbee_remote.worker.compute.threads import ThreadBudget, usable_cores
 from rbee_remote.worker.engine.interface import Engine, LoadAborted, LoadedModel, LoadEngine
 from rbee_remote.worker.requests.generation import Embedding, Generation
 from rbee_remote.worker.requests.prompt import Prompt, Prompter
+from rbee_remote.worker.requests.tracking import is_exact
 from rbee_remote.worker.templates.rendered import Rendered
 
 #: Seconds between two reports of loading progress.
@@ -251,9 +252,16 @@ class EngineThread:
 
     def _enqueue(self, scheduler: Scheduler, generation: Generation) -> None:
         """A request with a seed computes all of its prompt itself: tokens that were computed in other company differ in
-        their last bits, and the same seed is to give the same text."""
+        their last bits, and the same seed is to give the same text. For that reason an answer that goes on here is
+        computed a token at a time, as it was elsewhere."""
         assert generation.prompt is not None
-        scheduler.submit(generation.key, generation.prompt.tokens, reuse=generation.request.sampling.seed is None)
+        prompt, sampling, tracking = generation.prompt.tokens, generation.request.sampling, generation.tracking
+        reuse = sampling.seed is None
+        if tracking is None or not tracking.tokens:
+            scheduler.submit(generation.key, prompt, reuse=reuse)
+        else:
+            at_once = len(prompt) if is_exact(sampling) else None
+            scheduler.submit(generation.key, (*prompt, *tracking.tokens), reuse=reuse, at_once=at_once)
         self._open[generation.key] = generation
 
     def _loop(self, engine: Engine, scheduler: Scheduler) -> None:

@@ -15,6 +15,7 @@ from rbee_remote.protocol import RemoteError
 from rbee_remote.worker.compute.batching import Plan, Scheduler, Span
 from rbee_remote.worker.compute.prefill import PrefillLimit
 from rbee_remote.worker.compute.prefix import Move
+from rbee_remote.worker.compute.replay import replay
 from rbee_remote.worker.compute.threads import ThreadBudget
 from rbee_remote.worker.engine.interface import Engine, Sampled
 from rbee_remote.worker.requests.generation import Embedding, Generation
@@ -129,10 +130,16 @@ class Steps:
                 shape = task.prompt.shape
                 constraint = shape.constraint if shape is not None else None
                 self._engine.start(move.slot, task.request.sampling, task.seed, task.prompt.tokens, constraint)
+                events: list[Event] = [task.begin(move.count if kept else 0), *replay(self._engine, move.slot, task)]
             except RemoteError as error:
+                self._engine.finish(move.slot)
                 self._fail(move.key, task, error)
                 return False
-            self._tell(_appending(task, task.begin(move.count if kept else 0)))
+            for event in events:
+                self._tell(_appending(task, event))
+            if task.finish_reason is not None:  # another worker came as far as that
+                self.finish(move.key, task.finish_reason)
+                return False
         return kept
 
     def _fail(self, key: str, task: Task, error: RemoteError) -> None:

@@ -62,8 +62,8 @@ class Sampler:
         return Sampled(token, told)
 
     def accept(self, token: int) -> None:
-        """It was not sampled here, and counts as generated. Raises RemoteError USAGE where the constraint does not allow
-        it."""
+        """It was not sampled here, and counts as generated. Raises RemoteError USAGE where the constraint does not
+        allow it."""
         if self._matcher is not None:
             self._matcher.accept(token)
         self._chain.accept(token)

@@ -24,6 +24,7 @@ from rbee_remote.worker.requests.journal import Journal
 from rbee_remote.worker.requests.prompt import Prompt
 from rbee_remote.worker.requests.splitter import Parts, Splitter
 from rbee_remote.worker.requests.stream import TextStream
+from rbee_remote.worker.requests.tracking import Tracking
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,14 +34,21 @@ if TYPE_CHECKING:
 class Generation:
     """finish_reason: None while it goes on. prompt: None until the model is there to make it.
 
-    forced: tokens that come next without being sampled, empty for nearly all answers.
+    forced: tokens that come next without being sampled, empty for nearly all answers. tracking: None for nearly all.
     """
 
-    def __init__(self, request: GenerateRequest, journal: Journal, prompt: Prompt | None = None) -> None:
+    def __init__(
+        self,
+        request: GenerateRequest,
+        journal: Journal,
+        prompt: Prompt | None = None,
+        tracking: Tracking | None = None,
+    ) -> None:
         self.request = request
         self.journal = journal
         self.prompt = prompt
-        self.seed = sampling.resolve_seed(request.sampling)
+        self.tracking = tracking
+        self.seed = tracking.seed if tracking else sampling.resolve_seed(request.sampling)
         self.tokens = 0
         self.finish_reason: str | None = None
         self.forced: deque[int] | tuple[()] = ()
@@ -62,29 +70,34 @@ class Generation:
         if prompt.stops:
             self._stream = TextStream((*self.request.stop, *prompt.stops))
         if prompt.shape is not None and prompt.shape.read_by is not None:
-            self._splitter = Splitter(prompt.shape.read_by, self._stream)
+            self._splitter = Splitter(prompt.shape.read_by, self._stream, self.tracking.name if self.tracking else "")
             self.forced = self._splitter.forced
         return Started(len(prompt.tokens), prompt.max_tokens, self.seed, reused, prompt.warnings)
 
     def advance(self, sampled: Sampled, piece: bytes, *, is_end: bool) -> TokenEvent | None:
         """Take the next token; None for the one that ends the text, which is not part of it, and for one that was not
-        asked for. Raises RemoteError INTERNAL for an answer that cannot be read."""
+        asked for, unless the answer is tracked. Raises RemoteError INTERNAL for an answer that cannot be read."""
         assert self.prompt is not None
         self._first_token = self._first_token or time.monotonic()
         if is_end or not self.prompt.max_tokens:
             self.finish_reason = "stop" if is_end else "length"
-            return None
+            return None if self.tracking is None else TokenEvent("", self.tokens, token=sampled.token)
         self.tokens += 1
+        told = None if self.tracking is None else sampled.token
         if self._splitter is None:
-            event = TokenEvent(self._stream.feed(piece), self.tokens, sampled.logprobs)
+            event = TokenEvent(self._stream.feed(piece), self.tokens, sampled.logprobs, token=told)
         else:
             text, reasoning, calls = self._splitter.feed(sampled.token, piece)
-            event = TokenEvent(text, self.tokens, sampled.logprobs, reasoning, calls)
+            event = TokenEvent(text, self.tokens, sampled.logprobs, reasoning, calls, told)
         if self._stream.stopped or (self._splitter is not None and self._splitter.over):
             self.finish_reason = "stop"
         elif self.tokens >= self.prompt.max_tokens:
             self.finish_reason = "length"
         return event
+
+    def replayed(self) -> None:
+        """The tokens until now were not computed here."""
+        self._first_token = None
 
     def finish(self, reason: str) -> list[TokenEvent | Done | RemoteError]:
         """The last events: what was held back, and the sum of it all."""

@@ -105,8 +105,12 @@ def _record(number: int, event: Event) -> Record:
             data["reasoning"] = event.reasoning
         if event.calls:
             data["calls"] = [encode(call) for call in event.calls]
+        if event.token is not None:
+            data["token"] = event.token
         return Record(number, "token", data)
     data = event.encode() if isinstance(event, RemoteError) else encode(event)
+    if data.get("token", 0) is None:
+        del data["token"]
     return Record(number, _NAMES[type(event)], data)
 
 

@@ -10,6 +10,7 @@ Rules
 from __future__ import annotations
 
 import codecs
+import hashlib
 import logging
 import secrets
 from collections import deque
@@ -49,18 +50,20 @@ class ReadBy:
 
 
 class Splitter:
-    """content: takes what is content, and finds the stop strings in it.
+    """content: takes what is content, and finds the stop strings in it. name: what the ids of calls are made of, where
+    the model gives none; "" for any.
 
     forced: tokens that come next, whatever the model would choose. calls: how many of the answer are kept. over: the
     next call would be one too many.
     """
 
-    def __init__(self, by: ReadBy, content: TextStream) -> None:
+    def __init__(self, by: ReadBy, content: TextStream, name: str = "") -> None:
         self.forced: deque[int] = deque()
         self.calls = 0
         self.over = False
         self._by = by
         self._content = content
+        self._name = name or secrets.token_hex(8)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._thought = 0  # tokens of reasoning
         self._may_force = bool(by.reasoning_end)
@@ -110,10 +113,14 @@ class Splitter:
                 self.over = self.over or self.calls == self._by.most_calls
                 if not self.over:
                     self.calls += 1
-                    calls.append(CallDelta(self.calls - 1, piece.id or _new_id(), piece.name))
+                    calls.append(CallDelta(self.calls - 1, piece.id or self._new_id(), piece.name))
             elif isinstance(piece, CallArguments) and not self.over:
                 calls.append(CallDelta(self.calls - 1, arguments=piece.text))
         return Parts(text, reasoning, tuple(calls))
+
+    def _new_id(self) -> str:
+        """Of the call that is the last one. Nine letters and digits, because Mistral's templates take no other."""
+        return hashlib.blake2b(f"{self._name}:{self.calls}".encode(), digest_size=5).hexdigest()[:9]
 
 
 def _of(read: Callable[[], list[Piece]]) -> list[Piece]:
@@ -127,8 +134,3 @@ def _of(read: Callable[[], list[Piece]]) -> list[Piece]:
             f"the answer cannot be read: {type(error).__name__}: {error}",
             hint="see the worker's log",
         ) from error
-
-
-def _new_id() -> str:
-    """Nine letters and digits, because Mistral's templates take no other."""
-    return secrets.token_hex(5)[:9]

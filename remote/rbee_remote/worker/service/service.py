@@ -35,6 +35,8 @@ from rbee_remote.worker.requests import prompt
 from rbee_remote.worker.requests.generation import Embedding, Generation
 from rbee_remote.worker.requests.journal import Journal
 from rbee_remote.worker.requests.journals import Journals
+from rbee_remote.worker.requests.prompt import Prompt
+from rbee_remote.worker.requests.tracking import Tracking, check_tokens
 from rbee_remote.worker.service.keep_alive import KeepAlive
 from rbee_remote.worker.service.leases import Leases
 from rbee_remote.worker.service.metrics import Metrics
@@ -86,7 +88,9 @@ class Service:
         await self._prompts.close()
         return self.state.failure
 
-    async def submit(self, request: GenerateRequest, caller: Caller = ANYBODY) -> Journal:
+    async def submit(
+        self, request: GenerateRequest, caller: Caller = ANYBODY, tracking: Tracking | None = None
+    ) -> Journal:
         """Take a request in, or find the journal that it got when it came before.
 
         Raises RemoteError: USAGE, ALL_SLOTS_BUSY, WORKER_GONE, or why the load failed.
@@ -104,7 +108,7 @@ class Service:
             journal.when_closed(timer.cancel)
         try:
             with self.keep_alive.held():
-                await self._enter(request, journal, caller)
+                await self._enter(request, journal, caller, tracking)
         except BaseException as error:
             self.journals.forget(request.request_id, journal)
             if not journal.closed:  # somebody may follow it already
@@ -114,18 +118,20 @@ class Service:
         journal.when_closed(lambda: self._on_done(journal))
         return journal
 
-    async def _enter(self, request: GenerateRequest, journal: Journal, caller: Caller) -> None:
+    async def _enter(
+        self, request: GenerateRequest, journal: Journal, caller: Caller, tracking: Tracking | None
+    ) -> None:
         """Make the prompt and queue the request, unless it is ended meanwhile."""
         self._preparing[request.request_id] = journal
         try:
-            prepared = await self._prompts.make(request, self.state.info)
+            prepared = await self._prompt(request, tracking)
         finally:
             if self._preparing.get(request.request_id) is journal:
                 del self._preparing[request.request_id]
         if journal.closed:
             return
         self.state.check_open()
-        generation = Generation(request, journal, prepared)
+        generation = Generation(request, journal, prepared, tracking)
         try:
             self._engine.submit(generation)
         except QueueFull as error:
@@ -136,12 +142,20 @@ class Service:
         journal.when_closed(lambda: self._on_served(request.request_id, journal, caller))
         self.on_change()
 
+    async def _prompt(self, request: GenerateRequest, tracking: Tracking | None) -> Prompt | None:
+        """As `Prompts.make`, with what the answer begins with checked against it."""
+        info = self.state.info
+        made = await self._prompts.make(request, info)
+        if made is not None and info is not None and tracking is not None:
+            check_tokens(tracking.tokens, made, info.n_vocab)
+        return made
+
     def _prepare_early(self, generation: Generation) -> None:
         """Make the prompt of a request that came before the model was there; no other one waits for it."""
 
         async def run() -> None:
             try:
-                generation.prompt = await self._prompts.make(generation.request, self.state.info)
+                generation.prompt = await self._prompt(generation.request, generation.tracking)
                 self._engine.admit(generation)
             except QueueFull:
                 self._engine.fail(generation, self._busy())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -21,15 +22,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError, WorkerConfig, encode
+from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError, TrackedUsage, WorkerConfig, encode
 from rbee_remote.serving import sse
 from rbee_remote.system.caller import Caller, caller_of
 from rbee_remote.worker.http.openai import errors
 from rbee_remote.worker.http.openai.summary import Summary, Taken
+from rbee_remote.worker.http.openai.tracking import NOTHING, Asked, State, Tracker, sent_of, state_of, usage_headers
+from rbee_remote.worker.requests import sampling
 from rbee_remote.worker.requests.journal import Journal
+from rbee_remote.worker.requests.tracking import refused
 from rbee_remote.worker.service.service import Service
 
+_log = logging.getLogger("rbee.worker")
+
 T = TypeVar("T")
+#: A stream's chunks, as what each has beside its head, and the token that gave them, as in `Choice.feed`.
+Given = tuple[list[dict[str, Any]], "dict[str, Any] | None"]
 
 
 class Choice(Protocol):
@@ -73,25 +81,27 @@ def part_ids(count: int) -> list[str]:
     return [f"{base}{number:04x}" for number in range(count)]
 
 
-async def respond(service: Service, job: Job, request: Request) -> Response:
+async def respond(service: Service, job: Job, request: Request, asked: Asked = NOTHING) -> Response:
     """Raises RemoteError where nothing has been sent yet. request: its body must have been read."""
-    journals = await _submit(service, job, caller_of(request.headers))
+    tracker = None if asked is NOTHING else _tracker(service, job, asked)
+    journals = await _submit(service, job, caller_of(request.headers), tracker)
 
     def end() -> None:
         _end(service, job, journals)
 
     summary = Summary()
+    state = tracker.state if tracker else _new_state(service, job)
     head = {
-        "id": job.id,
-        "created": int(time.time()),
-        "model": service.config.model,
-        "system_fingerprint": _fingerprint(service.config),
+        "id": state.id,
+        "created": state.created,
+        "model": state.model,
+        "system_fingerprint": state.fingerprint,
     }
     watcher = asyncio.create_task(when_gone(request.receive, end))
     try:
         if job.stream:
             await _settle(journals)
-            return _Chunks(service, job, journals, summary, {**head, "object": job.chunk_kind}, end)
+            return _Chunks(service, job, journals, summary, {**head, "object": job.chunk_kind}, end, tracker)
         for part, journal in zip(job.parts, journals, strict=True):
             async for _ in _chunks(service, part, journal, summary):
                 pass
@@ -105,15 +115,43 @@ async def respond(service: Service, job: Job, request: Request) -> Response:
     whole = {**head, "object": job.kind, "choices": choices, "usage": summary.usage(), "timings": summary.timings()}
     if summary.warnings:
         whole["warnings"] = summary.warnings
-    return Response(json.dumps(whole), media_type="application/json")
+    headers = usage_headers(_tracked(summary)) if asked.told else None
+    return Response(json.dumps(whole), media_type="application/json", headers=headers)
 
 
-async def _submit(service: Service, job: Job, caller: Caller) -> list[Journal]:
+def _new_state(service: Service, job: Job, seeds: tuple[int, ...] = ()) -> State:
+    config = service.config
+    return State(job.id, int(time.time()), config.model, _fingerprint(config), seeds)
+
+
+def _tracker(service: Service, job: Job, asked: Asked) -> Tracker | None:
+    """None where nothing is to be told but the tokens of a whole answer. Raises RemoteError USAGE."""
+    if asked.name:
+        _log.info("request %s is %s%s", asked.name, job.id, ", resumed" if asked.resume else "")
+    if asked.resume is None:
+        if not (asked.told and job.stream):
+            return None
+        state = _new_state(service, job, tuple(sampling.resolve_seed(part.request.sampling) for part in job.parts))
+    else:
+        if not job.stream:
+            raise refused("only a stream can be resumed")
+        state = state_of(asked.resume, [part.request.sampling.seed for part in job.parts])
+    return Tracker(state, sent_of(asked.resume, len(job.parts)), told=asked.told)
+
+
+def _tracked(summary: Summary) -> TrackedUsage:
+    usage = summary.usage()
+    cached = usage["prompt_tokens_details"]["cached_tokens"]
+    return TrackedUsage(usage["prompt_tokens"], cached, usage["completion_tokens"])
+
+
+async def _submit(service: Service, job: Job, caller: Caller, tracker: Tracker | None) -> list[Journal]:
+    trackings = tracker.trackings() if tracker else [None] * len(job.parts)
     journals: list[Journal] = []
     try:
         with service.keep_alive.held():
-            for part in job.parts:
-                journal = await service.submit(part.request, caller)
+            for part, tracking in zip(job.parts, trackings, strict=True):
+                journal = await service.submit(part.request, caller, tracking)
                 journals.append(journal)
     except BaseException:
         _end(service, job, journals)
@@ -156,11 +194,8 @@ async def when_gone(receive: Receive, cancel: Callable[[], object]) -> None:
     cancel()
 
 
-async def _chunks(
-    service: Service, part: Part, journal: Journal, summary: Summary
-) -> AsyncIterator[list[dict[str, Any]] | None]:
-    """A stream's chunks from one request's events, as what each has beside its head; None for a heartbeat. Raises the
-    error that ends them."""
+async def _chunks(service: Service, part: Part, journal: Journal, summary: Summary) -> AsyncIterator[Given | None]:
+    """What each of a request's events gives; None for a heartbeat. Raises the error that ends them."""
     choice, taken = part.choice, Taken()
     async for record in journal.follow(sse.HEARTBEAT_S):
         if record is None:
@@ -168,13 +203,13 @@ async def _chunks(
         elif record.event == "started":
             summary.started(record.data, taken, counts_prompt=part.counts_prompt)
             warned = {"warnings": list(record.data["warnings"])} if record.data["warnings"] else {}
-            yield [{"choices": [each], **warned} for each in choice.opening()]
+            yield [{"choices": [each], **warned} for each in choice.opening()], None
         elif record.event == "token":
-            yield [{"choices": [each]} for each in choice.feed(record.data)]
+            yield [{"choices": [each]} for each in choice.feed(record.data)], record.data
         elif record.event == "done":
             summary.done(record.data, taken)
             *others, last = choice.closing(_finish_reason(service, record.data["finish_reason"]))
-            yield [*({"choices": [each]} for each in others), {"choices": [last], "timings": taken.encode()}]
+            yield [*({"choices": [each]} for each in others), {"choices": [last], "timings": taken.encode()}], None
         else:
             raise RemoteError.decode(record.data)
 
@@ -200,6 +235,7 @@ class _Chunks(Response):
         summary: Summary,
         head: dict[str, Any],
         end: Callable[[], None],
+        tracker: Tracker | None,
     ) -> None:
         super().__init__(media_type=sse.MEDIA_TYPE, headers=sse.HEADERS)
         del self.headers["content-length"]
@@ -209,6 +245,7 @@ class _Chunks(Response):
         self._summary = summary
         self._head = {**head, "usage": None} if job.include_usage else head
         self._end = end
+        self._tracker = tracker
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         watcher = asyncio.create_task(when_gone(receive, self._end))
@@ -221,23 +258,29 @@ class _Chunks(Response):
             self._end()
 
     async def _send_all(self, send: Send) -> None:
-        parts = zip(self._job.parts, self._journals, strict=True)
+        numbered = enumerate(zip(self._job.parts, self._journals, strict=True))
         try:
-            await all_or_none(self._send_part(send, part, journal) for part, journal in parts)
+            await all_or_none(self._send_part(send, number, *part) for number, part in numbered)
         except RemoteError as error:
-            await _send_line(send, sse.data(errors.body(error)))
+            line = sse.data(errors.body(error))
+            await _send_text(send, self._tracker.error(line, _tracked(self._summary)) if self._tracker else line)
             return
+        lines = ["data: [DONE]\n\n"]
         if self._job.include_usage:
-            await _send_line(send, sse.data({**self._head, "choices": [], "usage": self._summary.usage()}))
-        await _send_line(send, "data: [DONE]\n\n")
+            lines.insert(0, sse.data({**self._head, "choices": [], "usage": self._summary.usage()}))
+        await _send_text(send, self._tracker.last(lines, _tracked(self._summary)) if self._tracker else "".join(lines))
 
-    async def _send_part(self, send: Send, part: Part, journal: Journal) -> None:
-        async for chunks in _chunks(self._service, part, journal, self._summary):
-            if chunks is None:
-                await _send_line(send, sse.WAITING)
-            else:
-                for chunk in chunks:
-                    await _send_line(send, sse.data({**self._head, **chunk}))
+    async def _send_part(self, send: Send, number: int, part: Part, journal: Journal) -> None:
+        tracker = self._tracker
+        async for given in _chunks(self._service, part, journal, self._summary):
+            if given is None:
+                await _send_text(send, sse.WAITING)
+                continue
+            chunks, token = given
+            lines = [sse.data({**self._head, **chunk}) for chunk in chunks]
+            text = "".join(lines) if tracker is None else tracker.text(number, lines, token)
+            if text:
+                await _send_text(send, text)
 
 
 def _fingerprint(config: WorkerConfig) -> str:
@@ -246,5 +289,5 @@ def _fingerprint(config: WorkerConfig) -> str:
     return f"fp_{hashlib.blake2b(said.encode('utf-8', 'replace'), digest_size=5).hexdigest()}"
 
 
-async def _send_line(send: Send, line: str) -> None:
-    await send({"type": "http.response.body", "body": line.encode(), "more_body": True})
+async def _send_text(send: Send, text: str) -> None:
+    await send({"type": "http.response.body", "body": text.encode(), "more_body": True})

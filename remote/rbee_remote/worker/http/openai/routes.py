@@ -14,12 +14,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from rbee_remote.protocol import ErrorCode, RemoteError
+from rbee_remote.protocol import ErrorCode, RemoteError, TrackedUsage
 from rbee_remote.serving.body import read_json
 from rbee_remote.system.caller import caller_of
 from rbee_remote.worker.http.openai import chat, completions, embeddings, errors, fields
 from rbee_remote.worker.http.openai.answer import respond, when_gone
 from rbee_remote.worker.http.openai.biases import with_token_biases
+from rbee_remote.worker.http.openai.tracking import asked_of, usage_headers
 from rbee_remote.worker.service.service import Service
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -41,18 +42,21 @@ def openai_routes(service: Service) -> list[Route]:
 
     async def chat_completions(request: Request) -> Response:
         data = await with_token_biases(service, await read_json(request))
-        return await respond(service, chat.read(data, most), request)
+        return await respond(service, chat.read(data, most), request, asked_of(request.headers, data))
 
     async def text_completions(request: Request) -> Response:
         data = await with_token_biases(service, await read_json(request))
-        return await respond(service, completions.read(data, most), request)
+        return await respond(service, completions.read(data, most), request, asked_of(request.headers, data))
 
     async def make_embeddings(request: Request) -> Response:
-        body = embeddings.read(await read_json(request))
+        data = await read_json(request)
+        body, asked = embeddings.read(data), asked_of(request.headers, data)
         task = asyncio.create_task(embeddings.embed(service, body, caller_of(request.headers)))
         watcher = asyncio.create_task(when_gone(request.receive, task.cancel))
         try:
-            return JSONResponse(await task)
+            answer = await task
+            tokens = answer["usage"]["prompt_tokens"]
+            return JSONResponse(answer, headers=usage_headers(TrackedUsage(tokens, 0, 0)) if asked.told else None)
         except asyncio.CancelledError:
             if not watcher.done():  # not the client's absence: this response is to end
                 raise
