@@ -19,17 +19,14 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from rbee_remote.worker.compute.prefix import Memories, Move, worth_waiting_for
+from rbee_remote.worker.compute.prefix import UNKNOWN, Memories, Move, Origin, Reusable, worth_waiting_for
 from rbee_remote.worker.engine.interface import BatchToken
 
 #: Tokens to embed that one step takes: each has an output as wide as the vocabulary.
 EMBEDDED_AT_ONCE = 32
-
-#: How many of the first tokens in a slot's memory can be built on: `Engine.reusable`.
-Reusable = Callable[[int, int], int]
 
 
 class QueueFull(Exception):
@@ -42,7 +39,7 @@ class Entry:
 
     reuse: whether it may build on what others computed. embeds: each of its tokens has an output, and none is sampled.
     begun: its slot's memory is its own. follows: the request whose prompt it waits for, and how many tokens of it.
-    at_once: how many of the first tokens may share steps.
+    at_once: how many of the first tokens may share steps. origin: of its prompt.
     """
 
     key: str
@@ -55,6 +52,7 @@ class Entry:
     begun: bool = False
     follows: tuple[str, int] | None = None
     at_once: int = sys.maxsize
+    origin: Origin = UNKNOWN
 
     @property
     def missing(self) -> int:
@@ -98,14 +96,17 @@ class Plan:
 class Scheduler:
     """slots: requests computed at once. queue: requests that may wait. n_batch: tokens of a step at most.
 
-    shares: whether a sequence can take over a part of what another one computes just now.
+    shares: whether a sequence can take over a part of what another one computes just now. forgets: whether a sequence
+    loses what lies far behind as it grows.
     """
 
     slots: int
     queue: int
     n_batch: int
     shares: bool = True
+    forgets: bool = False
     _embeds_next: bool = True
+    _changed: set[int] = field(default_factory=set)  # slots whose memory `told` has not told of as it is now
     _queued: deque[Entry] = field(default_factory=deque)
     _seated: dict[str, Entry] = field(default_factory=dict)
     _memories: Memories = field(init=False)
@@ -135,9 +136,10 @@ class Scheduler:
         reuse: bool = True,
         embeds: bool = False,
         at_once: int | None = None,
+        digests: tuple[str, ...] = (),
     ) -> None:
-        """Queue a request. at_once: None for all of its tokens. Raises QueueFull, ValueError for an empty prompt or a
-        key that is in use."""
+        """Queue a request. at_once: None for all of its tokens. digests: of its prompt, as in `Origin`. Raises
+        QueueFull, ValueError for an empty prompt or a key that is in use."""
         if not prompt or self.entry(key):
             raise ValueError("a request needs a prompt and a key of its own")
         if len(self._seated) + len(self._queued) >= self.slots + self.queue:
@@ -145,6 +147,7 @@ class Scheduler:
         entry = Entry(key, list(prompt), reuse and not embeds, embeds, prompt=len(prompt))
         if at_once is not None:
             entry.at_once, entry.prompt = at_once, min(at_once, len(prompt))
+        entry.origin = Origin(digests, entry.prompt)
         self._queued.append(entry)
 
     def remove(self, key: str) -> int | None:
@@ -155,7 +158,8 @@ class Scheduler:
             return None
         assert entry.slot is not None
         if entry.begun:
-            self._memories.leave(entry.slot, entry.tokens[: entry.computed])
+            self._memories.leave(entry.slot, entry.tokens[: entry.computed], entry.origin)
+            self._changed.add(entry.slot)
         return entry.slot
 
     def plan(self, *, prefill: int | None = None, reusable: Reusable = lambda _, count: count) -> Plan:
@@ -179,6 +183,8 @@ class Scheduler:
             entry = self._seated.get(span.key)
             if entry is not None:
                 entry.computed = span.start + span.count
+                if span.start < entry.prompt <= entry.computed:
+                    self._changed.add(span.slot)
 
     def append(self, key: str, token: int) -> None:
         """The token sampled after everything of `key` was computed."""
@@ -189,12 +195,34 @@ class Scheduler:
 
     def rewind(self, key: str) -> None:
         """The engine lost what it had computed for `key`: all of it is planned again."""
-        self._seated[key].computed = 0
+        entry = self._seated[key]
+        entry.computed = 0
+        if entry.begun and entry.slot is not None:
+            self._changed.add(entry.slot)
 
     def forget(self) -> None:
         """The engine's memory is empty. Only while nobody is seated."""
         assert not self._seated
         self._memories = Memories(self.slots)
+        self._changed.update(range(self.slots))
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether a slot's memory is another than `told` has told."""
+        return bool(self._changed)
+
+    def told(self, reusable: Reusable) -> dict[int, tuple[str, ...]]:
+        """Of the slots whose memory is another since the call before: the digests of the prompt that they hold, as far
+        as another request that has them could build on it. Of a prompt that is being computed, what it began with."""
+        running = {entry.slot: entry for entry in self._seated.values() if entry.begun}
+        found = {}
+        for slot in sorted(self._changed):
+            if (entry := running.get(slot)) is None:
+                found[slot] = self._memories.told(slot, reusable)
+            else:
+                found[slot] = () if self.forgets else entry.origin.digests[: entry.origin.covered(entry.computed)]
+        self._changed.clear()
+        return found
 
     def _take_turns(self, ready: list[Entry]) -> list[Entry]:
         """Where a step embeds, llama.cpp makes an output of each of its tokens, and has room for few: texts to embed
@@ -227,6 +255,7 @@ class Scheduler:
             entry.follows = self._leader(entry, move.count) if self.shares and wanted else None
             if entry.follows is None:
                 entry.begun, entry.computed = True, move.count
+                self._changed.add(entry.slot)
                 if move.source != move.slot:
                     copied.add(move.slot)
                 yield move

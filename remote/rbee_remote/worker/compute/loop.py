@@ -48,6 +48,9 @@ class Listener(Protocol):
     def on_change(self) -> None:
         """A request took a slot or ended."""
 
+    def on_memory(self, held: dict[int, tuple[str, ...]]) -> None:
+        """What slots hold is another, as `Scheduler.told` tells."""
+
     def on_end(self, failure: RemoteError | None) -> None:
         """The thread is over: as asked, or with a failure that every open request was told."""
 
@@ -244,7 +247,11 @@ class EngineThread:
         with self._lock:
             self._engine, self._prompter = engine, prompter
             self._scheduler = Scheduler(
-                self._config.slots, self._config.queue, engine.n_batch, shares=engine.info.can_share
+                self._config.slots,
+                self._config.queue,
+                engine.n_batch,
+                shares=engine.info.can_share,
+                forgets=engine.info.forgets,
             )
             self._outbox.append(lambda: self._listener.on_loaded(engine.info))
             self._flush()
@@ -256,12 +263,13 @@ class EngineThread:
         computed a token at a time, as it was elsewhere."""
         assert generation.prompt is not None
         prompt, sampling, tracking = generation.prompt.tokens, generation.request.sampling, generation.tracking
-        reuse = sampling.seed is None
+        reuse, digests = sampling.seed is None, generation.digests
         if tracking is None or not tracking.tokens:
-            scheduler.submit(generation.key, prompt, reuse=reuse)
+            scheduler.submit(generation.key, prompt, reuse=reuse, digests=digests)
         else:
             at_once = len(prompt) if is_exact(sampling) else None
-            scheduler.submit(generation.key, (*prompt, *tracking.tokens), reuse=reuse, at_once=at_once)
+            tokens = (*prompt, *tracking.tokens)
+            scheduler.submit(generation.key, tokens, reuse=reuse, at_once=at_once, digests=digests)
         self._open[generation.key] = generation
 
     def _loop(self, engine: Engine, scheduler: Scheduler) -> None:
@@ -280,6 +288,7 @@ class EngineThread:
                 self._ending.clear()
                 alone = None if scheduler.running else self._alone
                 plan = Plan() if alone else steps.plan()
+                self._tell_memory(scheduler, steps)
             self._flush()
             if alone:
                 steps.use_all_threads()
@@ -291,7 +300,14 @@ class EngineThread:
                         steps.take(plan)
                     else:
                         steps.take_back(plan)
+            with self._lock:
+                self._tell_memory(scheduler, steps)
             self._flush()
+
+    def _tell_memory(self, scheduler: Scheduler, steps: Steps) -> None:
+        if scheduler.has_changed:
+            held = steps.held()
+            self._outbox.append(lambda: self._listener.on_memory(held))
 
     def _run_alone(self, engine: Engine, scheduler: Scheduler, alone: Alone) -> None:
         job, future = alone

@@ -7,14 +7,37 @@ goes by least recent use.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+from rbee_remote.protocol.prompt_digest import GAP
 
 #: Tokens from which a copy from another slot pays. It takes as long as computing some four to eight tokens of a small
 #: model on a CPU (7 to 20 ms of memory traffic for 94 MB of cache), and less of a larger one.
 LEAST_COPIED = 16
 
 Running = Mapping[int, tuple[Sequence[int], int]]
+#: How many of the first tokens in a slot's memory can be built on: `Engine.reusable`.
+Reusable = Callable[[int, int], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a request's tokens come from: the digests of its body's prompt (`prompt_digests`), empty where nobody made
+    them, and how many tokens the prompt has."""
+
+    digests: tuple[str, ...] = ()
+    tokens: int = 0
+
+    def covered(self, computed: int) -> int:
+        """How many of the digests are about the first `computed` tokens; all of a prompt's text is taken to have as
+        many tokens for each byte."""
+        return len(self.digests) * min(computed, self.tokens) // self.tokens if self.digests else 0
+
+    def needed(self, count: int) -> int:
+        """How many tokens the first `count` digests are about."""
+        return -(-count * self.tokens // len(self.digests))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,19 +53,24 @@ class Move:
     count: int
 
 
+UNKNOWN = Origin()
+
+
 class Memories:
-    """The tokens that ended requests left in each slot. `running` tells of the slots whose requests have begun: their
-    tokens, and how many of these are computed."""
+    """The tokens that ended requests left in each slot, and where they came from. `running` tells of the slots whose
+    requests have begun: their tokens, and how many of these are computed."""
 
     def __init__(self, slots: int) -> None:
         self._left: list[Sequence[int]] = [()] * slots
+        self._origins = [UNKNOWN] * slots
         self._used = [0] * slots
         self._clock = 0
 
-    def leave(self, slot: int, tokens: Sequence[int]) -> None:
+    def leave(self, slot: int, tokens: Sequence[int], origin: Origin) -> None:
         """A request ended and left `tokens` in its slot."""
         self._clock += 1
         self._left[slot] = tokens
+        self._origins[slot] = origin
         self._used[slot] = self._clock
 
     def seat(self, tokens: Sequence[int], free: Sequence[int], running: Running) -> int:
@@ -70,6 +98,16 @@ class Memories:
         if copied >= own + LEAST_COPIED:
             return Move(key, source, slot, copied)
         return Move(key, slot, slot, own)
+
+    def told(self, slot: int, reusable: Reusable) -> tuple[str, ...]:
+        """The digests of what was left in the slot, with a GAP for each at which no other prompt could build on it."""
+        origin, left = self._origins[slot], len(self._left[slot])
+        covered = origin.covered(left)
+        if not covered or reusable(slot, origin.needed(1)):
+            return origin.digests[:covered]
+        # What is lost is the start. All of it can be built on in any case, by a prompt that goes on with the answer.
+        lost = bisect_left(range(1, covered), 1, key=lambda count: int(reusable(slot, origin.needed(count)) > 0))
+        return (*(GAP,) * lost, *origin.digests[lost:covered])
 
     def _closest(self, tokens: Sequence[int], slots: Iterable[int], running: Running) -> tuple[int, int]:
         """The slot that has most in common with `tokens`, and how much."""

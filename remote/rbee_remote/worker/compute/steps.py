@@ -63,6 +63,10 @@ class Steps:
             self._prefill.observe(len(plan.batch), time.monotonic() - started)
         return whole
 
+    def held(self) -> dict[int, tuple[str, ...]]:
+        """As `Scheduler.told`."""
+        return self._scheduler.told(self._engine.reusable)
+
     def pause(self) -> None:
         """Nothing is left to compute for now."""
         self._thread_budget.pause()

@@ -48,7 +48,8 @@ class LoadedModel:
     vocabulary has none. adds_bos, adds_eos: whether `tokenize` with add_special puts them there.
     device: "cpu", or the name of the GPU. backend: cpu, cuda, metal, rocm, vulkan, …
     pooling: how the embedding of a text is made of its tokens': mean, last or cls; mean where the model does not say.
-    can_share: whether a sequence can take over a part of what another one computes just now.
+    can_share: whether a sequence can take over a part of what another one computes just now. forgets: whether a
+    sequence loses what lies far behind as it grows: a sliding window, a recurrent state.
     special_tokens: the texts that `tokenize` with parse_special takes for one token each, wherever they stand, with its
     id: control tokens and user-defined ones. user_defined: those of them that it finds without parse_special too.
     """
@@ -64,6 +65,7 @@ class LoadedModel:
     device: str
     pooling: str = "mean"
     can_share: bool = True
+    forgets: bool = False
     special_tokens: Mapping[str, int] = field(default_factory=dict)
     user_defined: frozenset[str] = frozenset()
 

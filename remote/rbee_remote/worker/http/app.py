@@ -3,6 +3,7 @@
     GET    /v1/health               WorkerStatus
     GET    /v1/ready                200 when a request would be computed, 503 before
     GET    /v1/loading/progress     SSE `progress` events with WorkerStatus until the load is over
+    GET    /v1/news                 SSE `news` events with WorkerNews, at once and at each change, until the worker ends
     POST   /v1/inference            GenerateRequest -> SSE `started`, `token`…, `done` or `error`, ids from 1
                                     (a request that came before is not computed twice: its events come again)
     GET    /v1/requests/ID/events   the same events, those after `Last-Event-ID` (or ?after=N); 404 REQUEST_GONE
@@ -43,6 +44,7 @@ from rbee_remote.serving import errors, sse
 from rbee_remote.serving.body import read_message
 from rbee_remote.system.caller import Caller, caller_of
 from rbee_remote.worker.http.bench import bench_endpoint
+from rbee_remote.worker.http.digests import digests_of
 from rbee_remote.worker.http.openai.routes import openai_routes, unknown_endpoint
 from rbee_remote.worker.requests.journal import Journal
 from rbee_remote.worker.service.service import Service
@@ -61,10 +63,13 @@ def make_app(service: Service) -> ASGIApp:
     async def loading_progress(_: Request) -> Response:
         return sse.EventStream(_progress(service))
 
+    async def news(_: Request) -> Response:
+        return sse.EventStream(_news(service))
+
     async def inference(request: Request) -> Response:
         message = await read_message(request, GenerateRequest)
         caller = caller_of(request.headers)
-        await service.submit(message, caller)
+        await service.submit(message, caller, digests=await digests_of(request, encode(message)))
         return _Events(service, caller, message.request_id)
 
     async def events(request: Request) -> Response:
@@ -101,6 +106,7 @@ def make_app(service: Service) -> ASGIApp:
         Route("/v1/health", health),
         Route("/v1/ready", ready),
         Route("/v1/loading/progress", loading_progress),
+        Route("/v1/news", news),
         Route("/v1/inference", inference, methods=["POST"]),
         Route("/v1/requests/{request_id}/events", events),
         Route("/v1/requests/{request_id}", cancel, methods=["DELETE"]),
@@ -161,6 +167,15 @@ async def _progress(service: Service) -> AsyncIterator[str]:
             return
         while not await service.state.changed.wait(sse.HEARTBEAT_S, seen=seen):
             yield sse.WAITING
+
+
+async def _news(service: Service) -> AsyncIterator[str]:
+    async for news in service.news.follow(sse.HEARTBEAT_S):
+        if news is None:
+            yield sse.WAITING
+        else:  # `encode` would copy each digest
+            slots = [{"slot": memory.slot, "digests": memory.digests} for memory in news.slots]
+            yield sse.event("news", {"status": encode(news.status), "slots": slots, "typical_s": news.typical_s})
 
 
 def _last_event_id(request: Request, known: int) -> int:

@@ -195,6 +195,7 @@ class LlamaEngine:
             device=", ".join(device.name for device in self._gpus) or "cpu",
             pooling=self._pooling(),
             can_share=not self._only_whole,
+            forgets=self._only_whole or self._n_swa > 0,
             special_tokens=special_tokens,
             user_defined=user_defined,
         )

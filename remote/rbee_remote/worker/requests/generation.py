@@ -35,6 +35,7 @@ class Generation:
     """finish_reason: None while it goes on. prompt: None until the model is there to make it.
 
     forced: tokens that come next without being sampled, empty for nearly all answers. tracking: None for nearly all.
+    digests: of the prompt as it came (`prompt_digests`).
     """
 
     def __init__(
@@ -43,8 +44,10 @@ class Generation:
         journal: Journal,
         prompt: Prompt | None = None,
         tracking: Tracking | None = None,
+        digests: tuple[str, ...] = (),
     ) -> None:
         self.request = request
+        self.digests = digests
         self.journal = journal
         self.prompt = prompt
         self.tracking = tracking

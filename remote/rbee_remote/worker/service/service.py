@@ -40,6 +40,7 @@ from rbee_remote.worker.requests.tracking import Tracking, check_tokens
 from rbee_remote.worker.service.keep_alive import KeepAlive
 from rbee_remote.worker.service.leases import Leases
 from rbee_remote.worker.service.metrics import Metrics
+from rbee_remote.worker.service.news import News
 from rbee_remote.worker.service.prompts import Prompts
 from rbee_remote.worker.service.state import State
 
@@ -55,7 +56,7 @@ class Service:
     """report: as in `State`.
 
     state: what it says of itself. journals: of the requests that are open, and of those that ended a short while ago.
-    keep_alive: its clock when idle.
+    keep_alive: its clock when idle. news: for those who follow it.
     """
 
     def __init__(self, config: WorkerConfig, load: LoadEngine, report: Callable[[WorkerStatus], None]) -> None:
@@ -74,6 +75,7 @@ class Service:
             leases, stay=lambda: self.journals.unread, over=self._idle_over, changed=self._on_leases
         )
         self.state = State(config, self._engine.counts, self.keep_alive, report)
+        self.news = News(self.state, config.slots, lambda: self._typical_s)
         self._ended = asyncio.Event()
 
     def start(self) -> None:
@@ -89,9 +91,14 @@ class Service:
         return self.state.failure
 
     async def submit(
-        self, request: GenerateRequest, caller: Caller = ANYBODY, tracking: Tracking | None = None
+        self,
+        request: GenerateRequest,
+        caller: Caller = ANYBODY,
+        tracking: Tracking | None = None,
+        digests: tuple[str, ...] = (),
     ) -> Journal:
-        """Take a request in, or find the journal that it got when it came before.
+        """Take a request in, or find the journal that it got when it came before. digests: of its prompt as it came
+        (`prompt_digests`).
 
         Raises RemoteError: USAGE, ALL_SLOTS_BUSY, WORKER_GONE, or why the load failed.
         """
@@ -108,7 +115,7 @@ class Service:
             journal.when_closed(timer.cancel)
         try:
             with self.keep_alive.held():
-                await self._enter(request, journal, caller, tracking)
+                await self._enter(request, journal, caller, tracking, digests)
         except BaseException as error:
             self.journals.forget(request.request_id, journal)
             if not journal.closed:  # somebody may follow it already
@@ -119,7 +126,12 @@ class Service:
         return journal
 
     async def _enter(
-        self, request: GenerateRequest, journal: Journal, caller: Caller, tracking: Tracking | None
+        self,
+        request: GenerateRequest,
+        journal: Journal,
+        caller: Caller,
+        tracking: Tracking | None,
+        digests: tuple[str, ...],
     ) -> None:
         """Make the prompt and queue the request, unless it is ended meanwhile."""
         self._preparing[request.request_id] = journal
@@ -131,7 +143,7 @@ class Service:
         if journal.closed:
             return
         self.state.check_open()
-        generation = Generation(request, journal, prepared, tracking)
+        generation = Generation(request, journal, prepared, tracking, digests)
         try:
             self._engine.submit(generation)
         except QueueFull as error:
@@ -273,9 +285,13 @@ class Service:
         self.keep_alive.set_idle(self.state.is_ready and not busy)
         self.state.publish()
 
+    def on_memory(self, held: dict[int, tuple[str, ...]]) -> None:
+        self.news.on_memory(held)
+
     def on_end(self, failure: RemoteError | None) -> None:
         self.state.end(failure)
         self.on_change()
+        self.news.end()
         self._ended.set()
 
     def _end(self, request_id: str, reason: str, *, only_waiting: bool = False) -> bool:

@@ -74,6 +74,11 @@ class Job:
     stream: bool
     include_usage: bool
 
+    @property
+    def one_prompt(self) -> bool:
+        """Whether all of its parts have the same."""
+        return sum(part.counts_prompt for part in self.parts) == 1
+
 
 def part_ids(count: int) -> list[str]:
     """Ids of requests that belong together: alike but for the number at their end."""
@@ -81,10 +86,13 @@ def part_ids(count: int) -> list[str]:
     return [f"{base}{number:04x}" for number in range(count)]
 
 
-async def respond(service: Service, job: Job, request: Request, asked: Asked = NOTHING) -> Response:
-    """Raises RemoteError where nothing has been sent yet. request: its body must have been read."""
+async def respond(
+    service: Service, job: Job, request: Request, asked: Asked = NOTHING, digests: tuple[str, ...] = ()
+) -> Response:
+    """Raises RemoteError where nothing has been sent yet. request: its body must have been read. digests: of its
+    prompt, as `Service.submit` takes them."""
     tracker = None if asked is NOTHING else _tracker(service, job, asked)
-    journals = await _submit(service, job, caller_of(request.headers), tracker)
+    journals = await _submit(service, job, caller_of(request.headers), tracker, digests)
 
     def end() -> None:
         _end(service, job, journals)
@@ -145,13 +153,15 @@ def _tracked(summary: Summary) -> TrackedUsage:
     return TrackedUsage(usage["prompt_tokens"], cached, usage["completion_tokens"])
 
 
-async def _submit(service: Service, job: Job, caller: Caller, tracker: Tracker | None) -> list[Journal]:
+async def _submit(
+    service: Service, job: Job, caller: Caller, tracker: Tracker | None, digests: tuple[str, ...]
+) -> list[Journal]:
     trackings = tracker.trackings() if tracker else [None] * len(job.parts)
     journals: list[Journal] = []
     try:
         with service.keep_alive.held():
             for part, tracking in zip(job.parts, trackings, strict=True):
-                journal = await service.submit(part.request, caller, tracking)
+                journal = await service.submit(part.request, caller, tracking, digests if job.one_prompt else ())
                 journals.append(journal)
     except BaseException:
         _end(service, job, journals)

@@ -17,6 +17,7 @@ from starlette.routing import Route
 from rbee_remote.protocol import ErrorCode, RemoteError, TrackedUsage
 from rbee_remote.serving.body import read_json
 from rbee_remote.system.caller import caller_of
+from rbee_remote.worker.http.digests import digests_of
 from rbee_remote.worker.http.openai import chat, completions, embeddings, errors, fields
 from rbee_remote.worker.http.openai.answer import respond, when_gone
 from rbee_remote.worker.http.openai.biases import with_token_biases
@@ -41,12 +42,14 @@ def openai_routes(service: Service) -> list[Route]:
         return JSONResponse(_model(service, started_at))
 
     async def chat_completions(request: Request) -> Response:
-        data = await with_token_biases(service, await read_json(request))
-        return await respond(service, chat.read(data, most), request, asked_of(request.headers, data))
+        body = await read_json(request)
+        job, asked = chat.read(await with_token_biases(service, body), most), asked_of(request.headers, body)
+        return await respond(service, job, request, asked, await digests_of(request, body))
 
     async def text_completions(request: Request) -> Response:
-        data = await with_token_biases(service, await read_json(request))
-        return await respond(service, completions.read(data, most), request, asked_of(request.headers, data))
+        body = await read_json(request)
+        job, asked = completions.read(await with_token_biases(service, body), most), asked_of(request.headers, body)
+        return await respond(service, job, request, asked, await digests_of(request, body))
 
     async def make_embeddings(request: Request) -> Response:
         data = await read_json(request)

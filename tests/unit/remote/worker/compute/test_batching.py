@@ -3,11 +3,14 @@ nothing built on memory that holds something else."""
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from rbee_remote.protocol.prompt_digest import GAP
 from rbee_remote.worker.compute.batching import EMBEDDED_AT_ONCE, Plan, QueueFull, Scheduler
 from rbee_remote.worker.compute.prefix import LEAST_COPIED, Move
 
@@ -242,21 +245,100 @@ def test_a_slot_that_gets_a_copy_is_no_source_before_the_engine_has_made_it() ->
     assert [(move.source, move.count) for move in plan.moves] == [(0, len(LONG))] * 2
 
 
+DIGESTS = ("a", "b", "c", "d")
+
+
+def everything(slot: int, count: int) -> int:
+    return count
+
+
+def test_a_slot_tells_a_prompt_once_it_is_computed_and_keeps_telling_it_when_the_request_is_over() -> None:
+    scheduler = Scheduler(slots=2, queue=0, n_batch=6)
+    scheduler.submit("a", range(8), digests=DIGESTS)
+    scheduler.commit(scheduler.plan())
+    assert scheduler.told(everything) == {0: ("a", "b", "c")}
+    scheduler.commit(scheduler.plan())
+    assert scheduler.told(everything) == {0: DIGESTS}
+    scheduler.append("a", 8)
+    scheduler.commit(scheduler.plan())
+    assert scheduler.told(everything) == {}
+    scheduler.remove("a")
+    assert scheduler.told(everything) == {0: DIGESTS}
+
+
+def test_a_request_that_was_ended_in_its_prompt_leaves_its_share_of_the_digests() -> None:
+    scheduler = Scheduler(slots=1, queue=0, n_batch=3)
+    scheduler.submit("a", range(8), digests=DIGESTS)
+    scheduler.commit(scheduler.plan())
+    scheduler.remove("a")
+    assert scheduler.told(everything) == {0: ("a",)}
+
+
+def test_what_takes_a_slot_without_digests_leaves_none_of_those_before() -> None:
+    """A text to embed, or a prompt that came as no JSON body."""
+    scheduler = Scheduler(slots=1, queue=0, n_batch=64)
+    for embeds in (True, False):
+        scheduler.submit("a", LONG, digests=DIGESTS)
+        finish(scheduler, "a")
+        assert scheduler.told(everything) == {0: DIGESTS}
+        scheduler.submit("b", range(900, 903), embeds=embeds)
+        finish(scheduler, "b")
+        assert scheduler.told(everything) == {0: ()}
+
+
+def test_a_copy_is_told_of_its_slot_too_and_a_memory_that_was_lost_of_none() -> None:
+    scheduler = Scheduler(slots=2, queue=0, n_batch=512)
+    scheduler.submit("first", [*LONG, *range(500, 700)], digests=DIGESTS)
+    finish(scheduler, "first")
+    scheduler.told(everything)
+    scheduler.submit("other", [*LONG, 900], digests=("a", "x"))
+    scheduler.plan()
+    assert scheduler.told(everything) == {1: ("a",)}  # all but the last token came with the copy
+    scheduler.rewind("other")
+    assert scheduler.told(everything) == {1: ()}
+    scheduler.remove("other")
+    scheduler.forget()
+    assert scheduler.told(everything) == {0: (), 1: ()}
+
+
+def test_a_sliding_window_tells_only_where_its_memory_can_be_built_on() -> None:
+    scheduler = Scheduler(slots=1, queue=0, n_batch=512, forgets=True)
+    scheduler.submit("a", range(8), digests=DIGESTS)
+    scheduler.commit(scheduler.plan())
+    assert scheduler.told(everything) == {0: ()}  # it goes on, and the window with it
+    scheduler.remove("a")
+    assert scheduler.told(lambda slot, count: count if count >= 6 else 0) == {0: (GAP, GAP, "c", "d")}
+
+
+def test_a_recurrent_memory_is_good_for_who_goes_on_from_its_end() -> None:
+    scheduler = Scheduler(slots=1, queue=0, n_batch=512, shares=False, forgets=True)
+    scheduler.submit("a", range(8), digests=DIGESTS)
+    finish(scheduler, "a")
+    assert scheduler.told(lambda slot, count: 0) == {0: (GAP, GAP, GAP, "d")}
+
+
 class Traffic(RuleBasedStateMachine):
     """Requests come, are cancelled anywhere, and are computed by a model memory kept beside the scheduler.
 
-    Their prompts begin alike more often than not, and the memory can lose a sequence.
+    Their prompts begin alike more often than not, and the memory can lose a sequence. What is told of a slot is true at
+    every moment, also where nothing was told of it for long.
     """
 
     SLOTS, QUEUE, N_BATCH = 3, 4, 24
+    #: Tokens at the end of a sequence of which the memory keeps all; None for all that there are.
+    WINDOW: int | None = None
 
     def __init__(self) -> None:
         super().__init__()
-        self.scheduler = Scheduler(self.SLOTS, self.QUEUE, self.N_BATCH)
+        self.scheduler = Scheduler(self.SLOTS, self.QUEUE, self.N_BATCH, forgets=self.WINDOW is not None)
+        self.told: dict[int, tuple[str, ...]] = dict.fromkeys(range(self.SLOTS), ())
+        self.covers: dict[str, list[int]] = {}  # a digest to the tokens that it stands for
+        self.lost = [0] * self.SLOTS  # tokens at the start of each slot's memory that are lost
         self.number = 0
         self.waiting: list[str] = []
         self.seated: list[str] = []
         self.tokens: dict[str, list[int]] = {}
+        self.prompts: dict[str, int] = {}
         self.reuse: dict[str, bool] = {}
         self.begun: dict[str, int] = {}  # key to slot
         self.memory: dict[int, list[int]] = {slot: [] for slot in range(self.SLOTS)}
@@ -271,9 +353,10 @@ class Traffic(RuleBasedStateMachine):
             with pytest.raises(QueueFull):
                 self.scheduler.submit(key, prompt)
             return
-        self.scheduler.submit(key, prompt, reuse=reuse)
+        self.scheduler.submit(key, prompt, reuse=reuse, digests=self._digests(prompt))
         self.waiting.append(key)
         self.tokens[key] = prompt
+        self.prompts[key] = len(prompt)
         self.reuse[key] = reuse
 
     @precondition(lambda self: self.waiting or self.seated)
@@ -291,6 +374,7 @@ class Traffic(RuleBasedStateMachine):
         for span in self._plan().spans:
             if data.draw(st.booleans()):
                 self.memory[span.slot].clear()
+                self.lost[span.slot] = 0
                 self.scheduler.rewind(span.key)
 
     @rule(data=st.data())
@@ -305,6 +389,24 @@ class Traffic(RuleBasedStateMachine):
     def counts_agree(self) -> None:
         assert self.scheduler.running == len(self.seated) <= self.SLOTS
         assert self.scheduler.waiting == len(self.waiting)
+
+    @invariant()
+    def what_is_told_of_a_slot_can_be_built_on(self) -> None:
+        self.told.update(self.scheduler.told(self._reusable))
+        assert not self.scheduler.has_changed
+        running = {slot: key for key, slot in self.begun.items()}
+        for slot, digests in self.told.items():
+            memory = self.memory[slot]
+            for digest in digests:
+                if digest != GAP:
+                    covered = self.covers[digest]
+                    assert memory[: len(covered)] == covered
+                    assert any(self._reusable(slot, count) for count in range(len(covered), len(memory) + 1))
+            if self.WINDOW is None:
+                assert GAP not in digests
+                prompt = self.tokens[running[slot]][: self.prompts[running[slot]]] if slot in running else []
+                if memory[: len(prompt)] == prompt and prompt:
+                    assert digests == self._digests(prompt)
 
     def teardown(self) -> None:
         """Nobody starves: without new arrivals, each request gets its first token, in no more steps than there are
@@ -325,7 +427,7 @@ class Traffic(RuleBasedStateMachine):
 
     def _plan(self, prefill: int | None = None) -> Plan:
         free = self.SLOTS - len(self.seated)
-        plan = self.scheduler.plan(prefill=prefill)
+        plan = self.scheduler.plan(prefill=prefill, reusable=self._reusable)
         self.seated += self.waiting[:free]
         del self.waiting[:free]
         for move in plan.moves:
@@ -333,6 +435,7 @@ class Traffic(RuleBasedStateMachine):
             assert move.slot not in self.begun.values()
             assert self.reuse[move.key] or not move.count
             self.memory[move.slot] = self.memory[move.source][: move.count]
+            self.lost[move.slot] = self.lost[move.source] if move.count else 0
             assert self.memory[move.slot] == self.tokens[move.key][: move.count]
             assert move.count < len(self.tokens[move.key])
             self.begun[move.key] = move.slot
@@ -347,6 +450,8 @@ class Traffic(RuleBasedStateMachine):
         for row, (token, pos, seq, output) in enumerate(plan.batch):
             assert pos == len(self.memory[seq])
             self.memory[seq].append(token)
+            if self.WINDOW is not None:
+                self.lost[seq] = max(self.lost[seq], len(self.memory[seq]) - self.WINDOW)
             assert output == (row in [span.row for span in plan.spans])
 
     def _take(self, plan: Plan) -> None:
@@ -366,6 +471,26 @@ class Traffic(RuleBasedStateMachine):
         self.waiting = [other for other in self.waiting if other != key]
         assert self.scheduler.entry(key) is None
 
+    def _reusable(self, slot: int, count: int) -> int:
+        assert count <= len(self.memory[slot])
+        needed_from = 0 if self.WINDOW is None else max(0, count - self.WINDOW)
+        return count if self.lost[slot] <= needed_from else 0
 
+    def _digests(self, prompt: list[int]) -> tuple[str, ...]:
+        """Of each eight tokens one, which covers all before it."""
+        starts = [prompt[:end] for end in range(8, len(prompt) + 1, 8)]
+        digests = tuple(json.dumps(start) for start in starts)
+        self.covers.update(zip(digests, starts, strict=True))
+        return digests
+
+
+class ForgetfulTraffic(Traffic):
+    """The same for a model with a sliding window."""
+
+    WINDOW = 20
+
+
+TestForgetfulTraffic = ForgetfulTraffic.TestCase
+TestForgetfulTraffic.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestTraffic = Traffic.TestCase
 TestTraffic.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
