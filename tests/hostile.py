@@ -14,15 +14,18 @@ from rbee_remote.protocol import (
     DownloadProgress,
     Fit,
     HiveInfo,
+    HiveNews,
     Lease,
     ModelInfo,
     ModelMeta,
     ModelNeeds,
     NeedPoint,
+    SlotMemory,
     Started,
     TokenEvent,
     Usage,
     WorkerInfo,
+    WorkerNews,
     WorkerOptions,
     WorkerState,
     WorkerStatus,
@@ -65,6 +68,8 @@ STARTED = Started(prompt_tokens=5, max_tokens=20, seed=1)
 TOKENS = [TokenEvent("Pa", 1), TokenEvent("ris", 2)]
 DONE = Done("stop", Usage(5, 2), WorkerTimings(0.0, 0.1, 0.2))
 
+NEWS = WorkerNews(STATUS, (SlotMemory(0, ("0" * 16, "", "f" * 16)), SlotMemory(3)), 1.5)
+
 #: By name: what a request is answered with, or the (event, data) pairs of a stream.
 MESSAGES: dict[str, Any] = {
     "hive": encode(HIVE),
@@ -75,6 +80,8 @@ MESSAGES: dict[str, Any] = {
     "models": {"models": [encode(MODEL)]},
     "needs": encode(NEEDS),
     "status": encode(STATUS),
+    "worker news": [("news", encode(NEWS)), ("news", encode(WorkerNews(STATUS)))],
+    "hive news": [("news", encode(HiveNews((WORKER,), (MODEL,)))), ("news", encode(HiveNews(())))],
     "states": [("state", encode(WORKER))],
     "pull": [("progress", encode(DownloadProgress(1, 2, 1, "r"))), ("done", encode(MODEL))],
     "answer": [("started", encode(STARTED)), *(("token", encode(token)) for token in TOKENS), ("done", encode(DONE))],

@@ -42,6 +42,8 @@ PROBE_S = 60.0
 STREAM_OPEN_S = 10.0
 #: Hives and workers send a comment line every few seconds while a stream has nothing to say.
 STREAM_SILENCE_S = 30.0
+#: The same where nothing else is asked of them, and much depends on hearing soon that they hang: three comments missed.
+NEWS_SILENCE_S = 10.0
 #: For the whole answer to a request.
 REQUEST_S = 30.0
 #: A hive decides within milliseconds; one that swaps may take a while.

@@ -19,6 +19,7 @@ from rbee.base.retries import (
     CANCEL_TIMEOUT_S,
     HEALTH_TIMEOUT_S,
     NEEDS_TIMEOUT_S,
+    NEWS_SILENCE_S,
     REGISTER_S,
     STALLED_LOAD_S,
     STOP_TIMEOUT_S,
@@ -42,6 +43,7 @@ from rbee_remote.protocol import (
     Fit,
     GenerateRequest,
     HiveInfo,
+    HiveNews,
     ModelInfo,
     ModelNeeds,
     NeedsRequest,
@@ -52,12 +54,15 @@ from rbee_remote.protocol import (
     StopRequest,
     TokenEvent,
     WorkerInfo,
+    WorkerNews,
     WorkerStatus,
     decode,
     encode,
     greeting,
     keeper_socket,
 )
+from rbee_remote.protocol.load_options import MOST_SLOTS
+from rbee_remote.protocol.prompt_digest import GAP
 
 Generated = Started | TokenEvent | Done
 T = TypeVar("T")
@@ -93,6 +98,15 @@ class HiveClient:
     async def worker(self, worker_id: str) -> WorkerInfo:
         """Raises NodeError WORKER_GONE for one that the hive has forgotten."""
         return _worker(await self._http.request("GET", f"/v1/workers/{quote(worker_id, safe='')}"))
+
+    @asynccontextmanager
+    async def follow(self, *, silence_s: float = NEWS_SILENCE_S) -> AsyncIterator[AsyncIterator[HiveNews]]:
+        """Its workers and its catalog, at once and at each change, until it ends. Following does not keep it alive.
+
+        silence_s: without a byte after which it is taken for hung; it sends a comment every three.
+        """
+        async with self._http.events("GET", "/v1/news", silence=silence_s) as events:
+            yield (_hive_news(event) async for event in events)
 
     async def preflight(self, spawn: SpawnRequest) -> Fit:
         """Raises NodeError RAM_EXHAUSTED, VRAM_EXHAUSTED, BACKEND_UNAVAILABLE or MODEL_NOT_FOUND."""
@@ -190,6 +204,13 @@ class WorkerClient:
         return _decode(WorkerStatus, await self._http.request("GET", "/v1/health", timeout=WORKER_HEALTH_S))
 
     @asynccontextmanager
+    async def follow(self, *, silence_s: float = NEWS_SILENCE_S) -> AsyncIterator[AsyncIterator[WorkerNews]]:
+        """Its status and what its slots hold, at once and at each change, until it ends. Following does not keep it
+        alive. silence_s: as in `HiveClient.follow`."""
+        async with self._http.events("GET", "/v1/news", silence=silence_s) as events:
+            yield (_worker_news(event) async for event in events)
+
+    @asynccontextmanager
     async def generate(
         self, request: GenerateRequest, *, silence_s: float = STREAM_SILENCE_S
     ) -> AsyncIterator[AsyncIterator[Numbered]]:
@@ -255,9 +276,44 @@ def _generated(event: str, data: Any) -> Generated:
     raise NonsenseError(f"an event of the kind {event[:40]!r}")
 
 
+def _hive_news(event: ServerSentEvent) -> HiveNews:
+    """Its models' checksums decide what is the same file."""
+    news = _decode(HiveNews, _named("news", event))
+    for worker in news.workers:
+        _check(worker)
+    for model in news.models or ():
+        if not re.fullmatch(r"([0-9a-f]{64})?", model.sha256):
+            raise NonsenseError(f"a model with the SHA-256 {model.sha256[:40]!r}")
+    return news
+
+
+def _worker_news(event: ServerSentEvent) -> WorkerNews:
+    news = _decode(WorkerNews, _named("news", event))
+    status = news.status
+    if not 0 <= status.slots_free <= status.slots <= MOST_SLOTS or status.queued < 0:
+        raise NonsenseError(f"{status.slots_free} of {status.slots} slots free, {status.queued} queued")
+    if len({memory.slot for memory in news.slots}) < len(news.slots):
+        raise NonsenseError("a slot with two memories")
+    for memory in news.slots:
+        if not 0 <= memory.slot < status.slots:
+            raise NonsenseError(f"a memory of slot {memory.slot} of {status.slots}")
+        if not all(digest == GAP or re.fullmatch(r"[0-9a-f]{16}", digest) for digest in memory.digests):
+            raise NonsenseError("a digest that is none")
+    return news
+
+
+def _named(name: str, event: ServerSentEvent) -> Any:
+    if event.event != name:
+        raise NonsenseError(f"an event of the kind {event.event[:40]!r}")
+    return event.data
+
+
 def _worker(data: Any) -> WorkerInfo:
     """Its id becomes part of paths and headers, its socket is connected to."""
-    worker = _decode(WorkerInfo, data)
+    return _check(_decode(WorkerInfo, data))
+
+
+def _check(worker: WorkerInfo) -> WorkerInfo:
     if not re.fullmatch(r"[0-9a-f]{16}", worker.id):
         raise NonsenseError(f"a worker with the id {worker.id[:40]!r}")
     if not worker.socket.startswith("/") or "\0" in worker.socket or len(worker.socket.encode()) > _LONGEST_SOCKET:

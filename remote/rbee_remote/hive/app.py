@@ -19,6 +19,7 @@ from starlette.routing import Route
 from rbee_remote.hive.models import registration
 from rbee_remote.hive.models.catalog import Catalog, check_ref
 from rbee_remote.hive.models.pulls import Pulls
+from rbee_remote.hive.news import News
 from rbee_remote.hive.record import WorkerRecord
 from rbee_remote.hive.states import SERVING
 from rbee_remote.hive.supervisor import Supervisor
@@ -59,12 +60,14 @@ class HiveApi:
     supervisor: Supervisor
     pulls: Pulls
     audit: Audit
+    news: News
     info: Callable[[], HiveInfo]
     stop: Callable[[StopRequest], None]
 
     def app(self) -> Starlette:
         routes: list[tuple[str, str, Handler]] = [
             ("GET", "/v1/health", self.health),
+            ("GET", "/v1/news", self.follow),
             ("GET", "/v1/workers", self.list_workers),
             ("POST", "/v1/workers", self.ensure_worker),
             ("POST", "/v1/preflight", self.preflight),
@@ -91,6 +94,13 @@ class HiveApi:
 
     async def health(self, _: Request) -> Response:
         return JSONResponse(encode(self.info()))
+
+    async def follow(self, _: Request) -> Response:
+        async def stream() -> AsyncIterator[str]:
+            async for news in self.news.follow(sse.HEARTBEAT_S):
+                yield sse.WAITING if news is None else sse.event("news", encode(news))
+
+        return sse.EventStream(stream())
 
     async def stop_hive(self, request: Request) -> Response:
         how = _check_stop(await read_message(request, StopRequest, StopRequest(), most=MAX_BODY))

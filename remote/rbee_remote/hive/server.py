@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 from rbee_remote.hive.app import HiveApi
 from rbee_remote.hive.models.catalog import Catalog
 from rbee_remote.hive.models.pulls import Pulls
+from rbee_remote.hive.news import News
 from rbee_remote.hive.supervisor import Supervisor, Timing
 from rbee_remote.hive.watch import watch
 from rbee_remote.protocol import PROTOCOL, VERSION, HiveInfo, StopRequest
@@ -50,7 +51,7 @@ async def _serve(options: HiveOptions, listener: socket.socket, on_serving: Call
         audit = Audit(options.layout)
         audit.begin()
         supervisor = Supervisor(options.layout, catalog, tasks, timing=timing, audit=audit)
-        hive = _Hive(options, supervisor, Pulls(catalog, tasks), audit)
+        hive = _Hive(options, supervisor, Pulls(catalog, tasks), audit, News(supervisor, catalog))
         server = _Server(hive.api(catalog).app(), on_startup=on_serving)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, hive.stop, StopRequest())
@@ -59,6 +60,7 @@ async def _serve(options: HiveOptions, listener: socket.socket, on_serving: Call
         tasks.start_soon(keep_touching, options.layout.home)
         tasks.start_soon(server.serve, [listener])
         await hive.end_when_asked()
+        hive.news.end()
         server.end()
         await server.ended.wait()
         tasks.cancel_scope.cancel()
@@ -106,12 +108,13 @@ class _Server(SocketServer):
 
 
 class _Hive:
-    def __init__(self, options: HiveOptions, supervisor: Supervisor, pulls: Pulls, audit: Audit) -> None:
+    def __init__(self, options: HiveOptions, supervisor: Supervisor, pulls: Pulls, audit: Audit, news: News) -> None:
         self._options = options
         self._layout = options.layout
         self._pulls = pulls
         self._audit = audit
         self.supervisor = supervisor
+        self.news = news
         self._identity = identity.identify(os.getpid())
         self._instance = secrets.token_hex(8)
         self._started_at = time.time()
@@ -124,6 +127,7 @@ class _Hive:
             supervisor=self.supervisor,
             pulls=self._pulls,
             audit=self._audit,
+            news=self.news,
             info=self.info,
             stop=self.stop,
         )

@@ -40,6 +40,7 @@ from rbee_remote.protocol import (
 )
 from rbee_remote.system.audit import Audit
 from rbee_remote.system.caller import ANYBODY, Caller
+from rbee_remote.system.changes import Changes
 from rbee_remote.system.command import payload_command
 from rbee_remote.system.layout import Layout
 
@@ -65,6 +66,7 @@ class Supervisor:
     """Made inside `async with anyio.create_task_group()`; its tasks run there.
 
     worker_command: the argv that starts a worker, to which options are added. audit: None for one of its own.
+    changed: wakes with each change of a worker, or of which there are.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Supervisor:
         self._catalog = catalog
         self._tasks = tasks
         self.timing = timing
+        self.changed = Changes()
         self._workers: dict[str, WorkerRecord] = {}
         self._meter = Meter()
         self._audit = audit or Audit(layout)
@@ -249,6 +252,7 @@ class Supervisor:
         for worker in self.workers():
             if worker.failed_at is not None and now - worker.failed_at >= self.timing.failed_visible:
                 del self._workers[worker.id]
+                self.changed.notify()
 
     def _spawn(self, plan: Plan, caller: Caller) -> WorkerRecord:
         worker_id = secrets.token_hex(8)
@@ -263,8 +267,10 @@ class Supervisor:
             keep_alive_s=plan.request.keep_alive_s,
             socket=self._layout.worker_socket(worker_id),
             log=self._layout.worker_log(worker_id),
+            changed=Changes(whole=self.changed),
         )
         self._workers[worker_id] = worker
+        self.changed.notify()
         self._tasks.start_soon(self._run, worker, plan, caller.keeper)
         return worker
 

@@ -8,11 +8,12 @@ import asyncio
 class Changes:
     """Wakes everybody who waits at the moment of a `notify`. Made for one wait a token: no task, no cancel scope.
 
-    count: of the changes so far. Belongs to the event loop's thread.
+    count: of the changes so far. whole: changes with it, None for nothing. Belongs to the event loop's thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, whole: Changes | None = None) -> None:
         self.count = 0
+        self.whole = whole
         self._waiting: list[asyncio.Future[bool]] = []
 
     def notify(self) -> None:
@@ -20,6 +21,8 @@ class Changes:
         waiting, self._waiting = self._waiting, []
         for future in waiting:
             _settle(future, True)
+        if self.whole is not None:
+            self.whole.notify()
 
     async def wait(self, timeout_s: float | None = None, *, seen: int | None = None) -> bool:
         """False when nothing has changed within `timeout_s`. seen: the count at which the caller looked last; where

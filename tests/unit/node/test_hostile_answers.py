@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rbee.base.errors import RbeeError
 from rbee.node.hive_client import HiveClient, WorkerClient
-from rbee.node.socket_http import MAX_BODY, MAX_EVENT
+from rbee.node.socket_http import MAX_BODY, MAX_EVENT, NonsenseError
 from rbee.transport.connection import Stream
 from rbee_remote.protocol import (
     BenchRequest,
@@ -28,7 +28,7 @@ from rbee_remote.protocol import (
     StopRequest,
 )
 from tests.doubles.connection import FakeConnection
-from tests.hostile import MESSAGES, answer, chunked, leaves, replaced
+from tests.hostile import MESSAGES, Path, answer, chunked, leaves, replaced
 from tests.patience import PATIENCE_S
 
 SOCKET = "/run/rbee.sock"
@@ -56,6 +56,7 @@ CALLS: dict[str, tuple[Call, str]] = {
     "preflight": (lambda hive, _: hive.preflight(SpawnRequest("m")), "fit"),
     "ensure_worker": (lambda hive, _: hive.ensure_worker(SpawnRequest("m")), "worker"),
     "worker_states": (lambda hive, _: _all(hive.worker_states(ID, follower="f")), "states"),
+    "follow a hive": (lambda hive, _: _all(hive.follow(silence_s=5)), "hive news"),
     "stop_worker": (lambda hive, _: hive.stop_worker(ID), "worker"),
     "models": (lambda hive, _: hive.models(), "models"),
     "register": (lambda hive, _: hive.register(RegisterRequest("m", "/m.gguf")), "model"),
@@ -63,6 +64,7 @@ CALLS: dict[str, tuple[Call, str]] = {
     "pull": (lambda hive, _: _pulled(hive), "pull"),
     "remove": (lambda hive, _: hive.remove("m"), "model"),
     "worker health": (lambda _, worker: worker.health(), "status"),
+    "follow a worker": (lambda _, worker: _all(worker.follow(silence_s=5)), "worker news"),
     "generate": (lambda _, worker: _all(worker.generate(GenerateRequest("f" * 32), silence_s=5)), "answer"),
     "resume": (lambda _, worker: _all(worker.resume("f" * 32, after=1, silence_s=5)), "answer"),
     "bench": (lambda _, worker: _all(worker.bench(BenchRequest())), "bench"),
@@ -155,9 +157,9 @@ NO_HTTP = {
 
 @pytest.mark.parametrize("what", NO_HTTP)
 async def test_nonsense_instead_of_http_is_an_error(what: str) -> None:
-    for name, (call, message) in CALLS.items():
+    for name, (call, _) in CALLS.items():
         result = await ask(call, saying(NO_HTTP[what]))
-        if name != "cancel" and message not in ("states", "pull", "answer", "bench"):
+        if name != "cancel" and name not in STREAMS:
             assert isinstance(result, RbeeError), name
 
 
@@ -194,7 +196,7 @@ async def test_a_body_that_is_no_json_of_ours_is_an_error(body: str) -> None:
         assert isinstance(sent_as_event, RbeeError) or body == "empty", name
 
 
-STREAMS = ("worker_states", "pull", "generate", "resume", "bench")
+STREAMS = ("follow a hive", "follow a worker", "worker_states", "pull", "generate", "resume", "bench")
 
 ENDLESS = {
     "header": endless(OK + b"x: ", b"y" * 65536),
@@ -272,6 +274,43 @@ async def test_a_worker_whose_id_is_none_is_refused(worker_id: str) -> None:
 @pytest.mark.parametrize("socket", ["", "worker.sock", "-rf", "/a\0b", "/" + "a" * 107])
 async def test_a_worker_whose_socket_is_no_path_is_refused(socket: str) -> None:
     assert isinstance(await ask(CALLS["worker"][0], saying(answer(MESSAGES["worker"] | {"socket": socket}))), RbeeError)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ((0, 0), "progress"),
+        ((0, 1, "slots", 0, "slot"), 4),
+        ((0, 1, "slots", 0, "slot"), -1),
+        ((0, 1, "slots", 0, "slot"), 3),  # twice
+        ((0, 1, "slots", 0, "digests", 0), "A" * 16),
+        ((0, 1, "slots", 0, "digests", 0), "0" * 16 + "\n"),
+        ((0, 1, "slots", 0, "digests", 0), None),
+        ((0, 1, "status", "slots"), 10**6),
+        ((0, 1, "status", "slots_free"), 5),
+        ((0, 1, "status", "queued"), -1),
+        ((0, 1, "typical_s"), "1"),
+    ],
+)
+async def test_news_of_a_worker_that_make_no_sense_are_refused(path: Path, value: object) -> None:
+    said = replaced(MESSAGES["worker news"], path, value)
+    assert isinstance(await ask(CALLS["follow a worker"][0], saying(answer(said))), NonsenseError)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ((0, 0), "state"),
+        ((0, 1, "workers", 0, "id"), "../../stop"),
+        ((0, 1, "workers", 0, "socket"), "worker.sock"),
+        ((0, 1, "workers", 0, "secret"), "x"),
+        ((0, 1, "models", 0, "sha256"), "x"),
+        ((0, 1, "models"), "none"),
+    ],
+)
+async def test_news_of_a_hive_that_make_no_sense_are_refused(path: Path, value: object) -> None:
+    said = replaced(MESSAGES["hive news"], path, value)
+    assert isinstance(await ask(CALLS["follow a hive"][0], saying(answer(said))), NonsenseError)
 
 
 @pytest.mark.parametrize("number", ["", "x", "-1", "1.5", "٣", "²", "9" * 5000])

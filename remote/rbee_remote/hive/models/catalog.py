@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 
 from rbee_remote.protocol import ErrorCode, ModelInfo, ProtocolError, RemoteError, decode, encode
+from rbee_remote.system.changes import Changes
 from rbee_remote.system.sanitize import sanitize
 
 _log = logging.getLogger(__name__)
@@ -45,9 +46,11 @@ def check_path(path: str) -> str:
 
 
 class Catalog:
-    """The hive's only way to its records; used from the event loop alone."""
+    """The hive's only way to its records; used from the event loop alone. changed: wakes with each record that is
+    written, removed or dropped."""
 
     def __init__(self, folder: Path) -> None:
+        self.changed = Changes()
         self._folder = folder
         self._real = folder.resolve()
 
@@ -74,6 +77,7 @@ class Catalog:
         if info.owned:
             stored = dataclasses.replace(info, path=str(Path(info.path).relative_to(self._folder)))
         _write_atomically(self._record(info.model), json.dumps(encode(stored), indent=1).encode())
+        self.changed.notify()
 
     def remove(self, model: str) -> ModelInfo:
         """Forget a model, and delete its file where rbee owns it and no other record uses it.
@@ -84,6 +88,7 @@ class Catalog:
         self._record(model).unlink()
         if info.owned:
             self.discard(self.locate(info.path))
+        self.changed.notify()
         return info
 
     def discard(self, path: Path) -> None:
@@ -131,13 +136,17 @@ class Catalog:
             return None
         except (ProtocolError, json.JSONDecodeError, UnicodeDecodeError, RemoteError) as error:
             _log.warning("dropping the record %s: %s", path.name, error)
-            path.unlink(missing_ok=True)
+            self._drop(path)
             return None
         if not is_file(Path(info.path)):
             _log.warning("dropping %s: its file %s is gone", info.model, info.path)
-            path.unlink(missing_ok=True)
+            self._drop(path)
             return None
         return info
+
+    def _drop(self, record: Path) -> None:
+        record.unlink(missing_ok=True)
+        self.changed.notify()
 
 
 def is_file(path: Path) -> bool:
