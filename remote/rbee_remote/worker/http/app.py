@@ -42,9 +42,9 @@ from rbee_remote.protocol import (
 )
 from rbee_remote.serving import errors, sse
 from rbee_remote.serving.body import read_message
+from rbee_remote.serving.digests import digests_of
 from rbee_remote.system.caller import Caller, caller_of
 from rbee_remote.worker.http.bench import bench_endpoint
-from rbee_remote.worker.http.digests import digests_of
 from rbee_remote.worker.http.openai.routes import openai_routes, unknown_endpoint
 from rbee_remote.worker.requests.journal import Journal
 from rbee_remote.worker.service.service import Service

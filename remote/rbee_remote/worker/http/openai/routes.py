@@ -16,8 +16,8 @@ from starlette.routing import Route
 
 from rbee_remote.protocol import ErrorCode, RemoteError, TrackedUsage
 from rbee_remote.serving.body import read_json
+from rbee_remote.serving.digests import digests_of
 from rbee_remote.system.caller import caller_of
-from rbee_remote.worker.http.digests import digests_of
 from rbee_remote.worker.http.openai import chat, completions, embeddings, errors, fields
 from rbee_remote.worker.http.openai.answer import respond, when_gone
 from rbee_remote.worker.http.openai.biases import with_token_biases

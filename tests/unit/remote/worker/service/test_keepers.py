@@ -184,3 +184,53 @@ async def test_requests_that_end_after_the_hive_are_in_the_log_nevertheless(fold
     (line,) = (tmp_path / "home/log/audit.log").read_text().splitlines()
     entry = json.loads(line)
     assert (entry["action"], entry["request"], entry["keeper"]) == ("infer", request_id, "a")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "n": 2}),
+        ("/v1/completions", {"prompt": "hi"}),
+        ("/v1/embeddings", {"input": "hi"}),
+    ],
+)
+async def test_an_openai_request_holds_its_keepers_lease_for_as_long_as_it_runs(
+    folder: Path, pipe: tuple[int, int], path: str, body: dict[str, Any], stream: bool
+) -> None:
+    """As one of rbee's own does: while it is open the lease has no end, and then it begins anew."""
+    gate = Gate()
+    engine = ScriptedEngine(echo, before_step=gate.wait)
+    values = {"status_fd": pipe[1], "keeper": "a", "keep_alive_s": 300.0}
+    async with running(folder, loads(engine), **values) as worker:
+        await worker.until(lambda status: status["state"] == "idle")
+        headers = {HEADER_KEEPER: "b", HEADER_WHO: "me@here"}
+        asking = asyncio.create_task(worker.client.post(path, json={**body, "stream": stream}, headers=headers))
+        await gate.until_reached()
+        assert (await leases(worker))["b"] is None
+        others = await end_if_idle(worker, "a")
+        assert others.json()["error"]["details"]["reason"] == "a request is open"
+        gate.let(1000)
+        assert (await asking).status_code == 200
+        await worker.until(lambda status: all(lease["left_s"] is not None for lease in status["leases"]))
+        assert (await leases(worker))["b"] == pytest.approx(300, abs=30)
+        held = await end_if_idle(worker, "a")
+        assert "another keeper holds it for" in held.json()["error"]["message"]
+    with os.fdopen(os.dup(pipe[0])) as lines:
+        statuses = [decode(WorkerStatus, json.loads(line)) for line in lines]
+    served = [served for status in statuses for served in status.served]
+    assert [(one.keeper, one.who) for one in served] == [("b", "me@here")] * body.get("n", 1)
+
+
+async def test_an_openai_request_that_its_client_leaves_gives_its_keepers_lease_an_end(folder: Path) -> None:
+    gate = Gate()
+    engine = ScriptedEngine(echo, before_step=gate.wait)
+    async with running(folder, loads(engine), keeper="a", keep_alive_s=300.0) as worker:
+        body = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
+        posting = worker.client.post("/v1/chat/completions", json=body, headers={HEADER_KEEPER: "b"})
+        asking = asyncio.create_task(posting)
+        await gate.until_reached()
+        asking.cancel()
+        gate.let(1000)
+        await worker.until(lambda status: status["state"] == "idle")
+        assert (await leases(worker))["b"] == pytest.approx(300, abs=30)
