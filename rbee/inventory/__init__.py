@@ -23,7 +23,7 @@ from typing import Any
 from rbee.base import trusted_files
 from rbee.base.errors import ConfigError, UsageError
 from rbee.base.settings import Settings
-from rbee.inventory.aliases import ModelAlias
+from rbee.inventory.aliases import ModelAlias, read_aliases
 from rbee.inventory.schema import ALL, REACH, nearest, read_table
 from rbee.inventory.schema import LOCAL as LOCAL
 from rbee.inventory.unsafe_variables import is_unsafe
@@ -87,6 +87,10 @@ class Inventory:
             f"no node {name!r} in {where}", hint=nearest(name, self.nodes) or "`rbee nodes list` shows the nodes"
         )
 
+    def alias(self, model: str | None) -> ModelAlias | None:
+        """The alias of this name, if it is one."""
+        return self.models.get(model) if model else None
+
     def select(self, selector: str | None) -> tuple[Node, ...]:
         """The nodes that `--node` means: a name, "@tag", "all", or None for all. Raises UsageError for none."""
         if selector is None or selector == ALL:
@@ -103,6 +107,7 @@ class Inventory:
         return found
 
 
+TABLES = ("defaults", "nodes", "models")
 #: For errors about the file.
 WHAT = "the inventory"
 #: What an inventory is called, in rbee's home; elsewhere it has to be named.
@@ -183,10 +188,10 @@ def parse(content: bytes, path: Path, *, is_own: bool = True) -> Inventory:
     """
     data = _parse_toml(content, path)
     for key in data:
-        if key not in ("defaults", "nodes"):
+        if key not in TABLES:
             raise ConfigError(
                 f"{path}: unknown table or key {key!r}",
-                hint=nearest(key, ("defaults", "nodes")) or "an inventory has [defaults] and [nodes.NAME]",
+                hint=nearest(key, TABLES) or "an inventory has [defaults], [nodes.NAME] and [models.NAME]",
                 details={"file": str(path), "key": key},
             )
     defaults = read_table(data.get("defaults", {}), "defaults", path)
@@ -197,7 +202,8 @@ def parse(content: bytes, path: Path, *, is_own: bool = True) -> Inventory:
     nodes = {name: _merge(name, defaults, fields, is_own=is_own) for name, fields in own.items()}
     nodes.setdefault(LOCAL, _merge(LOCAL, defaults, {}, is_own=is_own))
     _check_jumps(nodes, path)
-    return Inventory(nodes, path)
+    tags = {name: node.tags for name, node in nodes.items()}
+    return Inventory(nodes, path, read_aliases(data.get("models", {}), tags, path))
 
 
 def _parse_toml(content: bytes, path: Path) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def check_name(value: Any) -> str:
     """A node's name or a tag: letters, digits, dot, dash and underscore. Raises ValueError."""
-    text = _text(value)
+    text = check_text(value)
     if not _NAME.fullmatch(text):
         raise ValueError(
             f"{text!r} is not a valid name: at most 63 letters, digits, '.', '_' and '-', the first a letter or digit"
@@ -110,12 +110,12 @@ def check_name(value: Any) -> str:
 
 def check_host(value: Any) -> str:
     """A host name, address or alias. Raises ValueError."""
-    return check_host_name(_text(value))
+    return check_host_name(check_text(value))
 
 
 def check_user(value: Any) -> str:
     """A login name. Raises ValueError."""
-    return check_user_name(_text(value))
+    return check_user_name(check_text(value))
 
 
 def check_port(value: Any) -> int:
@@ -125,7 +125,7 @@ def check_port(value: Any) -> int:
 
 def check_backend(value: Any) -> str:
     """Raises ValueError."""
-    text = _text(value)
+    text = check_text(value)
     if text not in BACKENDS:
         raise ValueError(f"{text!r} is not a backend; choose one of {', '.join(BACKENDS)}")
     return text
@@ -133,7 +133,7 @@ def check_backend(value: Any) -> str:
 
 def check_home(value: Any) -> str:
     """A folder on the node, absolute or below `~`. Raises ValueError."""
-    text = _text(value)
+    text = check_text(value)
     if not text.startswith(("/", "~/")) or text.strip("/") in ("", "~") or ".." in text.split("/"):
         raise ValueError(f"{text!r} has to be a folder's absolute path, or begin with '~/', without '..'")
     return text.rstrip("/")
@@ -141,7 +141,7 @@ def check_home(value: Any) -> str:
 
 def check_template(value: Any) -> Path:
     """A file with a chat template, which may be missing. Raises ValueError."""
-    path = expand(_text(value))
+    path = expand(check_text(value))
     if path.suffix not in TEMPLATES:
         raise ValueError(
             f"{str(path)!r} is not a chat template: the file's name has to end with {', '.join(TEMPLATES)}"
@@ -163,7 +163,8 @@ def _kind(value: Any) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def _text(value: Any) -> str:
+def check_text(value: Any) -> str:
+    """Text of one line that is not empty. Raises ValueError."""
     if not isinstance(value, str):
         raise ValueError(f"expected text in quotes, got {_kind(value)}")
     if not value.strip():
@@ -175,7 +176,7 @@ def _text(value: Any) -> str:
 
 def _word(value: Any, what: str) -> str:
     """Without white space, and not to be taken for an option by any program it is handed to."""
-    text = _text(value)
+    text = check_text(value)
     if re.search(r"\s", text) or text.startswith("-"):
         raise ValueError(f"{text!r} is not {what}")
     return text
@@ -196,19 +197,21 @@ def _flag(value: Any) -> bool:
 
 
 def _fingerprint(value: Any) -> str:
-    text = _text(value)
+    text = check_text(value)
     if not _FINGERPRINT.fullmatch(text):
         raise ValueError(f"{text!r} is not a fingerprint: SHA256: followed by 43 letters and digits")
     return text.rstrip("=")
 
 
-def _duration(value: Any) -> float:
+def check_duration(value: Any) -> float:
+    """Seconds, negative for never. Raises ValueError."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise ValueError(f'expected a duration such as "5m", got {_kind(value)}')
     return parse_duration(value)
 
 
-def _list(value: Any, check: Callable[[Any], str]) -> tuple[str, ...]:
+def check_list(value: Any, check: Callable[[Any], str]) -> tuple[str, ...]:
+    """Texts, none of them twice. Raises ValueError."""
     if not isinstance(value, list):
         raise ValueError(f"expected a list of strings, got {_kind(value)}")
     items = tuple(check(item) for item in value)
@@ -218,13 +221,13 @@ def _list(value: Any, check: Callable[[Any], str]) -> tuple[str, ...]:
 
 
 def _hop(value: Any) -> str:
-    text = _text(value)
+    text = check_text(value)
     read_target(text)
     return text
 
 
 def _jump(value: Any) -> tuple[str, ...]:
-    hops = _list(value, _hop)
+    hops = check_list(value, _hop)
     if LOCAL in hops:
         raise ValueError(f"{LOCAL!r} is this machine, which cannot be a jump host")
     return hops
@@ -232,7 +235,7 @@ def _jump(value: Any) -> tuple[str, ...]:
 
 def _choice(choices: tuple[str, ...], what: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
-        text = _text(value)
+        text = check_text(value)
         if text not in choices:
             raise ValueError(f"{text!r} is not a {what}; choose one of {', '.join(choices)}")
         return text
@@ -281,7 +284,7 @@ def _env(value: Any) -> dict[str, str]:
 
 def _builder(value: Any) -> str:
     """A node's name, or the address of an index of wheels."""
-    return _word(value, "an index") if "://" in _text(value) else check_name(value)
+    return _word(value, "an index") if "://" in check_text(value) else check_name(value)
 
 
 def _check_of(form: Form) -> Callable[[Any], Any]:
@@ -292,9 +295,14 @@ def _check_of(form: Form) -> Callable[[Any], Any]:
         case Choice(values, what):
             return _choice(values, what)
         case Names(what):
-            return lambda value: _list(value, lambda item: _word(item, what))
+            return lambda value: check_list(value, lambda item: _word(item, what))
         case Shares():
             return _shares
+
+
+def load_checks() -> dict[str, tuple[str, Callable[[Any], Any]]]:
+    """Of the load options: key -> field of LoadOptions, and the check that makes it."""
+    return {name: (name, _check_of(option.form)) for name, option in OPTIONS.items()}
 
 
 #: TOML key -> field of Node or LoadOptions, and the check that makes it. The checks raise ValueError.
@@ -302,19 +310,19 @@ KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "host": ("host", check_host),
     "port": ("port", check_port),
     "user": ("user", check_user),
-    "identity_file": ("identity_file", lambda value: expand(_text(value))),
+    "identity_file": ("identity_file", lambda value: expand(check_text(value))),
     "host_key": ("host_key", _fingerprint),
     "jump": ("jump", _jump),
-    "tags": ("tags", lambda value: frozenset(_list(value, check_name))),
+    "tags": ("tags", lambda value: frozenset(check_list(value, check_name))),
     "backend": ("backend", check_backend),
-    "builds_from": ("builds_from", lambda value: _list(value, _builder)),
+    "builds_from": ("builds_from", lambda value: check_list(value, _builder)),
     "home": ("home", check_home),
     "hub_token": ("hub_token", _flag),
-    "model": ("model", _text),
+    "model": ("model", check_text),
     "template": ("template", check_template),
-    "keep_alive": ("keep_alive_s", _duration),
+    "keep_alive": ("keep_alive_s", check_duration),
     "max_workers": ("max_workers", lambda value: _whole(value, 1, 1024)),
-    **{name: (name, _check_of(option.form)) for name, option in OPTIONS.items()},
+    **load_checks(),
     "sandbox": ("sandbox", _choice(SANDBOX, "sandbox mode")),
     "env": ("env", _env),
 }

@@ -19,6 +19,7 @@ from rbee.base import events
 from rbee.base.errors import EXIT_STATUS
 from rbee.cli import main as cli
 from rbee.inventory import load, parse
+from rbee.inventory.aliases import ALIAS_KEYS, SAMPLING_KEYS
 from rbee.inventory.schema import BACKENDS, KEYS, SANDBOX
 from rbee.models.ref import built_in
 from rbee_remote.protocol import Sampling, Usage, load_options
@@ -224,6 +225,13 @@ def test_the_reference_of_the_inventory_has_every_key() -> None:
         ("sandbox", SANDBOX),
     ):
         assert set(re.findall(r"`(\w+)`", rows[key][0])) >= set(choices)
+
+
+def test_the_reference_of_the_inventory_has_every_key_of_an_alias() -> None:
+    page = "docs/reference/inventory.md"
+    assert set(_rows(page, "Aliases")) - {"key"} == set(ALIAS_KEYS) - set(load_options.OPTIONS)
+    section = _text(page).partition("## Aliases")[2]
+    assert set(SAMPLING_KEYS) <= set(re.findall(r"`(\w+)`", section))
 
 
 def test_the_example_inventory_has_every_key() -> None:
