@@ -17,12 +17,11 @@ from rbee.context import Context
 from rbee.infer.phases import PhaseClock
 from rbee.infer.request import InferRequest
 from rbee.inventory import Node
-from rbee.models.ref import ModelRef, parse_ref
+from rbee.models.ref import DEFAULT_MODEL, ModelRef, parse_ref
 from rbee.node.session import NodeSession
 from rbee.registry import Registry
 from rbee_remote.protocol import ChatOptions, ErrorCode
 
-DEFAULT_MODEL = "smollm2:135m"
 #: Reasons to try the next node, where the user named none.
 NO_ROOM = frozenset({ErrorCode.RAM_EXHAUSTED, ErrorCode.VRAM_EXHAUSTED, ErrorCode.BACKEND_UNAVAILABLE})
 

@@ -26,6 +26,8 @@ from urllib.parse import urlsplit
 from rbee.base.errors import NodeError, UsageError
 from rbee_remote.protocol import ErrorCode, Source
 
+#: What runs where neither a request nor the inventory names a model.
+DEFAULT_MODEL = "smollm2:135m"
 MAX_LENGTH = 1024
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(:[a-z0-9][a-z0-9._-]*)?")
