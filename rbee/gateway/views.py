@@ -53,6 +53,7 @@ class WorkerView:
 class NodeView:
     """models: the node's catalog by ref, as it was told last; also of a node that is down. max_workers: the
     inventory's limit. load_s: seconds that loading a model took there last, by ref. reason: why it is down, a clause.
+    load: how the inventory says that models are loaded there; what a target says of it comes first.
     """
 
     name: str
@@ -63,6 +64,7 @@ class NodeView:
     max_workers: int | None = None
     load_s: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
+    load: LoadOptions = field(default_factory=LoadOptions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rbee.base.errors import UsageError
@@ -68,17 +68,17 @@ def _usable(
 ) -> WorkerRow | None:
     """The worker of `node` with the most free slots, of those that can take the request at once."""
     candidates = (row for row in rows if row.node == node.name and row.is_usable and row.model == model_of(node))
-    usable = [row for row in candidates if _serves(row, load)]
+    usable = [row for row in candidates if is_loaded_as(load, row.ctx, row.slots, row.loaded)]
     return max(usable, key=lambda row: row.slots_free, default=None)
 
 
-def _serves(row: WorkerRow, load: LoadOptions) -> bool:
-    """Whether the worker's context holds what is asked for, and it was loaded in that way: another request may have
-    asked for something else."""
-    if row.ctx < (load.ctx or AUTO_CTX) or load.slots not in (None, row.slots):
+def is_loaded_as(load: LoadOptions, ctx: int, slots: int, loaded: Mapping[str, str]) -> bool:
+    """Whether a worker's context holds what is asked for, and it was loaded in that way: another request may have
+    asked for something else. loaded: its other options, those that are known, as `registry.as_text` writes them."""
+    if ctx < (load.ctx or AUTO_CTX) or load.slots not in (None, slots):
         return False
     wanted = load.for_worker()
-    return all(is_open(value := getattr(wanted, name)) or row.loaded[name] == as_text(value) for name in row.loaded)
+    return all(is_open(value := getattr(wanted, name)) or loaded[name] == as_text(value) for name in loaded)
 
 
 def _has_room(node: Node, rows: Sequence[WorkerRow]) -> bool:
