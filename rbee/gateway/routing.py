@@ -4,8 +4,9 @@ Of workers with a free slot the best by
 
     matched prefix / prompt  -  BETA * relative load
 
-takes it. The prefix is what a slot's memory really holds, as the worker says. The load is a worker's share of taken
-slots above that of the emptiest candidate, so that it counts for each worker by itself: nothing turns affinity off for
+takes it. The prefix is what a slot's memory really holds, as the worker says; one that the prompt continues counts in
+full, one that it merely shares counts less, since every worker soon has it. The load is a worker's share of taken slots
+above that of the emptiest candidate, so that it counts for each worker by itself: nothing turns affinity off for
 all. A worker without a free slot is no candidate, whatever it holds. Where prompts match nothing, the worker with most
 empty memory takes it, then the one that was unused for longest: so misses spread, and spare what the others hold.
 
@@ -43,9 +44,13 @@ from rbee.inventory import LOCAL
 from rbee_remote.protocol import ErrorCode, WorkerState
 from rbee_remote.protocol.prompt_digest import common_digests
 
-#: What a fully loaded worker, beside an empty one, loses against one that holds nothing of the prompt: see
-#: tests/unit/gateway/test_simulation.py. llm-d weighs the load at two thirds of the prefix, too.
-BETA = 0.6
+#: What a fully loaded worker, beside an empty one, loses against one that holds nothing of the prompt. With SHARED the
+#: best of a sweep in tests/unit/gateway/test_simulation.py; llm-d weighs the load at two thirds of the prefix, too.
+BETA = 0.8
+#: What a prefix counts that the prompt has in common with another one, such as a system prompt, against one that it
+#: continues. The first is computed again in a moment, once for each worker; at 1 the chats that share one all stay on
+#: the first worker that has it, each held there by what it said since, and take twice as long with three workers idle.
+SHARED = 0.25
 #: A worker's turn while others wait for its place: so many times what loading took, so that at most a fifth of the time
 #: goes into loading, and at least so many seconds.
 TURN_LOADS, TURN_S = 4.0, 10.0
@@ -73,23 +78,27 @@ def decide(now: Situation, wanted: Wanted, *, waiting: int = 1, waited_s: float 
     return Refuse(min(refused, key=_vagueness))
 
 
-def best(free: Sequence[WorkerView], digests: tuple[str, ...], now: Situation) -> WorkerView:
+def best(
+    free: Sequence[WorkerView], digests: tuple[str, ...], now: Situation, *, beta: float = BETA, shared: float = SHARED
+) -> WorkerView:
     """Of workers with a free slot the one that takes a prompt."""
     lightest = min(load(worker, now) for worker in free)
 
     def rank(place: int) -> tuple[float, float, float, int]:
         worker = free[place]
-        score = matched(worker, digests) - BETA * (load(worker, now) - lightest)
+        score = matched(worker, digests, shared) - beta * (load(worker, now) - lightest)
         return score, -sum(map(bool, worker.held)) / worker.slots, now.watched(worker).quiet_s, -place
 
     return free[max(range(len(free)), key=rank)]
 
 
-def matched(worker: WorkerView, digests: tuple[str, ...]) -> float:
-    """The share of a prompt that a slot of the worker holds."""
-    if not digests:
-        return 0.0
-    return max((common_digests(held, digests) for held in worker.held), default=0) / len(digests)
+def matched(worker: WorkerView, digests: tuple[str, ...], shared: float = SHARED) -> float:
+    """The share of a prompt that a slot of the worker holds, weighed by whether the prompt continues what is there."""
+    most = 0.0
+    for held in worker.held:
+        common = common_digests(held, digests)
+        most = max(most, common if common == len(held) else shared * common)
+    return most / len(digests) if digests else 0.0
 
 
 def _vagueness(error: RbeeError) -> int:
