@@ -172,7 +172,7 @@ FAILED = {Load("a", MODEL, LoadOptions()): NodeError(ErrorCode.MODEL_INVALID, "b
         pytest.param([on("a", models=()), on("b", models=())], {}, f"start a {MODEL}", id="or where it can be fetched"),
         pytest.param([on("local"), on("b")], {}, f"start b {MODEL}", id="this machine only as a last resort"),
         pytest.param([on("a", worker_view("a", model=OTHER)), on("b")], {}, f"start a {MODEL}", id="beside others"),
-        pytest.param([on("a", worker_view("a", **BUSY_OTHER)), on("b")], {}, f"start b {MODEL}", id="an idle node first"),
+        pytest.param([on("a", worker_view("a", **BUSY_OTHER)), on("b")], {}, f"start b {MODEL}", id="an idle node"),
         pytest.param([on("a"), on("b")], {"starting": STARTED}, "wait for a load", id="no stampede: one start"),
         pytest.param(
             [on("b"), on("a", worker_view("a", state=WorkerState.LOADING, progress=0.5))], {}, "wait for a load",
