@@ -25,8 +25,8 @@ Choose = Callable[[Sequence[WorkerView], Chain, Situation], WorkerView]
 
 @dataclass
 class Load:
-    """prefill: tokens a second; decode: of one request alone; n at once write decode * n ** scaling together: 0.5 is like
-    a CPU, 0.9 like a GPU. systems: how many system prompts there are. system, turn, answer: tokens. think_s:
+    """prefill: tokens a second; decode: of one request alone; n at once write decode * n ** scaling together: 0.5 is
+    like a CPU, 0.9 like a GPU. systems: how many system prompts there are. system, turn, answer: tokens. think_s:
     between an answer and the next turn."""
 
     chats: int = 16
