@@ -39,7 +39,7 @@ from rbee.gateway.situation import (
     room,
     serves,
 )
-from rbee.gateway.views import NodeState, NodeView, Target, Wanted, WorkerView
+from rbee.gateway.views import NodeState, NodeView, Target, Wanted, WorkerKey, WorkerView
 from rbee.inventory import LOCAL
 from rbee_remote.protocol import ErrorCode, WorkerState
 from rbee_remote.protocol.prompt_digest import common_digests
@@ -139,14 +139,16 @@ class _Choice:
     def _loading(self) -> Wait | None:
         """Where a worker for it is on its way, whoever asked for it."""
         shares = [worker.progress for worker in self.workers if worker.state in LOADS]
-        left = []
+        left: list[float] = []
+        gives_way: set[WorkerKey] = set()
         for node in self.up:
             if (taken_s := self.now.starting.get(self._as_load(node))) is not None:
                 shares.append(0.0)
                 left.append(max(0.0, load_s(node, self.target.model) - taken_s))
+                gives_way |= self._giving_way(node, self._in_the_way(node, coming=0))  # until its node has ended it
         if not shares:
             return None
-        return Wait(loading=max(shares), about_s=min(left, default=0.0), each_s=self._each_s())
+        return Wait(max(shares), min(left, default=0.0), self._each_s(), frozenset(gives_way))
 
     def _for_a_slot(self) -> Wait:
         return Wait(about_s=self._each_s(), each_s=self._each_s())
@@ -218,13 +220,13 @@ class _Choice:
         in_the_way = self._in_the_way(node)
         return in_the_way is None or any(self._may_go(node, worker, quiet_s) for worker in in_the_way)
 
-    def _in_the_way(self, node: NodeView) -> list[WorkerView] | None:
-        """Workers of which one has to end first; None where nothing has."""
+    def _in_the_way(self, node: NodeView, coming: int = 1) -> list[WorkerView] | None:
+        """Workers of which one has to end first; None where nothing has. coming: workers beside those on their way."""
         live = [worker for worker in node.workers if worker.state in SERVES | LOADS]
         loading = sum(worker.state in LOADS for worker in live)
         starting = sum(each.node == node.name for each in self.now.starting)
         taken = len(live) - loading + max(loading, starting)  # a start is seen as a worker a moment later
-        if node.max_workers is not None and taken >= node.max_workers:
+        if node.max_workers is not None and taken + coming > node.max_workers:
             return live
         rivals = [worker for worker in live if self._are_rivals(node, worker)]
         return rivals or None
@@ -250,13 +252,20 @@ class _Choice:
         return self._in_the_way(node) is not None
 
     def _for_a_place(self, node: NodeView) -> Wait:
-        """The one with least to do of those whose turn is over gets nothing younger, until it is idle."""
-        in_the_way = [worker for worker in self._in_the_way(node) or () if worker.state in SERVES]
-        over = [worker for worker in in_the_way if self._turn_left(node, worker) <= 0]
-        victim = min(over, key=lambda each: load(each, self.now), default=None)
-        left_s = min((max(0.0, self._turn_left(node, worker)) for worker in in_the_way), default=0.0)
-        about_s = left_s + load_s(node, self.target.model)
-        return Wait(about_s=about_s, gives_way=frozenset({victim.key} if victim else ()))
+        """For one of the workers there to be idle."""
+        in_the_way = self._in_the_way(node)
+        turns = [self._turn_left(node, worker) for worker in in_the_way or () if worker.state in SERVES]
+        about_s = max(0.0, min(turns, default=0.0)) + load_s(node, self.target.model)
+        return Wait(about_s=about_s, gives_way=frozenset(self._giving_way(node, in_the_way)))
+
+    def _giving_way(self, node: NodeView, in_the_way: Sequence[WorkerView] | None) -> set[WorkerKey]:
+        """The one with least to do of those whose turn is over, or that are out of use, gets nothing younger."""
+        able = [
+            worker
+            for worker in in_the_way or ()
+            if worker.state in SERVES and (self._turn_left(node, worker) <= 0 or self._may_go(node, worker, QUIET_S))
+        ]
+        return {min(able, key=lambda worker: load(worker, self.now)).key} if able else set()
 
     def _preference(self, node: NodeView) -> tuple[bool, bool, int, bool]:
         """Lower is better; of equals the inventory's order decides. As for `infer`, this machine is the last resort."""

@@ -270,6 +270,17 @@ def test_a_model_has_its_turn_and_then_gives_way(node: dict[str, Any]) -> None:
     assert swap(idle, 16, 0, **node)[0] == f"start a {MODEL}", "its turn is over"
 
 
+def test_it_gives_way_until_its_node_has_ended_it() -> None:
+    """Else the next request would find it idle, and the model that was started for would find it busy."""
+    worker = worker_view("a", model=OTHER)
+    starting = {Load("a", MODEL, LoadOptions()): 0.1}
+    for max_workers, expected in ((1, {worker.key}), (2, set()), (None, set())):
+        node = on("a", worker, max_workers=max_workers)
+        decision = asked(node, starting=starting, seen={worker.key: Seen(up_s=99, quiet_s=0)})
+        assert isinstance(decision, Wait)
+        assert decision.gives_way == expected
+
+
 def test_what_gives_way_gets_nothing() -> None:
     worker = worker_view("a")
     assert shown(asked(on("a", worker), held=frozenset({worker.key}))) == "wait"
