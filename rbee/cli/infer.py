@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rbee.base.errors import UsageError
+from rbee.cli.aliased import Asked
 from rbee.cli.chat_options import Chat, read_chat
 from rbee.cli.collected import takes
 from rbee.cli.constraints import decode_text, read_constraints, read_text
@@ -21,6 +22,7 @@ from rbee_remote.protocol import LoadOptions, Sampling
 
 if TYPE_CHECKING:
     from rbee.infer.request import InferRequest
+    from rbee.render import Renderer
 
 
 def register(app: typer.Typer) -> None:
@@ -81,22 +83,27 @@ def infer(
     from rbee.infer.request import InferRequest
 
     text = read_prompt(prompt, file)
+    timeout_s = _timeout_s(timeout)
+    asked = Asked(model, chat, sampling, load, duration(keep_alive, "--keep-alive"))
+    renderer = shell.use_renderer(stream=display.stream, timing=display.timing, reasoning=display.reasoning)
+    asked = asked.over(shell.inventory.alias(model))
     request = InferRequest(
-        messages=() if chat.raw else chat.messages(text),
+        messages=() if chat.raw else asked.chat.messages(text),
         prompt=text if chat.raw else None,
         node=node,
-        model=model,
-        sampling=Sampling(**sampling, **constraints),
+        among=asked.among,
+        model=asked.model,
+        sampling=Sampling(**asked.sampling, **constraints),
         stop=stop,
         max_tokens=max_tokens,
-        chat=chat.options,
-        tools=chat.tools,
-        load=load,
-        keep_alive_s=duration(keep_alive, "--keep-alive"),
-        timeout_s=_timeout_s(timeout),
+        chat=asked.chat.options,
+        tools=asked.chat.tools,
+        load=asked.load,
+        keep_alive_s=asked.keep_alive_s,
+        timeout_s=timeout_s,
         retry=retry,
     )
-    _run(shell, request, display)
+    _run(shell, request, renderer)
 
 
 def _timeout_s(text: str | None) -> float | None:
@@ -108,8 +115,7 @@ def _timeout_s(text: str | None) -> float | None:
     return None if seconds == NEVER else seconds
 
 
-def _run(shell: Shell, request: InferRequest, display: Display) -> None:
-    renderer = shell.use_renderer(stream=display.stream, timing=display.timing, reasoning=display.reasoning)
+def _run(shell: Shell, request: InferRequest, renderer: Renderer) -> None:
     context = shell.context
     from rbee import audit
     from rbee.infer.infer import infer as run_infer

@@ -68,7 +68,8 @@ async def infer(request: InferRequest, context: Context) -> Finished:
 
 async def _on_some_node(session: InferSession) -> Finished:
     """On the node that phase 1 chooses; where that one cannot, and the user named none, on the next."""
-    nodes = session.context.inventory.select(session.request.node)
+    request, inventory = session.request, session.context.inventory
+    nodes = inventory.select(request.node) if request.node else inventory.among(request.among)
     chosen = _choose(session, nodes)
     row = chosen.row if isinstance(chosen, Reuse) else None
     remaining = [chosen.node, *(node for node in nodes if node != chosen.node)]

@@ -11,8 +11,9 @@ from rbee_remote.protocol import ChatOptions, LoadOptions, Message, Sampling, To
 class InferRequest:
     """One prompt, and how to answer it.
 
-    node: a name, "@tag", "all", or None for wherever the model is or fits. model: a model ref, None for the node's
-    default. Either messages, or prompt (--raw: no chat template). max_tokens: None for what the context still holds.
+    node: a name, "@tag", "all", or None for wherever the model is or fits, of those in `among`, which has names and
+    "@tag"s, none for all. model: a model ref, None for the node's default. Either messages, or prompt (--raw: no chat
+    template). max_tokens: None for what the context still holds.
     chat: how the messages become a prompt; without a template of its own it is the node's. tools: what may be called.
     load: how the model is loaded; what it does not say is the node's.
     keep_alive_s: None for the node's, negative for never. timeout_s: seconds for everything, None for none.
@@ -22,6 +23,7 @@ class InferRequest:
     messages: tuple[Message, ...] = ()
     prompt: str | None = None
     node: str | None = None
+    among: tuple[str, ...] = ()
     model: str | None = None
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()

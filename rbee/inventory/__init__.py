@@ -106,6 +106,11 @@ class Inventory:
             )
         return found
 
+    def among(self, selectors: tuple[str, ...]) -> tuple[Node, ...]:
+        """The nodes that any of them means, in the inventory's order; all where there are none. Raises UsageError."""
+        found = {node.name for selector in selectors for node in self.select(selector)}
+        return tuple(node for node in self.nodes.values() if not selectors or node.name in found)
+
 
 TABLES = ("defaults", "nodes", "models")
 #: For errors about the file.

@@ -7,7 +7,6 @@ import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +118,8 @@ def _check_fallbacks(aliases: Mapping[str, ModelAlias], path: Path) -> None:
             if each not in aliases and ":" not in each:
                 hint = nearest(each, aliases) or "a fallback is another alias, or a model ref such as smollm2:135m"
                 raise _wrong_fallback(alias.name, f"there is no [models.{each}]", hint, path)
+    from graphlib import CycleError, TopologicalSorter  # every `infer` reads the inventory
+
     try:
         TopologicalSorter({alias.name: alias.fallbacks for alias in aliases.values()}).prepare()
     except CycleError as error:

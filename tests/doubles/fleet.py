@@ -53,8 +53,7 @@ class ScriptedWorker:
 
 @dataclass(eq=False)
 class ScriptedNode:
-    """places: workers that its memory holds, which the gateway is not told. fails: errors of the next loads, in turn.
-    gives: how the next loads go: `load_s` each."""
+    """places: workers that its memory holds, which nobody is told. fails: errors of the next loads, in turn."""
 
     name: str
     models: tuple[str, ...]
@@ -120,14 +119,15 @@ class ScriptedFleet:
                 return worker.key
         self.starts.append((node, target.model))
         if scripted.fails:
+            error = scripted.fails.pop(0)
             await asyncio.sleep(scripted.load_s / 2)
-            raise scripted.fails.pop(0)
+            raise error
         self._make_room(scripted)
         worker = self.add(node, target.model, load=target.load, state=WorkerState.LOADING)
         try:
             await asyncio.sleep(scripted.load_s)
         except asyncio.CancelledError:
-            scripted.workers.remove(worker)
+            self.end(worker.key)
             raise
         worker.state = WorkerState.IDLE
         self.changed()
