@@ -17,7 +17,7 @@ import json
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import httpcore
 
@@ -143,10 +143,10 @@ class SocketHttp:
             method, f"http://rbee{path}", headers=headers, content=content, extensions=extensions
         )
         what = f"{method} {path}"
-        stream = await self._connect(min(STREAM_OPEN_S, timeout))
+        stream = _NetworkStream(await connected(self._connection, self._socket, min(STREAM_OPEN_S, timeout)))
         try:
             if self._greeting:
-                await _hear(self._greeting, stream, what, timeout)
+                await hear(self._greeting, stream, what, timeout)
             yield await _head(request, stream, what, timeout)
         except httpcore.TimeoutException as error:
             raise SilenceError(what, timeout) from error
@@ -155,17 +155,22 @@ class SocketHttp:
         finally:
             await stream.aclose()
 
-    async def _connect(self, timeout: float) -> _NetworkStream:
-        """Opening a stream is up to sshd and the kernel, which do not wait for hive or worker: silence here is the
-        connection's."""
-        try:
-            async with asyncio.timeout(timeout):
-                return _NetworkStream(await self._connection.open_stream(self._socket))
-        except TimeoutError as error:
-            raise lost(f"no stream to {self._socket} was opened for {timeout:g} s") from error
+
+async def connected(connection: Connection, socket: str, timeout: float) -> Stream:
+    """Opening a stream is up to sshd and the kernel, which do not wait for hive or worker: silence here is the
+    connection's. Raises as `Connection.open_stream`."""
+    try:
+        async with asyncio.timeout(timeout):
+            return await connection.open_stream(socket)
+    except TimeoutError as error:
+        raise lost(f"no stream to {socket} was opened for {timeout:g} s") from error
 
 
-async def _hear(greeting: bytes, stream: _NetworkStream, what: str, timeout: float) -> None:
+class Readable(Protocol):
+    async def read(self, max_bytes: int) -> bytes: ...
+
+
+async def hear(greeting: bytes, stream: Readable, what: str, timeout: float) -> None:
     """Raises ImpostorError for another greeting, HungUpError for none, SilenceError."""
     said = b""
     try:

@@ -115,6 +115,10 @@ class Connection(Protocol):
         the `pipe` command is not known), ConnectError when the connection is lost.
         """
 
+    async def until_lost(self, silence_s: float) -> None:
+        """Return when the connection is lost or closed. silence_s: how long it may be without a sign of life, for which
+        the other side is asked from now on."""
+
 
 def quote(value: str) -> str:
     """`value` as one word of a POSIX shell."""

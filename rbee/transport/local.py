@@ -167,6 +167,10 @@ class LocalConnection(ShellConnection):
         except OSError as error:
             raise _not_written(upload, error) from error
 
+    async def until_lost(self, silence_s: float) -> None:  # noqa: ARG002 - a connection's signature
+        """This machine is not lost."""
+        await asyncio.get_running_loop().create_future()
+
     async def open_stream(self, socket: str) -> Stream:
         """As `Connection.open_stream`."""
         try:

@@ -51,6 +51,7 @@ class FakeConnection:
     _answers: list[tuple[re.Pattern[str], Answer]] = field(default_factory=list)
     _handlers: dict[str, Handler] = field(default_factory=dict)
     _serving: set[asyncio.Task[None]] = field(default_factory=set)
+    _lost: asyncio.Event = field(default_factory=asyncio.Event)
 
     def answer(self, pattern: str, answer: Answer) -> None:
         """Answer every script in which the regular expression is found. Of several, the one given first wins."""
@@ -117,6 +118,16 @@ class FakeConnection:
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
         return ours
+
+    async def until_lost(self, silence_s: float) -> None:
+        await self._lost.wait()
+
+    def lose(self) -> None:
+        """Break the connection: streams end, and nothing can be asked any more."""
+        self.lost = True
+        self._lost.set()
+        for task in self._serving:
+            task.cancel()
 
     async def aclose(self) -> None:
         """End what serves streams."""

@@ -21,12 +21,14 @@ from rbee.base.errors import ConnectError, NodeError, RbeeError
 from rbee.transport.connection import ConnectTimings, OnBytes, SocketAccess, Stream, quote
 from rbee.transport.markers import MAX_NOISE, checked, new_nonce, prints_without_end
 from rbee.transport.script import Shell, ShellConnection, Stderr, lost, read_before, start_by
-from rbee.transport.ssh.sessions import Sessions
+from rbee.transport.ssh.sessions import WINDOW, Session, Sessions
 from rbee.transport.strict_modes import is_safe
 from rbee.transport.upload import Upload, send
 from rbee_remote.protocol import ErrorCode, ProtocolError, RemoteError, parse_json
 
 _CHUNK = 2**16
+#: How often a silent connection is asked for a sign of life before it counts as lost.
+_QUESTIONS = 2
 
 
 @contextmanager
@@ -41,8 +43,9 @@ def _translated() -> Iterator[None]:
 class SSHShell:
     """A session channel that runs `/bin/sh`."""
 
-    def __init__(self, process: asyncssh.SSHClientProcess[bytes]) -> None:
-        self._process = process
+    def __init__(self, session: Session) -> None:
+        self._process = session.process
+        self._ended = session.ended
         self.stderr = Stderr()
         # Unread stderr would fill the channel's window and stop stdout as well.
         self._draining = asyncio.create_task(self._drain_stderr(), name="ssh stderr")
@@ -73,6 +76,7 @@ class SSHShell:
 
     async def aclose(self) -> None:
         self._process.close()
+        self._ended()
         self._draining.cancel()
         await asyncio.gather(self._draining, return_exceptions=True)
 
@@ -172,10 +176,16 @@ class SSHConnection(ShellConnection):
         except asyncssh.ChannelOpenError as error:
             return await self._instead(socket, error)
 
+    async def until_lost(self, silence_s: float) -> None:
+        """As `Connection.until_lost`."""
+        # asyncssh asks after each interval without a byte, and gives up one interval after the last question.
+        self._connection.set_keepalive(interval=silence_s / (_QUESTIONS + 1), count_max=_QUESTIONS)
+        await self._connection.wait_closed()
+
     async def _forward(self, socket: str) -> Stream:
         """Raises asyncssh.ChannelOpenError, ConnectError."""
         try:
-            reader, writer = await self._connection.open_unix_connection(socket, encoding=None)
+            reader, writer = await self._connection.open_unix_connection(socket, encoding=None, window=WINDOW)
         except asyncssh.ChannelOpenError as error:
             # asyncssh gives sshd's own answer for a connection that is lost; its clean-up may still be one turn away.
             await asyncio.sleep(0)

@@ -3,6 +3,8 @@
 Rules
 - sshd's MaxSessions bounds the sessions of one connection. A refused one is opened on another connection to the same
   server, which stays open for the next.
+- A connection that has refused one is asked again once one of its sessions has ended, and not before: with two hundred
+  streams that go by sessions, each would otherwise ask twenty connections first.
 - A connection that opens not even its first session belongs to a server that opens none.
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 import asyncssh
 
@@ -17,11 +20,31 @@ from rbee.base.errors import NodeError
 from rbee.transport.script import lost
 from rbee_remote.protocol import ErrorCode
 
-#: More connections to one node than this are a sign of sessions that do not end.
-MOST_CONNECTIONS = 8
+#: With sshd's default of ten sessions, so many are enough for three hundred streams; more are a sign of sessions that
+#: do not end.
+MOST_CONNECTIONS = 32
+#: Bytes of a channel that are on their way unread; as many wait at its reader. A reader that has stopped reading costs
+#: so much, and over a line of 50 ms a channel still takes 2.5 MB/s.
+WINDOW = 2**17
 
 #: The login shell sees this and nothing else.
 COMMAND = "exec /bin/sh"
+
+
+@dataclass(eq=False, slots=True)
+class _Carrier:
+    """A connection. full: it has refused a session, and none of its own has ended since."""
+
+    connection: asyncssh.SSHClientConnection
+    full: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A `/bin/sh` on the node. ended: to be called once it is closed."""
+
+    process: asyncssh.SSHClientProcess[bytes]
+    ended: Callable[[], None]
 
 
 class Sessions:
@@ -32,46 +55,58 @@ class Sessions:
         first: asyncssh.SSHClientConnection,
         another: Callable[[], Awaitable[asyncssh.SSHClientConnection]],
     ) -> None:
-        self._connections = [first]
+        self._carriers = [_Carrier(first)]
         self._another = another
         self._growing = asyncio.Lock()
+        self._refused: asyncssh.ChannelOpenError | None = None
 
-    async def open(self) -> asyncssh.SSHClientProcess[bytes]:
-        """A `/bin/sh`. Raises NodeError NODE_UNSUPPORTED where no session can be had, and ConnectError."""
-        tried = len(self._connections)
-        process, refused = await self._on(self._connections)
-        if process is not None:
-            return process
+    async def open(self) -> Session:
+        """Raises NodeError NODE_UNSUPPORTED where no session can be had, and ConnectError."""
+        if session := await self._on_one_with_room():
+            return session
         async with self._growing:
             # Whoever waited finds the connection that was opened meanwhile.
-            process, refused = await self._on(self._connections[tried:], refused)
-            if process is None and len(self._connections) < MOST_CONNECTIONS:
-                self._connections.append(await self._another())
-                process, refused = await self._on(self._connections[-1:], refused)
-        if process is None:
+            session = await self._on_one_with_room()
+            if session is None and len(self._carriers) < MOST_CONNECTIONS:
+                self._carriers.append(_Carrier(await self._another()))
+                session = await self._on_one_with_room()
+        if session is None:
             raise NodeError(
                 ErrorCode.NODE_UNSUPPORTED,
                 "the node's sshd opens no more sessions",
                 hint="set MaxSessions in its sshd_config to 10, which is the default",
-                details={"connections": len(self._connections), "reason": refused.reason if refused else ""},
-            ) from refused
-        return process
+                details={
+                    "connections": len(self._carriers),
+                    "reason": self._refused.reason if self._refused else "",
+                },
+            ) from self._refused
+        return session
 
-    async def _on(
-        self, connections: list[asyncssh.SSHClientConnection], refused: asyncssh.ChannelOpenError | None = None
-    ) -> tuple[asyncssh.SSHClientProcess[bytes] | None, asyncssh.ChannelOpenError | None]:
-        """(a session on the first connection that opens one, the last refusal)."""
-        for connection in list(connections):
-            try:
-                return await connection.create_process(COMMAND, encoding=None), refused
-            except asyncssh.ChannelOpenError as error:
-                # asyncssh gives the server's own answer for a connection that is lost; its clean-up may be a turn away.
-                await asyncio.sleep(0)
-                if connection.is_closed():
-                    if connection is self._connections[0]:
-                        raise lost(error) from error
-                    self._connections.remove(connection)
-                refused = error
-            except (asyncssh.Error, OSError) as error:
-                raise lost(error) from error
-        return None, refused
+    async def _on_one_with_room(self) -> Session | None:
+        for carrier in [carrier for carrier in self._carriers if not carrier.full]:
+            if session := await self._on(carrier):
+                return session
+        return None
+
+    async def _on(self, carrier: _Carrier) -> Session | None:
+        """None where the server refuses, or a further connection is lost. Raises ConnectError."""
+        connection = carrier.connection
+        try:
+            process = await connection.create_process(COMMAND, encoding=None, window=WINDOW)
+        except asyncssh.ChannelOpenError as error:
+            # asyncssh gives the server's own answer for a connection that is lost; its clean-up may be a turn away.
+            await asyncio.sleep(0)
+            if connection.is_closed():
+                if carrier is self._carriers[0]:
+                    raise lost(error) from error
+                if carrier in self._carriers:
+                    self._carriers.remove(carrier)
+            carrier.full, self._refused = True, error
+            return None
+        except (asyncssh.Error, OSError) as error:
+            raise lost(error) from error
+
+        def ended() -> None:
+            carrier.full = False
+
+        return Session(process, ended)
