@@ -103,3 +103,20 @@ LOST_TIMEOUT_S = 2.0
 #: For another rbee that writes to workers.db: each write takes a millisecond, so that only a process that hangs, or is
 #: stopped, keeps the lock for as long.
 BUSY_TIMEOUT_S = 10.0
+
+# --- gateway/node_link: a node that is held, for as long as the gateway runs -----------------------------------------
+
+#: For connecting to a node, all tries together.
+HOLD_CONNECT_S = 45.0
+#: Without a sign of life of a node, of its hive or of one of its workers, after which it counts as lost; hives and
+#: workers send a comment every three.
+HOLD_SILENCE_S = 9.0
+#: Before a node is connected to again, or a hive or worker asked, doubled with each further time up to the longest, and
+#: times a random number between these two: nodes that were lost at once do not come back at once.
+HOLD_PAUSE_S = 0.5
+HOLD_LONGEST_PAUSE_S = 15.0
+HOLD_SPREAD = (0.5, 1.5)
+#: The same where a node refuses, or cannot be set up, which passes when somebody mends it: servers punish many tries.
+HOLD_REFUSED_PAUSE_S = 60.0
+#: Before the inventory's file is looked at again.
+INVENTORY_LOOK_S = 1.0

@@ -51,6 +51,7 @@ class FakeConnection:
     _answers: list[tuple[re.Pattern[str], Answer]] = field(default_factory=list)
     _handlers: dict[str, Handler] = field(default_factory=dict)
     _serving: set[asyncio.Task[None]] = field(default_factory=set)
+    _streams: list[MemoryStream] = field(default_factory=list)
     _lost: asyncio.Event = field(default_factory=asyncio.Event)
 
     def answer(self, pattern: str, answer: Answer) -> None:
@@ -114,6 +115,7 @@ class FakeConnection:
         if handler is None:
             raise NodeError(ErrorCode.WORKER_GONE, f"nobody listens at {socket}")
         ours, theirs = memory_streams()
+        self._streams.append(ours)
         task = asyncio.create_task(_serve(handler, theirs), name=f"fake {socket}")
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
@@ -123,9 +125,15 @@ class FakeConnection:
         await self._lost.wait()
 
     def lose(self) -> None:
-        """Break the connection: streams end, and nothing can be asked any more."""
+        """Break the connection: streams fail, and nothing can be asked any more."""
         self.lost = True
         self._lost.set()
+        for stream in self._streams:
+            stream.fail(ConnectError(ErrorCode.CONNECTION_LOST, "the connection to the node was lost"))
+        self.end_streams()
+
+    def end_streams(self) -> None:
+        """Whoever serves streams hangs up."""
         for task in self._serving:
             task.cancel()
 
@@ -171,6 +179,10 @@ class MemoryStream:
         if peer is None or peer._peer is None:
             raise ConnectError(ErrorCode.CONNECTION_LOST, "the other end of the stream is closed")
         peer._incoming.feed_data(data)
+
+    def fail(self, error: Exception) -> None:
+        """Whoever reads what comes next has this instead."""
+        self._incoming.set_exception(error)
 
     async def aclose(self) -> None:
         peer, self._peer = self._peer, None

@@ -28,6 +28,7 @@ class Policy(NamedTuple):
     one_try: str
     worst_s: float | None
     constants: tuple[str, ...]
+    without_end: bool = False
 
 
 def number(seconds: float) -> str:
@@ -228,6 +229,29 @@ POLICIES = (
         keeper.CANCEL_TIMEOUT_S,
         ("CANCEL_TIMEOUT_S", "LOST_TIMEOUT_S"),
     ),
+    Policy(
+        f"`rbee serve`: a node cannot be reached, or is silent for {number(keeper.HOLD_SILENCE_S)} s, and so its hive "
+        "or a worker",
+        "rbee/gateway/node_link.py",
+        "until it is there",
+        f"{number(keeper.HOLD_PAUSE_S)} doubled, {number(keeper.HOLD_LONGEST_PAUSE_S)} at most; "
+        f"{number(keeper.HOLD_REFUSED_PAUSE_S)} where it refuses; each times {number(min(keeper.HOLD_SPREAD))} to "
+        f"{number(max(keeper.HOLD_SPREAD))}",
+        f"{number(keeper.HOLD_CONNECT_S)} to connect",
+        None,
+        ("HOLD_CONNECT_S", "HOLD_SILENCE_S"),
+        without_end=True,
+    ),
+    Policy(
+        "`rbee serve`: the inventory that was changed is broken",
+        "rbee/gateway/fleet.py",
+        "at each change",
+        f"{number(keeper.INVENTORY_LOOK_S)}",
+        "",
+        None,
+        ("INVENTORY_LOOK_S",),
+        without_end=True,
+    ),
 )
 WHOLE = (
     ("`rbee infer`, warm worker", WARM_S),
@@ -243,6 +267,7 @@ def table() -> str:
     ]
     for policy in POLICIES:
         worst = "for each node" if policy.worst_s is None else number(policy.worst_s)
+        worst = "no limit" if policy.without_end else worst
         row = (policy.what, f"`{policy.owner}`", policy.tries, policy.pause, policy.one_try, worst)
         lines.append(f"| {' | '.join(cell or '-' for cell in row)} |")
     lines += ["", "| the whole, on one node over one hop with one key | worst case, s |", "| --- | --- |"]

@@ -1,0 +1,319 @@
+"""One node that is held: its connection, its hive's news and its workers', opened anew for as long as the gateway runs.
+
+Rules
+- Whatever the node does, it happens in the link's own tasks: nobody waits for a node whom it does not concern.
+- A hive that is silent is no reason to close the connection: its workers' answers go over it.
+- A hive that has ended is started again by who needs a worker (`setup.attach`), and not from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+
+from rbee.base.errors import ConnectError, NodeError, RbeeError
+from rbee.base.events import Notice
+from rbee.base.retries import HOLD_CONNECT_S, HOLD_SILENCE_S
+from rbee.gateway.changes import Changes
+from rbee.gateway.node_news import NodeNews
+from rbee.gateway.pauses import Pauses
+from rbee.gateway.views import NodeState, NodeView
+from rbee.inventory import Node
+from rbee.node.session import Attached, NodeSession
+from rbee.node.socket_http import HungUpError, SilenceError
+from rbee_remote.protocol import ErrorCode, HiveNews, ModelInfo, WorkerInfo
+
+
+class HeldSession(NodeSession):
+    """A session that tells when its hive was found. hive_found: set then, for as long as that hive is followed."""
+
+    hive_found: asyncio.Event
+
+    def remember(self, attached: Attached, *, python: str, payload: str) -> None:
+        super().remember(attached, python=python, payload=payload)
+        self.hive_found.set()
+
+
+class NodeLink:
+    """session: not opened yet, and the link's alone. changed: called whenever `view` is another.
+
+    in_flight: requests at each worker that has some, by id.
+    """
+
+    def __init__(self, session: HeldSession, changed: Callable[[], None]) -> None:
+        session.hive_found = asyncio.Event()
+        self.session = session
+        self.news = NodeNews()
+        self.in_flight: Counter[str] = Counter()
+        self.load_s: dict[str, float] = {}
+        self._changed = changed
+        self._view: NodeView | None = None
+        self._state = NodeState.CONNECTING
+        self._reason = ""
+        self._held = AsyncExitStack()
+        self._connections = Changes()  # told when there is another connection, or the first try has failed
+        self._connected = False
+        self._opened = 0  # the connection's own count, as of the one in use; 0 for none yet
+        self._pauses = Pauses()
+        self._followers: dict[str, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        self._spawn(self._run(), f"hold {self.node.name}")
+
+    @property
+    def node(self) -> Node:
+        return self.session.node
+
+    @property
+    def view(self) -> NodeView:
+        if self._view is None:
+            self._view = NodeView(
+                name=self.node.name,
+                state=self._state,
+                tags=self.node.tags,
+                models=self.news.models,
+                workers=self.news.views(self.node.name, self.in_flight),
+                max_workers=self.node.max_workers,
+                load_s=dict(self.load_s),
+                reason=self._reason,
+            )
+        return self._view
+
+    def touch(self) -> None:
+        """What the view is made of has changed."""
+        self._view = None
+        self._changed()
+
+    async def aclose(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._held.aclose()
+
+    # --- for who uses the node ----------------------------------------------------------------------------------
+
+    @property
+    def connections(self) -> int:
+        """Grows with each connection, and with a first try that fails."""
+        return self._connections.version
+
+    def connected(self) -> HeldSession:
+        """Raises ConnectError where there is no connection now."""
+        if not self._connected:
+            raise self._unreachable()
+        return self.session
+
+    async def reached(self) -> HeldSession:
+        """Waits for the first try to connect. Raises ConnectError where the last one has failed."""
+        await self._connections.wait(0)
+        return self.connected()
+
+    async def reached_again(self, seen: int) -> HeldSession:
+        """Once `connections` is another than `seen`; of no use for a node that was never reached."""
+        await self._connections.wait(seen)
+        return self.connected()
+
+    def is_silent(self, worker_id: str) -> bool:
+        """Whether nothing is heard of a worker, or of its node, that should be heard."""
+        own = self.news.own.get(worker_id)
+        return own is None or own.silent or not self._connected
+
+    def begun(self, worker_id: str) -> None:
+        self.in_flight[worker_id] += 1
+        self.touch()
+
+    def ended(self, worker_id: str) -> None:
+        self.in_flight[worker_id] -= 1
+        if self.in_flight[worker_id] <= 0:
+            del self.in_flight[worker_id]
+        self.touch()
+
+    def doubt(self, worker_id: str) -> None:
+        """A worker failed a request: it is asked for its news anew, and counts for nothing until they come."""
+        if own := self.news.own.get(worker_id):
+            own.doubtful = True
+            if follower := self._followers.pop(worker_id, None):
+                follower.cancel()
+            if self._connected:
+                self._keep_followers()
+            self.touch()
+
+    def started(self, info: WorkerInfo, model: ModelInfo, load_s: float | None) -> None:
+        """A worker serves. load_s: seconds that its load took, None where it was there already."""
+        self.news.of_start(info, model)
+        if load_s is not None:
+            self.load_s[info.model] = load_s
+        self._keep_followers()
+        self.touch()
+
+    # --- the connection -----------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._hold()
+            except Exception as error:
+                self._down(error)
+                if not self._connections.version:
+                    self._connections.tell()
+                await asyncio.sleep(self._pauses.after(error))
+
+    async def _hold(self) -> None:
+        """Connect, and follow what is there. Raises RbeeError: what it ended with."""
+        await self._connect()
+        lost = asyncio.create_task(self.session.connection.until_lost(HOLD_SILENCE_S))
+        following = asyncio.create_task(self._follow_hives())
+        try:
+            await asyncio.wait({lost, following}, return_when=asyncio.FIRST_COMPLETED)
+            if lost.done():
+                self._connected = False
+                raise ConnectError(ErrorCode.CONNECTION_LOST, f"the connection to {self.node.name} was lost")
+            following.result()
+        finally:
+            for task in (lost, following):
+                task.cancel()
+            await asyncio.gather(lost, following, return_exceptions=True)
+            self._end_followers()
+
+    async def _connect(self) -> None:
+        """Unless the connection is there and good. Raises as `open_connection`."""
+        if self._connected:
+            return
+        try:
+            async with asyncio.timeout(HOLD_CONNECT_S):
+                if self._opened:
+                    await self.session.connection.reopen(broken=self._opened)
+                else:
+                    await self._held.enter_async_context(self.session)
+        except TimeoutError as error:
+            raise ConnectError(
+                ErrorCode.CONNECTION_TIMEOUT,
+                f"{self.node.name} cannot be reached",
+                details={"reason": f"no answer for {HOLD_CONNECT_S:g} s"},
+            ) from error
+        self._connected, self._opened = True, self.session.connection.opened
+        self._connections.tell()
+
+    def _up(self) -> None:
+        if self._state is NodeState.DOWN:
+            self.session.emit(Notice(f"{self.node.name} is back"))
+        self._state, self._reason = NodeState.UP, ""
+        self._pauses.well()
+        self.touch()
+
+    def _down(self, error: Exception) -> None:
+        if isinstance(error, ConnectError) and not isinstance(error, SilenceError):
+            self._connected = False
+        reason = _reason(error)
+        if reason != self._reason:
+            self.session.emit(Notice(f"{self.node.name} is down: {reason}"))
+        self._state, self._reason = NodeState.DOWN, reason
+        self.touch()
+
+    def _unreachable(self) -> ConnectError:
+        return ConnectError(
+            ErrorCode.CONNECTION_LOST,
+            f"{self.node.name} is not connected",
+            hint=f"it is tried again all the time; `rbee nodes ping {self.node.name}` says more",
+            details={"reason": self._reason or "it is being connected to"},
+        )
+
+    # --- its hive -----------------------------------------------------------------------------------------------
+
+    async def _follow_hives(self) -> None:
+        """One hive after the other; on a node of which nothing is known, once somebody has set it up. Raises RbeeError:
+        what is wrong with the node."""
+        from rbee.setup.attach import attach
+
+        if not self.session.is_attached and self.session.facts is not None:
+            await attach(self.session)
+        elif not self.session.hive_found.is_set():
+            self._up()
+        while True:
+            await self.session.hive_found.wait()
+            await self._follow_hive()
+            self.news.no_hive()
+            self._keep_followers()
+            self._up()
+            await self._another_hive()
+
+    async def _follow_hive(self) -> None:
+        """Returns when there is no hive any more. Raises SilenceError, ConnectError, NodeError INVALID_RESPONSE."""
+        hive = self.session.attached.hive
+        try:
+            async with hive.follow(silence_s=HOLD_SILENCE_S) as events:
+                async for news in events:
+                    self._heard(news)
+        except NodeError as error:
+            if error.code is not ErrorCode.WORKER_GONE:
+                raise
+
+    async def _another_hive(self) -> None:
+        """Wait until a hive runs again, whoever has started it."""
+        self.session.hive_found.clear()
+        pauses = Pauses()
+        while not self.session.hive_found.is_set():
+            try:
+                async with asyncio.timeout(pauses.after(HungUpError("news"))):
+                    await self.session.hive_found.wait()
+            except TimeoutError:
+                if await self.session.attached.hive.health_or_none():
+                    self.session.hive_found.set()
+
+    def _heard(self, news: HiveNews) -> None:
+        self.news.of_hive(news)
+        self._keep_followers()
+        self._up()
+
+    # --- its workers --------------------------------------------------------------------------------------------
+
+    def _keep_followers(self) -> None:
+        serving = self.news.serving
+        for worker_id in self._followers.keys() - serving:
+            self._followers.pop(worker_id).cancel()
+        for worker_id in serving - self._followers.keys():
+            self._followers[worker_id] = self._spawn(self._follow_worker(worker_id), f"follow worker {worker_id[:8]}")
+
+    def _end_followers(self) -> None:
+        for follower in self._followers.values():
+            follower.cancel()
+        self._followers.clear()
+
+    async def _follow_worker(self, worker_id: str) -> None:
+        pauses = Pauses()
+        while info := self.news.workers.get(worker_id):
+            worker = self.session.worker_at(info.socket, info.id, info.secret)
+            try:
+                async with worker.follow(silence_s=HOLD_SILENCE_S) as events:
+                    async for news in events:
+                        pauses.well()
+                        self.news.of_worker(worker_id, news)
+                        self.touch()
+                error: RbeeError = HungUpError("a worker's news")
+            except RbeeError as why:
+                error = why
+            self._not_heard(worker_id, error)
+            await asyncio.sleep(pauses.after(error))
+
+    def _not_heard(self, worker_id: str, error: RbeeError) -> None:
+        """A worker that answers, whatever it says, is there: one of another version may have no news to tell."""
+        if own := self.news.own.get(worker_id):
+            answers = isinstance(error, NodeError) and error.code is not ErrorCode.WORKER_GONE
+            own.silent, own.doubtful = isinstance(error, SilenceError), not answers
+            self.touch()
+
+    def _spawn(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _reason(error: Exception) -> str:
+    if not isinstance(error, RbeeError):
+        return f"{type(error).__name__}: {error}"
+    more = error.details.get("reason")
+    return f"{error.message} ({more})" if more else error.message

@@ -1,0 +1,1 @@
+from tests.unit.gateway.fleet_bed import bed as bed
