@@ -55,7 +55,7 @@ class NodeLink:
         self._held = AsyncExitStack()
         self._connections = Changes()  # told when there is another connection, or the first try has failed
         self._connected = False
-        self._opened = 0  # the connection's own count, as of the one in use; 0 for none yet
+        self._entered = False
         self._pauses = Pauses()
         self._followers: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -184,8 +184,8 @@ class NodeLink:
             return
         try:
             async with asyncio.timeout(HOLD_CONNECT_S):
-                if self._opened:
-                    await self.session.connection.reopen(broken=self._opened)
+                if self._entered:
+                    await self.session.connection.reopen()
                 else:
                     await self._held.enter_async_context(self.session)
         except TimeoutError as error:
@@ -194,7 +194,7 @@ class NodeLink:
                 f"{self.node.name} cannot be reached",
                 details={"reason": f"no answer for {HOLD_CONNECT_S:g} s"},
             ) from error
-        self._connected, self._opened = True, self.session.connection.opened
+        self._connected = self._entered = True
         self._connections.tell()
 
     def _up(self) -> None:

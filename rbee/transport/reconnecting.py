@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
@@ -20,7 +19,6 @@ class ReconnectingConnection:
     """A `Connection` to one node: whoever holds it goes on with the next one after `reopen`.
 
     node: its name. access: what worked last time. is_open: False once it was closed and could not be opened again.
-    opened: how often it has been, so that of several users of one connection that broke only the first opens another.
     Used as `async with ReconnectingConnection(…) as connection`: never more than one is open, and none at the end.
     """
 
@@ -32,8 +30,6 @@ class ReconnectingConnection:
         self._held = AsyncExitStack()
         self._connection: Connection | None = None
         self.is_open = False
-        self.opened = 0
-        self._reopening = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         """Raises as `open_connection`."""
@@ -45,24 +41,19 @@ class ReconnectingConnection:
     ) -> None:
         await self._held.aclose()
 
-    async def reopen(self, emit: Emit = silent, *, broken: int | None = None) -> None:
+    async def reopen(self, emit: Emit = silent) -> None:
         """Close what is there and open another, with what was learned about sockets. emit: is told of its tries; who
-        says in words of its own that it reopens leaves that out. broken: `opened`, as it was of the connection that is
-        of no more use: one that somebody has opened since is left as it is.
+        says in words of its own that it reopens leaves that out.
 
         Raises as `open_connection`; the connection is then as good as lost until it is opened once more.
         """
-        async with self._reopening:
-            if self.is_open and broken not in (None, self.opened):
-                return
-            self.is_open = False
-            await self._held.aclose()
-            await self._open(self.access, emit)
+        self.is_open = False
+        await self._held.aclose()
+        await self._open(self.access, emit)
 
     async def _open(self, access: SocketAccess, emit: Emit) -> None:
         self._connection = await self._held.enter_async_context(self._opener(access, emit))
         self.is_open = True
-        self.opened += 1
 
     @property
     def _current(self) -> Connection:

@@ -148,7 +148,9 @@ class ScriptedNode:
         for worker_id in worker_ids:
             sockets[keeper_socket(f"{self.run_dir}/{worker_id}.sock")] = self.worker(worker_id)
         tasks: set[asyncio.Task[Any]] = set()
-        servers = [await asyncio.start_unix_server(_over(each, tasks), path) for path, each in sockets.items()]
+        servers = [
+            await asyncio.start_unix_server(_over(each, tasks), path, backlog=512) for path, each in sockets.items()
+        ]
         try:
             yield
         finally:
