@@ -1,5 +1,5 @@
-"""uvicorn as hive and worker run it: on a socket that is bound already, without signals, without ticking, and with
-bounds on what clients keep open.
+"""uvicorn as hive, worker and gateway run it: on sockets that are bound already, without signals, without ticking, and
+with bounds on what clients keep open.
 
 Rules
 - A connection without a request is ended after a while, however busily it sends what becomes none.
@@ -15,7 +15,8 @@ import contextlib
 import functools
 import resource
 import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,8 @@ from rbee_remote.protocol import ErrorCode, RemoteError
 
 #: Many times what a worker's slots and queue hold; each takes a descriptor, of which there are 1,024 as a rule.
 CONNECTIONS = 256
+#: Seconds for a TLS handshake: three round trips, on any line.
+HANDSHAKE_S = 10.0
 #: Seconds for the head of a request. Between two requests uvicorn waits five.
 HEAD_S = 30.0
 
@@ -43,16 +46,17 @@ class Bounds:
     waiting: dict[_Connection, None] = field(default_factory=dict)
 
     @classmethod
-    def of_this_process(cls) -> Bounds:
+    def of_this_process(cls, most: int = CONNECTIONS) -> Bounds:
         """Half of the descriptors are for everything else."""
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return cls() if limit == resource.RLIM_INFINITY else cls(min(CONNECTIONS, limit // 2))
+        return cls(most) if limit == resource.RLIM_INFINITY else cls(min(most, limit // 2))
 
 
 class SocketServer(uvicorn.Server):
     """Serves `app` until `end` is called. grace_s: seconds that running responses get then.
 
     greeted: a further socket, where each connection is told the bytes `greeting` before anything else.
+    encrypted: further sockets, which speak TLS by the context `tls`.
     """
 
     def __init__(
@@ -63,6 +67,8 @@ class SocketServer(uvicorn.Server):
         bounds: Bounds | None = None,
         greeted: socket.socket | None = None,
         greeting: bytes = b"",
+        encrypted: Sequence[socket.socket] = (),
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._connection = functools.partial(_Connection, bounds or Bounds.of_this_process())
         super().__init__(
@@ -76,25 +82,34 @@ class SocketServer(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 date_header=False,
+                proxy_headers=False,  # who asks is who connected, whatever a header says
                 timeout_graceful_shutdown=grace_s,
             )
         )
         self._end = asyncio.Event()
         self._greeted = greeted
         self._greeting = greeting
+        self._encrypted = encrypted
+        self._tls = tls
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        create_server = functools.partial(asyncio.get_running_loop().create_server, backlog=self.config.backlog)
         if self._greeted is not None:
-            create_server = asyncio.get_running_loop().create_server
-            self.servers.append(await create_server(self._greeter, sock=self._greeted, backlog=self.config.backlog))
+            greeter = functools.partial(self._make_connection, greeting=self._greeting)
+            self.servers.append(await create_server(greeter, sock=self._greeted))
+        for each in self._encrypted:
+            server = await create_server(
+                self._make_connection, sock=each, ssl=self._tls, ssl_handshake_timeout=HANDSHAKE_S
+            )
+            self.servers.append(server)
 
-    def _greeter(self) -> asyncio.Protocol:
+    def _make_connection(self, greeting: bytes = b"") -> asyncio.Protocol:
         return self._connection(
             config=self.config,
             server_state=self.server_state,
             app_state=self.lifespan.state,
-            greeting=self._greeting,
+            greeting=greeting,
         )
 
     def end(self) -> None:
