@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -122,17 +121,10 @@ def _show_schedule(shell: Shell, node: str | None, older_than: str | None, patie
 
 def _schedule(shell: Shell, node: str | None, older_than: str | None, patience: str) -> Schedule:
     """This very command, with the settings that it has here and would not have there."""
-    import os
-    import sys
-
     from rbee.cleanup.install import schedule
+    from rbee.cli.installed import command_words, variables
 
-    program = Path(sys.executable).with_name("rbee")
-    words = [str(program)] if program.exists() else [sys.executable, "-m", "rbee"]
-    words.append("gc")
-    inventory = shell.inventory.path
-    if inventory and inventory.absolute() != shell.settings.inventory_path:
-        words += ["--inventory", str(inventory.absolute())]
+    words = command_words(shell, "gc")
     for option, value, default in (
         ("--node", node, None),
         ("--older-than", older_than, None),
@@ -140,10 +132,4 @@ def _schedule(shell: Shell, node: str | None, older_than: str | None, patience: 
     ):
         if value is not None and value != default:
             words += [option, value]
-    variables = {}
-    if os.environ.get("RBEE_HOME"):
-        variables["RBEE_HOME"] = str(shell.settings.home)
-    runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime_dir and runtime_dir != f"/run/user/{os.getuid()}":  # which is looked at anyway
-        variables["XDG_RUNTIME_DIR"] = str(Path(runtime_dir).absolute())
-    return schedule(words, variables)
+    return schedule(words, variables(shell))

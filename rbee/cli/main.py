@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from rbee.base.errors import RbeeError, UsageError
-from rbee.cli import audit, bench, gc, hive, infer, logs, models, nodes, uninstall, version, workers
+from rbee.cli import audit, bench, gc, hive, infer, keys, logs, models, nodes, serve, uninstall, usage, version, workers
 from rbee.cli.shell import State, options_callback
 from rbee.render import OutputClosed, Renderer, make_renderer
 from rbee.render.text import neutralise
@@ -32,7 +32,7 @@ def make_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     options_callback(app, "Run language models on any machine you can reach with SSH.")
-    for module in (infer, nodes, workers, models, bench, hive, logs, gc, audit, uninstall, version):
+    for module in (infer, serve, keys, usage, nodes, workers, models, bench, hive, logs, gc, audit, uninstall, version):
         module.register(app)
     return app
 

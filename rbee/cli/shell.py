@@ -293,6 +293,16 @@ def _log_to_stderr(verbose: int) -> None:
     )
 
 
+def log_warnings_to_stderr() -> None:
+    """For a command that runs on and on: what goes wrong meanwhile is said there, unless -v says it anyway."""
+    import logging
+
+    if not logging.getLogger().handlers:
+        handler = logging.StreamHandler(Output(sys.stderr))
+        handler.setLevel(logging.WARNING)
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+
+
 def _close(renderer: Renderer) -> None:
     """Whoever read stdout may have gone; what brought us here matters more."""
     with contextlib.suppress(OutputClosed):

@@ -222,7 +222,8 @@ def _tables(document: TOMLDocument) -> Table:
 
     if "keys" not in document:
         document.append("keys", tomlkit.table(is_super_table=True))
-    return document["keys"]  # type: ignore[return-value]  # `_parse` has seen that it is a table
+    tables: Table = document["keys"]  # `_parse` has seen that it is a table
+    return tables
 
 
 def _table(key: ApiKey) -> Table:

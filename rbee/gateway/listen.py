@@ -59,13 +59,16 @@ def parse_address(text: str) -> Address:
     match = _ADDRESS.fullmatch(text)
     if not match or int(match["port"]) > 65535:
         raise UsageError(
-            f"--listen: {text!r} is no address", hint=f"write HOST:PORT, such as {DEFAULT}, 0.0.0.0:11435 or [::1]:11435"
+            f"--listen: {text!r} is no address",
+            hint=f"write HOST:PORT, such as {DEFAULT}, 0.0.0.0:11435 or [::1]:11435",
         )
     host, port = match["v6"] or match["host"], int(match["port"])
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        raise UsageError(f"--listen: no host {host!r} is known here", hint="write an address of this machine") from error
+        raise UsageError(
+            f"--listen: no host {host!r} is known here", hint="write an address of this machine"
+        ) from error
     return Address(host, port, tuple(dict.fromkeys((family, str(at[0])) for family, _, _, _, at in found)))
 
 

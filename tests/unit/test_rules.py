@@ -21,6 +21,11 @@ UNIT = ROOT / "tests" / "unit"
 SOURCES = sorted([*KEEPER.rglob("*.py"), *REMOTE.rglob("*.py")])
 REGISTRY = KEEPER / "registry"
 RENDER = KEEPER / "render"
+GATEWAY = KEEPER / "gateway"
+#: The gateway is a server on sockets as hive and worker are, with the same bounds.
+SERVES_WITH = ("rbee_remote.serving", "rbee_remote.system.unix_socket")
+#: Has a table of its own, which sqlite-utils makes and fills without a line of SQL: sqlite3 is there for its errors.
+USAGE = GATEWAY / "usage.py"
 LLAMA = REMOTE / "worker" / "llama"
 LONGEST_FILE = 400
 #: What the runtime on a node holds; everything else there is the standard library.
@@ -70,6 +75,8 @@ def test_the_protocol_needs_the_standard_library_alone(path: Path) -> None:
 def test_the_keeper_knows_the_node_by_its_protocol_and_what_it_may_ask_for(path: Path) -> None:
     """A schema is refused before anything is connected by what would refuse it on the node."""
     remote = {name for name in imports(path) if name.split(".")[0] == "rbee_remote"}
+    if path.is_relative_to(GATEWAY):
+        remote = {name for name in remote if not any(name == own or name.startswith(f"{own}.") for own in SERVES_WITH)}
     assert {".".join(name.split(".")[:2]) for name in remote} <= {"rbee_remote.protocol", "rbee_remote.constraints"}
 
 
@@ -90,7 +97,12 @@ def test_only_one_package_imports_llama_cpp(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
 def test_only_the_registry_knows_sql(path: Path) -> None:
-    assert path.is_relative_to(REGISTRY) or not roots(path) & {"sqlite3", "sqlite_utils"}
+    assert path.is_relative_to(REGISTRY) or path == USAGE or not roots(path) & {"sqlite3", "sqlite_utils"}
+
+
+def test_usage_has_a_table_and_no_sql() -> None:
+    called = {node.attr for node in ast.walk(ast.parse(USAGE.read_text())) if isinstance(node, ast.Attribute)}
+    assert called & {"execute", "executemany", "executescript", "query", "rows_where", "search"} == set()
 
 
 @pytest.mark.parametrize("path", sorted(KEEPER.rglob("*.py")), ids=relative)

@@ -1,0 +1,31 @@
+"""A command as cron or systemd have to run it: from wherever they are, with the settings that it has here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from rbee.cli.shell import Shell
+
+
+def command_words(shell: Shell, name: str) -> list[str]:
+    """`rbee NAME`, with the inventory where it would find another one there."""
+    program = Path(sys.executable).with_name("rbee")
+    words = [str(program)] if program.exists() else [sys.executable, "-m", "rbee"]
+    words.append(name)
+    inventory = shell.inventory.path
+    if inventory and inventory.absolute() != shell.settings.inventory_path:
+        words += ["--inventory", str(inventory.absolute())]
+    return words
+
+
+def variables(shell: Shell) -> dict[str, str]:
+    """Environment variables that it has here and would not have there."""
+    found = {}
+    if os.environ.get("RBEE_HOME"):
+        found["RBEE_HOME"] = str(shell.settings.home)
+    runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime_dir and runtime_dir != f"/run/user/{os.getuid()}":  # which is looked at anyway
+        found["XDG_RUNTIME_DIR"] = str(Path(runtime_dir).absolute())
+    return found

@@ -1,0 +1,304 @@
+"""`rbee serve`: what runs, in the order in which it is begun, and how it ends.
+
+Rules
+- Where it may listen is settled before anything is begun; it serves at once, whatever the nodes do.
+- The first SIGTERM or SIGINT drains: requests that come are refused (503), running ones have DRAIN_S. The second ends
+  at once. SIGHUP reads the inventory and the certificate again; the file of keys is looked at with each request.
+- One gateway for each home: the kernel's lock says so, however the one before it ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import signal
+import socket
+import ssl
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from rbee import audit
+from rbee.base.errors import ConfigError, RbeeError, UsageError
+from rbee.base.events import Notice
+from rbee.base.locks import held_at_once, keeper_lock_path
+from rbee.base.settings import Settings
+from rbee.context import Context
+from rbee.gateway.entrance import Entrance
+from rbee.gateway.gate import KeyGate
+from rbee.gateway.interfaces import Dispatcher, Fleet, Gate, Recorder
+from rbee.gateway.listen import Address, bound, load_certificate, tls_context, unix_listener
+from rbee.gateway.metrics import Metrics
+from rbee.gateway.records import Records
+from rbee_remote.protocol import ErrorCode
+from rbee_remote.serving.socket_server import Bounds, SocketServer
+
+_log = logging.getLogger(__name__)
+
+#: Seconds that running requests have once the gateway is told to end.
+DRAIN_S = 30.0
+#: Connections that are open at once, and descriptors that are asked for: each request has one more, to its node.
+CONNECTIONS, DESCRIPTORS = 2048, 8192
+#: Seconds for connections to close once nothing runs.
+_GRACE_S = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """listen: TCP addresses. socket: a unix socket's path. nodes: which to use, as `Inventory.select` has it.
+
+    keys: the file of keys, which may be missing. certificate, key: both or neither. origins: sites whose pages may ask.
+    """
+
+    keys: Path
+    listen: tuple[Address, ...] = ()
+    socket: Path | None = None
+    nodes: str | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    origins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What is told once the gateway serves. urls: where. nodes: how many."""
+
+    urls: tuple[str, ...]
+    nodes: int
+
+
+class HeldFleet(Fleet, Protocol):
+    """The fleet, and what a signal asks of it."""
+
+    def reload(self) -> None:
+        """Read the inventory again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the app is made of. render_metrics: /metrics for an Accept header, with its content type."""
+
+    fleet: Fleet
+    dispatcher: Dispatcher
+    gate: Gate
+    recorder: Recorder
+    render_metrics: Callable[[str], tuple[bytes, str]]
+    origins: tuple[str, ...]
+
+
+class DrainableApp(Protocol):
+    """draining: set to True, it refuses what comes (503), and goes on with what it has."""
+
+    draining: bool
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
+class Constructors(Protocol):
+    """How the parts of the gateway are made: `assembly` makes the real ones."""
+
+    def fleet(self, context: Context, nodes: str | None) -> AbstractAsyncContextManager[HeldFleet]:
+        """The nodes, held for as long as the context is entered. Connects to nobody before it is."""
+
+    def dispatcher(self, fleet: HeldFleet) -> AbstractAsyncContextManager[Dispatcher]: ...
+
+    def waiting(self, dispatcher: Dispatcher) -> Mapping[str, int]:
+        """Requests that wait for a worker, by model."""
+
+    def app(self, surroundings: Surroundings) -> DrainableApp: ...
+
+    def link(self, context: Context, fleet: HeldFleet) -> AbstractAsyncContextManager[object]:
+        """What the same keeper's other commands use, for as long as the context is entered."""
+
+
+async def serve(
+    context: Context, options: ServeOptions, parts: Constructors, *, tell: Callable[[Serving], None]
+) -> None:
+    """Serve until a signal ends it. tell: called once it serves.
+
+    Raises UsageError where it may not listen there, ConfigError, RbeeError IN_USE where another one does or runs, and
+    RbeeError REQUEST_CANCELED where a second signal ended it.
+    """
+    gate = KeyGate(options.keys)
+    _check_who_may_come(context, options, gate)
+    _raise_descriptor_limit()
+    with _the_one_gateway(context.settings), contextlib.ExitStack() as opened:
+        tls = tls_context(options.certificate, options.key) if options.certificate and options.key else None
+        tcp = opened.enter_context(bound(options.listen))
+        unix = [opened.enter_context(unix_listener(options.socket))] if options.socket else []
+        metrics = Metrics()
+        records = opened.enter_context(Records(context.settings, metrics))
+        async with AsyncExitStack() as running:
+            fleet = await running.enter_async_context(parts.fleet(context, options.nodes))
+            dispatcher = await running.enter_async_context(parts.dispatcher(fleet))
+            metrics.watch(fleet, lambda: parts.waiting(dispatcher))
+            app = parts.app(Surroundings(fleet, dispatcher, gate, records, metrics.render, options.origins))
+            hosts = [address.host for address in options.listen]
+            entrance = Entrance(app, needs_key=lambda: gate.needs_key, origins=options.origins, hosts=hosts)
+            await running.enter_async_context(parts.link(context, fleet))
+            server = _Server(entrance, plain=unix if tls else [*tcp, *unix], encrypted=tcp if tls else [], tls=tls)
+            urls = _urls(tcp, options.socket, "https" if tls else "http")
+            server.on_startup = lambda: _tell(context, Serving(urls, len(fleet.nodes)), tell)
+            await _Life(server, app, entrance, lambda: _reload(fleet, tls, options)).lead(context)
+
+
+def _check_who_may_come(context: Context, options: ServeOptions, gate: KeyGate) -> None:
+    """Raises UsageError where strangers could ask."""
+    open_to_all = [address for address in options.listen if not address.is_loopback]
+    if not open_to_all:
+        return
+    if not gate.needs_key:
+        raise UsageError(
+            f"{open_to_all[0]} can be reached from other machines, and {options.keys} has no API key",
+            hint="`rbee keys add NAME` makes one; without keys there is loopback (127.0.0.1) and --socket",
+        )
+    if not options.certificate:
+        context.emit(
+            Notice(
+                f"{open_to_all[0]} is served without TLS: keys, prompts and answers can be read on the way "
+                "(--tls-cert, --tls-key)"
+            )
+        )
+
+
+def _raise_descriptor_limit() -> None:
+    """As far as one may without asking; 1,024 is what programs get that use select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+@contextmanager
+def _the_one_gateway(settings: Settings) -> Iterator[None]:
+    with held_at_once(keeper_lock_path(settings, "gateway")) as is_held:
+        if not is_held:
+            raise RbeeError(
+                ErrorCode.IN_USE,
+                f"another `rbee serve` runs with {settings.home}",
+                hint="use that one, or end it; another gateway needs another RBEE_HOME",
+            )
+        yield
+
+
+def _urls(tcp: list[socket.socket], path: Path | None, scheme: str) -> tuple[str, ...]:
+    found = []
+    for listener in tcp:
+        host, port = listener.getsockname()[:2]
+        found.append(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
+    return (*found, *([str(path.absolute())] if path else []))
+
+
+def _tell(context: Context, serving: Serving, tell: Callable[[Serving], None]) -> None:
+    audit.record(context.settings, "gateway.start", emit=context.emit, listen=" ".join(serving.urls))
+    _log.info("serving on %s, %d nodes", ", ".join(serving.urls), serving.nodes)
+    tell(serving)
+
+
+def _reload(fleet: HeldFleet, tls: ssl.SSLContext | None, options: ServeOptions) -> None:
+    _log.info("reading the inventory again")
+    fleet.reload()
+    if tls and options.certificate and options.key:
+        try:
+            load_certificate(tls, options.certificate, options.key)
+        except ConfigError as error:
+            _log.error("the certificate stays as it was: %s", error.message)
+
+
+class _Server(SocketServer):
+    """On sockets with TLS and without. on_startup: called when connections are answered."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        plain: list[socket.socket],
+        encrypted: list[socket.socket],
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        bounds = Bounds.of_this_process(CONNECTIONS)
+        super().__init__(app, grace_s=_GRACE_S, bounds=bounds, encrypted=encrypted, tls=tls)
+        self.on_startup: Callable[[], None] = lambda: None
+        self._plain = plain
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.on_startup()
+
+    async def run_until_ended(self) -> None:
+        await self.serve(self._plain)
+
+    def cut(self) -> None:
+        """End what runs."""
+        for task in self.server_state.tasks:
+            task.cancel()
+
+
+class _Life:
+    """From the first request to the end, by signals."""
+
+    def __init__(self, server: _Server, app: DrainableApp, entrance: Entrance, reload: Callable[[], None]) -> None:
+        self._server = server
+        self._app = app
+        self._entrance = entrance
+        self._reload = reload
+        self._told_to_end = asyncio.Event()
+        self._told_again = asyncio.Event()
+
+    async def lead(self, context: Context) -> None:
+        """Raises RbeeError REQUEST_CANCELED where a second signal ended it."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_end)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        serving = asyncio.create_task(self._server.run_until_ended())
+        try:
+            await _first_of(self._told_to_end.wait(), _ended(serving))
+            await self._drain(context)
+        finally:
+            self._server.cut()
+            self._server.end()
+            await serving
+            audit.record(context.settings, "gateway.stop", emit=context.emit)
+        if self._told_again.is_set():
+            raise RbeeError(ErrorCode.REQUEST_CANCELED, "ended at once; running requests were cut off")
+
+    def _on_end(self) -> None:
+        (self._told_again if self._told_to_end.is_set() else self._told_to_end).set()
+
+    async def _drain(self, context: Context) -> None:
+        self._app.draining = True
+        if self._entrance.open:
+            text = f"ending: {self._entrance.open} requests have {DRAIN_S:g} s; a second signal cuts them off"
+            _log.info("%s", text)
+            context.emit(Notice(text))
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                await _first_of(self._entrance.emptied(), self._told_again.wait())
+        except TimeoutError:
+            _log.warning("%d requests were cut off", self._entrance.open)
+            context.emit(Notice(f"{self._entrance.open} requests were not done within {DRAIN_S:g} s and are cut off"))
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Raises what the task does: nobody else would see why nothing serves any more."""
+    await asyncio.shield(task)
+
+
+async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
+    """Return when one of them does, and cancel the others. Raises what that one raises."""
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
