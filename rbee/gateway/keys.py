@@ -43,6 +43,9 @@ MOST_CONCURRENCY, MOST_RPM = 10_000, 60_000
 #: Bytes of the file: some ten thousand keys.
 MOST_BYTES = 4 * 2**20
 
+#: Seconds that a change waits for others, each of which takes a millisecond.
+LOCK_S = 10.0
+
 #: For errors about who else can read or write it.
 WHAT = "the file of API keys"
 _HEAD = "# API keys of `rbee serve`, by name. sha256 is the key's; the key itself was shown when it was made.\n\n"
@@ -191,9 +194,9 @@ def _changing(path: Path) -> Iterator[tuple[TOMLDocument, dict[str, ApiKey]]]:
     import tomlkit
 
     with _locked(path):
-        text = _content(path).decode("utf-8-sig", "replace") if path.exists() else _HEAD
-        keys = _parse(text.encode(), path)
-        document = tomlkit.parse(text)
+        content = _content(path) if path.exists() else _HEAD.encode()
+        keys = _parse(content, path)
+        document = tomlkit.parse(content.decode("utf-8-sig"))
         yield document, keys
         changed = document.as_string()
         _parse(changed.encode(), path)  # what cannot be read again is not written
@@ -202,13 +205,15 @@ def _changing(path: Path) -> Iterator[tuple[TOMLDocument, dict[str, ApiKey]]]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     if not path.parent.exists():
         make_private_folder(path.parent)
     try:
         lock = FileLock(path.with_name(f".{path.name}.lock"), mode=0o600)
-        lock.acquire()
+        lock.acquire(timeout=LOCK_S)
+    except Timeout as error:
+        raise ConfigError(f"another rbee is changing {path}", hint="try again in a moment") from error
     except OSError as error:
         raise _unwritable(path, error) from error
     try:

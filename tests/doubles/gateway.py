@@ -1,0 +1,120 @@
+"""Parts of the gateway that its process is tested with: nodes that are there at once, and an app that does little."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from rbee.base.errors import RefusedError
+from rbee.context import Context
+from rbee.gateway.interfaces import Dispatcher, Ended
+from rbee.gateway.serve import HeldFleet, Surroundings
+from rbee.gateway.views import NodeView
+
+
+class FewNodes:
+    """A fleet that says what it is told. reloads: how often it was asked to read the inventory."""
+
+    def __init__(self, nodes: tuple[NodeView, ...] = ()) -> None:
+        self.nodes = nodes
+        self.version = 1
+        self.reloads = 0
+
+    def reload(self) -> None:
+        self.reloads += 1
+
+
+class App:
+    """GET /health; /v1/models, for who has a key; /slow, a stream that ends with POST /go; /metrics."""
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        self.draining = False
+        self._around = surroundings
+        self._go_on = asyncio.Event()
+        routes = [
+            Route("/health", self._health),
+            Route("/v1/models", self._models),
+            Route("/slow", self._slow),
+            Route("/go", self._go, methods=["POST"]),
+            Route("/metrics", self._metrics),
+        ]
+        self._app = Starlette(routes=routes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+    async def _health(self, _: Request) -> Response:
+        return JSONResponse({"status": "ok"}, 503 if self.draining else 200)
+
+    async def _models(self, request: Request) -> Response:
+        address = request.client.host if request.client else ""
+        try:
+            client = self._around.gate.admit(request.headers, address)
+        except RefusedError as error:
+            return JSONResponse({"error": error.message}, 401)
+        self._around.recorder.ended(Ended("id", client, "GET", "/v1/models", 200))
+        return JSONResponse({"key": client.key, "scheme": request.url.scheme, "address": client.address})
+
+    async def _slow(self, _: Request) -> Response:
+        if self.draining:
+            return JSONResponse({}, 503)
+
+        async def lines() -> AsyncIterator[bytes]:
+            yield b"data: begun\n\n"
+            await self._go_on.wait()
+            yield b"data: done\n\n"
+
+        return StreamingResponse(lines(), media_type="text/event-stream")
+
+    async def _go(self, _: Request) -> Response:
+        self._go_on.set()
+        return Response(status_code=204)
+
+    async def _metrics(self, request: Request) -> Response:
+        content, media_type = self._around.render_metrics(request.headers.get("accept", ""))
+        return Response(content, media_type=media_type)
+
+
+class Constructors:
+    """`rbee.gateway.serve.Constructors`. log: what was begun and ended, in order."""
+
+    def __init__(self, nodes: tuple[NodeView, ...] = ()) -> None:
+        self.few_nodes = FewNodes(nodes)
+        self.log: list[str] = []
+
+    @asynccontextmanager
+    async def fleet(self, context: Context, nodes: str | None) -> AsyncIterator[HeldFleet]:
+        async with self._noted("fleet"):
+            yield cast(HeldFleet, self.few_nodes)
+
+    @asynccontextmanager
+    async def dispatcher(self, fleet: HeldFleet) -> AsyncIterator[Dispatcher]:
+        async with self._noted("dispatcher"):
+            yield cast(Dispatcher, object())
+
+    def waiting(self, dispatcher: Dispatcher) -> Mapping[str, int]:
+        return {}
+
+    def app(self, surroundings: Surroundings) -> App:
+        return App(surroundings)
+
+    @asynccontextmanager
+    async def link(self, context: Context, fleet: HeldFleet) -> AsyncIterator[Any]:
+        async with self._noted("link"):
+            yield None
+
+    @asynccontextmanager
+    async def _noted(self, name: str) -> AsyncIterator[None]:
+        self.log.append(name)
+        try:
+            yield
+        finally:
+            self.log.append(f"-{name}")
