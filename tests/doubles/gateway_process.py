@@ -23,8 +23,9 @@ from tests.doubles.gateway import Constructors
 def main(home: str, path: str) -> int:
     parts = Constructors()
 
-    def say(event: Event | serve.Serving) -> None:
-        print(event, parts.few_nodes.reloads, flush=True)
+    def say(event: Event | serve.Serving | str) -> None:
+        sys.stdout.write(f"{event} {parts.few_nodes.reloads}\n")
+        sys.stdout.flush()
 
     settings = Settings(Path(home))
     registry = settings.registry_path
@@ -33,9 +34,9 @@ def main(home: str, path: str) -> int:
     try:
         asyncio.run(serve.serve(context, options, parts, tell=say))
     except RbeeError as error:
-        print(error.code.value, flush=True)
+        say(error.code.value)
         return error.exit_status
-    print("ended", parts.few_nodes.reloads, flush=True)
+    say("ended")
     return 0
 
 

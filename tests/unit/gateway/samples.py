@@ -10,6 +10,7 @@ from rbee.gateway.views import NodeState, NodeView, WorkerKey, WorkerView
 from rbee_remote.protocol import ModelInfo, ModelMeta, TrackedUsage, WorkerState
 
 MODEL = "smollm2:135m"
+META = ModelMeta("llama", 30, 2048, 576, 49152, 3, 64, 64)
 WORKER = WorkerKey("gpu1", "3f9a3f9a3f9a3f9a")
 CLIENT = Client("alice", "0123456789ab", address="10.0.0.9")
 
@@ -41,7 +42,7 @@ def worker(key: WorkerKey = WORKER, **values: Any) -> WorkerView:
 
 def nodes(*models: str) -> tuple[NodeView, ...]:
     """gpu1, which has a worker, and gpu2, which is down and has the models."""
-    catalog = {model: ModelInfo(model, "/m", 1, "a" * 64, True, "", 0.0, ModelMeta()) for model in models}
+    catalog = {model: ModelInfo(model, "/m", 1, "a" * 64, True, "", 0.0, META) for model in models}
     return (
         NodeView("gpu1", NodeState.UP, workers=(worker(),)),
         NodeView("gpu2", NodeState.DOWN, models=catalog, reason="it does not answer"),
