@@ -59,6 +59,8 @@ def _candidates(settings: Settings) -> Iterator[tuple[str, Path]]:
         ("draft", ".", f"keeper-id.{digits}"),
         ("draft", ".", f"workers.db.{digits}*"),
         ("registry", ".", "workers.db.corrupt-*"),
+        ("registry", ".", "usage.db.corrupt-*"),
+        ("draft", ".", f"keys.toml.{digits}"),
         ("answer", "log", "answer-*.txt"),
     ):
         if _lies_inside(settings.home, folder):

@@ -28,6 +28,8 @@ LEFTOVERS = {
     "workers.db.00aa11bb": "draft",
     "workers.db.00aa11bb-wal": "draft",
     "workers.db.corrupt-20260101T000000.000000Z": "registry",
+    "usage.db.corrupt-20260101T000000.000000Z": "registry",
+    "keys.toml.00aa11bb": "draft",
     "log/answer-20260101-000000-00aa11bb.txt": "answer",
 }
 KEPT = (
@@ -35,6 +37,11 @@ KEPT = (
     "workers.db",
     "workers.db-wal",
     "inventory.toml",
+    "keys.toml",
+    ".keys.toml.lock",
+    "usage.db",
+    "log/gateway.log",
+    "log/gateway.log.1",
     f"cache/models/{'0' * 64}.gguf",
     "cache/models/0123456789abcdef0123456789abcdef.json",
     "cache/models/abc.lock",
