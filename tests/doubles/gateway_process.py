@@ -17,7 +17,7 @@ from rbee.gateway import serve
 from rbee.gateway.listen import parse_address
 from rbee.inventory import LOCAL, Inventory, Node
 from rbee.registry import Registry
-from tests.doubles.gateway import Constructors
+from tests.doubles.constructors import Constructors
 
 
 def main(home: str, path: str) -> int:

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rbee.gateway.metrics import MOST_MODELS, OTHER, Metrics
 from rbee_remote.protocol import ErrorCode
-from tests.doubles.gateway import FewNodes
+from tests.doubles.constructors import FewNodes
 from tests.unit.gateway.samples import CLIENT, MODEL, ended, nodes
 
 DASHBOARD = Path(__file__).parents[3] / "docs" / "grafana" / "rbee-gateway.json"

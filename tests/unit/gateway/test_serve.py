@@ -30,7 +30,7 @@ from rbee.registry import Registry
 from rbee_remote.protocol import ErrorCode
 from rbee_remote.protocol.audit import AUDIT_LOG
 from tests.doubles.certificate import make_certificate
-from tests.doubles.gateway import Constructors
+from tests.doubles.constructors import Constructors
 from tests.patience import PATIENCE_S
 from tests.unit.gateway.samples import nodes
 
