@@ -7,6 +7,7 @@ Rules
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import enum
 import functools
@@ -30,19 +31,29 @@ MAX_DEPTH = 64
 _QUOTED = 80
 
 
-def parse_json(text: bytes | str) -> Any:
+def parse_json(text: bytes | str, *, unique: bool = False) -> Any:
     """The value of a JSON text in UTF-8, as RFC 8259 and I-JSON (RFC 7493) have it.
 
+    unique: a name that an object has twice is an error; else its last value counts.
     Raises ProtocolError for what is no JSON, and for what Python's parser lets through and later readers stumble over:
     NaN and infinities, integers of more than 64 bits, halves of surrogate pairs, nesting deeper than MAX_DEPTH.
     """
     try:
-        value = json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
+        hook = _unique if unique else None
+        value = json.loads(text.decode("utf-8") if isinstance(text, bytes) else text, object_pairs_hook=hook)
         _check_value(value, 0)
     except (ValueError, RecursionError) as error:
         reason = str(error) if isinstance(error, ProtocolError) else "it cannot be parsed"
         raise ProtocolError(f"not JSON: {reason}") from error
     return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        ((twice, _),) = collections.Counter(name for name, _ in pairs).most_common(1)
+        raise ProtocolError(f"an object has the name {_shown(twice)} twice")
+    return found
 
 
 def _check_value(value: Any, depth: int) -> None:

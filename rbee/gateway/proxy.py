@@ -1,0 +1,288 @@
+"""One request, from the client to a worker and back. Begin with `pass_on`; `Passage` takes it through its workers.
+
+Rules
+- Method, path and body go to the worker as they came, but for what an alias adds; what the worker answers goes to the
+  client as it comes, but for tracking comments. Nothing here knows one endpoint from another.
+- Whatever ends a request ends its exchange with the worker, and gives its place back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any
+
+from starlette.requests import Request
+
+from rbee.base.errors import ConnectError, NodeError, RbeeError
+from rbee.gateway import asked, headers
+from rbee.gateway.answer import Answer
+from rbee.gateway.asked import Asked
+from rbee.gateway.defaults import with_defaults
+from rbee.gateway.errors import Refusal, form_of, in_form, refusal_in, refusal_of
+from rbee.gateway.exchange import Exchange
+from rbee.gateway.interfaces import RawResponse
+from rbee.gateway.parts import Parts
+from rbee.gateway.patience import WAITING, company, said_of, while_connected
+from rbee.gateway.resuming import Course, Failure, GaveUpError, Kind, ending, failure_of, gone
+from rbee.gateway.tracking import LostCountError, Progress
+from rbee.gateway.views import NodeState, Wanted, WorkerView
+from rbee_remote.protocol import (
+    HEADER_USAGE,
+    ErrorCode,
+    ProtocolError,
+    TrackedUsage,
+    decode,
+    parse_json,
+)
+from rbee_remote.protocol.prompt_digest import prompt_digests
+
+#: Bytes of a refusal that are read.
+_MOST_REFUSAL = 2**20
+#: A worker with one of these says that it cannot, or not now; any other 4xx or 5xx is about the request.
+_ELSEWHERE = frozenset({410, 500, 502, 503})
+
+
+async def pass_on(parts: Parts, request: Request, exchange: Exchange, answer: Answer) -> None:
+    """A request whose client was admitted.
+
+    Raises RbeeError, RefusedStatusError for what ends it before its answer began, or within; ClientGoneError,
+    ClientDisconnect.
+    """
+    with parts.gate.open(exchange.client):
+        allowed_s = headers.timeout_s(request.headers)
+        told = await asked.read(request, parts.settings.most_body)
+        exchange.asked = told.model
+        passage = Passage(parts, exchange, answer, told)
+        deadline = exchange.started + (allowed_s or parts.settings.request_s)
+        try:
+            async with asyncio.timeout_at(deadline):
+                wanted = await passage.prepare(deadline if allowed_s else exchange.started + parts.settings.wait_s)
+                passage.address(request)
+                await while_connected(request.receive, answer, passage.run(wanted))
+        except TimeoutError as error:
+            told_s = f"the request took longer than {allowed_s or parts.settings.request_s:g} s"
+            raise NodeError(ErrorCode.DEADLINE_EXCEEDED, told_s) from error
+
+
+class Passage:
+    """One request on its way."""
+
+    def __init__(self, parts: Parts, exchange: Exchange, answer: Answer, told: Asked) -> None:
+        self._parts = parts
+        self._exchange = exchange
+        self._answer = answer
+        self._asked = told
+        self._body: dict[str, Any] = told.body
+        self._content = told.content
+        self._target = ""
+        self._headers: dict[str, str] = {}
+        self._progress = Progress()
+        self._course = Course()
+
+    def address(self, request: Request) -> None:
+        """Where it goes on a worker, and with which headers."""
+        query = request.scope["query_string"]
+        target = request.scope["raw_path"] + (b"?" + query if query else b"")
+        self._target = target.decode("ascii")
+        exchange = self._exchange
+        self._headers = headers.to_worker(request.headers, exchange.request_id, exchange.traceparent)
+
+    async def prepare(self, deadline: float) -> Wanted:
+        """What it needs of a worker. Raises RbeeError for a model that the client cannot have."""
+        resolved = self._parts.names.resolve(self._asked.model, self._exchange.client)
+        self._body = with_defaults(self._asked.body, resolved.alias, self._exchange.path)
+        self._content = await asked.written(self._asked, self._body)
+        digests = await asked.beside(len(self._content), lambda: prompt_digests(self._body))
+        targets = resolved.wanted_targets
+        self._exchange.model = targets[0].model if targets else ""
+        return Wanted(targets, digests, self._exchange.client.priority, deadline)
+
+    async def run(self, wanted: Wanted) -> None:
+        """From worker to worker, until one of them has given the answer, or none can. Raises RbeeError."""
+        first: Failure | None = None
+        self._exchange.queued_at = time.monotonic()
+        try:
+            while (failure := await self._on_one(wanted, first)) is not None:
+                wanted, first = self._elsewhere(wanted, failure), failure
+                self._exchange.failovers += 1
+        except GaveUpError as error:
+            await self._give_up(error.failure)
+
+    async def _on_one(self, wanted: Wanted, before: Failure | None) -> Failure | None:
+        """On the worker that the dispatcher gives, whose place is kept while its connection is made again.
+
+        before: why there is another one. None where the answer is complete. Raises RbeeError, GaveUpError.
+        """
+        try:
+            ticket = self._parts.dispatcher.enter(wanted)
+        except RbeeError as error:
+            raise self._no_other(error, before) from error
+        try:
+            try:
+                async with self._company(lambda: said_of(ticket.waiting)):
+                    worker = await ticket.worker()
+            except RbeeError as error:
+                raise self._no_other(error, before) from error
+            self._note_worker(worker)
+            failure = await self._ask(worker)
+            while failure is not None and self._course.stays(failure, is_there=self._is_there(worker)):
+                failure = await self._ask(worker, again=True)
+            return failure
+        finally:
+            ticket.close()
+
+    def _no_other(self, error: RbeeError, before: Failure | None) -> Exception:
+        if before is None:
+            return error
+        return GaveUpError(ending(before, error, sent=self._answer.gave))
+
+    def _note_worker(self, worker: WorkerView) -> None:
+        self._exchange.worker, self._exchange.model = worker.key, worker.model
+        self._exchange.worker_at = self._exchange.worker_at or time.monotonic()
+        self._worker = worker
+
+    def _is_there(self, worker: WorkerView) -> bool:
+        node = next((each for each in self._parts.fleet.nodes if each.name == worker.key.node), None)
+        return (
+            node is not None
+            and node.state is not NodeState.DOWN
+            and any(each.key == worker.key for each in node.workers)
+        )
+
+    def _elsewhere(self, wanted: Wanted, failure: Failure) -> Wanted:
+        sent = self._answer.gave
+        try:
+            wanted = self._course.elsewhere(wanted, self._worker, failure, sent=sent, resumes=self._progress.can_resume)
+        except GaveUpError as error:
+            raise GaveUpError(ending(failure, None, sent=sent)) from error
+        if not sent:
+            return wanted
+        limit = time.monotonic() + self._parts.settings.resume_s
+        return replace(wanted, deadline=min(limit, wanted.deadline or limit))
+
+    async def _ask(self, worker: WorkerView, *, again: bool = False) -> Failure | None:
+        """One worker, once; None where the answer is complete."""
+        try:
+            failure = await self._exchange_with(worker, again=again)
+        except (ConnectError, NodeError) as error:
+            failure = failure_of(error)
+        except LostCountError as error:
+            failure = gone(f"the worker sent an answer that rbee does not understand: {error}")
+        if failure is not None:
+            self._course.note(self._progress.lines)
+            if failure.kind is not Kind.REFUSED:
+                self._parts.fleet.failed(worker.key)
+        return failure
+
+    async def _exchange_with(self, worker: WorkerView, *, again: bool) -> Failure | None:
+        content = await self._continued()
+        http = self._parts.fleet.worker(worker.key)
+        limit = asyncio.timeout(self._parts.settings.head_s if again and self._asked.streams else None)
+        async with AsyncExitStack() as stack:
+            try:
+                async with limit, self._company(lambda: WAITING):
+                    sent = http.send("POST", self._target, self._headers, content)
+                    response = await stack.enter_async_context(sent)
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                return gone("the worker did not answer again")
+            return await self._take(response)
+
+    async def _continued(self) -> bytes:
+        """The body, with what the client has of the answer; begins anew where it has nothing."""
+        if not self._answer.gave:
+            self._progress = Progress()
+            return self._content
+        if not self._progress.can_resume:
+            raise GaveUpError(ending(gone("its worker was lost"), None, sent=True))
+        body = {**self._body, **self._progress.resume()}
+        return await asked.written(self._asked, body)
+
+    def _company(self, say: Any) -> Any:
+        settings = self._parts.settings
+        return company(
+            self._answer,
+            say if self._asked.streams else None,
+            patience_s=settings.patience_s,
+            comment_s=settings.comment_s,
+        )
+
+    async def _take(self, response: RawResponse) -> Failure | None:
+        if response.status >= 400:
+            return await self._refused(response)
+        if not 200 <= response.status < 300:
+            return gone(f"the worker answered with status {response.status}")
+        if headers.is_stream(response.headers):
+            return await self._stream(response)
+        if self._answer.gave:
+            return gone("the worker did not go on with a stream")
+        return await self._whole(response)
+
+    async def _stream(self, response: RawResponse) -> Failure | None:
+        progress, answer = self._progress, self._answer
+        progress.begin_stream()
+        await answer.begin_stream()
+        async for piece in response.chunks():
+            data = progress.feed(piece)
+            if data:
+                await (answer.write(data) if progress.lines else answer.pass_on(data))
+            if progress.failure:
+                return gone(f"the worker ended the answer with {progress.failure}")
+        if rest := progress.finish():
+            await answer.write(rest)
+        self._exchange.usage = progress.usage
+        await answer.end()
+        return None
+
+    async def _whole(self, response: RawResponse) -> Failure | None:
+        """An answer that is no stream: another worker can give it until it is whole, or too large to be held."""
+        answer, head, content = self._answer, headers.to_client(response.headers), bytearray()
+        async for piece in response.chunks():
+            content += piece
+            if len(content) > self._parts.settings.held:
+                if not answer.began:
+                    await answer.begin_whole(response.status, head)
+                elif not answer.gave:
+                    return gone("the worker sent a large answer that is no stream to a client that hears one")
+                await answer.write(bytes(content))
+                content.clear()
+        self._exchange.usage = _usage(response.headers.get(HEADER_USAGE.lower(), ""))
+        if not answer.gave:
+            await answer.whole(response.status, head, bytes(content))
+            return None
+        await answer.write(bytes(content))
+        await answer.end()
+        return None
+
+    async def _refused(self, response: RawResponse) -> Failure | None:
+        said = bytearray()
+        async for piece in response.chunks():
+            said += piece
+            if len(said) > _MOST_REFUSAL:
+                return gone("the worker refused the request with an answer without an end")
+        refusal = refusal_in(response.status, bytes(said), response.headers.get("retry-after"))
+        ready = bytes(said) if in_form(bytes(said), form_of(self._exchange.path)) else b""
+        if response.status in _ELSEWHERE or self._answer.gave:
+            error = NodeError(ErrorCode.WORKER_GONE, f"the worker refused the request: {refusal.message}")
+            kind = Kind.REFUSED if response.status != 410 else Kind.GONE
+            return Failure(kind, error, refusal, ready)
+        await self._answer.refuse(refusal, ready)
+        return None
+
+    async def _give_up(self, failure: Failure) -> None:
+        refusal = failure.refusal or refusal_of(failure.error)
+        if failure.refusal and refusal.status == 410:  # of a worker, which the caller knows nothing of
+            refusal = Refusal(503, refusal.code, refusal.message, headers={"Retry-After": "1"})
+        await self._answer.refuse(refusal, failure.said)
+
+
+def _usage(said: str) -> TrackedUsage | None:
+    """What a worker says of a whole answer, None for nothing that can be read."""
+    try:
+        return decode(TrackedUsage, parse_json(said)) if said else None
+    except ProtocolError:
+        return None
