@@ -5,7 +5,8 @@ Rules
 - A connection without a request is ended after a while, however busily it sends what becomes none.
 - Where there are too many, the one that has been without a request for the longest makes room: who says nothing keeps
   nobody out. Only where all have a request is another refused.
-- A request that was taken, and its answer, take as long as they take; `body` bounds what the client has to send.
+- A request that was taken, and its answer, take as long as they take; `body` bounds what the client has to send. Only
+  a client that reads nothing of its answer for minutes is cut off, with what lies here for it.
 """
 
 from __future__ import annotations
@@ -34,14 +35,18 @@ CONNECTIONS = 256
 HANDSHAKE_S = 10.0
 #: Seconds for the head of a request. Between two requests uvicorn waits five.
 HEAD_S = 30.0
+#: Seconds without a byte read, while more than uvicorn's 64 KB wait: a line that is so slow is none.
+READER_S = 300.0
 
 
 @dataclass(slots=True)
 class Bounds:
-    """connections: open at once. head_s: seconds that one may be open without a request."""
+    """connections: open at once. head_s: seconds that one may be open without a request. reader_s: seconds that a client
+    may read nothing while its answer cannot go on."""
 
     connections: int = CONNECTIONS
     head_s: float = HEAD_S
+    reader_s: float = READER_S
     #: Connections without a request, the one that has been so for the longest first.
     waiting: dict[_Connection, None] = field(default_factory=dict)
 
@@ -135,6 +140,7 @@ class _Connection(H11Protocol):
         self._bounds = bounds
         self._greeting = greeting
         self._timer: asyncio.TimerHandle | None = None
+        self._reader: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -147,7 +153,22 @@ class _Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._has_read()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        # To close it would mean to wait until all is read.
+        self._reader = self.loop.call_later(self._bounds.reader_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._has_read()
+        super().resume_writing()
+
+    def _has_read(self) -> None:
+        if self._reader:
+            self._reader.cancel()
+            self._reader = None
 
     def handle_events(self) -> None:
         is_full = len(self.connections) - len(self._bounds.waiting) >= self._bounds.connections
