@@ -43,6 +43,10 @@ _OWN = frozenset(
 _log = logging.getLogger("rbee.gateway")
 
 
+def make_app(parts: Parts) -> Gateway:
+    return Gateway(parts)
+
+
 class Gateway:
     """The ASGI application. draining: nothing new is taken; what runs goes on to its end."""
 
@@ -108,7 +112,7 @@ class Gateway:
         return served
 
     def admit(self, request: Request) -> None:
-        """Raises RefusedError INVALID_API_KEY, RefusedStatusError for a web page that may not ask."""
+        """Raises RefusedError INVALID_API_KEY."""
         exchange: Exchange = request.scope["rbee"]
         exchange.client = self._parts.gate.admit(request.headers, request.client.host if request.client else "")
 
@@ -124,17 +128,13 @@ class Gateway:
 
     def _check_target(self, request: Request) -> None:
         """Raises RefusedStatusError for what is not passed on."""
-        path, origin = request.url.path, request.headers.get("origin")
+        path = request.url.path
         words = [word for word in path.split("/") if word]
         word = next(iter(words[1:] if words[:1] == ["v1"] else words), "")
         if word in _OWN or (request.method != "POST" and words[:1] != ["v1"]):
             raise _refused(404, f"the gateway does not serve {request.method} {path}; GET /v1/models lists its models")
         if request.method != "POST":
             raise _refused(405, f"{path} takes POST, not {request.method}", {"Allow": "POST"})
-        origins = self._parts.settings.origins
-        if origin is not None and origin not in origins and "*" not in origins:
-            # A page could have the user's models compute without being able to read what they say.
-            raise _refused(403, f"web pages of {origin[:100]!r} may not use this gateway: it was started without them")
 
     async def _page(self, _: Request) -> Response:
         return PlainTextResponse(f"rbee {VERSION}: the API is at /v1, its models at /v1/models\n")
@@ -159,7 +159,7 @@ class Gateway:
         found = next((each for each in self._listing(request) if each.get("id") == wanted), None)
         if found is None:
             self._parts.names.resolve(wanted, exchange.client)  # raises, with the nearest names, for most
-            raise NodeError(ErrorCode.MODEL_NOT_FOUND, f"no model {wanted!r:.200} is listed here")
+            raise NodeError(ErrorCode.MODEL_NOT_FOUND, f"no node has the model {wanted!r:.200} yet")
         return JSONResponse(found)
 
     def _listing(self, request: Request) -> Any:

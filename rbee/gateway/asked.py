@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """content: as it came. body: the same, parsed. model: as the client names it."""
+    """content: as it came. body: the same, parsed. model: as the client names it, "" where it does not."""
 
     content: bytes
     body: dict[str, Any]
@@ -50,8 +50,8 @@ def parsed(content: bytes) -> Asked:
         raise wrong("", f"the body is {error}") from error
     if not isinstance(body, dict):
         raise wrong("", f"the body must be a JSON object, not {_kind(body)}")
-    model = body.get("model")
-    if not isinstance(model, str) or not model or len(model) > _LONGEST_NAME:
+    model = body.get("model") or ""
+    if not isinstance(model, str) or len(model) > _LONGEST_NAME:
         raise wrong("model", f"expected the name of a model, got {_kind(model)}")
     if RESUME_FIELD in body:
         raise wrong(RESUME_FIELD, "this field is for rbee itself")
@@ -74,7 +74,7 @@ async def beside(size: int, work: Callable[[], T]) -> T:
 
 
 def _kind(value: Any) -> str:
-    names = {type(None): "nothing", bool: "true or false", int: "a number", float: "a number", list: "a list"}
+    names = {type(None): "null", bool: "true or false", int: "a number", float: "a number", list: "a list"}
     if isinstance(value, str):
-        return "a text of more than 512 characters" if value else "an empty text"
+        return f"a text of {len(value)} characters"
     return names.get(type(value), "an object")

@@ -1,6 +1,6 @@
 """Errors in the form of the API that the caller speaks: OpenAI's, Anthropic's, and in streams that of Responses.
 
-Without hints, which are for the keyboard, and without what addresses keep to themselves.
+Without hints for the keyboard, which speak of commands, and without what addresses keep to themselves.
 """
 
 from __future__ import annotations
@@ -107,7 +107,10 @@ def refusal_of(error: RbeeError | RemoteError) -> Refusal:
         headers["Retry-After"] = str(_retry_after(error.details.get("retry_after_s")))
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    told = shown(RemoteError(error.code, error.message))
+    message = error.message
+    if error.code is ErrorCode.MODEL_NOT_FOUND and error.hint and "`" not in error.hint:
+        message += f"; {error.hint}"  # the nearest names, which help whoever asked
+    told = shown(RemoteError(error.code, message))
     param = error.details.get("field")
     return Refusal(status, error.code.value, told.message, param if isinstance(param, str) else "", headers)
 

@@ -7,23 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rbee.gateway.interfaces import Client, Dispatcher, Fleet, Gate, Recorder
-from rbee.gateway.views import Target
-from rbee.inventory.aliases import ModelAlias
-
-
-class Resolved(Protocol):
-    """What a name means for a client. wanted_targets: in order. alias: None for a name that is a model's own."""
-
-    @property
-    def wanted_targets(self) -> tuple[Target, ...]: ...
-
-    @property
-    def alias(self) -> ModelAlias | None: ...
+from rbee.gateway.names import Resolved
 
 
 class Names(Protocol):
     def resolve(self, model: str, client: Client) -> Resolved:
-        """Raises RbeeError MODEL_NOT_FOUND, with the nearest names in its message, for what the client cannot have."""
+        """model: "" for the one that is the default. Raises NodeError MODEL_NOT_FOUND for what the client cannot have,
+        its hint the nearest names."""
 
     def listing(self, client: Client) -> Sequence[dict[str, Any]]:
         """The entries of /v1/models, each with its `id`."""

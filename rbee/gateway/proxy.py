@@ -96,7 +96,7 @@ class Passage:
         self._body = with_defaults(self._asked.body, resolved.alias, self._exchange.path)
         self._content = await asked.written(self._asked, self._body)
         digests = await asked.beside(len(self._content), lambda: prompt_digests(self._body))
-        targets = resolved.wanted_targets
+        targets = resolved.targets
         self._exchange.model = targets[0].model if targets else ""
         return Wanted(targets, digests, self._exchange.client.priority, deadline)
 

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from rbee.base.errors import NodeError, RefusedError
 from rbee.gateway.interfaces import Client, Ended, WorkerHttp
+from rbee.gateway.names import Resolved
 from rbee.gateway.parts import AppSettings, Parts
 from rbee.gateway.views import NodeState, NodeView, Target, Waiting, Wanted, WorkerKey, WorkerView
 from rbee.inventory.aliases import ModelAlias
@@ -282,20 +283,14 @@ class FakeRecorder:
         self.requests.append(request)
 
 
-@dataclass(frozen=True)
-class FakeResolved:
-    wanted_targets: tuple[Target, ...]
-    alias: ModelAlias | None = None
-
-
 class FakeNames:
     def __init__(self, *aliases: ModelAlias) -> None:
         self.aliases = {alias.name: alias for alias in aliases}
 
-    def resolve(self, model: str, client: Client) -> FakeResolved:
-        if model not in (MODEL, *self.aliases):
-            raise NodeError(ErrorCode.MODEL_NOT_FOUND, f"no model {model!r}; did you mean {MODEL!r}?")
-        return FakeResolved((Target(MODEL, ("a", "b")),), self.aliases.get(model))
+    def resolve(self, model: str, client: Client) -> Resolved:
+        if model not in ("", MODEL, *self.aliases):
+            raise NodeError(ErrorCode.MODEL_NOT_FOUND, f"there is no model {model!r}", hint=f"did you mean {MODEL}?")
+        return Resolved(model, model, (Target(MODEL, ("a", "b")),), self.aliases.get(model))
 
     def listing(self, client: Client) -> list[dict[str, Any]]:
         return [{"id": name, "object": "model"} for name in (MODEL, *self.aliases)]

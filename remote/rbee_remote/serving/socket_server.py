@@ -41,8 +41,8 @@ READER_S = 300.0
 
 @dataclass(slots=True)
 class Bounds:
-    """connections: open at once. head_s: seconds that one may be open without a request. reader_s: seconds that a client
-    may read nothing while its answer cannot go on."""
+    """connections: open at once. head_s: seconds that one may be open without a request. reader_s: seconds that a
+    client may read nothing while its answer cannot go on."""
 
     connections: int = CONNECTIONS
     head_s: float = HEAD_S
