@@ -36,9 +36,9 @@ from rbee_remote.protocol import VERSION, ErrorCode, RemoteError
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 #: What a worker serves for rbee itself, under /v1 and without: never passed on.
-_OWN = frozenset(
-    {"", "admin", "health", "inference", "loading", "metrics", "models", "news", "ready", "requests", "workers"}
-)
+_OWN = frozenset({"admin", "inference", "loading", "news", "ready", "requests", "workers"})
+#: What the gateway serves itself.
+_READ = frozenset({"", "health", "metrics", "models"})
 
 _log = logging.getLogger("rbee.gateway")
 
@@ -128,13 +128,12 @@ class Gateway:
 
     def _check_target(self, request: Request) -> None:
         """Raises RefusedStatusError for what is not passed on."""
-        path = request.url.path
-        words = [word for word in path.split("/") if word]
-        word = next(iter(words[1:] if words[:1] == ["v1"] else words), "")
-        if word in _OWN or (request.method != "POST" and words[:1] != ["v1"]):
-            raise _refused(404, f"the gateway does not serve {request.method} {path}; GET /v1/models lists its models")
-        if request.method != "POST":
-            raise _refused(405, f"{path} takes POST, not {request.method}", {"Allow": "POST"})
+        path, method = request.url.path, request.method
+        word, taken = _word(path), _taken(path)
+        if method not in taken and (word in _READ or path.startswith("/v1/")) and word not in _OWN:
+            raise _refused(405, f"{path} takes {taken}, not {method}", {"Allow": taken})
+        if method != "POST" or word in _OWN | _READ:
+            raise _refused(404, f"the gateway does not serve {method} {path}; GET /v1/models lists its models")
 
     async def _page(self, _: Request) -> Response:
         return PlainTextResponse(f"rbee {VERSION}: the API is at /v1, its models at /v1/models\n")
@@ -177,7 +176,8 @@ class _PassOn:
         exchange: Exchange = scope["rbee"]
         answer = Answer(send, exchange)
         if exchange.method == "OPTIONS":
-            await Response(status_code=204, headers={"Allow": "POST, OPTIONS"})(scope, receive, send)
+            allowed = f"{_taken(exchange.path)}, OPTIONS"
+            await Response(status_code=204, headers={"Allow": allowed})(scope, receive, send)
             return
         try:
             await self._gateway.pass_on(Request(scope, receive), answer)
@@ -202,6 +202,17 @@ class _Refused(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         await Answer(send, scope["rbee"]).refuse(self._refusal)
+
+
+def _word(path: str) -> str:
+    """What a path is about: its first part, or the second one after /v1."""
+    words = [word for word in path.split("/") if word]
+    return next(iter(words[1:] if words[:1] == ["v1"] else words), "")
+
+
+def _taken(path: str) -> str:
+    """The methods of a path."""
+    return "GET, HEAD" if _word(path) in _READ else "POST"
 
 
 _CLOSING = {"Connection": "close", "Retry-After": "5"}

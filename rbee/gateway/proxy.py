@@ -128,7 +128,7 @@ class Passage:
                 raise self._no_other(error, before) from error
             self._note_worker(worker)
             failure = await self._ask(worker)
-            while failure is not None and self._course.stays(failure, is_there=self._is_there(worker)):
+            while failure is not None and self._course.stays(failure, is_there=self._can_go_on_at(worker)):
                 failure = await self._ask(worker, again=True)
             return failure
         finally:
@@ -144,7 +144,10 @@ class Passage:
         self._exchange.worker_at = self._exchange.worker_at or time.monotonic()
         self._worker = worker
 
-    def _is_there(self, worker: WorkerView) -> bool:
+    def _can_go_on_at(self, worker: WorkerView) -> bool:
+        """Whether the same worker may go on, as far as the fleet knows it."""
+        if self._answer.gave and not self._progress.can_resume:
+            return False
         node = next((each for each in self._parts.fleet.nodes if each.name == worker.key.node), None)
         return (
             node is not None
@@ -197,8 +200,6 @@ class Passage:
         if not self._answer.gave:
             self._progress = Progress()
             return self._content
-        if not self._progress.can_resume:
-            raise GaveUpError(ending(gone("its worker was lost"), None, sent=True))
         body = {**self._body, **self._progress.resume()}
         return await asked.written(self._asked, body)
 

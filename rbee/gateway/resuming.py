@@ -79,7 +79,8 @@ class Course:
         return self._failures >= MOST or self._in_a_row >= MOST_IN_A_ROW
 
     def stays(self, failure: Failure, *, is_there: bool) -> bool:
-        """Whether the same worker is asked once more. is_there: as far as the fleet knows it still runs."""
+        """Whether the same worker is asked once more. is_there: it still runs, as far as is
+        known, and can be told what the client has."""
         if self.is_over or failure.kind is not Kind.BROKE or not is_there or self._stayed_at == self._lines:
             return False
         self._stayed_at = self._lines
