@@ -17,7 +17,6 @@ from starlette.types import Send
 from rbee.gateway import errors, headers
 from rbee.gateway.errors import Form, Refusal
 from rbee.gateway.exchange import Exchange
-from rbee_remote.protocol import ErrorCode
 
 
 class Answer:
@@ -72,9 +71,7 @@ class Answer:
 
     async def refuse(self, refusal: Refusal, said: bytes = b"") -> None:
         """End with an error. said: a body that tells it in the client's form already."""
-        known = refusal.code in ErrorCode.__members__
-        other = ErrorCode.USAGE if refusal.status < 500 else ErrorCode.INTERNAL
-        self._exchange.finish = refusal.code if known else other.value
+        self._exchange.finish = errors.recorded(refusal.status, refusal.code)
         if not self.began:
             content = said or errors.body_of(refusal, self._form)
             await self.whole(refusal.status, {"content-type": "application/json", **refusal.headers}, content)

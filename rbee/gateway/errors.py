@@ -88,6 +88,13 @@ class RefusedStatusError(Exception):
         self.refusal = refusal
 
 
+def recorded(status: int, code: str) -> str:
+    """The code of ours under which a worker's error is recorded, which may have words of another API."""
+    if code in ErrorCode.__members__:
+        return code
+    return (ErrorCode.USAGE if 400 <= status < 500 else ErrorCode.INTERNAL).value
+
+
 def form_of(path: str) -> Form:
     words = [word for word in path.split("/") if word not in ("", "v1")]
     if words[:1] == ["messages"]:

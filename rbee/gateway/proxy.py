@@ -21,7 +21,7 @@ from rbee.gateway import asked, headers
 from rbee.gateway.answer import Answer
 from rbee.gateway.asked import Asked
 from rbee.gateway.defaults import with_defaults
-from rbee.gateway.errors import Refusal, form_of, in_form, refusal_in, refusal_of
+from rbee.gateway.errors import Refusal, form_of, in_form, recorded, refusal_in, refusal_of
 from rbee.gateway.exchange import Exchange
 from rbee.gateway.interfaces import RawResponse
 from rbee.gateway.parts import Parts
@@ -110,6 +110,8 @@ class Passage:
                 self._exchange.failovers += 1
         except GaveUpError as error:
             await self._give_up(error.failure)
+        finally:
+            self._exchange.usage = self._exchange.usage or self._progress.usage
 
     async def _on_one(self, wanted: Wanted, before: Failure | None) -> Failure | None:
         """On the worker that the dispatcher gives, whose place is kept while its connection is made again.
@@ -235,7 +237,7 @@ class Passage:
                 return gone(f"the worker ended the answer with {progress.failure}")
         if rest := progress.finish():
             await answer.write(rest)
-        self._exchange.usage = progress.usage
+        self._exchange.finish = recorded(200, progress.error) if progress.error else ""
         await answer.end()
         return None
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rbee_remote.protocol import (
+    NO_CHOICE,
     RESUME_FIELD,
     TRACK_COMMENT,
     ErrorCode,
@@ -31,10 +32,16 @@ from rbee_remote.protocol import (
 MAX_EVENT = 8 * 2**20
 _END = b"\n\n"
 _COMMENT = TRACK_COMMENT.encode()
-#: What a worker says in its stream when it cannot go on and another could.
-_DYING = frozenset({ErrorCode.WORKER_GONE.value, ErrorCode.WORKER_CRASHED.value, ErrorCode.INTERNAL.value})
-#: The same in Anthropic's words.
-_DYING_TYPES = frozenset({"api_error", "overloaded_error"})
+#: What a worker says in its stream when it cannot go on and another could; the last two are Anthropic's.
+_DYING = frozenset(
+    {
+        ErrorCode.WORKER_GONE.value,
+        ErrorCode.WORKER_CRASHED.value,
+        ErrorCode.INTERNAL.value,
+        "api_error",
+        "overloaded_error",
+    }
+)
 
 
 class LostCountError(ValueError):
@@ -54,17 +61,20 @@ class Progress:
     """How far an answer has come, over all workers that it had.
 
     lines: data lines that were given out. usage: None until it was told. failure: what the worker itself said it ends
-    with, "" while it has not; nothing is given out after it.
+    with, "" while it has not, or where the client is told: nothing is given out after it. error: the code of an error
+    that the client was told, "" for none.
     """
 
     lines: int = 0
     usage: TrackedUsage | None = None
     failure: str = ""
+    error: str = ""
     _state: dict[str, Any] | None = None
     _choices: dict[int, _Choice] = field(default_factory=dict)
     _rest: bytes = b""
     _choice: _Choice | None = None
     _announced: int = 0
+    _unseen: int = 0
     _is_counted: bool = True
 
     @property
@@ -73,14 +83,21 @@ class Progress:
         return self._state is not None and self._is_counted
 
     def resume(self) -> dict[str, Any]:
-        """The field to be added to the request's body. `can_resume` must hold."""
+        """The field to be added to the request's body. `can_resume` must hold.
+
+        Tokens of which the client has no line, though they gave some, are left to the next worker: what their lines say
+        beside their text, such as probabilities, comes of choosing them.
+        """
         assert self._state is not None
+        if self._unseen and self._choice is not None:
+            del self._choice.tokens[-self._unseen :]
+            self._unseen = 0
         choices = {str(number): Sent(tuple(each.tokens), each.lines) for number, each in self._choices.items()}
         return {RESUME_FIELD: encode(Resume(self._state, choices))}
 
     def begin_stream(self) -> None:
         """Another worker's stream follows: what the one before left unfinished never was."""
-        self._rest, self._choice, self._announced, self.failure = b"", None, 0, ""
+        self._rest, self._choice, self._announced, self._unseen, self.failure = b"", None, 0, 0, ""
 
     def feed(self, piece: bytes) -> bytes:
         """What is to be given to the client now, "" for nothing yet. Raises LostCountError."""
@@ -115,7 +132,7 @@ class Progress:
                 self._note(event)
                 continue
             if lines := event.count(b"\ndata:") + event.startswith(b"data:"):
-                if self._announced < lines and self._is_failure(event):
+                if (self._announced < lines or self._choice is self._last) and self._is_failure(event):
                     break
                 self._count(lines)
             given.append(event)
@@ -130,6 +147,7 @@ class Progress:
             return
         self._announced -= lines
         self._choice.lines += lines
+        self._unseen = 0
 
     def _note(self, comment: bytes) -> None:
         """Take a tracking comment in. Checked by hand: `decode` would take longer than all the rest."""
@@ -149,6 +167,12 @@ class Progress:
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise LostCountError(f"a tracking comment that is none: {error}"[:200]) from error
         self._choice, self._announced = choice, lines
+        self._unseen = len(told["tokens"]) if lines else 0
+
+    @property
+    def _last(self) -> _Choice | None:
+        """Of the lines that belong to none, the last ones: an error is one of them."""
+        return self._choices.get(NO_CHOICE)
 
     def _note_rare(self, told: Tracked) -> None:
         if told.state is not None:
@@ -157,16 +181,19 @@ class Progress:
             self.usage = told.usage
 
     def _is_failure(self, event: bytes) -> bool:
-        """Whether a line that nobody announced is the worker's own end, which the client need not hear of where another
-        one can go on."""
+        """Whether a line is the worker's own end, which the client need not hear of where another one can go on."""
         if self.lines and not self.can_resume:
             return False
-        self.failure = dying_word(event.partition(b"data:")[2])
-        return bool(self.failure)
+        word = error_word(event.partition(b"data:")[2])
+        if word in _DYING:
+            self.failure = word
+            return True
+        self.error = word
+        return False
 
 
-def dying_word(body: bytes) -> str:
-    """The code, or type, of an error in OpenAI's or Anthropic's form that another worker would not have; else ""."""
+def error_word(body: bytes) -> str:
+    """The code, or type, of an error in OpenAI's or Anthropic's form; "" for what is none."""
     try:
         said = parse_json(body)
     except ProtocolError:
@@ -174,7 +201,5 @@ def dying_word(body: bytes) -> str:
     error = said.get("error") if isinstance(said, dict) else None
     if not isinstance(error, dict):
         return ""
-    code, kind = error.get("code"), error.get("type")
-    if isinstance(code, str) and code in _DYING:
-        return code
-    return kind if code is None and isinstance(kind, str) and kind in _DYING_TYPES else ""
+    words = [word for word in (error.get("code"), error.get("type")) if isinstance(word, str) and word]
+    return words[0] if words else "error"

@@ -181,6 +181,8 @@ async def test_what_is_rbees_own_on_a_worker_is_not_passed_on(path: str, method:
         ("POST", "/v1/models", 405, "GET, HEAD"),
         ("POST", "/", 405, "GET, HEAD"),
         ("OPTIONS", "/v1/chat/completions", 204, "POST, OPTIONS"),
+        ("OPTIONS", "/v1/models", 204, "GET, HEAD, OPTIONS"),
+        ("GET", "/v1/metrics", 404, None),
         ("HEAD", "/v1/models", 200, None),
         ("HEAD", "/health", 200, None),
         ("GET", "/", 200, None),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rbee.gateway.tracking import MAX_EVENT, LostCountError, Progress, dying_word
+from rbee.gateway.tracking import MAX_EVENT, LostCountError, Progress, error_word
 from rbee_remote.protocol import NO_CHOICE, RESUME_FIELD, Resume, Sent, decode
 from tests.doubles.gateway import STATE, USAGE, Step, chat_script, plain, rendered
 
@@ -137,17 +137,33 @@ def test_the_workers_own_end_is_not_given_out_where_another_can_go_on() -> None:
     [
         (ERROR, "WORKER_GONE"),
         ({"code": "WORKER_CRASHED"}, "WORKER_CRASHED"),
-        ({"code": "DEADLINE_EXCEEDED"}, ""),
-        ({"code": None, "type": "invalid_request_error"}, ""),
+        ({"code": None, "type": "invalid_request_error"}, "invalid_request_error"),
         ({"type": "overloaded_error"}, "overloaded_error"),
-        ({"code": []}, ""),
+        ({"code": []}, "error"),
         (3, ""),
     ],
 )
-def test_which_errors_of_a_worker_another_would_not_have(error: Any, word: str) -> None:
-    assert dying_word(json.dumps({"error": error}).encode()) == word
+def test_an_error_is_known_by_its_code_or_type(error: Any, word: str) -> None:
+    assert error_word(json.dumps({"error": error}).encode()) == word
+
+
+def test_an_error_of_the_request_is_told_to_the_client() -> None:
+    """Announced among the lines of no choice, as a worker does."""
+    progress, told = Progress(), json.dumps({"error": {"code": "DEADLINE_EXCEEDED", "message": "late"}})
+    line = b"data: " + told.encode() + b"\n\n"
+    assert progress.feed(rendered([Step(0, (1,), ("a",)), Step(NO_CHOICE, (), (told,), USAGE)])) == b"data: a\n\n" + line
+    assert (progress.error, progress.failure, progress.usage) == ("DEADLINE_EXCEEDED", "", USAGE)
+
+
+def test_a_token_of_which_the_client_has_no_line_is_left_to_the_next_worker() -> None:
+    progress = Progress()
+    progress.feed(rendered([Step(0, (1,), ("a",)), Step(0, (2, 3), ("b", "c"))])[:-19])
+    assert counted(progress)["0"] == Sent((1,), 1)
+    progress = Progress()
+    progress.feed(rendered([Step(0, (1,), ("a",)), Step(0, (2, 3), ("b", "c"))])[:-3])
+    assert counted(progress)["0"] == Sent((1, 2, 3), 2)
 
 
 @given(st.binary(max_size=40))
 def test_any_line_may_be_asked(line: bytes) -> None:
-    assert dying_word(line) == ""
+    assert error_word(line) == ""
