@@ -92,7 +92,7 @@ def recorded(status: int, code: str) -> str:
     """The code of ours under which a worker's error is recorded, which may have words of another API."""
     if code in ErrorCode.__members__:
         return code
-    return (ErrorCode.USAGE if 400 <= status < 500 else ErrorCode.INTERNAL).value
+    return str((ErrorCode.USAGE if 400 <= status < 500 else ErrorCode.INTERNAL).value)
 
 
 def form_of(path: str) -> Form:

@@ -148,6 +148,7 @@ class ScriptedResponse:
         sizes, at = list(reply.cuts), 0
         while at < end:
             size = sizes.pop(0) if len(sizes) > 1 else sizes[0]
+            await asyncio.sleep(0)  # as a socket would
             yield content[at : min(at + size, end)]
             at += size
             if reply.holds is not None:

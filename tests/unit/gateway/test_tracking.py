@@ -151,7 +151,8 @@ def test_an_error_of_the_request_is_told_to_the_client() -> None:
     """Announced among the lines of no choice, as a worker does."""
     progress, told = Progress(), json.dumps({"error": {"code": "DEADLINE_EXCEEDED", "message": "late"}})
     line = b"data: " + told.encode() + b"\n\n"
-    assert progress.feed(rendered([Step(0, (1,), ("a",)), Step(NO_CHOICE, (), (told,), USAGE)])) == b"data: a\n\n" + line
+    stream = rendered([Step(0, (1,), ("a",)), Step(NO_CHOICE, (), (told,), USAGE)])
+    assert progress.feed(stream) == b"data: a\n\n" + line
     assert (progress.error, progress.failure, progress.usage) == ("DEADLINE_EXCEEDED", "", USAGE)
 
 
