@@ -8,8 +8,10 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import httpx
 from starlette.types import ASGIApp
 
 from rbee.base.errors import NodeError, RefusedError
@@ -18,7 +20,7 @@ from rbee.gateway.names import Resolved
 from rbee.gateway.parts import AppSettings, Parts
 from rbee.gateway.views import NodeState, NodeView, Target, Waiting, Wanted, WorkerKey, WorkerView
 from rbee.inventory.aliases import ModelAlias
-from rbee.node.socket_http import HungUpError
+from rbee.node.socket_http import HungUpError, SilenceError
 from rbee_remote.protocol import (
     NO_CHOICE,
     RESUME_FIELD,
@@ -31,6 +33,7 @@ from rbee_remote.protocol import (
     decode,
     encode,
 )
+from tests.patience import PATIENCE_S
 
 STATE = {"seed": 7}
 SHA = "5" * 64
@@ -375,3 +378,43 @@ async def ask(
 
 def chat(**values: Any) -> dict[str, Any]:
     return {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "stream": True, **values}
+
+
+class SocketWorker:
+    """A real worker behind its socket. breaks_at: bytes of an answer's body after which its connection breaks, for one
+    request after another; None, and none left, for whole ones."""
+
+    def __init__(self, socket: Path, *breaks_at: int | None) -> None:
+        self._client = httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(socket)), timeout=PATIENCE_S)
+        self._breaks_at = list(breaks_at)
+        self.requests = 0
+
+    @contextlib.asynccontextmanager
+    async def send(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes
+    ) -> AsyncIterator[SocketResponse]:
+        self.requests += 1
+        breaks_at = self._breaks_at.pop(0) if self._breaks_at else None
+        address = f"http://worker{path}"
+        async with self._client.stream(method, address, headers=dict(headers), content=body) as response:
+            yield SocketResponse(response, breaks_at)
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+
+class SocketResponse:
+    def __init__(self, response: httpx.Response, breaks_at: int | None) -> None:
+        self.status = response.status_code
+        self.headers = dict(response.headers)
+        self._response = response
+        self._breaks_at = breaks_at
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        left = self._breaks_at
+        async for piece in self._response.aiter_raw():
+            if left is not None and left <= len(piece):
+                yield piece[:left]
+                raise SilenceError("POST", 10)
+            left = None if left is None else left - len(piece)
+            yield piece

@@ -50,7 +50,7 @@ async def asked(world: Setting, body: dict[str, Any] | None = None, **options: A
 
 
 @given(st.lists(st.integers(0, LENGTH - 1), max_size=5), st.lists(st.integers(1, 300), min_size=1, max_size=9))
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_each_line_once_whatever_breaks_where(breaks: list[int], cuts: list[int]) -> None:
     """Each worker of the fleet breaks at a byte of what it sends, until one does not. A byte that is not reached, since
     little was missing, is no break."""
