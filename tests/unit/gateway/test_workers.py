@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rbee.gateway.app import make_app
-from tests.doubles.engine import INFO, ScriptedEngine, loads
+from tests.doubles.engine import ScriptedEngine, loads
 from tests.doubles.gateway import Heard, Setting, SocketWorker, ask, chat, setting
 from tests.unit.remote.worker.http.test_app import running
+from tests.unit.remote.worker.http.test_openai import TellingEngine
 
 ANSWER = "Thé quick brown fox. " * 3
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Short, because a socket's path has 108 bytes at most."""
+    with tempfile.TemporaryDirectory(prefix="rbee-test-", dir="/tmp") as path:
+        yield Path(path)
+
+
 def engine() -> ScriptedEngine:
-    return ScriptedEngine(lambda _: ANSWER.encode(), info=dataclasses.replace(INFO), n_batch=512)
+    return TellingEngine(lambda _: ANSWER.encode(), n_batch=512)
 
 
 @contextlib.asynccontextmanager
@@ -49,11 +57,12 @@ def chunks(heard: Heard) -> list[dict[str, Any]]:
     return [{name: value for name, value in each.items() if name not in own} for each in found]
 
 
-@pytest.mark.parametrize("values", [{}, {"n": 2, "stream_options": {"include_usage": True}}, {"max_tokens": 0}])
-async def test_an_answer_of_two_workers_is_the_answer_of_one(tmp_path: Path, values: dict[str, Any]) -> None:
+VALUES = [{}, {"n": 2, "stream_options": {"include_usage": True}}, {"max_tokens": 0}, {"logprobs": True}]
+
+
+@pytest.mark.parametrize("values", VALUES)
+async def test_an_answer_of_two_workers_is_the_answer_of_one(folder: Path, values: dict[str, Any]) -> None:
     body = chat(temperature=0, seed=3, **values)
-    folder = Path("/tmp") / tmp_path.name if len(str(tmp_path)) > 70 else tmp_path
-    folder.mkdir(exist_ok=True)
     async with world_of(folder, None) as world:
         app = make_app(world.parts)
         whole = await ask(app, body)
@@ -88,8 +97,3 @@ async def test_a_whole_answer_tells_its_usage_and_a_refusal_is_the_workers_own(f
     assert (refused.status, refused.json["error"]["param"]) == (400, "temperature")
     assert unknown.status == 404
     assert "does not serve POST /v1/unknown" in unknown.json["error"]["message"]
-
-
-@pytest.fixture
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("g")
