@@ -55,7 +55,8 @@ class ScriptedEngine:
     """answer: the bytes generated for a prompt. before_step: called with the number of the step, from 1, before it
     is computed; what it raises is the engine's failure. can_forget: whether a part of a sequence can be dropped.
     steps, computed: how many steps and tokens of them there were. constraints: what each sequence was started with,
-    None for free text; accepted: the tokens that were forced on it."""
+    None for free text; accepted: the tokens that it was given, of which those that stand in the script are taken as
+    such."""
 
     def __init__(
         self,
@@ -81,6 +82,8 @@ class ScriptedEngine:
         self._memory: dict[int, list[int]] = {}
         self._texts = {token: text for text, token in info.special_tokens.items()}
         self._answers: dict[int, tuple[list[int], list[int]]] = {}  # seq to a prompt and what follows it
+        self._said: dict[int, list[int]] = {}  # seq to all that counts as generated
+        self._done: dict[int, int] = {}  # seq to how far it is in the script
         self._rows: dict[int, tuple[int, int]] = {}  # index in the batch to the token's sequence and the token
         self._embeddings = False
 
@@ -122,6 +125,7 @@ class ScriptedEngine:
         self.constraints[seq] = constraint
         self.accepted[seq] = []
         self._answers[seq] = list(prompt), self._tokens(self._answer(self._text(prompt[1:])))
+        self._said[seq], self._done[seq] = [], 0
 
     def decode(self, batch: Sequence[BatchToken], *, embeddings: bool = False) -> bool:
         assert 0 < len(batch) <= self.n_batch
@@ -143,19 +147,21 @@ class ScriptedEngine:
 
     def sample(self, seq: int, row: int) -> Sampled:
         assert self._rows[row][0] == seq
-        prompt, answer = self._answers[seq]
-        memory = self._memory[seq]
-        assert memory[: len(prompt)] == prompt
-        generated = memory[len(prompt) :]
-        forced = len(self.accepted[seq])  # whoever forces tokens goes on where the script stood
-        if not forced:
-            assert answer[: len(generated)] == generated
-        done = len(generated) - forced
-        return Sampled(answer[done] if done < len(answer) else END)
+        prompt, _ = self._answers[seq]
+        assert self._memory[seq] == prompt + self._said[seq]
+        token = self._next(seq)
+        self._said[seq].append(token)
+        self._done[seq] += 1
+        return Sampled(token)
 
     def accept(self, seq: int, token: int) -> None:
-        assert seq in self._answers
         self.accepted[seq].append(token)
+        self._done[seq] += token == self._next(seq)
+        self._said[seq].append(token)
+
+    def _next(self, seq: int) -> int:
+        _, answer = self._answers[seq]
+        return answer[self._done[seq]] if self._done[seq] < len(answer) else END
 
     def embedding(self, row: int) -> NDArray[np.float32]:
         """One dimension for each token there is."""
