@@ -39,6 +39,24 @@ def test_decoding_goes_before_prefill_in_the_same_step() -> None:
     assert [(span.key, span.count) for span in plan.spans] == [("talks", 1), ("reads", 3)]
 
 
+def test_what_is_not_to_be_computed_at_once_is_decoded() -> None:
+    """Beside others, and with an output after the last token alone."""
+    scheduler = Scheduler(slots=2, queue=0, n_batch=16)
+    scheduler.submit("a", range(6), at_once=3)
+    scheduler.submit("b", range(100, 120))
+    steps = []
+    for _ in range(4):
+        plan = scheduler.plan(prefill=4)
+        steps.append([(span.key, span.count, span.row) for span in plan.spans])
+        scheduler.commit(plan)
+    assert steps == [
+        [("a", 3, None), ("b", 13, None)],
+        [("a", 1, None), ("b", 4, None)],
+        [("a", 1, None), ("b", 3, 3)],
+        [("a", 1, 0)],
+    ]
+
+
 def test_a_step_that_was_not_committed_is_planned_again() -> None:
     scheduler = Scheduler(slots=1, queue=0, n_batch=4)
     scheduler.submit("a", range(3))
@@ -340,11 +358,19 @@ class Traffic(RuleBasedStateMachine):
         self.tokens: dict[str, list[int]] = {}
         self.prompts: dict[str, int] = {}
         self.reuse: dict[str, bool] = {}
+        self.at_once: dict[str, int | None] = {}
         self.begun: dict[str, int] = {}  # key to slot
         self.memory: dict[int, list[int]] = {slot: [] for slot in range(self.SLOTS)}
 
-    @rule(start=st.integers(0, 2), common=st.integers(0, 60), own=st.integers(1, 40), reuse=st.booleans())
-    def submit(self, start: int, common: int, own: int, reuse: bool) -> None:
+    @rule(
+        start=st.integers(0, 2),
+        common=st.integers(0, 60),
+        own=st.integers(1, 40),
+        reuse=st.booleans(),
+        apart=st.none() | st.integers(0, 20),
+    )
+    def submit(self, start: int, common: int, own: int, reuse: bool, apart: int | None) -> None:
+        """apart: how many of the last tokens are not to be computed at once."""
         self.number += 1
         key = str(self.number)
         prompt = [100 * start + index for index in range(common)]
@@ -353,10 +379,13 @@ class Traffic(RuleBasedStateMachine):
             with pytest.raises(QueueFull):
                 self.scheduler.submit(key, prompt)
             return
-        self.scheduler.submit(key, prompt, reuse=reuse, digests=self._digests(prompt))
+        at_once = None if apart is None else max(1, len(prompt) - apart)
+        digests = self._digests(prompt[:at_once])  # what is known behind it is an answer's
+        self.scheduler.submit(key, prompt, reuse=reuse, at_once=at_once, digests=digests)
+        self.at_once[key] = at_once
         self.waiting.append(key)
         self.tokens[key] = prompt
-        self.prompts[key] = len(prompt)
+        self.prompts[key] = len(prompt[:at_once])
         self.reuse[key] = reuse
 
     @precondition(lambda self: self.waiting or self.seated)
@@ -443,6 +472,9 @@ class Traffic(RuleBasedStateMachine):
         assert bool(plan.batch) == bool(self.seated)
         assert sum(span.count for span in plan.spans) == len(plan.batch)
         assert len({span.slot for span in plan.spans}) == len(plan.spans)
+        for span in plan.spans:
+            at_once = self.at_once[span.key]
+            assert span.count == 1 or at_once is None or span.start + span.count <= at_once
         assert all(self.begun[span.key] == span.slot for span in plan.spans)
         return plan
 
