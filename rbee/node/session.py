@@ -76,7 +76,7 @@ class NodeSession:
         self._held = (
             pool.use(self.node, self.emit)
             if pool
-            else ReconnectingConnection(self.node.name, self._open, self.emit, _access(self.facts))
+            else ReconnectingConnection(self.node.name, self._open, self.emit, access_of(self.facts))
         )
         self.connection = await self._held.__aenter__()
         return self
@@ -155,7 +155,8 @@ class NodeSession:
         self.registry.upsert_worker(self.node.name, worker, hive_instance=hive.instance, payload=hive.payload)
 
 
-def _access(facts: NodeFacts | None) -> SocketAccess:
+def access_of(facts: NodeFacts | None) -> SocketAccess:
+    """How sockets of a node were reached the last time."""
     if facts is None:
         return SocketAccess()
     return SocketAccess("pipe" if facts.transport == "pipe" else "forward", (facts.python, "-I", facts.payload, "pipe"))

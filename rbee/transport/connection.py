@@ -85,6 +85,13 @@ class Connection(Protocol):
     def try_forwarding(self) -> None:
         """Have the next stream try a channel to its socket first, whatever worked last time."""
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is known to be over; False says little."""
+
+    async def is_alive(self, within_s: float) -> bool:
+        """Whether the node answers over it in that many seconds: one round trip. Raises nothing of the network's."""
+
     async def run(self, script: str, *, timeout: float = 60.0) -> Completed:
         """Run a POSIX sh script on the node.
 

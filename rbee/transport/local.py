@@ -125,6 +125,7 @@ class LocalConnection(ShellConnection):
 
     timings = ConnectTimings(0.0, 0.0)
     access = SocketAccess()
+    is_closed = False
 
     def __init__(self, *, keeper_id: str) -> None:
         self._keeper_id = keeper_id
@@ -134,6 +135,11 @@ class LocalConnection(ShellConnection):
 
     def try_forwarding(self) -> None:
         """As `use_pipe`."""
+
+    async def is_alive(self, within_s: float) -> bool:
+        """This machine is there."""
+        del within_s
+        return True
 
     async def __aenter__(self) -> Self:
         return self

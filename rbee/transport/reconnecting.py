@@ -76,6 +76,13 @@ class ReconnectingConnection:
     def try_forwarding(self) -> None:
         self._current.try_forwarding()
 
+    @property
+    def is_closed(self) -> bool:
+        return self._current.is_closed
+
+    async def is_alive(self, within_s: float) -> bool:
+        return await self._current.is_alive(within_s)
+
     async def run(self, script: str, *, timeout: float = 60.0) -> Completed:
         return await self._current.run(script, timeout=timeout)
 

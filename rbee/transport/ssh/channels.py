@@ -157,6 +157,20 @@ class SSHConnection(ShellConnection):
     def try_forwarding(self) -> None:
         self._access = replace(self._access, transport="forward")
 
+    @property
+    def is_closed(self) -> bool:
+        return self._connection.is_closed()
+
+    async def is_alive(self, within_s: float) -> bool:
+        """As `Connection.is_alive`, by the request that keepalive sends: asyncssh has no public name for it, and
+        a channel that is opened for nothing would stand in the log of the server."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self._connection._make_global_request(b"keepalive@openssh.com")
+        except (asyncssh.Error, OSError):  # TimeoutError is one
+            return False
+        return not self._connection.is_closed()
+
     async def open_shell(self) -> SSHShell:
         return SSHShell(await self._sessions.open())
 
