@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rbee.base import trusted_files
-from rbee.base.errors import RbeeError
+from rbee.base.errors import ElsewhereError, RbeeError
 from rbee.base.events import Emit, Notice
 from rbee.base.settings import keeper_id, make_private_folder
 from rbee.base.who import host, user
@@ -75,9 +75,12 @@ def recorded(
 
     A detail `node` takes the place of the argument, where only the body finds out.
     """
-    outcome = OK
+    outcome: str | None = OK
     try:
         yield details
+    except ElsewhereError:
+        outcome = None  # whoever does it records it
+        raise
     except RbeeError as error:
         outcome = error.code.value
         raise
@@ -89,7 +92,8 @@ def recorded(
         raise
     finally:
         where = details.pop("node", node)
-        record(settings, action, emit=emit, node=where, outcome=outcome, **details)
+        if outcome is not None:
+            record(settings, action, emit=emit, node=where, outcome=outcome, **details)
 
 
 def head(settings: Settings) -> str:

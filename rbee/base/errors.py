@@ -80,6 +80,11 @@ class RbeeError(Exception):
         return error
 
 
+class ElsewhereError(BaseException):
+    """No failure: a command that is run for another process cannot be done here as it would be done there, and nothing
+    has been done yet. No Exception, because nobody on its way may take it for a failure of a node."""
+
+
 class UsageError(RbeeError):
     """The command line asks for something that does not exist or cannot be."""
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from rbee.base.errors import UsageError
+from rbee.cli.inputs import INPUTS
 from rbee.cli.options import check_text
 
 SchemaOption = Annotated[
@@ -80,7 +81,7 @@ def _check(fields: dict[str, Any]) -> None:
 def read_text(option: str, path: Path) -> str:
     """Raises UsageError that names the option."""
     try:
-        return decode_text(path.read_bytes(), f"{option}: {path}")
+        return decode_text(INPUTS.get().file(path), f"{option}: {path}")
     except OSError as error:
         raise UsageError(f"{option}: cannot read {path}: {error.strerror}") from error
 

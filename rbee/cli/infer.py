@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +13,7 @@ from rbee.cli.chat_options import Chat, read_chat
 from rbee.cli.collected import takes
 from rbee.cli.constraints import decode_text, read_constraints, read_text
 from rbee.cli.display_options import Display, read_display
+from rbee.cli.inputs import INPUTS
 from rbee.cli.load_options import collect_load_options
 from rbee.cli.options import ModelOption, NodeOption, check_text, duration
 from rbee.cli.sampling_options import read_sampling, read_stop
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    command(app, "infer", example='rbee infer --node gpu1 --model smollm2:135m "Why is the sky blue?"')(infer)
+    command(app, "infer", example='rbee infer --node gpu1 --model smollm2:135m "Why is the sky blue?"', over_link=True)(
+        infer
+    )
 
 
 @takes(
@@ -132,6 +134,7 @@ def _run(shell: Shell, request: InferRequest, renderer: Renderer) -> None:
             "completion_tokens": finished.usage.completion_tokens,
             "finish": finished.finish_reason,
         }
+    shell.hold_connection(finished.node)
 
 
 def read_prompt(argument: str | None, file: Path | None) -> str:
@@ -148,18 +151,16 @@ def read_prompt(argument: str | None, file: Path | None) -> str:
     parts = [] if argument in (None, "-") else [str(argument)]
     if file is not None:
         parts.append(_read_file(file))
-    if argument == "-" or not _is_interactive():
-        parts.append(decode_text(sys.stdin.buffer.read(), "standard input"))
+    content = None if str(file) == "-" else INPUTS.get().standard_input(is_named=argument == "-")
+    if content is not None:
+        parts.append(decode_text(content, "standard input"))
     text = "\n\n".join(part for part in (part.strip("\r\n") for part in parts) if part)
     if not text.strip():
         raise UsageError("there is no prompt", hint='rbee infer "Why is the sky blue?", or --file, or standard input')
     return text
 
 
-def _is_interactive() -> bool:
-    """Whether stdin has nothing for us: a terminal, or closed."""
-    return sys.stdin is None or sys.stdin.closed or sys.stdin.isatty()
-
-
 def _read_file(path: Path) -> str:
-    return decode_text(sys.stdin.buffer.read(), "standard input") if str(path) == "-" else read_text("--file", path)
+    if str(path) != "-":
+        return read_text("--file", path)
+    return decode_text(INPUTS.get().standard_input(is_named=True) or b"", "standard input")

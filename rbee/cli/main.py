@@ -6,15 +6,18 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command, get_group
 
 from rbee.base.errors import RbeeError, UsageError
-from rbee.cli import audit, bench, gc, hive, infer, keys, logs, models, nodes, serve, uninstall, usage, version, workers
 from rbee.cli.shell import State, options_callback
-from rbee.render import OutputClosed, Renderer, make_renderer
+from rbee.render import OutputClosed, Renderer
 from rbee.render.text import neutralise
 from rbee_remote.protocol import ErrorCode
 
@@ -22,19 +25,68 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def make_app() -> typer.Typer:
-    """The whole command line. No Rich in its help: `rbee --help` has to feel instant."""
+#: A command, or a group of them, is a module of `rbee.cli`; this is their order in the help.
+MODULES = (
+    "infer", "serve", "keys", "usage", "nodes", "workers", "models", "bench", "hive", "link", "logs", "gc", "audit",
+    "uninstall", "version",
+)  # fmt: skip
+
+
+def make_app(cls: type[TyperGroup] = TyperGroup, modules: Iterable[str] = MODULES) -> typer.Typer:
+    """The command line. No Rich in its help: `rbee --help` has to feel instant."""
     app = typer.Typer(
         name="rbee",
+        cls=cls,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         epilog='Example: rbee infer "Why is the sky blue?"',
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     options_callback(app, "Run language models on any machine you can reach with SSH.")
-    for module in (infer, serve, keys, usage, nodes, workers, models, bench, hive, logs, gc, audit, uninstall, version):
-        module.register(app)
+    for name in modules:
+        _register(name, app)
     return app
+
+
+def _register(name: str, app: typer.Typer) -> None:
+    import_module(f"rbee.cli.{name}").register(app)
+
+
+class _OnDemand(TyperGroup):
+    """The command line whose commands are read in when they are asked for."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        self.read_in([cmd_name] if cmd_name in MODULES else [])
+        return super().get_command(ctx, cmd_name)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        del ctx
+        self.read_in(MODULES)
+        return list(MODULES)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in MODULES:  # the error names those that are like it
+            self.read_in(MODULES)
+        return super().resolve_command(ctx, args)
+
+    def read_in(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self.commands:
+                app = typer.Typer(rich_markup_mode=None)
+                _register(name, app)
+                self.commands |= get_group(app).commands
+
+
+@cache
+def _on_demand() -> _OnDemand:
+    command = get_command(make_app(_OnDemand, ()))
+    assert isinstance(command, _OnDemand)
+    return command
+
+
+def get_ready(names: Iterable[str]) -> None:
+    """Read commands in."""
+    _on_demand().read_in(names)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,24 +95,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[:1] == ["--version"]:  # what one types by habit
         words[0] = "version"
     os.umask(0o077)  # what is made here is this user's alone: what others can write, rbee refuses the next time
-    state = State()
     _open_closed_streams()
+    return run(words, State())
+
+
+def run(words: list[str], state: State) -> int:
+    """Run one command line in its state; the exit status. Raises ElsewhereError, where it is run for a client."""
     try:
         return _run(words, state)
     except OutputClosed:
         return 0  # whoever read stdout had enough
     except typer.TyperException as error:
-        return _fail(_usage_error(error), state, words)
+        return fail(_usage_error(error), state, words)
     except RbeeError as error:
-        return _fail(error, state, words)
+        return fail(error, state, words)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(RbeeError(ErrorCode.REQUEST_CANCELED, "canceled"), state, words)
+        return fail(RbeeError(ErrorCode.REQUEST_CANCELED, "canceled"), state, words)
     except Exception as error:  # a bug: its traceback goes to the log, one line to the user
-        return _fail(_internal_error(error), state, words)
+        return fail(_internal_error(error), state, words)
 
 
 def _run(words: list[str], state: State) -> int:
-    status = make_app()(args=words, prog_name="rbee", standalone_mode=False, obj=state)
+    status = _on_demand().main(args=words, prog_name="rbee", standalone_mode=False, obj=state)
     return status if isinstance(status, int) else 0
 
 
@@ -71,7 +127,8 @@ def _open_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - for as long as the process lives
 
 
-def _fail(error: RbeeError, state: State, words: Sequence[str]) -> int:
+def fail(error: RbeeError, state: State, words: Sequence[str]) -> int:
+    """Show the error that ends a command; its exit status."""
     with contextlib.suppress(OutputClosed):
         _renderer(state, words).error(error)
     return error.exit_status
@@ -80,7 +137,7 @@ def _fail(error: RbeeError, state: State, words: Sequence[str]) -> int:
 def _renderer(state: State, words: Sequence[str]) -> Renderer:
     """The command's own; where it did not come so far, one by the options that can be seen."""
     seen = list(words)[: words.index("--")] if "--" in words else words
-    return state.renderer or make_renderer(
+    return state.renderer or state.make_renderer(
         json=state.options.json or "--json" in seen, color=not (state.options.no_color or "--no-color" in seen)
     )
 

@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
     command(nodes, "list", example="rbee nodes list --json")(list_)
     command(nodes, "show", example="rbee nodes show gpu1")(show)
     command(nodes, "remove", example="rbee nodes remove gpu1")(remove)
-    command(nodes, "ping", example="rbee nodes ping @cuda")(ping)
+    command(nodes, "ping", example="rbee nodes ping @cuda", over_link=True)(ping)
     command(nodes, "check", example="rbee nodes check gpu1")(check)
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from rbee.base.errors import RbeeError
+from rbee.base.errors import ElsewhereError, RbeeError
 from rbee.render import Output, OutputClosed, Renderer, make_renderer
 from rbee_remote.protocol import ErrorCode
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rbee.base.settings import Settings
     from rbee.context import Context
     from rbee.inventory import Inventory
+    from rbee.link.session import Session
     from rbee.registry import Registry
 
 T = TypeVar("T")
@@ -74,10 +75,20 @@ _COMMON: dict[str, Any] = {
 
 @dataclass
 class State:
-    """What one run of the command line keeps: options as they are read, the command's renderer for a late error."""
+    """What one run of the command line keeps: options as they are read, the command's renderer for a late error.
+
+    session: of the client that the command is run for, None where it is this process's own."""
 
     options: Options = field(default_factory=Options)
     renderer: Renderer | None = None
+    session: Session | None = None
+
+    def make_renderer(self, **options: Any) -> Renderer:
+        """As `make_renderer`, for whoever reads this command's output."""
+        if self.session is not None:
+            out, err = self.session.streams
+            options |= {"stdout": out, "stderr": err}
+        return make_renderer(**options)
 
 
 class Shell:
@@ -96,7 +107,7 @@ class Shell:
     def use_renderer(self, *, stream: bool = True, timing: bool = False, reasoning: bool | None = None) -> Renderer:
         """Set the command's renderer up; `infer` asks for more than the options that all share."""
         options = self.options
-        self._state.renderer = make_renderer(
+        self._state.renderer = self._state.make_renderer(
             json=options.json,
             quiet=options.quiet,
             verbose=options.verbose,
@@ -121,14 +132,20 @@ class Shell:
         """Raises ConfigError."""
         from rbee.inventory import load
 
-        return load(self._inventory_path, self.settings)
+        found = self._inventory_path
+        return load(self._folder / found if found else None, self.settings)
+
+    @property
+    def _folder(self) -> Path:
+        """The current one."""
+        return self._state.session.folder if self._state.session else Path()
 
     @cached_property
     def _inventory_path(self) -> Path | None:
         """The inventory's file, None for none. One that lies about in the current folder is told of, and not used."""
         from rbee.inventory import FILE_NAME, find, lies_about_unused
 
-        if self.tells_of_unused_inventory and lies_about_unused(self.options.inventory, self.settings):
+        if self.tells_of_unused_inventory and lies_about_unused(self.options.inventory, self.settings, self._folder):
             self._warn(f"{FILE_NAME} in this folder is not used; to use it: -i {FILE_NAME}")
         return find(self.options.inventory, self.settings)
 
@@ -139,7 +156,7 @@ class Shell:
         if not self.options.json:
             self.renderer(Notice(text))
             return
-        with make_renderer(quiet=self.options.quiet, color=not self.options.no_color) as renderer:
+        with self._state.make_renderer(quiet=self.options.quiet, color=not self.options.no_color) as renderer:
             renderer(Notice(text))
 
     def writable_inventory(self) -> Path:
@@ -158,7 +175,8 @@ class Shell:
         from rbee.context import Context
         from rbee.render.question import Questions, can_ask
 
-        questions = Questions(self.renderer.close) if can_ask() and not self.options.json else None
+        session = self._state.session
+        questions = Questions(self.renderer.close) if not session and can_ask() and not self.options.json else None
         context = Context(
             settings=self.settings,
             inventory=self.inventory,
@@ -169,7 +187,7 @@ class Shell:
             emit=self.renderer,
         )
         self._mend_registry(context)
-        return context
+        return session.context(context) if session else context
 
     def _mend_registry(self, context: Context) -> None:
         """A registry that lost its rows gets them back from the hives before the command begins."""
@@ -181,6 +199,14 @@ class Shell:
             from rbee.fleet.workers import rebuild
 
             self.run(rebuild(context))
+
+    def hold_connection(self, name: str) -> None:
+        """A command has used the connection to this node: leave a process behind that has one for the next."""
+        if self._state.session is not None or self.inventory.nodes[name].is_local:
+            return
+        from rbee.link.holder import leave
+
+        leave(name, self.inventory.path, self.inventory.persist_s)
 
     def open_registry(self) -> Registry:
         """Raises ConfigError. A registry that lost its rows, or cannot be written, is told of."""
@@ -194,6 +220,8 @@ class Shell:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a use case. SIGTERM and SIGHUP cancel it as Ctrl-C does, so that it cleans up: KeyboardInterrupt."""
+        if self._state.session is not None:
+            return self._state.session.run(work)
         import asyncio
 
         try:
@@ -214,8 +242,13 @@ async def _cancelable(work: Coroutine[Any, Any, T]) -> T:
     return await work
 
 
-def command(app: typer.Typer, name: str, *, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function, whose first parameter is a `Shell`, as the command `name`; `example` ends its help."""
+def command(
+    app: typer.Typer, name: str, *, example: str, over_link: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function, whose first parameter is a `Shell`, as the command `name`; `example` ends its help.
+
+    over_link: it may be run for a client of the link, in a process that holds connections.
+    """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
@@ -223,6 +256,8 @@ def command(app: typer.Typer, name: str, *, example: str) -> Callable[[Callable[
         def call(context: typer.Context, **values: Any) -> None:
             _take_options(context, values)
             shell = Shell(context.obj)
+            if context.obj.session is not None and (shell.options.verbose or not over_link):
+                raise ElsewhereError("not over the link")
             if shell.options.verbose:
                 _log_to_stderr(shell.options.verbose)
             try:
@@ -254,6 +289,8 @@ def options_callback(app: typer.Typer, help_text: str) -> None:
     def call(context: typer.Context, **values: Any) -> None:
         _take_options(context, values)
         if context.invoked_subcommand is None:
+            if context.obj.session is not None:
+                raise ElsewhereError("help is shown elsewhere")
             Output(sys.stdout).write(context.get_help() + "\n")
 
     _dress(call, None, [])

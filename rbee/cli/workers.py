@@ -33,7 +33,7 @@ SHORT_ID = 8
 
 def register(app: typer.Typer) -> None:
     workers = group(app, "workers", "The processes that hold a model each.")
-    command(workers, "list", example="rbee workers list @cuda")(list_)
+    command(workers, "list", example="rbee workers list @cuda", over_link=True)(list_)
     command(workers, "show", example="rbee workers show 3f9a")(show)
     command(workers, "stop", example="rbee workers stop 3f9a --node gpu1")(stop)
     command(workers, "sync", example="rbee workers sync gpu1 --json")(sync)

@@ -135,14 +135,15 @@ class PartialAnswer:
         ):
             try:
                 if text:
-                    _write(path, text)
+                    write_private(path, text)
                     details[name] = str(path)
             except OSError as error:
                 return {**details, f"not {name}": str(error)}
         return details
 
 
-def _write(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
+    """Raises OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(path, flags, 0o600), "w", encoding="utf-8") as file:

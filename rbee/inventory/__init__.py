@@ -24,7 +24,7 @@ from rbee.base import trusted_files
 from rbee.base.errors import ConfigError, UsageError
 from rbee.base.settings import Settings
 from rbee.inventory.aliases import ModelAlias, read_aliases
-from rbee.inventory.schema import ALL, REACH, nearest, read_table
+from rbee.inventory.schema import ALL, PERSIST_S, REACH, nearest, read_keeper, read_table
 from rbee.inventory.schema import LOCAL as LOCAL
 from rbee.inventory.unsafe_variables import is_unsafe
 from rbee_remote.protocol import LoadOptions
@@ -77,6 +77,8 @@ class Inventory:
     nodes: dict[str, Node]
     path: Path | None = None
     models: dict[str, ModelAlias] = field(default_factory=dict)
+    #: For how long connections are held after a command, seconds; 0 for not at all.
+    persist_s: float = PERSIST_S
 
     def node(self, name: str) -> Node:
         """Raises UsageError with the nearest name."""
@@ -127,12 +129,12 @@ def find(path: Path | None, settings: Settings) -> Path | None:
     return settings.inventory_path if settings.inventory_path.exists() else None
 
 
-def lies_about_unused(path: Path | None, settings: Settings) -> bool:
-    """Whether the current folder has an inventory that nobody named, and that is not the one in rbee's home."""
+def lies_about_unused(path: Path | None, settings: Settings, folder: Path = Path()) -> bool:
+    """Whether `folder`, the current one, has an inventory that nobody named, and that is not the one in rbee's home."""
     if path is not None or settings.inventory_override is not None:
         return False
     try:
-        here = os.stat(FILE_NAME)  # noqa: PTH116 - one call, for every `infer`
+        here = (folder / FILE_NAME).stat()
     except OSError:
         return False
     try:
@@ -199,7 +201,8 @@ def parse(content: bytes, path: Path, *, is_own: bool = True) -> Inventory:
                 hint=nearest(key, TABLES) or "an inventory has [defaults], [nodes.NAME] and [models.NAME]",
                 details={"file": str(path), "key": key},
             )
-    defaults = read_table(data.get("defaults", {}), "defaults", path)
+    keeper, of_nodes = read_keeper(data.get("defaults", {}), path)
+    defaults = read_table(of_nodes, "defaults", path)
     tables = data.get("nodes", {})
     if not isinstance(tables, dict):
         raise ConfigError(f"{path}: nodes has to be a table of tables, one [nodes.NAME] each")
@@ -208,7 +211,7 @@ def parse(content: bytes, path: Path, *, is_own: bool = True) -> Inventory:
     nodes.setdefault(LOCAL, _merge(LOCAL, defaults, {}, is_own=is_own))
     _check_jumps(nodes, path)
     tags = {name: node.tags for name, node in nodes.items()}
-    return Inventory(nodes, path, read_aliases(data.get("models", {}), tags, path))
+    return Inventory(nodes, path, read_aliases(data.get("models", {}), tags, path), **keeper)
 
 
 def _parse_toml(content: bytes, path: Path) -> dict[str, Any]:

@@ -28,6 +28,10 @@ TEMPLATES = (".jinja", ".jinja2", ".j2")
 #: What trusts one machine with something, and therefore stands in that machine's own table and in no other.
 TRUST = frozenset({"hub_token"})
 
+#: For how long connections are held after a command.
+PERSIST_S = 60.0
+MOST_PERSIST_S = 8 * 3600.0
+
 SANDBOX = ("auto", "on", "off")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -79,6 +83,24 @@ def read_table(table: Any, title: str, path: Path) -> dict[str, Any]:
     for field in FILES & fields.keys():
         fields[field] = path.parent.absolute() / fields[field]
     return fields
+
+
+def read_keeper(defaults: Any, path: Path) -> tuple[dict[str, Any], Any]:
+    """What `[defaults]` says of the keeper itself, by Inventory's field names, and the rest of it, which is about nodes.
+
+    Raises ConfigError.
+    """
+    if not isinstance(defaults, dict):
+        return {}, defaults
+    fields = {}
+    for key in KEEPER_KEYS.keys() & defaults.keys():
+        field, check = KEEPER_KEYS[key]
+        try:
+            fields[field] = check(defaults[key])
+        except ValueError as error:
+            where = {"file": str(path), "table": "defaults", "key": key}
+            raise ConfigError(f"{path}: [defaults] {key}: {error}", details=where) from error
+    return fields, {key: value for key, value in defaults.items() if key not in KEEPER_KEYS}
 
 
 def _check_local_env(env: dict[str, str], path: Path, where: dict[str, str]) -> None:
@@ -233,6 +255,14 @@ def _jump(value: Any) -> tuple[str, ...]:
     return hops
 
 
+def _persist(value: Any) -> float:
+    """Seconds; a holder without an end would outlive every login."""
+    seconds = duration(value)
+    if not 0 <= seconds <= MOST_PERSIST_S:
+        raise ValueError('it has to be from "0" to "8h"')
+    return float(seconds)
+
+
 def _choice(choices: tuple[str, ...], what: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         text = check_text(value)
@@ -326,3 +356,6 @@ KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "sandbox": ("sandbox", _choice(SANDBOX, "sandbox mode")),
     "env": ("env", _env),
 }
+
+#: Keys of `[defaults]` that are the keeper's and no node's -> field of Inventory, and its check.
+KEEPER_KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {"persist": ("persist_s", _persist)}

@@ -49,6 +49,11 @@ class Output:
     def stream(self) -> TextIO:
         return self._stream
 
+    @property
+    def columns(self) -> int | None:
+        """The width of a terminal that is not this process's, None for what the system says."""
+        return getattr(self._stream, "columns", None)
+
     def write(self, text: str) -> None:
         """Write and flush; control characters are neutralised for a terminal. Raises OutputClosed."""
         if text:
@@ -72,8 +77,12 @@ class Output:
 
     def _discard(self) -> None:
         """What the stream still holds goes nowhere, so that nothing complains about it at exit."""
+        try:
+            target = self._stream.fileno()
+        except OSError:  # no file: it holds nothing back
+            return
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
+        os.dup2(nowhere, target)
         os.close(nowhere)
 
     def end_line(self) -> None:

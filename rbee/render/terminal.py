@@ -114,7 +114,9 @@ class TerminalRenderer(PlainRenderer):
     def _rich(self, renderable: rich.table.Table, output: Output) -> None:
         from rich.console import Console
 
-        console = Console(file=output.stream, no_color=not self._color, highlight=False, markup=False)
+        console = Console(
+            file=output.stream, width=output.columns, no_color=not self._color, highlight=False, markup=False
+        )
         with console.capture() as capture:
             console.print(renderable)
         output.write_raw(capture.get())
@@ -246,7 +248,7 @@ def _make_progress(err: Output, *, color: bool) -> rich.progress.Progress:
         def render(self, task: Task) -> Any:
             return Text("") if task.total is None else super().render(task)
 
-    console = Console(file=err.stream, force_terminal=True, no_color=not color, highlight=False)
+    console = Console(file=err.stream, width=err.columns, force_terminal=True, no_color=not color, highlight=False)
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),

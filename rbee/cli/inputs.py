@@ -1,0 +1,33 @@
+"""What a command reads besides its words: standard input and files. Those of this process, or of the client it runs for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+def _own_standard_input(*, is_named: bool) -> bytes | None:
+    is_silent = sys.stdin is None or sys.stdin.closed
+    if is_silent or (sys.stdin.isatty() and not is_named):
+        return None
+    return sys.stdin.buffer.read()
+
+
+class ReadStandardInput(Protocol):
+    def __call__(self, *, is_named: bool) -> bytes | None:
+        """All of it, None where it has nothing for us: closed, or a terminal, unless it is named ("-")."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """file: as `Path.read_bytes`."""
+
+    standard_input: ReadStandardInput = _own_standard_input
+    file: Callable[[Path], bytes] = Path.read_bytes
+
+
+INPUTS: ContextVar[Inputs] = ContextVar("inputs", default=Inputs())
