@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    command(app, "infer", example='rbee infer --node gpu1 --model smollm2:135m "Why is the sky blue?"', over_link=True)(
-        infer
-    )
+    example = 'rbee infer --node gpu1 --model smollm2:135m "Why is the sky blue?"'
+    command(app, "infer", example=example, over_link=True)(infer)
 
 
 @takes(

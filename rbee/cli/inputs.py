@@ -1,4 +1,4 @@
-"""What a command reads besides its words: standard input and files. Those of this process, or of the client it runs for."""
+"""What a command reads besides its words: standard input and files, of this process or of the client it runs for."""
 
 from __future__ import annotations
 
@@ -30,4 +30,4 @@ class Inputs:
     file: Callable[[Path], bytes] = Path.read_bytes
 
 
-INPUTS: ContextVar[Inputs] = ContextVar("inputs", default=Inputs())
+INPUTS: ContextVar[Inputs] = ContextVar("inputs", default=Inputs())  # noqa: B039 - it is frozen

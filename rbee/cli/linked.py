@@ -20,11 +20,11 @@ def run_for_client(words: list[str], session: Session | None) -> int:
 
 
 def _run(words: list[str], session: Session) -> int:
-    INPUTS.set(Inputs(standard_input=_standard_input(session), file=_not_here))
+    INPUTS.set(Inputs(standard_input=_ClientInput(session), file=_not_here))
     return main.run(words, State(session=session))
 
 
-class _standard_input:
+class _ClientInput:
     def __init__(self, session: Session) -> None:
         self._session = session
 

@@ -74,7 +74,7 @@ class _OnDemand(TyperGroup):
             if name not in self.commands:
                 app = typer.Typer(rich_markup_mode=None)
                 _register(name, app)
-                self.commands |= get_group(app).commands
+                self.commands.update(get_group(app).commands)
 
 
 @cache

@@ -86,7 +86,7 @@ def read_table(table: Any, title: str, path: Path) -> dict[str, Any]:
 
 
 def read_keeper(defaults: Any, path: Path) -> tuple[dict[str, Any], Any]:
-    """What `[defaults]` says of the keeper itself, by Inventory's field names, and the rest of it, which is about nodes.
+    """What `[defaults]` says of the keeper itself, by Inventory's field names, and the rest of it, about nodes.
 
     Raises ConfigError.
     """

@@ -3,7 +3,7 @@
     client                                                        server
     {"code": …, "words": […], "folder": …, "environment": {…},
      "out": {…}, "err": {…}}                                      {"stdin": true}            it reads standard input
-    {"stdin": text, or null for a terminal}                       {"direct": why}            nothing was done; go directly
+    {"stdin": text, or null for a terminal}                       {"direct": why}            nothing was done
                                                                   {"accepted": pid}          it can be done here
     {"go": true}                                                  {"direct": why}            … until the first output
                                                                   {"begun": true}
