@@ -1,4 +1,4 @@
-"""A worker process whose model is a script, paced like a real one: `python scripted_worker.py SOCKET`."""
+"""A worker process whose model is a script, paced like a real one: `python scripted_worker.py SOCKET [SECRET]`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def answer(prompt: str) -> bytes:
     return "".join(f"{prompt}.{number} né " for number in range(1000 if prompt == "endless" else 14)).encode()
 
 
-def main(socket: str) -> int:
+def main(socket: str, secret: str = "") -> int:
     engine = ScriptedEngine(answer, before_step=lambda _: time.sleep(PACE_S))
     config = WorkerConfig(
         id=WORKER_ID,
@@ -32,9 +32,10 @@ def main(socket: str) -> int:
         ctx=20_000,
         keep_alive_s=-1.0,
         slots=SLOTS,
+        secret=secret,
     )
     return asyncio.run(serve(config, loads(engine)))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))
