@@ -257,7 +257,7 @@ def _jump(value: Any) -> tuple[str, ...]:
 
 def _persist(value: Any) -> float:
     """Seconds; a holder without an end would outlive every login."""
-    seconds = duration(value)
+    seconds = check_duration(value)
     if not 0 <= seconds <= MOST_PERSIST_S:
         raise ValueError('it has to be from "0" to "8h"')
     return float(seconds)
