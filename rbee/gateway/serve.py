@@ -20,7 +20,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -80,12 +80,16 @@ class HeldFleet(Fleet, Protocol):
         """Read the inventory again."""
 
 
+FleetT = TypeVar("FleetT", bound=HeldFleet)
+DispatcherT = TypeVar("DispatcherT", bound=Dispatcher)
+
+
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(Generic[FleetT, DispatcherT]):
     """What the app is made of. render_metrics: /metrics for an Accept header, with its content type."""
 
-    fleet: Fleet
-    dispatcher: Dispatcher
+    fleet: FleetT
+    dispatcher: DispatcherT
     gate: Gate
     recorder: Recorder
     render_metrics: Callable[[str], tuple[bytes, str]]
@@ -100,25 +104,29 @@ class DrainableApp(Protocol):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
 
-class Constructors(Protocol):
+class Constructors(Protocol[FleetT, DispatcherT]):
     """How the parts of the gateway are made: `assembly` makes the real ones."""
 
-    def fleet(self, context: Context, nodes: str | None) -> AbstractAsyncContextManager[HeldFleet]:
+    def fleet(self, context: Context, nodes: str | None) -> AbstractAsyncContextManager[FleetT]:
         """The nodes, held for as long as the context is entered. Connects to nobody before it is."""
 
-    def dispatcher(self, fleet: HeldFleet) -> AbstractAsyncContextManager[Dispatcher]: ...
+    def dispatcher(self, fleet: FleetT) -> AbstractAsyncContextManager[DispatcherT]: ...
 
-    def waiting(self, dispatcher: Dispatcher) -> Mapping[str, int]:
+    def waiting(self, dispatcher: DispatcherT) -> Mapping[str, int]:
         """Requests that wait for a worker, by model."""
 
-    def app(self, surroundings: Surroundings) -> DrainableApp: ...
+    def app(self, surroundings: Surroundings[FleetT, DispatcherT]) -> DrainableApp: ...
 
-    def link(self, context: Context, fleet: HeldFleet) -> AbstractAsyncContextManager[object]:
+    def link(self, context: Context, fleet: FleetT) -> AbstractAsyncContextManager[object]:
         """What the same keeper's other commands use, for as long as the context is entered."""
 
 
 async def serve(
-    context: Context, options: ServeOptions, parts: Constructors, *, tell: Callable[[Serving], None]
+    context: Context,
+    options: ServeOptions,
+    parts: Constructors[FleetT, DispatcherT],
+    *,
+    tell: Callable[[Serving], None],
 ) -> None:
     """Serve until a signal ends it. tell: called once it serves.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -15,9 +15,9 @@ from starlette.types import Receive, Scope, Send
 
 from rbee.base.errors import RefusedError
 from rbee.context import Context
-from rbee.gateway.interfaces import Dispatcher, Ended
-from rbee.gateway.serve import HeldFleet, Surroundings
-from rbee.gateway.views import NodeView
+from rbee.gateway.interfaces import Ended, Ticket, WorkerHttp
+from rbee.gateway.serve import Surroundings
+from rbee.gateway.views import NodeView, Target, Wanted, WorkerKey
 
 
 class FewNodes:
@@ -31,11 +31,31 @@ class FewNodes:
     def reload(self) -> None:
         self.reloads += 1
 
+    async def wait_changed(self, seen: int) -> None:
+        raise NotImplementedError
+
+    async def start_worker(self, node: str, target: Target) -> WorkerKey:
+        raise NotImplementedError
+
+    def worker(self, key: WorkerKey) -> WorkerHttp:
+        raise NotImplementedError
+
+    def begun(self, key: WorkerKey) -> None: ...
+
+    def ended(self, key: WorkerKey) -> None: ...
+
+    def failed(self, key: WorkerKey) -> None: ...
+
+
+class NoDispatcher:
+    def enter(self, wanted: Wanted) -> Ticket:
+        raise NotImplementedError
+
 
 class App:
     """GET /health; /v1/models, for who has a key; /slow, a stream that ends with POST /go; /metrics."""
 
-    def __init__(self, surroundings: Surroundings) -> None:
+    def __init__(self, surroundings: Surroundings[FewNodes, NoDispatcher]) -> None:
         self.draining = False
         self._around = surroundings
         self._go_on = asyncio.Event()
@@ -91,23 +111,23 @@ class Constructors:
         self.log: list[str] = []
 
     @asynccontextmanager
-    async def fleet(self, context: Context, nodes: str | None) -> AsyncIterator[HeldFleet]:
+    async def fleet(self, context: Context, nodes: str | None) -> AsyncIterator[FewNodes]:
         async with self._noted("fleet"):
-            yield cast(HeldFleet, self.few_nodes)
+            yield self.few_nodes
 
     @asynccontextmanager
-    async def dispatcher(self, fleet: HeldFleet) -> AsyncIterator[Dispatcher]:
+    async def dispatcher(self, fleet: FewNodes) -> AsyncIterator[NoDispatcher]:
         async with self._noted("dispatcher"):
-            yield cast(Dispatcher, object())
+            yield NoDispatcher()
 
-    def waiting(self, dispatcher: Dispatcher) -> Mapping[str, int]:
+    def waiting(self, dispatcher: NoDispatcher) -> Mapping[str, int]:
         return {}
 
-    def app(self, surroundings: Surroundings) -> App:
+    def app(self, surroundings: Surroundings[FewNodes, NoDispatcher]) -> App:
         return App(surroundings)
 
     @asynccontextmanager
-    async def link(self, context: Context, fleet: HeldFleet) -> AsyncIterator[Any]:
+    async def link(self, context: Context, fleet: FewNodes) -> AsyncIterator[Any]:
         async with self._noted("link"):
             yield None
 

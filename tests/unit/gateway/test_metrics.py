@@ -33,7 +33,7 @@ def value(found: dict[Any, float], name: str, **labels: str) -> float:
 
 def watching(*models: str) -> Metrics:
     metrics = Metrics()
-    metrics.watch(FewNodes(nodes(*models)), lambda: {MODEL: 3, "never seen": 2})  # type: ignore[arg-type]
+    metrics.watch(FewNodes(nodes(*models)), lambda: {MODEL: 3, "never seen": 2})
     return metrics
 
 
