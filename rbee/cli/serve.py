@@ -96,6 +96,7 @@ def _origin(text: str) -> str:
 
 
 def _serve(shell: Shell, options: ServeOptions) -> None:
+    from rbee.cli.linked import run_for_client
     from rbee.cli.shell import log_warnings_to_stderr
     from rbee.gateway.assembly import Assembly
     from rbee.gateway.serve import serve
@@ -108,7 +109,7 @@ def _serve(shell: Shell, options: ServeOptions) -> None:
             shell.renderer.write(f"serving on {' and '.join(serving.urls)} ({nodes})\n")
 
     log_warnings_to_stderr()
-    shell.run(serve(shell.context, options, Assembly(), tell=tell))
+    shell.run(serve(shell.context, options, Assembly(run_for_client), tell=tell))
 
 
 def _show_unit(shell: Shell, options: ServeOptions, listen: list[str]) -> None:

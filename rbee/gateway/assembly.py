@@ -1,0 +1,57 @@
+"""The gateway's parts, put together: what `serve` is given in a real process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+
+from rbee.context import Context
+from rbee.gateway.app import Gateway, make_app
+from rbee.gateway.dispatcher import FleetDispatcher
+from rbee.gateway.fleet import NodeFleet
+from rbee.gateway.model_list import ModelNames
+from rbee.gateway.parts import AppSettings, Parts
+from rbee.gateway.serve import Surroundings
+from rbee.link.server import Commands, LinkServer
+from rbee.node.pool import Pool
+
+
+class Assembly:
+    """`serve.Constructors`. commands: runs what comes over the link."""
+
+    def __init__(self, commands: Commands) -> None:
+        self._commands = commands
+
+    @asynccontextmanager
+    async def fleet(self, context: Context, nodes: str | None) -> AsyncIterator[NodeFleet]:
+        """Its connections are those that commands over the link use."""
+        self._pool = Pool(context)
+        try:
+            async with NodeFleet(replace(context, connections=self._pool), nodes) as fleet:
+                yield fleet
+        finally:
+            await self._pool.aclose()
+
+    def dispatcher(self, fleet: NodeFleet) -> FleetDispatcher:
+        return FleetDispatcher(fleet)
+
+    def waiting(self, dispatcher: FleetDispatcher) -> Mapping[str, int]:
+        return dispatcher.queued
+
+    def app(self, around: Surroundings[NodeFleet, FleetDispatcher]) -> Gateway:
+        return make_app(
+            Parts(
+                fleet=around.fleet,
+                dispatcher=around.dispatcher,
+                gate=around.gate,
+                recorder=around.recorder,
+                names=ModelNames(lambda: around.fleet.inventory, around.fleet),
+                settings=AppSettings(origins=around.origins),
+                metrics=around.render_metrics,
+            )
+        )
+
+    def link(self, context: Context, fleet: NodeFleet) -> AbstractAsyncContextManager[object]:
+        del fleet  # its connections are the pool's
+        return LinkServer(context, self._pool, self._commands)
