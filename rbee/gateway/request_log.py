@@ -47,7 +47,7 @@ def line_of(request: Ended, time: datetime) -> dict[str, Any]:
         "failovers": request.failovers,
         "seconds": round(request.seconds, 4),
         "first_s": None if request.first_s is None else round(request.first_s, 4),
-        "queue_s": round(request.queue_s, 4),
+        "queue_s": round(request.queue_s, 4) if worker else None,
     }
     if usage:
         found |= {"tokens_in": usage.prompt, "tokens_cached": usage.cached, "tokens_out": usage.completion}

@@ -149,11 +149,12 @@ async def serve(
             app = parts.app(Surroundings(fleet, dispatcher, gate, records, metrics.render, options.origins))
             hosts = [address.host for address in options.listen]
             entrance = Entrance(app, needs_key=lambda: gate.needs_key, origins=options.origins, hosts=hosts)
-            await running.enter_async_context(parts.link(context, fleet))
             server = _Server(entrance, plain=unix if tls else [*tcp, *unix], encrypted=tcp if tls else [], tls=tls)
             urls = _urls(tcp, options.socket, "https" if tls else "http")
             server.on_startup = lambda: _tell(context, Serving(urls, len(fleet.nodes)), tell)
-            await _Life(server, app, entrance, lambda: _reload(fleet, tls, options)).lead(context)
+            await _Life(server, app, entrance, lambda: _reload(fleet, tls, options)).lead(
+                context, parts.link(context, fleet)
+            )
 
 
 def _check_who_may_come(context: Context, options: ServeOptions, gate: KeyGate) -> None:
@@ -258,27 +259,39 @@ class _Life:
         self._reload = reload
         self._told_to_end = asyncio.Event()
         self._told_again = asyncio.Event()
+        self._over = asyncio.Event()
 
-    async def lead(self, context: Context) -> None:
+    async def lead(self, context: Context, link: AbstractAsyncContextManager[object]) -> None:
         """Raises RbeeError REQUEST_CANCELED where a second signal ended it."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_end)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         serving = asyncio.create_task(self._server.run_until_ended())
+        linking = asyncio.create_task(self._hold_link(context, link))
         try:
             await _first_of(self._told_to_end.wait(), _ended(serving))
             await self._drain(context)
         finally:
             self._server.cut()
             self._server.end()
+            self._over.set()
             await serving
+            await linking
             audit.record(context.settings, "gateway.stop", emit=context.emit)
         if self._told_again.is_set():
             raise RbeeError(ErrorCode.REQUEST_CANCELED, "ended at once; running requests were cut off")
 
     def _on_end(self) -> None:
         (self._told_again if self._told_to_end.is_set() else self._told_to_end).set()
+
+    async def _hold_link(self, context: Context, link: AbstractAsyncContextManager[object]) -> None:
+        """Without it other commands connect by themselves: no reason not to serve, nor to serve later."""
+        try:
+            async with link:
+                await self._over.wait()
+        except RbeeError as error:
+            context.emit(Notice(f"other commands of this rbee connect by themselves: {error.message}"))
 
     async def _drain(self, context: Context) -> None:
         self._app.draining = True

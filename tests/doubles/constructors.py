@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from rbee.base.errors import RefusedError
+from rbee.base.errors import RbeeError, RefusedError
 from rbee.context import Context
 from rbee.gateway.interfaces import Ended, Ticket, WorkerHttp
 from rbee.gateway.serve import Surroundings
@@ -109,6 +109,7 @@ class Constructors:
     def __init__(self, nodes: tuple[NodeView, ...] = ()) -> None:
         self.few_nodes = FewNodes(nodes)
         self.log: list[str] = []
+        self.link_error: RbeeError | None = None
 
     @asynccontextmanager
     async def fleet(self, context: Context, nodes: str | None) -> AsyncIterator[FewNodes]:
@@ -128,6 +129,8 @@ class Constructors:
 
     @asynccontextmanager
     async def link(self, context: Context, fleet: FewNodes) -> AsyncIterator[Any]:
+        if self.link_error:
+            raise self.link_error
         async with self._noted("link"):
             yield None
 

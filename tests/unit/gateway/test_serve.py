@@ -77,9 +77,9 @@ class Running:
 
 
 @asynccontextmanager
-async def gateway(home: Path, **options: Any) -> AsyncIterator[Running]:
+async def gateway(home: Path, parts: Constructors | None = None, **options: Any) -> AsyncIterator[Running]:
     said: list[Event] = []
-    parts = Constructors(nodes())
+    parts = parts or Constructors(nodes())
     served: asyncio.Future[Serving] = asyncio.get_running_loop().create_future()
     chosen = ServeOptions(**{"keys": home / "keys.toml", "listen": LOOPBACK, **options})
     task = asyncio.create_task(serve(context_of(home, said), chosen, parts, tell=served.set_result))
@@ -93,7 +93,8 @@ async def gateway(home: Path, **options: Any) -> AsyncIterator[Running]:
         os.kill(os.getpid(), signal.SIGTERM)
         async with asyncio.timeout(PATIENCE_S):
             await task
-    assert parts.log == ["fleet", "dispatcher", "link", "-link", "-dispatcher", "-fleet"]
+    link = [] if parts.link_error else ["link", "-link"]
+    assert parts.log == ["fleet", "dispatcher", *link, "-dispatcher", "-fleet"]
 
 
 async def test_it_serves_tcp_and_a_socket_and_ends_with_a_signal(home: Path) -> None:
@@ -198,6 +199,14 @@ async def test_other_machines_need_keys_and_are_warned_without_tls(home: Path) -
     certificate, key = make_certificate(home, "one")
     async with gateway(home, listen=everywhere, certificate=certificate, key=key) as running:
         assert running.said == []
+
+
+async def test_without_a_link_it_serves_all_the_same(home: Path) -> None:
+    parts = Constructors(nodes())
+    parts.link_error = RbeeError(ErrorCode.CONFIG_INVALID, "no socket can be made")
+    async with gateway(home, parts) as running, running.client() as client:
+        assert (await client.get("/health")).status_code == 200
+    assert running.said == [Notice("other commands of this rbee connect by themselves: no socket can be made")]
 
 
 async def test_one_gateway_for_each_home(home: Path) -> None:
