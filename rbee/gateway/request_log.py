@@ -105,15 +105,23 @@ class _JsonFormatter(logging.Formatter):
         return json.dumps(line)
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not what uvicorn says of each stream that failed: the gateway cuts it off, so that it has no clean end, and has
+    logged the request with its error."""
+    return record.getMessage() != "ASGI callable returned without completing response."
+
+
 @contextmanager
 def logging_to(handler: logging.Handler) -> Iterator[None]:
     """What rbee's own modules say from INFO on, and others from WARNING on, goes to the handler, too."""
-    root, ours = logging.getLogger(), logging.getLogger("rbee")
+    root, ours, server = logging.getLogger(), logging.getLogger("rbee"), logging.getLogger("uvicorn.error")
     level = ours.level
     root.addHandler(handler)
+    server.addFilter(_is_news)
     ours.setLevel(min(logging.INFO, ours.getEffectiveLevel()))
     try:
         yield
     finally:
         root.removeHandler(handler)
+        server.removeFilter(_is_news)
         ours.setLevel(level)

@@ -81,6 +81,7 @@ def test_what_the_gateway_says_of_itself_is_in_the_same_log(settings: Settings) 
     with Records(settings, Metrics()):
         logging.getLogger("rbee.gateway.fleet").info("gpu1 is up")
         logging.getLogger("asyncssh").info("never mind")
+        logging.getLogger("uvicorn.error").error("ASGI callable returned without completing response.")
         try:
             raise ZeroDivisionError
         except ZeroDivisionError:
