@@ -211,7 +211,7 @@ def _locked(path: Path) -> Iterator[None]:
         make_private_folder(path.parent)
     try:
         lock = FileLock(path.with_name(f".{path.name}.lock"), mode=0o600)
-        lock.acquire(timeout=LOCK_S)
+        lock.acquire(timeout=LOCK_S, poll_interval=0.01)
     except Timeout as error:
         raise ConfigError(f"another rbee is changing {path}", hint="try again in a moment") from error
     except OSError as error:

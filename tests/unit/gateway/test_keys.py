@@ -124,11 +124,11 @@ def test_two_at_once_lose_nothing(path: Path) -> None:
     """Processes, as they would be."""
     program = (
         "import sys; from pathlib import Path; from rbee.gateway.keys import *\n"
-        "for number in range(8): add_key(Path(sys.argv[1]), ApiKey(f'{sys.argv[2]}{number}', hash_of('x')))"
+        "for number in range(4): add_key(Path(sys.argv[1]), ApiKey(f'{sys.argv[2]}{number}', hash_of('x')))"
     )
     running = [subprocess.Popen([sys.executable, "-c", program, path, name]) for name in "abc"]
     assert [each.wait(PATIENCE_S) for each in running] == [0, 0, 0]
-    assert set(read_keys(path)) == {f"{name}{number}" for name in "abc" for number in range(8)}
+    assert set(read_keys(path)) == {f"{name}{number}" for name in "abc" for number in range(4)}
 
 
 def test_a_folder_that_cannot_be_written_is_said(path: Path) -> None:
