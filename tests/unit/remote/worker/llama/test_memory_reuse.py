@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rbee_remote.protocol import GenerateRequest, Sampling, WorkerConfig, WorkerOptions
+from rbee_remote.protocol.prompt_digest import GAP
 from rbee_remote.worker.compute.batching import Scheduler
 from rbee_remote.worker.compute.steps import Steps
 from rbee_remote.worker.compute.threads import ThreadBudget
@@ -33,16 +34,17 @@ class Worker:
     def __init__(self, engine: Engine, slots: int) -> None:
         self.engine = engine
         self.open: dict[str, Generation | Embedding] = {}
-        self.scheduler = Scheduler(slots, 8, engine.n_batch, shares=engine.info.can_share)
+        shares, forgets = engine.info.can_share, engine.info.forgets
+        self.scheduler = Scheduler(slots, 8, engine.n_batch, shares=shares, forgets=forgets)
         self.reused: dict[str, int] = {}
         self._steps = Steps(
             engine, self.scheduler, self.open, lambda call: call(), lambda: None, ThreadBudget.of_this_machine(1)
         )
 
-    def submit(self, prompt: Sequence[int], *, reuse: bool = True) -> Generation:
+    def submit(self, prompt: Sequence[int], *, reuse: bool = True, digests: tuple[str, ...] = ()) -> Generation:
         request = GenerateRequest(f"{len(self.reused):032x}", prompt="-", sampling=Sampling(temperature=0))
         generation = Generation(request, Journal(), Prompt(tuple(prompt), ANSWER))
-        self.scheduler.submit(generation.key, prompt, reuse=reuse)
+        self.scheduler.submit(generation.key, prompt, reuse=reuse, digests=digests)
         self.open[generation.key] = generation
         self.reused[generation.key] = 0
         return generation
@@ -80,6 +82,9 @@ class Worker:
         assert not self._steps.compute(plan)
         self.engine.rearm()
         self._steps.take_back(plan)
+
+    def told(self) -> dict[int, tuple[str, ...]]:
+        return self.scheduler.told(self.engine.reusable)
 
     def tokens(self, prompt: Sequence[int], *, reuse: bool = True) -> tuple[list[int], int]:
         """What follows a prompt, and how many of its tokens were reused."""
@@ -134,6 +139,24 @@ def test_a_prompt_that_branches_off_builds_on_what_the_memory_still_has(
     answer, reused = worker.tokens(branch)
     assert (reused == len(trunk)) == goes_back
     assert answer == worker.tokens(branch, reuse=False)[0]
+
+
+@pytest.mark.parametrize(("kind", "least", "most"), [("llama", 0, 0), ("gemma3", 1, 10), ("mamba", 11, 11)])
+def test_what_is_told_of_a_memory_can_be_built_on(open_worker: Open, kind: str, least: int, most: int) -> None:
+    """least, most: of twelve digests, those that are told as gaps."""
+    worker = open_worker(kind)
+    digests = tuple(f"{number}" for number in range(12))
+    generation = worker.submit(text(1, 1199), digests=digests)
+    held: tuple[str, ...] = ()
+    while worker.scheduler.entry(generation.key):
+        assert kind == "llama" or not held  # a window and a state move on while a request runs
+        worker.step()
+        held = worker.told().get(0, held)
+    gaps = held.count(GAP)
+    assert least <= gaps <= most
+    assert held == (*(GAP,) * gaps, *digests[gaps:])
+    reusable = [worker.engine.reusable(0, 100 * count) > 0 for count in range(1, 12)]
+    assert reusable == [digest != GAP for digest in held[:-1]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
