@@ -120,3 +120,13 @@ HOLD_SPREAD = (0.5, 1.5)
 HOLD_REFUSED_PAUSE_S = 60.0
 #: Before the inventory's file is looked at again.
 INVENTORY_LOOK_S = 1.0
+
+# --- gateway: a load that failed on a node ---------------------------------------------------------------------------
+
+#: Until the node is asked again, by a request that wants the model, doubled with each failure in a row: a file that is
+#: broken stays so, and a download that failed costs minutes.
+LOAD_PAUSE_S, LOAD_LONGEST_PAUSE_S = 10.0, 300.0
+#: The same where it was busy, or the way to it broke: that passes sooner.
+BUSY_NODE_PAUSE_S, BUSY_NODE_LONGEST_PAUSE_S = 1.0, 8.0
+#: A request waits for a node that is busy for so long.
+BUSY_NODE_S = 120.0

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rbee.base.errors import ConnectError, NodeError, RbeeError
+from rbee.base.retries import BUSY_NODE_S
 from rbee.gateway.situation import (
     LOADS,
     SERVES,
@@ -63,8 +64,6 @@ LONG_QUIET_S = 60.0
 TYPICAL_S = 5.0
 #: Seconds for news that a worker which failed a request is gone, so that another may start in its place.
 DOUBT_S = 10.0
-#: Seconds that a model waits for memory which others have, before the request fails.
-CROWDED_S = 120.0
 
 
 def decide(now: Situation, wanted: Wanted, *, waiting: int = 1, waited_s: float = 0.0) -> Decision:
@@ -248,7 +247,7 @@ class _Choice:
     def _waits_for_a_place(self, node: NodeView) -> bool:
         failed = self.now.failed.get(self._as_load(node))
         if failed is not None:
-            return failed.code is ErrorCode.NODE_BUSY and self.waited_s < CROWDED_S
+            return failed.code is ErrorCode.NODE_BUSY and self.waited_s < BUSY_NODE_S
         return self._in_the_way(node) is not None
 
     def _for_a_place(self, node: NodeView) -> Wait:

@@ -8,6 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rbee.base.errors import ConnectError, NodeError, RbeeError
+from rbee.base.retries import (
+    BUSY_NODE_LONGEST_PAUSE_S,
+    BUSY_NODE_PAUSE_S,
+    LOAD_LONGEST_PAUSE_S,
+    LOAD_PAUSE_S,
+)
 from rbee.gateway.interfaces import Fleet
 from rbee.gateway.queue import Queue
 from rbee.gateway.situation import Load
@@ -15,10 +21,6 @@ from rbee.gateway.views import NodeView, Target, WorkerKey
 from rbee.gateway.watching import Watch, loaded_models
 from rbee_remote.protocol import ErrorCode, LoadOptions
 
-#: Seconds until a node is asked again for what failed there, doubled with each failure in a row: a file that is broken
-#: stays so, and a download that failed costs minutes. Where it was busy, or the way to it broke, that passes sooner.
-BACKOFF_S, LONGEST_BACKOFF_S = 10.0, 300.0
-SOON_S, LONGEST_SOON_S = 1.0, 8.0
 #: Seconds for which a load goes on that nobody waits for any more: a client that times out asks again.
 ABANDON_S = 15.0
 #: Seconds for news of a worker that was started, which comes another way than the answer to the request for it.
@@ -142,7 +144,9 @@ class Starts:
 
     def _fail(self, load: Load, error: RbeeError) -> None:
         passes = isinstance(error, ConnectError) or error.code is ErrorCode.NODE_BUSY
-        first_s, most_s = (SOON_S, LONGEST_SOON_S) if passes else (BACKOFF_S, LONGEST_BACKOFF_S)
+        first_s, most_s = LOAD_PAUSE_S, LOAD_LONGEST_PAUSE_S
+        if passes:
+            first_s, most_s = BUSY_NODE_PAUSE_S, BUSY_NODE_LONGEST_PAUSE_S
         known = self._failures.pop(load, None)
         in_a_row = min(known.in_a_row + 1 if known else 1, 16)
         until = asyncio.get_running_loop().time() + min(first_s * 2 ** (in_a_row - 1), most_s)

@@ -9,13 +9,18 @@ from dataclasses import dataclass
 from rbee.gateway.situation import LOADS, SERVES, Rivals, Seen
 from rbee.gateway.views import NodeState, NodeView, WorkerKey, WorkerView
 
+#: Seconds in which a worker's word of what it has to do follows on what we sent it, over any line that is of use.
+LAG_S = 1.0
+
 
 @dataclass(slots=True)
 class _Watched:
-    """told: slots taken and requests queued, as the worker said last."""
+    """told: slots taken and requests queued, as the worker said last. moved_at: when that, or what we have there, was
+    another for the last time."""
 
     up_at: float
     used_at: float
+    moved_at: float
     told: int
     others: int
 
@@ -50,7 +55,7 @@ class Watch:
     def used(self, key: WorkerKey, now: float) -> None:
         """A request of ours begins or ends there."""
         if watched := self._workers.get(key):
-            watched.used_at = now
+            watched.used_at = watched.moved_at = now
 
     def seen(self, now: float) -> dict[WorkerKey, Seen]:
         return {key: Seen(now - each.up_at, now - each.used_at, each.others) for key, each in self._workers.items()}
@@ -64,11 +69,13 @@ class Watch:
         watched = self._workers.get(worker.key)
         if watched is None:  # one that was there before us may have served for long, and be idle for as long
             idle_s = worker.idle_s or 0.0
-            watched = self._workers[worker.key] = _Watched(now - idle_s, now - idle_s, -1, 0)
+            watched = self._workers[worker.key] = _Watched(now - idle_s, now - idle_s, now, -1, 0)
         if told != watched.told:  # what it says counts ours, too, as of a moment ago
             watched.told, watched.others = told, max(0, told - worker.in_flight)
-            watched.used_at = now
-        if told and not worker.in_flight:
+            watched.moved_at = now
+        elif now - watched.moved_at >= LAG_S:  # by now it counts what we have there as we do
+            watched.others = max(0, told - worker.in_flight)
+        if told:
             watched.used_at = now
 
 

@@ -171,7 +171,7 @@ class ScriptedFleet:
         worker = self.find(key)
         if worker:
             worker.in_flight += change
-            assert worker.in_flight + worker.others <= worker.slots, f"{key} has more requests than slots"
+            assert worker.in_flight <= worker.slots, f"{key} has more requests than slots"
             self.changed()
 
     def _make_room(self, node: ScriptedNode) -> None:

@@ -252,6 +252,24 @@ POLICIES = (
         ("INVENTORY_LOOK_S",),
         without_end=True,
     ),
+    Policy(
+        "a load fails that a gateway asked a node for: the next node, else the next fallback",
+        "rbee/gateway/starts.py",
+        "with a request that wants it, after the pause",
+        f"{number(keeper.LOAD_PAUSE_S)} doubled, {number(keeper.LOAD_LONGEST_PAUSE_S)} at most",
+        "phases 2 to 7",
+        None,
+        ("LOAD_PAUSE_S", "LOAD_LONGEST_PAUSE_S"),
+    ),
+    Policy(
+        "the node that a gateway asked is busy, or the way to it breaks",
+        "rbee/gateway/starts.py",
+        f"begun within {number(keeper.BUSY_NODE_S)} s",
+        f"{number(keeper.BUSY_NODE_PAUSE_S)} doubled, {number(keeper.BUSY_NODE_LONGEST_PAUSE_S)} at most",
+        "phases 2 to 7",
+        None,
+        ("BUSY_NODE_PAUSE_S", "BUSY_NODE_LONGEST_PAUSE_S"),
+    ),
 )
 WHOLE = (
     ("`rbee infer`, warm worker", WARM_S),

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from rbee.base.errors import ConnectError, NodeError, RbeeError
+from rbee.base.retries import LOAD_PAUSE_S
 from rbee.gateway.dispatcher import FleetDispatcher, QueuedTicket
-from rbee.gateway.starts import ABANDON_S, BACKOFF_S
+from rbee.gateway.starts import ABANDON_S
 from rbee.gateway.views import NodeState, Target, Waiting, Wanted, WorkerKey, WorkerView
 from rbee_remote.protocol import ErrorCode, WorkerState
 from tests.doubles import virtual_time
@@ -225,7 +226,7 @@ def test_a_load_that_fails_is_tried_on_the_next_node_and_not_again_at_once() -> 
         fleet.end(worker.key)
         assert (await served(dispatcher.enter(want()), 1)).key.node == "b"
         fleet.end(fleet.nodes[1].workers[0].key)
-        await asyncio.sleep(BACKOFF_S)
+        await asyncio.sleep(LOAD_PAUSE_S)
         assert (await served(dispatcher.enter(want()), 1)).key.node == "a"
 
     fleet = play(story, node("a", fails=[broken]), node("b"))
