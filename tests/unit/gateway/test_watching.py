@@ -36,8 +36,8 @@ def test_others_are_what_it_says_beyond_ours() -> None:
     watch = Watch()
     watch.look(at(replace(WORKER, in_flight=1, slots_free=1, queued=1)), 1000)
     assert watch.seen(1000)[WORKER.key].others == 3
-    watch.look(at(replace(WORKER, in_flight=4, slots_free=1, queued=1)), 1001)
-    assert watch.seen(1001)[WORKER.key].others == 3, "it has not heard of ours yet"
+    watch.look(at(replace(WORKER, in_flight=4, slots_free=1, queued=1)), 1000.5)
+    assert watch.seen(1000.5)[WORKER.key].others == 3, "it has not heard of ours yet"
 
 
 def test_what_changed_at_once_here_and_there_is_told_apart_a_moment_later() -> None:
