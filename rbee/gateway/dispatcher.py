@@ -20,10 +20,10 @@ from typing import Self
 
 from rbee.base.errors import NodeError, RbeeError
 from rbee.gateway.interfaces import Fleet
+from rbee.gateway.loads import Loads
 from rbee.gateway.queue import Line, Queue, Waiter
 from rbee.gateway.routing import decide
 from rbee.gateway.situation import Refuse, Send, Situation, Start, Wait
-from rbee.gateway.starts import Starts
 from rbee.gateway.views import Waiting, Wanted, WorkerKey, WorkerView
 from rbee.gateway.watching import Watch
 from rbee_remote.protocol import ErrorCode
@@ -73,7 +73,7 @@ class FleetDispatcher:
         self._queue = Queue()
         self._tickets: dict[Waiter, QueuedTicket] = {}
         self._watch = Watch()
-        self._starts = Starts(fleet, self._watch, self._wake)
+        self._loads = Loads(fleet, self._watch, self._wake)
         self._numbers = itertools.count()
         self._woken = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -141,7 +141,7 @@ class FleetDispatcher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._starts.aclose()
+        await self._loads.aclose()
 
     # --- what runs ---------------------------------------------------------------------------------------------------
 
@@ -165,7 +165,7 @@ class FleetDispatcher:
     def _until_next(self) -> float | None:
         """Seconds after which to look again although nothing was heard."""
         if not len(self._queue):
-            return self._starts.until_next(self._now())
+            return self._loads.until_next(self._now())
         deadlines = (waiter.wanted.deadline for waiter in self._queue)
         next_s = min((each - self._now() for each in deadlines if each is not None), default=TICK_S)
         return max(0.0, min(next_s, TICK_S))
@@ -175,7 +175,7 @@ class FleetDispatcher:
         try:
             now = self._now()
             self._watch.look(self._fleet.nodes, now)
-            self._starts.look(self._fleet.nodes, self._queue, now)
+            self._loads.look(self._fleet.nodes, self._queue, now)
             self._expire(now)
             self._place(now)
         except Exception as error:  # a bug must not leave requests waiting for ever
@@ -209,9 +209,9 @@ class FleetDispatcher:
         waiter = line.waiters[0]
         situation = Situation(
             nodes=self._fleet.nodes,
-            starting=self._starts.under_way(now),
-            failed=self._starts.failed,
-            made=self._starts.made,
+            starting=self._loads.under_way(now),
+            failed=self._loads.failed,
+            made=self._loads.made,
             rivals=self._watch.rivals,
             held=held,
             seen=self._watch.seen(now),
@@ -221,7 +221,7 @@ class FleetDispatcher:
             case Send(worker):
                 self._send(waiter, worker, now)
             case Start(node, target):
-                return None if self._starts.begin(node, target, now) else Wait()
+                return None if self._loads.begin(node, target, now) else Wait()
             case Refuse(error):
                 self._fail(waiter, _again(error))
             case Wait() as wait:
@@ -229,8 +229,8 @@ class FleetDispatcher:
         return None
 
     def _send(self, waiter: Waiter, worker: WorkerView, now: float) -> None:
-        self._queue.remove(waiter)
         self._fleet.begun(worker.key)
+        self._queue.remove(waiter)
         self._watch.used(worker.key, now)
         self._tickets[waiter].placed.set_result(worker)
 

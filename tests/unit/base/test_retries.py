@@ -254,7 +254,7 @@ POLICIES = (
     ),
     Policy(
         "a load fails that a gateway asked a node for: the next node, else the next fallback",
-        "rbee/gateway/starts.py",
+        "rbee/gateway/loads.py",
         "with a request that wants it, after the pause",
         f"{number(keeper.LOAD_PAUSE_S)} doubled, {number(keeper.LOAD_LONGEST_PAUSE_S)} at most",
         "phases 2 to 7",
@@ -263,7 +263,7 @@ POLICIES = (
     ),
     Policy(
         "the node that a gateway asked is busy, or the way to it breaks",
-        "rbee/gateway/starts.py",
+        "rbee/gateway/loads.py",
         f"begun within {number(keeper.BUSY_NODE_S)} s",
         f"{number(keeper.BUSY_NODE_PAUSE_S)} doubled, {number(keeper.BUSY_NODE_LONGEST_PAUSE_S)} at most",
         "phases 2 to 7",

@@ -11,7 +11,7 @@ import pytest
 from rbee.base.errors import ConnectError, NodeError, RbeeError
 from rbee.base.retries import LOAD_PAUSE_S
 from rbee.gateway.dispatcher import FleetDispatcher, QueuedTicket
-from rbee.gateway.starts import ABANDON_S
+from rbee.gateway.loads import ABANDON_S
 from rbee.gateway.views import NodeState, Target, Waiting, Wanted, WorkerKey, WorkerView
 from rbee_remote.protocol import ErrorCode, WorkerState
 from tests.doubles import virtual_time

@@ -55,7 +55,7 @@ class _Failure:
     in_a_row: int
 
 
-class Starts:
+class Loads:
     """wake: called when one has ended, in whatever way."""
 
     def __init__(self, fleet: Fleet, watch: Watch, wake: Callable[[], None]) -> None:
