@@ -62,6 +62,8 @@ QUIET_S = 5.0
 LONG_QUIET_S = 60.0
 #: Seconds that a request takes, until it was measured.
 TYPICAL_S = 5.0
+#: Seconds for a node that is connecting to tell what it has, before another one fetches a model that it may have.
+UNKNOWN_S = 5.0
 #: Seconds for news that a worker which failed a request is gone, so that another may start in its place.
 DOUBT_S = 10.0
 
@@ -200,7 +202,7 @@ class _Choice:
         """Those that have its file; where none has, those that can get it."""
         model, sha256 = self.target.model, self.wanted.sha256
         has = [node for node in self.up if model in node.models and sha256 in ("", node.models[model].sha256)]
-        is_open = any(node.state is NodeState.CONNECTING for node in self.nodes)  # its catalog is not known yet
+        is_open = any(node.state is NodeState.CONNECTING for node in self.nodes) and self.waited_s < UNKNOWN_S
         return has or ([] if sha256 or is_open else self.up)
 
     def _doubtful(self) -> list[NodeView]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbee.base.errors import ConnectError, NodeError
-from rbee.gateway.routing import DOUBT_S, best, decide
+from rbee.gateway.routing import DOUBT_S, UNKNOWN_S, best, decide
 from rbee.gateway.situation import Decision, Load, Refuse, Rivals, Seen, Send, Situation, Start, Wait, room, serves
 from rbee.gateway.views import NodeState, NodeView, Target, Wanted, WorkerKey, WorkerView
 from rbee_remote.protocol import ErrorCode, LoadOptions, WorkerOptions, WorkerState
@@ -221,6 +221,12 @@ def test_only_where_the_first_target_cannot_serve_the_next_does() -> None:
     assert shown(asked(on("a"), idle, want=want, failed=FAILED)) == "send b"
     down = replace(idle, state=NodeState.DOWN)
     assert shown(asked(on("a"), down, want=want, failed=FAILED)) == "refuse MODEL_INVALID"
+
+
+def test_a_node_that_hangs_while_it_is_connected_to_delays_a_cold_model_for_a_moment() -> None:
+    nodes = [on("a", models=()), on("b", state=NodeState.CONNECTING, models=())]
+    assert shown(asked(*nodes, waited_s=UNKNOWN_S - 1)) == "wait"
+    assert shown(asked(*nodes, waited_s=UNKNOWN_S)) == f"start a {MODEL}"
 
 
 def test_an_answer_that_goes_on_needs_the_same_file() -> None:
