@@ -24,13 +24,13 @@ async def test_a_node_that_was_used_before_tells_its_catalog_and_its_workers(bed
     bed.know("gpu1")
     node = bed.nodes["gpu1"] = ScriptedNode()
     info = worker_info()
-    await node.tell(info, **{info.id: worker_news(info, slots_free=1, held=[SlotMemory(1, ("d1", "d2"))])})
+    await node.tell(info, **{info.id: worker_news(info, slots_free=1, held=[SlotMemory(1, ("0" * 16, "1" * 16))])})
     async with NodeFleet(bed.context("gpu1")) as fleet:
         view = await node_that(fleet, "gpu1", lambda view: bool(view.workers) and view.workers[0].slots_free == 1)
     (worker,) = view.workers
     assert view.models == {"smollm2:135m": model_info()}
     assert (worker.key, worker.model, worker.sha256, worker.state) == (A, "smollm2:135m", "f" * 64, WorkerState.IDLE)
-    assert (worker.held, worker.typical_s, worker.slots) == (((), ("d1", "d2")), 0.5, 2)
+    assert (worker.held, worker.typical_s, worker.slots) == (((), ("0" * 16, "1" * 16)), 0.5, 2)
     assert bed.attached == ["gpu1"]
 
 
