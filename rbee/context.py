@@ -25,6 +25,9 @@ class ConnectionPool(Protocol):
         emit: hears how opening it goes. Raises as `node.session.open_connection`.
         """
 
+    def of(self, context: Context) -> ConnectionPool:
+        """The same connections, for who has another inventory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Context:

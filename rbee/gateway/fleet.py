@@ -127,6 +127,8 @@ class NodeFleet:
             return
         after = self.inventory.nodes
         self._context = replace(self._context, inventory=self.inventory)
+        if pool := self._context.connections:
+            self._context = replace(self._context, connections=pool.of(self._context))
         for name, link in list(self._links.items()):
             if name not in self._watched.nodes or not reached_alike(name, before, after):
                 self._leaving.add(self._links.pop(name))

@@ -230,7 +230,7 @@ POLICIES = (
         ("CANCEL_TIMEOUT_S", "LOST_TIMEOUT_S"),
     ),
     Policy(
-        f"`rbee serve`: a node cannot be reached, or is silent for {number(keeper.HOLD_SILENCE_S)} s, and so its hive "
+        f"the gateway: a node cannot be reached, or is silent for {number(keeper.HOLD_SILENCE_S)} s, and so its hive "
         "or a worker",
         "rbee/gateway/node_link.py",
         "until it is there",
@@ -243,7 +243,7 @@ POLICIES = (
         without_end=True,
     ),
     Policy(
-        "`rbee serve`: the inventory that was changed is broken",
+        "the gateway: the inventory that was changed is broken",
         "rbee/gateway/fleet.py",
         "at each change",
         f"{number(keeper.INVENTORY_LOOK_S)}",
