@@ -40,6 +40,9 @@ UPLOAD_CHECK_RATE = 10 * 2**20
 PROBE_S = 60.0
 #: Opening a stream to a socket takes a round trip, or the start of a small process.
 STREAM_OPEN_S = 10.0
+#: The same where hundreds may be opened at once, each with the start of a process. That the connection is good, the one
+#: who holds it knows sooner.
+CROWDED_OPEN_S = 60.0
 #: Hives and workers send a comment line every few seconds while a stream has nothing to say.
 STREAM_SILENCE_S = 30.0
 #: The same where nothing else is asked of them, and much depends on hearing soon that they hang: three comments missed.

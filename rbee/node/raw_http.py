@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import h11
 
 from rbee.base.errors import ConnectError, NodeError
-from rbee.base.retries import ANSWER_SILENCE_S, STREAM_OPEN_S
+from rbee.base.retries import ANSWER_SILENCE_S, CROWDED_OPEN_S
 from rbee.node.socket_http import HungUpError, NonsenseError, SilenceError, connected, hear
 from rbee.transport.connection import Connection, Stream
 from rbee_remote.protocol import ErrorCode
@@ -64,7 +64,7 @@ async def exchange(
     what = f"{method} {path.partition('?')[0]}"
     http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD)
     head = _head(http, method, path, {**_end_to_end(headers), **to.headers}, len(body))
-    stream = await connected(connection, to.socket, STREAM_OPEN_S)
+    stream = await connected(connection, to.socket, CROWDED_OPEN_S)
     try:
         if to.greeting:
             await hear(to.greeting, stream, what, to.silence_s)

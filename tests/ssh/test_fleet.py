@@ -180,7 +180,9 @@ async def many_streams(fleet: NodeFleet, node: ScriptedNode, number: int) -> Non
         yield b"data: begun\n\n"
         if len(node.requests) == number:
             all_there.set()
-        await all_there.wait()
+        while not all_there.is_set():
+            yield b": waiting\n\n"
+            await asyncio.wait([there], timeout=1.0)
         yield b"data: " + body + b"\n\n"
 
     node.answers = waits
@@ -189,9 +191,10 @@ async def many_streams(fleet: NodeFleet, node: ScriptedNode, number: int) -> Non
         body = str(which).encode()
         async with fleet.worker(KEY).send("POST", "/v1/x", {}, body) as answer:
             got = b"".join([chunk async for chunk in answer.chunks()])
-        assert got == b"data: begun\n\ndata: " + body + b"\n\n"
+        assert got.replace(b": waiting\n\n", b"") == b"data: begun\n\ndata: " + body + b"\n\n"
 
     async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
+        there = group.create_task(all_there.wait())
         for which in range(number):
             group.create_task(one(which))
 

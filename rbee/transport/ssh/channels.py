@@ -27,6 +27,8 @@ from rbee.transport.upload import Upload, send
 from rbee_remote.protocol import ErrorCode, ProtocolError, RemoteError, parse_json
 
 _CHUNK = 2**16
+#: Pipes that are started at once. Two hundred that start together would each be as slow as all of them.
+_PIPES_AT_ONCE = 8
 #: How often a silent connection is asked for a sign of life before it counts as lost.
 _QUESTIONS = 2
 
@@ -145,6 +147,7 @@ class SSHConnection(ShellConnection):
         self._connection = connection
         self._sessions = Sessions(connection, another)
         self._keeper_id = keeper_id
+        self._starting = asyncio.Semaphore(_PIPES_AT_ONCE)
         self._forwards = False  # whether a channel to a socket has been opened on this connection
 
     @property
@@ -237,6 +240,10 @@ class SSHConnection(ShellConnection):
         return stream
 
     async def _pipe(self, socket: str, command: tuple[str, ...]) -> PipeStream:
+        async with self._starting:
+            return await self._started_pipe(socket, command)
+
+    async def _started_pipe(self, socket: str, command: tuple[str, ...]) -> PipeStream:
         nonce = new_nonce()
         words = " ".join(quote(word) for word in (*command, socket, "--ready"))
         shell = await self.open_shell()
