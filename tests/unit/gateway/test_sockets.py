@@ -189,6 +189,23 @@ async def test_what_is_no_request_reaches_no_worker(head: bytes) -> None:
     assert worker.requests == []
 
 
+async def test_pieces_do_not_wait_for_receipts() -> None:
+    """Each would wait 40 ms."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = SocketServer(make_app(setting().parts), grace_s=1)
+    task = asyncio.create_task(server.serve([listener]))
+    async with asyncio.timeout(PATIENCE_S):
+        _, writer = await asyncio.open_connection(*listener.getsockname())
+    await until(lambda: server.server_state.connections)
+    (connection,) = server.server_state.connections
+    accepted = connection.transport.get_extra_info("socket")
+    assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    writer.close()
+    server.end()
+    await task
+    listener.close()
+
+
 async def test_a_client_that_reads_nothing_holds_the_worker_back_and_is_cut_off() -> None:
     """And another one has its answer meanwhile."""
     line = b"data: " + b"x" * 8000 + b"\n\n"
