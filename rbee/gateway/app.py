@@ -62,7 +62,7 @@ class Gateway:
         exchange = Exchange(
             headers.request_id(request.headers),
             request.method,
-            request.url.path,
+            scope["path"],
             traceparent=headers.traceparent(request.headers),
         )
         scope["rbee"] = exchange
@@ -128,7 +128,7 @@ class Gateway:
 
     def _check_target(self, request: Request) -> None:
         """Raises RefusedStatusError for what is not passed on."""
-        path, method = request.url.path, request.method
+        path, method = request.scope["path"], request.method
         word, taken = _word(path), _taken(path)
         if method not in taken and (word in _READ or path.startswith("/v1/")) and word not in _OWN:
             raise _refused(405, f"{path} takes {taken}, not {method}", {"Allow": taken})
@@ -225,7 +225,7 @@ def _refused(status: int, message: str, more: dict[str, str] | None = None) -> R
 async def _on_http_error(request: Request, error: Exception) -> Response:
     """What starlette's routes refuse: a method that is not served."""
     assert isinstance(error, HTTPException)
-    message = f"the gateway does not serve {request.method} {request.url.path}"
+    message = f"the gateway does not serve {request.method} {request.scope['path']}"
     return _Refused(Refusal(error.status_code, ErrorCode.USAGE.value, message, headers=error.headers or {}))
 
 

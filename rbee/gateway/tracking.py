@@ -162,8 +162,8 @@ class Progress:
             if choice is None:
                 choice = self._choices[number] = _Choice()
             choice.tokens.extend(told["tokens"])
-            if told.get("state") is not None or told.get("usage") is not None:
-                self._note_rare(decode(Tracked, told))
+            if told.get("state") is not None or told.get("usage") is not None:  # twice in a stream
+                self._note_rare(decode(Tracked, {**told, "tokens": []}))
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise LostCountError(f"a tracking comment that is none: {error}"[:200]) from error
         self._choice, self._announced = choice, lines
