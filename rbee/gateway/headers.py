@@ -11,7 +11,15 @@ import uuid
 from collections.abc import Mapping
 
 from rbee.gateway.errors import wrong
-from rbee_remote.protocol import HEADER_REQUEST, HEADER_TRACK
+from rbee_remote.protocol import (
+    HEADER_REQUEST,
+    HEADER_TRACK,
+    HEADER_USAGE,
+    ProtocolError,
+    TrackedUsage,
+    decode,
+    parse_json,
+)
 
 #: Seconds that the whole of a request may take, waiting included.
 HEADER_TIMEOUT = "x-rbee-timeout"
@@ -72,3 +80,12 @@ def to_client(headers: Mapping[str, str]) -> dict[str, str]:
 
 def is_stream(headers: Mapping[str, str]) -> bool:
     return headers.get("content-type", "").partition(";")[0].strip().lower() == MEDIA_TYPE_SSE
+
+
+def usage(headers: Mapping[str, str]) -> TrackedUsage | None:
+    """What a worker says of a whole answer, None for nothing that can be read. headers: names in lower case."""
+    said = headers.get(HEADER_USAGE.lower(), "")
+    try:
+        return decode(TrackedUsage, parse_json(said)) if said else None
+    except ProtocolError:
+        return None

@@ -25,7 +25,8 @@ class AppSettings:
 
     wait_s: that a request waits for a worker; request_s: that it takes in all; a caller that says X-Rbee-Timeout
     replaces both. resume_s: that an answer waits for another worker to go on, which may have to load the model.
-    head_s: for a worker that is asked again to begin. held: bytes of an answer that is no stream, up to which it is
+    back_s: that a worker's connection has to be made again before another worker goes on. head_s: for a worker that is
+    asked again to begin. held: bytes of an answer that is no stream, up to which it is
     kept until it is whole, so that another worker can give it instead. origins: of web pages that may ask, "*" for
     all.
     """
@@ -36,6 +37,7 @@ class AppSettings:
     wait_s: float = 600.0
     request_s: float = 3600.0
     resume_s: float = 120.0
+    back_s: float = 5.0
     head_s: float = 10.0
     held: int = 8 * 2**20
     origins: tuple[str, ...] = ()

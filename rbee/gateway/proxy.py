@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AsyncExitStack
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
 
-from rbee.base.errors import ConnectError, NodeError, RbeeError
+from rbee.base.errors import NodeError, RbeeError
 from rbee.gateway import asked, headers
 from rbee.gateway.answer import Answer
 from rbee.gateway.asked import Asked
@@ -26,17 +27,11 @@ from rbee.gateway.exchange import Exchange
 from rbee.gateway.interfaces import RawResponse
 from rbee.gateway.parts import Parts
 from rbee.gateway.patience import WAITING, company, said_of, while_connected
-from rbee.gateway.resuming import Course, Failure, GaveUpError, Kind, ending, failure_of, gone
+from rbee.gateway.presence import is_there, until_back
+from rbee.gateway.resuming import Course, Failure, GaveUpError, Kind, NoOtherError, ending, failure_of, gone
 from rbee.gateway.tracking import LostCountError, Progress
-from rbee.gateway.views import NodeState, Wanted, WorkerView
-from rbee_remote.protocol import (
-    HEADER_USAGE,
-    ErrorCode,
-    ProtocolError,
-    TrackedUsage,
-    decode,
-    parse_json,
-)
+from rbee.gateway.views import Wanted, WorkerView
+from rbee_remote.protocol import ErrorCode
 from rbee_remote.protocol.prompt_digest import prompt_digests
 
 #: Bytes of a refusal that are read.
@@ -81,6 +76,8 @@ class Passage:
         self._headers: dict[str, str] = {}
         self._progress = Progress()
         self._course = Course()
+        self._worker: WorkerView | None = None
+        self._version = 0
 
     def address(self, request: Request) -> None:
         """Where it goes on a worker, and with which headers."""
@@ -105,9 +102,14 @@ class Passage:
         first: Failure | None = None
         self._exchange.queued_at = time.monotonic()
         try:
-            while (failure := await self._on_one(wanted, first)) is not None:
-                wanted, first = self._elsewhere(wanted, failure), failure
-                self._exchange.failovers += 1
+            while True:
+                try:
+                    if (failure := await self._on_one(wanted, first)) is None:
+                        return
+                    wanted, first = self._elsewhere(wanted, failure), failure
+                    self._exchange.failovers += 1
+                except NoOtherError as error:
+                    wanted = await self._back_again(wanted, error)
         except GaveUpError as error:
             await self._give_up(error.failure)
         finally:
@@ -130,34 +132,50 @@ class Passage:
                 raise self._no_other(error, before) from error
             self._note_worker(worker)
             failure = await self._ask(worker)
-            while failure is not None and self._course.stays(failure, is_there=self._can_go_on_at(worker)):
+            while failure is not None and self._course.stays(failure) and await self._can_go_on_at(worker):
                 failure = await self._ask(worker, again=True)
+            if failure is not None and failure.kind is not Kind.REFUSED:
+                self._parts.fleet.failed(worker.key)
             return failure
         finally:
             ticket.close()
 
     def _no_other(self, error: RbeeError, before: Failure | None) -> Exception:
-        if before is None:
-            return error
-        return GaveUpError(ending(before, error, sent=self._answer.gave))
+        return error if before is None else NoOtherError(ending(before, error, sent=self._answer.gave))
+
+    async def _back_again(self, wanted: Wanted, error: NoOtherError) -> Wanted:
+        """Nobody else can go on: the worker that had the answer last, once its connection is made again. Raises
+        GaveUpError."""
+        worker = self._worker
+        if worker is None or error.failure.kind is not Kind.BROKE or not self._answer.gave or self._course.is_over:
+            raise GaveUpError(error.failure)
+        if not await self._is_back(worker, self._parts.settings.resume_s):
+            raise GaveUpError(error.failure)
+        limit = time.monotonic() + self._parts.settings.resume_s
+        return replace(wanted, avoid=wanted.avoid - {worker.key}, deadline=limit)
 
     def _note_worker(self, worker: WorkerView) -> None:
         self._exchange.worker, self._exchange.model = worker.key, worker.model
         self._exchange.worker_at = self._exchange.worker_at or time.monotonic()
         self._worker = worker
 
-    def _can_go_on_at(self, worker: WorkerView) -> bool:
-        """Whether the same worker may go on, as far as the fleet knows it."""
-        if self._answer.gave and not self._progress.can_resume:
+    async def _can_go_on_at(self, worker: WorkerView) -> bool:
+        """Whether the same worker may go on; its connection has a moment to be made again, where others could not
+        simply begin anew."""
+        if not self._answer.gave:
+            return is_there(self._parts.fleet, worker.key) and not self._course.has_stayed
+        if not self._progress.can_resume:
             return False
-        node = next((each for each in self._parts.fleet.nodes if each.name == worker.key.node), None)
-        return (
-            node is not None
-            and node.state is not NodeState.DOWN
-            and any(each.key == worker.key for each in node.workers)
-        )
+        after = self._version if self._course.has_stayed else None
+        return await self._is_back(worker, self._parts.settings.back_s, after=after)
+
+    async def _is_back(self, worker: WorkerView, seconds: float, *, after: int | None = None) -> bool:
+        async with self._company(lambda: WAITING):
+            return await until_back(self._parts.fleet, worker.key, seconds, after=after)
 
     def _elsewhere(self, wanted: Wanted, failure: Failure) -> Wanted:
+        """What the next worker has to be. Raises GaveUpError."""
+        assert self._worker is not None
         sent = self._answer.gave
         try:
             wanted = self._course.elsewhere(wanted, self._worker, failure, sent=sent, resumes=self._progress.can_resume)
@@ -170,16 +188,15 @@ class Passage:
 
     async def _ask(self, worker: WorkerView, *, again: bool = False) -> Failure | None:
         """One worker, once; None where the answer is complete."""
+        self._version = self._parts.fleet.version
         try:
             failure = await self._exchange_with(worker, again=again)
-        except (ConnectError, NodeError) as error:
+        except RbeeError as error:
             failure = failure_of(error)
         except LostCountError as error:
             failure = gone(f"the worker sent an answer that rbee does not understand: {error}")
         if failure is not None:
             self._course.note(self._progress.lines)
-            if failure.kind is not Kind.REFUSED:
-                self._parts.fleet.failed(worker.key)
         return failure
 
     async def _exchange_with(self, worker: WorkerView, *, again: bool) -> Failure | None:
@@ -205,7 +222,7 @@ class Passage:
         body = {**self._body, **self._progress.resume()}
         return await asked.written(self._asked, body)
 
-    def _company(self, say: Any) -> Any:
+    def _company(self, say: Callable[[], str]) -> AbstractAsyncContextManager[None]:
         settings = self._parts.settings
         return company(
             self._answer,
@@ -253,7 +270,7 @@ class Passage:
                     return gone("the worker sent a large answer that is no stream to a client that hears one")
                 await answer.write(bytes(content))
                 content.clear()
-        self._exchange.usage = _usage(response.headers.get(HEADER_USAGE.lower(), ""))
+        self._exchange.usage = headers.usage(response.headers)
         if not answer.gave:
             await answer.whole(response.status, head, bytes(content))
             return None
@@ -281,11 +298,3 @@ class Passage:
         if failure.refusal and refusal.status == 410:  # of a worker, which the caller knows nothing of
             refusal = Refusal(503, refusal.code, refusal.message, headers={"Retry-After": "1"})
         await self._answer.refuse(refusal, failure.said)
-
-
-def _usage(said: str) -> TrackedUsage | None:
-    """What a worker says of a whole answer, None for nothing that can be read."""
-    try:
-        return decode(TrackedUsage, parse_json(said)) if said else None
-    except ProtocolError:
-        return None

@@ -2,7 +2,7 @@
 
 Rules
 - Where the client has nothing of the answer, it begins again. A worker that failed is not asked again, but one whose
-  connection alone may have broken is asked once more, first, since it has most of the work done.
+  connection alone may have broken is asked again first, since it has most of the work done.
 - Where the client has some of it, only what continues it to the letter will do: a worker that tells where it stands,
   and another one with the same file.
 - A request that no worker survives is given up before it has gone through them all.
@@ -50,7 +50,11 @@ class GaveUpError(Exception):
         self.failure = failure
 
 
-def failure_of(error: ConnectError | NodeError) -> Failure:
+class NoOtherError(GaveUpError):
+    """No other worker could be had."""
+
+
+def failure_of(error: RbeeError) -> Failure:
     is_broken = isinstance(error, (HungUpError, ConnectError)) and not isinstance(error, SilenceError)
     return Failure(Kind.BROKE if is_broken else Kind.GONE, error)
 
@@ -67,6 +71,7 @@ class Course:
         self._in_a_row = 0
         self._lines = -1
         self._stayed_at = -1
+        self._stays = 0
 
     def note(self, lines: int) -> None:
         """A failure."""
@@ -78,13 +83,20 @@ class Course:
     def is_over(self) -> bool:
         return self._failures >= MOST or self._in_a_row >= MOST_IN_A_ROW
 
-    def stays(self, failure: Failure, *, is_there: bool) -> bool:
-        """Whether the same worker is asked once more. is_there: it still runs, as far as is
-        known, and can be told what the client has."""
-        if self.is_over or failure.kind is not Kind.BROKE or not is_there or self._stayed_at == self._lines:
+    def stays(self, failure: Failure) -> bool:
+        """Whether the same worker may be asked once more: at each line, at once, and then, where the connection is not
+        there yet, when it is."""
+        stays = self._stays if self._stayed_at == self._lines else 0
+        may = stays == 0 or (stays == 1 and isinstance(failure.error, ConnectError))
+        if self.is_over or failure.kind is not Kind.BROKE or not may:
             return False
-        self._stayed_at = self._lines
+        self._stayed_at, self._stays = self._lines, stays + 1
         return True
+
+    @property
+    def has_stayed(self) -> bool:
+        """Whether the last `stays` was not the first at its line."""
+        return self._stays > 1
 
     def elsewhere(self, wanted: Wanted, worker: WorkerView, failure: Failure, *, sent: bool, resumes: bool) -> Wanted:
         """What another worker has to be. sent: the client has some of the answer; resumes: it can be told how much.

@@ -177,25 +177,42 @@ class FakeFleet:
     def __init__(self, **workers: WorkerHttp) -> None:
         self.workers = workers
         self.sha256 = SHA
-        self.down: set[str] = set()
         self.failures: list[WorkerKey] = []
+        self._states: dict[str, NodeState] = {}
+        self._doubtful: set[str] = set()
+        self._version = 1
+        self._changed = asyncio.Event()
+
+    def set_state(self, name: str, state: NodeState) -> None:
+        """A node that is up again has been heard."""
+        self._states[name] = state
+        if state is NodeState.UP:
+            self._doubtful.discard(name)
+        self._version += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     @property
     def nodes(self) -> tuple[NodeView, ...]:
         return tuple(
-            NodeView(name, NodeState.DOWN if name in self.down else NodeState.UP, workers=(self.view(name),))
+            NodeView(
+                name,
+                self._states.get(name, NodeState.UP),
+                workers=() if name in self._doubtful else (self.view(name),),
+            )
             for name in self.workers
         )
 
     @property
     def version(self) -> int:
-        return 1
+        return self._version
 
     def view(self, name: str) -> WorkerView:
         return WorkerView(WorkerKey(name, "w"), MODEL, WorkerState.IDLE, 2048, 2, 2, self.sha256)
 
     async def wait_changed(self, seen: int) -> None:
-        raise NotImplementedError
+        while self._version == seen:
+            await self._changed.wait()
 
     async def start_worker(self, node: str, target: Target) -> WorkerKey:
         raise NotImplementedError
@@ -211,6 +228,7 @@ class FakeFleet:
 
     def failed(self, key: WorkerKey) -> None:
         self.failures.append(key)
+        self._doubtful.add(key.node)
 
 
 class FakeDispatcher:

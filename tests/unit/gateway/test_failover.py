@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rbee.base.errors import ConnectError, NodeError
 from rbee.gateway.app import make_app
 from rbee.gateway.parts import AppSettings
-from rbee.gateway.views import WorkerKey
+from rbee.gateway.views import NodeState, WorkerKey
 from rbee.node.socket_http import HungUpError, SilenceError
 from rbee_remote.protocol import RESUME_FIELD, ErrorCode, encode
 from tests.doubles.gateway import (
@@ -95,18 +95,55 @@ async def test_a_worker_that_is_gone_is_asked_once_more_and_then_another_with_it
     assert (second.sha256, second.avoid) == (SHA, frozenset({WorkerKey("a", "w")}))
     assert alive.requests[0][2][RESUME_FIELD]["state"] == {"seed": 7}
     assert {name: value for name, value in alive.requests[0][2].items() if name != RESUME_FIELD} == chat()
-    assert world.fleet.failures == [WorkerKey("a", "w")] * 2
+    assert world.fleet.failures == [WorkerKey("a", "w")]
     (ended,) = world.recorder.requests
     assert (ended.failovers, ended.worker, ended.finish, ended.status) == (1, WorkerKey("b", "w"), "", 200)
 
 
 @pytest.mark.parametrize("error", [HungUpError("POST"), LOST])
-async def test_a_node_that_is_known_to_be_down_is_not_asked_again(error: Exception) -> None:
+async def test_a_node_that_stays_down_is_not_asked_again(error: Exception) -> None:
     dead = ScriptedWorker(Reply(resuming(STEPS), breaks_at=1500, error=error))
-    world = setting(a=dead, b=ScriptedWorker(Reply(resuming(STEPS))))
-    world.fleet.down = {"a"}
+    world = setting(a=dead, b=ScriptedWorker(Reply(resuming(STEPS))), settings=AppSettings(back_s=0.01))
+    world.fleet.set_state("a", NodeState.DOWN)
     assert (await asked(world)).body == WHOLE
     assert len(dead.requests) == 1
+
+
+async def test_a_connection_that_is_made_again_goes_on_at_the_same_worker() -> None:
+    """The first try comes before the fleet has noticed, the second when it has a connection again."""
+    worker = ScriptedWorker(
+        Reply(resuming(STEPS), breaks_at=1500, error=LOST), Reply(b"", before=LOST), Reply(resuming(STEPS))
+    )
+    world = setting(a=worker, b=ScriptedWorker(Reply(resuming(STEPS))))
+    running = asyncio.create_task(asked(world))
+    while len(worker.requests) < 2:
+        await asyncio.sleep(0)
+    world.fleet.set_state("a", NodeState.CONNECTING)
+    await asyncio.sleep(0)
+    world.fleet.set_state("a", NodeState.UP)
+    assert (await running).body == WHOLE
+    assert (len(worker.requests), len(world.dispatcher.wanted)) == (3, 1)
+
+
+async def test_the_only_worker_is_waited_for_where_its_connection_broke() -> None:
+    worker = ScriptedWorker(Reply(resuming(STEPS), breaks_at=1500, error=LOST), Reply(resuming(STEPS)))
+    world = setting(a=worker, settings=AppSettings(back_s=0.01))
+    world.fleet.set_state("a", NodeState.DOWN)
+    running = asyncio.create_task(asked(world))
+    while len(world.dispatcher.wanted) < 2:
+        await asyncio.sleep(0.001)
+    world.fleet.set_state("a", NodeState.UP)
+    assert (await running).body == WHOLE
+    assert [wanted.avoid for wanted in world.dispatcher.wanted] == [set(), {WorkerKey("a", "w")}, set()]
+
+
+async def test_the_only_worker_does_not_come_back() -> None:
+    dead = ScriptedWorker(Reply(resuming(STEPS), breaks_at=1500, error=LOST))
+    world = setting(a=dead, settings=AppSettings(back_s=0.01, resume_s=0.01))
+    world.fleet.set_state("a", NodeState.DOWN)
+    heard = await asked(world)
+    assert not heard.is_complete
+    assert b"the answer is not complete" in heard.body
 
 
 async def test_nothing_sent_yet_begins_again_elsewhere_with_any_file() -> None:
