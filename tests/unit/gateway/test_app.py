@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -14,12 +15,14 @@ from rbee.gateway.interfaces import Ended
 from rbee.gateway.parts import AppSettings
 from rbee.gateway.views import Waiting, WorkerKey
 from rbee.inventory.aliases import ModelAlias
-from rbee_remote.protocol import ErrorCode
+from rbee_remote.protocol import NO_CHOICE, ErrorCode
 from tests.doubles.gateway import (
     MODEL,
+    USAGE,
     Heard,
     Reply,
     ScriptedWorker,
+    Step,
     ask,
     chat,
     chat_script,
@@ -68,6 +71,7 @@ async def test_a_request_goes_to_a_worker_as_it_came() -> None:
     assert (ended.client.key, ended.client.address) == ("k1", "127.0.0.9")
     (wanted,) = world.dispatcher.wanted
     assert wanted.priority == 3
+    assert 500 < (wanted.deadline or 0) - time.monotonic() < 600
 
 
 @pytest.mark.parametrize("said", ["", "x" * 65, "a b", "a/b", "é"])
@@ -332,6 +336,16 @@ async def test_a_bug_is_said_without_its_text(caplog: pytest.LogCaptureFixture) 
     assert b"secret" not in heard.body
     assert "ZeroDivisionError" in caplog.text
     assert world.recorder.requests[0].finish == "INTERNAL"
+
+
+async def test_an_error_that_a_worker_ends_with_is_recorded() -> None:
+    told = json.dumps({"error": {"message": "late", "code": "DEADLINE_EXCEEDED"}})
+    steps = [*STEPS[:2], Step(NO_CHOICE, (), (told,), USAGE)]
+    world = setting(a=ScriptedWorker(Reply(resuming(steps))))
+    heard = await ask(make_app(world.parts), chat())
+    assert (heard.body, heard.is_complete) == (plain(steps), True)
+    (ended,) = world.recorder.requests
+    assert (ended.finish, ended.usage, ended.failovers) == ("DEADLINE_EXCEEDED", USAGE, 0)
 
 
 async def test_web_pages_of_named_origins() -> None:

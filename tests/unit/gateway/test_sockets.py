@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anthropic
 import httpx
 import httpx2
 import openai
@@ -20,6 +21,7 @@ from rbee.gateway.app import make_app
 from rbee.gateway.parts import AppSettings
 from rbee.node.socket_http import HungUpError, SilenceError
 from rbee_remote.protocol import ErrorCode
+from rbee_remote.serving import body
 from rbee_remote.serving.socket_server import Bounds, SocketServer
 from tests.doubles.gateway import (
     MODEL,
@@ -155,6 +157,37 @@ async def test_bodies_in_chunks_and_too_large_ones() -> None:
     assert [each.status for each in world.recorder.requests].count(413) == 2
 
 
+async def test_a_body_that_comes_too_slowly_or_breaks_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body, "BODY_S", 0.05)
+    world = setting(a=ScriptedWorker(Reply(b"{}", headers=JSON)))
+    async with served(make_app(world.parts)) as port:
+        begun = b"POST /v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{"
+        answer = await raw(port, begun)
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(begun)
+        await until(lambda: world.gate.open_requests)
+        writer.close()
+        await until(lambda: len(world.recorder.requests) == 2)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert world.recorder.requests[1].finish in ("REQUEST_CANCELED", "USAGE")  # whichever is noticed first
+    assert world.gate.open_requests == 0
+
+
+async def test_the_anthropic_client_reads_errors() -> None:
+    world = setting(a=ScriptedWorker(Reply(b'{"error": {"message": "bad"}}', status=400, headers=JSON)), keys=["k"])
+    async with served(make_app(world.parts)) as port:
+        address = f"http://127.0.0.1:{port}"
+        ask: Any = {"max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]}
+        async with anthropic.AsyncAnthropic(base_url=address, api_key="k", max_retries=0) as client:
+            with pytest.raises(anthropic.NotFoundError, match="did you mean"):
+                await client.messages.create(model="unknown", **ask)
+            with pytest.raises(anthropic.BadRequestError, match="bad"):
+                await client.messages.create(model=MODEL, **ask)
+        async with anthropic.AsyncAnthropic(base_url=address, api_key="wrong", max_retries=0) as client:
+            with pytest.raises(anthropic.AuthenticationError):
+                await client.messages.create(model=MODEL, **ask)
+
+
 async def raw(port: int, data: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(data)
@@ -212,9 +245,9 @@ async def test_a_client_that_reads_nothing_holds_the_worker_back_and_is_cut_off(
     endless = ScriptedWorker(Reply(line * 20_000, cuts=[len(line)]))
     world = setting(a=endless)
     async with served(make_app(world.parts), Bounds(reader_s=0.3)) as port:
-        body = json.dumps(chat()).encode()
+        content = json.dumps(chat()).encode()
         _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
-        writer.write(b"POST /v1/c HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        writer.write(b"POST /v1/c HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(content), content))
         await until(lambda: endless.open)
         world.fleet.workers = {"b": ScriptedWorker(Reply(resuming(STEPS)))}
         async with httpx.AsyncClient() as client:
