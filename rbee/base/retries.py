@@ -101,6 +101,18 @@ NOTICED_PAUSE_S = 0.05
 CANCEL_TIMEOUT_S = 5.0
 LOST_TIMEOUT_S = 2.0
 
+# --- gateway: a request whose worker, or the way to it, failed --------------------------------------------------------
+
+#: Workers that are asked, without a line of the answer in between, and in all.
+FAILOVER_IN_A_ROW = 4
+FAILOVER_TRIES = 8
+#: For the connection of an answer to be made again, before another worker goes on with it; then for that worker, which
+#: may have to load the model, and for the first one where there is no other.
+FAILOVER_BACK_S = 5.0
+FAILOVER_RESUME_S = 120.0
+#: For a worker that is asked once more to begin.
+FAILOVER_HEAD_S = 10.0
+
 # --- registry ---------------------------------------------------------------------------------------------------------
 
 #: For another rbee that writes to workers.db: each write takes a millisecond, so that only a process that hangs, or is

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from rbee.base.retries import FAILOVER_BACK_S, FAILOVER_HEAD_S, FAILOVER_RESUME_S
 from rbee.gateway.interfaces import Client, Dispatcher, Fleet, Gate, Recorder
 from rbee.gateway.names import Resolved
 
@@ -36,9 +37,9 @@ class AppSettings:
     comment_s: float = 3.0
     wait_s: float = 600.0
     request_s: float = 3600.0
-    resume_s: float = 120.0
-    back_s: float = 5.0
-    head_s: float = 10.0
+    resume_s: float = FAILOVER_RESUME_S
+    back_s: float = FAILOVER_BACK_S
+    head_s: float = FAILOVER_HEAD_S
     held: int = 8 * 2**20
     origins: tuple[str, ...] = ()
 

@@ -14,14 +14,11 @@ import enum
 from dataclasses import dataclass, replace
 
 from rbee.base.errors import ConnectError, NodeError, RbeeError
+from rbee.base.retries import FAILOVER_IN_A_ROW, FAILOVER_TRIES
 from rbee.gateway.errors import Refusal
 from rbee.gateway.views import Wanted, WorkerView
 from rbee.node.socket_http import HungUpError, SilenceError
 from rbee_remote.protocol import ErrorCode
-
-#: Failures without a further line in between, and in all.
-MOST_IN_A_ROW = 4
-MOST = 8
 
 
 class Kind(enum.Enum):
@@ -81,7 +78,7 @@ class Course:
 
     @property
     def is_over(self) -> bool:
-        return self._failures >= MOST or self._in_a_row >= MOST_IN_A_ROW
+        return self._failures >= FAILOVER_TRIES or self._in_a_row >= FAILOVER_IN_A_ROW
 
     def stays(self, failure: Failure) -> bool:
         """Whether the same worker may be asked once more: at each line, at once, and then, where the connection is not

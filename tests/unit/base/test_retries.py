@@ -90,6 +90,11 @@ COLD_S = WARM_S + PHASES_S
 #: After a known worker turned out to be gone. One that dies of the request leaves a try less.
 COLD_AGAIN_S = WARM_S + keeper.WORKERS_TRIED * (REPEATED_S + INFERENCE_S)
 
+#: Each silent worker is followed by one that is waited for as long as may be.
+FAILOVER_S = keeper.FAILOVER_IN_A_ROW * keeper.ANSWER_SILENCE_S + (keeper.FAILOVER_IN_A_ROW - 1) * (
+    keeper.FAILOVER_BACK_S + 2 * keeper.FAILOVER_RESUME_S
+)
+
 POLICIES = (
     Policy(
         "a hop cannot be connected to",
@@ -269,6 +274,16 @@ POLICIES = (
         "phases 2 to 7",
         None,
         ("BUSY_NODE_PAUSE_S", "BUSY_NODE_LONGEST_PAUSE_S"),
+    ),
+    Policy(
+        "a worker of the gateway, or the way to it, fails a request; without a further line of its answer",
+        "rbee/gateway/resuming.py",
+        f"{keeper.FAILOVER_IN_A_ROW}, {keeper.FAILOVER_TRIES} in all",
+        f"{number(keeper.FAILOVER_BACK_S)} for the connection, {number(keeper.FAILOVER_RESUME_S)} for another worker, "
+        "as long for the only one",
+        f"{number(keeper.ANSWER_SILENCE_S)} idle",
+        FAILOVER_S,
+        ("FAILOVER_IN_A_ROW", "FAILOVER_TRIES"),
     ),
 )
 WHOLE = (

@@ -154,6 +154,14 @@ def test_json_is_read_as_it_was_meant() -> None:
     assert parse_json("[" * 64 + "]" * 64)
 
 
+def test_a_name_twice_is_an_error_where_that_is_asked() -> None:
+    text = '{"a": {"b": 1, "b": 2}}'
+    assert parse_json(text) == {"a": {"b": 2}}
+    with pytest.raises(ProtocolError, match="'b' twice"):
+        parse_json(text, unique=True)
+    assert parse_json('{"a": {"b": 1}, "b": 2}', unique=True) == {"a": {"b": 1}, "b": 2}
+
+
 def test_a_whole_number_has_64_bits() -> None:
     with pytest.raises(ProtocolError, match="too large"):
         decode(Started, {"prompt_tokens": 1, "max_tokens": 2**63, "seed": 1})
