@@ -125,7 +125,8 @@ class Passage:
         """Nobody else can go on: the worker that had the answer last, once its connection is made again. Raises
         GaveUpError."""
         worker = self._worker
-        if worker is None or error.failure.kind is not Kind.BROKE or not self._answer.gave or self._course.is_over:
+        may_be = error.failure.kind in (Kind.BROKE, Kind.SILENT)
+        if worker is None or not may_be or not self._answer.gave or self._course.is_over:
             raise GaveUpError(error.failure)
         if not await self._is_back(worker, self._parts.settings.resume_s):
             raise GaveUpError(error.failure)

@@ -22,9 +22,11 @@ from rbee_remote.protocol import ErrorCode
 
 
 class Kind(enum.Enum):
-    """BROKE: the connection, perhaps alone. GONE: the worker. REFUSED: the worker lives, and does not take it."""
+    """BROKE: the connection, perhaps alone. SILENT: it, or the worker. GONE: the worker. REFUSED: the worker lives, and
+    does not take it."""
 
     BROKE = "broke"
+    SILENT = "silent"
     GONE = "gone"
     REFUSED = "refused"
 
@@ -52,8 +54,9 @@ class NoOtherError(GaveUpError):
 
 
 def failure_of(error: RbeeError) -> Failure:
-    is_broken = isinstance(error, (HungUpError, ConnectError)) and not isinstance(error, SilenceError)
-    return Failure(Kind.BROKE if is_broken else Kind.GONE, error)
+    if isinstance(error, SilenceError):
+        return Failure(Kind.SILENT, error)
+    return Failure(Kind.BROKE if isinstance(error, (HungUpError, ConnectError)) else Kind.GONE, error)
 
 
 def gone(why: str) -> Failure:

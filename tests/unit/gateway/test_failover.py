@@ -125,8 +125,9 @@ async def test_a_connection_that_is_made_again_goes_on_at_the_same_worker() -> N
     assert (len(worker.requests), len(world.dispatcher.wanted)) == (3, 1)
 
 
-async def test_the_only_worker_is_waited_for_where_its_connection_broke() -> None:
-    worker = ScriptedWorker(Reply(resuming(STEPS), breaks_at=1500, error=LOST), Reply(resuming(STEPS)))
+@pytest.mark.parametrize("error", [LOST, SilenceError("POST", 10)])
+async def test_the_only_worker_is_waited_for_where_its_connection_broke(error: Exception) -> None:
+    worker = ScriptedWorker(Reply(resuming(STEPS), breaks_at=1500, error=error), Reply(resuming(STEPS)))
     world = setting(a=worker, settings=AppSettings(back_s=0.01))
     world.fleet.set_state("a", NodeState.DOWN)
     running = asyncio.create_task(asked(world))
@@ -212,7 +213,7 @@ async def test_where_all_refuse_the_last_refusal_is_the_answer() -> None:
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
 async def test_no_other_worker_with_the_file_is_said_in_the_stream_which_has_no_end(path: str) -> None:
-    dead = ScriptedWorker(Reply(resuming(STEPS), breaks_at=1500, error=SilenceError("POST", 10)))
+    dead = ScriptedWorker(Reply(resuming(STEPS), breaks_at=1500, error=GONE))
     world = setting(a=dead)
     heard = await asked(world, path=path)
     assert not heard.is_complete

@@ -100,7 +100,7 @@ async def test_the_openai_client_streams_over_a_failover_and_asks_whole_answers(
 
 
 async def test_the_openai_client_sees_that_an_answer_broke() -> None:
-    dead = ScriptedWorker(Reply(resuming(STEPS), breaks_at=HALF, error=SilenceError("POST", 10)))
+    dead = ScriptedWorker(Reply(resuming(STEPS), breaks_at=HALF, error=LOST))
     async with served(make_app(setting(a=dead).parts)) as port:
         http = httpx2.AsyncClient()
         async with openai.AsyncOpenAI(
@@ -114,7 +114,7 @@ async def test_the_openai_client_sees_that_an_answer_broke() -> None:
 
 
 async def test_a_client_that_knows_nothing_of_errors_sees_a_broken_connection() -> None:
-    dead = ScriptedWorker(Reply(resuming(STEPS), breaks_at=HALF, error=SilenceError("POST", 10)))
+    dead = ScriptedWorker(Reply(resuming(STEPS), breaks_at=HALF, error=LOST))
     async with client_of(make_app(setting(a=dead).parts)) as client:
         with pytest.raises(httpx.RemoteProtocolError):
             await client.post("/v1/chat/completions", json=chat())
