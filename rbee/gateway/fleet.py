@@ -22,10 +22,10 @@ from rbee.context import Context
 from rbee.gateway.changes import Changes
 from rbee.gateway.interfaces import WorkerHttp
 from rbee.gateway.node_link import HeldSession, NodeLink
+from rbee.gateway.starts import Starts
 from rbee.gateway.views import NodeView, Target, WorkerKey
 from rbee.gateway.watched_inventory import WatchedInventory, reached_alike
 from rbee.gateway.worker_http import LinkedWorker
-from rbee.gateway.starts import Starts
 from rbee.inventory import Inventory, Node
 from rbee.registry import Registry
 from rbee_remote.protocol import ErrorCode
