@@ -13,12 +13,16 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
-from types import FrameType
-from typing import Any
 
 from rbee.link import place
 from rbee.link.messages import LONGEST, LinkError, Messages
+
+#: As typing's, whose import takes longer than all the others here.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+    from typing import Any
 
 #: For the server to be reached and to say whether it takes the command; the direct way begins after that.
 OFFER_S = 0.15

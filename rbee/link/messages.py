@@ -23,7 +23,11 @@ from __future__ import annotations
 
 import json
 import socket
-from typing import Any
+
+#: As typing's, whose import takes longer than all the others here.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 #: Bytes of one line; a prompt may come by standard input.
 LONGEST = 16 * 2**20
