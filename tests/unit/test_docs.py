@@ -20,7 +20,7 @@ from rbee.base.errors import EXIT_STATUS
 from rbee.cli import main as cli
 from rbee.inventory import load, parse
 from rbee.inventory.aliases import ALIAS_KEYS, SAMPLING_KEYS
-from rbee.inventory.schema import BACKENDS, KEYS, SANDBOX
+from rbee.inventory.schema import BACKENDS, KEEPER_KEYS, KEYS, SANDBOX
 from rbee.models.ref import built_in
 from rbee_remote.protocol import Sampling, Usage, load_options
 from tools import command_reference
@@ -217,6 +217,7 @@ def test_the_reference_of_the_inventory_has_every_key() -> None:
     headings = ("How to reach a node", "Where and with what it runs", "Models and workers", "Load options")
     rows = {key: cells for heading in headings for key, cells in _rows(page, heading).items() if key != "key"}
     assert set(rows) == set(KEYS)
+    assert set(_rows(page, "Your own machine")) - {"key"} == set(KEEPER_KEYS)
     assert set(_rows(page, "Load options")) - {"key"} == set(load_options.OPTIONS)
     for key, choices in (
         ("backend", BACKENDS),
@@ -236,7 +237,7 @@ def test_the_reference_of_the_inventory_has_every_key_of_an_alias() -> None:
 
 def test_the_example_inventory_has_every_key() -> None:
     tables = tomllib.loads(_text("inventory.example.toml"))
-    assert {key for table in (tables["defaults"], *tables["nodes"].values()) for key in table} == set(KEYS)
+    assert {key for table in (tables["defaults"], *tables["nodes"].values()) for key in table} == set(KEYS) | set(KEEPER_KEYS)
 
 
 # --- what can be looked up ---------------------------------------------------------------------------------------
