@@ -31,6 +31,8 @@ ALLOWED = {
     "rbee/cli/usage.py": "the first day that counts of those that are shown",
     "rbee/gateway/records.py": SHOWN,
     "rbee/gateway/usage.py": SHOWN,
+    "rbee/cli/unlinked.py": SHOWN,
+    "rbee/link/server.py": SHOWN,
     "rbee/fleet/workers.py": HINT,
     "rbee/cleanup/keeper_home.py": AGE,
     "rbee/cleanup/run.py": HINT,

@@ -237,7 +237,9 @@ def test_the_reference_of_the_inventory_has_every_key_of_an_alias() -> None:
 
 def test_the_example_inventory_has_every_key() -> None:
     tables = tomllib.loads(_text("inventory.example.toml"))
-    assert {key for table in (tables["defaults"], *tables["nodes"].values()) for key in table} == set(KEYS) | set(KEEPER_KEYS)
+    assert {key for table in (tables["defaults"], *tables["nodes"].values()) for key in table} == set(KEYS) | set(
+        KEEPER_KEYS
+    )
 
 
 # --- what can be looked up ---------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from rbee.base.settings import Settings
 from rbee.inventory import LOCAL, Inventory, Node, load, parse
 from rbee.inventory.edit import add_node, remove_node
 from rbee.inventory.names import check_host_name, check_user_name
-from rbee.inventory.schema import KEYS, SANDBOX, check_name
+from rbee.inventory.schema import KEEPER_KEYS, KEYS, SANDBOX, check_name
 from rbee_remote.protocol import LoadOptions
 from rbee_remote.protocol.load_options import BACKENDS, FLASH_ATTENTION, KV_TYPES
 
@@ -37,7 +37,7 @@ def test_the_example_shows_every_key_and_is_valid() -> None:
     path = ROOT / "inventory.example.toml"
     inventory = load(path)
     document = tomllib.loads(path.read_text())
-    assert set(document["nodes"]["gpu1"]) | set(document["defaults"]) == set(KEYS)
+    assert set(document["nodes"]["gpu1"]) | set(document["defaults"]) == set(KEYS) | set(KEEPER_KEYS)
     assert inventory.node("gpu1").jump == ("bastion",)
     assert inventory.node(LOCAL).keep_alive_s == 900
 
@@ -398,3 +398,21 @@ def test_a_name_is_safe_in_a_shell_a_path_and_an_option(name: str) -> None:
         assert not set(check_name(name)) - set(string.ascii_letters + string.digits + "._-")
     except ValueError as error:
         assert str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("", 60.0), ('persist = "5m"', 300.0), ('persist = "0"', 0.0), ("persist = 90", 90.0)]
+)
+def test_how_long_connections_are_held(text: str, seconds: float) -> None:
+    assert read(f"[defaults]\n{text}\n").persist_s == seconds
+
+
+@pytest.mark.parametrize("value", ['"never"', '"9h"', "-1", "true", '"soon"'])
+def test_connections_are_not_held_for_ever(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"\[defaults\] persist"):
+        read(f"[defaults]\npersist = {value}\n")
+
+
+def test_how_long_connections_are_held_is_no_matter_of_a_node() -> None:
+    with pytest.raises(ConfigError, match="persist"):
+        read('[nodes.gpu1]\npersist = "5m"\n')
