@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Sequence
 from datetime import datetime
 
+from rbee import audit
 from rbee.base.errors import ConnectError, RbeeError
+from rbee.base.events import silent
 from rbee.base.settings import Settings
 from rbee.cli import main
 from rbee.cli.shell import State
@@ -28,6 +31,7 @@ def ended(words: Sequence[str], error: KeyboardInterrupt | LostError | BadOutput
             )
         case LostError():
             failure = _lost(error)
+            _record(words, failure)
         case _:
             failure = RbeeError(ErrorCode.REQUEST_CANCELED, "canceled")
     return main.fail(failure, State(), words)
@@ -43,6 +47,13 @@ def _lost(error: LostError) -> RbeeError:
         hint="try again; what runs on the node ends by itself",
         details=details,
     )
+
+
+def _record(words: Sequence[str], failure: RbeeError) -> None:
+    """An answer that broke off stands in the audit log, which its process can write no more."""
+    if "infer" in words:
+        with contextlib.suppress(RbeeError):
+            audit.record(Settings.from_environment(), "infer", emit=silent, outcome=failure.code.value)
 
 
 def _save(printed: str) -> dict[str, str]:

@@ -206,7 +206,12 @@ class _Output:
 
     def description(self) -> dict[str, Any]:
         size = os.get_terminal_size(self._descriptor).columns if self._terminal else None
-        return {"terminal": self._terminal, "encoding": self._encoding, "columns": size or None}
+        return {
+            "terminal": self._terminal,
+            "encoding": self._encoding,
+            "columns": size or None,
+            "environ": place.of_terminal(),
+        }
 
     def write(self, text: str) -> None:
         """Raises OSError."""

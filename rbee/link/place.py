@@ -19,12 +19,13 @@ COMMANDS = frozenset({"infer", "workers", "nodes"})
 #: "off": no command asks a holder or leaves one behind. "on": one is left behind without a terminal as well.
 VARIABLE = "RBEE_LINK"
 #: Beginnings of names of variables, and names: where one of them differs, a command would do something else there.
-_PREFIXES = ("RBEE_", "HF_", "HUGGING_FACE_", "PIP_", "UV_", "LC_")
+_PREFIXES = ("RBEE_", "HF_", "HUGGING_FACE_", "PIP_", "UV_")
 _NAMES = frozenset({
-    "HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "CXX", "SSL_CERT_FILE", "SSL_CERT_DIR",
+    "HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "CXX", "SSL_CERT_FILE", "SSL_CERT_DIR",
     "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
-    "TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LANG",
 })  # fmt: skip
+#: What says how a terminal is written to; a renderer that runs elsewhere is told of them.
+_OF_TERMINALS = ("TERM", "COLORTERM", "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
 
 
 def home() -> str | None:
@@ -43,6 +44,11 @@ def environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if name != VARIABLE and (name.startswith(_PREFIXES) or name.upper() in _NAMES)
     }
+
+
+def of_terminal() -> dict[str, str]:
+    """The variables by which a terminal is written to."""
+    return {name: os.environ[name] for name in _OF_TERMINALS if name in os.environ}
 
 
 def code() -> list[object]:

@@ -227,7 +227,7 @@ class LinkServer:
             words = [str(word) for word in request["words"]]
             ends = (Terminal.read(request["out"]), Terminal.read(request["err"]))
             session = Session(writer, self._pool, Path(request["folder"]), *ends)
-        except (KeyError, TypeError, LookupError) as error:
+        except (AttributeError, TypeError, LookupError) as error:
             raise LinkError("it asks for nothing that is known") from error
         self._sessions.add(session)
         listening = asyncio.create_task(_listen_to(session, reader, writer), name="link: listen to a client")

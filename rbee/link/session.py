@@ -39,25 +39,28 @@ GO_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Terminal:
-    """What a client's output is. columns: its width, None where it is no terminal."""
+    """What a client's output is. columns: its width, None where it is no terminal. environ: variables for terminals."""
 
     terminal: bool
     encoding: str
     columns: int | None
+    environ: dict[str, str]
 
     @classmethod
     def read(cls, data: Any) -> Terminal:
-        """Raises KeyError, TypeError, LookupError, ValueError for what is none."""
+        """Raises KeyError, TypeError, AttributeError, LookupError, ValueError for what is none."""
         "".encode(data["encoding"])
-        return cls(bool(data["terminal"]), str(data["encoding"]), int(data["columns"]) if data["columns"] else None)
+        environ = {str(name): str(value) for name, value in data["environ"].items()}
+        columns = int(data["columns"]) if data["columns"] else None
+        return cls(bool(data["terminal"]), str(data["encoding"]), columns, environ)
 
 
 class ClientStream(io.TextIOBase):
-    """stdout or stderr of the client, as a renderer writes it. columns: as of `Terminal`."""
+    """stdout or stderr of the client, as a renderer writes it. columns, environ: as of `Terminal`."""
 
     def __init__(self, session: Session, name: str, terminal: Terminal) -> None:
         self._session, self._name, self._terminal = session, name, terminal
-        self.columns = terminal.columns
+        self.columns, self.environ = terminal.columns, terminal.environ
 
     @property
     def encoding(self) -> str:  # type: ignore[override]

@@ -54,6 +54,11 @@ class Output:
         """The width of a terminal that is not this process's, None for what the system says."""
         return getattr(self._stream, "columns", None)
 
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """The variables of whoever reads it."""
+        return getattr(self._stream, "environ", os.environ)
+
     def write(self, text: str) -> None:
         """Write and flush; control characters are neutralised for a terminal. Raises OutputClosed."""
         if text:
@@ -153,11 +158,11 @@ def make_renderer(
 
         return JsonRenderer(out, stream=stream)
     reasoning = err.is_terminal if reasoning is None else reasoning
-    moves = err.is_terminal and os.environ.get("TERM", "dumb") != "dumb"
+    moves = err.is_terminal and err.environ.get("TERM", "dumb") != "dumb"
     if moves and not quiet:
         from rbee.render.terminal import TerminalRenderer
 
-        color = color and not os.environ.get("NO_COLOR")
+        color = color and not err.environ.get("NO_COLOR")
         return TerminalRenderer(
             out, err, verbose=verbose, color=color, stream=stream, timing=timing, reasoning=reasoning
         )

@@ -115,7 +115,12 @@ class TerminalRenderer(PlainRenderer):
         from rich.console import Console
 
         console = Console(
-            file=output.stream, width=output.columns, no_color=not self._color, highlight=False, markup=False
+            file=output.stream,
+            width=output.columns,
+            _environ=output.environ,
+            no_color=not self._color,
+            highlight=False,
+            markup=False,
         )
         with console.capture() as capture:
             console.print(renderable)
@@ -248,7 +253,14 @@ def _make_progress(err: Output, *, color: bool) -> rich.progress.Progress:
         def render(self, task: Task) -> Any:
             return Text("") if task.total is None else super().render(task)
 
-    console = Console(file=err.stream, width=err.columns, force_terminal=True, no_color=not color, highlight=False)
+    console = Console(
+        file=err.stream,
+        width=err.columns,
+        _environ=err.environ,
+        force_terminal=True,
+        no_color=not color,
+        highlight=False,
+    )
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),

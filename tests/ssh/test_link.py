@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pty
 import re
 import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -53,11 +55,9 @@ SAME: list[tuple[tuple[str, ...], bytes]] = [
     ((*INFER, "--timing", "--max-tokens", "3", "5"), b""),
     ((*INFER, "--json", "--max-tokens", "3", "6"), b""),
     ((*INFER, "--max-tokens", "0", "7"), b""),
-    ((*INFER, "--mx-tokens", "1", "7"), b""),
     ((*INFER, "--file", "/none", "7"), b""),
     (("infer", "--node", "gpu2", "8"), b""),
     (("-q", *INFER, "--max-tokens", "2", "9"), b"\xff"),
-    ((*INFER, "-v", "--max-tokens", "2", "9"), b""),
 ]
 
 
@@ -129,6 +129,7 @@ async def test_a_holder_that_dies_in_mid_answer_is_told_of_and_the_text_is_kept(
     (saved,) = (keeper.home / "log").glob("answer-*.txt")
     assert saved.read_bytes() == begun + rest
     assert f"saved: {saved}" in err.decode()
+    assert audited(keeper)[-1]["outcome"] == "CONNECTION_LOST"
     done = await keeper(*INFER, "2")  # past the socket that nobody listens at
     assert (done.status, done.stdout) == (0, answer("2")), done.stderr
 
@@ -189,6 +190,40 @@ async def test_none_is_left_without_a_terminal_and_one_at_a_time(keeper: Keeper)
     holder = (keeper.status() or {})["pid"]
     assert (await keeper(*INFER, "1", link="on")).status == 0
     assert (keeper.status() or {})["pid"] == holder
+
+
+async def test_it_ends_with_the_shell_that_its_command_was_typed_into(keeper: Keeper) -> None:
+    script = f"{sys.executable} -m rbee {' '.join(INFER)} 1 </dev/null >/dev/null 2>&1; read line"
+    pipe = asyncio.subprocess.PIPE
+    shell = await asyncio.create_subprocess_exec(
+        "/bin/sh", "-c", script, stdin=pipe, cwd=keeper.folder, env=keeper.environment("on"), start_new_session=True
+    )
+    try:
+        await until(lambda: bool((keeper.status() or {}).get("held")))
+        holder = (keeper.status() or {})["pid"]
+        assert os.getsid(holder) == holder
+    finally:
+        await shell.communicate(b"\n")
+    await until(lambda: not is_running(holder))
+
+
+async def test_a_terminal_is_written_to_as_its_own_variables_say(keeper: Keeper) -> None:
+    """The holder has none; a gateway that systemd started has none either."""
+    await keeper.hold()
+    shown = []
+    for link in ("off", "auto"):
+        controller, terminal = pty.openpty()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "rbee", "nodes", "ping", "gpu1"), cwd=keeper.folder,
+            stdin=asyncio.subprocess.DEVNULL, stdout=terminal, stderr=terminal,
+            env=keeper.environment(link) | {"TERM": "xterm-256color"},
+        )  # fmt: skip
+        os.close(terminal)
+        assert await process.wait() == 0
+        shown.append(re.sub(rb"[0-9.]+ ms|[ \xe2\x94\x80]+", b"", os.read(controller, 2**16)))
+        os.close(controller)
+    assert shown[0] == shown[1]
+    assert b"\x1b[1m" in shown[0]
 
 
 @contextmanager
