@@ -25,6 +25,10 @@ from rbee.node.session import Attached, NodeSession
 from rbee.node.socket_http import HungUpError, SilenceError
 from rbee_remote.protocol import ErrorCode, HiveNews, ModelInfo, WorkerInfo
 
+#: Streams in a row that could not be opened over a connection that answers: a node with too much to do is no reason to
+#: end what goes over it, a server that opens none any more is.
+_MOST_DOUBTS = 3
+
 
 class HeldSession(NodeSession):
     """A session that tells when its hive was found. hive_found: set then, for as long as that hive is followed."""
@@ -56,6 +60,7 @@ class NodeLink:
         self._connections = Changes()  # told when there is another connection, or the first try has failed
         self._connected = False
         self._entered = False
+        self._doubts = 0
         self._pauses = Pauses()
         self._followers: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -168,6 +173,7 @@ class NodeLink:
         following = asyncio.create_task(self._follow_hives())
         try:
             await asyncio.wait({lost, following}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.sleep(0)  # a stream hears of a lost connection a moment before who waits for just that
             if lost.done():
                 self._connected = False
                 raise ConnectError(ErrorCode.CONNECTION_LOST, f"the connection to {self.node.name} was lost")
@@ -200,13 +206,15 @@ class NodeLink:
     def _up(self) -> None:
         if self._state is NodeState.DOWN:
             self.session.emit(Notice(f"{self.node.name} is back"))
-        self._state, self._reason = NodeState.UP, ""
+        self._state, self._reason, self._doubts = NodeState.UP, "", 0
         self._pauses.well()
         self.touch()
 
     def _down(self, error: Exception) -> None:
         if isinstance(error, ConnectError) and not isinstance(error, SilenceError):
-            self._connected = False
+            self._doubts += 1
+            if self._doubts >= _MOST_DOUBTS:
+                self._connected = False
         reason = _reason(error)
         if reason != self._reason:
             self.session.emit(Notice(f"{self.node.name} is down: {reason}"))

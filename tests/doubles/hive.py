@@ -37,6 +37,8 @@ from rbee_remote.protocol import (
 from tests.doubles.connection import FakeConnection, Handler
 
 SECRET = "5" * 32
+#: A real one's is three seconds; tests have less patience with silence.
+HEARTBEAT_S = 0.3
 #: Answers a request to a worker: what it gives is sent as one chunk each.
 Answers = Callable[[str, bytes], AsyncIterator[bytes]]
 
@@ -207,8 +209,14 @@ class ScriptedNode:
         await http.begin()
         said = None
         while True:
-            said = await self._another(said, news)
-            await http.send(f"event: news\ndata: {json.dumps(said)}\n\n".encode())
+            try:
+                async with asyncio.timeout(HEARTBEAT_S):
+                    said = await self._another(said, news)
+            except TimeoutError:
+                if not self.mute:
+                    await http.send(b": waiting\n\n")
+            else:
+                await http.send(f"event: news\ndata: {json.dumps(said)}\n\n".encode())
 
     async def _states(self, http: _Http, worker_id: str) -> None:
         await http.begin()
