@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from rbee.base.errors import ConnectError, NodeError, RbeeError
 from rbee.base.events import Notice
 from rbee.base.retries import HOLD_CONNECT_S, HOLD_SILENCE_S
 from rbee.gateway.changes import Changes
+from rbee.gateway.followers import Followers
 from rbee.gateway.node_news import NodeNews
 from rbee.gateway.pauses import Pauses
 from rbee.gateway.views import NodeState, NodeView
@@ -62,11 +63,11 @@ class NodeLink:
         self._entered = False
         self._doubts = 0
         self._pauses = Pauses()
-        self._followers: dict[str, asyncio.Task[None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._followers = Followers(session, self.news, self.touch)
+        self._running: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._spawn(self._run(), f"hold {self.node.name}")
+        self._running = asyncio.create_task(self._run(), name=f"hold {self.node.name}")
 
     @property
     def node(self) -> Node:
@@ -93,9 +94,10 @@ class NodeLink:
         self._changed()
 
     async def aclose(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._running:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        await self._followers.aclose()
         await self._held.aclose()
 
     # --- for who uses the node ----------------------------------------------------------------------------------
@@ -140,10 +142,9 @@ class NodeLink:
         """A worker failed a request: it is asked for its news anew, and counts for nothing until they come."""
         if own := self.news.own.get(worker_id):
             own.doubtful = True
-            if follower := self._followers.pop(worker_id, None):
-                follower.cancel()
+            self._followers.end(worker_id)
             if self._connected:
-                self._keep_followers()
+                self._followers.keep()
             self.touch()
 
     def started(self, info: WorkerInfo, model: ModelInfo, load_s: float | None) -> None:
@@ -151,7 +152,7 @@ class NodeLink:
         self.news.of_start(info, model)
         if load_s is not None:
             self.load_s[info.model] = load_s
-        self._keep_followers()
+        self._followers.keep()
         self.touch()
 
     # --- the connection -----------------------------------------------------------------------------------------
@@ -182,7 +183,7 @@ class NodeLink:
             for task in (lost, following):
                 task.cancel()
             await asyncio.gather(lost, following, return_exceptions=True)
-            self._end_followers()
+            await self._followers.aclose()
 
     async def _connect(self) -> None:
         """Unless the connection is there and good. Raises as `open_connection`."""
@@ -244,7 +245,7 @@ class NodeLink:
             await self.session.hive_found.wait()
             await self._follow_hive()
             self.news.no_hive()
-            self._keep_followers()
+            self._followers.keep()
             self._up()
             await self._another_hive()
 
@@ -273,51 +274,8 @@ class NodeLink:
 
     def _heard(self, news: HiveNews) -> None:
         self.news.of_hive(news)
-        self._keep_followers()
+        self._followers.keep()
         self._up()
-
-    # --- its workers --------------------------------------------------------------------------------------------
-
-    def _keep_followers(self) -> None:
-        serving = self.news.serving
-        for worker_id in self._followers.keys() - serving:
-            self._followers.pop(worker_id).cancel()
-        for worker_id in serving - self._followers.keys():
-            self._followers[worker_id] = self._spawn(self._follow_worker(worker_id), f"follow worker {worker_id[:8]}")
-
-    def _end_followers(self) -> None:
-        for follower in self._followers.values():
-            follower.cancel()
-        self._followers.clear()
-
-    async def _follow_worker(self, worker_id: str) -> None:
-        pauses = Pauses()
-        while info := self.news.workers.get(worker_id):
-            worker = self.session.worker_at(info.socket, info.id, info.secret)
-            try:
-                async with worker.follow(silence_s=HOLD_SILENCE_S) as events:
-                    async for news in events:
-                        pauses.well()
-                        self.news.of_worker(worker_id, news)
-                        self.touch()
-                error: RbeeError = HungUpError("a worker's news")
-            except RbeeError as why:
-                error = why
-            self._not_heard(worker_id, error)
-            await asyncio.sleep(pauses.after(error))
-
-    def _not_heard(self, worker_id: str, error: RbeeError) -> None:
-        """A worker that answers, whatever it says, is there: one of another version may have no news to tell."""
-        if own := self.news.own.get(worker_id):
-            answers = isinstance(error, NodeError) and error.code is not ErrorCode.WORKER_GONE
-            own.silent, own.doubtful = isinstance(error, SilenceError), not answers
-            self.touch()
-
-    def _spawn(self, work: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
 
 def _reason(error: Exception) -> str:
