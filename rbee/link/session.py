@@ -262,6 +262,9 @@ class _Connections:
     def use(self, node: Node, emit: Emit) -> AbstractAsyncContextManager[ReconnectingConnection]:
         return self.session.use(self.pool, node, emit)
 
+    def of(self, context: Context) -> _Connections:
+        return _Connections(self.session, self.pool.of(context))
+
 
 def _settle(task: asyncio.Task[T], done: Future[T]) -> None:
     if task.cancelled():
