@@ -25,6 +25,7 @@ def test_list_and_show_say_the_same_of_a_worker(shared_rbee: Rbee, worker: Any) 
     keys = ("node", "id", "model", "backend", "device", "pid", "socket", "slots", "ctx")
     assert {key: shown[key] for key in keys} == {key: worker[key] for key in keys}
     assert worker["model"] == "smollm2:135m"
+    assert worker["options"]["threads"] == 1  # of the container's quota, not of this machine's cores
 
 
 def test_health_asks_the_worker_itself(shared_rbee: Rbee, worker: Any) -> None:

@@ -27,7 +27,7 @@ def test_a_killed_keeper_changes_nothing(shared_rbee: Rbee, warm_node: Container
         "--keep-alive",
         "0s",
         "--max-tokens",
-        "800",
+        "300",
         "A story, please.",
     )
     with shared_rbee.start(*words, "--grammar", str(assets.long_answer(tmp_path))) as running:

@@ -20,6 +20,9 @@ from tests.patience import patient
 from tests.testbed import images
 
 START_TIMEOUT_S = 30.0
+#: Of a node's processors it may use the time of one: a worker then computes with one thread. Several that meet a
+#: thousand times a token, on processors that other tests use as well, take ten times as long for an answer.
+ONE_PROCESSOR = 10**9
 #: What rbee's processes on a node have in their command line.
 MARK = "/payloads/"
 
@@ -166,7 +169,7 @@ def start_node(
     for volume, folder in (volumes or {}).items():
         container.with_volume_mapping(volume, folder, "rw")
     container.tmpfs.update(tmpfs or {})
-    container.with_kwargs(cap_add=["NET_ADMIN"], init=True, **limits)
+    container.with_kwargs(cap_add=["NET_ADMIN"], init=True, nano_cpus=ONE_PROCESSOR, **limits)
     container.start()
     try:
         node = ContainerNode(container, key, name=name, user=user)

@@ -18,6 +18,7 @@ from rbee_remote.hive.states import COMING
 from rbee_remote.protocol import ErrorCode, Fit, ModelInfo, RemoteError, SpawnRequest, WorkerOptions, WorkerState
 from rbee_remote.sandbox import AUTO, OFF, ON
 from rbee_remote.system.child import DEVICE_ORDER, child_environment
+from rbee_remote.system.cores import usable_cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def make_loading(catalog: Catalog, name: str, asked: WorkerOptions) -> Loading:
         model.meta,
         backend=placement.backend,
         on_gpu=placement.device != "cpu",
-        threads=resources.physical_cores(),
+        threads=usable_cores(),
     )
     estimate = Estimate(
         model.meta,

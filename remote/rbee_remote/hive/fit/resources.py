@@ -62,13 +62,6 @@ class Placement:
         return frozenset(gpu.id for gpu in self.gpus)
 
 
-def physical_cores() -> int:
-    """Physical cores that this process may use. Hyper-threads of one core share its arithmetic units."""
-    physical = psutil.cpu_count(logical=False) or 1
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else physical
-    return max(1, min(physical, allowed))
-
-
 def place(options: WorkerOptions, gpus: tuple[Gpu, ...]) -> Placement:
     """Where a worker with these options computes. Raises RemoteError BACKEND_UNAVAILABLE, USAGE."""
     backend = options.backend

@@ -20,9 +20,10 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError, WorkerConfig
+from rbee_remote.system.cores import usable_cores
 from rbee_remote.worker.compute.batching import Plan, QueueFull, Scheduler
 from rbee_remote.worker.compute.steps import Steps, Task, endings, failing
-from rbee_remote.worker.compute.threads import ThreadBudget, usable_cores
+from rbee_remote.worker.compute.threads import ThreadBudget
 from rbee_remote.worker.engine.interface import Engine, LoadAborted, LoadedModel, LoadEngine
 from rbee_remote.worker.requests.generation import Embedding, Generation
 from rbee_remote.worker.requests.prompt import Prompt, Prompter

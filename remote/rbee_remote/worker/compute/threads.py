@@ -1,5 +1,4 @@
-"""How many threads are worth computing with: physical cores that this process may use, and fewer while others use the
-same processors.
+"""How many threads are worth computing with: fewer than there are cores, while others use the same processors.
 
 llama.cpp's threads meet about a thousand times a token, so the slowest sets the pace. Two threads on two processors of
 which others use one are much slower than one thread: beside two busy programs 1.6 tokens/s (14 where they give up their
@@ -12,7 +11,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
@@ -23,46 +21,6 @@ WINDOW_S = 0.25
 #: that much is free beside them: apart, so that they do not come and go.
 _TOO_LITTLE = 0.5
 _ENOUGH = 0.75
-
-
-def usable_cores() -> int:
-    """Physical cores within the affinity mask and the cgroup's CPU quota, at least 1.
-
-    Hyper-threads share the units that llama.cpp keeps busy, so a second thread on a core gains nothing.
-    """
-    if not hasattr(os, "sched_getaffinity"):
-        return psutil.cpu_count(logical=False) or os.cpu_count() or 1
-    cores = physical_cores(os.sched_getaffinity(0), Path("/sys/devices/system/cpu"))
-    quota = cgroup_quota(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
-    return cores if quota is None else max(1, min(cores, int(quota)))
-
-
-def physical_cores(cpus: set[int], root: Path) -> int:
-    """Distinct cores behind the logical `cpus`. root: /sys/devices/system/cpu."""
-    siblings = set()
-    for cpu in cpus:
-        topology = root / f"cpu{cpu}" / "topology"
-        siblings.add(_read(topology / "core_cpus_list") or _read(topology / "thread_siblings_list") or str(cpu))
-    return max(1, len(siblings))
-
-
-def cgroup_quota(membership: Path, root: Path) -> float | None:
-    """CPUs that the cgroup and its parents allow, None for no limit. membership: /proc/self/cgroup."""
-    limits = []
-    for line in _read(membership).splitlines():
-        _, controllers, group = line.split(":", 2)
-        if not controllers:  # version 2: one hierarchy
-            base = root
-        elif "cpu" in controllers.split(","):
-            base = root / controllers
-        else:
-            continue
-        path = base / group.lstrip("/")
-        for folder in (path, *path.parents):
-            limits.append(_limit(folder))
-            if folder == base:
-                break
-    return min((limit for limit in limits if limit is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,19 +87,3 @@ def _use(processors: list[int]) -> Use:
     busy = sum(sum(each[:8]) - each.idle - getattr(each, "iowait", 0.0) for each in chosen)  # guests count as user
     own = psutil.Process().cpu_times()
     return Use(time.monotonic(), busy, own.user + own.system)
-
-
-def _limit(folder: Path) -> float | None:
-    quota, _, period = _read(folder / "cpu.max").partition(" ")
-    if not quota:
-        quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
-    if not quota.isdigit() or not period.isdigit():  # "max", or -1 in version 1
-        return None
-    return int(quota) / int(period)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:  # which files exist depends on the kernel and on the cgroup's version
-        return ""

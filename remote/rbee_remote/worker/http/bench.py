@@ -31,7 +31,7 @@ from rbee_remote.serving import sse
 from rbee_remote.serving.body import read_message
 from rbee_remote.serving.sse import HEARTBEAT_S
 from rbee_remote.system.caller import Caller, caller_of
-from rbee_remote.worker.compute import threads
+from rbee_remote.system.cores import usable_cores
 from rbee_remote.worker.engine.interface import Engine
 from rbee_remote.worker.service.service import Service
 
@@ -108,7 +108,7 @@ class _Running:
     """One benchmark: a job on the engine's thread, and its news on the event loop's."""
 
     def __init__(self, service: Service, request: BenchRequest, caller: Caller) -> None:
-        self._threads = service.config.options.threads or threads.usable_cores()
+        self._threads = service.config.options.threads or usable_cores()
         self._news: asyncio.Queue[BenchProgress | None] = asyncio.Queue()
         self._first: BenchProgress | None = None
         loop = asyncio.get_running_loop()

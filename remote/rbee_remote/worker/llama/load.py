@@ -10,7 +10,7 @@ from llama_cpp import llama_cpp as llama
 
 from rbee_remote.protocol import ErrorCode, RemoteError, WorkerConfig, WorkerOptions
 from rbee_remote.protocol.load_options import FLASH_ATTENTION, KV_TYPES, OPTIONS, QUANTISED_KV, Choice
-from rbee_remote.worker.compute import threads
+from rbee_remote.system.cores import usable_cores
 from rbee_remote.worker.compute.batching import EMBEDDED_AT_ONCE
 from rbee_remote.worker.engine.interface import LoadAborted, Progress
 from rbee_remote.worker.llama.backends import Device
@@ -92,7 +92,7 @@ def context_params(options: WorkerOptions, *, ctx: int, slots: int) -> llama.lla
     params.n_ubatch = N_BATCH
     # Outputs of a step, each as wide as the vocabulary: by default there is room for n_batch of them.
     params.n_outputs_max = slots + EMBEDDED_AT_ONCE
-    params.n_threads = params.n_threads_batch = options.threads or threads.usable_cores()
+    params.n_threads = params.n_threads_batch = options.threads or usable_cores()
     params.type_k = params.type_v = KV_TYPES[options.kv_type].ggml
     params.flash_attn_type = FLASH_ATTENTION[options.flash_attention]
     params.no_perf = True

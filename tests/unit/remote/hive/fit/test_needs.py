@@ -157,7 +157,7 @@ def test_the_need_is_what_a_worker_takes(
     """At most 10 % more than the resident memory after a prompt longer than a micro-batch, and never less: by the
     formula, which is enough while memory is plentiful, and as llama.cpp measures it."""
     hive.register("smollm2:135m", model_path)
-    options = {"ctx": ctx, "slots": slots, "kv_type": kv_type, "backend": "cpu"}
+    options = {"ctx": ctx, "slots": slots, "kv_type": kv_type, "backend": "cpu", "threads": 1}
     spawn = {"model": "smollm2:135m", "options": options}
     fit = hive.ask("POST", "/v1/preflight", spawn)[1]
     assert (fit["ctx"], fit["slots"], fit["measured"]) == (ctx, slots, False)

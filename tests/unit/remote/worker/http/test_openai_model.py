@@ -74,7 +74,7 @@ def serving(model: Path, folder: Path) -> Iterator[openai.OpenAI]:
             model="smol",
             path=str(model),
             socket=f"{short}/w.sock",
-            options=WorkerOptions(),
+            options=WorkerOptions(threads=1),  # several that wait for each other are slow on a busy machine
             ctx=1024,
             keep_alive_s=600.0,  # the other model has its turn meanwhile
             slots=2,

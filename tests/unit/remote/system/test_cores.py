@@ -1,3 +1,5 @@
+"""Which cores count: none twice, and none that the process may not use."""
+
 from __future__ import annotations
 
 import os
@@ -5,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rbee_remote.worker.compute import threads
+from rbee_remote.system import cores
 
 
 def write(files: dict[str, str], root: Path) -> Path:
@@ -32,7 +34,7 @@ def siblings(*groups: str) -> dict[str, str]:
     ],
 )
 def test_physical_cores(files: dict[str, str], allowed: set[int], expected: int, tmp_path: Path) -> None:
-    assert threads.physical_cores(allowed, write(files, tmp_path)) == expected
+    assert cores.physical_cores(allowed, write(files, tmp_path)) == expected
 
 
 @pytest.mark.parametrize(
@@ -54,12 +56,12 @@ def test_physical_cores(files: dict[str, str], allowed: set[int], expected: int,
 def test_cgroup_quota(membership: str, files: dict[str, str], expected: float | None, tmp_path: Path) -> None:
     own = tmp_path / "cgroup"
     own.write_text(membership)
-    assert threads.cgroup_quota(own, write(files, tmp_path / "fs")) == expected
+    assert cores.cgroup_quota(own, write(files, tmp_path / "fs")) == expected
 
 
 def test_no_cgroup_file_is_no_limit(tmp_path: Path) -> None:
-    assert threads.cgroup_quota(tmp_path / "missing", tmp_path) is None
+    assert cores.cgroup_quota(tmp_path / "missing", tmp_path) is None
 
 
 def test_this_machine() -> None:
-    assert 1 <= threads.usable_cores() <= (os.cpu_count() or 1)
+    assert 1 <= cores.usable_cores() <= (os.cpu_count() or 1)
