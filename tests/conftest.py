@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import filelock
 import hypothesis
 import psutil
 import pytest
@@ -78,6 +79,13 @@ def rbee(tmp_path: Path) -> Iterator[Rbee]:
     """A keeper with an empty home. Whatever its `local` node still runs at the end is a leak."""
     with _keeper(tmp_path) as keeper:
         yield keeper
+
+
+@pytest.fixture
+def ready_rbee(rbee: Rbee, tmp_path_factory: pytest.TempPathFactory) -> Rbee:
+    """As `rbee`, with a runtime for `local`, so that the first `infer` need not set it up; no payload, no model."""
+    _give_runtime(rbee, tmp_path_factory)
+    return rbee
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +199,23 @@ def _keeper(folder: Path) -> Iterator[Rbee]:
         for process in keeper.node_processes():
             process.kill()
         shutil.rmtree(run_dir)
+
+
+def _give_runtime(keeper: Rbee, folders: pytest.TempPathFactory) -> None:
+    """What the first to ask for it sets up, once for a run of the tests, as a user would."""
+    made = run.folder()
+    assert made is not None
+    kept = made / "local-runtimes"
+    with filelock.FileLock(f"{kept}.lock"):
+        if not kept.is_dir():
+            with _keeper(folders.mktemp("local")) as first:
+                first("infer", "--max-tokens", "1", "Hello")
+                shutil.rmtree(first.home / "node" / "runtimes" / "wheels")
+                part = made / "local-runtimes.part"
+                shutil.copytree(first.home / "node" / "runtimes", part, symlinks=True)
+                part.rename(kept)
+    (keeper.home / "node").mkdir(mode=0o700)
+    shutil.copytree(kept, keeper.home / "node" / "runtimes", symlinks=True)
 
 
 def _end_local_node(keeper: Rbee) -> None:

@@ -27,7 +27,7 @@ def test_out_of_the_box(rbee: Rbee) -> None:
     assert list(rbee.user_home.iterdir()) == []
 
 
-def test_a_cloned_repository_puts_no_code_into_the_worker(rbee: Rbee, tmp_path: Path) -> None:
+def test_a_cloned_repository_puts_no_code_into_the_worker(ready_rbee: Rbee, tmp_path: Path) -> None:
     """A library that tells of each process it is loaded into; both ways in which an inventory could name it."""
     source, library, loaded = tmp_path / "evil.c", tmp_path / "evil.so", tmp_path / "loaded"
     source.write_text(
@@ -38,15 +38,15 @@ def test_a_cloned_repository_puts_no_code_into_the_worker(rbee: Rbee, tmp_path: 
     subprocess.run(["true"], env={"LD_PRELOAD": str(library)}, check=True)
     assert loaded.exists()
     loaded.unlink()
-    clone = rbee.user_home / "inventory.toml"
+    clone = ready_rbee.user_home / "inventory.toml"
     clone.write_text(f'[nodes.local]\nenv = {{ LD_PRELOAD = "{library}" }}\n')
-    told = rbee("infer", "--max-tokens", "1", "Hello").stderr
+    told = ready_rbee("infer", "--max-tokens", "1", "Hello").stderr
     assert not loaded.exists()
     assert "is not used" in told
-    rbee("infer", "-i", "inventory.toml", "--max-tokens", "1", "Hello", status=2)
+    ready_rbee("infer", "-i", "inventory.toml", "--max-tokens", "1", "Hello", status=2)
     clone.write_text(f'[defaults]\nenv = {{ LD_PRELOAD = "{library}" }}\n')
-    rbee("hive", "stop", "local")
-    rbee("infer", "-i", "inventory.toml", "--max-tokens", "1", "Hello")
+    ready_rbee("hive", "stop", "local")
+    ready_rbee("infer", "-i", "inventory.toml", "--max-tokens", "1", "Hello")
     assert not loaded.exists()
 
 
@@ -63,24 +63,24 @@ def test_what_is_made_under_a_lax_umask_can_be_used_again(rbee: Rbee) -> None:
     assert not any(modes.values()), modes
 
 
-def test_a_file_on_this_machine(rbee: Rbee, model_path: object) -> None:
-    result = rbee("infer", "--model", f"file:{model_path}", "--max-tokens", "4", "--json", "Hello")
+def test_a_file_on_this_machine(ready_rbee: Rbee, model_path: object) -> None:
+    result = ready_rbee("infer", "--model", f"file:{model_path}", "--max-tokens", "4", "--json", "Hello")
     assert result.lines()[-1]["model"] == f"file:{model_path}"
-    (listed,) = rbee("models", "list", "--json").json()
+    (listed,) = ready_rbee("models", "list", "--json").json()
     assert listed["owned"] is False
 
 
-def test_without_a_node_one_that_cannot_be_reached_is_left_out(rbee: Rbee, free_port: int) -> None:
-    rbee.inventory.write_text(f'[nodes.dead]\nhost = "127.0.0.1"\nport = {free_port}\n')
-    result = rbee("infer", "--max-tokens", "4", "Hello")
+def test_without_a_node_one_that_cannot_be_reached_is_left_out(ready_rbee: Rbee, free_port: int) -> None:
+    ready_rbee.inventory.write_text(f'[nodes.dead]\nhost = "127.0.0.1"\nport = {free_port}\n')
+    result = ready_rbee("infer", "--max-tokens", "4", "Hello")
     assert result.stdout.strip()
     assert "skipping dead" in result.stderr
-    assert rbee("infer", "--node", "dead", "Hello", status=3).stdout == ""
+    assert ready_rbee("infer", "--node", "dead", "Hello", status=3).stdout == ""
 
 
-def test_ctrl_c_during_loading_stops_the_worker(rbee: Rbee) -> None:
-    with rbee.start("infer", "Hello") as running:
-        worker = held_while_loading(rbee, running)
+def test_ctrl_c_during_loading_stops_the_worker(ready_rbee: Rbee) -> None:
+    with ready_rbee.start("infer", "Hello") as running:
+        worker = held_while_loading(ready_rbee, running)
         running.interrupt()
         assert running.finish().status == 130
     assert not worker.is_running()
