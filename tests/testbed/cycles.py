@@ -28,6 +28,8 @@ IN_FLIGHT = 3
 PROCESS_EVERY = 20
 #: Seconds until what was dropped has been noticed everywhere: a killed keeper's connection, its request.
 SETTLE_S = 30.0
+#: rbee, once the interpreter is up and has said so: one that is interrupted before that ends with 1, whatever it runs.
+BEGIN = "import runpy; print(flush=True); runpy.run_module('rbee', run_name='__main__', alter_sys=True)"
 #: Of a cycle that does not end.
 CYCLE_S = 90.0
 
@@ -134,16 +136,18 @@ class Cycles:
 
     async def _process(self, way: str) -> None:
         """`rbee infer`, left to end, interrupted or killed at any moment."""
-        words = ["-m", "rbee", "infer", "--node", "direct", "--model", f"file:{self.model}", "--max-tokens", "2"]
+        words = ["-c", BEGIN, "infer", "--node", "direct", "--model", f"file:{self.model}", "--max-tokens", "2"]
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *words,
             "Name the capital of France.",
             env={**os.environ, "RBEE_HOME": str(self.node.home)},
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
         )
+        assert process.stdout is not None
+        await process.stdout.readline()
         if way != "process end":
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.chance.uniform(0.2, 1.0)):
