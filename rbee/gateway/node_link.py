@@ -84,6 +84,7 @@ class NodeLink:
                 workers=self.news.views(self.node.name, self.in_flight),
                 max_workers=self.node.max_workers,
                 load_s=dict(self.load_s),
+                load=self.node.load,
                 reason=self._reason,
             )
         return self._view
