@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 from rbee.base.errors import ConnectError, NodeError, RbeeError
 from rbee.base.events import Notice
@@ -238,17 +238,20 @@ class NodeLink:
         what is wrong with the node."""
         from rbee.setup.attach import attach
 
-        if not self.session.is_attached and self.session.facts is not None:
-            await attach(self.session)
-        elif not self.session.hive_found.is_set():
-            self._up()
+        if not self.session.is_attached:
+            if self.session.facts is not None:
+                await attach(self.session)
+            else:
+                self._up()
         while True:
+            if self.session.is_attached and not self.session.hive_found.is_set():
+                await self._another_hive()
             await self.session.hive_found.wait()
             await self._follow_hive()
+            self.session.hive_found.clear()
             self.news.no_hive()
             self._followers.keep()
-            self._up()
-            await self._another_hive()
+            self.touch()
 
     async def _follow_hive(self) -> None:
         """Returns when there is no hive any more. Raises SilenceError, ConnectError, NodeError INVALID_RESPONSE."""
@@ -262,16 +265,16 @@ class NodeLink:
                 raise
 
     async def _another_hive(self) -> None:
-        """Wait until a hive runs again, whoever has started it."""
-        self.session.hive_found.clear()
+        """Look at once, and then until a hive runs again, whoever has started it. Raises as `HiveClient.health`."""
         pauses = Pauses()
         while not self.session.hive_found.is_set():
-            try:
+            if await self.session.attached.hive.health_or_none():
+                self.session.hive_found.set()
+                return
+            self._up()
+            with suppress(TimeoutError):
                 async with asyncio.timeout(pauses.after(HungUpError("news"))):
                     await self.session.hive_found.wait()
-            except TimeoutError:
-                if await self.session.attached.hive.health_or_none():
-                    self.session.hive_found.set()
 
     def _heard(self, news: HiveNews) -> None:
         self.news.of_hive(news)

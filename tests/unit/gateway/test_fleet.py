@@ -110,6 +110,33 @@ async def test_a_hive_that_has_ended_leaves_its_catalog_and_is_not_started_again
     assert bed.attached == ["gpu1"]
 
 
+async def test_a_hive_that_somebody_starts_after_the_connection_was_lost_is_found(bed: Bed) -> None:
+    bed.know("gpu1")
+    node = bed.nodes["gpu1"] = ScriptedNode()
+    async with NodeFleet(bed.context("gpu1")) as fleet:
+        await node_that(fleet, "gpu1", lambda view: bool(view.models))
+        bed.connections["gpu1"].stop_listening(node.hive_socket)
+        bed.connections["gpu1"].lose()
+        await until(fleet, lambda: len(bed.opened) == 2)
+        bed.connections["gpu1"].stop_listening(node.hive_socket)
+        bed.connections["gpu1"].end_streams()
+        await up(fleet, "gpu1")
+        await node.tell(worker_info())
+        node.listen(bed.connections["gpu1"])
+        await node_that(fleet, "gpu1", lambda view: bool(view.workers))
+
+
+async def test_a_connection_over_which_no_stream_opens_any_more_is_opened_anew(bed: Bed) -> None:
+    bed.know("gpu1")
+    async with NodeFleet(bed.context("gpu1")) as fleet:
+        await node_that(fleet, "gpu1", lambda view: bool(view.models))
+        bed.connections["gpu1"].lost = True  # and nobody says so
+        bed.connections["gpu1"].end_streams()
+        await down(fleet, "gpu1")
+        await up(fleet, "gpu1")
+    assert bed.opened == ["gpu1", "gpu1"]
+
+
 async def test_a_node_that_cannot_be_set_up_says_why(bed: Bed) -> None:
     bed.know("gpu1")
     bed.attach_error = NodeError(ErrorCode.DISK_FULL, "the disk of gpu1 is full")
