@@ -12,7 +12,7 @@ from rbee.cli.shell import Shell, command, group
 from rbee.render import Table
 
 if TYPE_CHECKING:
-    from rbee.gateway.keys import ApiKey
+    from rbee.gateway.access.keys import ApiKey
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is: a person, a program.")]
 KeysOption = Annotated[
@@ -52,7 +52,7 @@ def add(
     from datetime import UTC, datetime
 
     from rbee import audit
-    from rbee.gateway.keys import ApiKey, add_key, hash_of, new_key
+    from rbee.gateway.access.keys import ApiKey, add_key, hash_of, new_key
 
     secret = new_key()
     key = ApiKey(
@@ -75,7 +75,7 @@ def add(
 
 def list_(shell: Shell, keys: KeysOption = None) -> None:
     """Show the keys, without what they are."""
-    from rbee.gateway.keys import read_keys
+    from rbee.gateway.access.keys import read_keys
 
     path = _path(shell, keys)
     found = read_keys(path) if keys or path.exists() else {}
@@ -85,7 +85,7 @@ def list_(shell: Shell, keys: KeysOption = None) -> None:
 def revoke(shell: Shell, name: NameArgument, keys: KeysOption = None) -> None:
     """End a key at once; its requests that run are finished."""
     from rbee import audit
-    from rbee.gateway.keys import revoke_key
+    from rbee.gateway.access.keys import revoke_key
 
     with audit.recorded(shell.settings, "key.revoke", emit=shell.renderer, key=name) as details:
         key = revoke_key(_path(shell, keys), name)
@@ -111,7 +111,7 @@ def keys_table(keys: Mapping[str, ApiKey]) -> Table:
 
 
 def _path(shell: Shell, keys: Path | None) -> Path:
-    from rbee.gateway.keys import default_path
+    from rbee.gateway.access.keys import default_path
 
     settings = shell.settings  # also for another file: its home is where the audit log is
     return keys.absolute() if keys else default_path(settings)

@@ -63,8 +63,8 @@ def serve(
     install: InstallOption = False,
 ) -> None:
     """One address for all nodes, which OpenAI's and Anthropic's clients can use. Runs until Ctrl-C."""
-    from rbee.gateway.keys import default_path
-    from rbee.gateway.listen import DEFAULT, parse_address
+    from rbee.gateway.access.keys import default_path
+    from rbee.gateway.access.listen import DEFAULT, parse_address
     from rbee.gateway.serve import ServeOptions
 
     if bool(tls_cert) != bool(tls_key):
@@ -115,7 +115,7 @@ def _serve(shell: Shell, options: ServeOptions) -> None:
 def _show_unit(shell: Shell, options: ServeOptions, listen: list[str]) -> None:
     from rbee.cleanup.install import gateway_unit
     from rbee.cli.installed import command_words, variables
-    from rbee.gateway.keys import default_path
+    from rbee.gateway.access.keys import default_path
     from rbee.gateway.serve import DRAIN_S
 
     keys = options.keys if options.keys != default_path(shell.settings) else None

@@ -13,7 +13,7 @@ from rbee.cli.shell import Shell, command
 from rbee.render import Table
 
 if TYPE_CHECKING:
-    from rbee.gateway.usage import By, Counts
+    from rbee.gateway.records.usage import By, Counts
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +31,7 @@ def usage(
     ] = None,
 ) -> None:
     """Show requests, tokens and seconds that went through the gateway. Prompts and answers are not kept."""
-    from rbee.gateway.usage import default_path, read
+    from rbee.gateway.records.usage import default_path, read
 
     found = read(default_path(shell.settings), by, _first_day(since))
     shell.renderer.table(usage_table(by, found))

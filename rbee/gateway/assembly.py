@@ -7,11 +7,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 
 from rbee.context import Context
-from rbee.gateway.app import Gateway, make_app
-from rbee.gateway.dispatcher import FleetDispatcher
-from rbee.gateway.fleet import NodeFleet
-from rbee.gateway.model_list import ModelNames
-from rbee.gateway.parts import AppSettings, Parts
+from rbee.gateway.nodes.fleet import NodeFleet
+from rbee.gateway.requests.app import Gateway, make_app
+from rbee.gateway.requests.model_list import ModelNames
+from rbee.gateway.requests.parts import AppSettings, Parts
+from rbee.gateway.routing.dispatcher import FleetDispatcher
 from rbee.gateway.serve import Surroundings
 from rbee.link.server import Commands, LinkServer
 from rbee.node.pool import Pool

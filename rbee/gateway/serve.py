@@ -30,12 +30,12 @@ from rbee.base.events import Notice
 from rbee.base.locks import held_at_once, keeper_lock_path
 from rbee.base.settings import Settings
 from rbee.context import Context
-from rbee.gateway.entrance import Entrance
-from rbee.gateway.gate import KeyGate
-from rbee.gateway.interfaces import Dispatcher, Fleet, Gate, Recorder
-from rbee.gateway.listen import Address, bound, load_certificate, tls_context, unix_listener
-from rbee.gateway.metrics import Metrics
-from rbee.gateway.records import Records
+from rbee.gateway.access.entrance import Entrance
+from rbee.gateway.access.gate import KeyGate
+from rbee.gateway.access.listen import Address, bound, load_certificate, tls_context, unix_listener
+from rbee.gateway.base.interfaces import Dispatcher, Fleet, Gate, Recorder
+from rbee.gateway.records.metrics import Metrics
+from rbee.gateway.records.records import Records
 from rbee_remote.protocol import ErrorCode
 from rbee_remote.serving.socket_server import Bounds, SocketServer
 

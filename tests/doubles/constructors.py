@@ -15,9 +15,9 @@ from starlette.types import Receive, Scope, Send
 
 from rbee.base.errors import RbeeError, RefusedError
 from rbee.context import Context
-from rbee.gateway.interfaces import Ended, Ticket, WorkerHttp
+from rbee.gateway.base.interfaces import Ended, Ticket, WorkerHttp
+from rbee.gateway.base.views import NodeView, Target, Wanted, WorkerKey
 from rbee.gateway.serve import Surroundings
-from rbee.gateway.views import NodeView, Target, Wanted, WorkerKey
 
 
 class FewNodes:

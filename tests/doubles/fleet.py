@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rbee.base.errors import NodeError
-from rbee.gateway.interfaces import WorkerHttp
-from rbee.gateway.views import NodeState, NodeView, Target, WorkerKey, WorkerView
+from rbee.gateway.base.interfaces import WorkerHttp
+from rbee.gateway.base.views import NodeState, NodeView, Target, WorkerKey, WorkerView
 from rbee_remote.protocol import ErrorCode, LoadOptions, ModelInfo, ModelMeta, WorkerState
 
 SHA = "a" * 64

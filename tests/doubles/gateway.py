@@ -15,10 +15,10 @@ import httpx
 from starlette.types import ASGIApp
 
 from rbee.base.errors import NodeError, RefusedError
-from rbee.gateway.interfaces import Client, Ended, WorkerHttp
-from rbee.gateway.names import Resolved
-from rbee.gateway.parts import AppSettings, Parts
-from rbee.gateway.views import NodeState, NodeView, Target, Waiting, Wanted, WorkerKey, WorkerView
+from rbee.gateway.base.interfaces import Client, Ended, WorkerHttp
+from rbee.gateway.base.views import NodeState, NodeView, Target, Waiting, Wanted, WorkerKey, WorkerView
+from rbee.gateway.requests.parts import AppSettings, Parts
+from rbee.gateway.routing.names import Resolved
 from rbee.inventory.aliases import ModelAlias
 from rbee.node.socket_http import HungUpError, SilenceError
 from rbee_remote.protocol import (

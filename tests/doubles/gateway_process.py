@@ -14,7 +14,7 @@ from rbee.base.events import Event
 from rbee.base.settings import Settings
 from rbee.context import Context
 from rbee.gateway import serve
-from rbee.gateway.listen import parse_address
+from rbee.gateway.access.listen import parse_address
 from rbee.inventory import LOCAL, Inventory, Node
 from rbee.registry import Registry
 from tests.doubles.constructors import Constructors

@@ -14,8 +14,8 @@ import pytest
 from rbee.base.errors import ConnectError
 from rbee.base.settings import Settings
 from rbee.context import Context
-from rbee.gateway.fleet import NodeFleet
-from rbee.gateway.views import NodeState, WorkerKey
+from rbee.gateway.base.views import NodeState, WorkerKey
+from rbee.gateway.nodes.fleet import NodeFleet
 from rbee.inventory import Inventory, Node
 from rbee.node.probe import Probe
 from rbee.node.session import Attached, NodeSession
@@ -72,7 +72,7 @@ async def peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
         await node.tell(worker_info(WORKER, run_dir=run_dir))
         peer = Peer(node, tmp_path)
         monkeypatch.setattr("rbee.setup.attach.attach", peer.attach)
-        monkeypatch.setattr("rbee.gateway.pauses.HOLD_PAUSE_S", 0.01)
+        monkeypatch.setattr("rbee.gateway.nodes.pauses.HOLD_PAUSE_S", 0.01)
         async with node.serve(WORKER):
             yield peer
 
@@ -115,7 +115,7 @@ async def test_a_connection_that_is_cut_is_opened_once_for_all(
 async def test_a_network_that_stalls_is_noticed_in_time_and_recovered_from(
     peer: Peer, user_key: asyncssh.SSHKey, identity: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rbee.gateway.node_link.HOLD_SILENCE_S", 0.9)
+    monkeypatch.setattr("rbee.gateway.nodes.node_link.HOLD_SILENCE_S", 0.9)
     async with (
         asyncssh_server([user_key]) as server,
         ChaosProxy(("127.0.0.1", server.port)) as proxy,
@@ -131,7 +131,7 @@ async def test_a_network_that_stalls_is_noticed_in_time_and_recovered_from(
 async def test_a_node_without_a_hive_is_noticed_to_be_lost_as_well(
     peer: Peer, user_key: asyncssh.SSHKey, identity: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rbee.gateway.node_link.HOLD_SILENCE_S", 0.3)
+    monkeypatch.setattr("rbee.gateway.nodes.node_link.HOLD_SILENCE_S", 0.3)
     async with asyncssh_server([user_key]) as server, ChaosProxy(("127.0.0.1", server.port)) as proxy:
         entry = server.node(identity, port=proxy.port)
         context = Context(Settings(home=tmp_path), Inventory({"gpu1": entry}), peer.open_registry, "k" * 16)

@@ -25,7 +25,7 @@ GATEWAY = KEEPER / "gateway"
 #: The gateway is a server on sockets as hive and worker are, with the same bounds.
 SERVES_WITH = ("rbee_remote.serving", "rbee_remote.system.unix_socket")
 #: Has a table of its own, which sqlite-utils makes and fills without a line of SQL: sqlite3 is there for its errors.
-USAGE = GATEWAY / "usage.py"
+USAGE = GATEWAY / "records" / "usage.py"
 LLAMA = REMOTE / "worker" / "llama"
 LONGEST_FILE = 400
 #: What the runtime on a node holds; everything else there is the standard library.

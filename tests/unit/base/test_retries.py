@@ -237,7 +237,7 @@ POLICIES = (
     Policy(
         f"the gateway: a node cannot be reached, or is silent for {number(keeper.HOLD_SILENCE_S)} s, and so its hive "
         "or a worker",
-        "rbee/gateway/node_link.py",
+        "rbee/gateway/nodes/node_link.py",
         "until it is there",
         f"{number(keeper.HOLD_PAUSE_S)} doubled, {number(keeper.HOLD_LONGEST_PAUSE_S)} at most; "
         f"{number(keeper.HOLD_REFUSED_PAUSE_S)} where it refuses; each times {number(min(keeper.HOLD_SPREAD))} to "
@@ -249,7 +249,7 @@ POLICIES = (
     ),
     Policy(
         "the gateway: the inventory that was changed is broken",
-        "rbee/gateway/fleet.py",
+        "rbee/gateway/nodes/fleet.py",
         "at each change",
         f"{number(keeper.INVENTORY_LOOK_S)}",
         "",
@@ -259,7 +259,7 @@ POLICIES = (
     ),
     Policy(
         "a load fails that a gateway asked a node for: the next node, else the next fallback",
-        "rbee/gateway/loads.py",
+        "rbee/gateway/routing/loads.py",
         "with a request that wants it, after the pause",
         f"{number(keeper.LOAD_PAUSE_S)} doubled, {number(keeper.LOAD_LONGEST_PAUSE_S)} at most",
         "phases 2 to 7",
@@ -268,7 +268,7 @@ POLICIES = (
     ),
     Policy(
         "the node that a gateway asked is busy, or the way to it breaks",
-        "rbee/gateway/loads.py",
+        "rbee/gateway/routing/loads.py",
         f"begun within {number(keeper.BUSY_NODE_S)} s",
         f"{number(keeper.BUSY_NODE_PAUSE_S)} doubled, {number(keeper.BUSY_NODE_LONGEST_PAUSE_S)} at most",
         "phases 2 to 7",
@@ -277,7 +277,7 @@ POLICIES = (
     ),
     Policy(
         "a worker of the gateway, or the way to it, fails a request; without a further line of its answer",
-        "rbee/gateway/resuming.py",
+        "rbee/gateway/requests/resuming.py",
         f"{keeper.FAILOVER_IN_A_ROW}, {keeper.FAILOVER_TRIES} in all",
         f"{number(keeper.FAILOVER_BACK_S)} for the connection, {number(keeper.FAILOVER_RESUME_S)} for another worker, "
         "as long for the only one",

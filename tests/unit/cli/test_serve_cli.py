@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from rbee.cli import main as cli
-from rbee.gateway import usage
-from rbee.gateway.keys import hash_of, read_keys
-from rbee.gateway.usage import Counts, Row
+from rbee.gateway.access.keys import hash_of, read_keys
+from rbee.gateway.records import usage
+from rbee.gateway.records.usage import Counts, Row
 from rbee_remote.protocol.audit import AUDIT_LOG
 from tests.doubles.certificate import make_certificate
 

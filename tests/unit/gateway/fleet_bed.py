@@ -15,8 +15,8 @@ from rbee.base.errors import RbeeError
 from rbee.base.events import Event, Notice
 from rbee.base.settings import Settings
 from rbee.context import Context
-from rbee.gateway.fleet import NodeFleet
-from rbee.gateway.views import NodeState, NodeView
+from rbee.gateway.base.views import NodeState, NodeView
+from rbee.gateway.nodes.fleet import NodeFleet
 from rbee.inventory import Inventory, Node
 from rbee.node.probe import Probe
 from rbee.node.session import Attached, NodeSession
@@ -110,8 +110,8 @@ def bed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bed:
     bed = Bed(tmp_path)
     monkeypatch.setattr("rbee.node.session.open_connection", bed.open_connection)
     monkeypatch.setattr("rbee.setup.attach.attach", bed.attach)
-    monkeypatch.setattr("rbee.gateway.pauses.HOLD_PAUSE_S", 0.001)
-    monkeypatch.setattr("rbee.gateway.pauses.HOLD_LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr("rbee.gateway.nodes.pauses.HOLD_PAUSE_S", 0.001)
+    monkeypatch.setattr("rbee.gateway.nodes.pauses.HOLD_LONGEST_PAUSE_S", 0.01)
     return bed
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from rbee.gateway.interfaces import Client, Ended
-from rbee.gateway.views import NodeState, NodeView, WorkerKey, WorkerView
+from rbee.gateway.base.interfaces import Client, Ended
+from rbee.gateway.base.views import NodeState, NodeView, WorkerKey, WorkerView
 from rbee_remote.protocol import ModelInfo, ModelMeta, TrackedUsage, WorkerState
 
 MODEL = "smollm2:135m"

@@ -10,8 +10,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from rbee.gateway.situation import Seen, Situation
-from rbee.gateway.views import WorkerKey, WorkerView
+from rbee.gateway.base.views import WorkerKey, WorkerView
+from rbee.gateway.routing.situation import Seen, Situation
 from rbee_remote.protocol.prompt_digest import common_digests
 from tests.unit.gateway.views import worker_view
 

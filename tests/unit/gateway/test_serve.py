@@ -22,8 +22,8 @@ from rbee.base.errors import RbeeError, UsageError
 from rbee.base.events import Event, Notice
 from rbee.base.settings import Settings
 from rbee.context import Context
-from rbee.gateway.keys import ApiKey, add_key, hash_of, new_key, revoke_key
-from rbee.gateway.listen import parse_address
+from rbee.gateway.access.keys import ApiKey, add_key, hash_of, new_key, revoke_key
+from rbee.gateway.access.listen import parse_address
 from rbee.gateway.serve import ServeOptions, Serving, serve
 from rbee.inventory import LOCAL, Inventory, Node
 from rbee.registry import Registry

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from rbee.gateway.views import NodeState, NodeView, WorkerKey, WorkerView
+from rbee.gateway.base.views import NodeState, NodeView, WorkerKey, WorkerView
 from rbee_remote.protocol import ModelInfo, ModelMeta, WorkerState
 
 MODEL = "smollm2:135m"

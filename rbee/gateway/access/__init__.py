@@ -1,0 +1,1 @@
+"""Who may ask the gateway, and where it listens: keys and their limits, addresses, TLS."""

@@ -1,0 +1,132 @@
+"""What routing decides on, beside what a request wants: the nodes, and what was learned by watching them. Values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from rbee.base.errors import RbeeError
+from rbee.gateway.base.views import NodeView, Target, WorkerKey, WorkerView
+from rbee.infer.placement import is_loaded_as
+from rbee.registry import as_text
+from rbee_remote.protocol import LoadOptions, WorkerState
+from rbee_remote.protocol.load_options import AUTO_CTX, OPTIONS
+
+#: Until they were measured: bytes that a second of loading reads, and seconds that come on top.
+LOAD_RATE, LOAD_OVERHEAD_S = 200e6, 2.0
+
+SERVES = frozenset({WorkerState.IDLE, WorkerState.READY, WorkerState.BUSY})
+LOADS = frozenset({WorkerState.STARTING, WorkerState.LOADING})
+#: Every worker has these, however it was loaded; they are compared by size.
+_COUNTED = frozenset({"ctx", "slots"})
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    worker: WorkerView
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    node: str
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """loading: share that is loaded, None where slots or a place are waited for. about_s: seconds for the queue's
+    first, each_s: for each one behind it; 0 for unknown. gives_way: workers that get nothing younger meanwhile."""
+
+    loading: float | None = None
+    about_s: float = 0.0
+    each_s: float = 0.0
+    gives_way: frozenset[WorkerKey] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    error: RbeeError
+
+
+Decision = Send | Start | Wait | Refuse
+
+
+class Load(NamedTuple):
+    """A model, loaded in some way on a node."""
+
+    node: str
+    model: str
+    options: LoadOptions
+
+
+class Rivals(NamedTuple):
+    """Two models that have been found not to be loaded on a node at once."""
+
+    node: str
+    models: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known of a worker from watching it. up_s: seconds since it serves. quiet_s: seconds since it had anything
+    to do. others: requests of others that it has; None for as it says."""
+
+    up_s: float = 0.0
+    quiet_s: float = 0.0
+    others: int | None = None
+
+
+_UNSEEN = Seen()
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """starting: loads under way, with the seconds that they have taken. failed: loads that are not tried now, and why.
+    made: workers that a node gave for a load, which therefore serve it. held: those that give way to a request before.
+    """
+
+    nodes: Sequence[NodeView]
+    starting: Mapping[Load, float] = field(default_factory=dict)
+    failed: Mapping[Load, RbeeError] = field(default_factory=dict)
+    made: frozenset[tuple[WorkerKey, LoadOptions]] = frozenset()
+    rivals: frozenset[Rivals] = frozenset()
+    held: frozenset[WorkerKey] = frozenset()
+    seen: Mapping[WorkerKey, Seen] = field(default_factory=dict)
+
+    def watched(self, worker: WorkerView) -> Seen:
+        return self.seen.get(worker.key, _UNSEEN)
+
+
+def room(worker: WorkerView, seen: Seen = _UNSEEN) -> int:
+    """Free slots. The worker's own count lags behind by its way here, so that ours comes first."""
+    if seen.others is not None:
+        return worker.slots - worker.in_flight - seen.others
+    return worker.slots - max(worker.in_flight, worker.slots - worker.slots_free + worker.queued)
+
+
+def serves(node: NodeView, worker: WorkerView, target: Target, now: Situation) -> bool:
+    """Whether a worker is one for the target: its model, loaded as the target or else the node's entry says."""
+    if worker.model != target.model:
+        return False
+    if (worker.key, target.load) in now.made:
+        return True
+    wanted, options = target.load.over(node.load), worker.options
+    if wanted.ctx == AUTO_CTX:
+        return False  # only the hive knows whether more would fit
+    names = OPTIONS.keys() - _COUNTED if options else ()
+    loaded = {name: as_text(getattr(options, name)) for name in names}
+    return is_loaded_as(wanted, worker.ctx, worker.slots, loaded)
+
+
+def load(worker: WorkerView, now: Situation) -> float:
+    """The share of its slots that is taken."""
+    return 1 - room(worker, now.watched(worker)) / worker.slots
+
+
+def load_s(node: NodeView, model: str) -> float:
+    """Seconds that loading a model takes there, as far as can be told."""
+    if measured := node.load_s.get(model, 0.0):
+        return measured
+    info = node.models.get(model)
+    return LOAD_OVERHEAD_S + (info.size / LOAD_RATE if info else 0.0)
