@@ -44,7 +44,7 @@ def served(count: int, *load: str) -> Iterator[Served]:
             container, started = start_node(key, name=f"n{number}", image=IMAGE)
             stack.callback(container.stop)
             nodes[started.name] = started
-        rbee.inventory.write_text("\n".join(each.inventory() for each in nodes.values()))
+        rbee.inventory.write_text("\n".join(each.inventory(tags='["far"]') for each in nodes.values()))
         for name in nodes:
             rbee("infer", "--node", name, "--keep-alive", "never", "--max-tokens", "1", *load, "Hello")
         address, process = stack.enter_context(_gateway(rbee))
@@ -56,8 +56,8 @@ def _gateway(rbee: Rbee) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    with rbee.start("serve", "--listen", address, "--nodes", "all") as running:
-        running.wait_for(address)
+    with rbee.start("serve", "--listen", address, "--nodes", "@far") as running:
+        running.wait_for(address, stream="stdout")
         yield f"http://{address}", running.process
         running.process.send_signal(signal.SIGTERM)
         running.finish(60)

@@ -133,7 +133,7 @@ def _strike(running: Served, until: float, tally: Tally) -> None:
             time.sleep(PAUSED_S)
             node.thaw()
         else:
-            others = [each.inventory() for each in running.nodes.values() if each is not node]
+            others = [each.inventory(tags='["far"]') for each in running.nodes.values() if each is not node]
             running.rbee.inventory.write_text("\n".join(others))
             time.sleep(PAUSED_S)
             running.rbee.inventory.write_text(inventory)
