@@ -68,8 +68,10 @@ def gateway(shared_rbee: Rbee, nodes: dict[str, ContainerNode]) -> Iterator[Gate
         shared_rbee.inventory.write_text("\n".join(tables) + ALIAS)
         with serving(shared_rbee) as (running, address):
             yield Gateway(running, address, nodes, ways)
-        for name, node in nodes.items():
-            shared_rbee("hive", "stop", name)
+        with ExitStack() as stopping:
+            stops = [stopping.enter_context(shared_rbee.start("hive", "stop", name)) for name in nodes]
+            assert [stop.finish().status for stop in stops] == [0] * len(stops)
+        for node in nodes.values():
             node.assert_quiet()
 
 
