@@ -66,7 +66,8 @@ class Generation:
         return self.request.request_id
 
     def begin(self, reused: int) -> Started:
-        """It has its slot, where `reused` tokens of its prompt are computed already."""
+        """It has its slot, where `reused` tokens are computed already: of its prompt, and of what was chosen elsewhere
+        after it."""
         prompt = self.prompt
         assert prompt is not None
         self._seated = time.monotonic()
@@ -75,7 +76,8 @@ class Generation:
         if prompt.shape is not None and prompt.shape.read_by is not None:
             self._splitter = Splitter(prompt.shape.read_by, self._stream, self.tracking.name if self.tracking else "")
             self.forced = self._splitter.forced
-        return Started(len(prompt.tokens), prompt.max_tokens, self.seed, reused, prompt.warnings)
+        cached = min(reused, len(prompt.tokens))
+        return Started(len(prompt.tokens), prompt.max_tokens, self.seed, cached, prompt.warnings)
 
     def advance(self, sampled: Sampled, piece: bytes, *, is_end: bool) -> TokenEvent | None:
         """Take the next token; None for the one that ends the text, which is not part of it, and for one that was not

@@ -199,6 +199,16 @@ async def test_an_answer_that_was_over_ends_without_a_step(folder: Path) -> None
     assert tokens_of(rest)[0] == []
 
 
+async def test_what_was_chosen_before_counts_for_no_prompt(folder: Path) -> None:
+    body = {**chat("a prompt of which all is told again"), "temperature": 0}
+    async with running(folder, loads(ScriptedEngine(echo))) as worker:
+        told = await tracked(worker.client, "/v1/chat/completions", body)
+        resume, _ = cut(told, lambda _, lines: lines - 2)
+        usage = (await tracked(worker.client, "/v1/chat/completions", body, resume))[-1].tracked.usage
+    assert usage is not None
+    assert 0 < usage.cached <= usage.prompt
+
+
 async def test_probabilities_that_nobody_knows_are_not_made_up(folder: Path) -> None:
     async with running(folder, loads(TellingEngine(echo))) as worker:
         body = {"prompt": "hi", "logprobs": 0, "stream": True}
