@@ -182,10 +182,10 @@ class Progress:
 
     def _is_failure(self, event: bytes) -> bool:
         """Whether a line is the worker's own end, which the client need not hear of where another one can go on."""
-        if self.lines and not self.can_resume:
+        if b'"error"' not in event:
             return False
         word = error_word(event.partition(b"data:")[2])
-        if word in _DYING:
+        if word in _DYING and (self.can_resume or not self.lines):
             self.failure = word
             return True
         self.error = word

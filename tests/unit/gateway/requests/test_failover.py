@@ -239,6 +239,15 @@ async def test_what_cannot_be_resumed_is_not_begun_again() -> None:
     assert b"not complete" in heard.body
 
 
+async def test_the_error_of_a_worker_that_tells_no_tokens_is_recorded() -> None:
+    error = b'data: {"error": {"message": "broken", "code": "INTERNAL"}}\n\n'
+    untracked = Reply(WHOLE[: WHOLE.index(b"\n\n") + 2] + error)
+    world = setting(a=ScriptedWorker(untracked), b=ScriptedWorker(Reply(WHOLE)))
+    heard = await asked(world)
+    assert heard.body.endswith(error)
+    assert world.recorder.requests[0].finish == "INTERNAL"
+
+
 async def test_a_worker_of_which_no_file_is_known_is_replaced_by_none() -> None:
     world = setting(
         a=ScriptedWorker(Reply(resuming(STEPS), breaks_at=1500, error=SilenceError("POST", 10))),
