@@ -159,7 +159,10 @@ class Passage:
         try:
             wanted = self._course.elsewhere(wanted, self._worker, failure, sent=sent, resumes=self._progress.can_resume)
         except GaveUpError as error:
-            raise GaveUpError(ending(failure, None, sent=sent)) from error
+            why = None
+            if sent and self._progress.can_resume and not self._worker.sha256:
+                why = NodeError(ErrorCode.WORKER_GONE, f"no SHA-256 is known of {self._worker.model}")
+            raise GaveUpError(ending(failure, why, sent=sent)) from error
         if not sent:
             return wanted
         limit = time.monotonic() + self._parts.settings.resume_s

@@ -254,7 +254,9 @@ async def test_a_worker_of_which_no_file_is_known_is_replaced_by_none() -> None:
         b=ScriptedWorker(Reply(resuming(STEPS))),
     )
     world.fleet.sha256 = ""
-    assert not (await asked(world)).is_complete
+    heard = await asked(world)
+    assert not heard.is_complete
+    assert f"no SHA-256 is known of {MODEL}".encode() in heard.body
 
 
 async def test_a_request_that_kills_workers_is_given_up() -> None:
