@@ -51,7 +51,7 @@ class KeyGate:
         self._problem = ""
         self._needs_key = False
         self._use: dict[str, _Use] = {}
-        self._refusals = Refusals(clock)
+        self._refusals = Refusals("for want of a valid API key", clock)
         self._look()
 
     @property
@@ -66,7 +66,7 @@ class KeyGate:
             return Client(address=address)
         given = _given(headers)
         if not given:
-            raise self._refused("no API key was given", address)
+            raise self._refused("no API key was given: send it as `Authorization: Bearer rbee-…`", address)
         if self._problem:
             raise self._refused("no API key can be checked now", address, hint="the gateway's log says why")
         found = self._find(given)
@@ -103,9 +103,7 @@ class KeyGate:
                 found = key
         return found
 
-    def _refused(
-        self, message: str, address: str, hint: str = "send it as `Authorization: Bearer rbee-…`"
-    ) -> RefusedError:
+    def _refused(self, message: str, address: str, hint: str = "") -> RefusedError:
         self._refusals.add(address)
         return RefusedError(ErrorCode.INVALID_API_KEY, message, hint=hint)
 
@@ -163,9 +161,10 @@ def _limited(message: str, retry_after_s: int) -> NodeError:
 
 class Refusals:
     """Counts what is refused, and says so once every REFUSALS_EVERY_S at most; needs a running event loop to say the
-    last of them, too."""
+    last of them, too. why: as it is said."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, why: str, clock: Clock = time.monotonic) -> None:
+        self._why = why
         self._clock = clock
         self._count = 0
         self._last_address = ""
@@ -191,7 +190,7 @@ class Refusals:
             self._timer = None
         if self._count:
             where = self._last_address or "the socket"
-            _log.warning("refused for want of a valid API key: %d requests, the last from %s", self._count, where)
+            _log.warning("refused %s: %d requests, the last from %s", self._why, self._count, where)
             self._count, self._said_at = 0, self._clock()
 
 

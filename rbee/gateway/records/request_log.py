@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import logging.handlers
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from rbee.gateway.base.interfaces import Ended
 MAX_BYTES = 8 * 2**20
 #: Characters of what a client chose that are kept.
 LONGEST = 200
+#: Seconds between two lines of the web server's that say the same.
+REPEATS_S = 10.0
 NAME = "gateway.log"
 
 _log = logging.getLogger(__name__)
@@ -105,23 +108,39 @@ class _JsonFormatter(logging.Formatter):
         return json.dumps(line)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Not what uvicorn says of each stream that failed: the gateway cuts it off, so that it has no clean end, and has
-    logged the request with its error."""
-    return record.getMessage() != "ASGI callable returned without completing response."
+class _News(logging.Filter):
+    """Of what uvicorn says of connections, each text once in REPEATS_S: a stranger can have it said without end.
+
+    Not at all what it says of a stream that failed: the gateway cuts it off, so that it has no clean end, and has
+    logged the request with its error.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = str(record.msg)
+        if text == "ASGI callable returned without completing response.":
+            return False
+        last = self._said.get(text, -math.inf)
+        if record.created - last < REPEATS_S and not record.exc_info:
+            return False
+        self._said[text] = record.created
+        return True
 
 
 @contextmanager
 def logging_to(handler: logging.Handler) -> Iterator[None]:
     """What rbee's own modules say from INFO on, and others from WARNING on, goes to the handler, too."""
     root, ours, server = logging.getLogger(), logging.getLogger("rbee"), logging.getLogger("uvicorn.error")
-    level = ours.level
+    level, news = ours.level, _News()
     root.addHandler(handler)
-    server.addFilter(_is_news)
+    server.addFilter(news)
     ours.setLevel(min(logging.INFO, ours.getEffectiveLevel()))
     try:
         yield
     finally:
         root.removeHandler(handler)
-        server.removeFilter(_is_news)
+        server.removeFilter(news)
         ours.setLevel(level)

@@ -119,11 +119,11 @@ class Gateway:
     async def pass_on(self, request: Request, answer: Answer) -> None:
         """Raises what ends the request."""
         exchange: Exchange = request.scope["rbee"]
+        self.admit(request)
         if self.draining:
             refusal = refusal_of(NodeError(ErrorCode.ALL_SLOTS_BUSY, "the gateway is ending; ask again in a moment"))
             raise RefusedStatusError(Refusal(503, refusal.code, refusal.message, headers=_CLOSING))
         self._check_target(request)
-        self.admit(request)
         await pass_on(self._parts, request, exchange, answer)
 
     def _check_target(self, request: Request) -> None:

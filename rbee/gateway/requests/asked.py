@@ -50,7 +50,7 @@ def parsed(content: bytes) -> Asked:
         raise wrong("", f"the body is {error}") from error
     if not isinstance(body, dict):
         raise wrong("", f"the body must be a JSON object, not {_kind(body)}")
-    model = body.get("model") or ""
+    model = "" if body.get("model") is None else body["model"]
     if not isinstance(model, str) or len(model) > _LONGEST_NAME:
         raise wrong("model", f"expected the name of a model, got {_kind(model)}")
     if RESUME_FIELD in body:

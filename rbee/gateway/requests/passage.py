@@ -216,6 +216,11 @@ class Passage:
     async def _take(self, response: RawResponse) -> Failure | None:
         if response.status >= 400:
             return await self._refused(response)
+        if response.status >= 300 and not self._answer.gave:  # it says where else something is, and is well
+            await self._answer.refuse(
+                Refusal(404, ErrorCode.USAGE.value, f"no worker serves {self._exchange.path:.200}")
+            )
+            return None
         if not 200 <= response.status < 300:
             return gone(f"the worker answered with status {response.status}")
         if headers.is_stream(response.headers):

@@ -28,12 +28,15 @@ async def read_body(request: Request, most: int) -> bytes:
     before its end.
     """
     body = bytearray()
+    too_large = HTTPException(413, f"the request is larger than {most} bytes")
+    if request.headers.get("content-length", "").isdecimal() and int(request.headers["content-length"]) > most:
+        raise too_large
     try:
         with anyio.fail_after(BODY_S) as scope:
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > most:
-                    raise HTTPException(413, f"the request is larger than {most} bytes")
+                    raise too_large
                 scope.deadline += len(chunk) / SLOWEST_BYTES_PER_S
     except TimeoutError as error:
         raise HTTPException(

@@ -119,6 +119,7 @@ def make_app(service: Service) -> ASGIApp:
     handlers = errors.handlers("worker", errors.WORKER, hint="see the worker's log")
     unknown = unknown_endpoint(routes)
     app = Starlette(routes=routes, exception_handlers={**handlers, 404: unknown, 405: unknown})
+    app.router.redirect_slashes = False  # to where? the client's address is the gateway's, or a tunnel's
     return _Addressed(app, service.config.id)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,15 +19,21 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def status(entrance: Entrance, headers: Mapping[str, str], client: tuple[str, int] | None = ("::1", 1)) -> int:
+    return int((await answer(entrance, headers, client))[0]["status"])
+
+
+async def answer(
+    entrance: Entrance, headers: Mapping[str, str], client: tuple[str, int] | None, path: str = "/"
+) -> list[Message]:
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
         sent.append(message)
 
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/", "headers": raw, "client": client}
+    scope: dict[str, Any] = {"type": "http", "method": "GET", "path": path, "headers": raw, "client": client}
     await entrance(scope, None, send)  # type: ignore[arg-type]
-    return int(sent[0]["status"])
+    return sent
 
 
 @pytest.mark.parametrize(
@@ -44,6 +51,7 @@ async def status(entrance: Entrance, headers: Mapping[str, str], client: tuple[s
         ({"host": "[::1"}, 403),
         ({"host": "localhost:1", "origin": "https://evil.example"}, 403),
         ({"host": "localhost:1", "origin": "null"}, 403),
+        ({"host": "localhost:1", "origin": "http://["}, 403),
         ({"host": "localhost:1", "origin": "http://localhost:2"}, 403),
         ({"host": "localhost:1", "origin": "http://localhost:1"}, 200),
         ({"host": "localhost:1", "origin": "https://chat.example"}, 200),
@@ -54,6 +62,27 @@ async def test_without_keys_pages_of_other_sites_may_not_ask(headers: dict[str, 
     assert await status(Entrance(app, needs_key=lambda: False, origins=origins, hosts=hosts), headers) == expected
     assert await status(Entrance(app, needs_key=lambda: True), headers) == 200
     assert await status(Entrance(app, needs_key=lambda: False), headers, client=None) == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/chat/completions"])
+async def test_a_refusal_is_in_the_callers_form_with_an_id_and_in_the_log(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    entrance = Entrance(app, needs_key=lambda: False)
+    for _ in range(3):
+        head, body = await answer(entrance, {"host": "evil.example", "x-request-id": "mine"}, ("::1", 1), path)
+    error = json.loads(body["body"])
+    assert (error.get("type") == "error") == (path == "/v1/messages")
+    assert "'evil.example' needs an API key" in error["error"]["message"]
+    assert (b"x-request-id", b"mine") in head["headers"]
+    assert len(caplog.records) == 1  # the others follow, all in one
+
+
+async def test_a_length_that_is_said_in_two_ways_is_refused() -> None:
+    both = {"host": "localhost", "content-length": "2", "transfer-encoding": "chunked"}
+    head, _ = await answer(Entrance(app, needs_key=lambda: True), both, None)
+    assert head["status"] == 400
+    assert (b"connection", b"close") in head["headers"]
 
 
 async def test_a_request_is_open_until_it_ends_however_it_does() -> None:

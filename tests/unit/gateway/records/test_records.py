@@ -96,6 +96,15 @@ def test_what_the_gateway_says_of_itself_is_in_the_same_log(settings: Settings) 
     assert len(lines(settings.log / "gateway.log")) == 2
 
 
+def test_what_strangers_have_the_server_say_is_said_once_in_a_while(settings: Settings) -> None:
+    with Records(settings, Metrics()):
+        for _ in range(1000):
+            logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+        logging.getLogger("uvicorn.error").warning("Unsupported upgrade request.")
+    said = [line["message"] for line in lines(settings.log / "gateway.log")]
+    assert said == ["Invalid HTTP request received.", "Unsupported upgrade request."]
+
+
 def test_the_log_is_kept_small(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_log, "MAX_BYTES", 2000)
     with Records(settings, Metrics()) as records:

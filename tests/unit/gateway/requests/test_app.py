@@ -98,6 +98,8 @@ WRONG = [
     (b"{", 400, "not JSON"),
     (b"[]", 400, "a list"),
     (b'{"model": 3}', 400, "a number"),
+    (b'{"model": []}', 400, "a list"),
+    (b'{"model": false}', 400, "true or false"),
     (b'{"model": "%s"}' % (b"x" * 600), 400, "600 characters"),
     (b'{"model": "a", "model": "b"}', 400, "twice"),
     (b'{"model": "a", "x": ' + b"[" * 100 + b"]" * 100 + b"}", 400, "nested"),
@@ -154,6 +156,27 @@ async def test_keys_and_bounds_of_the_gate(path: str) -> None:
     codes = {"/v1/chat/completions": ["INVALID_API_KEY", "RATE_LIMITED"]}
     assert [each.finish for each in world.recorder.requests] == codes["/v1/chat/completions"]
     assert heard.json["error"]["type"] == kinds.get(path, ["", "invalid_request_error"])[1]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/v1/admin/shutdown"), ("PUT", "/v1/models"), ("DELETE", "/v1/x"), ("POST", "/health")],
+)
+async def test_without_a_key_no_path_is_told_from_another(method: str, path: str) -> None:
+    world = setting(a=ScriptedWorker(OK), keys=["k1"])
+    app = make_app(world.parts)
+    app.draining = True
+    assert (await ask(app, chat(), path, method=method)).status == 401
+    assert world.recorder.requests[0].finish == "INVALID_API_KEY"  # which no log has a line for
+
+
+async def test_a_worker_that_redirects_is_well() -> None:
+    world = setting(a=ScriptedWorker(Reply(b"", 307, {"location": "http://elsewhere/"}), OK))
+    app = make_app(world.parts)
+    heard = await ask(app, chat(), "/v1/chat/completions/")
+    assert (heard.status, heard.json["error"]["message"]) == (404, "no worker serves /v1/chat/completions/")
+    assert "location" not in heard.headers
+    assert (await ask(app, chat(stream=False))).status == 200
 
 
 async def test_no_worker_can_be_had() -> None:

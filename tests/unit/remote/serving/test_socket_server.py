@@ -187,7 +187,11 @@ async def test_a_body_that_takes_its_time_and_keeps_coming_is_taken(monkeypatch:
 
 async def test_a_body_that_is_too_large_is_refused_before_its_end() -> None:
     async with serving() as server, server.client() as client:
-        await client.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 100_001)
+        await client.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+        assert (await client.answer())[0] == 413
+    async with serving() as server, server.client() as client:
+        chunk = b"%x\r\n%b\r\n" % (100_001, b"x" * 100_001)
+        await client.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk)
         assert (await client.answer())[0] == 413
 
 

@@ -26,6 +26,9 @@ from rbee_remote.worker.service.service import Service
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
+#: What a worker serves for rbee itself, under /v1.
+_OWN = {"admin", "inference", "loading", "news", "ready", "requests"}
+
 _log = logging.getLogger("rbee.worker")
 
 
@@ -94,7 +97,7 @@ def unknown_endpoint(routes: Sequence[Route]) -> Callable[[Request, Exception], 
 
     async def on_unknown(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        told = f"this worker does not serve {request.method} {request.url.path}; it serves {', '.join(served)}"
+        told = f"this worker does not serve {request.method} {request.url.path:.200}; it serves {', '.join(served)}"
         answer = errors.response(RemoteError(ErrorCode.USAGE, told), error.status_code)
         answer.headers.update(error.headers or {})
         return answer
@@ -104,7 +107,7 @@ def unknown_endpoint(routes: Sequence[Route]) -> Callable[[Request, Exception], 
 
 def _is_shown(method: str, path: str) -> bool:
     """HEAD goes without saying, and so do the paths without /v1, and what is for rbee itself."""
-    return method != "HEAD" and path.startswith("/v1/") and not path.startswith("/v1/admin/")
+    return method != "HEAD" and path.startswith("/v1/") and path.split("/")[2] not in _OWN
 
 
 def _guarded(endpoint: Endpoint) -> Endpoint:
