@@ -8,6 +8,7 @@ Rules
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +25,8 @@ from rbee.base.settings import Settings, make_private_folder
 
 if TYPE_CHECKING:
     from sqlite_utils.db import Database
+
+_log = logging.getLogger(__name__)
 
 #: Of the table; a file that says another was written by a newer rbee.
 VERSION = 1
@@ -188,6 +191,7 @@ def _set_aside(path: Path) -> None:
     for suffix in ("-wal", "-shm", ""):
         with suppress(FileNotFoundError):
             Path(f"{path}{suffix}").rename(f"{path}.corrupt-{stamp}{suffix}")
+    _log.warning("%s is damaged, and set aside as %s.corrupt-%s: sums begin anew", path, path.name, stamp)
 
 
 @contextmanager

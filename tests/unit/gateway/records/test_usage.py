@@ -73,7 +73,7 @@ def test_what_waits_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "cut", [b"this is no database, and never was" * 200, None], ids=["another file", "overwritten"]
 )
-def test_a_damaged_file_is_set_aside(path: Path, cut: bytes | None) -> None:
+def test_a_damaged_file_is_set_aside(path: Path, cut: bytes | None, caplog: pytest.LogCaptureFixture) -> None:
     write(path, {ALICE: ONE})
     damaged = cut or path.read_bytes()[:100] + b"\xff" * 4000 + path.read_bytes()[4100:]
     path.write_bytes(damaged)
@@ -81,6 +81,7 @@ def test_a_damaged_file_is_set_aside(path: Path, cut: bytes | None) -> None:
     assert read(path, "key") == {"alice": ONE}
     (aside,) = path.parent.glob("usage.db.corrupt-*")
     assert aside.read_bytes() == damaged
+    assert aside.name in caplog.text
 
 
 def test_an_empty_file_is_filled(path: Path) -> None:
