@@ -10,6 +10,7 @@ Paths are served without /v1 too. Each request is recorded once, whatever ends i
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -187,6 +188,9 @@ class _PassOn:
             await answer.refuse(refusal_of(error))
         except (ClientGoneError, ClientDisconnect):
             exchange.finish, exchange.status = ErrorCode.REQUEST_CANCELED.value, STATUSES[ErrorCode.REQUEST_CANCELED]
+        except asyncio.CancelledError:  # by nobody but the server that ends, which has a second for those that hear it
+            told = "the gateway was ended before the answer was complete"
+            await answer.refuse(Refusal(503, ErrorCode.REQUEST_CANCELED.value, told, headers=_CLOSING))
         except Exception:
             _log.exception("request %s to %s failed", exchange.request_id, exchange.path)
             told = "the gateway failed; its log has the request's id"

@@ -323,6 +323,23 @@ async def test_a_client_that_does_not_stream_hears_nothing_before_its_answer() -
     assert (await running).body == b'{"ok": true}'
 
 
+@pytest.mark.parametrize("began", [True, False])
+async def test_a_request_that_is_cut_off_is_told_so(began: bool) -> None:
+    world = setting(a=ScriptedWorker(OK), settings=AppSettings(patience_s=0.001 if began else 60.0))
+    world.dispatcher.holds = asyncio.Event()
+    heard = Heard()
+    running = asyncio.create_task(ask(make_app(world.parts), chat(), heard=heard))
+    await until(lambda: heard.status if began else world.dispatcher.open)
+    running.cancel()
+    await running
+    assert b"the gateway was ended before the answer was complete" in heard.body
+    assert heard.status == (200 if began else 503)
+    assert heard.body.startswith(b":") == began
+    assert not began or b"[DONE]" not in heard.body
+    assert world.recorder.requests[0].finish == "REQUEST_CANCELED"
+    assert world.dispatcher.open == 0
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_deadline_of_the_callers_own(stream: bool) -> None:
     world = setting(a=ScriptedWorker(OK))
