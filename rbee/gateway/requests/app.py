@@ -16,7 +16,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
@@ -97,7 +96,10 @@ class Gateway:
                     expose_headers=["X-Request-Id", "Retry-After"],
                 )
             )
-        return Starlette(routes=routes, middleware=middleware, exception_handlers={HTTPException: _on_http_error})
+        app = Starlette(routes=routes, middleware=middleware)
+        app.router.default = _PassOn(self)  # a path with a line end, or an address in its place
+        app.router.redirect_slashes = False
+        return app
 
     def _served(self, endpoint: Endpoint, *, key: bool = True) -> Endpoint:
         """An endpoint of the gateway's own, its errors in the caller's form. key: whether it takes one."""
@@ -131,6 +133,8 @@ class Gateway:
         """Raises RefusedStatusError for what is not passed on."""
         path, method = request.scope["path"], request.method
         word, taken = _word(path), _taken(path)
+        if not path.startswith("/") or not path.isprintable():
+            raise _refused(404, f"{path!r:.200} is no path")
         if method not in taken and (word in _READ or path.startswith("/v1/")) and word not in _OWN:
             raise _refused(405, f"{path} takes {taken}, not {method}", {"Allow": taken})
         if method != "POST" or word in _OWN | _READ:
@@ -224,13 +228,6 @@ _CLOSING = {"Connection": "close", "Retry-After": "5"}
 
 def _refused(status: int, message: str, more: dict[str, str] | None = None) -> RefusedStatusError:
     return RefusedStatusError(Refusal(status, ErrorCode.USAGE.value, message, headers=more or {}))
-
-
-async def _on_http_error(request: Request, error: Exception) -> Response:
-    """What starlette's routes refuse: a method that is not served."""
-    assert isinstance(error, HTTPException)
-    message = f"the gateway does not serve {request.method} {request.scope['path']}"
-    return _Refused(Refusal(error.status_code, ErrorCode.USAGE.value, message, headers=error.headers or {}))
 
 
 def _signed(send: Send, exchange: Exchange) -> Send:
