@@ -62,7 +62,7 @@ def serve(
     cors: CorsOption = None,
     install: InstallOption = False,
 ) -> None:
-    """One address for all nodes, which OpenAI's and Anthropic's clients can use. Runs until Ctrl-C."""
+    """One address for all nodes, which OpenAI's clients can use. Runs until Ctrl-C."""
     from rbee.gateway.access.keys import default_path
     from rbee.gateway.access.listen import DEFAULT, parse_address
     from rbee.gateway.serve import ServeOptions

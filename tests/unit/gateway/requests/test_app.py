@@ -160,14 +160,25 @@ async def test_keys_and_bounds_of_the_gate(path: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("POST", "/v1/admin/shutdown"), ("PUT", "/v1/models"), ("DELETE", "/v1/x"), ("POST", "/health")],
-)
+    [("POST", "/v1/admin/shutdown"), ("PUT", "/v1/models"), ("DELETE", "/v1/x"), ("POST", "/health"), ("POST", "/\n"),
+     ("GET", "/v1/x\n/"), ("POST", "*"), ("POST", "http://localhost/v1/chat/completions")],
+)  # fmt: skip
 async def test_without_a_key_no_path_is_told_from_another(method: str, path: str) -> None:
     world = setting(a=ScriptedWorker(OK), keys=["k1"])
     app = make_app(world.parts)
     app.draining = True
     assert (await ask(app, chat(), path, method=method)).status == 401
     assert world.recorder.requests[0].finish == "INVALID_API_KEY"  # which no log has a line for
+
+
+@pytest.mark.parametrize("path", ["/v1/\n", "/v1/completions\x1b[31m", "*", "http://localhost/v1/admin/x", "x"])
+async def test_what_is_no_path_is_not_passed_on(path: str) -> None:
+    worker = ScriptedWorker(OK)
+    world = setting(a=worker)
+    heard = await ask(make_app(world.parts), chat(), path)
+    assert (heard.status, worker.requests) == (404, [])
+    assert heard.json["error"]["message"] == f"{path!r} is no path"
+    assert world.recorder.requests[0].client.address
 
 
 async def test_a_worker_that_redirects_is_well() -> None:
