@@ -33,7 +33,12 @@ class Settings:
         """Raises ConfigError where neither RBEE_HOME nor a home folder is known."""
         env = os.environ if environ is None else environ
         chosen = env.get("RBEE_HOME")
-        home = expand(chosen, env).absolute() if chosen else user_home(env) / ".rbee"
+        try:
+            home = expand(chosen, env).absolute() if chosen else user_home(env) / ".rbee"
+        except FileNotFoundError as error:
+            raise ConfigError(
+                f"RBEE_HOME is {chosen}, in a folder that is gone", hint="`cd` to one that is there"
+            ) from error
         inventory = env.get("RBEE_INVENTORY")
         return cls(home=home, inventory_override=expand(inventory, env) if inventory else None)
 

@@ -9,12 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from rbee.base.errors import UsageError
+
 
 def _own_standard_input(*, is_named: bool) -> bytes | None:
     is_silent = sys.stdin is None or sys.stdin.closed
     if is_silent or (sys.stdin.isatty() and not is_named):
         return None
-    return sys.stdin.buffer.read()
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        raise UsageError(f"standard input cannot be read: {error.strerror or error}") from error
 
 
 class ReadStandardInput(Protocol):

@@ -129,7 +129,7 @@ def _open_closed_streams() -> None:
 
 def fail(error: RbeeError, state: State, words: Sequence[str]) -> int:
     """Show the error that ends a command; its exit status."""
-    with contextlib.suppress(OutputClosed):
+    with contextlib.suppress(OutputClosed, RbeeError):  # nobody, or a full disk, takes it: the status has to do
         _renderer(state, words).error(error)
     return error.exit_status
 

@@ -73,7 +73,10 @@ def over_link(words: Sequence[str]) -> int | None:
 
 def connected() -> socket.socket | None:
     """A connection to the server of this home, if one listens and belongs to this user."""
-    home = place.home()
+    try:
+        home = place.home()
+    except FileNotFoundError:  # it is named from a folder that is gone
+        return None
     if home is None:
         return None
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -108,15 +111,17 @@ class _Client:
 
     def __init__(self, connection: socket.socket) -> None:
         self._messages = Messages(connection)
-        self._out, self._err = _Output(sys.stdout), _Output(sys.stderr)
+        self._outputs = {"out": _Output(sys.stdout), "err": _Output(sys.stderr)}
         self._canceled = False
         self._shown = False
         self._printed: list[str] = []
         self._kept = 0
-        self._failed: int | None = None
+        #: By output: errno.
+        self._failed: dict[str, int] = {}
 
     def run(self, words: list[str]) -> int:
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+        before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}  # nohup
         interrupt = signal.getsignal(signal.SIGINT)
         for number in before:
             signal.signal(number, signal.default_int_handler)
@@ -140,7 +145,7 @@ class _Client:
         began = time.monotonic()
         request = {
             "code": place.code(), "words": words, "folder": folder, "environment": place.environment(),
-            "out": self._out.description(), "err": self._err.description(),
+            **{name: output.description() for name, output in self._outputs.items()},
         }  # fmt: skip
         self._messages.send(request, OFFER_S)
         message = self._messages.next(OFFER_S - (time.monotonic() - began))
@@ -158,16 +163,12 @@ class _Client:
         try:
             while True:
                 message = self._messages.next(SILENCE_S)
-                if "out" in message:
-                    self._show(self._out, message["out"])
-                elif "err" in message:
-                    self._show(self._err, message["err"])
-                elif "end" in message:
-                    if self._failed is not None and not message.get("knows"):
-                        raise BadOutputError(self._failed)
-                    return int(message["end"])
-                elif "direct" in message and not self._shown:
+                if "end" in message:
+                    return self._ended(message)
+                if "direct" in message and not self._shown:
                     raise _DirectError
+                for name in self._outputs.keys() & message.keys():
+                    self._show(name, message[name])
         except LinkError as error:
             if self._canceled:
                 raise KeyboardInterrupt from error
@@ -175,18 +176,25 @@ class _Client:
                 raise
             raise LostError(str(error), "".join(self._printed)) from error
 
-    def _show(self, output: _Output, text: str) -> None:
+    def _ended(self, message: dict[str, Any]) -> int:
+        """Raises BadOutputError for what the server did not hear of in time."""
+        untold = [number for name, number in self._failed.items() if name not in message.get("knows", ())]
+        if untold:
+            raise BadOutputError(untold[0])
+        return int(message["end"])
+
+    def _show(self, name: str, text: str) -> None:
         self._shown = True
-        if output is self._out and self._kept < _KEPT:
+        if name == "out" and self._kept < _KEPT:
             self._printed.append(text)
             self._kept += len(text)
-        if self._failed is not None:
+        if name in self._failed:
             return
         try:
-            output.write(text)
+            self._outputs[name].write(text)
         except OSError as error:
-            self._failed = error.errno or 0
-            self._messages.send({"failed": self._failed})
+            self._failed[name] = error.errno or 0
+            self._messages.send({"failed": self._failed[name], "of": name})
 
     def _cancel(self, _number: int, _frame: FrameType | None) -> None:
         """Ctrl-C: the server is told, and says itself that it ended; another one leaves at once."""
@@ -217,7 +225,12 @@ class _Output:
         """Raises OSError."""
         data = memoryview(text.encode(self._encoding, "replace"))
         while data and self._descriptor >= 0:
-            data = data[os.write(self._descriptor, data) :]
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except BlockingIOError:  # whoever reads it made it non-blocking
+                import select
+
+                select.select([], [self._descriptor], [])
 
 
 def _standard_input() -> str | None:
@@ -225,7 +238,12 @@ def _standard_input() -> str | None:
     reads it from where it was put."""
     if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
         return None
-    data = sys.stdin.buffer.read()
+    try:
+        data = sys.stdin.buffer.read()
+    except OSError as error:
+        raise _DirectError from error
+    if data is None:  # non-blocking, and nothing is there
+        return None
     import io
 
     sys.stdin = io.TextIOWrapper(io.BytesIO(data))

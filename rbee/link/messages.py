@@ -8,8 +8,8 @@
     {"go": true}                                                  {"direct": why}            … until the first output
                                                                   {"begun": true}
                                                                   {"out": text} {"err": text} {"alive": true} …
-    {"cancel": true}   Ctrl-C                                     {"end": status, "knows": true}
-    {"failed": errno}  an output cannot be written
+    {"cancel": true}   Ctrl-C                                     {"end": status, "knows": ["out"]}   of what failed
+    {"failed": errno, "of": "out"}   it cannot be written
 
     {"ask": "status"}                                             {"status": {…}}
     {"ask": "stop"}                                               {"stopping": pid}

@@ -73,8 +73,9 @@ class ClientStream(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        """Raises OSError where the client said that it cannot write, and where it does not read."""
-        self._session.say({self._name: text})
+        """Raises OSError where the client said that it cannot write, and where it does not read. Who was told so once
+        may write on, to nowhere, as after a `render.Output` gave up its stream: the other one tells of it."""
+        self._session.say(self._name, text)
         return len(text)
 
 
@@ -98,8 +99,9 @@ class Session:
         self._accepted: asyncio.Task[None] | None = None
         self._go = asyncio.Event()
         self._input: Future[str | None] | None = None
-        self._failed: int | None = None
-        self._knows = False
+        #: By stream: errno of what the client could not write; and the streams whose writer was told of it.
+        self._failed: dict[str, int] = {}
+        self._told: set[str] = set()
         self._canceled = False
         self._task: asyncio.Task[Any] | None = None
 
@@ -113,7 +115,7 @@ class Session:
             text = message["stdin"]
             self._input.set_result(text if isinstance(text, str) else None)
         elif "failed" in message:
-            self._failed = int(message["failed"])
+            self._failed[str(message.get("of"))] = int(message["failed"])
         elif "cancel" in message:
             self.cancel()
 
@@ -129,7 +131,7 @@ class Session:
 
     def gone(self) -> None:
         """Nobody reads any more."""
-        self._failed = errno.EPIPE
+        self._failed = {"out": errno.EPIPE, "err": errno.EPIPE}
         self.cancel()
 
     @property
@@ -140,7 +142,7 @@ class Session:
         """The last word: an exit status, or None to leave the command to the client."""
         if self._begun and status is not None:
             self._flush()
-            self._send({"end": status, "knows": self._knows})
+            self._send({"end": status, "knows": sorted(self._told)})
         elif not self._wrote:
             self._send({"direct": "it cannot be done here"})
 
@@ -156,17 +158,20 @@ class Session:
             raise ElsewhereError("canceled") from error
         return None if text is None else text.encode()
 
-    def say(self, message: dict[str, Any]) -> None:
-        """An output of the command's, from any thread, in order. Raises OSError as a stream does."""
-        if self._failed is not None:
-            self._knows = True
-            raise OSError(self._failed, os.strerror(self._failed))
-        data = line(message)
+    def say(self, stream: str, text: str) -> None:
+        """An output of the command's, from any thread, in order. Raises OSError as a stream does, once."""
+        if stream in self._told:
+            return
+        number = self._failed.get(stream)
+        if number is not None:
+            self._told.add(stream)
+            raise OSError(number, os.strerror(number))
+        data = line({stream: text})
         with self._lock:
             self._unsent.append(data)
             self._unread += len(data)
         if self._unread > MOST_UNREAD:
-            self._failed = errno.EPIPE
+            self._failed = {"out": errno.EPIPE, "err": errno.EPIPE}
         if self._begun:
             self._loop.call_soon_threadsafe(self._flush)
 

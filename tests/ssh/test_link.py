@@ -76,6 +76,83 @@ async def test_what_is_shown_and_recorded_is_the_same_as_directly(keeper: Keeper
         assert runs[0] == runs[1], words
 
 
+#: Shell words after the command, where a stream is of no use.
+BAD_STREAMS = (
+    "0>/dev/null",
+    "<&-",
+    ">&-",
+    "2>&-",
+    ">/dev/full",
+    "--json >/dev/full",
+    "2>/dev/full",
+    "--nope 2>/dev/full",
+)
+
+
+async def test_streams_of_no_use_are_told_of_the_same_as_directly(keeper: Keeper) -> None:
+    await keeper.hold()
+    for words in BAD_STREAMS:
+        runs = []
+        for link in ("off", "auto"):
+            shell = await asyncio.create_subprocess_exec(
+                *("/bin/sh", "-c", f"exec {sys.executable} -m rbee {' '.join(INFER)} --max-tokens 9 2 {words}"),
+                cwd=keeper.folder, env=keeper.environment(link),
+                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            out, err = await shell.communicate()
+            shown = "" if words == "2>/dev/full" else plain(out.decode())  # it goes on until it is heard of
+            runs.append((shown, plain(err.decode()), shell.returncode))
+        assert runs[0] == runs[1], words
+        assert runs[0][2] == (2 if words.startswith(("0", "--nope")) else 5 if "full" in words else 0), runs[0]
+
+
+async def test_streams_that_do_not_block(keeper: Keeper) -> None:
+    await keeper.hold()
+    reading, writing = os.pipe()
+    silent, other = os.pipe()
+    for descriptor in (silent, writing):
+        os.set_blocking(descriptor, False)
+    filled = os.write(writing, b"x" * 2**20)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "rbee", *INFER, "2"), cwd=keeper.folder, env=keeper.environment("auto"),
+        stdin=silent, stdout=writing, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    for descriptor in (silent, other, writing):
+        os.close(descriptor)
+    assert process.stderr is not None
+    await process.stderr.readuntil(b"gpu1")
+    with open(reading, "rb") as shown:  # noqa: PTH123 - a descriptor
+        assert (await asyncio.to_thread(shown.read))[filled:].decode() == answer("2")
+    assert await process.wait() == 0
+
+
+@pytest.mark.parametrize("link", ["off", "auto"])
+async def test_who_ignores_sighup_goes_on_after_it(keeper: Keeper, link: str) -> None:
+    """As `nohup` has it."""
+    await keeper.hold()
+    process = await asyncio.create_subprocess_exec(
+        *("/bin/sh", "-c", f"trap '' HUP; exec {sys.executable} -m rbee {' '.join(INFER)} --max-tokens 200 endless"),
+        cwd=keeper.folder, env=keeper.environment(link),
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    await process.stdout.readexactly(20)
+    process.send_signal(signal.SIGHUP)
+    _, err = await process.communicate()
+    assert (process.returncode, b"canceled" in err) == (0, False), err
+
+
+async def test_a_home_named_from_a_folder_that_is_gone_is_told_of(keeper: Keeper) -> None:
+    script = f"mkdir gone; cd gone; rmdir ../gone; exec {sys.executable} -m rbee {' '.join(INFER)} 2"
+    shell = await asyncio.create_subprocess_exec(
+        "/bin/sh", "-c", script, cwd=keeper.folder, env=keeper.environment("auto") | {"RBEE_HOME": "x"},
+        stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    _, err = await shell.communicate()
+    assert shell.returncode == 2
+    assert "RBEE_HOME is x, in a folder that is gone" in err.decode()
+
+
 async def test_ctrl_c_over_the_link_frees_the_slot(keeper: Keeper) -> None:
     await keeper.hold()
     for number in (signal.SIGINT, signal.SIGTERM):
