@@ -8,7 +8,8 @@ import sys
 
 from rbee.base.errors import RbeeError
 from rbee.cli.linked import run_for_client
-from rbee.link.holder import Plan, hold
+from rbee.link.holder import hold
+from rbee.link.leaving import Plan
 
 
 def main(words: str) -> int:

@@ -204,7 +204,7 @@ class Shell:
         """A command has used the connection to this node: leave a process behind that has one for the next."""
         if self._state.session is not None or self.inventory.nodes[name].is_local:
             return
-        from rbee.link.holder import leave
+        from rbee.link.leaving import leave
 
         leave(name, self.inventory.path, self.inventory.persist_s)
 
