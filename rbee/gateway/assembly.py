@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from rbee.context import Context
@@ -52,6 +52,6 @@ class Assembly:
             )
         )
 
-    def link(self, context: Context, fleet: NodeFleet) -> AbstractAsyncContextManager[object]:
+    def link(self, context: Context, fleet: NodeFleet) -> LinkServer:
         del fleet  # its connections are the pool's
         return LinkServer(context, self._pool, self._commands)

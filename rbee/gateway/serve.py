@@ -104,6 +104,17 @@ class DrainableApp(Protocol):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
 
+class Link(Protocol):
+    """What the same keeper's other commands use."""
+
+    @property
+    def running(self) -> int:
+        """Commands that run over it."""
+
+    async def drain(self) -> None:
+        """Take no command any more; returns when none runs."""
+
+
 class Constructors(Protocol[FleetT, DispatcherT]):
     """How the parts of the gateway are made: `assembly` makes the real ones."""
 
@@ -117,8 +128,8 @@ class Constructors(Protocol[FleetT, DispatcherT]):
 
     def app(self, surroundings: Surroundings[FleetT, DispatcherT]) -> DrainableApp: ...
 
-    def link(self, context: Context, fleet: FleetT) -> AbstractAsyncContextManager[object]:
-        """What the same keeper's other commands use, for as long as the context is entered."""
+    def link(self, context: Context, fleet: FleetT) -> AbstractAsyncContextManager[Link]:
+        """There for as long as the context is entered."""
 
 
 async def serve(
@@ -257,11 +268,12 @@ class _Life:
         self._app = app
         self._entrance = entrance
         self._reload = reload
+        self._link: Link | None = None
         self._told_to_end = asyncio.Event()
         self._told_again = asyncio.Event()
         self._over = asyncio.Event()
 
-    async def lead(self, context: Context, link: AbstractAsyncContextManager[object]) -> None:
+    async def lead(self, context: Context, link: AbstractAsyncContextManager[Link]) -> None:
         """Raises RbeeError REQUEST_CANCELED where a second signal ended it."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -285,26 +297,36 @@ class _Life:
     def _on_end(self) -> None:
         (self._told_again if self._told_to_end.is_set() else self._told_to_end).set()
 
-    async def _hold_link(self, context: Context, link: AbstractAsyncContextManager[object]) -> None:
+    async def _hold_link(self, context: Context, link: AbstractAsyncContextManager[Link]) -> None:
         """Without it other commands connect by themselves: no reason not to serve, nor to serve later."""
         try:
-            async with link:
+            async with link as self._link:
                 await self._over.wait()
         except RbeeError as error:
             context.emit(Notice(f"other commands of this rbee connect by themselves: {error.message}"))
 
     async def _drain(self, context: Context) -> None:
         self._app.draining = True
-        if self._entrance.open:
-            text = f"ending: {self._entrance.open} requests have {DRAIN_S:g} s; a second signal cuts them off"
+        if self._open:
+            text = f"ending: {self._open} requests have {DRAIN_S:g} s; a second signal cuts them off"
             _log.info("%s", text)
             context.emit(Notice(text))
         try:
             async with asyncio.timeout(DRAIN_S):
-                await _first_of(self._entrance.emptied(), self._told_again.wait())
+                await _first_of(self._emptied(), self._told_again.wait())
         except TimeoutError:
-            _log.warning("%d requests were cut off", self._entrance.open)
-            context.emit(Notice(f"{self._entrance.open} requests were not done within {DRAIN_S:g} s and are cut off"))
+            _log.warning("%d requests were cut off", self._open)
+            context.emit(Notice(f"{self._open} requests were not done within {DRAIN_S:g} s and are cut off"))
+
+    @property
+    def _open(self) -> int:
+        """Requests, and commands over the link."""
+        return self._entrance.open + (self._link.running if self._link else 0)
+
+    async def _emptied(self) -> None:
+        if self._link:
+            await self._link.drain()
+        await self._entrance.emptied()
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -64,6 +64,7 @@ def leave(node: str, inventory: Path | None, persist_s: float) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",
+            env={**os.environ, **place.own_home()},
             start_new_session=True,
         )
         process.returncode = 0  # it is not waited for, and says nothing of that

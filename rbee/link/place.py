@@ -39,11 +39,17 @@ def home() -> str | None:
 
 def environment() -> dict[str, str]:
     """The variables that matter. SSH_AUTH_SOCK is none of them: a connection that is open needs no agent."""
-    return {
+    found = {
         name: value
         for name, value in os.environ.items()
         if name != VARIABLE and (name.startswith(_PREFIXES) or name.upper() in _NAMES)
     }
+    return {**found, **own_home()}
+
+
+def own_home() -> dict[str, str]:
+    """$RBEE_HOME, if it is there, for a process in another folder."""
+    return {"RBEE_HOME": home() or ""} if os.environ.get("RBEE_HOME") else {}
 
 
 def of_terminal() -> dict[str, str]:

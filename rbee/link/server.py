@@ -116,6 +116,17 @@ class LinkServer:
         """Whether a command runs, or a node is being connected to."""
         return bool(self._sessions or self._holding)
 
+    @property
+    def running(self) -> int:
+        """Commands that run."""
+        return len(self._sessions)
+
+    async def drain(self) -> None:
+        """Take no command any more; returns when none runs."""
+        self.asked_to_end.set()
+        while self._sessions:
+            await asyncio.wait(self._clients, return_when=asyncio.FIRST_COMPLETED)
+
     def idle_s(self) -> float:
         """Seconds since something was last done here."""
         return 0.0 if self.is_busy else time.monotonic() - self.last_used
@@ -169,7 +180,8 @@ class LinkServer:
         assert task is not None
         self._clients.add(task)
         try:
-            if len(self._clients) <= MOST_CLIENTS and _is_ours(writer):
+            is_ours = place.peer(writer.get_extra_info("socket"))[1] == os.geteuid()
+            if is_ours and len(self._clients) <= MOST_CLIENTS:
                 await self._talk(reader, writer)
         except (LinkError, OSError, TimeoutError, ValueError):
             pass  # whoever it was, nothing was begun
@@ -266,10 +278,6 @@ class LinkServer:
             self._not_before[node.name] = time.monotonic() + FAILED_S
         except RbeeError:
             self._not_before[node.name] = float("inf")
-
-
-def _is_ours(writer: asyncio.StreamWriter) -> bool:
-    return place.peer(writer.get_extra_info("socket"))[1] == os.geteuid()
 
 
 async def _listen_to(session: Session, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -155,6 +155,32 @@ async def test_a_home_named_from_a_folder_that_is_gone_is_told_of(keeper: Keeper
     assert "RBEE_HOME is x, in a folder that is gone" in err.decode()
 
 
+async def test_a_home_named_from_the_current_folder_has_its_holder(keeper: Keeper) -> None:
+    for _ in range(2):
+        done = await keeper(*INFER, "2", link="on", RBEE_HOME="keeper")
+        assert (done.status, done.stdout) == (0, answer("2")), done.stderr
+        await until(lambda: bool((keeper.status() or {}).get("held")))
+    done = await keeper(*INFER, "--timing", "2", RBEE_HOME="keeper")
+    assert re.search(r"connect +0\.0+ s", done.stderr), done.stderr  # over the link
+
+
+async def test_a_gateway_that_ends_lets_running_commands_finish_and_takes_no_other(keeper: Keeper) -> None:
+    async with keeper.start("serve", "--listen", "127.0.0.1:0") as gateway:
+        await until(lambda: bool((keeper.status() or {}).get("held")))
+        async with keeper.start(*INFER, "--max-tokens", "400", "endless") as process:
+            assert process.stdout is not None
+            process.stdin.close()  # type: ignore[union-attr]
+            begun = await process.stdout.readexactly(20)
+            assert (keeper.status() or {})["commands"] == 1
+            gateway.terminate()
+            assert gateway.stderr is not None
+            await gateway.stderr.readuntil(b"ending: 1 requests")
+            assert (await keeper(*INFER, "2")).stdout == answer("2")  # directly
+            rest, err = await process.communicate()
+            assert (process.returncode, (begun + rest).count(b"endless.") > 20) == (0, True), err
+        assert await gateway.wait() == 0
+
+
 async def test_ctrl_c_over_the_link_frees_the_slot(keeper: Keeper) -> None:
     await keeper.hold()
     for number in (signal.SIGINT, signal.SIGTERM):
