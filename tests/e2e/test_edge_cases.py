@@ -129,6 +129,7 @@ def test_case_7_a_load_that_hangs(shared_rbee: Rbee, node: ContainerNode) -> Non
     assert re.search(r"progress_percent: \d+", result.stderr)
     assert re.search(r"log: \S+/worker-\w+\.log", result.stderr)
     assert node.pids("worker") == []
+    shared_rbee("hive", "stop", "gpu1", "--now")  # it has too little patience for a busy machine
 
 
 def test_case_8_an_older_hive_is_replaced(shared_rbee: Rbee, node: ContainerNode) -> None:

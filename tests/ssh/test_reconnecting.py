@@ -267,7 +267,7 @@ async def test_a_worker_that_hangs_is_told_from_a_lost_connection(peer: Peer) ->
     async with ChaosProxy(("127.0.0.1", peer.server.port)) as proxy:
         reader = Reader(lambda number: peer.process.send_signal(signal.SIGSTOP) if number == 40 else None)
         async with peer.through(proxy, reader) as (endpoint, partial):
-            hasty = replace(endpoint, patience=replace(PATIENCE, silence_s=0.5, outage_s=1.0))
+            hasty = replace(endpoint, patience=replace(PATIENCE, silence_s=0.5, outage_s=2.5))
             with pytest.raises(ConnectError) as caught:
                 await answer(hasty, ask(), partial, emit=reader)
     peer.process.send_signal(signal.SIGCONT)

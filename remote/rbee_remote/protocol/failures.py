@@ -29,6 +29,8 @@ class ErrorCode(str, enum.Enum):
     HOST_KEY_UNKNOWN = "HOST_KEY_UNKNOWN"
     #: The host key is another than the one known, or is revoked.
     HOST_KEY_MISMATCH = "HOST_KEY_MISMATCH"
+    #: A request to the gateway has no API key, or one that it does not know.
+    INVALID_API_KEY = "INVALID_API_KEY"
     #: Something of rbee could not be built, copied to the node or started there.
     BOOTSTRAP_FAILED = "BOOTSTRAP_FAILED"
     #: The node, the account or a setting of theirs does not let rbee run there.
@@ -69,10 +71,8 @@ class ErrorCode(str, enum.Enum):
     ALL_SLOTS_BUSY = "ALL_SLOTS_BUSY"
     #: There is no room for another worker until one that is at work is done.
     NODE_BUSY = "NODE_BUSY"
-    #: What was to be ended, removed or measured is in use: by a request, a worker or another keeper.
+    #: What was to be ended, removed or measured is in use: by a request, a worker, a keeper or a gateway.
     IN_USE = "IN_USE"
-    #: A request to the gateway has no API key, or one that it does not know.
-    INVALID_API_KEY = "INVALID_API_KEY"
     #: An API key has as many requests open, or has made as many within a minute, as it may.
     RATE_LIMITED = "RATE_LIMITED"
     #: Some of several nodes failed.

@@ -26,7 +26,7 @@ class News:
     def __init__(self, state: State, slots: int, typical_s: Callable[[], float]) -> None:
         self._state = state
         self._typical_s = typical_s
-        self._most = max(1, MOST_TOLD // slots)
+        self._most = max(1, MOST_TOLD // max(slots, 1))  # a number that makes no sense is refused by the load
         self._held: list[tuple[str, ...]] = [()] * slots
         self._changed_at = [0] * slots  # what `_count` was with the slot's last change
         self._count = 0
