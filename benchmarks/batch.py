@@ -10,7 +10,7 @@ import httpx
 
 from benchmarks.harness import Comparison, compare
 from benchmarks.serving import NO_END, both, in_turn, stream
-from rbee_remote.worker.compute.threads import usable_cores
+from rbee_remote.system.cores import usable_cores
 
 STREAMS = (1, 4, 8)
 TOKENS = 128

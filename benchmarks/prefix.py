@@ -8,7 +8,7 @@ import httpx
 
 from benchmarks.harness import Comparison, compare
 from benchmarks.serving import both, in_turn, stream
-from rbee_remote.worker.compute.threads import usable_cores
+from rbee_remote.system.cores import usable_cores
 
 TURNS = 4
 #: About 370 tokens of a turn.

@@ -22,7 +22,7 @@ from benchmarks.fleet_testbed import MODEL, forwarded, served
 from benchmarks.harness import Comparison
 from benchmarks.llama_cpp import llama_server
 from benchmarks.serving import NO_END, Peers, in_turn, stream
-from rbee_remote.worker.compute.threads import usable_cores
+from rbee_remote.system.cores import usable_cores
 from tests.testbed import assets
 
 SLOTS, CTX = 8, 1024

@@ -24,7 +24,7 @@ import psutil
 
 from benchmarks.harness import Comparison
 from benchmarks.serving import worker
-from rbee_remote.worker.compute.threads import usable_cores
+from rbee_remote.system.cores import usable_cores
 
 MINUTES = float(os.environ.get("RBEE_SOAK_MINUTES") or 10)
 STREAMS, SLOTS, CTX = 8, 6, 2048

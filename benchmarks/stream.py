@@ -8,7 +8,7 @@ import subprocess
 from benchmarks.harness import Comparison, compare, in_turn
 from benchmarks.llama_cpp import llama_bench
 from benchmarks.testbed import keeper, key_pair, node, rbee_command
-from rbee_remote.worker.compute.threads import usable_cores
+from rbee_remote.system.cores import usable_cores
 from tests.testbed import assets
 
 TOKENS = 128
