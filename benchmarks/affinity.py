@@ -14,7 +14,7 @@ from benchmarks.fleet_testbed import MODEL, Served, served
 from benchmarks.harness import Comparison
 from benchmarks.serving import stream
 
-CHATS, WORKERS, TURNS, SLOTS = 16, 4, 4, 4
+CHATS, WORKERS, TURNS, SLOTS = 16, 4, 2, 4
 #: About 1,500 tokens.
 _WORDS = 500
 

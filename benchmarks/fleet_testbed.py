@@ -41,7 +41,7 @@ def served(count: int, *load: str) -> Iterator[Served]:
             first.keep_as(IMAGE)
         nodes = {}
         for number in range(count):
-            container, started = start_node(key, name=f"n{number}", image=IMAGE)
+            container, started = start_node(key, name=f"n{number}", image=IMAGE, processors=None)
             stack.callback(container.stop)
             nodes[started.name] = started
         rbee.inventory.write_text("\n".join(each.inventory(tags='["far"]') for each in nodes.values()))

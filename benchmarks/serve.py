@@ -26,9 +26,9 @@ from rbee_remote.system.cores import usable_cores
 from tests.testbed import assets
 
 SLOTS, CTX = 8, 1024
-REQUESTS = 240
+REQUESTS = 120
 TOKENS = 128
-ROUNDS = 5
+ROUNDS = 3
 LITELLM = "litellm[proxy]==1.83.0"
 START_S = 120.0
 

@@ -51,7 +51,7 @@ def keeper() -> Iterator[Rbee]:
 
 @contextmanager
 def node(key: KeyPair, *, image: str | None = None) -> Iterator[ContainerNode]:
-    container, started = start_node(key, name="node", image=image)
+    container, started = start_node(key, name="node", image=image, processors=None)
     try:
         yield started
     finally:

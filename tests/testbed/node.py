@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from testcontainers.core.container import DockerContainer
 
@@ -20,9 +20,9 @@ from tests.patience import patient
 from tests.testbed import images
 
 START_TIMEOUT_S = 30.0
-#: Of a node's processors it may use the time of one: a worker then computes with one thread. Several that meet a
-#: thousand times a token, on processors that other tests use as well, take ten times as long for an answer.
-ONE_PROCESSOR = 10**9
+#: Processors whose time a node has: with one, a worker computes with one thread. Several that meet a thousand times a
+#: token, on processors that other tests use as well, take ten times as long for an answer.
+PROCESSORS = 1.0
 #: What rbee's processes on a node have in their command line.
 MARK = "/payloads/"
 
@@ -154,22 +154,25 @@ def start_node(
     memory: str | None = None,
     tmpfs: Mapping[str, str] | None = None,
     volumes: Mapping[str, str] | None = None,
+    processors: float | None = PROCESSORS,
 ) -> tuple[DockerContainer, ContainerNode]:
     """Start a container. image: a tag, `node_image()` unless told. sshd: options, each as `Name=value`.
 
     memory: limit as docker writes it, such as "200m". tmpfs: mount options by folder ("size=64m,mode=1777"; docker adds
-    noexec unless it says exec). volumes: folders by the name of a docker volume. The caller stops the container.
-    Raises NoTestbed where no image can be made.
+    noexec unless it says exec). volumes: folders by the name of a docker volume. processors: None for all that there
+    are. The caller stops the container. Raises NoTestbed where no image can be made.
     """
     container = DockerContainer(image or images.node_image())
     container.ports = {"22/tcp": ("127.0.0.1",)}  # type: ignore[dict-item]  # docker's way to publish on loopback alone
     container.with_env("AUTHORIZED_KEY", key.public)
     container.with_command([word for option in sshd for word in ("-o", option)])
-    limits = {"mem_limit": memory, "memswap_limit": memory} if memory else {}
+    limits: dict[str, Any] = {"mem_limit": memory, "memswap_limit": memory} if memory else {}
+    if processors:
+        limits["nano_cpus"] = int(processors * 1e9)
     for volume, folder in (volumes or {}).items():
         container.with_volume_mapping(volume, folder, "rw")
     container.tmpfs.update(tmpfs or {})
-    container.with_kwargs(cap_add=["NET_ADMIN"], init=True, nano_cpus=ONE_PROCESSOR, **limits)
+    container.with_kwargs(cap_add=["NET_ADMIN"], init=True, **limits)
     container.start()
     try:
         node = ContainerNode(container, key, name=name, user=user)
