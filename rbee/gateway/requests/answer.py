@@ -44,9 +44,10 @@ class Answer:
         """A piece of the stream that is not yet, or not only, the answer itself."""
         await self._body(data)
 
-    async def write(self, data: bytes) -> None:
-        if not self.gave:
-            self.gave = True
+    async def write(self, data: bytes, *, has_content: bool = True) -> None:
+        """has_content: False while a stream has only begun: what a worker says of an answer before its first token."""
+        self.gave = True
+        if has_content and self._exchange.first_at is None:
             self._exchange.first_at = time.monotonic()
         await self._body(data)
 

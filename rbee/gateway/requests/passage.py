@@ -236,7 +236,8 @@ class Passage:
         async for piece in response.chunks():
             data = progress.feed(piece)
             if data:
-                await (answer.write(data) if progress.lines else answer.pass_on(data))
+                has_content = progress.has_tokens or not progress.can_resume
+                await (answer.write(data, has_content=has_content) if progress.lines else answer.pass_on(data))
             if progress.failure:
                 return gone(f"the worker ended the answer with {progress.failure}")
         if rest := progress.finish():

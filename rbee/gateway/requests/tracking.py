@@ -60,12 +60,13 @@ class _Choice:
 class Progress:
     """How far an answer has come, over all workers that it had.
 
-    lines: data lines that were given out. usage: None until it was told. failure: what the worker itself said it ends
-    with, "" while it has not, or where the client is told: nothing is given out after it. error: the code of an error
-    that the client was told, "" for none.
+    lines: data lines that were given out. has_tokens: whether a token was told. usage: None until it was told. failure:
+    what the worker itself said it ends with, "" while it has not, or where the client is told: nothing is given out
+    after it. error: the code of an error that the client was told, "" for none.
     """
 
     lines: int = 0
+    has_tokens: bool = False
     usage: TrackedUsage | None = None
     failure: str = ""
     error: str = ""
@@ -162,6 +163,7 @@ class Progress:
             if choice is None:
                 choice = self._choices[number] = _Choice()
             choice.tokens.extend(told["tokens"])
+            self.has_tokens = self.has_tokens or bool(told["tokens"])
             if told.get("state") is not None or told.get("usage") is not None:  # twice in a stream
                 self._note_rare(decode(Tracked, {**told, "tokens": []}))
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:

@@ -46,6 +46,16 @@ def test_comments_are_taken_out_and_nothing_else(sizes: list[int], choices: int)
     assert counted(progress)[str(NO_CHOICE)] == Sent((), 2)
 
 
+def test_the_opening_of_an_answer_is_no_token() -> None:
+    """What a chat begins with comes before its prompt is computed: the time to it is not the time to a first token."""
+    opening, *others = chat_script(WORDS)
+    progress = Progress()
+    progress.feed(rendered([opening]))
+    assert (progress.lines, progress.has_tokens) == (len(opening.lines), False)
+    progress.feed(rendered(others))
+    assert progress.has_tokens
+
+
 @given(SIZES, st.integers(0, 4000))
 def test_what_was_given_out_is_what_is_counted_wherever_it_ends(sizes: list[int], end: int) -> None:
     """And what is missing is what a worker sends that is told so."""
