@@ -68,11 +68,11 @@ class ContainerNode:
         until_sshd_answers(self.host, self.port)
 
     def freeze(self) -> None:
-        """Stop every process inside where it is, as a machine that hangs."""
-        self._container.get_wrapped_container().pause()
+        """Stop its sshd and all processes of its user where they are, as a machine that hangs."""
+        self.try_exec(f"pkill -STOP -x sshd; pkill -STOP -u {self.user}")
 
     def thaw(self) -> None:
-        self._container.get_wrapped_container().unpause()
+        self.try_exec(f"pkill -CONT -u {self.user}; pkill -CONT -x sshd")
 
     def put_archive(self, folder: str, tar: IO[bytes]) -> None:
         """Unpack a tar archive below `folder`, past SSH."""
