@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from rbee.base.errors import ConfigError
-from rbee.inventory.schema import ALL, check_duration, check_list, check_text, load_checks, nearest
+from rbee.inventory.schema import (
+    ALL,
+    check_duration,
+    check_key,
+    check_list,
+    check_text,
+    load_checks,
+    nearest,
+    read_value,
+)
 from rbee_remote.protocol import LoadOptions, Sampling
 from rbee_remote.protocol.limits import SAMPLING
 from rbee_remote.protocol.load_options import OPTIONS
@@ -68,18 +77,8 @@ def _read_alias(name: str, table: Any, path: Path) -> ModelAlias:
         raise ConfigError(f"{path}: [{title}]: {error}", details={"file": str(path), "table": title}) from error
     fields: dict[str, Any] = {}
     for key, value in table.items():
-        where = {"file": str(path), "table": title, "key": key}
-        if key not in ALIAS_KEYS:
-            raise ConfigError(
-                f"{path}: [{title}] has an unknown key {key!r}",
-                hint=nearest(key, ALIAS_KEYS) or f"known keys: {', '.join(sorted(ALIAS_KEYS))}",
-                details=where,
-            )
-        field_name, check = ALIAS_KEYS[key]
-        try:
-            fields[field_name] = check(value)
-        except ValueError as error:
-            raise ConfigError(f"{path}: [{title}] {key}: {error}", details=where) from error
+        check_key(key, ALIAS_KEYS, title, path)
+        fields[ALIAS_KEYS[key][0]] = read_value(key, value, ALIAS_KEYS, title, path)
     load = LoadOptions(**{key: fields.pop(key) for key in OPTIONS if key in fields})
     return ModelAlias(name=name, load=load, **fields)
 

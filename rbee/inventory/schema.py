@@ -40,6 +40,29 @@ _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}=?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
+#: The keys of a table: each with the field that it sets, and what checks its value and raises ValueError.
+Keys = Mapping[str, tuple[str, Callable[[Any], Any]]]
+
+
+def check_key(key: str, keys: Keys, title: str, path: Path) -> None:
+    """Raises ConfigError for a key that the table `title` does not have."""
+    if key not in keys:
+        raise ConfigError(
+            f"{path}: [{title}] has an unknown key {key!r}",
+            hint=nearest(key, keys) or f"known keys: {', '.join(sorted(keys))}",
+            details={"file": str(path), "table": title, "key": key},
+        )
+
+
+def read_value(key: str, value: Any, keys: Keys, title: str, path: Path) -> Any:
+    """The checked value of a key that the table has. Raises ConfigError that names file, table and key."""
+    try:
+        return keys[key][1](value)
+    except ValueError as error:
+        details = {"file": str(path), "table": title, "key": key}
+        raise ConfigError(f"{path}: [{title}] {key}: {error}", details=details) from error
+
+
 def read_table(table: Any, title: str, path: Path) -> dict[str, Any]:
     """The Node fields that the table `title` sets: keys are Node's field names, values are checked.
 
@@ -53,12 +76,7 @@ def read_table(table: Any, title: str, path: Path) -> dict[str, Any]:
     fields = {}
     for key, value in table.items():
         where = {"file": str(path), "table": title, "key": key}
-        if key not in KEYS:
-            raise ConfigError(
-                f"{path}: [{title}] has an unknown key {key!r}",
-                hint=nearest(key, KEYS) or f"known keys: {', '.join(sorted(KEYS))}",
-                details=where,
-            )
+        check_key(key, KEYS, title, path)
         if node == LOCAL and key in REACH:
             raise ConfigError(
                 f"{path}: [{title}] {key}: {LOCAL!r} is this machine and is reached without SSH",
@@ -73,11 +91,8 @@ def read_table(table: Any, title: str, path: Path) -> dict[str, Any]:
                 else f"put {key} into the table of each node that may have it",
                 details=where,
             )
-        field, check = KEYS[key]
-        try:
-            fields[field] = check(value)
-        except ValueError as error:
-            raise ConfigError(f"{path}: [{title}] {key}: {error}", details=where) from error
+        field = KEYS[key][0]
+        fields[field] = read_value(key, value, KEYS, title, path)
         if node == LOCAL and key == "env":
             _check_local_env(fields[field], path, where)
     for field in FILES & fields.keys():
@@ -92,14 +107,10 @@ def read_keeper(defaults: Any, path: Path) -> tuple[dict[str, Any], Any]:
     """
     if not isinstance(defaults, dict):
         return {}, defaults
-    fields = {}
-    for key in KEEPER_KEYS.keys() & defaults.keys():
-        field, check = KEEPER_KEYS[key]
-        try:
-            fields[field] = check(defaults[key])
-        except ValueError as error:
-            where = {"file": str(path), "table": "defaults", "key": key}
-            raise ConfigError(f"{path}: [defaults] {key}: {error}", details=where) from error
+    fields = {
+        KEEPER_KEYS[key][0]: read_value(key, defaults[key], KEEPER_KEYS, "defaults", path)
+        for key in KEEPER_KEYS.keys() & defaults.keys()
+    }
     return fields, {key: value for key, value in defaults.items() if key not in KEEPER_KEYS}
 
 
