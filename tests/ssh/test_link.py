@@ -21,7 +21,8 @@ import asyncssh
 import pytest
 
 from rbee.link.client import BEGIN_S, over_link
-from tests.ssh.linked import Keeper, answer, is_running, keeper_with_worker, until, write_inventory
+from tests.patience import PATIENCE_S
+from tests.ssh.linked import HURRIED, Keeper, answer, is_running, keeper_with_worker, until, write_inventory
 from tests.ssh.servers import SSHD
 
 pytestmark = pytest.mark.skipif(SSHD is None, reason="OpenSSH's server is not installed")
@@ -243,7 +244,7 @@ async def test_a_holder_that_is_stopped_or_gone_costs_little_and_nothing_runs_tw
     holder = await keeper.hold()
     os.kill(holder, signal.SIGSTOP)
     try:
-        done = await keeper(*INFER, "2")
+        done = await keeper(*INFER, "2", **HURRIED)
         assert (done.status, done.stdout) == (0, answer("2")), done.stderr
     finally:
         before = len(audited(keeper))
@@ -273,7 +274,7 @@ async def test_it_ends_with_its_home_its_time_or_when_it_is_told(keeper: Keeper,
     await until(lambda: not is_running(holder))
     assert json.loads((await keeper("link", "status", "--json")).stdout) == {"held": None}
 
-    write_inventory(keeper, identity, persist='"1s"')
+    write_inventory(keeper, identity, persist='"3s"')
     holder = await keeper.hold()
     await until(lambda: not is_running(holder))
 
@@ -381,12 +382,16 @@ async def test_whatever_listens_there_the_direct_way_is_open_soon(
     monkeypatch.setenv("RBEE_HOME", str(tmp_path))
     monkeypatch.setenv("RBEE_LINK", "auto")
     with impostor(tmp_path / "link" / "link.sock", says(data)):
-        began = time.monotonic()
-        assert over_link(["infer", "1"]) is None
-        assert time.monotonic() - began < within_s
+        # The shortest of several tries counts: a busy machine makes some longer, and none shorter.
+        begun, took_s = time.monotonic(), float("inf")
+        while took_s >= within_s and time.monotonic() - begun < PATIENCE_S / 8:
+            began = time.monotonic()
+            assert over_link(["infer", "1"]) is None
+            took_s = time.monotonic() - began
+        assert took_s < within_s
 
 
 async def test_a_command_is_answered_whatever_listens_there(keeper: Keeper) -> None:
     with impostor(keeper.socket, says(b"garbage\n")):
-        done = await keeper(*INFER, "2", link="on")
+        done = await keeper(*INFER, "2", link="on", **HURRIED)
     assert (done.status, done.stdout) == (0, answer("2")), done.stderr
