@@ -5,10 +5,12 @@ VENV := .venv/bin
 PROMPT ?= Why is the sky blue?
 PYTEST ?=
 NAME ?=
-# Processes of pytest: a third of the tests wait for something that is not this machine's work.
-JOBS ?= 3
+# Processes of pytest, for two cores: half of the tests wait for something that is not this machine's work.
+JOBS ?= 4
 # llama.cpp takes minutes to build: once for this machine, not for each checkout.
 export RBEE_WHEEL_CACHE ?= $(HOME)/.cache/rbee/wheels
+# Tests start hundreds of processes: what they run is compiled once, not by each of them.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup dev infer test lint unit bench clean
 
@@ -40,7 +42,7 @@ unit: dev
 
 test: lint
 	@$(VENV)/python -m tests.testbed.assets
-	$(VENV)/pytest -rs -n $(JOBS) --dist loadfile $(PYTEST)
+	$(VENV)/pytest -rs -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 bench: dev
 	$(VENV)/python -m benchmarks $(NAME)

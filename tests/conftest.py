@@ -9,7 +9,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,25 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         run.end()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes share the files: those that wait for containers and servers beside those that compute,
+    and what takes long first, so that none is left over at the end."""
+    if not hasattr(config, "workerinput"):
+        return
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    waiting = [path for path in files if _has(files[path], "container") or path.parent.name == "ssh"]
+    others = sorted(files.keys() - {*waiting}, key=lambda path: (not _has(files[path], "model"), path))
+    place = {path: at / len(others) for at, path in enumerate(others)}
+    place |= {path: 0.7 * at / len(waiting) for at, path in enumerate(waiting)}
+    items[:] = [item for path in sorted(files, key=lambda path: (place[path], path)) for item in files[path]]
+
+
+def _has(items: list[pytest.Item], marker: str) -> bool:
+    return any(item.get_closest_marker(marker) for item in items)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -166,7 +185,7 @@ def warm_node(shared_rbee: Rbee, shared_ready_node: Any) -> Iterator[Any]:
 def no_leaks() -> Iterator[None]:
     """No thread and no child of the test process outlives a test."""
     threads = set(threading.enumerate())
-    children = set(psutil.Process().children(recursive=True))
+    children = _descendants()
     yield
     wait_until(lambda: not _started(threads), LEAK_PATIENCE_S, lambda: f"threads left: {_started(threads)}")
     wait_until(lambda: not _children(children), LEAK_PATIENCE_S, lambda: f"processes left: {_children(children)}")
@@ -244,4 +263,16 @@ def _started(before: set[threading.Thread]) -> list[threading.Thread]:
 
 
 def _children(before: set[psutil.Process]) -> list[psutil.Process]:
-    return [process for process in psutil.Process().children(recursive=True) if process not in before]
+    return [process for process in _descendants() if process not in before]
+
+
+def _descendants() -> set[psutil.Process]:
+    """Children of this process, theirs, and so on. psutil looks at all processes there are, twice for each test."""
+    found, parents = set(), [os.getpid()]
+    for parent in parents:
+        for tasks in Path(f"/proc/{parent}/task").glob("*/children"):
+            with suppress(OSError, psutil.NoSuchProcess):  # they end meanwhile
+                processes = [psutil.Process(int(child)) for child in tasks.read_text().split()]
+                found.update(processes)
+                parents += [process.pid for process in processes]
+    return found

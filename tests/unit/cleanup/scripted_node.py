@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -371,8 +372,12 @@ class World:
 
 @contextmanager
 def worlds_clock(world: World) -> Iterator[None]:
-    """The keep-alive's timers are the world's."""
+    """The keep-alive's timers are the world's, and so are files."""
     loop = SimpleNamespace(get_running_loop=lambda: SimpleNamespace(call_later=world.later))
     clock = SimpleNamespace(monotonic=world.now)
-    with mock.patch.object(keep_alive_module, "asyncio", loop), mock.patch.object(keep_alive_module, "time", clock):
+    with (
+        mock.patch.object(keep_alive_module, "asyncio", loop),
+        mock.patch.object(keep_alive_module, "time", clock),
+        mock.patch("os.path.realpath", os.path.abspath),  # of its paths none is there
+    ):
         yield

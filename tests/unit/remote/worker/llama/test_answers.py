@@ -22,8 +22,8 @@ pytestmark = pytest.mark.model
 
 SLOTS = 8
 MAX_TOKENS = 40
-OF_EACH_KIND = 15
-#: Short: at this temperature a question changes little, and each of its tokens is computed 300 times.
+OF_EACH_KIND = 6
+#: Short: at this temperature a question changes little, and each of its tokens is computed 120 times.
 PROMPT = "JSON:\n"
 WORDS = ("name", "size", "a b", "größe", 'quo"te', "back\\slash", "", "x1", "$ref", "items")
 
@@ -186,10 +186,10 @@ KINDS: Sequence[Callable[[random.Random], Schema]] = (
 )  # fmt: skip
 
 
-def test_every_finished_answer_to_300_schemas_fits_its_schema(engine: Engine) -> None:
+def test_every_finished_answer_to_120_schemas_fits_its_schema(engine: Engine) -> None:
     chance = random.Random(11)
     schemas = [kind(chance) for kind in KINDS for _ in range(OF_EACH_KIND)]
-    assert len(schemas) == 300
+    assert len(schemas) == 120
     found = answers(engine, schemas, Sampling(temperature=1.5, top_k=200, min_p=0.0))
     finished: Counter[str] = Counter()
     for index, (schema, answer) in enumerate(zip(schemas, found, strict=True)):
@@ -197,7 +197,7 @@ def test_every_finished_answer_to_300_schemas_fits_its_schema(engine: Engine) ->
             assert list(validator(schema).iter_errors(json.loads(answer))) == [], (schema, answer)
             finished[KINDS[index // OF_EACH_KIND].__name__] += 1
     assert len(finished) == len(KINDS), finished
-    assert finished.total() > 150, finished
+    assert finished.total() > 60, finished
 
 
 WRONG_ONCE: list[Schema] = [
