@@ -170,12 +170,36 @@ async def _pump(source: Any, sink: Any) -> None:
 @asynccontextmanager
 async def openssh_server(folder: Path, authorized: asyncssh.SSHKey, *settings: str) -> AsyncIterator[Server]:
     """OpenSSH's sshd for the user who runs the tests. settings: lines of its configuration."""
-    assert SSHD is not None
     host_key = asyncssh.generate_private_key("ssh-ed25519")
     host_key.write_private_key(folder / "host_key")
     (folder / "host_key").chmod(0o600)
     authorized.write_public_key(folder / "authorized_keys")
-    port = _free_port()
+    port, child = await _started(folder, settings)
+    try:
+        yield Server(port, [host_key.get_fingerprint()], user=_me())
+    finally:
+        child.terminate()
+        await child.wait()
+
+
+async def _started(folder: Path, settings: Sequence[str]) -> tuple[int, asyncio.subprocess.Process]:
+    """sshd, once it listens, and where: it ends if somebody else was faster to take the port, and gets another."""
+    assert SSHD is not None
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+    pid_file = folder / "sshd.pid"
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            port = _free_port()
+            (folder / "sshd_config").write_text(_configuration(folder, port, settings))
+            child = await asyncio.create_subprocess_exec(SSHD, "-D", "-e", "-f", f"{folder}/sshd_config")
+            while child.returncode is None:
+                if pid_file.exists():  # written by who listens
+                    return port, child
+                await asyncio.sleep(0.02)
+
+
+def _configuration(folder: Path, port: int, settings: Sequence[str]) -> str:
     lines = [
         f"Port {port}",
         "ListenAddress 127.0.0.1",
@@ -190,16 +214,7 @@ async def openssh_server(folder: Path, authorized: asyncssh.SSHKey, *settings: s
         *settings,
         f"SetEnv {_own_folders()}",  # the user database names the user's own home
     ]
-    (folder / "sshd_config").write_text("\n".join(lines) + "\n")
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)
-    child = await asyncio.create_subprocess_exec(SSHD, "-D", "-e", "-f", f"{folder}/sshd_config")
-    try:
-        await _listening(port)
-        yield Server(port, [host_key.get_fingerprint()], user=_me())
-    finally:
-        child.terminate()
-        await child.wait()
+    return "\n".join(lines) + "\n"
 
 
 @asynccontextmanager

@@ -45,10 +45,13 @@ async def test_a_script_does_not_run_in_the_users_current_folder(
 
 
 async def test_a_script_that_does_not_end_is_ended_with_its_children(connection: Connection, tmp_path: Path) -> None:
-    with pytest.raises(ConnectError) as caught:
-        await connection.run(f"sleep 600 & echo $! > {tmp_path}/pid; wait", timeout=2)
-    assert caught.value.code is ErrorCode.CONNECTION_TIMEOUT
-    pid = int((tmp_path / "pid").read_text())
+    pid_file = tmp_path / "pid"
+    async with asyncio.timeout(PATIENCE_S):
+        while not (pid_file.exists() and pid_file.read_text()):  # a busy machine does not come so far in a second
+            with pytest.raises(ConnectError) as caught:
+                await connection.run(f"sleep 600 & echo $! > {pid_file}; wait", timeout=1)
+            assert caught.value.code is ErrorCode.CONNECTION_TIMEOUT
+    pid = int(pid_file.read_text())
     async with asyncio.timeout(PATIENCE_S):
         while _runs(pid):  # a signal may be on its way
             await asyncio.sleep(0.02)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.doubles.engine import INFO, ScriptedEngine, loads
+from tests.patience import PATIENCE_S
 from tests.unit.remote.worker.http.test_app import last, request, running, text
 
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
@@ -59,7 +60,7 @@ async def test_a_chat_whose_template_computes_can_be_canceled(folder: Path) -> N
     async with running(folder, loads(engine())) as worker:
         body = chat("slow")
         asking = asyncio.create_task(worker.client.post("/v1/inference", json=body, timeout=120))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while (await worker.client.delete(f"/v1/requests/{body['request_id']}")).status_code != 202:
                 await asyncio.sleep(0.01)
         events = await worker.client.get(f"/v1/requests/{body['request_id']}/events")
