@@ -277,13 +277,12 @@ def _generated(event: str, data: Any) -> Generated:
 
 
 def _hive_news(event: ServerSentEvent) -> HiveNews:
-    """Its models' checksums decide what is the same file."""
     news = _decode(HiveNews, _named("news", event))
     for worker in news.workers:
         _check(worker)
-    for model in news.models or ():
-        if not re.fullmatch(r"([0-9a-f]{64})?", model.sha256):
-            raise NonsenseError(f"a model with the SHA-256 {model.sha256[:40]!r}")
+    for sha256 in [info.sha256 for info in news.workers] + [model.sha256 for model in news.models or ()]:
+        if not re.fullmatch(r"([0-9a-f]{64})?", sha256):
+            raise NonsenseError(f"a model with the SHA-256 {sha256[:40]!r}")
     return news
 
 

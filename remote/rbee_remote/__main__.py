@@ -1,4 +1,4 @@
-"""`python payload.zip hive | worker | download | inspect | measure | render | pipe | survey | tidy`: all on a node.
+"""`python payload.zip COMMAND` on a node: hive, worker, download, inspect, digest, measure, render, pipe, survey, tidy.
 
 Each command imports only what it needs: `pipe` runs once per channel and has to be there at once.
 """
@@ -51,6 +51,10 @@ def _run(command: str, arguments: list[str]) -> int:
         from rbee_remote.hive.models import download
 
         return download.main(arguments)
+    if command == "digest":
+        from rbee_remote.hive.models import file_digest
+
+        return file_digest.main(arguments)
     if command == "measure":
         from rbee_remote.worker import measure
 

@@ -69,6 +69,7 @@ def worker_info(
         progress=progress,
         idle_s=0.0,
         secret=SECRET,
+        sha256="f" * 64,
     )
 
 

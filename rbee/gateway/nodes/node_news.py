@@ -72,7 +72,7 @@ class NodeNews:
         )
 
     def _view(self, key: WorkerKey, info: WorkerInfo, in_flight: int) -> WorkerView:
-        own, model = self.own[key.id], self.models.get(info.model)
+        own = self.own[key.id]
         said = own.status if own.status and info.state in SERVING else info
         return WorkerView(
             key=key,
@@ -81,7 +81,7 @@ class NodeNews:
             ctx=info.ctx,
             slots=info.slots,
             slots_free=said.slots_free,
-            sha256=model.sha256 if model else "",
+            sha256=info.sha256,
             queued=own.status.queued if own.status else 0,
             in_flight=in_flight,
             progress=info.progress,

@@ -24,9 +24,10 @@ from rbee_remote.system.cores import usable_cores
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A spawn request with nothing left open. env: of the worker's process. measured: whether `need` is llama.cpp's
-    word. host_mb: what stays in RAM of a model that GPUs hold only in part."""
+    word. host_mb: what stays in RAM of a model that GPUs hold only in part. model: as the catalog had it."""
 
     key: WorkerKey
+    model: ModelInfo
     need: Need
     placement: Placement
     request: SpawnRequest
@@ -80,7 +81,8 @@ def make_plan(catalog: Catalog, request: SpawnRequest, live: Sequence[WorkerReco
     wanted = WorkerKey(model.model, model.path, asked, asked)
     for worker in live:
         if worker.key.serves(wanted) and worker.state is not WorkerState.STOPPING:
-            return Plan(replace(worker.key, asked=asked), worker.need, worker.placement, request, env, worker.measured)
+            key = replace(worker.key, asked=asked)
+            return Plan(key, model, worker.need, worker.placement, request, env, worker.measured)
     available = available_mb(placement, live)
     subject = subject_of(model.path, asked, request.sandbox)
     points = load_options.points_of_interest(asked, loading.estimate, available)
@@ -92,6 +94,7 @@ def make_plan(catalog: Catalog, request: SpawnRequest, live: Sequence[WorkerReco
     assert options.slots is not None
     return Plan(
         key=WorkerKey(model.model, model.path, options, asked),
+        model=model,
         need=load_options.need_of(options, estimate),
         placement=placement,
         request=request,

@@ -28,7 +28,8 @@ from rbee_remote.system.child import Child
 
 @dataclass(eq=False)
 class WorkerRecord:
-    """measured: whether `need` is llama.cpp's word.
+    """measured: whether `need` is llama.cpp's word. sha256, stamp: of the model's file when it was decided on, as in
+    ModelInfo.
 
     Times named `_at` are Unix seconds where they leave the hive (created_at), else of the monotonic clock.
     """
@@ -41,6 +42,8 @@ class WorkerRecord:
     keep_alive_s: float
     socket: Path
     log: Path
+    sha256: str = ""
+    stamp: str = ""
     created_at: float = field(default_factory=time.time)
     state: WorkerState = WorkerState.STARTING
     progress: float = 0.0
@@ -126,6 +129,13 @@ class WorkerRecord:
         """Somebody asks for it who will wait that long, None for as long as it takes."""
         until = math.inf if timeout_s is None else time.monotonic() + timeout_s
         self.wanted_until = max(self.wanted_until, until)
+
+    def file_is(self, stamp: str, sha256: str) -> None:
+        """How the model's file is now: what the worker has loaded, or another."""
+        known = sha256 if stamp == self.stamp else ""
+        if known != self.sha256:
+            self.sha256 = known
+            self.changed.notify()
 
     def announce(self, lease: LeaseRequest) -> bool:
         """Keep a keeper's lease until the worker listens. True for the first one: somebody has to tell the worker."""
@@ -285,4 +295,5 @@ class WorkerRecord:
             leases=self.leases_now(),
             secret=self.secret,
             sandbox=self.sandbox,
+            sha256=self.sha256,
         )

@@ -21,6 +21,7 @@ import anyio
 from starlette.types import ASGIApp
 
 from rbee_remote.hive.app import HiveApi
+from rbee_remote.hive.digests import Digests
 from rbee_remote.hive.models.catalog import Catalog
 from rbee_remote.hive.models.pulls import Pulls
 from rbee_remote.hive.news import News
@@ -57,6 +58,7 @@ async def _serve(options: HiveOptions, listener: socket.socket, on_serving: Call
             asyncio.get_running_loop().add_signal_handler(number, hive.stop, StopRequest())
         tasks.start_soon(watch, hive.supervisor)
         tasks.start_soon(hive.watch_reasons_to_end)
+        tasks.start_soon(Digests(catalog, supervisor).run)
         tasks.start_soon(keep_touching, options.layout.home)
         tasks.start_soon(server.serve, [listener])
         await hive.end_when_asked()

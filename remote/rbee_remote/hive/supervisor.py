@@ -31,6 +31,7 @@ from rbee_remote.protocol import (
     ErrorCode,
     Fit,
     LeaseRequest,
+    ModelInfo,
     ModelNeeds,
     NeedsRequest,
     RemoteError,
@@ -89,6 +90,12 @@ class Supervisor:
         self._audit = audit or Audit(layout)
         self._processes = WorkerProcesses(worker_command or payload_command("worker"), layout, self._audit, tasks)
         self.draining = False
+
+    def has_read(self, model: ModelInfo) -> None:
+        """How somebody else's file is now, of which workers may have been started."""
+        for worker in self.live():
+            if worker.key.model == model.model:
+                worker.file_is(model.stamp, model.sha256)
 
     # --- asking ---------------------------------------------------------------------------------------------
 
@@ -267,6 +274,8 @@ class Supervisor:
             keep_alive_s=plan.request.keep_alive_s,
             socket=self._layout.worker_socket(worker_id),
             log=self._layout.worker_log(worker_id),
+            sha256=plan.model.sha256,
+            stamp=plan.model.stamp,
             changed=Changes(whole=self.changed),
         )
         self._workers[worker_id] = worker

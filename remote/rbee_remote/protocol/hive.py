@@ -85,7 +85,8 @@ class WorkerInfo:
     rss_mb: resident memory in MB, 0 while unknown. idle_s: seconds since the last request ended, None while one runs.
     options: how the model is loaded, with nothing left open. audit_head: told to who has just started it, the digest of
     the last line in the node's record. secret: what the worker says first on its socket for keepers
-    (`protocol.greeting`); "" for one that has none. sandbox: as in WorkerStatus.
+    (`protocol.greeting`); "" for one that has none. sandbox: as in WorkerStatus. sha256: of the file that it has
+    loaded, "" while unknown.
     """
 
     id: str
@@ -112,6 +113,7 @@ class WorkerInfo:
     audit_head: str = ""
     secret: str = dataclasses.field(default="", repr=False)
     sandbox: str = ""
+    sha256: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

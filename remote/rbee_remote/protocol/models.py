@@ -114,7 +114,10 @@ class ModelMeta:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A line of a node's catalog: GET /v1/models. path: absolute on the node. owned: rbee put it there."""
+    """A line of a node's catalog: GET /v1/models. path: absolute on the node. owned: rbee put it there.
+
+    sha256: "" while unknown. stamp: how somebody else's file looked when it was read (`system.hashing.stamp`).
+    """
 
     model: str
     path: str
@@ -124,6 +127,7 @@ class ModelInfo:
     source: str
     added_at: float
     meta: ModelMeta
+    stamp: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

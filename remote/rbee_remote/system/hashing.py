@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,12 @@ def sha256_of(path: Path) -> str:
     digest = hashlib.sha256()
     add_file(digest, path)
     return digest.hexdigest()
+
+
+def stamp(seen: os.stat_result) -> str:
+    """How a file looks, which is different when it is another, or was written to: size, times of content and inode, and
+    inode. Two writes within one step of the file system's clock look the same."""
+    return f"{seen.st_size}:{seen.st_mtime_ns}:{seen.st_ctime_ns}:{seen.st_ino}"
 
 
 def add_file(digest: _Hash, path: Path) -> None:

@@ -4,6 +4,7 @@ Rules
 - A record without its file is worth nothing: it is dropped when it is met.
 - What rbee owns lies inside the models folder, links followed; only that is ever deleted.
 - A record names an owned file relative to the models folder, so that a home can move.
+- Somebody else's file may change at any time: its checksum is told while the file looks as it did when it was read.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import json
 import logging
 import os
 import re
+import stat
 import tempfile
 from pathlib import Path
 
 from rbee_remote.protocol import ErrorCode, ModelInfo, ProtocolError, RemoteError, decode, encode
 from rbee_remote.system.changes import Changes
+from rbee_remote.system.hashing import stamp
 from rbee_remote.system.sanitize import sanitize
 
 _log = logging.getLogger(__name__)
@@ -138,11 +141,15 @@ class Catalog:
             _log.warning("dropping the record %s: %s", path.name, error)
             self._drop(path)
             return None
-        if not is_file(Path(info.path)):
+        seen = _stat(Path(info.path))
+        if seen is None:
             _log.warning("dropping %s: its file %s is gone", info.model, info.path)
             self._drop(path)
             return None
-        return info
+        if info.owned:
+            return info
+        now = stamp(seen)
+        return dataclasses.replace(info, stamp=now, sha256=info.sha256 if info.stamp == now else "")
 
     def _drop(self, record: Path) -> None:
         record.unlink(missing_ok=True)
@@ -151,10 +158,16 @@ class Catalog:
 
 def is_file(path: Path) -> bool:
     """Whether there is such a file, and one that this user can come to."""
+    return _stat(path) is not None
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    """None where there is no such file, or none that this user can come to."""
     try:
-        return path.is_file()
-    except OSError:
-        return False
+        seen = path.stat()
+    except (OSError, ValueError):
+        return None
+    return seen if stat.S_ISREG(seen.st_mode) else None
 
 
 def _name(model: str) -> str:

@@ -34,7 +34,7 @@ async def register(catalog: Catalog, request: RegisterRequest) -> ModelInfo:
     path = catalog.locate(request.path) if owned else Path(request.path)
     if not is_file(path):
         raise RemoteError(ErrorCode.MODEL_NOT_FOUND, f"there is no file {path} on this node, or none that may be read")
-    # Somebody else's file is only read through when there is something to compare it with.
+    # Somebody else's file is only read through now when there is something to compare it with; else by `Digests`.
     sha256 = await anyio.to_thread.run_sync(sha256_of, path) if owned or request.sha256 else ""
     if request.sha256 and sha256 != request.sha256:
         raise RemoteError(
@@ -43,7 +43,7 @@ async def register(catalog: Catalog, request: RegisterRequest) -> ModelInfo:
             hint="put it there again",
             details={"expected": request.sha256, "found": sha256},
         )
-    return await admit(catalog, request, path, sha256=sha256, owned=owned)
+    return await admit(catalog, request, path, sha256=sha256 if owned else "", owned=owned)
 
 
 async def admit(catalog: Catalog, request: RegisterRequest, path: Path, *, sha256: str, owned: bool) -> ModelInfo:

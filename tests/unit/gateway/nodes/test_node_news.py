@@ -29,6 +29,12 @@ def test_a_worker_is_seen_before_it_has_said_anything_itself() -> None:
     assert (view.slots_free, view.in_flight, view.held, view.sha256) == (2, 3, ((), ()), "f" * 64)
 
 
+def test_the_file_that_a_worker_has_loaded_is_not_always_the_catalogs() -> None:
+    said = NodeNews()
+    said.of_hive(HiveNews((replace(INFO, sha256=""),), (model_info(sha256="a" * 64),)))
+    assert only(said).sha256 == ""
+
+
 def test_of_its_slots_a_worker_knows_better_than_the_hive() -> None:
     said = news()
     said.of_worker(INFO.id, worker_news(replace(INFO, state=WorkerState.BUSY), slots_free=0))
