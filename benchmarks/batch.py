@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 
 import httpx
 
@@ -27,7 +28,7 @@ async def _measure() -> list[Comparison]:
     figures = []
     for streams in STREAMS:
         async with both(streams, CTX, usable_cores()) as peers:
-            samples = await in_turn(peers, lambda client, number, streams=streams: _together(client, number, streams))
+            samples = await in_turn(peers, partial(_together, streams=streams))
         name = f"{streams} stream{'s' * (streams > 1)}, {TOKENS} tokens each"
         figures.append(compare(name, samples, "rbee", "llama-server", goal=1.0))
     async with both(2, 2 * LONG_PROMPT, usable_cores()) as peers:

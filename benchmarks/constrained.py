@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 
 import httpx
 
@@ -47,7 +48,7 @@ async def _measure() -> list[Comparison]:
                 "without": (peers["rbee"], False),
                 "llama-server": (peers["llama-server"], True),
             }
-            samples = await in_turn(sides, lambda side, number, streams=streams: _together(side, number, streams), 7)
+            samples = await in_turn(sides, partial(_together, streams=streams), 7)
         name = f"{streams} stream{'s' * (streams > 1)}, {TOKENS} tokens each, with a schema"
         figures.append(compare(name, samples, "with a schema", "without", goal=GOAL))
         figures.append(compare(name, samples, "with a schema", "llama-server", goal=1.0))

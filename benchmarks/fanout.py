@@ -28,7 +28,7 @@ def measure() -> list[Comparison]:
         rbee.inventory.write_text("\n".join(_table(address, key, fingerprint) for address in ADDRESSES))
         hosts = Path(folder, "hosts")
         hosts.write_text("".join(_ansible_host(address, key) for address in ADDRESSES))
-        words = [ansible_folder() / "ansible", "all", "-i", hosts, "-m", "ping", "-f", str(NODES)]
+        words: list[str | Path] = [ansible_folder() / "ansible", "all", "-i", hosts, "-m", "ping", "-f", str(NODES)]
         samples = in_turn(
             {
                 "asyncssh": lambda: asyncio.run(_gather(key)),

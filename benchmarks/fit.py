@@ -67,7 +67,7 @@ def _resident_mb(rbee: Rbee, case: Case) -> float:
     (worker,) = (info for info in rbee("workers", "list", "--json").json() if info["id"] == answer["worker"])
     if (worker["ctx"], worker["slots"], worker["options"]["kv_type"]) != (case.ctx, case.slots, case.kv_type):
         raise RuntimeError(f"another worker answered: {worker}")
-    resident = psutil.Process(worker["pid"]).memory_info().rss / 1e6
+    resident: float = psutil.Process(worker["pid"]).memory_info().rss / 1e6
     rbee("workers", "stop", worker["id"])
     return round(resident, 1)
 

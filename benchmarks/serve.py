@@ -123,7 +123,8 @@ async def litellm(upstream: Path) -> AsyncIterator[httpx.AsyncClient]:
             f"      api_base: http://127.0.0.1:{port}/v1\n      api_key: none\n"
         )
         own = _free_port()
-        words = [_litellm_folder() / "litellm", "--config", config, "--host", "127.0.0.1", "--port", str(own)]
+        litellm = str(_litellm_folder() / "litellm")
+        words = [litellm, "--config", str(config), "--host", "127.0.0.1", "--port", str(own)]
         with (folder / "log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(*words, stdout=log, stderr=log, env=_environment(folder))
         try:

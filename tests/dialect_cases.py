@@ -80,7 +80,7 @@ def joined(pieces: Iterable[Piece]) -> list[Content | Reasoning | Call]:
             case Content(text) | Reasoning(text):
                 assert text
                 if type(last) is type(piece):
-                    out[-1] = type(piece)(last.text + text)  # type: ignore[union-attr]
+                    out[-1] = type(piece)(last.text + text)
                 else:
                     out.append(piece)
     return out
@@ -208,8 +208,9 @@ def check_grammar(dialect: Dialect, *, opens: str = "", rounds: int = 6) -> None
                     assert bool(content) is not bool(_calls_of(found, parallel=parallel))
                     assert all(isinstance(json.loads(piece.text), int) for piece in content)
             for found in _walked(dialect, None, '%json {"type": "integer"}', known, prompt, rounds):
-                (content,) = [piece for piece in found if not isinstance(piece, Reasoning)]
-                assert isinstance(json.loads(content.text), int)
+                (only,) = [piece for piece in found if not isinstance(piece, Reasoning)]
+                assert isinstance(only, Content)
+                assert isinstance(json.loads(only.text), int)
 
 
 def _walked(

@@ -6,11 +6,14 @@ import re
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
+from typing import TypeVar
 
+S = TypeVar("S", bound=Enum)
+E = TypeVar("E", bound=Enum)
 ARCHITECTURE = Path(__file__).parents[1] / "docs/architecture.md"
 
 
-def mermaid(transitions: Mapping[Enum, Mapping[Enum, Enum]]) -> str:
+def mermaid(transitions: Mapping[S, Mapping[E, S]]) -> str:
     """A state diagram of states and events, beginning with the first state; states and events by their values."""
     lines = ["stateDiagram-v2", f"    [*] --> {next(iter(transitions)).value}"]
     for state, row in transitions.items():

@@ -176,7 +176,7 @@ class ChaosProxy:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
-        for _ in range(5):  # who was accepted in this moment gets a handler within as many turns of the loop
+        for _turn in range(5):  # who was accepted in this moment gets a handler within as many turns of the loop
             await asyncio.sleep(0)
         for task in self._handlers:
             task.cancel()

@@ -119,7 +119,7 @@ def _make_venv(settings: dict[str, str]) -> None:
         _say("this Python has no ensurepip: fetching pip itself")
         with tempfile.TemporaryDirectory() as folder:
             wheel = _fetch_pip(Path(folder), settings)
-            words = [PYTHON, wheel / "pip", "--quiet", "install", "--no-index", "--no-deps", wheel]
+            words: list[str | Path] = [PYTHON, wheel / "pip", "--quiet", "install", "--no-index", "--no-deps", wheel]
             subprocess.run(words, check=True, env={**os.environ, **settings})
 
 

@@ -72,6 +72,13 @@ class FakeConnection:
     def try_forwarding(self) -> None:
         self.access = replace(self.access, transport="forward")
 
+    @property
+    def is_closed(self) -> bool:
+        return self.lost
+
+    async def is_alive(self, within_s: float) -> bool:
+        return not self.lost
+
     async def run(self, script: str, *, timeout: float = 60.0) -> Completed:
         self._check_alive()
         self.scripts.append(script)

@@ -137,7 +137,7 @@ class ScriptedFleet:
         """A worker that is there; one that serves, unless the fields say otherwise."""
         self._ids += 1
         scripted = self.scripted[node]
-        values = {"state": WorkerState.IDLE, "slots": scripted.slots} | fields
+        values: dict[str, Any] = {"state": WorkerState.IDLE, "slots": scripted.slots} | fields
         worker = ScriptedWorker(WorkerKey(node, f"{self._ids:016x}"), model, load or LoadOptions(), **values)
         scripted.workers.append(worker)
         self.changed()

@@ -147,7 +147,7 @@ class ScriptedNode:
     @asynccontextmanager
     async def serve(self, *worker_ids: str) -> AsyncIterator[None]:
         """At real sockets in `run_dir`."""
-        sockets = {self.hive_socket: self.hive}
+        sockets: dict[str, Callable[[Stream], Awaitable[None]]] = {self.hive_socket: self.hive}
         for worker_id in worker_ids:
             sockets[keeper_socket(f"{self.run_dir}/{worker_id}.sock")] = self.worker(worker_id)
         tasks: set[asyncio.Task[Any]] = set()
@@ -239,6 +239,7 @@ class _Http:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._h11 = h11.Connection(h11.SERVER)
+        self.method = self.path = ""
         self.body = b""
 
     @classmethod

@@ -12,7 +12,8 @@ import pytest
 
 from rbee.base.errors import ConnectError, RefusedError
 from rbee.base.events import Emit, Event, Retry
-from rbee.infer.answer import Endpoint, PartialAnswer, answer
+from rbee.infer.answer import Endpoint, answer
+from rbee.infer.partial import PartialAnswer
 from rbee.inventory import Node
 from rbee.node.hive_client import WorkerClient
 from rbee.node.session import open_connection

@@ -66,14 +66,14 @@ async def test_what_is_shown_and_recorded_is_the_same_as_directly(keeper: Keeper
     await keeper.hold()
     (keeper.folder / "inventory.toml").write_text("")  # lies about unused: each command says so
     for words, stdin in SAME:
-        runs = []
+        runs: list[tuple[object, ...]] = []
         for link in ("off", "auto"):
             before = len(audited(keeper))
             done = await keeper(*words, link=link, stdin=stdin)
             lines = [(each["action"], each["node"], each["outcome"], each.get("finish")) for each in audited(keeper)]
             runs.append((plain(done.stdout), plain(done.stderr), done.status, lines[before:]))
         if "--timing" in words:  # nothing was spent on connecting: the same lines with other numbers
-            runs = [(out, re.sub(r" +", " ", err), *rest) for out, err, *rest in runs]
+            runs = [(out, re.sub(r" +", " ", str(err)), *rest) for out, err, *rest in runs]
         assert runs[0] == runs[1], words
 
 
@@ -93,7 +93,7 @@ BAD_STREAMS = (
 async def test_streams_of_no_use_are_told_of_the_same_as_directly(keeper: Keeper) -> None:
     await keeper.hold()
     for words in BAD_STREAMS:
-        runs = []
+        runs: list[tuple[object, ...]] = []
         for link in ("off", "auto"):
             shell = await asyncio.create_subprocess_exec(
                 *("/bin/sh", "-c", f"exec {sys.executable} -m rbee {' '.join(INFER)} --max-tokens 9 2 {words}"),
@@ -213,7 +213,7 @@ async def test_a_reader_who_has_enough_ends_the_command(keeper: Keeper) -> None:
     process = await asyncio.create_subprocess_exec(
         *("rbee", *INFER, "endless"), executable=shutil.which("rbee") or "rbee", cwd=keeper.folder,
         stdin=asyncio.subprocess.DEVNULL, stdout=writing, stderr=asyncio.subprocess.PIPE,
-        env=keeper.environment("auto") | {"PATH": f"{Path(os.sys.executable).parent}:{os.environ['PATH']}"},
+        env=keeper.environment("auto") | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
     )  # fmt: skip
     os.close(writing)
     assert os.read(reading, 1)

@@ -22,7 +22,8 @@ import pytest
 from rbee.base.deadline import Deadline
 from rbee.base.errors import ConnectError, NodeError, RefusedError
 from rbee.base.events import Emit, Event, Notice, Token
-from rbee.infer.answer import Answer, Endpoint, PartialAnswer, answer
+from rbee.infer.answer import Endpoint, answer
+from rbee.infer.partial import Answer, PartialAnswer
 from rbee.infer.stream import Patience
 from rbee.infer.worker_status import HiveReport
 from rbee.node.hive_client import WorkerClient

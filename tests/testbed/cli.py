@@ -31,7 +31,7 @@ class Result:
     stderr: str
     status: int
 
-    def lines(self) -> list[dict[str, Any]]:
+    def lines(self) -> list[Any]:
         """stdout of a `--json` command that prints one object a line."""
         return [json.loads(line) for line in self.stdout.splitlines()]
 

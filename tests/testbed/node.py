@@ -163,7 +163,7 @@ def start_node(
     are. The caller stops the container. Raises NoTestbed where no image can be made.
     """
     container = DockerContainer(image or images.node_image())
-    container.ports = {"22/tcp": ("127.0.0.1",)}  # type: ignore[dict-item]  # docker's way to publish on loopback alone
+    container.ports = {"22/tcp": ("127.0.0.1",)}  # docker's way to publish on loopback alone
     container.with_env("AUTHORIZED_KEY", key.public)
     container.with_command([word for option in sshd for word in ("-o", option)])
     limits: dict[str, Any] = {"mem_limit": memory, "memswap_limit": memory} if memory else {}

@@ -20,9 +20,10 @@ from rbee.base.errors import EXIT_STATUS
 from rbee.cli import main as cli
 from rbee.inventory import load, parse
 from rbee.inventory.aliases import ALIAS_KEYS, SAMPLING_KEYS
-from rbee.inventory.schema import BACKENDS, KEEPER_KEYS, KEYS, SANDBOX
+from rbee.inventory.schema import KEEPER_KEYS, KEYS, SANDBOX
 from rbee.models.ref import built_in
 from rbee_remote.protocol import Sampling, Usage, load_options
+from rbee_remote.protocol.load_options import BACKENDS
 from tools import command_reference
 
 ROOT = Path(__file__).parents[2]

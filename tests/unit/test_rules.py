@@ -213,7 +213,7 @@ def test_files_stay_short_enough_to_read(path: Path) -> None:
 def test_the_wheel_holds_the_two_packages_and_the_requirements(tmp_path: Path) -> None:
     uv = Path(sys.executable).with_name("uv")
     locked = ["--no-index", "--no-build-isolation", "--python", sys.executable]
-    words = [uv, "build", "--quiet", "--wheel", *locked, "--out-dir", tmp_path, ROOT]
+    words = [str(uv), "build", "--quiet", "--wheel", *locked, "--out-dir", str(tmp_path), str(ROOT)]
     subprocess.run(words, check=True, timeout=PATIENCE_S)
     (wheel,) = tmp_path.glob("rbee-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())

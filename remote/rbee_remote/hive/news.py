@@ -6,7 +6,7 @@ A follower costs nothing between two changes but a comment every few seconds, an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from rbee_remote.hive.models.catalog import Catalog
 from rbee_remote.hive.supervisor import Supervisor
@@ -29,7 +29,7 @@ class News:
         self._is_over = True
         self._changed.notify()
 
-    async def follow(self, heartbeat_s: float) -> AsyncIterator[HiveNews | None]:
+    async def follow(self, heartbeat_s: float) -> AsyncGenerator[HiveNews | None, None]:
         """News at once and at each change, until the hive ends; None for each `heartbeat_s` without one."""
         told = -1
         while True:

@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -139,7 +140,7 @@ class World:
             for request in worker.requests:
                 if request.keeper == keeper and request.gone_at is None:
                     request.gone_at = self.now()
-                    self.later(ORPHAN_S, lambda w=worker, r=request: self._give_up(w, r))
+                    self.later(ORPHAN_S, partial(self._give_up, worker, request))
 
     def clients_return(self, keeper: str) -> None:
         for worker in self.workers:
@@ -164,7 +165,7 @@ class World:
             self.machine.thaw(self.hive)
             self.hive_frozen = False
             for worker in self.listed():
-                self.later(STOPPED_S, lambda w=worker: self._hive_ends_stopped(w))
+                self.later(STOPPED_S, partial(self._hive_ends_stopped, worker))
 
     def kill_worker(self, number: int) -> None:
         if self.workers:

@@ -83,7 +83,8 @@ async def gateway(home: Path, parts: Constructors | None = None, **options: Any)
     served: asyncio.Future[Serving] = asyncio.get_running_loop().create_future()
     chosen = ServeOptions(**{"keys": home / "keys.toml", "listen": LOOPBACK, **options})
     task = asyncio.create_task(serve(context_of(home, said), chosen, parts, tell=served.set_result))
-    await asyncio.wait([task, served], return_when=asyncio.FIRST_COMPLETED)
+    waited: list[asyncio.Future[Any]] = [task, served]
+    await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
     if not served.done():
         task.result()
     assert served.result().nodes == 2
@@ -147,7 +148,7 @@ async def test_pages_of_other_sites_may_not_ask_where_no_key_is_needed(home: Pat
 
 async def test_tls_and_a_certificate_that_changes(home: Path) -> None:
     certificate, key = make_certificate(home, "one")
-    options = {"certificate": certificate, "key": key, "socket": home / "s"}
+    options: dict[str, Any] = {"certificate": certificate, "key": key, "socket": home / "s"}
     async with gateway(home, **options) as running:
         trusted = ssl.create_default_context(cafile=str(certificate))
         async with running.client(0, trusted) as client:

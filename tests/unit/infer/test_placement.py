@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from rbee.base.errors import UsageError
@@ -147,6 +149,6 @@ def test_no_nodes_is_a_usage_error() -> None:
     ],
 )
 def test_a_worker_that_was_loaded_in_another_way_is_not_taken_for_the_nodes(
-    node: Node, loaded: dict[str, str], expected: type
+    node: Node, loaded: dict[str, Any], expected: type
 ) -> None:
     assert isinstance(place([node], [row("a", **loaded)], model_of), expected)

@@ -11,7 +11,8 @@ from rbee_remote.protocol import CallDelta, Started, TokenEvent
 
 def take(*events: TokenEvent) -> None:
     check = EventCheck(100)
-    for number, event in enumerate([Started(1, 100, 0), *events], start=1):
+    all_events: list[Started | TokenEvent] = [Started(1, 100, 0), *events]
+    for number, event in enumerate(all_events, start=1):
         check.take(number, event)
 
 

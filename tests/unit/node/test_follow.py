@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ SECRET = "5ec2e75f" * 4
 
 
 async def test_a_worker_is_followed_on_its_socket_for_keepers_too(folder: Path) -> None:
-    settings = {"ctx": 4096, "slots": 2, "keep_alive_s": 300.0, "secret": SECRET}
+    settings: dict[str, Any] = {"ctx": 4096, "slots": 2, "keep_alive_s": 300.0, "secret": SECRET}
     here = LocalConnection(keeper_id="k")
     async with running(folder, loads(ScriptedEngine(short)), **settings) as worker:
         body = chat("ab")

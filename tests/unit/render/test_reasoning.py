@@ -51,7 +51,13 @@ def test_on_a_terminal_it_can_be_left_out(monkeypatch: pytest.MonkeyPatch, optio
 
 
 def test_reasoning_and_notices_do_not_run_into_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    events = [Token("so", 1), Reasoning("hm", 2), Notice("reconnected"), Reasoning("well", 3), Token("!", 4)]
+    events: list[Event] = [
+        Token("so", 1),
+        Reasoning("hm", 2),
+        Notice("reconnected"),
+        Reasoning("well", 3),
+        Token("!", 4),
+    ]
     assert shown_on_one_terminal(monkeypatch, events, color=False) == "so\nhm\nreconnected\nwell\n!\n"
 
 

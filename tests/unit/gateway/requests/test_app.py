@@ -307,7 +307,8 @@ async def test_a_client_that_streams_hears_how_long_it_waits() -> None:
 async def test_an_error_after_comments_is_an_event(path: str) -> None:
     """What a worker refuses, and what the dispatcher does."""
     refusal = Reply(b'{"error": {"message": "bad field"}}', status=400, headers=JSON)
-    for workers, said in (({"a": ScriptedWorker(refusal)}, "bad field"), ({}, "no node")):
+    cases: list[tuple[dict[str, Any], str]] = [({"a": ScriptedWorker(refusal)}, "bad field"), ({}, "no node")]
+    for workers, said in cases:
         world = setting(settings=AppSettings(patience_s=0.0, comment_s=9), **workers)
         world.dispatcher.holds = asyncio.Event()
         heard = Heard()

@@ -56,7 +56,9 @@ def test_each_line_once_whatever_breaks_where(breaks: list[int], cuts: list[int]
     little was missing, is no break."""
     body = resuming(STEPS)
     replies = [Reply(body, breaks_at=at, cuts=cuts, error=SilenceError("POST", 10)) for at in breaks]
-    workers = {f"n{at}": ScriptedWorker(reply) for at, reply in enumerate([*replies, Reply(body, cuts=cuts)])}
+    workers: dict[str, Any] = {
+        f"n{at}": ScriptedWorker(reply) for at, reply in enumerate([*replies, Reply(body, cuts=cuts)])
+    }
     world = setting(**workers)
     heard = asyncio.run(asked(world))
     (ended,) = world.recorder.requests
@@ -260,7 +262,7 @@ async def test_a_worker_of_which_no_file_is_known_is_replaced_by_none() -> None:
 
 
 async def test_a_request_that_kills_workers_is_given_up() -> None:
-    workers = {f"n{at}": ScriptedWorker(Reply(b"", before=GONE)) for at in range(9)}
+    workers: dict[str, Any] = {f"n{at}": ScriptedWorker(Reply(b"", before=GONE)) for at in range(9)}
     world = setting(**workers)
     heard = await asked(world)
     assert heard.status == 503

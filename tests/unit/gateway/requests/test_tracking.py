@@ -18,7 +18,8 @@ SIZES = st.lists(st.integers(1, 400), min_size=1, max_size=30)
 
 
 def pieces(data: bytes, sizes: list[int]) -> list[bytes]:
-    found, at = [], 0
+    found: list[bytes] = []
+    at = 0
     while at < len(data):
         size = sizes[len(found) % len(sizes)]
         found.append(data[at : at + size])

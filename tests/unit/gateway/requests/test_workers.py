@@ -35,7 +35,7 @@ def engine() -> ScriptedEngine:
 async def world_of(folder: Path, *breaks_at: int | None) -> AsyncIterator[Setting]:
     """Two workers, a and b, of which a's connections break."""
     async with contextlib.AsyncExitStack() as stack:
-        workers = {}
+        workers: dict[str, Any] = {}
         for name in ("a", "b"):
             (folder / name).mkdir()
             worker = await stack.enter_async_context(running(folder / name, loads(engine()), ctx=2048, slots=2))

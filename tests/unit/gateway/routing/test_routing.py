@@ -31,7 +31,14 @@ from tests.unit.gateway.views import MODEL, OTHER, SHA, model_info, node_view, w
 ALL = ("a", "b", "c", "d")
 ASKED = Target(MODEL, ALL)
 PROMPT = tuple(f"{number:016x}" for number in range(10))
-BUSY = {"state": WorkerState.BUSY, "slots": 2, "slots_free": 0, "in_flight": 2, "typical_s": 2.0, "idle_s": None}
+BUSY: dict[str, Any] = {
+    "state": WorkerState.BUSY,
+    "slots": 2,
+    "slots_free": 0,
+    "in_flight": 2,
+    "typical_s": 2.0,
+    "idle_s": None,
+}
 
 
 def wanted(**fields: Any) -> Wanted:
@@ -171,7 +178,7 @@ def test_a_worker_serves_where_it_was_loaded_as_it_would_be(
 # --- where there is none, or none is free ----------------------------------------------------------------------------
 
 
-BUSY_OTHER = {**BUSY, "model": OTHER}
+BUSY_OTHER: dict[str, Any] = {**BUSY, "model": OTHER}
 STARTED = {Load("a", MODEL, LoadOptions()): 1.0}
 FAILED = {Load("a", MODEL, LoadOptions()): NodeError(ErrorCode.MODEL_INVALID, "broken")}
 

@@ -171,9 +171,10 @@ def test_two_forms_are_one_too_many() -> None:
 def test_without_llguidance_a_constrained_request_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "is_available", lambda: False)
     assert content_rule(Sampling()) is None
-    for fields in ({"regex": "a"}, {"json_schema": {}}, {"grammar": "x"}, {"lark": "x"}):
+    each: list[dict[str, Any]] = [{"regex": "a"}, {"json_schema": {}}, {"grammar": "x"}, {"lark": "x"}]
+    for fields in each:
         with pytest.raises(RemoteError, match=r"^this node has no llguidance, so ") as caught:
-            content_rule(Sampling(**fields))  # type: ignore[arg-type]  # each is one field
+            content_rule(Sampling(**fields))
         assert caught.value.code is ErrorCode.NODE_UNSUPPORTED
         assert caught.value.hint.startswith("use a node with glibc 2.31 or newer, or macOS")
 

@@ -17,7 +17,7 @@ def shape(architecture: str, **keys: Any) -> CacheShape:
         found = values.get(f"{architecture}.{key}", default)
         assert found is not None, key
         assert isinstance(found, list) or found >= least
-        return max(found) if isinstance(found, list) else found
+        return int(max(found) if isinstance(found, list) else found)
 
     return cache_shape(architecture, values, number)
 

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +40,7 @@ QUICK = StopRequest(patience_s=0.5)
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> Layout:
+def layout(tmp_path: Path) -> Iterator[Layout]:
     with tempfile.TemporaryDirectory(prefix="rbee-", dir="/tmp") as run_dir:
         made = Layout(home=tmp_path / "home", run_dir=Path(run_dir) / "run")
         made.prepare()

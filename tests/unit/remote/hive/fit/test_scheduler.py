@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -39,10 +40,10 @@ def demand(*, free: int = 1000, needed: int = 500, limit: int | None = None) -> 
     return Demand(key("wanted"), "ram", needed, free, limit)
 
 
-BUSY = {"state": WorkerState.BUSY, "in_use": True}
-STOPPING = {"state": WorkerState.STOPPING, "in_use": True}
-FAILED = {"state": WorkerState.FAILED, "in_use": True}
-LOADING = {"state": WorkerState.LOADING, "in_use": True}
+BUSY: dict[str, Any] = {"state": WorkerState.BUSY, "in_use": True}
+STOPPING: dict[str, Any] = {"state": WorkerState.STOPPING, "in_use": True}
+FAILED: dict[str, Any] = {"state": WorkerState.FAILED, "in_use": True}
+LOADING: dict[str, Any] = {"state": WorkerState.LOADING, "in_use": True}
 
 
 @pytest.mark.parametrize(

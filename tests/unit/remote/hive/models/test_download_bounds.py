@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -189,13 +190,13 @@ def fetched(url: str, target: Path, wanted: Wanted) -> None:
 
 def test_a_file_without_end_leaves_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk of which 3 MB are left to it: nothing is left of what came."""
-    usage, part = fetching.shutil.disk_usage, tmp_path / "m.gguf.part"
+    usage, part = shutil.disk_usage, tmp_path / "m.gguf.part"
 
     def free(folder: Path) -> Any:
         return usage(folder)._replace(free=fetching.KEPT_FREE + 3 * MB - part.stat().st_size)
 
     monkeypatch.setattr(fetching, "LOOKED_AT_EVERY", MB)
-    monkeypatch.setattr(fetching.shutil, "disk_usage", free)
+    monkeypatch.setattr(shutil, "disk_usage", free)
     answer: Answer = lambda handler: say_pieces(handler, 200, bytes(MB), 100)  # noqa: E731
     with answering(answer) as url, pytest.raises(RemoteError) as caught:
         fetched(url, tmp_path / "m.gguf", Wanted(url, "", None))

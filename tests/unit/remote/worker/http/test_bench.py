@@ -20,7 +20,7 @@ from tests.patience import PATIENCE_S
 from tests.unit.remote.worker.http.test_app import Gate, echo, running, text
 
 PATH = "/v1/admin/bench"
-OPTIONS = {"options": WorkerOptions(threads=3), "slots": 2}
+OPTIONS: dict[str, Any] = {"options": WorkerOptions(threads=3), "slots": 2}
 
 
 @pytest.fixture

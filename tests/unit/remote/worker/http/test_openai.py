@@ -265,7 +265,7 @@ async def test_tools_and_the_results_of_calls_are_in_the_prompt(folder: Path) ->
                 model="m",
                 messages=messages,
                 tools=[WEATHER],
-                tool_choice=choice,  # type: ignore[arg-type]
+                tool_choice=choice,
             )
     assert all(prompt.endswith('Be brief.Rome?weather{"city": "Rome"}sunny') for prompt in prompts)
     assert ["Weather of a city" in prompt for prompt in prompts] == [True, False]

@@ -66,7 +66,7 @@ def requests(draw: st.DrawFn) -> tuple[str, Body, str]:
         "temperature": draw(st.sampled_from((0, 0.8))),
         "seed": draw(st.none() | st.just(7)),
     }
-    pieces = PIECES
+    pieces: tuple[str, ...] = PIECES
     if draw(st.booleans()):
         logprobs = draw(st.none() | st.just(1))
         return (

@@ -185,7 +185,7 @@ def test_calls_of_a_model_that_was_not_trained_for_them(plain_client: openai.Ope
         model="any-name",
         messages=[{"role": "user", "content": "What is the weather in Rome?"}],
         tools=[CLOCK, WEATHER],
-        tool_choice={"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [WEATHER]}},  # type: ignore[arg-type]
+        tool_choice={"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [WEATHER]}},
         temperature=temperature,
         seed=1,
     )

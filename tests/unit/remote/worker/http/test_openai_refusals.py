@@ -202,7 +202,7 @@ async def test_a_client_that_goes_away_has_canceled(folder: Path, stream: bool) 
 def _idle_or_step(status: dict[str, Any], gate: Gate) -> bool:
     """Lets the engine take one step each time that it is asked."""
     gate.let(1)
-    return status["state"] == "idle"
+    return bool(status["state"] == "idle")
 
 
 @pytest.mark.parametrize("stream", [False, True])

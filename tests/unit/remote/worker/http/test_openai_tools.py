@@ -141,8 +141,8 @@ async def test_free_calls_have_no_grammar_and_strict_ones_have(folder: Path) -> 
     strict = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
     async with serving(folder, engine, slots=1) as (client, _):
         seen = []
-        for tools in ([WEATHER], [strict]):
-            await client.chat.completions.create(**chat("x"), tools=tools)
+        for tool in (WEATHER, strict):
+            await client.chat.completions.create(**chat("x", tools=[tool]))
             seen.append(engine.constraints[0] is not None)
     assert seen == [False, True]
 
@@ -226,7 +226,7 @@ async def test_a_schema_that_cannot_be_is_refused_with_its_tool(folder: Path) ->
     async with serving(folder, says("ok", HERMES)) as (client, _):
         with pytest.raises(openai.BadRequestError) as caught:
             await client.chat.completions.create(
-                **chat("x"), tools=[WEATHER, {"type": "function", "function": wrong}], tool_choice="required"
+                **chat("x", tools=[WEATHER, {"type": "function", "function": wrong}], tool_choice="required")
             )
     assert (caught.value.param or "").startswith("tools[1].function.parameters")
 

@@ -63,7 +63,7 @@ async def test_a_keep_alive_of_0_of_one_keeper_leaves_another_its_worker(folder:
 
 
 async def test_fifty_keepers_at_once_each_have_their_lease(folder: Path) -> None:
-    values = {"slots": 4, "queue": 64, "keeper": "k0", "keep_alive_s": 1.0}
+    values: dict[str, Any] = {"slots": 4, "queue": 64, "keeper": "k0", "keep_alive_s": 1.0}
     async with running(folder, loads(ScriptedEngine(echo)), **values) as worker:
         given = {f"k{number}": 100.0 * (number + 1) for number in range(50)}
         await asyncio.gather(*(infer(worker, keeper, keep_alive_s=seconds) for keeper, seconds in given.items()))
@@ -117,14 +117,14 @@ async def test_only_an_idle_worker_is_ended_on_condition(folder: Path) -> None:
 
 
 async def test_the_hive_knows_how_long_an_idle_worker_is_kept(folder: Path, pipe: tuple[int, int]) -> None:
-    values = {"status_fd": pipe[1], "keeper": "a", "keep_alive_s": 300.0}
+    values: dict[str, Any] = {"status_fd": pipe[1], "keeper": "a", "keep_alive_s": 300.0}
     async with running(folder, loads(ScriptedEngine(echo)), **values) as worker:
         await infer(worker, "a", keep_alive_s=60.0)
         await worker.until(lambda status: status["leases"][0]["left_s"] is not None)
     with os.fdopen(os.dup(pipe[0])) as lines:
         statuses = [decode(WorkerStatus, json.loads(line)) for line in lines]
     idle = [status for status in statuses if status.state.value == "idle"]
-    assert idle[-1].leases == (Lease("a", pytest.approx(60, abs=5)),)
+    assert idle[-1].leases == (Lease("a", pytest.approx(60, abs=5)),)  # type: ignore[arg-type]
     assert Lease("a", None) in (lease for status in statuses for lease in status.leases)
 
 
@@ -201,7 +201,7 @@ async def test_an_openai_request_holds_its_keepers_lease_for_as_long_as_it_runs(
     """As one of rbee's own does: while it is open the lease has no end, and then it begins anew."""
     gate = Gate()
     engine = ScriptedEngine(echo, before_step=gate.wait)
-    values = {"status_fd": pipe[1], "keeper": "a", "keep_alive_s": 300.0}
+    values: dict[str, Any] = {"status_fd": pipe[1], "keeper": "a", "keep_alive_s": 300.0}
     async with running(folder, loads(engine), **values) as worker:
         await worker.until(lambda status: status["state"] == "idle")
         headers = {HEADER_KEEPER: "b", HEADER_WHO: "me@here"}

@@ -23,7 +23,7 @@ from tests.doubles.engine import ScriptedEngine, loads
 from tests.patience import PATIENCE_S
 from tests.unit.remote.worker.http.test_app import Gate, Worker, request, running
 
-LONG = {"ctx": 4096, "slots": 2, "keep_alive_s": 60.0}
+LONG: dict[str, Any] = {"ctx": 4096, "slots": 2, "keep_alive_s": 60.0}
 
 
 def short(_: str) -> bytes:
