@@ -22,8 +22,8 @@ SOURCES = sorted([*KEEPER.rglob("*.py"), *REMOTE.rglob("*.py")])
 REGISTRY = KEEPER / "registry"
 RENDER = KEEPER / "render"
 GATEWAY = KEEPER / "gateway"
-#: The gateway is a server on sockets as hive and worker are, with the same bounds.
-SERVES_WITH = ("rbee_remote.serving", "rbee_remote.system.unix_socket")
+#: The gateway is a server on sockets as hive and worker are, with the same bounds, and tells of changes as they do.
+SERVES_WITH = ("rbee_remote.serving", "rbee_remote.system.unix_socket", "rbee_remote.system.changes")
 #: Has a table of its own, which sqlite-utils makes and fills without a line of SQL: sqlite3 is there for its errors.
 USAGE = GATEWAY / "records" / "usage.py"
 LLAMA = REMOTE / "worker" / "llama"

@@ -21,7 +21,6 @@ from rbee.base.retries import INVENTORY_LOOK_S
 from rbee.context import Context
 from rbee.gateway.base.interfaces import WorkerHttp
 from rbee.gateway.base.views import NodeView, Target, WorkerKey
-from rbee.gateway.nodes.changes import Changes
 from rbee.gateway.nodes.node_link import HeldSession, NodeLink
 from rbee.gateway.nodes.starts import Starts
 from rbee.gateway.nodes.watched_inventory import WatchedInventory, reached_alike
@@ -29,6 +28,7 @@ from rbee.gateway.nodes.worker_http import LinkedWorker
 from rbee.inventory import Inventory, Node
 from rbee.registry import Registry
 from rbee_remote.protocol import ErrorCode
+from rbee_remote.system.changes import Changes
 
 
 class NodeFleet:
@@ -86,10 +86,10 @@ class NodeFleet:
 
     @property
     def version(self) -> int:
-        return self._changes.version
+        return self._changes.count
 
     async def wait_changed(self, seen: int) -> None:
-        await self._changes.wait(seen)
+        await self._changes.wait(seen=seen)
 
     async def start_worker(self, node: str, target: Target) -> WorkerKey:
         link = self._links.get(node)
@@ -139,7 +139,7 @@ class NodeFleet:
         for name, node in self._watched.nodes.items():
             if name not in self._links:
                 self._hold(node)
-        self._changes.tell()
+        self._changes.notify()
 
     async def _watch(self) -> None:
         while True:
@@ -148,7 +148,7 @@ class NodeFleet:
                 self.reload()
 
     def _hold(self, node: Node) -> None:
-        link = NodeLink(HeldSession(self._context, self._registry, node), self._changes.tell)
+        link = NodeLink(HeldSession(self._context, self._registry, node), self._changes.notify)
         self._links[node.name] = link
         link.start()
 

@@ -17,7 +17,6 @@ from rbee.base.errors import ConnectError, NodeError, RbeeError
 from rbee.base.events import Notice
 from rbee.base.retries import HOLD_CONNECT_S, HOLD_SILENCE_S
 from rbee.gateway.base.views import NodeState, NodeView
-from rbee.gateway.nodes.changes import Changes
 from rbee.gateway.nodes.followers import Followers
 from rbee.gateway.nodes.node_news import NodeNews
 from rbee.gateway.nodes.pauses import Pauses
@@ -25,6 +24,7 @@ from rbee.inventory import Node
 from rbee.node.session import Attached, NodeSession
 from rbee.node.socket_http import HungUpError, SilenceError
 from rbee_remote.protocol import ErrorCode, HiveNews, ModelInfo, WorkerInfo
+from rbee_remote.system.changes import Changes
 
 #: Streams in a row that could not be opened over a connection that answers: a node with too much to do is no reason to
 #: end what goes over it, a server that opens none any more is.
@@ -106,7 +106,7 @@ class NodeLink:
     @property
     def connections(self) -> int:
         """Grows with each connection, and with a first try that fails."""
-        return self._connections.version
+        return self._connections.count
 
     def connected(self) -> HeldSession:
         """Raises ConnectError where there is no connection now."""
@@ -116,12 +116,12 @@ class NodeLink:
 
     async def reached(self) -> HeldSession:
         """Waits for the first try to connect. Raises ConnectError where the last one has failed."""
-        await self._connections.wait(0)
+        await self._connections.wait(seen=0)
         return self.connected()
 
     async def reached_again(self, seen: int) -> HeldSession:
         """Once `connections` is another than `seen`; of no use for a node that was never reached."""
-        await self._connections.wait(seen)
+        await self._connections.wait(seen=seen)
         return self.connected()
 
     def is_silent(self, worker_id: str) -> bool:
@@ -164,8 +164,8 @@ class NodeLink:
                 await self._hold()
             except Exception as error:
                 self._down(error)
-                if not self._connections.version:
-                    self._connections.tell()
+                if not self._connections.count:
+                    self._connections.notify()
                 await asyncio.sleep(self._pauses.after(error))
 
     async def _hold(self) -> None:
@@ -203,7 +203,7 @@ class NodeLink:
                 details={"reason": f"no answer for {HOLD_CONNECT_S:g} s"},
             ) from error
         self._connected = self._entered = True
-        self._connections.tell()
+        self._connections.notify()
 
     def _up(self) -> None:
         if self._state is NodeState.DOWN:
