@@ -21,7 +21,14 @@ from dataclasses import dataclass, replace
 from rbee.base.deadline import Deadline
 from rbee.base.errors import ConnectError, NodeError, RbeeError
 from rbee.base.events import Emit, Notice
-from rbee.base.retries import ANSWER_SILENCE_S, OUTAGE_LONGEST_PAUSE_S, OUTAGE_PAUSE_S, OUTAGE_REOPEN_S, OUTAGE_S
+from rbee.base.retries import (
+    ANSWER_SILENCE_S,
+    OUTAGE_LONGEST_PAUSE_S,
+    OUTAGE_PAUSE_S,
+    OUTAGE_REOPEN_S,
+    OUTAGE_S,
+    doubled,
+)
 from rbee.infer.validation import EventCheck
 from rbee.infer.worker_status import HiveReport
 from rbee.node.hive_client import Generated, Numbered, WorkerClient
@@ -199,7 +206,7 @@ class _Outage:
             return
         patience, self._tries = self._patience, self._tries + 1
         if self._tries > 1:
-            await asyncio.sleep(min(patience.pause_s * 2 ** (self._tries - 2), patience.longest_pause_s))
+            await asyncio.sleep(doubled(patience.pause_s, patience.longest_pause_s, self._tries - 1))
         if self._state is not StreamState.RECONNECTING:
             return
         left = patience.outage_s - (time.monotonic() - self._began)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from rbee.base.errors import ConfigError, NodeError, RefusedError
-from rbee.base.retries import HOLD_LONGEST_PAUSE_S, HOLD_PAUSE_S, HOLD_REFUSED_PAUSE_S, HOLD_SPREAD
+from rbee.base.retries import HOLD_LONGEST_PAUSE_S, HOLD_PAUSE_S, HOLD_REFUSED_PAUSE_S, HOLD_SPREAD, doubled
 from rbee.node.socket_http import HungUpError
 from rbee_remote.protocol import ErrorCode
 
@@ -22,10 +22,9 @@ class Pauses:
 
     def after(self, error: Exception) -> float:
         """Seconds."""
-        pause = min(HOLD_PAUSE_S * 2.0**self._failures, HOLD_LONGEST_PAUSE_S)
-        self._failures = min(self._failures + 1, 16)
-        if _is_refusal(error):
-            pause = HOLD_REFUSED_PAUSE_S
+        self._failures += 1
+        is_refusal = _is_refusal(error)
+        pause = HOLD_REFUSED_PAUSE_S if is_refusal else doubled(HOLD_PAUSE_S, HOLD_LONGEST_PAUSE_S, self._failures)
         return pause * random.uniform(*HOLD_SPREAD)  # noqa: S311 - no secret
 
 

@@ -13,6 +13,7 @@ from rbee.base.retries import (
     BUSY_NODE_PAUSE_S,
     LOAD_LONGEST_PAUSE_S,
     LOAD_PAUSE_S,
+    doubled,
 )
 from rbee.gateway.base.interfaces import Fleet
 from rbee.gateway.base.views import NodeView, Target, WorkerKey
@@ -148,8 +149,8 @@ class Loads:
         if passes:
             first_s, most_s = BUSY_NODE_PAUSE_S, BUSY_NODE_LONGEST_PAUSE_S
         known = self._failures.pop(load, None)
-        in_a_row = min(known.in_a_row + 1 if known else 1, 16)
-        until = asyncio.get_running_loop().time() + min(first_s * 2 ** (in_a_row - 1), most_s)
+        in_a_row = known.in_a_row + 1 if known else 1
+        until = asyncio.get_running_loop().time() + doubled(first_s, most_s, in_a_row)
         self._failures[load] = _Failure(error, until, in_a_row)
         self.failed = {**self.failed, load: error}
         if len(self._failures) > _MOST_FAILURES:
