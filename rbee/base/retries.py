@@ -6,13 +6,10 @@ docs/reliability.md, "Retries", is the table of it, with the worst cases; what a
 
 from __future__ import annotations
 
-#: Doublings after which a pause is the longest, whatever it began with.
-_MOST_DOUBLINGS = 16
-
 
 def doubled(first_s: float, longest_s: float, failures: int) -> float:
     """The pause after so many failures in a row, of which there is one at least."""
-    return min(first_s * 2.0 ** min(failures - 1, _MOST_DOUBLINGS), longest_s)
+    return min(first_s * 2.0 ** min(failures - 1, 16), longest_s)  # no float holds what some thousand doublings give
 
 
 # --- transport/ssh: one hop --------------------------------------------------------------------------------------

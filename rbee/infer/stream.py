@@ -31,7 +31,8 @@ from rbee.base.retries import (
 )
 from rbee.infer.validation import EventCheck
 from rbee.infer.worker_status import HiveReport
-from rbee.node.hive_client import Generated, Numbered, WorkerClient
+from rbee.node.answers import Generated, Numbered
+from rbee.node.hive_client import WorkerClient
 from rbee.node.socket_http import HungUpError, SilenceError
 from rbee.transport.reconnecting import ReconnectingConnection
 from rbee_remote.protocol import Done, ErrorCode, GenerateRequest

@@ -20,7 +20,7 @@ from rbee.infer.infer import ReadyWorker, infer
 from rbee.infer.request import InferRequest
 from rbee.infer.session import InferSession
 from rbee.inventory import Inventory, Node
-from rbee.node.hive_client import Generated
+from rbee.node.answers import Generated
 from rbee.registry import Registry
 from rbee.transport.connection import Connection, Stream
 from rbee_remote.protocol import (

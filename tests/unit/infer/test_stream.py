@@ -15,7 +15,8 @@ from rbee.base.errors import ConnectError, NodeError
 from rbee.base.events import Emit, Event
 from rbee.infer.stream import Explain, Patience, answer_events
 from rbee.infer.worker_status import HiveReport
-from rbee.node.hive_client import Generated, WorkerClient
+from rbee.node.answers import Generated
+from rbee.node.hive_client import WorkerClient
 from rbee.transport.connection import Connection, SocketAccess, Stream
 from rbee.transport.reconnecting import ReconnectingConnection
 from rbee_remote.protocol import (
