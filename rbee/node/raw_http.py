@@ -29,6 +29,8 @@ _Next = h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]
 _CHUNK = 2**16
 #: Bytes of an answer's head.
 _MAX_HEAD = 2**16
+#: Streams without a request that are kept, and seconds for which one is: a worker ends it after five.
+MOST_KEPT, KEPT_S = 16, 4.0
 #: Answers of the kind "100 Continue" before the one that counts.
 _MOST_INTERIM = 16
 #: Of one connection alone, and made here.
@@ -54,25 +56,130 @@ class Listener:
 
 @asynccontextmanager
 async def exchange(
-    connection: Connection, to: Listener, method: str, path: str, headers: Mapping[str, str], body: bytes
+    connection: Connection,
+    to: Listener,
+    method: str,
+    path: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    kept: KeptStreams | None = None,
 ) -> AsyncIterator[Answer]:
-    """The answer, once its head has come. Leaving the context ends the exchange.
+    """The answer, once its head has come. Leaving the context ends the exchange. kept: has streams of this connection
+    that can be used again, and gets this one if the answer was read to its end.
 
     Raises NodeError WORKER_GONE where nobody listens, USAGE for a request that HTTP cannot say, HungUpError,
     ImpostorError, NonsenseError, SilenceError, ConnectError.
     """
-    what = f"{method} {path.partition('?')[0]}"
-    http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD)
-    head = _head(http, method, path, {**_end_to_end(headers), **to.headers}, len(body))
-    stream = await connected(connection, to.socket, CROWDED_OPEN_S)
+    asked = _Asked(method, path, {**_end_to_end(headers), **to.headers}, body)
+    answer = await _again(kept, to, asked) or await _anew(connection, to, asked)
     try:
-        if to.greeting:
-            await hear(to.greeting, stream, what, to.silence_s)
-        answer = Answer(http, stream, to, what)
-        await answer.ask(head, body)
         yield answer
     finally:
+        if kept is not None and answer.is_whole:
+            kept.keep(to.socket, answer.stream)
+        else:
+            await answer.stream.aclose()
+
+
+class KeptStreams:
+    """Streams to sockets of one node whose answer was read to its end: the next request need not wait for one to be
+    opened, which is two round trips and three messages for sshd."""
+
+    def __init__(self) -> None:
+        self._idle: list[tuple[float, str, Stream]] = []  # the one that has been so for the longest first
+        self._timer: asyncio.TimerHandle | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def take(self, socket: str) -> Stream | None:
+        """The one that was used last."""
+        for place in reversed(range(len(self._idle))):
+            if self._idle[place][1] == socket:
+                return self._idle.pop(place)[2]
+        return None
+
+    def keep(self, socket: str, stream: Stream) -> None:
+        now = asyncio.get_running_loop().time()
+        self._idle.append((now, socket, stream))
+        if len(self._idle) > MOST_KEPT:
+            self._close(self._idle.pop(0)[2])
+        self._watch(now)
+
+    async def aclose(self) -> None:
+        """Close those that nobody uses."""
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        while self._idle:
+            self._close(self._idle.pop()[2])
+        await asyncio.gather(*self._closing)
+
+    def _watch(self, now: float) -> None:
+        if self._idle and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._idle[0][0] + KEPT_S - now, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = asyncio.get_running_loop().time()
+        while self._idle and self._idle[0][0] + KEPT_S <= now:
+            self._close(self._idle.pop(0)[2])
+        self._watch(now)
+
+    def _close(self, stream: Stream) -> None:
+        task = asyncio.create_task(stream.aclose(), name="close a stream that was kept")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def what(self) -> str:
+        return f"{self.method} {self.path.partition('?')[0]}"
+
+    def begun(self) -> tuple[h11.Connection, bytes]:
+        """With the request's head. Raises NodeError USAGE."""
+        http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD)
+        return http, _head(http, self.method, self.path, self.headers, len(self.body))
+
+
+async def _again(kept: KeptStreams | None, to: Listener, asked: _Asked) -> Answer | None:
+    """Over a stream that was kept; None where there is none, or its end came first: the worker ends those that wait for
+    long. Raises as `exchange`."""
+    stream = kept.take(to.socket) if kept is not None else None
+    if stream is None:
+        return None
+    try:
+        http, head = asked.begun()
+        answer = Answer(http, stream, to, asked.what)
+        await answer.ask(head, asked.body)
+    except (HungUpError, ConnectError) as error:
         await stream.aclose()
+        if isinstance(error, SilenceError):
+            raise
+        return None
+    except BaseException:
+        await stream.aclose()
+        raise
+    return answer
+
+
+async def _anew(connection: Connection, to: Listener, asked: _Asked) -> Answer:
+    http, head = asked.begun()
+    stream = await connected(connection, to.socket, CROWDED_OPEN_S)
+    answer = Answer(http, stream, to, asked.what)
+    try:
+        if to.greeting:
+            await hear(to.greeting, stream, asked.what, to.silence_s)
+        await answer.ask(head, asked.body)
+    except BaseException:
+        await stream.aclose()
+        raise
+    return answer
 
 
 def _end_to_end(headers: Mapping[str, str]) -> dict[str, str]:
@@ -81,7 +188,7 @@ def _end_to_end(headers: Mapping[str, str]) -> dict[str, str]:
 
 def _head(http: h11.Connection, method: str, path: str, headers: Mapping[str, str], size: int) -> bytes:
     """Raises NodeError USAGE."""
-    lines = [("Host", "rbee"), ("Connection", "close"), *headers.items()]
+    lines = [("Host", "rbee"), *headers.items()]
     if size or method not in ("GET", "HEAD", "DELETE"):
         lines.append(("Content-Length", str(size)))
     try:
@@ -96,14 +203,14 @@ def _head(http: h11.Connection, method: str, path: str, headers: Mapping[str, st
 
 
 class Answer:
-    """status, headers: of the head, names in lower case. `chunks` has the body."""
+    """status, headers: of the head, names in lower case. `chunks` has the body. stream: that it comes over."""
 
     status: int
     headers: Mapping[str, str]
 
     def __init__(self, http: h11.Connection, stream: Stream, to: Listener, what: str) -> None:
         self._http = http
-        self._stream = stream
+        self.stream = stream
         self._to = to
         self._what = what
         self._ended = False
@@ -131,6 +238,12 @@ class Answer:
         self.status = event.status_code
         self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers}
         self._is_stream = self.headers.get("content-type", "").startswith("text/event-stream")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it was read, and the stream is as good as a new one."""
+        states = (self._http.our_state, self._http.their_state)
+        return states == (h11.DONE, h11.DONE) and self._http.trailing_data == (b"", False)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body, what has come at once in one piece. Raises HungUpError, NonsenseError, SilenceError,
@@ -168,7 +281,7 @@ class Answer:
         while True:
             try:
                 async with asyncio.timeout(self._to.silence_s):
-                    return await self._stream.read(_CHUNK)
+                    return await self.stream.read(_CHUNK)
             except TimeoutError as error:
                 if self._is_stream or self._to.is_silent():
                     raise SilenceError(self._what, self._to.silence_s) from error
@@ -176,6 +289,6 @@ class Answer:
     async def _write(self, data: bytes) -> None:
         try:
             async with asyncio.timeout(self._to.silence_s):
-                await self._stream.write(data)
+                await self.stream.write(data)
         except TimeoutError as error:
             raise SilenceError(self._what, self._to.silence_s) from error

@@ -21,6 +21,7 @@ from rbee.gateway.nodes.followers import Followers
 from rbee.gateway.nodes.node_news import NodeNews
 from rbee.gateway.nodes.pauses import Pauses
 from rbee.inventory import Node
+from rbee.node.raw_http import KeptStreams
 from rbee.node.session import Attached, NodeSession
 from rbee.node.socket_http import HungUpError, SilenceError
 from rbee_remote.protocol import ErrorCode, HiveNews, ModelInfo, WorkerInfo
@@ -44,7 +45,7 @@ class HeldSession(NodeSession):
 class NodeLink:
     """session: not opened yet, and the link's alone. changed: called whenever `view` is another.
 
-    in_flight: requests at each worker that has some, by id.
+    in_flight: requests at each worker that has some, by id. streams: to its workers, for the next requests.
     """
 
     def __init__(self, session: HeldSession, changed: Callable[[], None]) -> None:
@@ -53,6 +54,7 @@ class NodeLink:
         self.news = NodeNews()
         self.in_flight: Counter[str] = Counter()
         self.load_s: dict[str, float] = {}
+        self.streams = KeptStreams()
         self._changed = changed
         self._view: NodeView | None = None
         self._state = NodeState.CONNECTING
@@ -99,6 +101,7 @@ class NodeLink:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
         await self._followers.aclose()
+        await self.streams.aclose()
         await self._held.aclose()
 
     # --- for who uses the node ----------------------------------------------------------------------------------
@@ -185,6 +188,7 @@ class NodeLink:
                 task.cancel()
             await asyncio.gather(lost, following, return_exceptions=True)
             await self._followers.aclose()
+            await self.streams.aclose()
 
     async def _connect(self) -> None:
         """Unless the connection is there and good. Raises as `open_connection`."""

@@ -28,7 +28,8 @@ class LinkedWorker:
         if link is None:
             raise self._gone()
         session = link.connected()
-        async with exchange(session.connection, self._listener(link), method, path, headers, body) as answer:
+        to = self._listener(link)
+        async with exchange(session.connection, to, method, path, headers, body, link.streams) as answer:
             yield answer
 
     def _listener(self, link: NodeLink) -> Listener:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from rbee.base.errors import ConnectError, NodeError
-from rbee.node.raw_http import Listener, exchange
+from rbee.node.raw_http import KeptStreams, Listener, exchange
 from rbee.node.socket_http import HungUpError, ImpostorError, NonsenseError, SilenceError
 from rbee.transport.connection import Stream
 from rbee_remote.protocol import ErrorCode
@@ -64,7 +64,6 @@ async def test_the_request_is_the_clients_but_for_what_belongs_to_one_connection
     head = worker.request.partition(b"\r\n\r\n")[0].decode().lower().splitlines()
     assert head[0] == "post /v1/x?a=b http/1.1"
     assert sorted(head[1:]) == [
-        "connection: close",
         "content-length: 2",
         "content-type: application/json",
         "host: rbee",
@@ -166,3 +165,79 @@ async def test_what_http_cannot_say_is_refused(path: str, headers: dict[str, str
         async with exchange(FakeConnection(), listener(), "GET", path, headers, b""):
             pass
     assert caught.value.code is ErrorCode.USAGE
+
+
+class Polite:
+    """Answers one request after the other on each stream, `most` on each, then hangs up. opened: streams."""
+
+    def __init__(self, most: int = 100, last: bytes = b"") -> None:
+        self.opened = 0
+        self.heard: list[bytes] = []
+        self._most = most
+        self._last = last
+
+    async def __call__(self, stream: Stream) -> None:
+        self.opened += 1
+        await stream.write(GREETING)
+        for _ in range(self._most):
+            request = b""
+            while not request.endswith(b"{}"):
+                if not (data := await stream.read(2**16)):
+                    return
+                request += data
+            self.heard.append(request)
+            await stream.write(OK + b"Content-Length: 2\r\n\r\nok" + self._last)
+
+
+async def ask_again(connection: FakeConnection, kept: KeptStreams) -> bytes:
+    async with exchange(connection, listener(), "POST", "/v1/x", {}, b"{}", kept) as answer:
+        return b"".join([chunk async for chunk in answer.chunks()])
+
+
+async def test_a_stream_whose_answer_was_read_is_used_again() -> None:
+    worker, kept = Polite(), KeptStreams()
+    async with FakeConnection() as connection:
+        connection.listen(SOCKET, worker)
+        assert [await ask_again(connection, kept) for _ in range(3)] == [b"ok"] * 3
+        assert await asyncio.gather(*(ask_again(connection, kept) for _ in range(4))) == [b"ok"] * 4
+        await kept.aclose()
+    assert (worker.opened, len(worker.heard)) == (4, 7)
+
+
+async def test_a_kept_stream_that_has_ended_is_replaced_and_nobody_hears_of_it() -> None:
+    worker, kept = Polite(most=1), KeptStreams()
+    async with FakeConnection() as connection:
+        connection.listen(SOCKET, worker)
+        assert [await ask_again(connection, kept) for _ in range(3)] == [b"ok"] * 3
+        connection.stop_listening(SOCKET)
+        with pytest.raises(NodeError) as caught:
+            await ask_again(connection, kept)
+        await kept.aclose()
+    assert (worker.opened, caught.value.code) == (3, ErrorCode.WORKER_GONE)
+
+
+async def test_a_stream_on_which_more_came_than_the_answer_is_not_used_again() -> None:
+    worker, kept = Polite(last=b"HTTP/1.1 200 OK\r\n"), KeptStreams()
+    async with FakeConnection() as connection:
+        connection.listen(SOCKET, worker)
+        assert [await ask_again(connection, kept) for _ in range(2)] == [b"ok"] * 2
+        await kept.aclose()
+    assert worker.opened == 2
+
+
+async def test_few_streams_are_kept_and_none_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rbee.node.raw_http.MOST_KEPT", 2)
+    monkeypatch.setattr("rbee.node.raw_http.KEPT_S", 0.01)
+    closed = asyncio.Semaphore(0)
+
+    async def serve(stream: Stream) -> None:
+        await worker(stream)
+        closed.release()
+
+    worker, kept = Polite(), KeptStreams()
+    async with FakeConnection() as connection:
+        connection.listen(SOCKET, serve)
+        await asyncio.gather(*(ask_again(connection, kept) for _ in range(3)))
+        for _ in range(3):
+            await closed.acquire()
+        assert kept.take(SOCKET) is None
