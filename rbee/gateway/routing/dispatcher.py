@@ -15,6 +15,7 @@ import heapq
 import itertools
 import logging
 import math
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -76,6 +77,7 @@ class FleetDispatcher:
         self._loads = Loads(fleet, self._watch, self._wake)
         self._numbers = itertools.count()
         self._woken = asyncio.Event()
+        self._own = 0  # changes of the fleet that are our own requests, which tell nothing new
         self._tasks: list[asyncio.Task[None]] = []
         self._is_closed = False
 
@@ -108,7 +110,8 @@ class FleetDispatcher:
         if ticket.placed.done() and (error := ticket.placed.exception()):
             ticket.close()
             raise error
-        self._woken.set()  # a longer queue may be worth another worker, and a deadline has to be watched
+        if not ticket.placed.done():
+            self._woken.set()  # a longer queue may be worth another worker, and a deadline has to be watched
         return ticket
 
     def waiting(self, waiter: Waiter) -> Waiting:
@@ -129,8 +132,9 @@ class FleetDispatcher:
         elif not placed.cancelled() and placed.exception() is None:
             key = placed.result().key
             self._watch.used(key, self._now())
-            self._fleet.ended(key)
-        self._woken.set()
+            self._count(self._fleet.ended, key)
+        if len(self._queue):
+            self._woken.set()
 
     async def aclose(self) -> None:
         """Idempotent."""
@@ -146,11 +150,19 @@ class FleetDispatcher:
     # --- what runs ---------------------------------------------------------------------------------------------------
 
     async def _follow_fleet(self) -> None:
-        seen = self._fleet.version
+        seen, heard = self._fleet.version, self._fleet.version - self._own
         while True:
             await self._fleet.wait_changed(seen)
             seen = self._fleet.version
-            self._woken.set()
+            if seen - self._own != heard:
+                heard = seen - self._own
+                self._woken.set()
+
+    def _count(self, tell: Callable[[WorkerKey], None], key: WorkerKey) -> None:
+        """Tell the fleet of a request of ours."""
+        before = self._fleet.version
+        tell(key)
+        self._own += self._fleet.version - before
 
     async def _run(self) -> None:
         while True:
@@ -229,7 +241,7 @@ class FleetDispatcher:
         return None
 
     def _send(self, waiter: Waiter, worker: WorkerView, now: float) -> None:
-        self._fleet.begun(worker.key)
+        self._count(self._fleet.begun, worker.key)
         self._queue.remove(waiter)
         self._watch.used(worker.key, now)
         self._tickets[waiter].placed.set_result(worker)

@@ -14,8 +14,9 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from rbee_remote.protocol import SlotMemory, WorkerNews
 from rbee_remote.worker.service.state import State
 
-#: Seconds between two events of one follower at least.
-INTERVAL_S = 0.05
+#: Seconds between two events of one follower at least. What a request changes is told when it begins, and when it ends
+#: unless it was shorter; a gateway counts its own by itself, and each event costs it a millisecond.
+INTERVAL_S = 0.2
 #: Digests of all slots together: each is 20 bytes of JSON, and a keeper reads events of up to a megabyte.
 MOST_TOLD = 40_000
 
