@@ -39,17 +39,20 @@ async def company(
         return
 
     async def tell() -> None:
-        await asyncio.sleep(comment_s if answer.began else patience_s)
         while True:
             await answer.comment(say())
             await asyncio.sleep(comment_s)
 
-    task = asyncio.create_task(tell())
+    telling: list[asyncio.Task[None]] = []  # none for most, whose answer comes before a first comment
+    first_s = comment_s if answer.began else patience_s
+    timer = asyncio.get_running_loop().call_later(first_s, lambda: telling.append(asyncio.create_task(tell())))
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.wait([task])
+        timer.cancel()
+        for task in telling:
+            task.cancel()
+            await asyncio.wait([task])
 
 
 async def while_connected(receive: Receive, answer: Answer, work: Coroutine[Any, Any, None]) -> None:
