@@ -35,6 +35,8 @@ CONNECTIONS = 256
 HANDSHAKE_S = 10.0
 #: Seconds for the head of a request. Between two requests uvicorn waits five.
 HEAD_S = 30.0
+#: Bytes that are gathered before they are sent: as many as wait for a slow reader.
+MOST_GATHERED = 2**16
 #: Seconds without a byte read, while more than uvicorn's 64 KB wait: a line that is so slow is none.
 READER_S = 300.0
 
@@ -143,7 +145,7 @@ class _Connection(H11Protocol):
         self._reader: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(_Gathering(transport))
         _send_at_once(transport)
         if self._greeting:
             transport.write(self._greeting)
@@ -221,6 +223,54 @@ class _Connection(H11Protocol):
         ):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
+
+
+class _Gathering(asyncio.Transport):
+    """Sends as one what is written within one turn of the event loop: uvicorn writes a head, each piece and an end by
+    themselves, and a reader, which may be sshd, is woken by each."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        super().__init__()
+        self._transport = transport
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not self._pieces:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._pieces.append(bytes(data))
+        self._size += len(data)
+        if self._size > MOST_GATHERED:
+            self._send()
+
+    def _send(self) -> None:
+        data, self._size = b"".join(self._pieces), 0
+        self._pieces.clear()
+        if data:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self._send()
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._pieces.clear()
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+    def get_write_buffer_size(self) -> int:
+        return self._size + self._transport.get_write_buffer_size()
 
 
 def _send_at_once(transport: asyncio.BaseTransport) -> None:
