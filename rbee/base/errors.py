@@ -51,6 +51,7 @@ EXIT_STATUS: dict[ErrorCode, int] = {
     ErrorCode.NODE_BUSY: 9,
     ErrorCode.IN_USE: 9,
     ErrorCode.RATE_LIMITED: 9,
+    ErrorCode.READER_TOO_SLOW: 9,
     ErrorCode.PARTIAL_FAILURE: 10,
     ErrorCode.DEADLINE_EXCEEDED: 124,
     ErrorCode.REQUEST_CANCELED: 130,

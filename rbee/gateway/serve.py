@@ -33,6 +33,7 @@ from rbee.context import Context
 from rbee.gateway.access.entrance import Entrance
 from rbee.gateway.access.gate import KeyGate
 from rbee.gateway.access.listen import Address, bound, load_certificate, tls_context, unix_listener
+from rbee.gateway.access.readers import Room
 from rbee.gateway.base.interfaces import Dispatcher, Fleet, Gate, Recorder
 from rbee.gateway.records.metrics import Metrics
 from rbee.gateway.records.records import Records
@@ -242,7 +243,7 @@ class _Server(SocketServer):
         encrypted: list[socket.socket],
         tls: ssl.SSLContext | None,
     ) -> None:
-        bounds = Bounds.of_this_process(CONNECTIONS)
+        bounds = Bounds.of_this_process(CONNECTIONS, Room().flow)
         super().__init__(app, grace_s=_GRACE_S, bounds=bounds, encrypted=encrypted, tls=tls)
         self.on_startup: Callable[[], None] = lambda: None
         self._plain = plain

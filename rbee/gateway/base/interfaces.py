@@ -100,6 +100,15 @@ class Client:
     address: str = ""
 
 
+class Reader(Protocol):
+    """A client, as far as it takes what was written for it. was_cut_off: for reading too slowly."""
+
+    was_cut_off: bool
+
+    async def has_all(self) -> bool:
+        """Once the client has taken so much that its request is over; False where it never will."""
+
+
 class Gate(Protocol):
     """Who may ask, and how much at once."""
 
@@ -116,9 +125,11 @@ class Gate(Protocol):
 @dataclass(frozen=True, slots=True)
 class Ended:
     """A request that is over. status: of its HTTP answer. finish: "" for one that ended well, else the error's code,
-    also of one within a stream, or REQUEST_CANCELED. failovers: how often it went on elsewhere.
+    also of one within a stream, REQUEST_CANCELED where the client left, or READER_TOO_SLOW where it was cut off.
+    failovers: how often it went on elsewhere.
 
-    seconds: all in all; first_s: to the answer's first byte of content, None for none; queue_s: until it had a worker.
+    seconds: until its answer was complete here, which a client may take later; first_s: to the answer's first byte of
+    content, None for none; queue_s: until it had a worker.
     path: without its query. model: as resolved, asked: as the client named it.
     """
 

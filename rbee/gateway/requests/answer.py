@@ -4,7 +4,8 @@ Rules
 - The head goes out once. Before it an error is a status; after it, an event of the stream.
 - A stream that failed has no clean end: neither its last line nor HTTP's. The server closes the connection, by which a
   client that knows nothing of errors in streams sees that something is missing.
-- `write` waits for a slow client, and so does whoever reads the worker: little is kept between the two.
+- `write` waits for a client that is so slow that no more may lie here for it (`access/readers`), and so does whoever
+  reads the worker. What is written counts as given: it will be sent.
 """
 
 from __future__ import annotations
@@ -14,22 +15,34 @@ from collections.abc import Mapping
 
 from starlette.types import Send
 
+from rbee.gateway.base.interfaces import Reader
 from rbee.gateway.requests import errors, headers
 from rbee.gateway.requests.errors import Form, Refusal
 from rbee.gateway.requests.exchange import Exchange
 
 
 class Answer:
-    """began: the head is out. gave: some of the worker's answer is. is_over: nothing follows."""
+    """began: the head is out. gave: some of the worker's answer is. is_over: nothing follows. reader: who takes it,
+    where the server says."""
 
-    def __init__(self, send: Send, exchange: Exchange) -> None:
+    def __init__(self, send: Send, exchange: Exchange, reader: Reader | None = None) -> None:
         self.began = False
         self.gave = False
         self.is_over = False
         self._send = send
         self._exchange = exchange
+        self._reader = reader
         self._form: Form = errors.form_of(exchange.path)
         self._is_stream = False
+
+    @property
+    def was_cut_off(self) -> bool:
+        """Whether the client is gone because it read too slowly."""
+        return self._reader is not None and self._reader.was_cut_off
+
+    async def was_taken(self) -> bool:
+        """Once the client has taken all of an answer that is over; False where it went away before."""
+        return self._reader is None or await self._reader.has_all()
 
     async def begin_stream(self) -> None:
         if not self.began:
@@ -54,6 +67,7 @@ class Answer:
     async def end(self) -> None:
         self.is_over = True
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        self._exchange.over_at = time.monotonic()
 
     async def begin_whole(self, status: int, head: Mapping[str, str]) -> None:
         """For an answer that is too large to be held: its pieces follow by `write`."""
@@ -69,6 +83,7 @@ class Answer:
         self.gave, self.is_over = True, True
         self._exchange.first_at = time.monotonic() if status < 400 else None
         await self._send({"type": "http.response.body", "body": content, "more_body": False})
+        self._exchange.over_at = time.monotonic()
 
     async def refuse(self, refusal: Refusal, said: bytes = b"") -> None:
         """End with an error. said: a body that tells it in the client's form already."""

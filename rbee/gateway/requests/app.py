@@ -179,7 +179,7 @@ class _PassOn:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange: Exchange = scope["rbee"]
-        answer = Answer(send, exchange)
+        answer = Answer(send, exchange, scope.get("state", {}).get("flow"))
         if exchange.method == "OPTIONS":
             allowed = f"{_taken(exchange.path)}, OPTIONS"
             await Response(status_code=204, headers={"Allow": allowed})(scope, receive, send)
@@ -191,7 +191,7 @@ class _PassOn:
         except (RbeeError, RemoteError) as error:
             await answer.refuse(refusal_of(error))
         except (ClientGoneError, ClientDisconnect):
-            exchange.finish, exchange.status = ErrorCode.REQUEST_CANCELED.value, STATUSES[ErrorCode.REQUEST_CANCELED]
+            exchange.finish, exchange.status = _why_gone(answer, exchange), STATUSES[ErrorCode.REQUEST_CANCELED]
         except asyncio.CancelledError:  # by nobody but the server that ends, which has a second for those that hear it
             told = "the gateway was ended before the answer was complete"
             await answer.refuse(Refusal(503, ErrorCode.REQUEST_CANCELED.value, told, headers=_CLOSING))
@@ -241,6 +241,13 @@ def _signed(send: Send, exchange: Exchange) -> Send:
         await send(message)
 
     return signed
+
+
+def _why_gone(answer: Answer, exchange: Exchange) -> str:
+    if not answer.was_cut_off:
+        return ErrorCode.REQUEST_CANCELED.value
+    _log.warning("the client of request %s read its answer too slowly and was cut off", exchange.request_id)
+    return ErrorCode.READER_TOO_SLOW.value
 
 
 def _finish_of(error: BaseException) -> str:

@@ -12,8 +12,8 @@ from rbee_remote.protocol import TrackedUsage
 
 @dataclass(slots=True)
 class Exchange:
-    """started, worker_at, first_at: on `time.monotonic`'s clock; None for what has not happened. The others: as in
-    `Ended`."""
+    """started, queued_at, worker_at, first_at, over_at (the answer is complete here): on `time.monotonic`'s clock; None
+    for what has not happened. The others: as in `Ended`."""
 
     request_id: str
     method: str
@@ -31,9 +31,10 @@ class Exchange:
     queued_at: float | None = None
     worker_at: float | None = None
     first_at: float | None = None
+    over_at: float | None = None
 
     def ended(self) -> Ended:
-        now = time.monotonic()
+        now = self.over_at or time.monotonic()
         queue_s = (self.worker_at or now) - self.queued_at if self.queued_at else 0.0
         return Ended(
             request_id=self.request_id,

@@ -1,5 +1,6 @@
 """One request, from a client that was let in to its answer: read, then passed on (`passage`) for as long as it may take
-and the client stays."""
+and the client stays. It is over, and its key's place free, when the client has taken its answer; its worker's is long
+before, where the client is slow."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from rbee.gateway.requests.answer import Answer
 from rbee.gateway.requests.exchange import Exchange
 from rbee.gateway.requests.parts import Parts
 from rbee.gateway.requests.passage import Passage
-from rbee.gateway.requests.patience import while_connected
+from rbee.gateway.requests.patience import ClientGoneError, while_connected
 from rbee_remote.protocol import ErrorCode
 
 
@@ -37,3 +38,5 @@ async def pass_on(parts: Parts, request: Request, exchange: Exchange, answer: An
         except TimeoutError as error:
             told_s = f"the request took longer than {allowed_s or parts.settings.request_s:g} s"
             raise NodeError(ErrorCode.DEADLINE_EXCEEDED, told_s) from error
+        if not await answer.was_taken():
+            raise ClientGoneError

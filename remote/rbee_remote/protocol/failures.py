@@ -75,6 +75,8 @@ class ErrorCode(str, enum.Enum):
     IN_USE = "IN_USE"
     #: An API key has as many requests open, or has made as many within a minute, as it may.
     RATE_LIMITED = "RATE_LIMITED"
+    #: A client of the gateway read its answer too slowly and was cut off. In the gateway's logs and metrics only.
+    READER_TOO_SLOW = "READER_TOO_SLOW"
     #: Some of several nodes failed.
     PARTIAL_FAILURE = "PARTIAL_FAILURE"
     #: The time of `--timeout` was over.

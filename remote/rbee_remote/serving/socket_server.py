@@ -6,7 +6,7 @@ Rules
 - Where there are too many, the one that has been without a request for the longest makes room: who says nothing keeps
   nobody out. Only where all have a request is another refused.
 - A request that was taken, and its answer, take as long as they take; `body` bounds what the client has to send. Only
-  a client that reads nothing of its answer for minutes is cut off, with what lies here for it.
+  a client that reads nothing of its answer for minutes is cut off, with what lies here for it; or as a `Flow` has it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import functools
 import resource
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ import h11
 import uvicorn
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rbee_remote.protocol import ErrorCode, RemoteError
@@ -41,22 +42,75 @@ MOST_GATHERED = 2**16
 READER_S = 300.0
 
 
+class Flow(FlowControl):
+    """What a connection does about a client that is behind with reading its answer. on_clear: called when it is not
+    any more. was_cut_off: for reading too slowly."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        super().__init__(transport)
+        self.on_clear: Callable[[], None] = lambda: None
+        self.was_cut_off = False
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether so much waits for the client that its connection must not be ended for being idle."""
+        return self.write_paused
+
+    async def has_all(self) -> bool:
+        """Once the client has taken so much that its request is over; False where it never will."""
+        return True
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.on_clear()
+
+    def cut_off(self) -> None:
+        self.was_cut_off = True
+        self._transport.abort()  # to close it would mean to wait until all is read
+
+    def closed(self, error: Exception | None) -> None:
+        """The connection is gone. error: None where it was ended from here."""
+
+
+class ReadOrLeave(Flow):
+    """Lets nothing more come, and cuts off who reads nothing for `reader_s` seconds."""
+
+    def __init__(self, transport: asyncio.Transport, reader_s: float) -> None:
+        super().__init__(transport)
+        self._reader_s = reader_s
+        self._timer: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._timer = asyncio.get_running_loop().call_later(self._reader_s, self.cut_off)
+
+    def resume_writing(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        super().resume_writing()
+
+
 @dataclass(slots=True)
 class Bounds:
     """connections: open at once. head_s: seconds that one may be open without a request. reader_s: seconds that a
-    client may read nothing while its answer cannot go on."""
+    client may read nothing while its answer cannot go on. flow: another one for each connection than `ReadOrLeave`;
+    the app finds it as `scope["state"]["flow"]`."""
 
     connections: int = CONNECTIONS
     head_s: float = HEAD_S
     reader_s: float = READER_S
+    flow: Callable[[asyncio.Transport], Flow] | None = None
     #: Connections without a request, the one that has been so for the longest first.
     waiting: dict[_Connection, None] = field(default_factory=dict)
 
     @classmethod
-    def of_this_process(cls, most: int = CONNECTIONS) -> Bounds:
+    def of_this_process(
+        cls, most: int = CONNECTIONS, flow: Callable[[asyncio.Transport], Flow] | None = None
+    ) -> Bounds:
         """Half of the descriptors are for everything else."""
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return cls(most) if limit == resource.RLIM_INFINITY else cls(min(most, limit // 2))
+        return cls(most if limit == resource.RLIM_INFINITY else min(most, limit // 2), flow=flow)
 
 
 class SocketServer(uvicorn.Server):
@@ -107,7 +161,11 @@ class SocketServer(uvicorn.Server):
             self.servers.append(await create_server(greeter, sock=self._greeted))
         for each in self._encrypted:
             server = await create_server(
-                self._make_connection, sock=each, ssl=self._tls, ssl_handshake_timeout=HANDSHAKE_S
+                self._make_connection,
+                sock=each,
+                ssl=self._tls,
+                ssl_handshake_timeout=HANDSHAKE_S,
+                ssl_shutdown_timeout=READER_S,  # within which a client has to take what waits for it
             )
             self.servers.append(server)
 
@@ -137,15 +195,20 @@ class SocketServer(uvicorn.Server):
 class _Connection(H11Protocol):
     """One client's connection. greeting: what it is told before it says anything."""
 
+    flow: Flow
+
     def __init__(self, bounds: Bounds, *, greeting: bytes = b"", **options: Any) -> None:
         super().__init__(**options)
         self._bounds = bounds
         self._greeting = greeting
         self._timer: asyncio.TimerHandle | None = None
-        self._reader: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(_Gathering(transport))
+        bounds = self._bounds
+        self.flow = bounds.flow(transport) if bounds.flow else ReadOrLeave(transport, bounds.reader_s)
+        self.flow.on_clear = self._note_state
+        self.app_state = {**self.app_state, "flow": self.flow}
         _send_at_once(transport)
         if self._greeting:
             transport.write(self._greeting)
@@ -156,22 +219,8 @@ class _Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
-        self._has_read()
+        self.flow.closed(exc)
         super().connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        # To close it would mean to wait until all is read.
-        self._reader = self.loop.call_later(self._bounds.reader_s, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        self._has_read()
-        super().resume_writing()
-
-    def _has_read(self) -> None:
-        if self._reader:
-            self._reader.cancel()
-            self._reader = None
 
     def handle_events(self) -> None:
         is_full = len(self.connections) - len(self._bounds.waiting) >= self._bounds.connections
@@ -181,6 +230,8 @@ class _Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self.flow.is_behind:
+            self._unset_keepalive_if_required()
         self._note_state()
 
     def give_way(self) -> None:
@@ -193,7 +244,7 @@ class _Connection(H11Protocol):
         self._refuse(400, RemoteError(ErrorCode.USAGE, f"this is not an HTTP request: {msg}"))
 
     def _note_state(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self.flow.is_behind or (self.cycle is not None and not self.cycle.response_complete):
             self._stop_waiting()
         elif self not in self._bounds.waiting and not self.transport.is_closing():
             self._bounds.waiting[self] = None
