@@ -146,6 +146,7 @@ async def serve(
     RbeeError REQUEST_CANCELED where a second signal ended it.
     """
     gate = KeyGate(options.keys)
+    gate.check()
     _check_who_may_come(context, options, gate)
     _raise_descriptor_limit()
     with _the_one_gateway(context.settings), contextlib.ExitStack() as opened:

@@ -13,10 +13,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from rbee.base.errors import RbeeError, RefusedError
+from rbee.base.errors import ConfigError, RbeeError, RefusedError
 from rbee.context import Context
 from rbee.gateway.base.interfaces import Ended, Ticket, WorkerHttp
 from rbee.gateway.base.views import NodeView, Target, Wanted, WorkerKey
+from rbee.gateway.requests.errors import refusal_of
 from rbee.gateway.serve import Surroundings
 
 
@@ -78,8 +79,9 @@ class App:
         address = request.client.host if request.client else ""
         try:
             client = self._around.gate.admit(request.headers, address)
-        except RefusedError as error:
-            return JSONResponse({"error": error.message}, 401)
+        except (RefusedError, ConfigError) as error:
+            refusal = refusal_of(error)
+            return JSONResponse({"error": refusal.message}, refusal.status, refusal.headers)
         self._around.recorder.ended(Ended("id", client, "GET", "/v1/models", 200))
         return JSONResponse({"key": client.key, "scheme": request.url.scheme, "address": client.address})
 

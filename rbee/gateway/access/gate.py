@@ -2,7 +2,8 @@
 
 Rules
 - Without a file of keys nobody needs one. Once there has been one, every call needs a key, over TCP and over a socket,
-  until the gateway is started anew: a file that is removed, empty or damaged opens nothing.
+  until the gateway is started anew: a file that is removed, empty or damaged opens nothing. Of one that is removed or
+  damaged callers are told, since their keys may be good; what is wrong with it stands in the log alone.
 - The file is looked at with each request (one system call) and read again when it changed: a revoked key is refused
   from then on, and what it has running ends by itself.
 - A key is compared with all of them, each in constant time, so that how long it takes tells nothing.
@@ -48,7 +49,7 @@ class KeyGate:
         self._clock = clock
         self._keys: dict[str, ApiKey] = {}
         self._seen: _Seen | None = None
-        self._problem = ""
+        self._problem: ConfigError | None = None
         self._needs_key = False
         self._use: dict[str, _Use] = {}
         self._refusals = Refusals("for want of a valid API key", clock)
@@ -59,16 +60,26 @@ class KeyGate:
         self._look()
         return self._needs_key
 
+    def check(self) -> None:
+        """Raises ConfigError for a file that cannot be used."""
+        self._look()
+        if self._problem:
+            raise self._problem
+
     def admit(self, headers: Mapping[str, str], address: str) -> Client:
-        """Raises RefusedError INVALID_API_KEY."""
+        """Raises RefusedError INVALID_API_KEY; ConfigError where the file cannot be used."""
         self._look()
         if not self._needs_key:
             return Client(address=address)
+        if self._problem:
+            self._refusals.add(address)
+            raise ConfigError(
+                f"the gateway lets nobody in: its file of API keys, {self._path}, is missing or damaged; its log says "
+                "how, and `rbee keys list` too; mend the file, or put a good one in its place"
+            )
         given = _given(headers)
         if not given:
             raise self._refused("no API key was given: send it as `Authorization: Bearer rbee-…`", address)
-        if self._problem:
-            raise self._refused("no API key can be checked now", address, hint="the gateway's log says why")
         found = self._find(given)
         if found is None:
             raise self._refused("the gateway does not know this API key", address)
@@ -103,25 +114,23 @@ class KeyGate:
                 found = key
         return found
 
-    def _refused(self, message: str, address: str, hint: str = "") -> RefusedError:
+    def _refused(self, message: str, address: str) -> RefusedError:
         self._refusals.add(address)
-        return RefusedError(ErrorCode.INVALID_API_KEY, message, hint=hint)
+        return RefusedError(ErrorCode.INVALID_API_KEY, message)
 
     def _look(self) -> None:
         """Read the file where it is another than the one that was read last."""
         seen = _status(self._path)
         if seen == self._seen:
             return
-        self._seen, self._keys, self._problem = seen, {}, ""
-        if seen is None:
-            if self._needs_key:
-                _log.warning("%s is gone: nobody is let in until it is there again", self._path)
+        self._seen, self._keys, self._problem = seen, {}, None
+        if seen is None and not self._needs_key:
             return
         self._needs_key = True
         try:
             self._keys = read_keys(self._path)
         except ConfigError as error:
-            self._problem = error.message
+            self._problem = error
             _log.error("nobody is let in: %s", error.message)
             return
         self._use = {name: use for name, use in self._use.items() if use.open or name in self._keys}

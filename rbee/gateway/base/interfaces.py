@@ -115,7 +115,7 @@ class Gate(Protocol):
     def admit(self, headers: Mapping[str, str], address: str) -> Client:
         """headers: names in lower case; `authorization: Bearer`, or `x-api-key`.
 
-        Raises RefusedError INVALID_API_KEY.
+        Raises RefusedError INVALID_API_KEY; ConfigError where no key can be checked.
         """
 
     def open(self, client: Client) -> AbstractContextManager[None]:
@@ -130,7 +130,8 @@ class Ended:
 
     seconds: until its answer was complete here, which a client may take later; first_s: to the answer's first byte of
     content, None for none; queue_s: until it had a worker.
-    path: without its query. model: as resolved, asked: as the client named it.
+    path: without its query. model: as resolved, asked: as the client named it. was_let_in: False for one whose key was
+    refused, or could not be checked.
     """
 
     request_id: str
@@ -148,6 +149,7 @@ class Ended:
     first_s: float | None = None
     queue_s: float = 0.0
     traceparent: str = ""
+    was_let_in: bool = True
 
 
 class Recorder(Protocol):

@@ -96,7 +96,7 @@ class Records:
 
     def ended(self, request: Ended) -> None:
         self._metrics.ended(request)
-        if request.finish == ErrorCode.INVALID_API_KEY.value:
+        if not request.was_let_in:
             return
         try:
             self._queue.put_nowait(_Record(request, datetime.now(UTC)))

@@ -115,9 +115,11 @@ class Gateway:
         return served
 
     def admit(self, request: Request) -> None:
-        """Raises RefusedError INVALID_API_KEY."""
+        """Raises RefusedError INVALID_API_KEY; ConfigError where no key can be checked."""
         exchange: Exchange = request.scope["rbee"]
+        exchange.was_let_in = False
         exchange.client = self._parts.gate.admit(request.headers, request.client.host if request.client else "")
+        exchange.was_let_in = True
 
     async def pass_on(self, request: Request, answer: Answer) -> None:
         """Raises what ends the request."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.types import Message
 
 from rbee.gateway.requests.errors import Refusal, RefusedStatusError, wrong
 from rbee_remote.protocol import RESUME_FIELD, ErrorCode, ProtocolError, parse_json
@@ -18,13 +21,16 @@ from rbee_remote.serving.body import read_body
 #: Bytes of JSON that are worked on beside the event loop: a thread costs as much as some ten thousand bytes.
 _LARGE = 128 * 1024
 _LONGEST_NAME = 512
+#: Seconds: bodies go with their requests, which take seconds.
+_RETRY_AFTER_S = "5"
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """content: as it came. body: the same, parsed. model: as the client names it, "" where it does not."""
+    """content: as it came, without a byte order mark. body: the same, parsed. model: as the client names it, "" where
+    it does not."""
 
     content: bytes
     body: dict[str, Any]
@@ -32,10 +38,48 @@ class Asked:
     streams: bool
 
 
-async def read(request: Request, most: int) -> Asked:
-    """most: bytes. Raises UsageError, RefusedStatusError 413 and 408, ClientDisconnect."""
+class Bodies:
+    """What lies here of bodies, of all requests that are not over. held: bytes."""
+
+    def __init__(self) -> None:
+        self.held = 0
+
+    @contextmanager
+    def of_one(self, most: int) -> Iterator[Callable[[int], None]]:
+        """While a request is not over: takes note of bytes that came of its body. most: for all of them.
+
+        What is told raises RefusedStatusError 503 where they would be more.
+        """
+        own = 0
+
+        def note(size: int) -> None:
+            nonlocal own
+            if self.held + size > most:
+                told = f"the bodies of the requests that are open have {most} bytes, which is all that may be"
+                headers = {"Connection": "close", "Retry-After": _RETRY_AFTER_S}
+                raise RefusedStatusError(Refusal(503, ErrorCode.ALL_SLOTS_BUSY.value, told, headers=headers))
+            self.held += size
+            own += size
+
+        try:
+            yield note
+        finally:
+            self.held -= own
+
+
+async def read(request: Request, most: int, note: Callable[[int], None]) -> Asked:
+    """most: bytes. note: told of those that come, as of `Bodies`.
+
+    Raises UsageError, RefusedStatusError 413 and 408 and what `note` does, ClientDisconnect.
+    """
+
+    async def receive() -> Message:
+        message = await request.receive()
+        note(len(message.get("body", b"")))
+        return message
+
     try:
-        content = await read_body(request, most)
+        content = await read_body(Request(request.scope, receive), most)
     except HTTPException as error:
         refusal = Refusal(error.status_code, ErrorCode.USAGE.value, error.detail, headers={"Connection": "close"})
         raise RefusedStatusError(refusal) from error
@@ -44,6 +88,9 @@ async def read(request: Request, most: int) -> Asked:
 
 def parsed(content: bytes) -> Asked:
     """Raises UsageError."""
+    content = content.removeprefix(codecs.BOM_UTF8)
+    if not content:
+        raise wrong("", "the body is empty; expected a JSON object")
     try:
         body = parse_json(content, unique=True)
     except ProtocolError as error:

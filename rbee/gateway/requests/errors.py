@@ -46,6 +46,7 @@ STATUSES: Mapping[ErrorCode, int] = {
             ErrorCode.CONNECTION_TIMEOUT,
             ErrorCode.CONNECTION_LOST,
             ErrorCode.AUTH_FAILED,
+            ErrorCode.CONFIG_INVALID,
             ErrorCode.HOST_KEY_UNKNOWN,
             ErrorCode.HOST_KEY_MISMATCH,
             ErrorCode.RAM_EXHAUSTED,

@@ -32,6 +32,7 @@ class Exchange:
     worker_at: float | None = None
     first_at: float | None = None
     over_at: float | None = None
+    was_let_in: bool = True
 
     def ended(self) -> Ended:
         now = self.over_at or time.monotonic()
@@ -52,4 +53,5 @@ class Exchange:
             first_s=None if self.first_at is None else self.first_at - self.started,
             queue_s=queue_s,
             traceparent=self.traceparent,
+            was_let_in=self.was_let_in,
         )

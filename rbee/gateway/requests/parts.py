@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rbee.base.retries import FAILOVER_BACK_S, FAILOVER_HEAD_S, FAILOVER_RESUME_S
 from rbee.gateway.base.interfaces import Client, Dispatcher, Fleet, Gate, Recorder
+from rbee.gateway.requests.asked import Bodies
 from rbee.gateway.routing.names import Resolved
 
 
@@ -22,7 +23,8 @@ class Names(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AppSettings:
-    """most_body: bytes of a request. patience_s: until a client that streams hears comments, each comment_s then.
+    """most_body: bytes of a request; most_bodies: of all that are open, eight of the largest. patience_s: until a
+    client that streams hears comments, each comment_s then.
 
     wait_s: that a request waits for a worker; request_s: that it takes in all; a caller that says X-Rbee-Timeout
     replaces both. resume_s: that an answer waits for another worker to go on, which may have to load the model.
@@ -33,6 +35,7 @@ class AppSettings:
     """
 
     most_body: int = 32 * 2**20
+    most_bodies: int = 256 * 2**20
     patience_s: float = 1.0
     comment_s: float = 3.0
     wait_s: float = 600.0
@@ -55,3 +58,4 @@ class Parts:
     names: Names
     settings: AppSettings
     metrics: Callable[[str], tuple[bytes, str]] | None = None
+    bodies: Bodies = field(default_factory=Bodies)

@@ -24,9 +24,9 @@ async def pass_on(parts: Parts, request: Request, exchange: Exchange, answer: An
     Raises RbeeError, RefusedStatusError for what ends it before its answer began, or within; ClientGoneError,
     ClientDisconnect.
     """
-    with parts.gate.open(exchange.client):
+    with parts.gate.open(exchange.client), parts.bodies.of_one(parts.settings.most_bodies) as note:
         allowed_s = headers.timeout_s(request.headers)
-        told = await asked.read(request, parts.settings.most_body)
+        told = await asked.read(request, parts.settings.most_body, note)
         exchange.asked = told.model
         passage = Passage(parts, exchange, answer, told)
         deadline = exchange.started + (allowed_s or parts.settings.request_s)

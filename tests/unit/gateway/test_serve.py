@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from rbee.base.errors import RbeeError, UsageError
+from rbee.base.errors import ConfigError, RbeeError, UsageError
 from rbee.base.events import Event, Notice
 from rbee.base.settings import Settings
 from rbee.context import Context
@@ -127,6 +127,26 @@ async def test_a_key_is_needed_once_there_is_one_on_both(home: Path) -> None:
             assert (await client.get("/health")).status_code == 200
         revoke_key(home / "keys.toml", "alice")
         assert (await tcp.get("/v1/models", headers=key)).status_code == 401
+
+
+async def test_a_damaged_file_of_keys_is_said_at_the_start_and_to_callers(home: Path) -> None:
+    keys = home / "keys.toml"
+    async with gateway(home) as running, running.client() as client:
+        key = add(home)
+        whole = keys.read_bytes()
+        keys.write_bytes(whole + b"[keys.b")
+        for headers in (key, {}):
+            answer = await client.get("/v1/models", headers=headers)
+            assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
+            assert str(keys) in answer.text
+        keys.write_bytes(whole)
+        assert (await client.get("/v1/models", headers=key)).status_code == 200
+    logged = [json.loads(line) for line in (home / "log" / "gateway.log").read_text().splitlines()]
+    assert [line["status"] for line in logged if line["kind"] == "request"] == [200]
+    keys.write_bytes(whole + b"[keys.b")
+    with pytest.raises(ConfigError, match=str(keys)):
+        async with gateway(home):
+            pass
 
 
 async def test_a_forged_address_is_not_believed(home: Path) -> None:

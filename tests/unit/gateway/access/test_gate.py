@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from rbee.base.errors import NodeError, RefusedError
+from rbee.base.errors import ConfigError, NodeError, RefusedError
 from rbee.gateway.access.gate import REFUSALS_EVERY_S, KeyGate
 from rbee.gateway.access.keys import ApiKey, add_key, hash_of, new_key, revoke_key
 from rbee.gateway.base.interfaces import Client
+from rbee.gateway.requests.errors import refusal_of
 from rbee_remote.protocol import ErrorCode
 
 
@@ -82,6 +83,14 @@ def test_a_call_over_a_socket_needs_a_key_as_well(path: Path) -> None:
     assert gate.admit(bearer(secret), "").key == "alice"
 
 
+def closed(gate: KeyGate, headers: dict[str, str], path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        gate.admit(headers, "")
+    assert f"its file of API keys, {path}, is missing or damaged" in error.value.message
+    assert refusal_of(error.value).status == 503
+    assert "retry-after" in {name.lower() for name in refusal_of(error.value).headers}
+
+
 def test_the_file_is_followed_and_never_opens_the_gateway_again(path: Path) -> None:
     gate = KeyGate(path)
     alice = add(path)
@@ -96,7 +105,7 @@ def test_the_file_is_followed_and_never_opens_the_gateway_again(path: Path) -> N
     revoke_key(path, "alice")
     refused(gate, bearer(alice))
     path.unlink()
-    refused(gate, {})
+    closed(gate, bearer(alice), path)
     carol = add(path, "carol")
     assert gate.admit(bearer(carol), "").key == "carol"
 
@@ -105,12 +114,16 @@ def test_a_damaged_file_lets_nobody_in_until_it_is_mended(path: Path, caplog: py
     secret = add(path)
     gate, good = KeyGate(path), path.read_bytes()
     path.write_bytes(good + b"\n[keys.b")
-    assert refused(gate, bearer(secret)) == "no API key can be checked now"
+    closed(gate, bearer(secret), path)
+    closed(gate, {}, path)
     path.chmod(0o644)
     path.write_bytes(good)
-    assert refused(gate, bearer(secret)) == "no API key can be checked now"
+    closed(gate, bearer(secret), path)
+    with pytest.raises(ConfigError, match="others can read it"):
+        gate.check()
     assert [record.levelname for record in caplog.records].count("ERROR") >= 2
     path.chmod(0o600)
+    gate.check()
     assert gate.admit(bearer(secret), "").key == "alice"
 
 

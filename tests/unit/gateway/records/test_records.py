@@ -69,7 +69,9 @@ def test_wrong_keys_are_counted_alone_and_lists_and_limits_are_not_audited(setti
     metrics = Metrics()
     with Records(settings, metrics) as records:
         for _ in range(1000):
-            records.ended(ended(status=401, finish="INVALID_API_KEY", model="", client=Client(), worker=None))
+            records.ended(
+                ended(status=401, finish="INVALID_API_KEY", model="", client=Client(), worker=None, was_let_in=False)
+            )
         records.ended(ended(method="GET", path="/v1/models", model="", worker=None))
         records.ended(ended(status=429, finish="RATE_LIMITED", worker=None))
     assert [line["status"] for line in lines(settings.log / "gateway.log")] == [200, 429]

@@ -94,7 +94,8 @@ async def test_an_alias_adds_its_system_prompt_and_sampling() -> None:
 
 
 WRONG = [
-    (b"", 400, "not JSON"),
+    (b"", 400, "the body is empty; expected a JSON object"),
+    (b"\xef\xbb\xbf", 400, "the body is empty; expected a JSON object"),
     (b"{", 400, "not JSON"),
     (b"[]", 400, "a list"),
     (b'{"model": 3}', 400, "a number"),
@@ -188,6 +189,30 @@ async def test_a_worker_that_redirects_is_well() -> None:
     assert (heard.status, heard.json["error"]["message"]) == (404, "no worker serves /v1/chat/completions/")
     assert "location" not in heard.headers
     assert (await ask(app, chat(stream=False))).status == 200
+
+
+async def test_a_byte_order_mark_stays_at_the_gateway() -> None:
+    worker = ScriptedWorker(OK)
+    heard = await ask(make_app(setting(a=worker).parts), b"\xef\xbb\xbf" + json.dumps(chat(stream=False)).encode())
+    assert heard.status == 200
+    assert worker.requests[0][2] == chat(stream=False)
+
+
+async def test_all_bodies_together_have_a_bound() -> None:
+    hold = asyncio.Event()
+    worker = ScriptedWorker(Reply(resuming(STEPS), cuts=[200], holds=hold))
+    world = setting(a=worker, settings=AppSettings(most_bodies=1500))
+    app, body = make_app(world.parts), chat(user="x" * 700)
+    running = asyncio.create_task(ask(app, body))
+    await until(lambda: worker.open)
+    heard = await ask(app, body)
+    assert (heard.status, heard.headers["retry-after"], heard.headers["connection"]) == (503, "5", "close")
+    assert "the bodies of the requests that are open" in heard.json["error"]["message"]
+    assert (await ask(app, {"model": "unknown"})).status == 404  # there is room for a small one
+    hold.set()
+    assert (await running).is_complete
+    assert world.parts.bodies.held == 0
+    assert (await ask(app, body)).status == 200
 
 
 async def test_no_worker_can_be_had() -> None:
