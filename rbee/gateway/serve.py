@@ -35,6 +35,7 @@ from rbee.gateway.access.gate import KeyGate
 from rbee.gateway.access.listen import Address, bound, load_certificate, tls_context, unix_listener
 from rbee.gateway.access.readers import Room
 from rbee.gateway.base.interfaces import Dispatcher, Fleet, Gate, Recorder
+from rbee.gateway.records import loop_lag
 from rbee.gateway.records.metrics import Metrics
 from rbee.gateway.records.records import Records
 from rbee_remote.protocol import ErrorCode
@@ -159,6 +160,7 @@ async def serve(
             fleet = await running.enter_async_context(parts.fleet(context, options.nodes))
             dispatcher = await running.enter_async_context(parts.dispatcher(fleet))
             metrics.watch(fleet, lambda: parts.waiting(dispatcher))
+            await running.enter_async_context(loop_lag.watched(metrics.lagged))
             app = parts.app(Surroundings(fleet, dispatcher, gate, records, metrics.render, options.origins))
             hosts = [address.host for address in options.listen]
             entrance = Entrance(app, needs_key=lambda: gate.needs_key, origins=options.origins, hosts=hosts)

@@ -28,6 +28,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._jumps.now
 
+    def block(self, seconds: float) -> None:
+        """As something does that computes for so long and lets nothing else run."""
+        self._jumps.now += seconds
+
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """`asyncio.run`, in virtual time. Fails where a task is left over, or one ended with an error that nobody saw."""

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 #: Upper bounds in seconds, as a worker has them: a wait is nothing or up to minutes, a token takes milliseconds.
 WAITS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 TOKENS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1)
+#: A timer of a loop with nothing to do comes up to 1 ms late, by the resolution of epoll.
+LAGS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 #: The label of a model that no node has, and how many there are names for at most.
 OTHER, MOST_MODELS = "other", 500
 _CODES = {code.value for code in ErrorCode}
@@ -91,12 +93,22 @@ class Metrics:
             registry=registry,
             buckets=TOKENS,
         )
+        self._lag = Histogram(
+            "rbee_gateway_loop_lag_seconds",
+            "How late the event loop is: what each request waits beyond its own work.",
+            registry=registry,
+            buckets=LAGS,
+        )
         registry.register(_Now(self))
         ProcessCollector(registry=registry)
 
     def watch(self, fleet: Fleet, waiting: Callable[[], Mapping[str, int]] = dict) -> None:
         """From now on the fleet is shown, too. waiting: requests that wait for a worker, by model."""
         self._fleet, self.waiting = fleet, waiting
+
+    def lagged(self, seconds: float) -> None:
+        """The event loop was so late."""
+        self._lag.observe(seconds)
 
     @property
     def nodes(self) -> tuple[NodeView, ...]:

@@ -71,6 +71,14 @@ def test_requests_are_counted() -> None:
     assert value(found, "request_seconds_count", model=MODEL) == 2
 
 
+def test_how_late_the_loop_is_counts_by_buckets() -> None:
+    metrics = watching()
+    for seconds in (0.0004, 0.0006, 0.03):
+        metrics.lagged(seconds)
+    found = page(metrics)
+    assert [value(found, "loop_lag_seconds_bucket", le=le) for le in ("0.001", "0.02", "0.05")] == [2, 2, 3]
+
+
 def test_a_client_chooses_no_label() -> None:
     metrics = watching("hf:a/b:Q4")
     for number in range(3000):

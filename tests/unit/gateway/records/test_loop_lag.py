@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from rbee.gateway.records import loop_lag
+from tests.doubles import virtual_time
+
+
+def test_a_loop_that_was_blocked_says_for_how_long() -> None:
+    async def main() -> list[float]:
+        found: list[float] = []
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, virtual_time.VirtualTimeLoop)
+        async with loop_lag.watched(found.append):
+            await asyncio.sleep(2.5 * loop_lag.EVERY_S)
+            loop.block(3 * loop_lag.EVERY_S)
+            await asyncio.sleep(loop_lag.EVERY_S)
+        return found
+
+    late = 2.5 * loop_lag.EVERY_S  # of the 3, the half until it was due is not late
+    assert virtual_time.run(main()) == pytest.approx([0, 0, late])
