@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 
 from benchmarks.harness import Report, machine
 
@@ -12,6 +13,8 @@ NAMES = (
     "startup",
     "warm",
     "serve",
+    "litellm",
+    "slow_streams",
     "affinity",
     "cold",
     "fanout",
@@ -30,6 +33,7 @@ NAMES = (
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # so that what was started is ended
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed rbee is compiled once, not at each start
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(NAMES)}; all when none is given")

@@ -85,7 +85,7 @@ async def loopback(folder: Path, fault: Callable[[], Fault] = Fault) -> AsyncIte
             )
         )
         inventory = load(settings.inventory_path, settings)
-        await _give_runtime(inventory.node("direct"), node_home, settings)
+        await give_runtime(inventory.node("direct"), node_home, settings)
         node = Loopback(context_of(settings, inventory), home, node_home, _sshd(folder / "sshd"))
         try:
             yield node
@@ -103,8 +103,8 @@ def context_of(settings: Settings, inventory: Inventory) -> Context:
     )
 
 
-async def _give_runtime(node: Node, node_home: Path, settings: Settings) -> None:
-    """This Python under the name of the runtime that a bootstrap would make."""
+async def give_runtime(node: Node, node_home: Path, settings: Settings, shell: str = "") -> None:
+    """This Python, or a line for the shell in its place, under the name of the runtime that a bootstrap would make."""
     said = await asyncio.create_subprocess_exec(
         "/bin/sh", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
@@ -112,7 +112,7 @@ async def _give_runtime(node: Node, node_home: Path, settings: Settings) -> None
     runtime = bootstrap._Runtime.choose(parse(output), node, WheelCache.of(settings))
     python = node_home / "runtimes" / runtime.key / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.write_text("#!/bin/sh\n" + (shell or f'exec "{sys.executable}" "$@"') + "\n")
     python.chmod(0o755)
 
 

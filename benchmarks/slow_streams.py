@@ -1,0 +1,160 @@
+"""200 slow streams held at once by one `rbee serve`, before four nodes behind a real sshd whose workers have a script
+in place of a model: whether every byte arrives, what memory it takes, and how late the event loop is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import asyncssh
+import httpx
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks import scripted_node
+from benchmarks.fleet_testbed import MODEL
+from benchmarks.gateway import Gateway, gateway
+from benchmarks.harness import Comparison
+from benchmarks.testbed import keeper
+from rbee.base.settings import Settings
+from rbee.inventory import load
+from tests.ssh.scripted_worker import answer
+from tests.ssh.servers import openssh_server
+from tests.testbed.cli import Rbee
+from tests.testbed.loopback import give_runtime
+
+NODES, SLOTS = 4, 50
+STREAMS = NODES * SLOTS
+CTX = 512
+#: Of the kernel's file for a process's memory, how often.
+LOOK_S = 0.5
+LAG = "rbee_gateway_loop_lag_seconds_bucket"
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """began, ended: the first and the last byte of the answer, on the clock of this process."""
+
+    is_whole: bool
+    began: float
+    ended: float
+
+
+def measure() -> list[Comparison]:
+    with keeper() as rbee:
+        return asyncio.run(_measure(rbee))
+
+
+async def _measure(rbee: Rbee) -> list[Comparison]:
+    async with _nodes(rbee):
+        with gateway(rbee, "@far") as running:
+            limits = httpx.Limits(max_connections=None)
+            async with httpx.AsyncClient(base_url=running.address, timeout=None, limits=limits) as client:
+                await _until_up(client)
+                before = await _lags(client)
+                peak = asyncio.create_task(_peak_mb(running))
+                streams = await asyncio.gather(*(_stream(client, f"s{number}") for number in range(STREAMS)))
+                peak.cancel()
+                after = await _lags(client)
+            peak_mb = (await asyncio.gather(peak))[0]
+    at_once = sum(each.began < min(other.ended for other in streams) for each in streams)
+    lag_s = quantile(0.99, {bound: after[bound] - before[bound] for bound in after})
+    shortest = min(each.ended - each.began for each in streams)
+    print(f"{STREAMS} streams of {shortest:.0f} s and more; {after[float('inf')] - before[float('inf')]:.0f} looks")
+    return [
+        Comparison("streams held at once", at_once, goal=STREAMS, least=STREAMS, unit=""),
+        Comparison("streams not whole", sum(not each.is_whole for each in streams), goal=0, unit=""),
+        Comparison("memory of the gateway, at most", round(peak_mb, 1), goal=150, unit="MB"),
+        Comparison("lag of its event loop, p99", round(1000 * lag_s, 2), goal=20, unit="ms"),
+    ]
+
+
+@asynccontextmanager
+async def _nodes(rbee: Rbee) -> AsyncIterator[None]:
+    """Behind one sshd, each with a home of its own and a worker that is loaded."""
+    folder = rbee.home / "sshd"
+    folder.mkdir(mode=0o700)
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    key.write_private_key(folder / "id")
+    (folder / "id").chmod(0o600)
+    own = f"SetEnv HOME={rbee.user_home} XDG_RUNTIME_DIR={rbee.run_dir}"
+    async with openssh_server(folder, key, own) as server:
+        homes = {f"n{number}": rbee.home / "nodes" / str(number) for number in range(NODES)}
+        rbee.inventory.write_text(
+            "".join(
+                f'[nodes.{name}]\nhost = "{server.host}"\nport = {server.port}\nuser = "{server.user}"\n'
+                f'identity_file = "{folder / "id"}"\nhost_key = "{server.host_keys[0]}"\nhome = "{home}"\n'
+                f'backend = "cpu"\ntags = ["far"]\n'
+                for name, home in homes.items()
+            )
+        )
+        inventory = load(rbee.inventory, settings := Settings(rbee.home))
+        python = f'exec "{sys.executable}" -P "{scripted_node.__file__}" "$0" "$@"'
+        for name, home in homes.items():
+            await give_runtime(inventory.node(name), home, settings, python)
+            words = ["--keep-alive", "never", "--slots", str(SLOTS), "--ctx", str(CTX)]
+            await asyncio.to_thread(rbee, "infer", "--node", name, *words, "--max-tokens", "1", "Hello")
+        yield
+
+
+async def _until_up(client: httpx.AsyncClient) -> None:
+    """All nodes are connected, and their workers known."""
+    async with asyncio.timeout(60):
+        while sum(value for name, value in await _samples(client) if name == "rbee_gateway_slots") < STREAMS:
+            await asyncio.sleep(0.2)
+
+
+async def _stream(client: httpx.AsyncClient, prompt: str) -> Stream:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": prompt}], "stream": True, "temperature": 0}
+    async with client.stream("POST", "/v1/chat/completions", json=body) as response:
+        pieces = [(time.monotonic(), piece) async for piece in response.aiter_raw()]
+    is_whole = response.status_code == 200 and _text(b"".join(piece for _, piece in pieces)) == answer(prompt).decode()
+    return Stream(is_whole, pieces[0][0], pieces[-1][0])
+
+
+def _text(body: bytes) -> str:
+    """Of an answer that has come to its end, else ""."""
+    lines = [line[6:] for line in body.decode().splitlines() if line.startswith("data: ")]
+    if not lines or lines.pop() != "[DONE]":
+        return ""
+    choices = [choice for line in lines for choice in json.loads(line).get("choices", ())]
+    return "".join(choice["delta"].get("content") or "" for choice in choices)
+
+
+async def _peak_mb(running: Gateway) -> float:
+    """Until it is cancelled."""
+    process, most = psutil.Process(running.process.pid), 0
+    try:
+        while True:
+            most = max(most, process.memory_info().rss)
+            await asyncio.sleep(LOOK_S)
+    except asyncio.CancelledError:
+        return most / 1e6
+
+
+async def _samples(client: httpx.AsyncClient) -> list[tuple[str, float]]:
+    text = (await client.get("/metrics")).text
+    found = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return [(f"{each.name} {each.labels['le']}" if each.name == LAG else each.name, each.value) for each in found]
+
+
+async def _lags(client: httpx.AsyncClient) -> dict[float, float]:
+    """How often the loop was at most so many seconds late."""
+    found = await _samples(client)
+    return {float(name.split()[1]): value for name, value in found if name.startswith(LAG)}
+
+
+def quantile(share: float, buckets: Mapping[float, float]) -> float:
+    """Of a histogram's counts up to each bound, as Prometheus has it: even within a bucket."""
+    bounds = sorted(buckets)
+    wanted, below, low = share * buckets[bounds[-1]], 0.0, 0.0
+    for bound in bounds:
+        if buckets[bound] >= wanted and buckets[bound] > below:
+            return low if bound == float("inf") else low + (bound - low) * (wanted - below) / (buckets[bound] - below)
+        below, low = buckets[bound], bound
+    return low
