@@ -64,9 +64,9 @@ class LlamaServer:
 
 @asynccontextmanager
 async def llama_server(
-    model: Path, slots: int, ctx: int, threads: int, *, backend: str = "cpu", options: Sequence[str] = ()
+    model: Path, slots: int, ctx: int, threads: int, *, backend: str = "cpu", options: Sequence[str] = (), port: int = 0
 ) -> AsyncIterator[LlamaServer]:
-    """llama-server as it comes, on a unix socket, until the block ends.
+    """llama-server as it comes, on a unix socket or on a port of 127.0.0.1, until the block ends.
 
     ctx: tokens per slot, each with a cache of its own, as in a worker. options: more of its own command line.
     Raises RuntimeError with the end of its log when it does not become ready.
@@ -74,15 +74,17 @@ async def llama_server(
     program = programs(backend) / "llama-server"
     with tempfile.TemporaryDirectory(prefix="rbee-peer-") as folder:
         socket, log = Path(folder, "llama.sock"), Path(folder, "log")
-        words = ["--model", str(model), "--host", str(socket), "--parallel", str(slots), "--no-kv-unified"]
+        listen = ["127.0.0.1", "--port", str(port)] if port else [str(socket)]
+        words = ["--model", str(model), "--host", *listen, "--parallel", str(slots), "--no-kv-unified"]
         words += ["--ctx-size", str(ctx * slots), *_common_words(threads, backend), *options]
         with log.open("wb") as sink:
             process = await asyncio.create_subprocess_exec(
                 program, *words, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=_environment()
             )
         try:
-            transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=NO_KEEP_ALIVE)
-            async with httpx.AsyncClient(transport=transport, base_url="http://llama-server", timeout=None) as client:
+            transport = httpx.AsyncHTTPTransport(uds=None if port else str(socket), limits=NO_KEEP_ALIVE)
+            url = f"http://127.0.0.1:{port}" if port else "http://llama-server"
+            async with httpx.AsyncClient(transport=transport, base_url=url, timeout=None) as client:
                 await _wait_ready(client, process, log)
                 yield LlamaServer(client, socket, process.pid)
         finally:

@@ -8,11 +8,12 @@ import itertools
 import json
 import os
 import secrets
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,11 @@ START_S = 60.0
 #: The tokens that end a text of the model used here: <|endoftext|> and <|im_end|>. Kept away, so that a stream has as
 #: many tokens as it is asked for.
 NO_END = {"0": -100, "2": -100}
+MODEL = "smollm2:135m"
+#: Rounds that do not count.
+WARM_UP = 3
+#: Six digits, a token each.
+_numbers = itertools.count(100_000)
 
 Peers = Mapping[str, httpx.AsyncClient]
 Side = TypeVar("Side")
@@ -107,6 +113,35 @@ async def in_turn(
             if number:
                 samples[name].append(round(value, 5))
     return {name: tuple(values) for name, values in samples.items()}
+
+
+async def first_tokens(sides: Peers, streams: int, requests: int) -> dict[str, list[float]]:
+    """Seconds to the first token of so many requests to each side, in turn, `streams` at once. One token each, so that
+    what stands before the model counts; each side has a median of its own, and none is always the first to be asked."""
+    found: dict[str, list[float]] = {side: [] for side in sides}
+    order = list(sides.items())
+    for number in range(-WARM_UP, requests // streams):
+        for side, client in order:
+            bodies = [question(1) for _ in range(streams)]
+            answers = await asyncio.gather(*(stream(client, "/v1/chat/completions", body) for body in bodies))
+            if number >= 0:  # the first ones open connections
+                found[side] += [answer.first_s for answer in answers]
+        order.append(order.pop(0))
+    return found
+
+
+def question(tokens: int) -> dict[str, Any]:
+    """One that nobody has asked, always of the same length, which is answered with so many tokens."""
+    messages = [{"role": "user", "content": f"Tell me about bee {next(_numbers)}."}]
+    return {"model": MODEL, "messages": messages, "max_tokens": tokens, "temperature": 0, "logit_bias": NO_END}
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+def streams_text(streams: int) -> str:
+    return f"{streams} stream{'s' if streams > 1 else ''}"
 
 
 def _has_text(line: str) -> bool:
