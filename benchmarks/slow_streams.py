@@ -9,11 +9,10 @@ import json
 import re
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
-import asyncssh
 import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
@@ -22,15 +21,12 @@ from benchmarks import scripted_node
 from benchmarks.fleet_testbed import MODEL
 from benchmarks.gateway import Gateway, gateway
 from benchmarks.harness import Comparison
+from benchmarks.loopback_fleet import loopback_nodes
 from benchmarks.serving import percentile
 from benchmarks.testbed import keeper
-from rbee.base.settings import Settings
 from rbee.gateway.records import loop_lag
-from rbee.inventory import load
 from tests.ssh.scripted_worker import answer
-from tests.ssh.servers import openssh_server
 from tests.testbed.cli import Rbee
-from tests.testbed.loopback import give_runtime
 
 NODES, SLOTS = 4, 50
 STREAMS = NODES * SLOTS
@@ -58,7 +54,8 @@ def measure() -> list[Comparison]:
 
 
 async def _measure(rbee: Rbee) -> list[Comparison]:
-    async with _nodes(rbee):
+    script = f'exec "{sys.executable}" -P "{scripted_node.__file__}" "$0" "$@"'
+    async with loopback_nodes(rbee, NODES, "--slots", str(SLOTS), "--ctx", str(CTX), python=lambda _: script):
         with gateway(rbee, "@far") as running:
             limits = httpx.Limits(max_connections=None)
             async with httpx.AsyncClient(base_url=running.address, timeout=None, limits=limits) as client:
@@ -123,34 +120,6 @@ def _lag(ours_s: float, idle_s: float) -> Comparison:
 async def _all(begun: asyncio.Semaphore) -> None:
     for _ in range(STREAMS):
         await begun.acquire()
-
-
-@asynccontextmanager
-async def _nodes(rbee: Rbee) -> AsyncIterator[None]:
-    """Behind one sshd, each with a home of its own and a worker that is loaded."""
-    folder = rbee.home / "sshd"
-    folder.mkdir(mode=0o700)
-    key = asyncssh.generate_private_key("ssh-ed25519")
-    key.write_private_key(folder / "id")
-    (folder / "id").chmod(0o600)
-    own = f"SetEnv HOME={rbee.user_home} XDG_RUNTIME_DIR={rbee.run_dir}"
-    async with openssh_server(folder, key, own) as server:
-        homes = {f"n{number}": rbee.home / "nodes" / str(number) for number in range(NODES)}
-        rbee.inventory.write_text(
-            "".join(
-                f'[nodes.{name}]\nhost = "{server.host}"\nport = {server.port}\nuser = "{server.user}"\n'
-                f'identity_file = "{folder / "id"}"\nhost_key = "{server.host_keys[0]}"\nhome = "{home}"\n'
-                f'backend = "cpu"\ntags = ["far"]\n'
-                for name, home in homes.items()
-            )
-        )
-        inventory = load(rbee.inventory, settings := Settings(rbee.home))
-        python = f'exec "{sys.executable}" -P "{scripted_node.__file__}" "$0" "$@"'
-        for name, home in homes.items():
-            await give_runtime(inventory.node(name), home, settings, python)
-            words = ["--keep-alive", "never", "--slots", str(SLOTS), "--ctx", str(CTX)]
-            await asyncio.to_thread(rbee, "infer", "--node", name, *words, "--max-tokens", "1", "Hello")
-        yield
 
 
 async def _until_up(client: httpx.AsyncClient) -> None:
