@@ -38,7 +38,7 @@ TURNS = ("rbee", "round robin", "rbee")
 LAYERS = 6
 MODEL = "small"
 #: Two tokens and a space each.
-_WORDS = 520
+_WORDS = 560
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def measure() -> list[Comparison]:
 
 async def _measure(rbee: Rbee) -> list[Turn]:
     model = cut(assets.model(), rbee.home / "small.gguf", LAYERS)
-    alias = f'[models.{MODEL}]\nref = "file:{model}"\n'
+    alias = f'[models.{MODEL}]\nmodel = "file:{model}"\n'
     words = ["--model", f"file:{model}", "--slots", str(SLOTS), "--ctx", "2560"]
     async with loopback_nodes(rbee, WORKERS, *words, python=_on_one_processor, extra=alias) as nodes:
         with gateway(rbee, "@far") as running:
