@@ -28,6 +28,7 @@ NAMES = (
     "prefix",
     "soak",
     "gateway_soak",
+    "failover",
     "cycles",
 )
 

@@ -2,48 +2,93 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.testbed import keeper, key_pair, node, ssh
+from tests.testbed import assets
 from tests.testbed.cli import Rbee
-from tests.testbed.node import ContainerNode, start_node, wait_until
+from tests.testbed.node import PROCESSORS, ContainerNode, KeyPair, start_node, wait_until
 
 MODEL = "smollm2:135m"
 IMAGE = "rbee-bench-node:warm"
 START_S = 120.0
+GATEWAY = Path(__file__).with_name("watched_gateway.py")
+#: What the model's system prompt calls the assistant, and what comes after it there.
+_CALLED, _AFTER = b"SmolLM", b", trained by Hugging Face"
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A gateway that runs, at `address`, an URL without a path. nodes: by name, each with a worker that is loaded."""
+    """A gateway that runs, at `address`, an URL without a path. nodes: by name, each with its workers loaded."""
 
     rbee: Rbee
     nodes: dict[str, ContainerNode]
     address: str
     process: subprocess.Popen[bytes]
 
+    def tasks(self) -> list[str]:
+        """The coroutines of the gateway's tasks."""
+        told = _told(self.rbee.home)
+        told.unlink(missing_ok=True)
+        self.process.send_signal(signal.SIGUSR1)
+        wait_until(told.exists, START_S, lambda: "the gateway does not say which tasks it has")
+        return told.read_text().splitlines()
+
+
+class _Watched(Rbee):
+    def _command(self, args: tuple[str, ...]) -> list[str]:
+        return [sys.executable, str(GATEWAY), str(_told(self.home)), *args]
+
+
+def _told(home: Path) -> Path:
+    return home.parent / "tasks"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that is asked for by `name`. only: the node that alone has it, "" for all. options: of its alias.
+
+    called: six letters that stand for "SmolLM" in the system prompt of a copy of the built-in model, which is a model
+    with another SHA-256 for that, and answers otherwise; "" for the built-in one.
+    """
+
+    name: str
+    called: str = ""
+    only: str = ""
+    options: str = ""
+
+    def table(self) -> str:
+        where = f'nodes = ["{self.only}"]\n' if self.only else ""
+        return f'[models.{self.name}]\nmodel = "{self.ref()}"\nkeep_alive = "never"\n{where}{self.options}\n'
+
+    def ref(self) -> str:
+        """What `rbee models push` makes of it on a node of the testbed."""
+        if not self.called:
+            return MODEL
+        return f"file:/home/bee/.rbee/models/{hashlib.sha256(self.content()).hexdigest()}.gguf"
+
+    def content(self) -> bytes:
+        content = assets.model().read_bytes()
+        assert len(self.called) == len(_CALLED)
+        assert content.count(_CALLED + _AFTER) == 1
+        return content.replace(_CALLED + _AFTER, self.called.encode() + _AFTER)
+
 
 @contextmanager
 def served(count: int, *load: str) -> Iterator[Served]:
     """A gateway before `count` nodes. load: options of `infer` for each one's worker."""
     with key_pair() as key, keeper() as rbee, ExitStack() as stack:
-        with node(key) as first:
-            rbee.inventory.write_text(first.inventory())
-            rbee("infer", "--node", "node", "--max-tokens", "1", "Hello")
-            rbee("hive", "stop", "node")
-            first.keep_as(IMAGE)
-        nodes = {}
-        for number in range(count):
-            container, started = start_node(key, name=f"n{number}", image=IMAGE, processors=None)
-            stack.callback(container.stop)
-            nodes[started.name] = started
+        _make_image(rbee, key, ())
+        nodes = _start(stack, key, count, None)
         rbee.inventory.write_text("\n".join(each.inventory(tags='["far"]') for each in nodes.values()))
         for name in nodes:
             rbee("infer", "--node", name, "--keep-alive", "never", "--max-tokens", "1", *load, "Hello")
@@ -52,11 +97,71 @@ def served(count: int, *load: str) -> Iterator[Served]:
 
 
 @contextmanager
+def served_models(count: int, models: Sequence[Model]) -> Iterator[Served]:
+    """A gateway before `count` nodes with one processor each, n0, n1, …, and models on them that are loaded."""
+    with key_pair() as key, keeper() as rbee, ExitStack() as stack:
+        _make_image(rbee, key, [model for model in models if not model.only])
+        nodes = _start(stack, key, count, PROCESSORS)
+        rbee.inventory.write_text(inventory(nodes.values(), models))
+        for model in models:
+            if model.only:
+                _push(rbee, model.only, model)
+        for name in nodes:
+            load_all(rbee, name, models)
+        address, process = stack.enter_context(_gateway(rbee))
+        yield Served(rbee, nodes, address, process)
+
+
+def inventory(nodes: Iterable[ContainerNode], models: Sequence[Model]) -> str:
+    """Of these nodes, and of the models that they can have."""
+    there = list(nodes)
+    names = {each.name for each in there} | {""}
+    tables = [model.table() for model in models if model.only in names]
+    return "\n".join([*(each.inventory(tags='["far"]') for each in there), *tables])
+
+
+def load_all(rbee: Rbee, node: str, models: Sequence[Model]) -> None:
+    """Have a worker of each model that is for this node."""
+    for model in models:
+        if model.only in ("", node):
+            rbee("infer", "--node", node, "--model", model.name, "--max-tokens", "1", "Hello")
+
+
+def _make_image(rbee: Rbee, key: KeyPair, models: Sequence[Model]) -> None:
+    """IMAGE: a node that is set up, with the built-in model and these."""
+    with node(key) as first:
+        rbee.inventory.write_text(first.inventory())
+        rbee("infer", "--node", "node", "--max-tokens", "1", "Hello")
+        for model in models:
+            if model.called:
+                _push(rbee, "node", model)
+        rbee("hive", "stop", "node")
+        first.keep_as(IMAGE)
+
+
+def _start(stack: ExitStack, key: KeyPair, count: int, processors: float | None) -> dict[str, ContainerNode]:
+    nodes = {}
+    for number in range(count):
+        container, started = start_node(key, name=f"n{number}", image=IMAGE, processors=processors)
+        stack.callback(container.stop)
+        nodes[started.name] = started
+    return nodes
+
+
+def _push(rbee: Rbee, node: str, model: Model) -> None:
+    with tempfile.TemporaryDirectory(prefix="rbee-bench-model-") as folder:
+        path = Path(folder, f"{model.name}.gguf")
+        path.write_bytes(model.content())
+        rbee("models", "push", node, str(path))
+
+
+@contextmanager
 def _gateway(rbee: Rbee) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    with rbee.start("serve", "--listen", address, "--nodes", "@far") as running:
+    watched = _Watched(rbee.home, rbee.run_dir, rbee.env)
+    with watched.start("serve", "--listen", address, "--nodes", "@far") as running:
         running.wait_for(address, stream="stdout")
         yield f"http://{address}", running.process
         running.process.send_signal(signal.SIGTERM)

@@ -1,15 +1,15 @@
-"""A gateway before three nodes under eight streams, for RBEE_SOAK_MINUTES (10), while workers are killed, connections
-cut, nodes paused, taken out of the inventory and put back.
+"""A gateway before three nodes under eight streams, for RBEE_SOAK_MINUTES (10), while workers and hives are killed,
+connections cut, nodes paused, lost, taken out of the inventory and put back. Each node has one model of its own, and
+all of them have two others.
 
-An answer has a token more or less than was asked for when something was lost or told twice: tokens come with their
-probabilities, so they can be counted. An answer that does not end well has to say so within its stream.
+Each answer is compared with the one that the same model gave when nobody disturbed it: it is that one, or its beginning
+where the client is told, within the stream or by a status, that it is not whole. Afterwards the gateway has the tasks,
+descriptors and threads, and each node the processes, that they had before.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import os
 import random
 import time
@@ -20,120 +20,218 @@ from typing import Any
 import httpx
 import psutil
 
-from benchmarks.fleet_testbed import MODEL, Served, served
+from benchmarks.fleet_testbed import Model, Served, inventory, load_all, served_models
 from benchmarks.harness import Comparison
+from benchmarks.hearing import WHOLE, Choice, Heard, hear
 from benchmarks.serving import NO_END
+from tests.testbed.node import ContainerNode
 
 MINUTES = float(os.environ.get("RBEE_SOAK_MINUTES") or 10)
-STREAMS, NODES = 8, 3
-#: Between two things that go wrong; each node is whole again before the next one.
-EVERY_S = 12.0
-PAUSED_S = 15.0
+STREAMS, NODES, TOKENS = 8, 3, 80
+_LOAD = "slots = 4\nctx = 512"
+MODELS = (
+    Model("shared-a", options=_LOAD),
+    Model("shared-b", "Beebee", options=_LOAD),
+    Model("own-0", "Drones", "n0", _LOAD),
+    Model("own-1", "Queens", "n1", _LOAD),
+    Model("own-2", "Nectar", "n2", _LOAD),
+)
+_PROMPTS = ("What is your name, and who made you?", "Tell me about bees.", "Write a story about an old castle.")
+_WAYS_TO_SAMPLE = ({"temperature": 0, "seed": 1}, {"temperature": 0.8, "seed": 7})
+#: Between two things that go wrong.
+EVERY_S = 8.0
+#: A node that is paused comes back while its answers are still waited for, one that is lost does not.
+PAUSED_S, LOST_S = 15.0, 45.0
 SETTLE_S = 20.0
-WAYS = ("kill", "kill", "cut", "pause", "remove")
+WAYS = ("kill", "kill", "hive", "cut", "cut", "pause", "remove", "lost")
+
+
+@dataclass(frozen=True)
+class Question:
+    model: str
+    prompt: str
+    sampling: int
+
+    def body(self, tokens: int = TOKENS, *, stream: bool = True) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "messages": [{"role": "user", "content": self.prompt}],
+            "max_tokens": tokens,
+            "stream": stream,
+            "logprobs": True,
+            "logit_bias": NO_END,
+            **_WAYS_TO_SAMPLE[self.sampling],
+        }
 
 
 @dataclass
 class Tally:
-    """ends: answers by how they ended. wrong: those with too few or too many tokens, or without an end."""
+    """undisturbed: answers of TOKENS tokens. ends: answers by how they ended, wrong: what is in none that may come."""
 
+    undisturbed: dict[Question, Choice] = field(default_factory=dict)
     ends: Counter[str] = field(default_factory=Counter)
+    by_model: Counter[str] = field(default_factory=Counter)
     struck: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class State:
+    """Of the gateway its tasks, descriptors, threads and children; of each node rbee's and sshd's processes by kind."""
+
+    tasks: Counter[str]
+    descriptors: int
+    threads: int
+    children: int
+    memory_mb: float
+    nodes: dict[str, Counter[str]]
+
+
 def measure() -> list[Comparison]:
-    with served(NODES, "--slots", "4", "--ctx", "1024") as running:
-        process = psutil.Process(running.process.pid)
-        tally = Tally()
-        before = process.num_fds()
-        asyncio.run(_load(running, tally))
+    tally = Tally()
+    with served_models(NODES, MODELS) as running:
+        asyncio.run(_undisturbed(running, tally))
         time.sleep(SETTLE_S)
-        kept = process.num_fds() - before
-    print(f"struck: {dict(tally.struck)}; answers: {dict(tally.ends)}")
-    for wrong in tally.wrong[:10]:
+        before = _state(running)
+        asyncio.run(_load(running, tally))
+        for name in running.nodes:
+            load_all(running.rbee, name, MODELS)
+        time.sleep(SETTLE_S)
+        after = _state(running)
+    print(f"struck: {dict(tally.struck)}; answers: {dict(tally.ends)}; by model: {dict(tally.by_model)}")
+    print(f"before: {before}\nafter: {after}")
+    for wrong in tally.wrong[:20]:
         print(wrong)
+    return _figures(tally, before, after)
+
+
+def _figures(tally: Tally, before: State, after: State) -> list[Comparison]:
+    answers = sum(tally.ends.values())
+    whole = sum(count for end, count in tally.ends.items() if end.startswith(WHOLE))
+    processes = sum((after.nodes[name] - before.nodes[name]).total() for name in before.nodes)
     return [
-        Comparison("answers", sum(tally.ends.values()), goal=10**9, least=1, unit=""),
-        Comparison("answers lost, doubled or without an end", len(tally.wrong), goal=0, unit=""),
-        Comparison("answers that ended with an error, of 100", _errors(tally), goal=5, unit="%"),
-        Comparison("file descriptors kept", kept, goal=12, unit="", least=-1000),
+        Comparison("answers", answers, goal=10**9, least=1, unit=""),
+        *(Comparison(f"struck: {way}", tally.struck[way], goal=10**9, unit="") for way in dict.fromkeys(WAYS)),
+        Comparison("answers that are wrong, doubled or without an end", len(tally.wrong), goal=0, unit=""),
+        Comparison("failures that the client was told", answers - whole, goal=0.1 * answers, unit=""),
+        Comparison("tasks left over", (after.tasks - before.tasks).total(), goal=0, unit=""),
+        Comparison("descriptors left over", after.descriptors - before.descriptors, 0, "", least=-1000),
+        Comparison("threads left over", after.threads - before.threads, 4, "", least=-1000),
+        Comparison("child processes left over", after.children - before.children, 0, "", least=-1000),
+        Comparison("processes left over on the nodes", processes, goal=0, unit=""),
+        Comparison("memory", round(after.memory_mb - before.memory_mb, 1), 40, "MB", least=-1000),
     ]
 
 
-def _errors(tally: Tally) -> float:
-    return round(100 * (1 - tally.ends["whole"] / max(1, sum(tally.ends.values()))), 2)
+def _state(running: Served) -> State:
+    gateway = psutil.Process(running.process.pid)
+    return State(
+        Counter(running.tasks()),
+        gateway.num_fds(),
+        gateway.num_threads(),
+        len(gateway.children(recursive=True)),
+        gateway.memory_info().rss / 1e6,
+        {name: _processes(node) for name, node in running.nodes.items()},
+    )
+
+
+def _processes(node: ContainerNode) -> Counter[str]:
+    """By what they do: `worker`, …; sessions of sshd, whose number is that of connections; descriptors of the hive."""
+    kinds = Counter(args.split(".zip ", 1)[1].split()[0] for _, args in node.processes() if ".zip " in args)
+    kinds["sshd sessions"] = int(node.try_exec("pgrep -c -f 'sshd.*: bee'")[1] or 0)
+    kinds["sockets"] = len(node.sockets())
+    kinds["zombies"] = int(node.try_exec("ps -e -o stat= | grep -c Z")[1] or 0)
+    for hive in node.pids("hive"):
+        kinds["descriptors of the hive"] += int(node.try_exec(f"ls /proc/{hive}/fd | wc -l")[1])
+    return kinds
+
+
+async def _undisturbed(running: Served, tally: Tally) -> None:
+    questions = [
+        Question(model.name, prompt, sampling)
+        for model in MODELS
+        for prompt in _PROMPTS
+        for sampling in range(len(_WAYS_TO_SAMPLE))
+    ]
+    places = asyncio.Semaphore(4)
+
+    async def ask(client: httpx.AsyncClient, question: Question) -> None:
+        async with places:
+            heard = await hear(client, "/v1/chat/completions", question.body())
+        if heard.end != WHOLE or len(heard.choices[0].tokens) != TOKENS:
+            raise RuntimeError(f"{question}: {heard}")
+        tally.undisturbed[question] = heard.choices[0]
+
+    async with httpx.AsyncClient(base_url=running.address, timeout=600) as client, asyncio.TaskGroup() as tasks:
+        for question in questions:
+            tasks.create_task(ask(client, question))
 
 
 async def _load(running: Served, tally: Tally) -> None:
     until = time.monotonic() + 60 * MINUTES
-    async with httpx.AsyncClient(base_url=running.address, timeout=180) as client, asyncio.TaskGroup() as tasks:
+    async with httpx.AsyncClient(base_url=running.address, timeout=300) as client, asyncio.TaskGroup() as tasks:
         for number in range(STREAMS):
             tasks.create_task(_stream(client, random.Random(number), until, tally))
         tasks.create_task(asyncio.to_thread(_strike, running, until, tally))
 
 
 async def _stream(client: httpx.AsyncClient, chance: random.Random, until: float, tally: Tally) -> None:
+    questions = list(tally.undisturbed)
     while time.monotonic() < until:
-        tokens = chance.randrange(1, 120)
-        body = {
-            "model": MODEL,
-            "messages": [{"role": "user", "content": f"Tell me about bee {chance.randrange(30)}."}],
-            "max_tokens": tokens,
-            "stream": True,
-            "logprobs": True,
-            "logit_bias": NO_END,
-            "seed": 1,
-        }
-        try:
-            end, seen = await _answer(client, body)
-        except httpx.HTTPError as error:
-            end, seen = f"broken: {type(error).__name__}", 0
-        tally.ends[end] += 1
-        if end == "whole" and seen != tokens:
-            tally.wrong.append(f"{seen} of {tokens} tokens")
-        elif end.startswith(("broken", "without")):
-            tally.wrong.append(end)
+        question, tokens = chance.choice(questions), chance.randrange(1, TOKENS + 1)
+        stream = chance.random() < 0.8
+        heard = await hear(client, "/v1/chat/completions", question.body(tokens, stream=stream))
+        tally.ends[f"{heard.end}{'' if stream else ', no stream'}"] += 1
+        tally.by_model[question.model] += 1
+        if why := _wrong(heard, tally.undisturbed[question], tokens):
+            tally.wrong.append(f"{question}, {tokens} tokens: {why}")
+        if heard.end.startswith("status"):  # as clients do
+            await asyncio.sleep(1.0)
 
 
-async def _answer(client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[str, int]:
-    """How it ended, and the tokens that came."""
-    seen = 0
-    async with client.stream("POST", "/v1/chat/completions", json=body) as response:
-        if response.status_code != 200:
-            await response.aread()
-            return f"status {response.status_code}", 0
-        error = ""
-        with contextlib.suppress(httpx.RemoteProtocolError):  # after an error event the connection just closes
-            async for line in response.aiter_lines():
-                if line == "data: [DONE]":
-                    return "whole", seen
-                if line.startswith("data: "):
-                    data = json.loads(line.removeprefix("data: "))
-                    error = data.get("error", {}).get("code") or error
-                    for choice in data.get("choices", ()):
-                        seen += len((choice.get("logprobs") or {}).get("content") or ())
-    return (f"error {error}" if error else "without an end"), seen
+def _wrong(heard: Heard, undisturbed: Choice, tokens: int) -> str:
+    """What is wrong with an answer, "" for nothing."""
+    said = heard.choices.get(0, Choice())
+    if not heard.is_said:
+        return heard.end
+    words, right = [word for word, _ in said.tokens], [word for word, _ in undisturbed.tokens]
+    if heard.end == WHOLE and (len(words), said.finish) != (tokens, "length"):
+        return f"{len(words)} tokens, ended by {said.finish!r}"
+    if words != right[: len(words)]:
+        return f"said {words}, which is {right[: len(words)]}"
+    if not undisturbed.text.startswith(said.text.rstrip("�")):
+        return f"said {said.text!r}, which is {undisturbed.text!r}"
+    return "" if said.text.startswith("".join(words).split("�", 1)[0]) else f"{said.text!r} is not {words}"
 
 
 def _strike(running: Served, until: float, tally: Tally) -> None:
     chance = random.Random(0)
-    inventory = running.rbee.inventory.read_text()
-    while time.monotonic() + EVERY_S + PAUSED_S < until:
+    ways: list[str] = []
+    while True:
         time.sleep(EVERY_S)
-        way, node = chance.choice(WAYS), chance.choice(list(running.nodes.values()))
-        tally.struck[way] += 1
-        if way == "kill":
-            for pid in node.pids("worker"):
-                node.try_exec(f"kill -KILL {pid}")
-        elif way == "cut":
+        ways = ways or chance.sample(WAYS, len(WAYS))
+        if time.monotonic() + LOST_S > until:
+            return
+        tally.struck[way := ways.pop()] += 1
+        _strike_once(running, way, chance.choice(list(running.nodes.values())))
+
+
+def _strike_once(running: Served, way: str, node: ContainerNode) -> None:
+    """And whole again when this ends, but for what the gateway has to start again itself."""
+    print(f"{time.strftime('%X')} {way} {node.name}", flush=True)
+    match way:
+        case "kill":
+            node.try_exec("pkill -KILL -u bee -f 'zip worker'")
+        case "hive":
+            node.try_exec("pkill -KILL -u bee -f 'zip hive'")
+        case "cut":
             node.try_exec("pkill -KILL -f 'sshd.*: bee'")
-        elif way == "pause":
+        case "remove":
+            others = [each for each in running.nodes.values() if each is not node]
+            running.rbee.inventory.write_text(inventory(others, MODELS))
+            time.sleep(PAUSED_S)
+            running.rbee.inventory.write_text(inventory(running.nodes.values(), MODELS))
+        case _:
             node.freeze()
-            time.sleep(PAUSED_S)
+            time.sleep(PAUSED_S if way == "pause" else LOST_S)
             node.thaw()
-        else:
-            others = [each.inventory(tags='["far"]') for each in running.nodes.values() if each is not node]
-            running.rbee.inventory.write_text("\n".join(others))
-            time.sleep(PAUSED_S)
-            running.rbee.inventory.write_text(inventory)
