@@ -1,8 +1,9 @@
 """RBEE_FAILOVERS (200) answers whose worker, hive or connection is killed with SIGKILL at a random token, through a
 gateway before two nodes: how many differ from the answer that nobody disturbed, and what the client waits for it.
 
-Eight streams run all the time, in all forms that an answer can have. A run is an answer that was under way on the node
-which was struck, by the gateway's own log.
+Each stream has a model of its own, so that nothing but the blow can change what is said: tokens that a worker computes in
+other company differ in their last bits. A run is an answer that was under way where something was killed, by the
+gateway's own log.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import itertools
 import json
 import os
 import random
+import re
 import secrets
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,20 +29,25 @@ from benchmarks.hearing import WHOLE, Heard, hear
 from benchmarks.serving import NO_END
 
 RUNS = int(os.environ.get("RBEE_FAILOVERS") or 200)
-STREAMS, NODES, TOKENS = 8, 2, 48
-#: As many slots as all streams can take, some with two answers, so that none has to wait when one node has them all.
-MODEL = Model("bee", options=f"slots = {2 * STREAMS}\nctx = 512")
-#: What is killed, and by which shell command on the node.
+NODES, TOKENS = 2, 40
+#: Two slots, for answers with two choices.
+MODELS = tuple(
+    Model(f"bee-{word or 'first'}", word, options="slots = 2\nctx = 512") for word in ("", "Drones", "Queens", "Nectar")
+)
+#: What is killed, and by which shell command on the node: the worker that has a file open, or all of a kind.
 WAYS = {
-    "worker": "pkill -KILL -u bee -f 'zip worker'",
+    "worker": "for pid in $(pgrep -f 'zip worker'); do grep -q {file} /proc/$pid/maps && kill -KILL $pid; done",
     "hive": "pkill -KILL -u bee -f 'zip hive'",
     "connection": "pkill -KILL -f 'sshd.*: bee'",
     "everything": "pkill -KILL -u bee",
 }
-WEIGHTS = (6, 1, 2, 1)
-PATIENCE_S = 120.0
+WEIGHTS = (16, 1, 2, 1)
+PATIENCE_S = 180.0
 #: An answer that takes longer than this between two lines is seen by whoever reads it.
 GAP_GOAL_S = 10.0
+
+#: Node, model and number of the requests that workers have.
+_OPEN = re.compile(r'^rbee_gateway_requests_open\{node="([^"]*)",model="([^"]*)"\} (\S+)$', re.MULTILINE)
 
 _PROMPTS = ("Tell me about bees.", "Write a story about an old castle.", "Explain the sea to a child.")
 _SCHEMA = {
@@ -81,6 +87,7 @@ FORMS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Case:
+    model: str
     form: str
     prompt: str
 
@@ -89,105 +96,144 @@ class Case:
         return "/v1/completions" if self.form == "completion" else "/v1/chat/completions"
 
     def body(self) -> dict[str, Any]:
-        asked = {"messages": [{"role": "user", "content": self.prompt}]}
+        asked: dict[str, Any] = {"messages": [{"role": "user", "content": self.prompt}]}
         if self.form == "completion":
             asked = {"prompt": self.prompt}
         more = {"max_tokens": TOKENS, "stream": True, "stream_options": {"include_usage": True}}
-        return {"model": MODEL.name, **asked, **more, **FORMS[self.form]}
+        return {"model": self.model, **asked, **more, **FORMS[self.form]}
+
+
+@dataclass(frozen=True)
+class Blow:
+    """model: whose worker alone it was for, "" for all of the node. lines: that the answer had before."""
+
+    way: str
+    node: str
+    model: str
+    lines: int
 
 
 @dataclass
 class Run:
-    """An answer. strikes: what was done, and to which node, while it was under way. lines: that came before."""
-
     case: Case
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     heard: Heard = field(default_factory=Heard)
-    struck: list[tuple[str, str, int]] = field(default_factory=list)
+    blows: list[Blow] = field(default_factory=list)
 
 
 @dataclass
 class Series:
-    """under_way: answers that have begun. done: those that ended, with all that they had to go through."""
+    """under_way: the answer of each model. done: those that ended, with all that they had to go through."""
 
+    running: Served
+    client: httpx.AsyncClient
     undisturbed: dict[Case, Heard] = field(default_factory=dict)
     under_way: dict[str, Run] = field(default_factory=dict)
     done: list[Run] = field(default_factory=list)
     struck: Counter[str] = field(default_factory=Counter)
     counted: int = 0
-    line: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 def measure() -> list[Comparison]:
-    with served_models(NODES, [MODEL]) as running:
+    with served_models(NODES, MODELS) as running:
         series = asyncio.run(_measure(running))
-        runs = _runs(running, series)
+        runs = _runs(series)
     return _figures(series, runs)
 
 
 async def _measure(running: Served) -> Series:
-    series = Series()
-    cases = [Case(form, prompt) for form, prompt in itertools.product(FORMS, _PROMPTS)]
     async with httpx.AsyncClient(base_url=running.address, timeout=PATIENCE_S) as client:
-        for case in cases:
-            series.undisturbed[case] = await hear(client, case.path, case.body())
+        series = Series(running, client)
         async with asyncio.TaskGroup() as tasks:
-            order = itertools.cycle(random.Random(0).sample(cases, len(cases)))
-            for _ in range(STREAMS):
-                tasks.create_task(_stream(client, series, order))
-            tasks.create_task(_strike(running, client, series))
+            for number, model in enumerate(MODELS):
+                tasks.create_task(_stream(series, model, random.Random(number)))
     return series
 
 
-async def _stream(client: httpx.AsyncClient, series: Series, order: Iterator[Case]) -> None:
-    def on_line(heard: Heard) -> None:
-        run.heard = heard
-        series.line.set()
-
-    while series.counted < RUNS:
-        run = Run(next(order))
-        series.under_way[run.id] = run
-        run.heard = await hear(client, run.case.path, run.case.body(), request_id=run.id, on_line=on_line)
-        series.done.append(series.under_way.pop(run.id))
-
-
-async def _strike(running: Served, client: httpx.AsyncClient, series: Series) -> None:
-    """One node after the other, each when it has been seen to answer, at a line of an answer that is due by chance."""
-    chance = random.Random(0)
-    for node in itertools.cycle(running.nodes.values()):
-        await _serves(client, node.name)
-        for _ in range(chance.randrange(10, 60)):
-            series.line.clear()
-            await series.line.wait()
-        way = chance.choices(list(WAYS), WEIGHTS)[0]
-        for run in series.under_way.values():
-            run.struck.append((way, node.name, len(run.heard.at)))
-        await asyncio.to_thread(node.try_exec, WAYS[way])
-        series.struck[way] += 1
-        series.counted = len(_runs(running, series))
-        print(f"{series.counted} of {RUNS}", flush=True)
+async def _stream(series: Series, model: Model, chance: random.Random) -> None:
+    """One answer after the other of a model, each struck at a line that chance says."""
+    cases = [Case(model.name, form, prompt) for prompt, form in itertools.product(_PROMPTS, FORMS)]
+    for case in itertools.cycle(cases):
+        for node in series.running.nodes:
+            await _serves(series.client, f"{model.name}@{node}")
+        if case not in series.undisturbed:
+            series.undisturbed[case] = await _undisturbed(series, case)
+        run, at = Run(case), chance.randrange(1, TOKENS)
+        if (await _struck(series, run, model, at, chance.choices(list(WAYS), WEIGHTS)[0])).blows:
+            series.counted = len(_runs(series))
+            print(f"{series.counted} of {RUNS}: {run.blows}", flush=True)
         if series.counted >= RUNS:
             return
 
 
-async def _serves(client: httpx.AsyncClient, node: str) -> None:
+async def _undisturbed(series: Series, case: Case) -> Heard:
+    """What nobody has disturbed: again, where another stream's blow was for all of its node."""
+    while True:
+        run = await _struck(series, Run(case), None, 0, "")
+        if not run.blows and run.heard.end == WHOLE:
+            return run.heard
+
+
+async def _struck(series: Series, run: Run, model: Model | None, at: int, way: str) -> Run:
+    """Ask, and strike in `way` when `at` lines have come, if so many come; never where `model` is None."""
+    due = asyncio.Event()
+
+    def on_line(heard: Heard) -> None:
+        run.heard = heard
+        if len(heard.at) == at:
+            due.set()
+
+    async def strike() -> None:
+        await due.wait()
+        if model and (node := await _where(series.client, model.ref())):
+            await _strike(series, model, node, way)
+
+    series.under_way[run.case.model] = run
+    striking = asyncio.create_task(strike())
+    run.heard = await hear(series.client, run.case.path, run.case.body(), request_id=run.id, on_line=on_line)
+    if not due.is_set():
+        striking.cancel()
+    await asyncio.wait([striking])
+    del series.under_way[run.case.model]
+    if model:
+        series.done.append(run)
+    return run
+
+
+async def _strike(series: Series, model: Model, node: str, way: str) -> None:
+    only = model.name if way == "worker" else ""
+    for name, run in series.under_way.items():
+        if only in ("", name):
+            run.blows.append(Blow(way, node, only, len(run.heard.at)))
+    command = WAYS[way].format(file=model.sha256())
+    await asyncio.to_thread(series.running.nodes[node].try_exec, command)
+    series.struck[way] += 1
+
+
+async def _where(client: httpx.AsyncClient, ref: str) -> str:
+    """The node that has a request for this model, "" for none."""
+    told = (await client.get("/metrics")).text
+    return next((node for node, model, count in _OPEN.findall(told) if model == ref and float(count)), "")
+
+
+async def _serves(client: httpx.AsyncClient, model: str) -> None:
     """Have a worker there, whatever it takes."""
-    body = {"model": f"{MODEL.name}@{node}", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+    body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
     until = time.monotonic() + PATIENCE_S
     while (heard := await hear(client, "/v1/chat/completions", body)).end != WHOLE:
         if time.monotonic() > until:
-            raise RuntimeError(f"{node} does not serve again: {heard.end}")
+            raise RuntimeError(f"{model} does not serve again: {heard.end}")
         await asyncio.sleep(0.2)
 
 
-def _runs(running: Served, series: Series) -> list[tuple[Run, str]]:
+def _runs(series: Series) -> list[tuple[Run, str]]:
     """The answers that lost what they had, and what that was."""
-    log = (running.rbee.home / "log" / "gateway.log").read_text().splitlines()
+    log = (series.running.rbee.home / "log" / "gateway.log").read_text().splitlines()
     told = {line["request"]: line for line in map(json.loads, log) if line["kind"] == "request"}
     found = []
     for run in series.done:
         line = told.get(run.id, {})
-        ways = [way for way, node, _ in run.struck if line.get("failovers") or line.get("node") == node]
+        ways = [blow.way for blow in run.blows if line.get("failovers") or line.get("node") == blow.node]
         if ways:
             found.append((run, ways[-1]))
     return found
@@ -197,12 +243,16 @@ def _figures(series: Series, runs: list[tuple[Run, str]]) -> list[Comparison]:
     ends = Counter(run.heard.end for run, _ in runs)
     wrong = [run for run, _ in runs if run.heard.end == WHOLE and not _is_same(series, run)]
     others = [run for run in series.done if run not in [each for each, _ in runs]]
-    gaps = [_added_s(run) for run, _ in runs if run.heard.end == WHOLE]
+    gaps = [_added_s(run) for run, _ in runs]
     print(f"struck: {dict(series.struck)}; runs by what was lost: {dict(Counter(way for _, way in runs))}")
     print(f"runs by form: {dict(Counter(run.case.form for run, _ in runs))}; ends: {dict(ends)}")
-    print(f"lines that were there: {sorted(run.struck[-1][2] for run, _ in runs)}")
-    for run in wrong[:10]:
-        print(f"differs: {run}\n  undisturbed: {series.undisturbed[run.case].said}")
+    print(f"lines that were there: {sorted(run.blows[-1].lines for run, _ in runs)}")
+    print(f"others: {len(others)}; waits: {sorted(zip(gaps, (way for _, way in runs)), reverse=True)[:20]}")
+    failed = [run for run, _ in runs if run.heard.end != WHOLE]
+    for run in (wrong + failed)[:20]:
+        print(
+            f"differs: {run.case} {run.id} {run.blows} {run.heard.said}\n  undisturbed: {series.undisturbed[run.case].said}"
+        )
     return [
         Comparison("answers that lost their worker, hive or connection", len(runs), goal=10**9, least=RUNS, unit=""),
         *(
@@ -226,4 +276,4 @@ def _is_same(series: Series, run: Run) -> bool:
 def _added_s(run: Run) -> float:
     """Seconds of the longest wait for a line, without what a line takes otherwise."""
     waits = [after - before for before, after in itertools.pairwise(run.heard.at)]
-    return round(max(waits) - statistics.median(waits), 3)
+    return round(max(waits, default=0.0) - statistics.median(waits or [0.0]), 3)

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from benchmarks.testbed import keeper, key_pair, node, ssh
@@ -74,13 +75,22 @@ class Model:
         """What `rbee models push` makes of it on a node of the testbed."""
         if not self.called:
             return MODEL
-        return f"file:/home/bee/.rbee/models/{hashlib.sha256(self.content()).hexdigest()}.gguf"
+        return f"file:/home/bee/.rbee/node/models/{self.sha256()}.gguf"
 
-    def content(self) -> bytes:
-        content = assets.model().read_bytes()
-        assert len(self.called) == len(_CALLED)
-        assert content.count(_CALLED + _AFTER) == 1
-        return content.replace(_CALLED + _AFTER, self.called.encode() + _AFTER)
+    def sha256(self) -> str:
+        return _sha256(self.called) if self.called else assets.MODEL_SHA256
+
+
+def _content(called: str) -> bytes:
+    content = assets.model().read_bytes()
+    assert len(called) == len(_CALLED)
+    assert content.count(_CALLED + _AFTER) == 1
+    return content.replace(_CALLED + _AFTER, called.encode() + _AFTER)
+
+
+@cache
+def _sha256(called: str) -> str:
+    return hashlib.sha256(_content(called)).hexdigest()
 
 
 @contextmanager
@@ -151,7 +161,7 @@ def _start(stack: ExitStack, key: KeyPair, count: int, processors: float | None)
 def _push(rbee: Rbee, node: str, model: Model) -> None:
     with tempfile.TemporaryDirectory(prefix="rbee-bench-model-") as folder:
         path = Path(folder, f"{model.name}.gguf")
-        path.write_bytes(model.content())
+        path.write_bytes(_content(model.called))
         rbee("models", "push", node, str(path))
 
 
