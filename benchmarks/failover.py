@@ -1,8 +1,8 @@
 """RBEE_FAILOVERS (200) answers whose worker, hive or connection is killed with SIGKILL at a random token, through a
 gateway before two nodes: how many differ from the answer that nobody disturbed, and what the client waits for it.
 
-Each stream has a model of its own, so that nothing but the blow can change what is said: tokens that a worker computes in
-other company differ in their last bits. A run is an answer that was under way where something was killed, by the
+Each stream has a model of its own, so that nothing but the blow can change what is said: tokens that a worker computes
+in other company differ in their last bits. A run is an answer that was under way where something was killed, by the
 gateway's own log.
 """
 
@@ -31,9 +31,9 @@ from benchmarks.serving import NO_END
 RUNS = int(os.environ.get("RBEE_FAILOVERS") or 200)
 NODES, TOKENS = 2, 40
 #: Two slots, for answers with two choices.
-MODELS = tuple(
-    Model(f"bee-{word or 'first'}", word, options="slots = 2\nctx = 512") for word in ("", "Drones", "Queens", "Nectar")
-)
+_LOAD = "slots = 2\nctx = 512"
+_CALLED = ("", "Drones", "Queens", "Nectar")
+MODELS = tuple(Model(f"bee-{number}", called, options=_LOAD) for number, called in enumerate(_CALLED))
 #: What is killed, and by which shell command on the node: the worker that has a file open, or all of a kind.
 WAYS = {
     "worker": "for pid in $(pgrep -f 'zip worker'); do grep -q {file} /proc/$pid/maps && kill -KILL $pid; done",
@@ -247,12 +247,12 @@ def _figures(series: Series, runs: list[tuple[Run, str]]) -> list[Comparison]:
     print(f"struck: {dict(series.struck)}; runs by what was lost: {dict(Counter(way for _, way in runs))}")
     print(f"runs by form: {dict(Counter(run.case.form for run, _ in runs))}; ends: {dict(ends)}")
     print(f"lines that were there: {sorted(run.blows[-1].lines for run, _ in runs)}")
-    print(f"others: {len(others)}; waits: {sorted(zip(gaps, (way for _, way in runs)), reverse=True)[:20]}")
+    waits = sorted(zip(gaps, [way for _, way in runs], strict=True), reverse=True)
+    print(f"others: {len(others)}; longest waits: {waits[:20]}")
     failed = [run for run, _ in runs if run.heard.end != WHOLE]
     for run in (wrong + failed)[:20]:
-        print(
-            f"differs: {run.case} {run.id} {run.blows} {run.heard.said}\n  undisturbed: {series.undisturbed[run.case].said}"
-        )
+        undisturbed = series.undisturbed[run.case].said
+        print(f"differs: {run.case} {run.id} {run.blows} {run.heard.said}\n  undisturbed: {undisturbed}")
     return [
         Comparison("answers that lost their worker, hive or connection", len(runs), goal=10**9, least=RUNS, unit=""),
         *(
