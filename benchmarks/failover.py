@@ -29,7 +29,7 @@ from benchmarks.hearing import WHOLE, Heard, hear
 from benchmarks.serving import NO_END
 
 RUNS = int(os.environ.get("RBEE_FAILOVERS") or 200)
-NODES, TOKENS = 2, 40
+NODES, TOKENS = 2, 32
 #: Two slots, for answers with two choices.
 _LOAD = "slots = 2\nctx = 512"
 _CALLED = ("", "Drones", "Queens", "Nectar")
@@ -46,8 +46,8 @@ PATIENCE_S = 180.0
 #: An answer that takes longer than this between two lines is seen by whoever reads it.
 GAP_GOAL_S = 10.0
 
-#: Node, model and number of the requests that workers have.
-_OPEN = re.compile(r'^rbee_gateway_requests_open\{node="([^"]*)",model="([^"]*)"\} (\S+)$', re.MULTILINE)
+#: Model, node and number of the requests that workers have.
+_OPEN = re.compile(r'^rbee_gateway_requests_open\{model="([^"]*)",node="([^"]*)"\} (\S+)$', re.MULTILINE)
 
 _PROMPTS = ("Tell me about bees.", "Write a story about an old castle.", "Explain the sea to a child.")
 _SCHEMA = {
@@ -213,7 +213,7 @@ async def _strike(series: Series, model: Model, node: str, way: str) -> None:
 async def _where(client: httpx.AsyncClient, ref: str) -> str:
     """The node that has a request for this model, "" for none."""
     told = (await client.get("/metrics")).text
-    return next((node for node, model, count in _OPEN.findall(told) if model == ref and float(count)), "")
+    return next((node for model, node, count in _OPEN.findall(told) if model == ref and float(count)), "")
 
 
 async def _serves(client: httpx.AsyncClient, model: str) -> None:

@@ -27,7 +27,7 @@ from benchmarks.serving import NO_END
 from tests.testbed.node import ContainerNode
 
 MINUTES = float(os.environ.get("RBEE_SOAK_MINUTES") or 10)
-STREAMS, NODES, TOKENS = 8, 3, 80
+STREAMS, NODES, TOKENS = 8, 3, 60
 #: One slot: tokens that a worker computes in other company differ in their last bits.
 _LOAD = "slots = 1\nctx = 512"
 MODELS = (
