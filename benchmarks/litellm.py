@@ -96,7 +96,7 @@ async def litellm(upstream: int) -> AsyncIterator[str]:
             f"model_list:\n  - model_name: {MODEL}\n    litellm_params:\n      model: openai/m\n"
             f"      api_base: http://127.0.0.1:{upstream}/v1\n      api_key: none\n"
         )
-        words = [_litellm_folder() / "litellm", "--config", config, "--host", "127.0.0.1", "--port", str(port)]
+        words = (_litellm_folder() / "litellm", "--config", config, "--host", "127.0.0.1", "--port", str(port))
         with log.open("wb") as sink:
             process = await asyncio.create_subprocess_exec(
                 *words, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, env=_environment(folder),

@@ -36,7 +36,7 @@ def _work(words: Sequence[str]) -> int:
     script = importlib.import_module("tests.ssh.scripted_worker")
     scripted = engine.ScriptedEngine(script.answer, n_batch=_BATCH, before_step=lambda _: time.sleep(PACE_S))
     worker = importlib.import_module("rbee_remote.worker.main")
-    worker._load = engine.loads(scripted)
+    vars(worker)["_load"] = engine.loads(scripted)
     return int(worker.main(list(words)))
 
 

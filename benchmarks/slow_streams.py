@@ -133,12 +133,12 @@ async def _stream(client: httpx.AsyncClient, prompt: str, begun: asyncio.Semapho
     """Whether all of it came. begun: released with the first byte of content."""
     body = {"model": MODEL, "messages": [{"role": "user", "content": prompt}], "stream": True, "temperature": 0}
     async with client.stream("POST", "/v1/chat/completions", json=body) as response:
-        body, has_begun = b"", False
+        answered, has_begun = b"", False
         async for piece in response.aiter_raw():
-            body += piece
+            answered += piece
             if not has_begun and (has_begun := bool(CONTENT.search(piece))):
                 begun.release()
-    return response.status_code == 200 and _text(body) == answer(prompt).decode()
+    return response.status_code == 200 and _text(answered) == answer(prompt).decode()
 
 
 def _text(body: bytes) -> str:

@@ -26,8 +26,8 @@ from tests.ssh.servers import Server, openssh_server
 
 MODEL = "smollm2:135m"
 SECRET = "s" * 32
-#: Variables of a command for which the link's own limits hold, as for a user's. Others have all the time they need.
-HURRIED = {"PYTHONPATH": os.pathsep.join(sys.path)}
+#: PYTHONPATH of a command for which the link's own limits hold, as for a user's. Others have all the time they need.
+HURRIED = os.pathsep.join(sys.path)
 _UNHURRIED = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).with_name("unhurried")), *sys.path])}
 
 

@@ -244,7 +244,7 @@ async def test_a_holder_that_is_stopped_or_gone_costs_little_and_nothing_runs_tw
     holder = await keeper.hold()
     os.kill(holder, signal.SIGSTOP)
     try:
-        done = await keeper(*INFER, "2", **HURRIED)
+        done = await keeper(*INFER, "2", PYTHONPATH=HURRIED)
         assert (done.status, done.stdout) == (0, answer("2")), done.stderr
     finally:
         before = len(audited(keeper))
@@ -393,5 +393,5 @@ async def test_whatever_listens_there_the_direct_way_is_open_soon(
 
 async def test_a_command_is_answered_whatever_listens_there(keeper: Keeper) -> None:
     with impostor(keeper.socket, says(b"garbage\n")):
-        done = await keeper(*INFER, "2", link="on", **HURRIED)
+        done = await keeper(*INFER, "2", link="on", PYTHONPATH=HURRIED)
     assert (done.status, done.stdout) == (0, answer("2")), done.stderr
