@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rbee.base.errors import UsageError
+from rbee.cli.aliased import Asked
+from rbee.cli.chat_options import Chat
 from rbee.cli.collected import takes
 from rbee.cli.failed_nodes import error_value, partial_failure, why
 from rbee.cli.load_options import collect_load_options
@@ -56,9 +58,10 @@ def bench(
 
     if prompt == gen == 0:
         raise UsageError("there is nothing to measure", hint="leave out --prompt 0 or --gen 0")
-    asked = InferRequest(model=model, load=load)
+    asked = Asked(model, Chat(), {}, load, None).over(shell.inventory.alias(model))
+    wanted = InferRequest(model=asked.model, load=asked.load, keep_alive_s=asked.keep_alive_s)
     context, request = shell.context, BenchRequest(prompt, gen, repetitions)
-    answers = shell.run(run_bench(context.inventory.select(nodes), request, asked, context))
+    answers = shell.run(run_bench(context.inventory.select(nodes), request, wanted, context))
     shell.renderer.table(bench_table(answers))
     failure = partial_failure([answer.error for answer in answers])
     if failure:

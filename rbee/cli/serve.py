@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,6 +54,19 @@ def register(app: typer.Typer) -> None:
     command(app, "serve", example="rbee serve --nodes @gpu")(serve)
 
 
+@contextmanager
+def _ending_well() -> Iterator[None]:
+    """SIGTERM and Ctrl-C are how it ends, also while it only begins and nothing is there to be drained."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@_ending_well()
 def serve(
     shell: Shell,
     listen: ListenOption = None,

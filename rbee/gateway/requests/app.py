@@ -30,6 +30,7 @@ from rbee.gateway.requests.errors import STATUSES, Refusal, RefusedStatusError, 
 from rbee.gateway.requests.exchange import Exchange
 from rbee.gateway.requests.parts import Parts
 from rbee.gateway.requests.patience import ClientGoneError
+from rbee.gateway.requests.presence import until_known
 from rbee.gateway.requests.proxy import pass_on
 from rbee_remote.protocol import VERSION, ErrorCode, RemoteError
 
@@ -157,20 +158,21 @@ class Gateway:
         return Response(content, media_type=media_type)
 
     async def _show_models(self, request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": list(self._listing(request))})
+        return JSONResponse({"object": "list", "data": await self._listing(request)})
 
     async def _show_model(self, request: Request) -> Response:
         wanted = request.path_params["id"]
         exchange: Exchange = request.scope["rbee"]
-        found = next((each for each in self._listing(request) if each.get("id") == wanted), None)
+        found = next((each for each in await self._listing(request) if each.get("id") == wanted), None)
         if found is None:
             self._parts.names.resolve(wanted, exchange.client)  # raises, with the nearest names, for most
             raise NodeError(ErrorCode.MODEL_NOT_FOUND, f"no node has the model {wanted!r:.200} yet")
         return JSONResponse(found)
 
-    def _listing(self, request: Request) -> Any:
+    async def _listing(self, request: Request) -> list[dict[str, Any]]:
         exchange: Exchange = request.scope["rbee"]
-        return self._parts.names.listing(exchange.client)
+        await until_known(self._parts.fleet, self._parts.settings.acquaint_s)
+        return list(self._parts.names.listing(exchange.client))
 
 
 class _PassOn:

@@ -29,9 +29,10 @@ class AppSettings:
     wait_s: that a request waits for a worker; request_s: that it takes in all; a caller that says X-Rbee-Timeout
     replaces both. resume_s: that an answer waits for another worker to go on, which may have to load the model.
     back_s: that a worker's connection has to be made again before another worker goes on. head_s: for a worker that is
-    asked again to begin. held: bytes of an answer that is no stream, up to which it is
-    kept until it is whole, so that another worker can give it instead. origins: of web pages that may ask, "*" for
-    all.
+    asked again to begin. acquaint_s: that nodes have to be heard of, just after the start, before a model counts as
+    unknown: clients such as Open WebUI keep the list that they get, and wait longer than this for it. held: bytes of an
+    answer that is no stream, up to which it is kept until it is whole, so that another worker can give it instead.
+    origins: of web pages that may ask, "*" for all.
     """
 
     most_body: int = 32 * 2**20
@@ -43,6 +44,7 @@ class AppSettings:
     resume_s: float = FAILOVER_RESUME_S
     back_s: float = FAILOVER_BACK_S
     head_s: float = FAILOVER_HEAD_S
+    acquaint_s: float = 2.0
     held: int = 8 * 2**20
     origins: tuple[str, ...] = ()
 

@@ -9,6 +9,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -24,14 +25,14 @@ from rbee.gateway.requests import asked, headers
 from rbee.gateway.requests.answer import Answer
 from rbee.gateway.requests.asked import Asked
 from rbee.gateway.requests.defaults import with_defaults
-from rbee.gateway.requests.errors import Refusal, form_of, in_form, recorded, refusal_in, refusal_of
+from rbee.gateway.requests.errors import Refusal, RefusedStatusError, form_of, in_form, recorded, refusal_in, refusal_of
 from rbee.gateway.requests.exchange import Exchange
 from rbee.gateway.requests.parts import Parts
 from rbee.gateway.requests.patience import WAITING, company, said_of
-from rbee.gateway.requests.presence import is_there, until_back
+from rbee.gateway.requests.presence import has_worker, is_there, until_back, when_known
 from rbee.gateway.requests.resuming import Course, Failure, GaveUpError, Kind, NoOtherError, ending, failure_of, gone
 from rbee.gateway.requests.tracking import LostCountError, Progress
-from rbee_remote.protocol import ErrorCode
+from rbee_remote.protocol import ErrorCode, endpoints
 from rbee_remote.protocol.prompt_digest import prompt_digests
 
 #: Bytes of a refusal that are read.
@@ -66,8 +67,13 @@ class Passage:
         self._headers = headers.to_worker(request.headers, exchange.request_id, exchange.traceparent)
 
     async def prepare(self, deadline: float) -> Wanted:
-        """What it needs of a worker. Raises RbeeError for a model that the client cannot have."""
-        resolved = self._parts.names.resolve(self._asked.model, self._exchange.client)
+        """What it needs of a worker. Raises RbeeError for a model that the client cannot have, RefusedStatusError 404
+        for what no worker serves, where none runs that could say so itself."""
+        resolve = functools.partial(self._parts.names.resolve, self._asked.model, self._exchange.client)
+        resolved = await when_known(self._parts.fleet, self._parts.settings.acquaint_s, resolve)
+        path = self._exchange.path
+        if not endpoints.is_served(path) and not has_worker(self._parts.fleet, resolved.targets):
+            raise RefusedStatusError(Refusal(404, ErrorCode.USAGE.value, f"no worker serves {path:.200}"))
         self._body = with_defaults(self._asked.body, resolved.alias, self._exchange.path)
         self._content = await asked.written(self._asked, self._body)
         digests = await asked.beside(len(self._content), lambda: prompt_digests(self._body))

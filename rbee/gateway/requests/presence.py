@@ -1,11 +1,18 @@
-"""Whether a worker that failed a request can be asked again: its node is connected, and it is among those that run."""
+"""Who is there: whether a worker that failed a request can be asked again (its node is connected, and it is among those
+that run), whether any runs for a model, and whether all nodes were heard of that may be."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
+from rbee.base.errors import NodeError
 from rbee.gateway.base.interfaces import Fleet
-from rbee.gateway.base.views import NodeState, WorkerKey
+from rbee.gateway.base.views import NodeState, Target, WorkerKey
+
+T = TypeVar("T")
 
 
 def is_there(fleet: Fleet, key: WorkerKey) -> bool:
@@ -25,3 +32,30 @@ async def until_back(fleet: Fleet, key: WorkerKey, seconds: float, *, after: int
     except TimeoutError:
         return False
     return True
+
+
+def has_worker(fleet: Fleet, targets: Iterable[Target]) -> bool:
+    """Whether any worker has one of the models, in whatever state."""
+    models = {target.model for target in targets}
+    return any(worker.model in models for node in fleet.nodes for worker in node.workers)
+
+
+async def when_known(fleet: Fleet, seconds: float, find: Callable[[], T]) -> T:
+    """What is found, just after the start once nodes were heard of. Raises NodeError as `find` does."""
+    try:
+        return find()
+    except NodeError:
+        if not await until_known(fleet, seconds):
+            raise
+    return find()
+
+
+async def until_known(fleet: Fleet, seconds: float) -> bool:
+    """Wait until each node was reached, or could not be, for the first time, so long at most; False where no node had
+    to be waited for."""
+    seen = fleet.version
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while any(node.state is NodeState.CONNECTING for node in fleet.nodes):
+                await fleet.wait_changed(fleet.version)
+    return fleet.version != seen

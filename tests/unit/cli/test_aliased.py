@@ -74,3 +74,17 @@ def test_infer_asks_as_the_alias_says(tmp_path: Path, monkeypatch: pytest.Monkey
     (request,) = asked
     assert request.messages == (Message("system", "Be brief."), Message("user", "Hi"))
     assert (request.model, request.among, request.load) == ("smollm2:135m", ("@lab",), LoadOptions(ctx=512, slots=1))
+
+
+def test_bench_measures_what_the_alias_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "inventory.toml"
+    path.write_text(f"{NODES}[models.chat]\nmodel = 'smollm2:135m'\nctx = 512\nkeep_alive = '90s'\n")
+    asked: list[InferRequest] = []
+
+    async def bench(nodes: Any, request: Any, wanted: InferRequest, context: Any) -> Any:
+        asked.append(wanted)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rbee.fleet.bench.bench", bench)
+    cli.main(["bench", "-i", str(path), "gpu1", "--model", "chat", "--gpu-layers", "3"])
+    assert asked == [InferRequest(model="smollm2:135m", load=LoadOptions(ctx=512, gpu_layers=3), keep_alive_s=90)]

@@ -11,7 +11,7 @@ import pytest
 
 from rbee.base.errors import NodeError
 from rbee.gateway.base.interfaces import Ended
-from rbee.gateway.base.views import Waiting, WorkerKey
+from rbee.gateway.base.views import NodeState, Waiting, WorkerKey
 from rbee.gateway.requests.app import make_app
 from rbee.gateway.requests.parts import AppSettings
 from rbee.inventory.aliases import ModelAlias
@@ -19,6 +19,7 @@ from rbee_remote.protocol import NO_CHOICE, ErrorCode
 from tests.doubles.gateway import (
     MODEL,
     USAGE,
+    FakeFleet,
     Heard,
     Reply,
     ScriptedWorker,
@@ -288,6 +289,44 @@ async def test_the_models() -> None:
     assert len(world.recorder.requests) == 5
 
 
+async def test_what_no_worker_serves_starts_none() -> None:
+    world = setting()
+    app = make_app(world.parts)
+    for path in ("/v1/nonsense", "/nonsense", "/v1/chat/completions/"):
+        heard = await ask(app, chat(), path)
+        assert (heard.status, heard.json["error"]["message"]) == (404, f"no worker serves {path}")
+    assert world.dispatcher.wanted == []
+    assert (await ask(app, chat(), "/chat/completions")).status == 503
+    assert len(world.dispatcher.wanted) == 1
+
+
+async def test_just_after_the_start_models_are_told_once_nodes_were_heard_of() -> None:
+    """And a request for a model that one of them has finds it."""
+    world = setting(a=ScriptedWorker(OK), settings=AppSettings(acquaint_s=PATIENCE_S))
+    app, known = make_app(world.parts), world.parts.names
+    known.aliases.clear()  # type: ignore[attr-defined]
+    world.fleet.set_state("a", NodeState.CONNECTING)
+    asked = [
+        asyncio.create_task(ask(app, b"", "/v1/models", method="GET")),
+        asyncio.create_task(ask(app, {"model": "brief"})),
+    ]
+    await until(lambda: world.gate.open_requests)
+    known.aliases["brief"] = ModelAlias("brief", MODEL)  # type: ignore[attr-defined]
+    assert not any(each.done() for each in asked)
+    world.fleet.set_state("a", NodeState.UP)
+    listed, answered = await asyncio.gather(*asked)
+    assert [each["id"] for each in listed.json["data"]] == [MODEL, "brief"]
+    assert answered.status == 200
+    assert (await ask(app, {"model": "unknown"})).status == 404
+
+
+async def test_a_node_that_is_not_heard_of_delays_the_list_for_a_moment() -> None:
+    world = setting(a=ScriptedWorker(OK), settings=AppSettings(acquaint_s=0.01))
+    world.fleet.set_state("a", NodeState.CONNECTING)
+    assert (await ask(make_app(world.parts), b"", "/v1/models", method="GET")).status == 200
+    assert (await ask(make_app(world.parts), {"model": "unknown"})).status == 404
+
+
 async def test_health_and_metrics() -> None:
     world = setting(keys=["k"])
     app = make_app(world.parts)
@@ -332,9 +371,10 @@ async def test_a_client_that_streams_hears_how_long_it_waits() -> None:
 async def test_an_error_after_comments_is_an_event(path: str) -> None:
     """What a worker refuses, and what the dispatcher does."""
     refusal = Reply(b'{"error": {"message": "bad field"}}', status=400, headers=JSON)
-    cases: list[tuple[dict[str, Any], str]] = [({"a": ScriptedWorker(refusal)}, "bad field"), ({}, "no node")]
-    for workers, said in cases:
-        world = setting(settings=AppSettings(patience_s=0.0, comment_s=9), **workers)
+    for nobody, said in ((False, "bad field"), (True, "no node")):
+        world = setting(a=ScriptedWorker(refusal), settings=AppSettings(patience_s=0.0, comment_s=9))
+        if nobody:
+            world.dispatcher.fleet = FakeFleet()
         world.dispatcher.holds = asyncio.Event()
         heard = Heard()
         running = asyncio.create_task(ask(make_app(world.parts), chat(), path, heard=heard))
