@@ -147,6 +147,18 @@ async def test_a_head_that_comes_byte_by_byte_is_ended_with_a_word() -> None:
     assert "head of the request" in told["error"]["message"]
 
 
+async def test_a_head_is_refused_once_64_kb_of_it_are_no_whole_one() -> None:
+    """h11's rule: what comes whole within one read, of 256 KB at most, may be longer."""
+    begun = b"GET /health HTTP/1.1\r\nHost: x\r\nX: "
+    async with serving() as server:
+        for size, expected in ((2**16, 200), (2**16 + 1, 400)):
+            async with server.client() as client:
+                await client.send(begun + b"x" * (size - len(begun)))
+                if expected == 200:
+                    await client.send(b"\r\n\r\n")
+                assert (await client.answer())[0] == expected
+
+
 async def test_more_requests_than_there_may_be_are_refused_and_come_again() -> None:
     async with serving(connections=2, head_s=PATIENCE_S) as server, server.client() as one, server.client() as two:
         for client in (one, two):
