@@ -60,6 +60,7 @@ class Reader(Flow):
         super().__init__(transport)
         transport.set_write_buffer_limits(high=BEHIND, low=0)
         self._room = room
+        #: asyncio tells nobody in public what lies below TLS; the tests run with it.
         self._tls: Any = getattr(transport, "_ssl_protocol", None)
         self._counted = 0
         self._is_gone = False
