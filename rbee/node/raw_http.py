@@ -7,6 +7,8 @@ Rules
 - Nothing is read that nobody asked for: a reader that stops stops the channel, and with it the worker's writes.
 - A stream has a bound of silence, because workers send a comment every three seconds. A whole answer may take minutes
   without a byte: there, whether the worker is heard elsewhere decides.
+- A stream whose answer was read to its end serves the next request. Where it turns out to have ended before a head
+  came, the request is sent again over a new one, as it would be to another worker.
 """
 
 from __future__ import annotations

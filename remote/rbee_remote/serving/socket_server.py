@@ -204,7 +204,7 @@ class _Connection(H11Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(_Gathering(transport))
+        super().connection_made(_Gathering(transport))  # type: ignore[arg-type]
         bounds = self._bounds
         self.flow = bounds.flow(transport) if bounds.flow else ReadOrLeave(transport, bounds.reader_s)
         self.flow.on_clear = self._note_state
@@ -276,29 +276,22 @@ class _Connection(H11Protocol):
         self.transport.close()
 
 
-class _Gathering(asyncio.Transport):
-    """Sends as one what is written within one turn of the event loop: uvicorn writes a head, each piece and an end by
-    themselves, and a reader, which may be sshd, is woken by each."""
+class _Gathering:
+    """A transport that sends as one what is written within one turn of the event loop: uvicorn writes a head, each
+    piece and an end by themselves, and a reader, which may be sshd, is woken by each."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
-        super().__init__()
         self._transport = transport
         self._pieces: list[bytes] = []
         self._size = 0
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
+    def write(self, data: bytes) -> None:
         if not self._pieces:
             asyncio.get_running_loop().call_soon(self._send)
-        self._pieces.append(bytes(data))
+        self._pieces.append(data)
         self._size += len(data)
         if self._size > MOST_GATHERED:
             self._send()
-
-    def _send(self) -> None:
-        data, self._size = b"".join(self._pieces), 0
-        self._pieces.clear()
-        if data:
-            self._transport.write(data)
 
     def close(self) -> None:
         self._send()
@@ -308,20 +301,14 @@ class _Gathering(asyncio.Transport):
         self._pieces.clear()
         self._transport.abort()
 
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
+    def _send(self) -> None:
+        data, self._size = b"".join(self._pieces), 0
+        self._pieces.clear()
+        if data:
+            self._transport.write(data)
 
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return self._transport.get_extra_info(name, default)
-
-    def pause_reading(self) -> None:
-        self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        self._transport.resume_reading()
-
-    def get_write_buffer_size(self) -> int:
-        return self._size + self._transport.get_write_buffer_size()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 def _send_at_once(transport: asyncio.BaseTransport) -> None:

@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from rbee_remote.serving import body
 from rbee_remote.serving.body import read_body
-from rbee_remote.serving.socket_server import Bounds, SocketServer
+from rbee_remote.serving.socket_server import MOST_GATHERED, Bounds, SocketServer, _Gathering
 from tests.patience import PATIENCE_S
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -225,3 +225,45 @@ async def test_what_is_no_http_is_told_so_in_json() -> None:
 def test_most_descriptors_are_left_for_other_things(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resource.getrlimit", lambda _: (100, 100))
     assert Bounds.of_this_process().connections == 50
+
+
+class Transport:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[bytes | str] = []
+
+    def write(self, data: bytes) -> None:
+        self.told.append(data)
+
+    def close(self) -> None:
+        self.told.append("closed")
+
+    def abort(self) -> None:
+        self.told.append("aborted")
+
+    def is_closing(self) -> bool:
+        return "closed" in self.told
+
+
+async def test_what_is_written_in_one_turn_is_sent_at_once_and_within_bounds() -> None:
+    transport = Transport()
+    gathering = _Gathering(transport)  # type: ignore[arg-type]
+    gathering.write(b"head")
+    gathering.write(b"body")
+    assert transport.told == []
+    await asyncio.sleep(0)
+    gathering.write(b"x" * (MOST_GATHERED + 1))
+    gathering.write(b"end")
+    gathering.close()
+    assert transport.told == [b"headbody", b"x" * (MOST_GATHERED + 1), b"end", "closed"]
+    assert gathering.is_closing()
+
+
+async def test_what_waits_for_an_aborted_client_is_dropped() -> None:
+    transport = Transport()
+    gathering = _Gathering(transport)  # type: ignore[arg-type]
+    gathering.write(b"never read")
+    gathering.abort()
+    await asyncio.sleep(0)
+    assert transport.told == ["aborted"]
