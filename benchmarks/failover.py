@@ -18,7 +18,7 @@ import secrets
 import statistics
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -100,12 +100,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Blow:
-    """model: whose worker alone it was for, "" for all of the node. lines: that the answer had before."""
+    """model: whose worker alone it was for, "" for all of the node. lines: that the answer had before. late: whether
+    the answer was over before the blow was."""
 
     way: str
     node: str
     model: str
     lines: int
+    late: bool = False
 
 
 @dataclass
@@ -198,11 +200,13 @@ async def _struck(series: Series, run: Run, model: Model | None, at: int, way: s
 
 async def _strike(series: Series, model: Model, node: str, way: str) -> None:
     only = model.name if way == "worker" else ""
-    for name, run in series.under_way.items():
-        if only in ("", name):
-            run.blows.append(Blow(way, node, only, len(run.heard.at)))
+    struck = [run for name, run in series.under_way.items() if only in ("", name)]
+    for run in struck:
+        run.blows.append(Blow(way, node, only, len(run.heard.at)))
     command = WAYS[way].format(file=model.sha256())
     await asyncio.to_thread(series.running.nodes[node].try_exec, command)
+    for run in struck:
+        run.blows[-1] = replace(run.blows[-1], late=run.heard.is_said)
     series.struck[way] += 1
 
 
@@ -229,10 +233,16 @@ def _runs(series: Series) -> list[tuple[Run, str]]:
     found = []
     for run in series.done:
         line = told.get(run.id, {})
-        ways = [blow.way for blow in run.blows if line.get("failovers") or line.get("node") == blow.node]
+        lost = line.get("failovers") or run.heard.end != WHOLE
+        # A worker that is gone shows as a failover. One whose connection or hive is gone may have gone on.
+        ways = [blow.way for blow in run.blows if lost or (_is_spared(blow) and line.get("node") == blow.node)]
         if ways:
             found.append((run, ways[-1]))
     return found
+
+
+def _is_spared(blow: Blow) -> bool:
+    return blow.way in ("hive", "connection") and not blow.late
 
 
 def _figures(series: Series, runs: list[tuple[Run, str]]) -> list[Comparison]:
