@@ -76,7 +76,7 @@ async def hear(
         headers = {"X-Request-Id": request_id} if request_id else {}
         async with client.stream("POST", path, json=body, headers=headers) as response:
             if response.status_code != 200:
-                heard.end = f"status {response.status_code} {_code(await response.aread())}"
+                heard.end = _refusal(response.status_code, await response.aread())
             elif not body.get("stream"):
                 heard.take(json.loads(await response.aread()))
                 heard.end = WHOLE
@@ -105,6 +105,8 @@ async def _follow(response: httpx.Response, heard: Heard, on_line: Callable[[Hea
             on_line(heard)
 
 
-def _code(body: bytes) -> str:
-    """Raises ValueError where it is no error of OpenAI's form, KeyError likewise."""
-    return str(json.loads(body)["error"]["code"])
+def _refusal(status: int, body: bytes) -> str:
+    try:
+        return f"status {status} {json.loads(body)['error']['code']}"
+    except (ValueError, LookupError, TypeError):
+        return f"refused with {status}, but no error: {body[:200]!r}"
