@@ -16,6 +16,7 @@ import random
 import re
 import secrets
 import statistics
+import subprocess
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -27,9 +28,10 @@ from benchmarks.fleet_testbed import Model, Served, served_models
 from benchmarks.harness import Comparison
 from benchmarks.hearing import WHOLE, Heard, hear
 from benchmarks.serving import NO_END
+from tests.testbed.node import ContainerNode
 
 RUNS = int(os.environ.get("RBEE_FAILOVERS") or 200)
-NODES, TOKENS = 2, 24
+NODES, TOKENS = 2, 48
 #: Two slots, for answers with two choices.
 _LOAD = "slots = 2\nctx = 512"
 _CALLED = ("", "Drones", "Queens", "Nectar")
@@ -118,12 +120,34 @@ class Run:
     blows: list[Blow] = field(default_factory=list)
 
 
+class Shell:
+    """Root's on a node, there before it is needed: an answer is over soon."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin
+        assert process.stdout
+        self._input, self._output = process.stdin, process.stdout
+        self._lock = asyncio.Lock()
+
+    @classmethod
+    async def on(cls, node: ContainerNode) -> Shell:
+        """Ends with the node."""
+        words = ("docker", "exec", "-i", node.id, "sh")
+        return cls(await asyncio.create_subprocess_exec(*words, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+
+    async def run(self, command: str) -> None:
+        async with self._lock:
+            self._input.write(f"{command}; echo done\n".encode())
+            await self._output.readline()
+
+
 @dataclass
 class Series:
     """under_way: the answer of each model. done: those that ended, with all that they had to go through."""
 
     running: Served
     client: httpx.AsyncClient
+    shells: dict[str, Shell]
     undisturbed: dict[Case, Heard] = field(default_factory=dict)
     under_way: dict[str, Run] = field(default_factory=dict)
     done: list[Run] = field(default_factory=list)
@@ -140,7 +164,8 @@ def measure() -> list[Comparison]:
 
 async def _measure(running: Served) -> Series:
     async with httpx.AsyncClient(base_url=running.address, timeout=PATIENCE_S) as client:
-        series = Series(running, client)
+        shells = {name: await Shell.on(node) for name, node in running.nodes.items()}
+        series = Series(running, client, shells)
         async with asyncio.TaskGroup() as tasks:
             for number, model in enumerate(MODELS):
                 tasks.create_task(_stream(series, model, random.Random(number)))
@@ -156,7 +181,7 @@ async def _stream(series: Series, model: Model, chance: random.Random) -> None:
             await _serves(series.client, f"{model.name}@{node}")
         if case not in series.undisturbed:
             series.undisturbed[case] = await _undisturbed(series, case)
-        run, at = Run(case), chance.randrange(1, TOKENS)
+        run, at = Run(case), chance.randrange(1, TOKENS - 4)
         if (await _struck(series, run, model, at, chance.choices(list(WAYS), WEIGHTS)[0])).blows:
             series.counted = len(_runs(series))
             print(f"{series.counted} of {RUNS}: {run.blows}", flush=True)
@@ -204,7 +229,7 @@ async def _strike(series: Series, model: Model, node: str, way: str) -> None:
     for run in struck:
         run.blows.append(Blow(way, node, only, len(run.heard.at)))
     command = WAYS[way].format(file=model.sha256())
-    await asyncio.to_thread(series.running.nodes[node].try_exec, command)
+    await series.shells[node].run(command)
     for run in struck:
         run.blows[-1] = replace(run.blows[-1], late=run.heard.is_said)
     series.struck[way] += 1

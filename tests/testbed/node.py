@@ -46,6 +46,11 @@ class ContainerNode:
         self.host = "127.0.0.1"
         self.port = int(container.get_exposed_port(22))
 
+    @property
+    def id(self) -> str:
+        """The container's."""
+        return str(self._container.get_wrapped_container().id)
+
     def exec(self, script: str, *, user: str = "root") -> str:
         """Run a shell script inside, past SSH; its stdout and stderr. Raises AssertionError when it fails."""
         status, output = self.try_exec(script, user=user)
