@@ -2,8 +2,8 @@
 stands before.
 
 Both engines have the same model, threads, slots and context on this machine, the way to each is a socket of it, and all
-four are asked in turn. The proxy has one process, as it comes and as the gateway has, and logs errors alone, which its
-documentation recommends.
+four are asked in turn. The model has few layers, so that what stands before it counts. The proxy has one process, as it
+comes and as the gateway has, and logs errors alone, which its documentation recommends.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ import httpx
 from benchmarks.gateway import free_port, gateway
 from benchmarks.harness import Comparison
 from benchmarks.llama_cpp import llama_server
-from benchmarks.serving import MODEL, first_tokens, percentile, streams_text
+from benchmarks.serving import first_tokens, percentile, streams_text
+from benchmarks.small_model import cut
 from benchmarks.testbed import keeper
 from rbee_remote.system.cores import usable_cores
 from tests.testbed import assets
 
-SLOTS, CTX = 8, 1024
+SLOTS, CTX, LAYERS = 8, 1024, 3
+MODEL = "small"
 REQUESTS = 160
 LITELLM = "litellm[proxy]==1.83.0"
 START_S, STOP_S = 120.0, 10.0
@@ -38,18 +40,31 @@ START_S, STOP_S = 120.0, 10.0
 
 def measure() -> list[Comparison]:
     with keeper() as rbee:
-        words = ["--slots", str(SLOTS), "--ctx", str(CTX), "--keep-alive", "never", "--max-tokens", "1"]
-        rbee("infer", "--node", "local", *words, "Hello")
+        model = cut(assets.model(), rbee.home / "small.gguf", LAYERS)
+        rbee.inventory.write_text(f'[models.{MODEL}]\nmodel = "file:{model}"\n')
+        words = [
+            "--model",
+            MODEL,
+            "--slots",
+            str(SLOTS),
+            "--ctx",
+            str(CTX),
+            "--keep-alive",
+            "never",
+            "--max-tokens",
+            "1",
+        ]
+        rbee("infer", "--node", "local", *words, "--max-tokens", "1", "Hello")
         (worker,) = rbee("workers", "list", "local", "--json").json()
         socket = rbee("workers", "show", worker["id"], "--json").json()["socket"]
         with gateway(rbee, "local") as running:
-            return asyncio.run(_measure(running.address, Path(socket)))
+            return asyncio.run(_measure(running.address, Path(socket), model))
 
 
-async def _measure(address: str, worker: Path) -> list[Comparison]:
+async def _measure(address: str, worker: Path, model: Path) -> list[Comparison]:
     port = free_port()
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(llama_server(assets.model(), SLOTS, CTX, usable_cores(), port=port))
+        await stack.enter_async_context(llama_server(model, SLOTS, CTX, usable_cores(), port=port))
         proxy = await stack.enter_async_context(litellm(port))
         sides = {
             "gateway": httpx.AsyncClient(base_url=address, timeout=None),
@@ -64,7 +79,7 @@ async def _measure(address: str, worker: Path) -> list[Comparison]:
         return [
             figure
             for streams in (1, 8)
-            for figure in _figures(await first_tokens(sides, streams, REQUESTS), streams_text(streams))
+            for figure in _figures(await first_tokens(sides, streams, REQUESTS, MODEL), streams_text(streams))
         ]
 
 

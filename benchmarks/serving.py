@@ -115,14 +115,14 @@ async def in_turn(
     return {name: tuple(values) for name, values in samples.items()}
 
 
-async def first_tokens(sides: Peers, streams: int, requests: int) -> dict[str, list[float]]:
+async def first_tokens(sides: Peers, streams: int, requests: int, model: str = MODEL) -> dict[str, list[float]]:
     """Seconds to the first token of so many requests to each side, in turn, `streams` at once. One token each, so that
     what stands before the model counts; each side has a median of its own, and none is always the first to be asked."""
     found: dict[str, list[float]] = {side: [] for side in sides}
     order = list(sides.items())
     for number in range(-WARM_UP, requests // streams):
         for side, client in order:
-            bodies = [question(1) for _ in range(streams)]
+            bodies = [question(1, model) for _ in range(streams)]
             answers = await asyncio.gather(*(stream(client, "/v1/chat/completions", body) for body in bodies))
             if number >= 0:  # the first ones open connections
                 found[side] += [answer.first_s for answer in answers]
@@ -130,10 +130,10 @@ async def first_tokens(sides: Peers, streams: int, requests: int) -> dict[str, l
     return found
 
 
-def question(tokens: int) -> dict[str, Any]:
+def question(tokens: int, model: str = MODEL) -> dict[str, Any]:
     """One that nobody has asked, always of the same length, which is answered with so many tokens."""
     messages = [{"role": "user", "content": f"Tell me about bee {next(_numbers)}."}]
-    return {"model": MODEL, "messages": messages, "max_tokens": tokens, "temperature": 0, "logit_bias": NO_END}
+    return {"model": model, "messages": messages, "max_tokens": tokens, "temperature": 0, "logit_bias": NO_END}
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
