@@ -4,7 +4,7 @@ the gateway chooses and where they go round.
 The same chats go on in both ways, in turn: a chat's history lies in the slot that had it last, whoever chose that one,
 and the four workers have just as many slots as there are chats. Each turn takes the chats in another order. They ask
 one at a time: the workers share this machine's processors, and two that compute at once would measure those. Each
-computes with one thread, and the model has a fifth of its layers, so that a prompt is computed within seconds; with
+computes with one thread, and the model has a tenth of its layers, so that a prompt is computed within seconds; with
 all of them what a cache saves would be more, and what the gateway adds the same.
 """
 
@@ -35,7 +35,7 @@ from tests.testbed.cli import Rbee
 CHATS, WORKERS, SLOTS, HISTORY = 16, 4, 4, 1500
 #: After each chat's first turn, which nobody can have in memory.
 TURNS = ("rbee", "round robin", "rbee")
-LAYERS = 6
+LAYERS = 3
 MODEL = "small"
 #: Two tokens and a space each.
 _WORDS = 560
