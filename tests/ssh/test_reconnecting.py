@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import asyncssh
 import httpx
@@ -264,11 +266,22 @@ async def test_a_worker_that_died_meanwhile_is_not_waited_for(peer: Peer) -> Non
     assert partial.path.read_text() == "".join(token.text for token in reader.tokens)
 
 
-async def test_a_worker_that_hangs_is_told_from_a_lost_connection(peer: Peer) -> None:
+async def test_a_worker_that_hangs_is_told_from_a_lost_connection(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The outage's time is up while a worker is waited for that was connected to, however long that took."""
+    ahead, tries, resume = 0.0, 0, WorkerClient.resume
+
+    def resumed(self: WorkerClient, *words: Any, **more: Any) -> Any:
+        nonlocal ahead, tries
+        tries += 1
+        ahead = PATIENCE_S if tries == 3 else 0.0
+        return resume(self, *words, **more)
+
+    monkeypatch.setattr(WorkerClient, "resume", resumed)
+    monkeypatch.setattr("rbee.infer.stream.time", SimpleNamespace(monotonic=lambda: time.monotonic() + ahead))
     async with ChaosProxy(("127.0.0.1", peer.server.port)) as proxy:
         reader = Reader(lambda number: peer.process.send_signal(signal.SIGSTOP) if number == 40 else None)
         async with peer.through(proxy, reader) as (endpoint, partial):
-            hasty = replace(endpoint, patience=replace(PATIENCE, silence_s=0.5, outage_s=2.5))
+            hasty = replace(endpoint, patience=replace(PATIENCE, silence_s=0.5))
             with pytest.raises(ConnectError) as caught:
                 await answer(hasty, ask(), partial, emit=reader)
     peer.process.send_signal(signal.SIGCONT)
