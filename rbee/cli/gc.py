@@ -11,7 +11,6 @@ from rbee.cli.options import PATIENCE, NodeOption, PatienceOption, duration, pat
 from rbee.cli.shell import Shell, command
 
 if TYPE_CHECKING:
-    from rbee.cleanup.install import Schedule
     from rbee.cleanup.run import GcRequest, NodeReport
     from rbee.context import Context
 
@@ -108,28 +107,17 @@ def _context(shell: Shell, *, dry_run: bool) -> Context:
 
 
 def _show_schedule(shell: Shell, node: str | None, older_than: str | None, patience: str) -> None:
+    """This very command, with the settings that it has here and would not have there."""
     from dataclasses import asdict
 
-    from rbee.cli.gc_view import schedule_text
-
-    found = _schedule(shell, node, older_than, patience)
-    if shell.options.json:
-        shell.renderer.record(asdict(found))
-    else:
-        shell.renderer.write(schedule_text(found))
-
-
-def _schedule(shell: Shell, node: str | None, older_than: str | None, patience: str) -> Schedule:
-    """This very command, with the settings that it has here and would not have there."""
     from rbee.cleanup.install import schedule
-    from rbee.cli.installed import command_words, variables
+    from rbee.cli.gc_view import schedule_text
+    from rbee.cli.installed import command_words, show, variables
 
-    words = command_words(shell, "gc")
-    for option, value, default in (
-        ("--node", node, None),
-        ("--older-than", older_than, None),
-        ("--patience", patience, PATIENCE),
-    ):
-        if value is not None and value != default:
-            words += [option, value]
-    return schedule(words, variables(shell))
+    given = {
+        "--node": [node] if node else [],
+        "--older-than": [older_than] if older_than else [],
+        "--patience": [patience] if patience != PATIENCE else [],
+    }
+    found = schedule(command_words(shell, "gc", given), variables(shell))
+    show(shell, asdict(found), schedule_text(found))

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rbee.cli.shell import Shell
 
 
-def command_words(shell: Shell, name: str) -> list[str]:
-    """`rbee NAME`, with the inventory where it would find another one there."""
+def command_words(shell: Shell, name: str, options: Mapping[str, Iterable[str]]) -> list[str]:
+    """`rbee NAME`, with the inventory where it would find another one there, and each option once for each value."""
     program = Path(sys.executable).with_name("rbee")
     words = [str(program)] if program.exists() else [sys.executable, "-m", "rbee"]
     words.append(name)
     inventory = shell.inventory.path
     if inventory and inventory.absolute() != shell.settings.inventory_path:
         words += ["--inventory", str(inventory.absolute())]
-    return words
+    return words + [word for option, values in options.items() for value in values for word in (option, value)]
 
 
 def variables(shell: Shell) -> dict[str, str]:
@@ -29,3 +30,11 @@ def variables(shell: Shell) -> dict[str, str]:
     if runtime_dir and runtime_dir != f"/run/user/{os.getuid()}":  # which is looked at anyway
         found["XDG_RUNTIME_DIR"] = str(Path(runtime_dir).absolute())
     return found
+
+
+def show(shell: Shell, files: Mapping[str, str], text: str) -> None:
+    """What `--install` prints. files: by kind, with `--json`. text: the same for people."""
+    if shell.options.json:
+        shell.renderer.record(dict(files))
+    else:
+        shell.renderer.write(text)

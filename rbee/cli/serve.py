@@ -130,31 +130,26 @@ def _serve(shell: Shell, options: ServeOptions) -> None:
 
 def _show_unit(shell: Shell, options: ServeOptions, listen: list[str]) -> None:
     from rbee.cleanup.install import gateway_unit
-    from rbee.cli.installed import command_words, variables
+    from rbee.cli.installed import command_words, show, variables
     from rbee.gateway.access.keys import default_path
     from rbee.gateway.serve import DRAIN_S
 
     keys = options.keys if options.keys != default_path(shell.settings) else None
-    words = command_words(shell, "serve")
-    for option, values in (
-        ("--listen", listen),
-        ("--socket", _absolute(options.socket)),
-        ("--nodes", [options.nodes] if options.nodes else []),
-        ("--keys", _absolute(keys)),
-        ("--tls-cert", _absolute(options.certificate)),
-        ("--tls-key", _absolute(options.key)),
-        ("--cors", options.origins),
-    ):
-        for value in values:
-            words += [option, value]
-    unit = gateway_unit(words, variables(shell), DRAIN_S)
-    if shell.options.json:
-        shell.renderer.record({"service": unit})
-    else:
-        shell.renderer.write(
-            f"# For systemd: ~/.config/systemd/user/rbee-serve.service\n{unit}\n"
-            "# Then: systemctl --user enable --now rbee-serve; loginctl enable-linger, to go on while logged out.\n"
-        )
+    given = {
+        "--listen": listen,
+        "--socket": _absolute(options.socket),
+        "--nodes": [options.nodes] if options.nodes else [],
+        "--keys": _absolute(keys),
+        "--tls-cert": _absolute(options.certificate),
+        "--tls-key": _absolute(options.key),
+        "--cors": options.origins,
+    }
+    unit = gateway_unit(command_words(shell, "serve", given), variables(shell), DRAIN_S)
+    text = (
+        f"# For systemd: ~/.config/systemd/user/rbee-serve.service\n{unit}\n"
+        "# Then: systemctl --user enable --now rbee-serve; loginctl enable-linger, to go on while logged out.\n"
+    )
+    show(shell, {"service": unit}, text)
 
 
 def _absolute(path: Path | None) -> list[str]:

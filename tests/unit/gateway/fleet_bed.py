@@ -22,6 +22,7 @@ from rbee.node.probe import Probe
 from rbee.node.session import Attached, NodeSession
 from rbee.registry import NodeFacts, Registry
 from rbee.transport.connection import Connection
+from rbee_remote.protocol import WorkerInfo
 from tests.doubles.connection import FakeConnection
 from tests.doubles.hive import ScriptedNode
 from tests.patience import PATIENCE_S
@@ -68,6 +69,13 @@ class Bed:
         attached = Attached(session.hive_at(node.run_dir), node.info, probe, 0.0, 0.0)
         session.remember(attached, python="/python", payload="/payload.zip")
         return attached
+
+    async def used(self, name: str, *workers: WorkerInfo) -> ScriptedNode:
+        """A node that rbee has used before, with these workers."""
+        self.know(name)
+        node = self.nodes[name] = ScriptedNode()
+        await node.tell(*workers)
+        return node
 
     def know(self, *names: str) -> None:
         """The registry has something of these nodes."""

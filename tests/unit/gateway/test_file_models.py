@@ -17,7 +17,7 @@ from rbee.gateway.requests.parts import AppSettings, Parts
 from rbee.gateway.routing.dispatcher import FleetDispatcher
 from rbee_remote.protocol import ErrorCode
 from tests.doubles.gateway import FakeGate, FakeRecorder, Heard, ask, chat, chat_script, plain, resuming
-from tests.doubles.hive import Answers, ScriptedNode, model_info, worker_info
+from tests.doubles.hive import Answers, model_info, worker_info
 from tests.unit.gateway.fleet_bed import Bed, node_that
 
 MODEL = "file:/srv/model.gguf"
@@ -42,8 +42,7 @@ async def answer_from_two(bed: Bed, **files: str) -> Heard:
         return answers
 
     for name, sha256 in files.items():
-        bed.know(name)
-        node = bed.nodes[name] = ScriptedNode()
+        node = await bed.used(name)
         node.models = (replace(model_info(MODEL, sha256), owned=False),)
         node.answers = answers_of(name)
         await node.tell(replace(worker_info(), model=MODEL, sha256=sha256))

@@ -11,7 +11,7 @@ from rbee.base.errors import ConnectError, NodeError, RefusedError
 from rbee.gateway.base.views import NodeState, Target, WorkerKey
 from rbee.gateway.nodes.fleet import NodeFleet
 from rbee_remote.protocol import ErrorCode, SlotMemory, WorkerState
-from tests.doubles.hive import ScriptedNode, model_info, worker_info, worker_news
+from tests.doubles.hive import model_info, worker_info, worker_news
 from tests.patience import PATIENCE_S
 from tests.unit.gateway.fleet_bed import Bed, down, node_that, until, up
 
@@ -21,8 +21,7 @@ UNREACHABLE = ConnectError(ErrorCode.CONNECTION_TIMEOUT, "gpu1 cannot be reached
 
 
 async def test_a_node_that_was_used_before_tells_its_catalog_and_its_workers(bed: Bed) -> None:
-    bed.know("gpu1")
-    node = bed.nodes["gpu1"] = ScriptedNode()
+    node = await bed.used("gpu1")
     info = worker_info()
     await node.tell(info, **{info.id: worker_news(info, slots_free=1, held=[SlotMemory(1, ("0" * 16, "1" * 16))])})
     async with NodeFleet(bed.context("gpu1")) as fleet:
@@ -70,9 +69,7 @@ async def test_a_node_that_refuses_is_not_tried_again_at_once(bed: Bed, monkeypa
 
 
 async def test_a_lost_connection_is_opened_again_and_what_is_known_is_heard_anew(bed: Bed) -> None:
-    bed.know("gpu1")
-    node = bed.nodes["gpu1"] = ScriptedNode()
-    await node.tell(worker_info())
+    await bed.used("gpu1", worker_info())
     async with NodeFleet(bed.context("gpu1")) as fleet:
         await node_that(fleet, "gpu1", lambda view: bool(view.workers))
         bed.connections["gpu1"].lose()
@@ -95,9 +92,7 @@ async def test_a_hive_that_is_silent_takes_the_node_down_and_leaves_its_connecti
 
 
 async def test_a_hive_that_has_ended_leaves_its_catalog_and_is_not_started_again(bed: Bed) -> None:
-    bed.know("gpu1")
-    node = bed.nodes["gpu1"] = ScriptedNode()
-    await node.tell(worker_info())
+    node = await bed.used("gpu1", worker_info())
     async with NodeFleet(bed.context("gpu1")) as fleet:
         await node_that(fleet, "gpu1", lambda view: bool(view.workers))
         connection = bed.connections["gpu1"]
@@ -111,8 +106,7 @@ async def test_a_hive_that_has_ended_leaves_its_catalog_and_is_not_started_again
 
 
 async def test_a_hive_that_somebody_starts_after_the_connection_was_lost_is_found(bed: Bed) -> None:
-    bed.know("gpu1")
-    node = bed.nodes["gpu1"] = ScriptedNode()
+    node = await bed.used("gpu1")
     async with NodeFleet(bed.context("gpu1")) as fleet:
         await node_that(fleet, "gpu1", lambda view: bool(view.models))
         bed.connections["gpu1"].stop_listening(node.hive_socket)
@@ -204,9 +198,7 @@ async def test_a_node_that_is_not_there_any_more_starts_nothing(bed: Bed) -> Non
 
 
 async def test_requests_are_counted_at_once(bed: Bed) -> None:
-    bed.know("gpu1")
-    node = bed.nodes["gpu1"] = ScriptedNode()
-    await node.tell(worker_info())
+    await bed.used("gpu1", worker_info())
     async with NodeFleet(bed.context("gpu1")) as fleet:
         await node_that(fleet, "gpu1", lambda view: bool(view.workers))
         fleet.begun(A)
@@ -218,9 +210,7 @@ async def test_requests_are_counted_at_once(bed: Bed) -> None:
 
 
 async def test_a_worker_that_failed_is_out_of_sight_until_it_is_heard(bed: Bed) -> None:
-    bed.know("gpu1")
-    node = bed.nodes["gpu1"] = ScriptedNode()
-    await node.tell(worker_info())
+    node = await bed.used("gpu1", worker_info())
     async with NodeFleet(bed.context("gpu1")) as fleet:
         await node_that(fleet, "gpu1", lambda view: bool(view.workers))
         node.mute = True
@@ -232,9 +222,7 @@ async def test_a_worker_that_failed_is_out_of_sight_until_it_is_heard(bed: Bed) 
 
 
 async def test_a_request_goes_to_its_worker_and_comes_back_as_it_is(bed: Bed) -> None:
-    bed.know("gpu1")
-    node = bed.nodes["gpu1"] = ScriptedNode()
-    await node.tell(worker_info())
+    node = await bed.used("gpu1", worker_info())
     async with NodeFleet(bed.context("gpu1")) as fleet:
         await node_that(fleet, "gpu1", lambda view: bool(view.workers))
         async with fleet.worker(A).send("POST", "/v1/chat/completions?x=1", {"a": "b"}, b"{}") as answer:
@@ -286,9 +274,7 @@ async def test_a_node_that_is_reached_otherwise_is_connected_to_anew(bed: Bed) -
 
 
 async def test_a_node_that_is_taken_out_finishes_its_requests(bed: Bed) -> None:
-    bed.know("gpu1")
-    node = bed.nodes["gpu1"] = ScriptedNode()
-    await node.tell(worker_info())
+    await bed.used("gpu1", worker_info())
     async with NodeFleet(bed.context_of(ONE)) as fleet:
         await node_that(fleet, "gpu1", lambda view: bool(view.workers))
         await up(fleet, "local")
