@@ -44,6 +44,7 @@ class WorkerRecord:
     log: Path
     sha256: str = ""
     stamp: str = ""
+    file_changed: bool = False
     created_at: float = field(default_factory=time.time)
     state: WorkerState = WorkerState.STARTING
     progress: float = 0.0
@@ -131,11 +132,19 @@ class WorkerRecord:
         self.wanted_until = max(self.wanted_until, until)
 
     def file_is(self, stamp: str, sha256: str) -> None:
-        """How the model's file is now: what the worker has loaded, or another."""
-        known = sha256 if stamp == self.stamp else ""
-        if known != self.sha256:
-            self.sha256 = known
+        """How the model's file is now: what the worker has loaded, or another. Whatever else was done to it, one with
+        the checksum of what was loaded is that."""
+        before = self.known_sha256
+        if stamp == self.stamp and sha256:
+            self.sha256 = sha256
+        self.file_changed = stamp != self.stamp and sha256 != self.sha256
+        if self.known_sha256 != before:
             self.changed.notify()
+
+    @property
+    def known_sha256(self) -> str:
+        """Of what it has loaded, "" while unknown, and where that is not what lies there now."""
+        return "" if self.file_changed else self.sha256
 
     def announce(self, lease: LeaseRequest) -> bool:
         """Keep a keeper's lease until the worker listens. True for the first one: somebody has to tell the worker."""
@@ -295,5 +304,5 @@ class WorkerRecord:
             leases=self.leases_now(),
             secret=self.secret,
             sandbox=self.sandbox,
-            sha256=self.sha256,
+            sha256=self.known_sha256,
         )

@@ -112,6 +112,18 @@ async def test_a_worker_is_told_with_the_file_that_it_has_loaded(layout: Layout,
         assert early.info().sha256 == ""  # what it has loaded is not there any more
 
 
+async def test_a_file_that_was_touched_is_the_one_that_a_worker_has_loaded(layout: Layout, file: Path) -> None:
+    async with supervising(layout) as supervisor:
+        catalog, model = await registered(layout, file)
+        digests = await read(catalog, supervisor)
+        worker = await serving(supervisor, spawn(model))
+        os.utime(file)
+        await digests.look()
+        assert worker.info().sha256 == ""
+        await digests.look()
+        assert worker.info().sha256 == sha256_of(file)
+
+
 async def test_a_worker_of_a_known_file_is_told_with_it_at_once(layout: Layout, file: Path) -> None:
     async with supervising(layout) as supervisor:
         catalog, model = await registered(layout, file)
