@@ -12,7 +12,7 @@ export RBEE_WHEEL_CACHE ?= $(HOME)/.cache/rbee/wheels
 # Tests start hundreds of processes: what they run is compiled once, not by each of them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup dev infer test lint unit bench clean
+.PHONY: help setup dev infer test lint unit bench dist clean
 
 help:
 	@echo 'make infer PROMPT="..."  set up and ask the built-in model on this machine'
@@ -20,6 +20,7 @@ help:
 	@echo 'make unit                the tests that need neither a model nor containers'
 	@echo 'make lint                ruff and mypy alone'
 	@echo 'make bench [NAME=warm]   the benchmarks, or one of them'
+	@echo 'make dist                dist/rbee-linux-*: rbee in one file, with the Python that runs make'
 	@echo 'make clean               remove what was built in this checkout'
 
 setup:
@@ -46,6 +47,9 @@ test: lint
 
 bench: dev
 	$(VENV)/python -m benchmarks $(NAME)
+
+dist: setup
+	@$(VENV)/python tools/one_file/build.py
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from rbee.base import installation
 from rbee.cli.shell import Shell
 
 
 def command_words(shell: Shell, name: str, options: Mapping[str, Iterable[str]]) -> list[str]:
     """`rbee NAME`, with the inventory where it would find another one there, and each option once for each value."""
-    program = Path(sys.executable).with_name("rbee")
-    words = [str(program)] if program.exists() else [sys.executable, "-m", "rbee"]
-    words.append(name)
+    words = [*installation.command(), name]
     inventory = shell.inventory.path
     if inventory and inventory.absolute() != shell.settings.inventory_path:
         words += ["--inventory", str(inventory.absolute())]

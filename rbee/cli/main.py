@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: A command, or a group of them, is a module of `rbee.cli`; this is their order in the help.
 MODULES = (
     "infer", "serve", "keys", "usage", "nodes", "workers", "models", "bench", "hive", "link", "logs", "gc", "audit",
-    "uninstall", "version",
+    "uninstall", "self", "version",
 )  # fmt: skip
 
 

@@ -10,10 +10,10 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from rbee.base import installation
 from rbee.link import place
 from rbee.link.client import connected
 
@@ -59,7 +59,7 @@ def leave(node: str, inventory: Path | None, persist_s: float) -> None:
     plan = Plan(node, str(inventory.absolute()) if inventory else None, persist_s, leader)
     with contextlib.suppress(OSError):
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", PROGRAM, plan.words()],
+            [*installation.python(), "-m", PROGRAM, plan.words()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

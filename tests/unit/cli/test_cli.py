@@ -80,6 +80,7 @@ def test_the_commands_of_the_specification_are_there() -> None:
         *(f"models {name}" for name in ("list", "show", "pull", "push", "rm")),
         *(f"hive {name}" for name in ("status", "stop")),
         *(f"link {name}" for name in ("status", "stop")),
+        *(f"self {name}" for name in ("check", "clean")),
     }
 
 
