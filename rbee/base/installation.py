@@ -9,8 +9,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-#: What describes an unpacked file, and what its Python is called there. tools/one_file makes both.
+#: Of what is unpacked: what describes it, the hash of each file as `sha256sum --check` reads it, and the folder of a
+#: Python that can be moved. tools/one_file/build.py makes them.
 ABOUT = "about.json"
+HASHES = "files.sha256"
 PYTHON_FOLDER = "python"
 
 

@@ -54,6 +54,7 @@ def _candidates(settings: Settings) -> Iterator[tuple[str, Path]]:
         ("download", "cache/models", "incoming-*.gguf"),
         ("payload", "cache/payloads", "*.zip"),
         ("draft", "cache/payloads", f".*.zip.{digits}"),
+        ("draft", "cache/interpreters", f".*.tar.gz.{digits}"),
         ("staging", "cache/wheels", ".staging-*"),
         ("staging", "cache/wheels/llama", ".adding-*"),
         ("draft", ".", f"keeper-id.{digits}"),

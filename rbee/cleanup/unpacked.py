@@ -25,10 +25,8 @@ _FOLDER = "rbee-app"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 #: What is being unpacked, by the process of that number, or removed; left where that was ended.
 _LEFT_OVER = re.compile(r"\.(?:part-([0-9]+)|removed-[0-9a-f]+)")
-#: The hash of each file, as `sha256sum --check` reads it; made by tools/one_file/build.py.
-_HASHES = "files.sha256"
 #: Made when a copy is unpacked, and made with the list itself.
-_UNLISTED = frozenset({_HASHES, "pyvenv.cfg"})
+_UNLISTED = frozenset({installation.HASHES, "pyvenv.cfg"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,7 @@ def copies() -> list[Copy]:
 
 def damage(image: Path) -> list[str]:
     """Files of a copy that are not what was unpacked: changed, missing, or added. Reads all of it."""
-    lines = (image / _HASHES).read_text(encoding="utf-8").splitlines()
+    lines = (image / installation.HASHES).read_text(encoding="utf-8").splitlines()
     listed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
     found = {
         path.relative_to(image).as_posix() for path in image.rglob("*") if path.is_file() and not path.is_symlink()

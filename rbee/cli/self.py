@@ -120,7 +120,8 @@ def _cache_mb(shell: Shell) -> dict[str, int]:
     from rbee.setup.wheels import WheelCache
 
     cache = shell.settings.cache
-    folders = {"models": cache / "models", "wheels": WheelCache.of(shell.settings).root, "payloads": cache / "payloads"}
+    folders = {name: cache / name for name in ("models", "payloads", "interpreters")}
+    folders["wheels"] = WheelCache.of(shell.settings).root
     return {name: round(disk_size(folder) / 1e6) for name, folder in folders.items()}
 
 

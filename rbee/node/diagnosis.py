@@ -90,7 +90,10 @@ def _libc(probe: Probe) -> Finding:
 
 
 def _python(probe: Probe) -> Finding:
-    fix = "install Python 3.10 or newer; else rbee lets uv fetch one, for which the node needs the internet"
+    fix = (
+        "install Python 3.10 or newer; else rbee as one file brings its own, and otherwise lets uv fetch one, "
+        "for which the node needs the internet"
+    )
     if probe.python_version is None:
         return Finding("warn", "Python", "none was found", fix)
     detail = f"{'.'.join(map(str, probe.python_version))} at {probe.python}"

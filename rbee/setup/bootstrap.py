@@ -4,7 +4,7 @@ Rules
 - What to do is decided by `plan`, from what the probe saw; the steps act.
 - What stands under its final name is whole: everything is staged beside it, verified, and renamed. So an interrupted
   bootstrap never looks like a finished one, and of two at once the second finds its work done.
-- Nothing on the node reaches for the internet, except where it has no Python at all.
+- Nothing on the node reaches for the internet, except where it has no Python at all and this keeper has none to bring.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from rbee.base.retries import INSTALL_TIMEOUT_S, PYTHON_TIMEOUT_S
 from rbee.inventory import Node
 from rbee.node.probe import Probe
 from rbee.node.session import NodeSession
-from rbee.setup import building, node_scripts, requirements
+from rbee.setup import building, interpreter, node_scripts, requirements
 from rbee.setup.builders import KEEPER, Builders, builds_itself
+from rbee.setup.interpreter import Interpreter
 from rbee.setup.node_build import NodeBuilder
 from rbee.setup.node_scripts import Place
 from rbee.setup.payload import Payload
-from rbee.setup.platforms import Target, Version
+from rbee.setup.platforms import Target
 from rbee.setup.put_files import put_files
 from rbee.setup.wheels import WheelCache, uv_version
 from rbee_remote.protocol import OLDEST_PYTHON, ErrorCode
 
-#: What uv is asked for where a node has no Python; every wheel of the lock exists for it.
+#: What uv is asked for where a node has no Python, nor this keeper one for it; every wheel of the lock exists for it.
 OWN_PYTHON = (3, 12)
 #: A runtime, the uploaded wheels and uv (180 MB on x86-64 Linux), and what unpacking takes meanwhile.
 NEEDED_MB = 300
@@ -158,8 +159,9 @@ class _Runtime:
     @classmethod
     def choose(cls, probe: Probe, node: Node, cache: WheelCache, builders: Builders = KEEPER) -> _Runtime:
         """The backend of the inventory; `auto` is the GPU's where a wheel for it can be had, else cpu."""
-        python: Version = (probe.python_version or OWN_PYTHON) if _usable_python(probe) else OWN_PYTHON
-        target = Target.of(probe, python)
+        python = probe.python_version if _usable_python(probe) else None
+        brought = None if python else interpreter.for_node(Target.of(probe, OWN_PYTHON))
+        target = Target.of(probe, python or (brought.version if brought else OWN_PYTHON))
         make = functools.partial(cls._named, target)
         if node.backend != "auto":
             return make(node.backend)
@@ -203,7 +205,9 @@ class _Bootstrap:
                 case Step.UV:
                     await self._upload_uv()
                 case Step.PYTHON:
-                    place = replace(place, python=await self._fetch_python())
+                    brought = interpreter.for_node(self.runtime.target)
+                    python = await (self._upload_python(brought) if brought else self._fetch_python())
+                    place = replace(place, python=python)
                 case Step.WHEELS:
                     wheels = await self._upload_wheels(place)
                 case Step.RUNTIME:
@@ -226,6 +230,16 @@ class _Bootstrap:
         await put_files(
             self.session.connection, files, key="uv", text=Step.UV.value, emit=self.session.emit, mode=0o700
         )
+
+    async def _upload_python(self, brought: Interpreter) -> str:
+        """The keeper's own Python, below our home. Returns its path."""
+        archive = await asyncio.to_thread(brought.archive, self.session.context.settings)
+        there = node_scripts.wheel_path(self.probe.home, archive)
+        text = "uploading a Python"
+        await put_files(self.session.connection, [(archive, there)], key="python", text=text, emit=self.session.emit)
+        script = node_scripts.unpack_python(self._place, uuid.uuid4().hex[:12], brought.name, there)
+        await self._run(script, "the Python that was sent could not be unpacked")
+        return node_scripts.python_path(self._place, brought.name)
 
     async def _fetch_python(self) -> str:
         """A Python by uv, below our home. Returns its path; raises NodeError NODE_UNSUPPORTED when there is no way."""

@@ -76,7 +76,7 @@ def discard(place: Place) -> str:
 
 
 def fetch_python(place: Place, version: str, timeout_s: int) -> str:
-    """Print the path of a Python of our own, fetched by uv where it is not there yet. Needs the internet."""
+    """Print the path of a Python that uv fetches where it is not there yet. Needs the internet."""
     uv = quote(place.uv)
     folder = f"{place.home}/runtimes/python"
     return _lines(
@@ -87,6 +87,29 @@ def fetch_python(place: Place, version: str, timeout_s: int) -> str:
         f"$limit {uv} python install -q --no-bin {quote(version)} >&2",
         f"chmod -R go= {quote(folder)}",
         f"{uv} python find --managed-python {quote(version)}",
+    )
+
+
+def python_path(place: Place, name: str) -> str:
+    """Of a Python that was brought."""
+    return f"{place.home}/runtimes/python/{name}/bin/python"
+
+
+def unpack_python(place: Place, nonce: str, name: str, archive: str) -> str:
+    """Put a Python in its place, staged and renamed, where it is not there yet; its archive goes."""
+    final = quote(f"{place.home}/runtimes/python/{name}")
+    return _lines(
+        "set -e",
+        *staging(place.home, nonce),
+        f"[ ! -d {final} ] || exit 0",
+        'mkdir "$staging/python"',
+        f'gzip -dc {quote(archive)} | tar -xf - -C "$staging/python"',
+        '"$staging/python/bin/python" -I -c "import ssl, ctypes, zlib"',
+        'chmod -R go= "$staging/python"',
+        f"mkdir -p {quote(f'{place.home}/runtimes/python')}",
+        # Another bootstrap may have been first, whose is as good as ours: what was moved into it goes.
+        f'mv "$staging/python" {final} 2>/dev/null || [ -d {final} ]',
+        f"rm -rf {final}/python {quote(archive)}",
     )
 
 

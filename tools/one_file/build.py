@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Make `dist/rbee-linux-MACHINE`: rbee in one file, with the Python that runs this and all that is locked.
 
-    make dist
+    make dist                                   in dist/
+    .venv/bin/python tools/one_file/build.py FOLDER
 
 The file is head.sh with an archive behind it. Two builds of one commit by one Python are the same bytes: the archive
 has no times, no owners and no paths of this machine, its files are in order, and what is compiled goes by hashes.
@@ -41,18 +42,18 @@ _BLOCKS = 1.15
 def main() -> None:
     if platform.system() != "Linux":
         sys.exit("one file is built on Linux, and for it")
-    target = ROOT / "dist" / f"rbee-linux-{platform.machine()}"
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "dist"
+    target = folder.absolute() / f"rbee-linux-{platform.machine()}"
     target.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as folder:
-        image = Path(folder) / "image"
-        make_image(image, Path(folder))
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as work:
+        image, part = Path(work) / "image", Path(work) / target.name
+        make_image(image, Path(work))
         about = describe(image)
-        part = Path(folder) / target.name
         write(image, part)
         part.replace(target)
     size, sha256 = target.stat().st_size, file_sha256(target)
     target.with_name(f"{target.name}.sha256").write_text(f"{sha256}  {target.name}\n")
-    sys.stderr.write(f"dist: {target.relative_to(ROOT)} ({size / 1e6:.0f} MB, for glibc {about['glibc']} or newer)\n")
+    sys.stderr.write(f"dist: {target} ({size / 1e6:.0f} MB, for glibc {about['glibc']} or newer)\n")
 
 
 def make_image(image: Path, work: Path) -> None:

@@ -23,8 +23,9 @@ from rbee.context import Context
 from rbee.inventory import Inventory, Node
 from rbee.node.probe import Gpu, Probe
 from rbee.node.session import NodeSession
-from rbee.setup import bootstrap, node_scripts, requirements
+from rbee.setup import bootstrap, interpreter, node_scripts, requirements
 from rbee.setup.bootstrap import Step, check, plan
+from rbee.setup.interpreter import Interpreter
 from rbee.setup.node_scripts import IMPORTS
 from rbee.setup.payload import build_payload
 from rbee.setup.platforms import Target
@@ -318,6 +319,52 @@ async def test_leftovers_of_long_ago_go_and_those_of_today_stay(bed: Testbed) ->
     await bed.ensure()
     assert not stale.exists()
     assert fresh.exists()
+
+
+async def test_a_node_without_python_gets_the_keepers_where_that_can_be_moved(
+    bed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here a program that starts this Python; `tests/e2e/test_one_file.py` has a real one."""
+    bed.provide_llama()
+    program = tmp_path / "movable" / "bin" / "python"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    program.chmod(0o755)
+    brought = Interpreter(program.parents[1], sys.version_info[:2], HERE, "d" * 16)
+    monkeypatch.setattr(Interpreter, "own", lambda: brought)
+    ready = await bed.ensure(bed.probe(python="", python_version=None))
+    assert Path(ready.python).exists()
+    there = bed.home / "runtimes" / "python" / brought.name
+    assert (there / "bin" / "python").read_bytes() == program.read_bytes()
+    assert there.stat().st_mode & 0o777 == 0o700
+    assert list(bed.home.glob("runtimes/wheels/*/*.tar.gz")) == []
+    uploads = {event.text for event in bed.events if isinstance(event, Progress) and event.key == "python"}
+    assert uploads == {"uploading a Python"}
+    shutil.rmtree(ready.runtime)
+    assert await bed.ensure(bed.probe(python="", python_version=None)) == ready  # it is there by now
+    assert [path.name for path in there.parent.iterdir()] == [brought.name]
+    assert bed.left_over() == []
+
+
+async def test_a_python_is_not_brought_to_where_it_does_not_run(bed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    builder = Target("Linux", "x86_64", "glibc", (2, 35), (3, 11))
+    monkeypatch.setattr(Interpreter, "own", lambda: Interpreter(Path("/unused"), (3, 11), builder, "d" * 16))
+    for changed in ({}, {"libc_version": (2, 34)}, {"machine": "aarch64"}, {"libc": "musl"}, {"system": "Darwin"}):
+        found = interpreter.for_node(replace(builder, **changed))  # type: ignore[arg-type]
+        assert (found is None) == bool(changed)
+    monkeypatch.undo()
+    assert interpreter.for_node(builder) is None  # this rbee is no one file
+
+
+def test_what_travels_is_the_same_each_time(tmp_path: Path) -> None:
+    (tmp_path / "python" / "lib").mkdir(parents=True)
+    (tmp_path / "python" / "lib" / "os.py").write_text("x = 1\n")
+    (tmp_path / "python" / "link").symlink_to("lib")
+    brought = Interpreter(tmp_path / "python", (3, 11), HERE, "d" * 16)
+    first = brought.archive(Settings(tmp_path / "one"))
+    os.utime(tmp_path / "python" / "lib" / "os.py", (1, 1))
+    assert brought.archive(Settings(tmp_path / "two")).sha256 == first.sha256
+    assert [path.name for path in first.path.parent.iterdir()] == ["rbee-3.11-dddddddddddddddd.tar.gz"]
 
 
 async def test_a_node_with_a_compiler_builds_for_itself_and_for_the_next_one(bed: Testbed) -> None:
