@@ -37,7 +37,7 @@ HOME = "/home/bee"
 def one_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of this checkout, made by the Python that runs the tests."""
     folder = tmp_path_factory.mktemp("dist")
-    words = [sys.executable, ROOT / "tools/one_file/build.py", folder]
+    words = [sys.executable, str(ROOT / "tools/one_file/build.py"), str(folder)]
     subprocess.run(words, check=True, capture_output=True, timeout=patient(BUILD_S))
     subprocess.run(["sha256sum", "--check", "--quiet", f"{next(folder.glob('*.sha256'))}"], cwd=folder, check=True)
     (made,) = (path for path in folder.iterdir() if path.suffix != ".sha256")

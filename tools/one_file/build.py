@@ -134,21 +134,14 @@ def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
 
 def _compile(image: Path) -> None:
     """What Python makes at a first start, but not bound to times: what is unpacked does not change."""
-    words = [image / "python" / "bin" / "python", "-B", "-s", "-m", "compileall", "-q", "-f", "-s", image]
-    words += ["--invalidation-mode", "unchecked-hash", image / "python" / "lib", image / "lib"]
+    words = [str(image / "python/bin/python"), "-B", "-s", "-m", "compileall", "-q", "-f", "-s", str(image)]
+    words += ["--invalidation-mode", "unchecked-hash", str(image / "python/lib"), str(image / "lib")]
     subprocess.run(words, check=True, env={"PATH": os.environ["PATH"], "PYTHONHASHSEED": "0"})
 
 
 def _install(settings: dict[str, str], target: Path, lock: str) -> None:
-    words = [
-        "--target",
-        target,
-        "--require-hashes",
-        "--only-binary=:all:",
-        "--requirement",
-        ROOT / "requirements" / lock,
-    ]
-    _pip(settings, *words)
+    path = ROOT / "requirements" / lock
+    _pip(settings, "--target", target, "--require-hashes", "--only-binary=:all:", "--requirement", path)
 
 
 def _pip(settings: dict[str, str], *words: str | Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -349,8 +350,11 @@ async def test_a_node_without_python_gets_the_keepers_where_that_can_be_moved(
 async def test_a_python_is_not_brought_to_where_it_does_not_run(bed: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
     builder = Target("Linux", "x86_64", "glibc", (2, 35), (3, 11))
     monkeypatch.setattr(Interpreter, "own", lambda: Interpreter(Path("/unused"), (3, 11), builder, "d" * 16))
-    for changed in ({}, {"libc_version": (2, 34)}, {"machine": "aarch64"}, {"libc": "musl"}, {"system": "Darwin"}):
-        found = interpreter.for_node(replace(builder, **changed))  # type: ignore[arg-type]
+    changes: list[dict[str, Any]] = [
+        {}, {"libc_version": (2, 34)}, {"machine": "aarch64"}, {"libc": "musl"}, {"system": "Darwin"}
+    ]  # fmt: skip
+    for changed in changes:
+        found = interpreter.for_node(replace(builder, **changed))
         assert (found is None) == bool(changed)
     monkeypatch.undo()
     assert interpreter.for_node(builder) is None  # this rbee is no one file
