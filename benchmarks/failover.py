@@ -36,9 +36,9 @@ NODES, TOKENS = 2, 48
 _LOAD = "slots = 2\nctx = 512"
 _CALLED = ("", "Drones", "Queens", "Nectar")
 MODELS = tuple(Model(f"bee-{number}", called, options=_LOAD) for number, called in enumerate(_CALLED))
-#: What is killed, and by which shell command on the node: the worker that has a file open, or all of a kind.
+#: What is killed, and by which shell command on the node.
 WAYS = {
-    "worker": "for pid in $(pgrep -f 'zip worker'); do grep -q {file} /proc/$pid/maps && kill -KILL $pid; done",
+    "worker": "pkill -KILL -u bee -f 'zip worker'",
     "hive": "pkill -KILL -u bee -f 'zip hive'",
     "connection": "pkill -KILL -f 'sshd.*: bee'",
     "everything": "pkill -KILL -u bee",
@@ -102,12 +102,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Blow:
-    """model: whose worker alone it was for, "" for all of the node. lines: that the answer had before. late: whether
-    the answer was over before the blow was."""
+    """lines: that the answer had before. late: whether it was over before the blow was."""
 
     way: str
     node: str
-    model: str
     lines: int
     late: bool = False
 
@@ -209,7 +207,7 @@ async def _struck(series: Series, run: Run, model: Model | None, at: int, way: s
     async def strike() -> None:
         await due.wait()
         if model and (node := await _where(series.client, model.ref())):
-            await _strike(series, model, node, way)
+            await _strike(series, node, way)
 
     series.under_way[run.case.model] = run
     striking = asyncio.create_task(strike())
@@ -223,13 +221,11 @@ async def _struck(series: Series, run: Run, model: Model | None, at: int, way: s
     return run
 
 
-async def _strike(series: Series, model: Model, node: str, way: str) -> None:
-    only = model.name if way == "worker" else ""
-    struck = [run for name, run in series.under_way.items() if only in ("", name)]
+async def _strike(series: Series, node: str, way: str) -> None:
+    struck = list(series.under_way.values())
     for run in struck:
-        run.blows.append(Blow(way, node, only, len(run.heard.at)))
-    command = WAYS[way].format(file=model.sha256())
-    await series.shells[node].run(command)
+        run.blows.append(Blow(way, node, len(run.heard.at)))
+    await series.shells[node].run(WAYS[way])
     for run in struck:
         run.blows[-1] = replace(run.blows[-1], late=run.heard.is_said)
     series.struck[way] += 1
