@@ -141,7 +141,8 @@ class Shell:
 
 @dataclass
 class Series:
-    """under_way: the answer of each model. done: those that ended, with all that they had to go through."""
+    """under_way: the answer of each model. done: those that ended, with all that they had to go through.
+    healing: while a node is struck and until it serves again, so that the other one is there."""
 
     running: Served
     client: httpx.AsyncClient
@@ -151,6 +152,7 @@ class Series:
     done: list[Run] = field(default_factory=list)
     struck: Counter[str] = field(default_factory=Counter)
     counted: int = 0
+    healing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 def measure() -> list[Comparison]:
@@ -222,6 +224,9 @@ async def _struck(series: Series, run: Run, model: Model | None, at: int, way: s
 
 
 async def _strike(series: Series, node: str, way: str) -> None:
+    if series.healing.locked():
+        return
+    await series.healing.acquire()
     struck = list(series.under_way.values())
     for run in struck:
         run.blows.append(Blow(way, node, len(run.heard.at)))
@@ -229,6 +234,10 @@ async def _strike(series: Series, node: str, way: str) -> None:
     for run in struck:
         run.blows[-1] = replace(run.blows[-1], late=run.heard.is_said)
     series.struck[way] += 1
+    try:
+        await asyncio.gather(*(_serves(series.client, f"{model.name}@{node}") for model in MODELS))
+    finally:
+        series.healing.release()
 
 
 async def _where(client: httpx.AsyncClient, ref: str) -> str:
