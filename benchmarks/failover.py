@@ -122,6 +122,7 @@ class Shell:
     """Root's on a node, there before it is needed: an answer is over soon."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
         assert process.stdin
         assert process.stdout
         self._input, self._output = process.stdin, process.stdout
@@ -129,7 +130,6 @@ class Shell:
 
     @classmethod
     async def on(cls, node: ContainerNode) -> Shell:
-        """Ends with the node."""
         words = ("docker", "exec", "-i", node.id, "sh")
         return cls(await asyncio.create_subprocess_exec(*words, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
 
@@ -137,6 +137,10 @@ class Shell:
         async with self._lock:
             self._input.write(f"{command}; echo done\n".encode())
             await self._output.readline()
+
+    async def close(self) -> None:
+        self._input.close()
+        await self._process.wait()
 
 
 @dataclass
@@ -169,6 +173,8 @@ async def _measure(running: Served) -> Series:
         async with asyncio.TaskGroup() as tasks:
             for number, model in enumerate(MODELS):
                 tasks.create_task(_stream(series, model, random.Random(number)))
+        for shell in shells.values():
+            await shell.close()
     return series
 
 
