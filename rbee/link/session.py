@@ -151,6 +151,8 @@ class Session:
     def standard_input(self) -> bytes | None:
         """What the client's standard input holds, None for a terminal."""
         self._input = Future()
+        if self._canceled:  # the client left before it was asked
+            self._input.cancel()
         self._loop.call_soon_threadsafe(self._send, {"stdin": True})
         try:
             text = self._input.result()
