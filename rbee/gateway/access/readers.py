@@ -8,6 +8,7 @@ Rules
   may lie here. Up to BEHIND bytes a client is not behind, and always has room.
 - Where there is no room, the answer waits for its client, and the worker with it: the client has `no_room_s` for each
   step. Where the whole answer lies here it has `reader_s`. Who takes less than SLOWEST_BYTES_PER_S then is cut off.
+- That is so of every answer, the gateway's own and those that failed too: nothing lies here without a limit in time.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class Reader(Flow):
         self._is_gone = False
         self._is_lost = False
         self._timer: asyncio.TimerHandle | None = None
+        self._limit: asyncio.TimerHandle | None = None
 
     @property
     def is_behind(self) -> bool:
@@ -81,6 +83,12 @@ class Reader(Flow):
         await self._wait(lambda: False, self._room.reader_s)
         return not self.was_cut_off and not self._is_lost
 
+    def nothing_follows(self) -> None:
+        self._count()
+        self._judge_later()
+        if self.is_behind and not self.write_paused and not self._timer:  # nobody else says when TLS is through
+            self._timer = asyncio.get_running_loop().call_later(_LOOK_S, self._clear)
+
     def resume_writing(self) -> None:
         FlowControl.resume_writing(self)
         self._clear()
@@ -93,6 +101,7 @@ class Reader(Flow):
         self._is_lost = self._is_lost or (error is not None and (self.write_paused or self._counted > 0))
         self._is_gone = True
         self._count()
+        self._judge_later()
 
     def _clear(self) -> None:
         """Say so, as soon as TLS is through, too."""
@@ -104,6 +113,25 @@ class Reader(Flow):
             self._timer = asyncio.get_running_loop().call_later(_LOOK_S, self._clear)
         else:
             self.on_clear()
+
+    def _judge_later(self) -> None:
+        """What lies here now, in `reader_s`."""
+        if self._limit:
+            self._limit.cancel()
+            self._limit = None
+        if self._counted:
+            judge, untaken = self._judge, self._untaken()
+            self._limit = asyncio.get_running_loop().call_later(self._room.reader_s, judge, untaken)
+
+    def _judge(self, before: int) -> None:
+        """Cut off a client that has taken too little of what lies here, while nothing was added."""
+        self._count()
+        if self.has_request() or not self._counted:
+            return
+        if before - self._untaken() < SLOWEST_BYTES_PER_S * self._room.reader_s:
+            self.cut_off()
+        else:
+            self._judge_later()
 
     def _has_room(self) -> bool:
         return self._counted < self._room.each and self._room.held < self._room.together
@@ -158,6 +186,8 @@ class Reader(Flow):
 def _in_kernel(transport: asyncio.Transport) -> int:
     """Bytes that were handed to the kernel and not yet to the other side; 0 where it does not say."""
     connection = transport.get_extra_info("socket")
+    if connection is None:  # TLS that is over
+        return 0
     try:
         said = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))
     except (OSError, ValueError):

@@ -7,6 +7,7 @@ Rules
   nobody out. Only where all have a request is another refused.
 - A request that was taken, and its answer, take as long as they take; `body` bounds what the client has to send. Only
   a client that reads nothing of its answer for minutes is cut off, with what lies here for it; or as a `Flow` has it.
+- Who is behind with its answers gets no further one: its next request is read when it has taken them.
 """
 
 from __future__ import annotations
@@ -44,11 +45,12 @@ READER_S = 300.0
 
 class Flow(FlowControl):
     """What a connection does about a client that is behind with reading its answer. on_clear: called when it is not
-    any more. was_cut_off: for reading too slowly."""
+    any more. has_request: whether an answer is under way. was_cut_off: for reading too slowly."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         super().__init__(transport)
         self.on_clear: Callable[[], None] = lambda: None
+        self.has_request: Callable[[], bool] = lambda: False
         self.was_cut_off = False
 
     @property
@@ -59,6 +61,9 @@ class Flow(FlowControl):
     async def has_all(self) -> bool:
         """Once the client has taken so much that its request is over; False where it never will."""
         return True
+
+    def nothing_follows(self) -> None:
+        """What lies here for the client is all that it gets, until its next request at least."""
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -204,10 +209,12 @@ class _Connection(H11Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(_Gathering(transport))  # type: ignore[arg-type]
         bounds = self._bounds
-        self.flow = bounds.flow(transport) if bounds.flow else ReadOrLeave(transport, bounds.reader_s)
-        self.flow.on_clear = self._note_state
+        flow = bounds.flow(transport) if bounds.flow else ReadOrLeave(transport, bounds.reader_s)
+        self._gathering = _Gathering(transport, flow.nothing_follows)
+        super().connection_made(self._gathering)  # type: ignore[arg-type]
+        self.flow = flow
+        flow.on_clear, flow.has_request = self._go_on, lambda: self._has_request
         self.app_state = {**self.app_state, "flow": self.flow}
         _send_at_once(transport)
         if self._greeting:
@@ -223,12 +230,17 @@ class _Connection(H11Protocol):
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
+        if self.flow.is_behind and not self._has_request:
+            self.flow.pause_reading()
+            return
         is_full = len(self.connections) - len(self._bounds.waiting) >= self._bounds.connections
         self.app = _too_many if is_full else self.config.loaded_app
         super().handle_events()
         self._note_state()
 
     def on_response_complete(self) -> None:
+        self._gathering.send()
+        self.flow.nothing_follows()
         super().on_response_complete()
         if self.flow.is_behind:
             self._unset_keepalive_if_required()
@@ -243,8 +255,19 @@ class _Connection(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, RemoteError(ErrorCode.USAGE, f"this is not an HTTP request: {msg}"))
 
+    @property
+    def _has_request(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete and not self.transport.is_closing()
+
+    def _go_on(self) -> None:
+        """The client has taken what lay here."""
+        if not self._has_request and not self.transport.is_closing():
+            self.flow.resume_reading()
+            self.handle_events()
+        self._note_state()
+
     def _note_state(self) -> None:
-        if self.flow.is_behind or (self.cycle is not None and not self.cycle.response_complete):
+        if self.flow.is_behind or self._has_request:
             self._stop_waiting()
         elif self not in self._bounds.waiting and not self.transport.is_closing():
             self._bounds.waiting[self] = None
@@ -278,30 +301,32 @@ class _Connection(H11Protocol):
 
 class _Gathering:
     """A transport that sends as one what is written within one turn of the event loop: uvicorn writes a head, each
-    piece and an end by themselves, and a reader, which may be sshd, is woken by each."""
+    piece and an end by themselves, and a reader, which may be sshd, is woken by each. on_close: called at a close."""
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, on_close: Callable[[], None]) -> None:
         self._transport = transport
+        self._on_close = on_close
         self._pieces: list[bytes] = []
         self._size = 0
 
     def write(self, data: bytes) -> None:
         if not self._pieces:
-            asyncio.get_running_loop().call_soon(self._send)
+            asyncio.get_running_loop().call_soon(self.send)
         self._pieces.append(data)
         self._size += len(data)
         if self._size > MOST_GATHERED:
-            self._send()
+            self.send()
 
     def close(self) -> None:
-        self._send()
+        self.send()
         self._transport.close()
+        self._on_close()
 
     def abort(self) -> None:
         self._pieces.clear()
         self._transport.abort()
 
-    def _send(self) -> None:
+    def send(self) -> None:
         data, self._size = b"".join(self._pieces), 0
         self._pieces.clear()
         if data:

@@ -15,8 +15,10 @@ import pytest
 
 from rbee.gateway.access.listen import tls_context
 from rbee.gateway.access.readers import BEHIND, Room
+from rbee.gateway.base.views import NodeState
 from rbee.gateway.requests.app import make_app
-from rbee.node.socket_http import SilenceError
+from rbee.gateway.requests.parts import AppSettings
+from rbee.node.socket_http import HungUpError, SilenceError
 from rbee_remote.serving.socket_server import Bounds, SocketServer
 from tests.doubles.certificate import make_certificate
 from tests.doubles.gateway import (
@@ -48,26 +50,35 @@ async def until(condition: Any) -> None:
 class Served:
     """A gateway whose clients have `room`, and what it takes to ask it."""
 
-    def __init__(self, world: Setting, room: Room, port: int, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, world: Setting, server: SocketServer, bounds: Bounds, port: int, tls: Any) -> None:
         self.world = world
-        self.room = room
+        self.bounds = bounds
+        self._server = server
         self._port = port
-        self._tls = tls
+        self._tls: ssl.SSLContext | None = tls
         self.writers: list[asyncio.StreamWriter] = []
 
     async def ask(self, stream: bool = True) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A client that has asked and reads nothing yet."""
+        reader, writer = await self.connect()
+        content = json.dumps(chat(stream=stream)).encode()
+        head = b"POST /v1/c HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+        writer.write(head % len(content) + content)
+        return reader, writer
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         client = socket.socket()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.setblocking(False)
         await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", self._port))
         name = "localhost" if self._tls else None
         reader, writer = await asyncio.open_connection(sock=client, limit=1, ssl=self._tls, server_hostname=name)
-        content = json.dumps(chat(stream=stream)).encode()
-        head = b"POST /v1/c HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
-        writer.write(head % len(content) + content)
         self.writers.append(writer)
         return reader, writer
+
+    @property
+    def connections(self) -> list[Any]:
+        return list(self._server.server_state.connections)
 
     @property
     def finishes(self) -> list[str]:
@@ -89,7 +100,7 @@ async def served(world: Setting, room: Room, folder: Path | None = None) -> Asyn
         make_app(world.parts), grace_s=1, bounds=bounds, encrypted=[listener] if context else [], tls=context
     )
     task = asyncio.create_task(server.serve([] if context else [listener]))
-    gateway = Served(world, room, listener.getsockname()[1], trusted)
+    gateway = Served(world, server, bounds, listener.getsockname()[1], trusted)
     try:
         yield gateway
     finally:
@@ -129,17 +140,17 @@ def scripted(*replies: Reply) -> ScriptedWorker:
 @pytest.mark.parametrize("encrypted", [False, True])
 async def test_who_reads_nothing_keeps_no_place_and_has_the_whole_answer_later(encrypted: bool, tmp_path: Path) -> None:
     worker = scripted()
-    world = setting(a=worker)
-    async with served(world, Room(), tmp_path if encrypted else None) as gateway:
+    world, room = setting(a=worker), Room()
+    async with served(world, room, tmp_path if encrypted else None) as gateway:
         reader, _ = await gateway.ask()
         await until(lambda: worker.requests and not worker.open and not world.dispatcher.open)
-        assert gateway.room.held > SIZE - KERNELS or encrypted
+        assert room.held > SIZE - KERNELS or encrypted
         assert (gateway.finishes, world.gate.open_requests) == ([], 1)
         other, _ = await gateway.ask()
         assert await whole(other) == plain(STEPS)
         await until(lambda: gateway.finishes == [""])
         assert await whole(reader) == plain(STEPS)
-        await until(lambda: not world.gate.open_requests and not gateway.room.held)
+        await until(lambda: not world.gate.open_requests and not room.held)
     assert [(each.finish, each.usage) for each in world.recorder.requests] == [("", USAGE)] * 2
 
 
@@ -217,3 +228,77 @@ async def test_a_whole_answer_is_read_later_too() -> None:
         assert gateway.finishes == []
         assert (await everything(reader)).endswith(content)
         await until(lambda: gateway.finishes == [""])
+
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_who_asks_on_and_takes_nothing_gets_no_more_and_is_cut_off(encrypted: bool, tmp_path: Path) -> None:
+    """Of answers of the gateway's own, which need no key."""
+    room = Room(reader_s=0.3)
+    async with served(setting(), room, tmp_path if encrypted else None) as gateway:
+        _, writer = await gateway.connect()
+        writer.write(HEALTH * 3_000)
+        await until(lambda: gateway.connections)
+        most = 0
+        while gateway.connections:
+            most = max([most, *(each.flow._transport.get_write_buffer_size() for each in gateway.connections)])
+            await asyncio.sleep(0.01)
+        assert most <= 3 * BEHIND
+        assert (room.held, len(gateway.bounds.waiting)) == (0, 0)
+
+
+async def test_who_takes_its_answers_late_is_answered_on() -> None:
+    async with served(setting(), Room()) as gateway:
+        reader, writer = await gateway.connect()
+        writer.write(HEALTH * 2_000 + HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        await until(lambda: any(each.flow.is_behind for each in gateway.connections))
+        assert (await everything(reader)).count(b"HTTP/1.1 200") == 2_001
+
+
+async def test_the_rest_of_an_answer_that_failed_is_not_kept_for_ever() -> None:
+    half = len(rendered(STEPS)) // 2
+    dead = scripted(Reply(resuming(STEPS), cuts=[PIECE], breaks_at=half, error=HungUpError("POST")))
+    world, room = setting(a=dead, settings=AppSettings(back_s=0.01, resume_s=0.01)), Room(reader_s=0.3)
+    world.fleet.set_state("a", NodeState.DOWN)
+    async with served(world, room) as gateway:
+        await gateway.ask()
+        await until(lambda: gateway.finishes and gateway.finishes != [""])
+        await until(lambda: not gateway.connections)
+        assert room.held == 0
+
+
+async def little(gateway: Served, writer: asyncio.StreamWriter) -> None:
+    """Ask until something stays here for the client, which is not behind yet, or only below TLS."""
+    await until(lambda: gateway.connections)
+    flow, looks = gateway.connections[0].flow, 0
+    while looks < 10:
+        if flow._transport.get_write_buffer_size() or flow._below_tls:
+            looks += 1
+        else:
+            writer.write(HEALTH * 20)
+            looks = 0
+        await asyncio.sleep(0.01)
+    assert not flow.write_paused
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_little_that_nobody_takes_is_not_kept_for_ever_either(encrypted: bool, tmp_path: Path) -> None:
+    async with served(setting(), Room(reader_s=1), tmp_path if encrypted else None) as gateway:
+        _, writer = await gateway.connect()
+        await little(gateway, writer)
+        (flow,) = (each.flow for each in gateway.connections)
+        await until(lambda: not gateway.connections)
+        assert flow.was_cut_off
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_who_has_taken_what_lay_here_waits_for_its_next_request(encrypted: bool, tmp_path: Path) -> None:
+    async with served(setting(), Room(), tmp_path if encrypted else None) as gateway:
+        reader, writer = await gateway.connect()
+        await little(gateway, writer)
+        taking = asyncio.create_task(everything(reader))
+        (connection,) = gateway.connections
+        await until(lambda: connection in gateway.bounds.waiting)
+        taking.cancel()

@@ -248,7 +248,7 @@ class Transport:
 
 async def test_what_is_written_in_one_turn_is_sent_at_once_and_within_bounds() -> None:
     transport = Transport()
-    gathering = _Gathering(transport)  # type: ignore[arg-type]
+    gathering = _Gathering(transport, lambda: None)  # type: ignore[arg-type]
     gathering.write(b"head")
     gathering.write(b"body")
     assert transport.told == []
@@ -262,7 +262,7 @@ async def test_what_is_written_in_one_turn_is_sent_at_once_and_within_bounds() -
 
 async def test_what_waits_for_an_aborted_client_is_dropped() -> None:
     transport = Transport()
-    gathering = _Gathering(transport)  # type: ignore[arg-type]
+    gathering = _Gathering(transport, lambda: None)  # type: ignore[arg-type]
     gathering.write(b"never read")
     gathering.abort()
     await asyncio.sleep(0)
