@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rbee.base.errors import UsageError
-from rbee.cli.aliased import Asked
+from rbee.cli.aliased import Asked, alias_of
 from rbee.cli.chat_options import Chat
 from rbee.cli.collected import takes
 from rbee.cli.failed_nodes import error_value, partial_failure, why
@@ -58,7 +58,7 @@ def bench(
 
     if prompt == gen == 0:
         raise UsageError("there is nothing to measure", hint="leave out --prompt 0 or --gen 0")
-    asked = Asked(model, Chat(), {}, load, None).over(shell.inventory.alias(model))
+    asked = Asked(model, Chat(), {}, load, None).over(alias_of(model, shell.inventory))
     wanted = InferRequest(model=asked.model, load=asked.load, keep_alive_s=asked.keep_alive_s)
     context, request = shell.context, BenchRequest(prompt, gen, repetitions)
     answers = shell.run(run_bench(context.inventory.select(nodes), request, wanted, context))

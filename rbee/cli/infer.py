@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rbee.base.errors import UsageError
-from rbee.cli.aliased import Asked
+from rbee.cli.aliased import Asked, alias_of
 from rbee.cli.chat_options import Chat, read_chat
 from rbee.cli.collected import takes
 from rbee.cli.constraints import decode_text, read_constraints, read_text
@@ -87,7 +87,7 @@ def infer(
     timeout_s = _timeout_s(timeout)
     asked = Asked(model, chat, sampling, load, duration(keep_alive, "--keep-alive"))
     renderer = shell.use_renderer(stream=display.stream, timing=display.timing, reasoning=display.reasoning)
-    asked = asked.over(shell.inventory.alias(model))
+    asked = asked.over(alias_of(model, shell.inventory))
     request = InferRequest(
         messages=() if chat.raw else asked.chat.messages(text),
         prompt=text if chat.raw else None,

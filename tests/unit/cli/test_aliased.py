@@ -88,3 +88,23 @@ def test_bench_measures_what_the_alias_says(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("rbee.fleet.bench.bench", bench)
     cli.main(["bench", "-i", str(path), "gpu1", "--model", "chat", "--gpu-layers", "3"])
     assert asked == [InferRequest(model="smollm2:135m", load=LoadOptions(ctx=512, gpu_layers=3), keep_alive_s=90)]
+
+
+@pytest.mark.parametrize("command", [["infer", "Hi", "--node"], ["bench"]])
+@pytest.mark.parametrize(
+    ("model", "message", "hint"),
+    [
+        ("codr", "'codr' is neither an alias in the inventory nor a model", "did you mean coder?"),
+        ("smolm2:135m", "there is no built-in model smolm2:135m", "did you mean smollm2:135m?"),
+    ],
+)
+def test_a_mistyped_alias_is_told_before_a_node_is_asked(
+    command: list[str], model: str, message: str, hint: str, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
+    path = tmp_path / "inventory.toml"
+    path.write_text(f"{NODES}[models.coder]\nmodel = 'smollm2:135m'\n")
+    assert cli.main([*command, "gpu1", "-i", str(path), "--model", model]) == 6
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {message}\nhint: {hint}")
