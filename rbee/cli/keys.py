@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -54,6 +54,7 @@ def add(
     from rbee import audit
     from rbee.gateway.access.keys import ApiKey, add_key, hash_of, new_key
 
+    _tell_unknown(shell, model or ())
     secret = new_key()
     key = ApiKey(
         name=name,
@@ -71,6 +72,25 @@ def add(
     else:
         shell.renderer.write(f"{secret}\n")
         shell.renderer.done(f"{name} may use the gateway with this key, which is not shown again", {})
+
+
+def _tell_unknown(shell: Shell, models: Sequence[str]) -> None:
+    """A name that was mistyped would be a key for nothing; one whose alias or node is added later is as good."""
+    from difflib import get_close_matches
+
+    from rbee.base.errors import RbeeError
+    from rbee.base.events import Notice
+    from rbee.models.ref import built_in, parse_ref
+
+    aliases = shell.inventory.models if models else {}
+    for name in models:
+        try:
+            if name not in aliases:
+                parse_ref(name)
+        except RbeeError:
+            near = get_close_matches(name, [*aliases, *built_in()], n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            shell.renderer(Notice(f"the key is for {name!r}, which is neither an alias nor a built-in model yet{hint}"))
 
 
 def list_(shell: Shell, keys: KeysOption = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from collections.abc import Iterator
@@ -133,6 +134,7 @@ def _show_unit(shell: Shell, options: ServeOptions, listen: list[str]) -> None:
     from rbee.cli.installed import command_words, show, variables
     from rbee.gateway.access.keys import default_path
     from rbee.gateway.serve import DRAIN_S
+    from rbee.setup.wheels import ENV_CACHE, WheelCache
 
     keys = options.keys if options.keys != default_path(shell.settings) else None
     given = {
@@ -144,7 +146,8 @@ def _show_unit(shell: Shell, options: ServeOptions, listen: list[str]) -> None:
         "--tls-key": _absolute(options.key),
         "--cors": options.origins,
     }
-    unit = gateway_unit(command_words(shell, "serve", given), variables(shell), DRAIN_S)
+    cache = {ENV_CACHE: str(WheelCache.of(shell.settings).root)} if os.environ.get(ENV_CACHE) else {}
+    unit = gateway_unit(command_words(shell, "serve", given), variables(shell) | cache, DRAIN_S)
     text = (
         f"# For systemd: ~/.config/systemd/user/rbee-serve.service\n{unit}\n"
         "# Then: systemctl --user enable --now rbee-serve; loginctl enable-linger, to go on while logged out.\n"

@@ -21,7 +21,7 @@ from tests.doubles.certificate import make_certificate
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("RBEE_INVENTORY", "XDG_RUNTIME_DIR"):
+    for name in ("RBEE_INVENTORY", "RBEE_WHEEL_CACHE", "XDG_RUNTIME_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RBEE_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
@@ -52,6 +52,20 @@ def test_a_key_is_shown_once_and_stays_as_a_hash(capsys: pytest.CaptureFixture[s
     assert out.splitlines()[1].split() == ["alice", key.fingerprint, "a,", "b", "2", "30", "low", key.added]
     everything = "".join(path.read_text() for path in home.rglob("*") if path.is_file())
     assert "rbee-" not in everything
+
+
+def test_a_key_for_a_name_that_nothing_has_is_made_and_told(
+    capsys: pytest.CaptureFixture[str], home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "i.toml").write_text("[models.coder]\nmodel = 'smollm2:135m'\n")
+    words = ("-i", "i.toml", "-m", "coder", "-m", "SmolLM2:135m", "-m", "hf:a/b:Q4", "-m", "smolm2:135m", "-m", "gpt-4")
+    status, _, err = run(capsys, "keys", "add", "alice", *words)
+    assert status == 0
+    assert err.splitlines()[:-1] == [
+        "the key is for 'smolm2:135m', which is neither an alias nor a built-in model yet; did you mean smollm2:135m?",
+        "the key is for 'gpt-4', which is neither an alias nor a built-in model yet",
+    ]
+    assert (home / "keys.toml").exists()
 
 
 def test_keys_as_json_and_in_another_file(capsys: pytest.CaptureFixture[str], tmp_path: Path, home: Path) -> None:
@@ -170,6 +184,14 @@ def test_install_shows_a_unit_for_these_options_and_installs_nothing(
     assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
     assert "systemctl --user enable --now rbee-serve" in out
     assert not home.exists()
+
+
+def test_a_unit_finds_the_builds_of_llama_cpp_that_are_found_here(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RBEE_WHEEL_CACHE", "wheels")
+    _, out, _ = run(capsys, "serve", "--install")
+    assert f"Environment=RBEE_WHEEL_CACHE={tmp_path}/wheels\n" in out
 
 
 def test_install_without_options_names_none(capsys: pytest.CaptureFixture[str]) -> None:
