@@ -312,15 +312,17 @@ class _Life:
     async def _drain(self, context: Context) -> None:
         self._app.draining = True
         if self._open:
-            text = f"ending: {self._open} requests have {DRAIN_S:g} s; a second signal cuts them off"
+            running = "1 request has" if self._open == 1 else f"{self._open} requests have"
+            text = f"ending: {running} {DRAIN_S:g} s; a second signal cuts off what runs"
             _log.info("%s", text)
             context.emit(Notice(text))
         try:
             async with asyncio.timeout(DRAIN_S):
                 await _first_of(self._emptied(), self._told_again.wait())
         except TimeoutError:
-            _log.warning("%d requests were cut off", self._open)
-            context.emit(Notice(f"{self._open} requests were not done within {DRAIN_S:g} s and are cut off"))
+            running = "1 request was" if self._open == 1 else f"{self._open} requests were"
+            _log.warning("%s cut off", running)
+            context.emit(Notice(f"{running} cut off: {DRAIN_S:g} s are over"))
 
     @property
     def _open(self) -> int:

@@ -147,7 +147,7 @@ class _Use:
     def check(self, key: ApiKey, now: float) -> None:
         """Count a request that begins. Raises NodeError RATE_LIMITED, and counts nothing then."""
         if key.concurrency is not None and self.open >= key.concurrency:
-            raise _limited(f"the API key {key.name} has {self.open} requests open, which is all it may", 1)
+            raise _limited(f"the API key {key.name} may have no more requests open than {self.open}", 1)
         if key.rpm is None:
             self.begun.clear()
             return
@@ -157,7 +157,7 @@ class _Use:
             # The one that has to be over a minute ago for another to fit in.
             wait = self.begun[len(self.begun) - key.rpm] + _MINUTE_S - now
             raise _limited(
-                f"the API key {key.name} has made {len(self.begun)} requests within a minute, which is all it may",
+                f"the API key {key.name} may make no more requests within a minute than {len(self.begun)}",
                 max(1, math.ceil(wait)),
             )
         self.begun.append(now)

@@ -221,7 +221,7 @@ class NodeLink:
             self._doubts += 1
             if self._doubts >= _MOST_DOUBTS:
                 self._connected = False
-        reason = _reason(error)
+        reason = _reason(error).removeprefix(f"{self.node.name} ")
         if reason != self._reason:
             self.session.emit(Notice(f"{self.node.name} is down: {reason}"))
         self._state, self._reason = NodeState.DOWN, reason

@@ -191,6 +191,8 @@ class _Names:
 
     def not_found(self, asked: str) -> NodeError:
         what = f"there is no model {_shown(asked)}" if asked else "no model was named, and none is the default"
+        if not self._allowed and asked.lower().startswith(("hf:", "https:", "file:")):
+            what = f"no node has {_shown(asked)}, and the inventory does not name it"
         return NodeError(ErrorCode.MODEL_NOT_FOUND, what, hint=self._nearest(asked), details={"model": asked[:200]})
 
     def not_there(self, name: str, place: str, is_place: bool) -> NodeError:
@@ -210,7 +212,7 @@ class _Names:
         refs = {ref for node in self._nodes for ref in node.models} | self._named() | set(built_in())
         known = [name for name in [*self._inventory.models, *sorted(refs)] if self.may_use(name)]
         if not known:
-            return "the nodes have no model yet; `rbee models pull` fetches one"
+            return "the API key is for models alone that are not here"
         near = difflib.get_close_matches(asked.lower()[:200], known, n=_NEAREST, cutoff=0.5)
         return f"did you mean {_or(near)}?" if near else f"there are {', '.join(known[: 4 * _NEAREST])}"
 

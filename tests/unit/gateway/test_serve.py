@@ -281,7 +281,7 @@ def process(home: Path) -> Iterator[Process]:
 def test_a_signal_lets_running_requests_finish_and_takes_no_others(process: Process) -> None:
     with process.slow_stream() as lines:
         process.signal(signal.SIGTERM)
-        assert "1 requests have 30 s" in process.next_line()
+        assert "1 request has 30 s" in process.next_line()
         assert httpx.get(f"{process.url}/slow").status_code == 503
         assert httpx.get(f"{process.url}/health").status_code == 503
         httpx.post(f"{process.url}/go")

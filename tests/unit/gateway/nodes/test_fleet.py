@@ -50,14 +50,14 @@ async def test_a_node_that_hangs_delays_nobody(bed: Bed) -> None:
 async def test_a_node_that_cannot_be_reached_says_why_and_comes_back_by_itself(bed: Bed) -> None:
     bed.errors["gpu1"] = UNREACHABLE
     async with NodeFleet(bed.context("gpu1")) as fleet:
-        assert (await down(fleet, "gpu1")).reason == "gpu1 cannot be reached (no route)"
+        assert (await down(fleet, "gpu1")).reason == "cannot be reached (no route)"
         with pytest.raises(ConnectError) as caught:
             await fleet.start_worker("gpu1", MODEL)
-        assert caught.value.details["reason"] == "gpu1 cannot be reached (no route)"
+        assert caught.value.details["reason"] == "cannot be reached (no route)"
         del bed.errors["gpu1"]
         assert (await up(fleet, "gpu1")).reason == ""
     assert len(bed.opened) >= 2
-    assert bed.notices == ["gpu1 is down: gpu1 cannot be reached (no route)", "gpu1 is back"]
+    assert bed.notices == ["gpu1 is down: cannot be reached (no route)", "gpu1 is back"]
 
 
 async def test_a_node_that_refuses_is_not_tried_again_at_once(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,6 +122,17 @@ def test_an_unknown_name_is_told_with_the_nearest(asked: str, hint: str) -> None
     assert re.search(hint, caught.value.hint), caught.value.hint
 
 
+def test_a_ref_that_nobody_named_is_told_why_it_is_not_fetched() -> None:
+    with pytest.raises(NodeError, match="no node has 'hf:Owner/Other', and the inventory does not name it"):
+        meaning("hf:Owner/Other")
+
+
+def test_a_key_for_models_that_are_not_here_is_told_so() -> None:
+    with pytest.raises(NodeError) as caught:
+        meaning("smollm2:135m", "smolm2:135m")
+    assert caught.value.hint == "the API key is for models alone that are not here"
+
+
 def test_a_client_with_models_of_its_own_has_no_others() -> None:
     assert meaning("chat", "chat").name == "chat"
     assert meaning("chat@local", "chat").name == "chat"
