@@ -226,6 +226,9 @@ def _parse_toml(content: bytes, path: Path) -> dict[str, Any]:
         match = re.search(r" \(at line (\d+), column (\d+)\)$", str(error))
         line = int(match[1]) if match else content.count(b"\n") + 1
         text = str(error)[: match.start()] if match else str(error).removesuffix(" (at end of document)")
+        title = re.match(r"\s*\[models\.([\w.-]*[:/][\w.:/-]*)\]", content.decode().split("\n")[line - 1])
+        if title:
+            text = f'a name with a colon or a slash in it stands in quotes: [models."{title[1]}"]'
         raise ConfigError(
             f"{path}, line {line}: {text[:1].lower()}{text[1:]}", details={"file": str(path), "line": line}
         ) from error

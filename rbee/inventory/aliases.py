@@ -71,6 +71,9 @@ def _read_alias(name: str, table: Any, path: Path) -> ModelAlias:
         _check_name(name)
         if not isinstance(table, dict):
             raise ValueError("this has to be a table")
+        for key, value in table.items():
+            if isinstance(value, dict) and key not in ALIAS_KEYS:
+                raise ValueError(f'a name with a dot in it stands in quotes: [models."{name}.{key}"]')
         if "model" not in table:
             raise ValueError('there is no model; write model = "smollm2:135m", or another ref')
     except ValueError as error:
