@@ -11,6 +11,7 @@ Rules
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -268,4 +269,6 @@ def _write_whole(path: Path, text: str) -> None:
 
 
 def _unwritable(path: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"cannot write {WHAT} {path}: {error.strerror}", hint="check that its folder is yours")
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    hint = f"make room: df -h {path.parent}" if is_full else "check that its folder is yours"
+    return ConfigError(f"cannot write {WHAT} {path}: {error.strerror}", hint=hint)

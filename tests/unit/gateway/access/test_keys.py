@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -129,6 +130,16 @@ def test_two_at_once_lose_nothing(path: Path) -> None:
     running = [subprocess.Popen([sys.executable, "-c", program, path, name]) for name in "abc"]
     assert [each.wait(PATIENCE_S) for each in running] == [0, 0, 0]
     assert set(read_keys(path)) == {f"{name}{number}" for name in "abc" for number in range(4)}
+
+
+def test_a_full_disk_is_told_from_a_folder_of_somebody_else(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ConfigError, match="No space left") as caught:
+        add_key(path, ApiKey("alice", DIGEST))
+    assert caught.value.hint == f"make room: df -h {path.parent}"
 
 
 def test_a_folder_that_cannot_be_written_is_said(path: Path) -> None:
