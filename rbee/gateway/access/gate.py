@@ -199,7 +199,7 @@ class Refusals:
             self._timer = None
         if self._count:
             where = self._last_address or "the socket"
-            _log.warning("refused %s: %d requests, the last from %s", self._why, self._count, where)
+            _log.warning("requests refused %s: %d, the last from %s", self._why, self._count, where)
             self._count, self._said_at = 0, self._clock()
 
 

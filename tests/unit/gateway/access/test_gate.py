@@ -176,11 +176,11 @@ def test_ten_thousand_wrong_keys_cost_little_and_fill_no_log(path: Path, caplog:
             gate.admit(bearer(f"rbee-{number}"), "10.0.0.9")
     assert time.process_time() - began < 3.0  # a third of a second on an idle machine
     assert [record.getMessage() for record in caplog.records] == [
-        "refused for want of a valid API key: 1 requests, the last from 10.0.0.9"
+        "requests refused for want of a valid API key: 1, the last from 10.0.0.9"
     ]
     clock.now += REFUSALS_EVERY_S
     refused(gate, {})
-    assert caplog.records[-1].getMessage().startswith("refused for want of a valid API key: 10000 requests")
+    assert caplog.records[-1].getMessage().startswith("requests refused for want of a valid API key: 10000, ")
 
 
 async def test_the_last_refusals_are_told_as_well(path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -194,4 +194,4 @@ async def test_the_last_refusals_are_told_as_well(path: Path, caplog: pytest.Log
         refused(gate, {})
         while not caplog.records:
             await asyncio.sleep(0.005)
-    assert "1 requests" in caplog.records[0].getMessage()
+    assert ": 1, the last" in caplog.records[0].getMessage()
