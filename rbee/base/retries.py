@@ -109,9 +109,14 @@ LOST_TIMEOUT_S = 2.0
 
 # --- gateway: a request whose worker, or the way to it, failed --------------------------------------------------------
 
-#: Workers that are asked, without a line of the answer in between, and in all.
+#: Workers that fail a request, without a token of the answer in between, and in all: it may be the request that they
+#: die of, and it is not to go through the whole fleet.
 FAILOVER_IN_A_ROW = 4
 FAILOVER_TRIES = 8
+#: A connection that is lost says nothing against the request, and one that flaps is lost four times within seconds,
+#: each time before a worker has got over what it is told of the answer: so that such an answer is given up only when
+#: as many tries in a row have also taken so long, without a token.
+FAILOVER_STILL_S = 30.0
 #: For the connection of an answer to be made again, before another worker goes on with it; then for that worker, which
 #: may have to load the model, and for the first one where there is no other.
 FAILOVER_BACK_S = 5.0
@@ -129,6 +134,9 @@ BUSY_TIMEOUT_S = 10.0
 
 #: For connecting to a node, all tries together.
 HOLD_CONNECT_S = 45.0
+#: After a connection was lost, until its node counts as down: connecting again takes a second or two, and who wants the
+#: node waits for that, but not for one that does not come back. A try that fails ends it sooner.
+HOLD_AGAIN_S = 10.0
 #: Without a sign of life of a node, of its hive or of one of its workers, after which it counts as lost; hives and
 #: workers send a comment every three.
 HOLD_SILENCE_S = 9.0
@@ -147,7 +155,9 @@ INVENTORY_LOOK_S = 1.0
 #: Until the node is asked again, by a request that wants the model, doubled with each failure in a row: a file that is
 #: broken stays so, and a download that failed costs minutes.
 LOAD_PAUSE_S, LOAD_LONGEST_PAUSE_S = 10.0, 300.0
-#: The same where it was busy, or the way to it broke: that passes sooner.
+#: The same where it was busy, the way to it broke, or its worker was killed: that passes sooner.
 BUSY_NODE_PAUSE_S, BUSY_NODE_LONGEST_PAUSE_S = 1.0, 8.0
-#: A request waits for a node that is busy for so long.
+#: A request waits for a node that is busy for so long; so it does where the way broke or the worker was killed, until
+#: that has happened so often in a row: a kill for want of memory looks like any other.
 BUSY_NODE_S = 120.0
+BROKEN_LOADS = 3

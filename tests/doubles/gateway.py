@@ -172,13 +172,14 @@ def resuming(steps: Sequence[Step]) -> Callable[[dict[str, Any]], bytes]:
 
 
 class FakeFleet:
-    """workers: by name of their nodes, one each."""
+    """workers: by name of their nodes, one each. gone: names of nodes whose worker has ended."""
 
     def __init__(self, **workers: WorkerHttp) -> None:
         self.workers = workers
         self.sha256 = SHA
         self.failures: list[WorkerKey] = []
         self._states: dict[str, NodeState] = {}
+        self.gone: set[str] = set()
         self._doubtful: set[str] = set()
         self._version = 1
         self._changed = asyncio.Event()
@@ -198,7 +199,8 @@ class FakeFleet:
             NodeView(
                 name,
                 self._states.get(name, NodeState.UP),
-                workers=() if name in self._doubtful else (self.view(name),),
+                workers=() if name in self._doubtful | self.gone else (self.view(name),),
+                in_doubt=frozenset({self.view(name).key} if name in self._doubtful else ()),
             )
             for name in self.workers
         )
@@ -232,7 +234,8 @@ class FakeFleet:
 
 
 class FakeDispatcher:
-    """Gives the first worker that will do. holds: until it is set, requests wait. open: tickets that are not closed."""
+    """Gives the first worker that will do, of no node that is down since it failed. holds: until it is set,
+    requests wait. open: tickets that are not closed."""
 
     def __init__(self, fleet: FakeFleet) -> None:
         self.fleet = fleet
@@ -261,7 +264,7 @@ class FakeTicket:
         if self._dispatcher.holds is not None:
             await self._dispatcher.holds.wait()
         fleet = self._dispatcher.fleet
-        for name in fleet.workers:
+        for name in (node.name for node in fleet.nodes if not (node.in_doubt and node.state is NodeState.DOWN)):
             view = fleet.view(name)
             if view.key not in self._wanted.avoid and self._wanted.sha256 in ("", view.sha256):
                 return view

@@ -17,7 +17,8 @@ class WorkerKey(NamedTuple):
 
 
 class NodeState(enum.Enum):
-    """CONNECTING: not known yet. UP: connected. DOWN: the last try to connect failed, or the connection is silent."""
+    """CONNECTING: not known yet, or lost a moment ago. UP: connected. DOWN: the last try to connect failed, or the
+    connection is silent."""
 
     CONNECTING = "connecting"
     UP = "up"
@@ -53,7 +54,8 @@ class WorkerView:
 class NodeView:
     """models: the node's catalog by ref, as it was told last; also of a node that is down. max_workers: the
     inventory's limit. load_s: seconds that loading a model took there last, by ref. reason: why it is down, a clause.
-    load: how the inventory says that models are loaded there; what a target says of it comes first.
+    load: how the inventory says that models are loaded there; what a target says of it comes first. in_doubt: workers
+    beside `workers` that have failed a request, and were not heard since: they may be gone.
     """
 
     name: str
@@ -65,6 +67,7 @@ class NodeView:
     load_s: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
     load: LoadOptions = field(default_factory=LoadOptions)
+    in_doubt: frozenset[WorkerKey] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, suppress
 
 from rbee.base.errors import ConnectError, NodeError, RbeeError
 from rbee.base.events import Notice
-from rbee.base.retries import HOLD_CONNECT_S, HOLD_SILENCE_S
+from rbee.base.retries import HOLD_AGAIN_S, HOLD_CONNECT_S, HOLD_SILENCE_S
 from rbee.gateway.base.views import NodeState, NodeView
 from rbee.gateway.nodes.followers import Followers
 from rbee.gateway.nodes.node_news import NodeNews
@@ -67,6 +67,7 @@ class NodeLink:
         self._pauses = Pauses()
         self._followers = Followers(session, self.news, self.touch)
         self._running: asyncio.Task[None] | None = None
+        self._patience: asyncio.TimerHandle | None = None  # while a node that was up is connected to again
 
     def start(self) -> None:
         self._running = asyncio.create_task(self._run(), name=f"hold {self.node.name}")
@@ -88,6 +89,7 @@ class NodeLink:
                 load_s=dict(self.load_s),
                 load=self.node.load,
                 reason=self._reason,
+                in_doubt=self.news.in_doubt(self.node.name),
             )
         return self._view
 
@@ -100,6 +102,8 @@ class NodeLink:
         if self._running:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
+        if self._patience:
+            self._patience.cancel()
         await self._followers.aclose()
         await self.streams.aclose()
         await self._held.aclose()
@@ -207,24 +211,36 @@ class NodeLink:
                 details={"reason": f"no answer for {HOLD_CONNECT_S:g} s"},
             ) from error
         self._connected = self._entered = True
+        self.news.trust()  # what failed a request did so with its connection; whether it lives, its hive says next
         self._connections.notify()
 
     def _up(self) -> None:
-        if self._state is NodeState.DOWN:
+        if self._reason:
             self.session.emit(Notice(f"{self.node.name} is back"))
-        self._state, self._reason, self._doubts = NodeState.UP, "", 0
+        self._reason, self._doubts = "", 0
         self._pauses.well()
-        self.touch()
+        self._set_state(NodeState.UP)
 
     def _down(self, error: Exception) -> None:
-        if isinstance(error, ConnectError) and not isinstance(error, SilenceError):
+        is_lost = isinstance(error, ConnectError) and not isinstance(error, SilenceError)
+        if is_lost:
             self._doubts += 1
             if self._doubts >= _MOST_DOUBTS:
                 self._connected = False
         reason = _reason(error).removeprefix(f"{self.node.name} ")
         if reason != self._reason:
             self.session.emit(Notice(f"{self.node.name} is down: {reason}"))
-        self._state, self._reason = NodeState.DOWN, reason
+        self._reason = reason
+        self._set_state(NodeState.CONNECTING if is_lost and self._state is NodeState.UP else NodeState.DOWN)
+
+    def _set_state(self, state: NodeState) -> None:
+        if self._patience:
+            self._patience.cancel()
+            self._patience = None
+        self._state = state
+        if state is NodeState.CONNECTING:
+            later = asyncio.get_running_loop().call_later
+            self._patience = later(HOLD_AGAIN_S, lambda: self._set_state(NodeState.DOWN))
         self.touch()
 
     def _unreachable(self) -> ConnectError:

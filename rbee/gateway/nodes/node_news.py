@@ -71,6 +71,14 @@ class NodeNews:
             if not self.own[worker_id].doubtful
         )
 
+    def trust(self) -> None:
+        """No worker is in doubt."""
+        for own in self.own.values():
+            own.doubtful = False
+
+    def in_doubt(self, node: str) -> frozenset[WorkerKey]:
+        return frozenset(WorkerKey(node, worker_id) for worker_id, own in self.own.items() if own.doubtful)
+
     def _view(self, key: WorkerKey, info: WorkerInfo, in_flight: int) -> WorkerView:
         own = self.own[key.id]
         said = own.status if own.status and info.state in SERVING else info

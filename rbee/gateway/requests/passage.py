@@ -172,7 +172,7 @@ class Passage:
         if not sent:
             return wanted
         limit = time.monotonic() + self._parts.settings.resume_s
-        return replace(wanted, deadline=min(limit, wanted.deadline or limit))
+        return replace(wanted, deadline=limit)  # whatever came before, the answer has got on since
 
     async def _ask(self, worker: WorkerView, *, again: bool = False) -> Failure | None:
         """One worker, once; None where the answer is complete."""
@@ -184,7 +184,7 @@ class Passage:
         except LostCountError as error:
             failure = gone(f"the worker sent an answer that rbee does not understand: {error}")
         if failure is not None:
-            self._course.note(self._progress.lines)
+            self._course.note(failure, self._progress.told)
         return failure
 
     async def _exchange_with(self, worker: WorkerView, *, again: bool) -> Failure | None:

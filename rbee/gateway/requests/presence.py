@@ -20,14 +20,24 @@ def is_there(fleet: Fleet, key: WorkerKey) -> bool:
     return node is not None and node.state is NodeState.UP and any(each.key == key for each in node.workers)
 
 
+def is_gone(fleet: Fleet, key: WorkerKey) -> bool:
+    """Whether its node is connected and knows nothing of it."""
+    node = next((each for each in fleet.nodes if each.name == key.node), None)
+    if node is None:
+        return True
+    return node.state is NodeState.UP and key not in node.in_doubt and all(each.key != key for each in node.workers)
+
+
 async def until_back(fleet: Fleet, key: WorkerKey, seconds: float, *, after: int | None = None) -> bool:
-    """Wait until it is there; False where it is not, `seconds` later.
+    """Wait until it is there; False where it is not, `seconds` later, or as soon as it is known to be gone.
 
     after: a version of the fleet that is not to be trusted, since a connection that it told of has failed.
     """
     try:
         async with asyncio.timeout(seconds):
             while fleet.version == after or not is_there(fleet, key):
+                if fleet.version != after and is_gone(fleet, key):
+                    return False
                 await fleet.wait_changed(fleet.version)
     except TimeoutError:
         return False

@@ -1,4 +1,4 @@
-"""Where a request goes on when a worker, or the way to it, has failed it. Pure.
+"""Where a request goes on when a worker, or the way to it, has failed it. Pure, but for the clock.
 
 Rules
 - Where the client has nothing of the answer, it begins again. A worker that failed is not asked again, but one whose
@@ -6,15 +6,19 @@ Rules
 - Where the client has some of it, only what continues it to the letter will do: a worker that tells where it stands,
   and another one with the same file.
 - A request that no worker survives is given up before it has gone through them all.
+- What counts as getting on is a token that was told, whether the client has a line of it or not. A connection that is
+  lost is no worker's fault, nor the request's.
 """
 
 from __future__ import annotations
 
 import enum
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from rbee.base.errors import ConnectError, NodeError, RbeeError
-from rbee.base.retries import FAILOVER_IN_A_ROW, FAILOVER_TRIES
+from rbee.base.retries import FAILOVER_IN_A_ROW, FAILOVER_STILL_S, FAILOVER_TRIES
 from rbee.gateway.base.views import Wanted, WorkerView
 from rbee.gateway.requests.errors import Refusal
 from rbee.node.socket_http import HungUpError, SilenceError
@@ -40,6 +44,11 @@ class Failure:
     refusal: Refusal | None = None
     said: bytes = b""
 
+    @property
+    def is_connection(self) -> bool:
+        """Whether it says nothing of the worker."""
+        return isinstance(self.error, ConnectError) and not isinstance(self.error, SilenceError)
+
 
 class GaveUpError(Exception):
     """No other worker can serve the request, or may be tried. failure: the last one's."""
@@ -64,48 +73,55 @@ def gone(why: str) -> Failure:
 
 
 class Course:
-    """The failures of one request. lines: how many the client has, at each."""
+    """The failures of one request. now: seconds on a clock that does not jump."""
 
-    def __init__(self) -> None:
-        self._failures = 0
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._told = -1
+        self._got_on_at = now()
         self._in_a_row = 0
-        self._lines = -1
-        self._stayed_at = -1
+        self._workers_in_a_row = 0
+        self._workers = 0
         self._stays = 0
 
-    def note(self, lines: int) -> None:
-        """A failure."""
-        self._failures += 1
-        self._in_a_row = self._in_a_row + 1 if lines == self._lines else 1
-        self._lines = lines
+    def note(self, failure: Failure, told: int) -> None:
+        """told: tokens and lines of the answer so far, `Progress.told`."""
+        if told > self._told:
+            self._told, self._got_on_at = told, self._now()
+            self._in_a_row = self._workers_in_a_row = self._stays = 0
+        self._in_a_row += 1
+        if not failure.is_connection:
+            self._workers += 1
+            self._workers_in_a_row += 1
 
     @property
     def is_over(self) -> bool:
-        return self._failures >= FAILOVER_TRIES or self._in_a_row >= FAILOVER_IN_A_ROW
+        if self._workers >= FAILOVER_TRIES or self._workers_in_a_row >= FAILOVER_IN_A_ROW:
+            return True
+        return self._in_a_row >= FAILOVER_IN_A_ROW and self._now() - self._got_on_at >= FAILOVER_STILL_S
 
     def stays(self, failure: Failure) -> bool:
-        """Whether the same worker may be asked once more: at each line, at once, and then, where the connection is not
-        there yet, when it is."""
-        stays = self._stays if self._stayed_at == self._lines else 0
-        may = stays == 0 or (stays == 1 and isinstance(failure.error, ConnectError))
+        """Whether the same worker may be asked once more: after each token, at once, and then, where the connection is
+        not there yet, when it is."""
+        may = self._stays == 0 or (self._stays == 1 and failure.is_connection)
         if self.is_over or failure.kind is not Kind.BROKE or not may:
             return False
-        self._stayed_at, self._stays = self._lines, stays + 1
+        self._stays += 1
         return True
 
     @property
     def has_stayed(self) -> bool:
-        """Whether the last `stays` was not the first at its line."""
+        """Whether the last `stays` was not the first after its token."""
         return self._stays > 1
 
     def elsewhere(self, wanted: Wanted, worker: WorkerView, failure: Failure, *, sent: bool, resumes: bool) -> Wanted:
-        """What another worker has to be. sent: the client has some of the answer; resumes: it can be told how much.
-
-        Raises GaveUpError.
+        """What the next worker has to be: another one, unless only the connection was lost. sent: the client has some
+        of the answer; resumes: it can be told how much. Raises GaveUpError.
         """
         if self.is_over or (sent and not (resumes and worker.sha256)):
             raise GaveUpError(failure)
-        return replace(wanted, avoid=wanted.avoid | {worker.key}, sha256=worker.sha256 if sent else "")
+        failed = frozenset() if failure.is_connection else frozenset({worker.key})
+        return replace(wanted, avoid=wanted.avoid | failed, sha256=worker.sha256 if sent else "")
 
 
 def ending(failure: Failure, why: RbeeError | None, *, sent: bool) -> Failure:

@@ -83,6 +83,11 @@ class Progress:
         """Whether another worker can be told what the client has."""
         return self._state is not None and self._is_counted
 
+    @property
+    def told(self) -> int:
+        """Tokens and lines so far: more than ever before where the answer has got on."""
+        return self.lines + sum(len(choice.tokens) for choice in self._choices.values())
+
     def resume(self) -> dict[str, Any]:
         """The field to be added to the request's body. `can_resume` must hold.
 

@@ -223,6 +223,7 @@ class FleetDispatcher:
             nodes=self._fleet.nodes,
             starting=self._loads.under_way(now),
             failed=self._loads.failed,
+            passing=self._loads.passing,
             made=self._loads.made,
             rivals=self._watch.rivals,
             held=held,

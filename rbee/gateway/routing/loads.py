@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from rbee.base.errors import ConnectError, NodeError, RbeeError
 from rbee.base.retries import (
+    BROKEN_LOADS,
     BUSY_NODE_LONGEST_PAUSE_S,
     BUSY_NODE_PAUSE_S,
     LOAD_LONGEST_PAUSE_S,
@@ -28,9 +29,17 @@ ABANDON_S = 15.0
 SETTLE_S = 5.0
 #: Failures that are remembered; the oldest goes first.
 _MOST_FAILURES = 1024
-
+#: Signals that come from outside, as details of an error have them.
+_KILLS = frozenset({"SIGKILL", "SIGTERM"})
 
 _log = logging.getLogger("rbee.gateway")
+
+
+def _is_accident(error: RbeeError) -> bool:
+    """Whether a load failed since the way to its node broke, or since its worker or hive was killed or ended."""
+    if error.code is ErrorCode.WORKER_CRASHED:
+        return error.details.get("signal") in _KILLS
+    return error.code in (ErrorCode.CONNECTION_LOST, ErrorCode.WORKER_GONE)
 
 
 @dataclass(slots=True)
@@ -54,6 +63,13 @@ class _Failure:
     error: RbeeError
     until: float
     in_a_row: int
+    is_accident: bool
+
+    @property
+    def passes(self) -> bool:
+        """Whether it is worth waiting for another try."""
+        is_busy = self.error.code is ErrorCode.NODE_BUSY
+        return is_busy or (self.is_accident and self.in_a_row < BROKEN_LOADS)
 
 
 class Loads:
@@ -68,6 +84,11 @@ class Loads:
         self._failures: dict[Load, _Failure] = {}
         self._made: set[tuple[WorkerKey, LoadOptions]] = set()
         self.failed: dict[Load, RbeeError] = {}
+
+    @property
+    def passing(self) -> frozenset[Load]:
+        """Of those that failed."""
+        return frozenset(load for load in self.failed if self._failures[load].passes)
 
     @property
     def made(self) -> frozenset[tuple[WorkerKey, LoadOptions]]:
@@ -129,7 +150,7 @@ class Loads:
         try:
             key = await self._fleet.start_worker(load.node, target)
         except RbeeError as error:
-            self._fail(load, error)
+            self._fail(load, error, is_accident=_is_accident(error))
         except Exception as error:
             _log.exception("loading %s on %s failed", load.model, load.node)
             message = f"loading {load.model} on {load.node} failed: {type(error).__name__}: {error}"
@@ -143,18 +164,19 @@ class Loads:
             del self._starts[load]
             self._wake()
 
-    def _fail(self, load: Load, error: RbeeError) -> None:
-        passes = isinstance(error, ConnectError) or error.code is ErrorCode.NODE_BUSY
+    def _fail(self, load: Load, error: RbeeError, *, is_accident: bool = False) -> None:
         first_s, most_s = LOAD_PAUSE_S, LOAD_LONGEST_PAUSE_S
-        if passes:
+        if isinstance(error, ConnectError) or error.code is ErrorCode.NODE_BUSY or is_accident:
             first_s, most_s = BUSY_NODE_PAUSE_S, BUSY_NODE_LONGEST_PAUSE_S
         known = self._failures.pop(load, None)
         in_a_row = known.in_a_row + 1 if known else 1
         until = asyncio.get_running_loop().time() + doubled(first_s, most_s, in_a_row)
-        self._failures[load] = _Failure(error, until, in_a_row)
+        self._failures[load] = _Failure(error, until, in_a_row, is_accident)
         self.failed = {**self.failed, load: error}
         if len(self._failures) > _MOST_FAILURES:
-            del self._failures[next(iter(self._failures))]
+            oldest = next(iter(self._failures))
+            del self._failures[oldest]
+            self.failed = {load: error for load, error in self.failed.items() if load != oldest}
         if error.code is ErrorCode.NODE_BUSY:
             self._note_rivals(load, self._loaded(load.node))
 

@@ -214,7 +214,7 @@ class _Choice:
             if worker.key in self.wanted.avoid
             and worker.state in SERVES | LOADS
             and serves(node, worker, self.target, self.now)
-        ]
+        ] + [node for node in self.up if node.in_doubt & self.wanted.avoid]
 
     def _may_start(self, node: NodeView, quiet_s: float) -> bool:
         """Whether there is a place, or one that is not in use."""
@@ -247,9 +247,8 @@ class _Choice:
         return turn_s - self.now.watched(worker).up_s
 
     def _waits_for_a_place(self, node: NodeView) -> bool:
-        failed = self.now.failed.get(self._as_load(node))
-        if failed is not None:
-            return failed.code is ErrorCode.NODE_BUSY and self.waited_s < BUSY_NODE_S
+        if (this := self._as_load(node)) in self.now.failed:
+            return this in self.now.passing and self.waited_s < BUSY_NODE_S
         return self._in_the_way(node) is not None
 
     def _for_a_place(self, node: NodeView) -> Wait:

@@ -82,13 +82,15 @@ _UNSEEN = Seen()
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """starting: loads under way, with the seconds that they have taken. failed: loads that are not tried now, and why.
+    """starting: loads under way, with the seconds that they have taken. failed: loads that are not tried now, and why;
+    passing: those of them that are worth waiting for.
     made: workers that a node gave for a load, which therefore serve it. held: those that give way to a request before.
     """
 
     nodes: Sequence[NodeView]
     starting: Mapping[Load, float] = field(default_factory=dict)
     failed: Mapping[Load, RbeeError] = field(default_factory=dict)
+    passing: frozenset[Load] = frozenset()
     made: frozenset[tuple[WorkerKey, LoadOptions]] = frozenset()
     rivals: frozenset[Rivals] = frozenset()
     held: frozenset[WorkerKey] = frozenset()

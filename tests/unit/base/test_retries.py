@@ -242,9 +242,9 @@ POLICIES = (
         f"{number(keeper.HOLD_PAUSE_S)} doubled, {number(keeper.HOLD_LONGEST_PAUSE_S)} at most; "
         f"{number(keeper.HOLD_REFUSED_PAUSE_S)} where it refuses; each times {number(min(keeper.HOLD_SPREAD))} to "
         f"{number(max(keeper.HOLD_SPREAD))}",
-        f"{number(keeper.HOLD_CONNECT_S)} to connect",
+        f"{number(keeper.HOLD_CONNECT_S)} to connect; a request waits {number(keeper.HOLD_AGAIN_S)}",
         None,
-        ("HOLD_CONNECT_S", "HOLD_SILENCE_S"),
+        ("HOLD_CONNECT_S", "HOLD_AGAIN_S", "HOLD_SILENCE_S"),
         without_end=True,
     ),
     Policy(
@@ -267,23 +267,24 @@ POLICIES = (
         ("LOAD_PAUSE_S", "LOAD_LONGEST_PAUSE_S"),
     ),
     Policy(
-        "the node that a gateway asked is busy, or the way to it breaks",
+        "the node that a gateway asked is busy, or the way to it breaks, or its worker or hive is killed",
         "rbee/gateway/routing/loads.py",
-        f"begun within {number(keeper.BUSY_NODE_S)} s",
+        f"begun within {number(keeper.BUSY_NODE_S)} s; {keeper.BROKEN_LOADS} where it is not busy",
         f"{number(keeper.BUSY_NODE_PAUSE_S)} doubled, {number(keeper.BUSY_NODE_LONGEST_PAUSE_S)} at most",
         "phases 2 to 7",
         None,
-        ("BUSY_NODE_PAUSE_S", "BUSY_NODE_LONGEST_PAUSE_S"),
+        ("BUSY_NODE_PAUSE_S", "BUSY_NODE_LONGEST_PAUSE_S", "BROKEN_LOADS"),
     ),
     Policy(
-        "a worker of the gateway, or the way to it, fails a request; without a further line of its answer",
+        "a worker of the gateway, or the way to it, fails a request; without a further token of its answer",
         "rbee/gateway/requests/resuming.py",
-        f"{keeper.FAILOVER_IN_A_ROW}, {keeper.FAILOVER_TRIES} in all",
+        f"{keeper.FAILOVER_IN_A_ROW} workers, {keeper.FAILOVER_TRIES} in all; where connections are lost "
+        f"{keeper.FAILOVER_IN_A_ROW} and begun within {number(keeper.FAILOVER_STILL_S)} s",
         f"{number(keeper.FAILOVER_BACK_S)} for the connection, {number(keeper.FAILOVER_RESUME_S)} for another worker, "
         "as long for the only one",
         f"{number(keeper.ANSWER_SILENCE_S)} idle",
         FAILOVER_S,
-        ("FAILOVER_IN_A_ROW", "FAILOVER_TRIES"),
+        ("FAILOVER_IN_A_ROW", "FAILOVER_TRIES", "FAILOVER_STILL_S"),
     ),
 )
 WHOLE = (

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from rbee.base.errors import ConnectError, NodeError, RefusedError
-from rbee.gateway.base.views import NodeState, Target, WorkerKey
+from rbee.gateway.base.views import NodeState, NodeView, Target, Wanted, WorkerKey
 from rbee.gateway.nodes.fleet import NodeFleet
+from rbee.gateway.routing.dispatcher import FleetDispatcher
 from rbee_remote.protocol import ErrorCode, SlotMemory, WorkerState
 from tests.doubles.hive import model_info, worker_info, worker_news
 from tests.patience import PATIENCE_S
@@ -73,10 +74,42 @@ async def test_a_lost_connection_is_opened_again_and_what_is_known_is_heard_anew
     async with NodeFleet(bed.context("gpu1")) as fleet:
         await node_that(fleet, "gpu1", lambda view: bool(view.workers))
         bed.connections["gpu1"].lose()
-        view = await down(fleet, "gpu1")
-        assert view.models == {"smollm2:135m": model_info()}
+        view = await lost(fleet, "gpu1")
+        assert (view.state, view.models) == (NodeState.CONNECTING, {"smollm2:135m": model_info()})
         await node_that(fleet, "gpu1", lambda view: view.state is NodeState.UP and bool(view.workers))
     assert (bed.opened, bed.attached, bed.open_now) == (["gpu1", "gpu1"], ["gpu1"], 0)
+
+
+async def lost(fleet: NodeFleet, name: str) -> NodeView:
+    return await node_that(fleet, name, lambda view: view.state is not NodeState.UP)
+
+
+async def test_who_wants_a_node_whose_connection_was_cut_waits_for_the_next(bed: Bed) -> None:
+    await bed.used("gpu1", worker_info())
+    async with NodeFleet(bed.context("gpu1")) as fleet, FleetDispatcher(fleet) as dispatcher:
+        await node_that(fleet, "gpu1", lambda view: bool(view.workers))
+        bed.connections["gpu1"].lose()
+        await lost(fleet, "gpu1")
+        ticket = dispatcher.enter(Wanted((MODEL,)))
+        assert (await asyncio.wait_for(ticket.worker(), PATIENCE_S)).key == A
+        ticket.close()
+    assert bed.nodes["gpu1"].spawned == []
+    assert bed.notices == ["gpu1 is down: the connection to gpu1 was lost", "gpu1 is back"]
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_a_node_that_cannot_be_connected_to_again_is_down(
+    hangs: bool, bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rbee.gateway.nodes.node_link.HOLD_AGAIN_S", 0.05 if hangs else 10 * PATIENCE_S)
+    await bed.used("gpu1")
+    async with NodeFleet(bed.context("gpu1")) as fleet:
+        await up(fleet, "gpu1")
+        bed.hangs |= {"gpu1"} if hangs else set()
+        bed.errors["gpu1"] = UNREACHABLE
+        bed.connections["gpu1"].lose()
+        assert (await lost(fleet, "gpu1")).state is NodeState.CONNECTING
+        await down(fleet, "gpu1")
 
 
 async def test_a_hive_that_is_silent_takes_the_node_down_and_leaves_its_connection(
@@ -215,7 +248,7 @@ async def test_a_worker_that_failed_is_out_of_sight_until_it_is_heard(bed: Bed) 
         await node_that(fleet, "gpu1", lambda view: bool(view.workers))
         node.mute = True
         fleet.failed(A)
-        assert fleet.nodes[0].workers == ()
+        assert (fleet.nodes[0].workers, fleet.nodes[0].in_doubt) == ((), {A})
         node.mute = False
         await node.changed()
         await node_that(fleet, "gpu1", lambda view: bool(view.workers))

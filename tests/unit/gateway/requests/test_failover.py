@@ -14,6 +14,7 @@ from rbee.base.errors import ConnectError, NodeError
 from rbee.gateway.base.views import NodeState, WorkerKey
 from rbee.gateway.requests.app import make_app
 from rbee.gateway.requests.parts import AppSettings
+from rbee.gateway.requests.resuming import Course, failure_of, gone
 from rbee.node.socket_http import HungUpError, SilenceError
 from rbee_remote.protocol import RESUME_FIELD, ErrorCode, encode
 from tests.doubles.gateway import (
@@ -32,6 +33,7 @@ from tests.doubles.gateway import (
     resuming,
     setting,
 )
+from tests.patience import PATIENCE_S
 
 STEPS = chat_script(["one ", "two ", "three ", "four ", "five ", "six "])
 WHOLE = plain(STEPS)
@@ -127,8 +129,61 @@ async def test_a_connection_that_is_made_again_goes_on_at_the_same_worker() -> N
     assert (len(worker.requests), len(world.dispatcher.wanted)) == (3, 1)
 
 
-@pytest.mark.parametrize("error", [LOST, SilenceError("POST", 10)])
-async def test_the_only_worker_is_waited_for_where_its_connection_broke(error: Exception) -> None:
+async def test_a_worker_that_is_known_to_be_gone_is_not_waited_for() -> None:
+    dead = ScriptedWorker(Reply(resuming(STEPS), breaks_at=1500))
+    world = setting(a=dead, b=ScriptedWorker(Reply(resuming(STEPS))), settings=AppSettings(back_s=10 * PATIENCE_S))
+    world.fleet.gone.add("a")
+    heard = await asyncio.wait_for(asked(world), PATIENCE_S)
+    assert (heard.body, len(dead.requests)) == (WHOLE, 1)
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+async def test_a_connection_that_flaps_ends_no_answer_at_once(is_long: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time it is lost before a further token, and in vain when that has gone on for long."""
+    if is_long:
+        monkeypatch.setattr("rbee.gateway.requests.resuming.FAILOVER_STILL_S", 0.0)
+    body = resuming(STEPS)
+    lost = [Reply(b"", before=LOST)] * 9
+    worker = ScriptedWorker(Reply(body, breaks_at=1500, error=LOST), *lost, Reply(body))
+    heard = await asked(setting(a=worker, settings=AppSettings(back_s=0.001)))
+    assert heard.is_complete is not is_long
+    assert len(worker.requests) == (4 if is_long else 11)
+    assert (heard.body == WHOLE) is not is_long
+
+
+def test_tokens_without_a_line_are_progress_too() -> None:
+    now = 0.0
+    course = Course(lambda: now)
+    for told in range(7):
+        assert not course.is_over
+        course.note(gone("killed"), told)
+    assert not course.is_over
+    course.note(gone("killed"), 7)
+    assert course.is_over, "eight workers died of it"
+    course = Course(lambda: now)
+    for _ in range(9):
+        course.note(failure_of(LOST), 3)
+    assert not course.is_over
+    now = 30.0
+    assert course.is_over
+
+
+async def test_an_answer_that_has_gone_on_for_long_has_time_for_another_worker() -> None:
+    dead = ScriptedWorker(Reply(resuming(STEPS), breaks_at=1500, error=GONE))
+    world = setting(a=dead, b=ScriptedWorker(Reply(resuming(STEPS))), settings=AppSettings(wait_s=1.0))
+    assert (await asked(world)).body == WHOLE
+    first, second = (wanted.deadline for wanted in world.dispatcher.wanted)
+    assert first is not None
+    assert second is not None
+    assert second > first + 100
+
+
+@pytest.mark.parametrize(
+    ("error", "avoided"), [(LOST, [set(), set(), set()]), (SilenceError("POST", 10), [set(), {"a"}, set()])]
+)
+async def test_the_only_worker_is_waited_for_where_its_connection_broke(
+    error: Exception, avoided: list[set[str]]
+) -> None:
     worker = ScriptedWorker(Reply(resuming(STEPS), breaks_at=1500, error=error), Reply(resuming(STEPS)))
     world = setting(a=worker, settings=AppSettings(back_s=0.01))
     world.fleet.set_state("a", NodeState.DOWN)
@@ -137,7 +192,7 @@ async def test_the_only_worker_is_waited_for_where_its_connection_broke(error: E
         await asyncio.sleep(0.001)
     world.fleet.set_state("a", NodeState.UP)
     assert (await running).body == WHOLE
-    assert [wanted.avoid for wanted in world.dispatcher.wanted] == [set(), {WorkerKey("a", "w")}, set()]
+    assert [{key.node for key in wanted.avoid} for wanted in world.dispatcher.wanted] == avoided
 
 
 async def test_the_only_worker_does_not_come_back() -> None:

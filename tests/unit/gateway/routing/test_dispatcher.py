@@ -250,6 +250,35 @@ def test_what_a_load_failed_with_reaches_all_who_waited_and_who_comes_soon_after
     assert play(story, node("a", fails=[broken])).starts == [("a", A)]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        NodeError(ErrorCode.WORKER_CRASHED, "it ended unexpectedly", details={"signal": "SIGKILL"}),
+        NodeError(ErrorCode.WORKER_GONE, "its hive was gone"),
+        ConnectError(ErrorCode.CONNECTION_LOST, "the connection was lost"),
+    ],
+)
+def test_a_load_that_failed_by_an_accident_is_begun_again_for_who_waits_but_not_for_ever(error: RbeeError) -> None:
+    async def waits(dispatcher: FleetDispatcher, fleet: ScriptedFleet) -> None:
+        assert (await served(dispatcher.enter(want()), 1)).key.node == "a"
+
+    assert play(waits, node("a", fails=[error, error])).starts == [("a", A)] * 3
+
+    async def in_vain(dispatcher: FleetDispatcher, fleet: ScriptedFleet) -> None:
+        assert (await error_of(served(dispatcher.enter(want()), 1))).code is error.code
+
+    assert play(in_vain, node("a", fails=[error] * 9)).starts == [("a", A)] * 3
+
+
+def test_a_load_that_crashed_by_itself_is_not_begun_again_for_who_waits() -> None:
+    error = NodeError(ErrorCode.WORKER_CRASHED, "it ended unexpectedly", details={"signal": "SIGSEGV"})
+
+    async def story(dispatcher: FleetDispatcher, fleet: ScriptedFleet) -> None:
+        assert (await error_of(served(dispatcher.enter(want()), 1))).code is error.code
+
+    assert play(story, node("a", fails=[error])).starts == [("a", A)]
+
+
 def test_a_fallback_serves_where_a_load_fails() -> None:
     async def story(dispatcher: FleetDispatcher, fleet: ScriptedFleet) -> None:
         both = Wanted((Target(A, ("a",)), Target(B, ("a", "b"))))

@@ -265,6 +265,15 @@ def test_a_worker_that_failed_the_request_is_not_taken_again_nor_asked_for() -> 
     assert shown(asked(on("a"), want=want)) == f"start a {MODEL}", "the news has come"
 
 
+def test_a_node_whose_worker_may_be_gone_is_asked_for_another_once_that_is_known() -> None:
+    failed = worker_view("a").key
+    want, node = wanted(avoid=frozenset({failed})), on("a", in_doubt=frozenset({failed}))
+    assert shown(asked(node, want=want)) == "wait", "its node would give the very worker"
+    assert shown(asked(node, on("b"), want=want)) == f"start b {MODEL}"
+    assert shown(asked(node)) == f"start a {MODEL}", "nobody else need wait"
+    assert shown(asked(on("a"), want=want)) == f"start a {MODEL}"
+
+
 def test_an_unreachable_node_is_told_with_why() -> None:
     decision = asked(on("a", state=NodeState.DOWN, reason="no route to host"))
     assert isinstance(decision, Refuse)
@@ -322,8 +331,8 @@ def test_what_nobody_used_for_long_ends_first() -> None:
 
 def test_a_node_that_is_busy_is_waited_for_but_not_for_ever() -> None:
     busy = {Load("a", MODEL, LoadOptions()): NodeError(ErrorCode.NODE_BUSY, "busy")}
-    assert shown(asked(on("a"), failed=busy)) == "wait"
-    assert shown(asked(on("a"), failed=busy, waited_s=120)) == "refuse NODE_BUSY"
+    assert shown(asked(on("a"), failed=busy, passing=frozenset(busy))) == "wait"
+    assert shown(asked(on("a"), failed=busy, passing=frozenset(busy), waited_s=120)) == "refuse NODE_BUSY"
 
 
 def test_a_start_takes_a_place_before_its_worker_is_seen() -> None:
