@@ -60,20 +60,29 @@ async def while_connected(receive: Receive, answer: Answer, work: Coroutine[Any,
 
     Raises what the work raises, ClientGoneError.
     """
-    working, watching = asyncio.create_task(work), asyncio.create_task(_gone(receive))
-    try:
-        await asyncio.wait([working, watching], return_when=asyncio.FIRST_COMPLETED)
-        if answer.is_over:  # the server says the same of a client that has its answer
-            await asyncio.wait([working])
-        if not working.done():
-            raise ClientGoneError
-        working.result()
-    finally:
-        for task in (working, watching):
+    task = asyncio.current_task()
+    assert task is not None
+    before, has_left = task.cancelling(), False
+
+    def stop(watching: asyncio.Task[None]) -> None:
+        nonlocal has_left
+        has_left = not answer.is_over  # the server says the same of a client that has its answer
+        if not watching.cancelled():
+            watching.exception()  # seen
+        if has_left:
             task.cancel()
-        await asyncio.wait([working, watching])
-        if not working.cancelled():
-            working.exception()  # seen
+
+    watching = asyncio.create_task(_gone(receive))
+    watching.add_done_callback(stop)
+    try:
+        await work
+    except BaseException as error:
+        if has_left and (task.uncancel() <= before or not isinstance(error, asyncio.CancelledError)):
+            raise ClientGoneError from error
+        raise
+    finally:
+        watching.remove_done_callback(stop)
+        watching.cancel()
 
 
 async def _gone(receive: Receive) -> None:
