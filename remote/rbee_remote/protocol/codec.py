@@ -15,6 +15,7 @@ import json
 import math
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, TypeVar, Union
 
 
@@ -90,23 +91,37 @@ def decode(cls: type[T], data: Any) -> T:
 
 
 def _decode(kind: Any, data: Any, where: str) -> Any:
-    origin = typing.get_origin(kind)
+    return _decoder(kind)(data, where)
+
+
+@functools.cache
+def _decoder(kind: Any) -> Callable[[Any, str], Any]:
+    """How values of a type are read, found once: a gateway decodes the same few types with every request."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (Union, types.UnionType):
-        if data is None:
-            return None
-        (kind,) = (option for option in typing.get_args(kind) if option is not type(None))
-        return _decode(kind, data, where)
+        (kind,) = (option for option in args if option is not type(None))
+        inner = _decoder(kind)
+        return lambda data, where: None if data is None else inner(data, where)
     if dataclasses.is_dataclass(kind):
-        return _decode_dataclass(kind, data, where)
+        return functools.partial(_decode_dataclass, kind)
     if origin is tuple:
-        return tuple(_decode(typing.get_args(kind)[0], item, f"{where}[{i}]") for i, item in _items(data, where))
+        item = _decoder(args[0])
+        return lambda data, where: tuple(item(each, f"{where}[{i}]") for i, each in _items(data, where))
     if origin is dict:
-        return _decode_dict(typing.get_args(kind)[1], data, where)
+        return functools.partial(_decode_dict, args[1])
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
-        try:
-            return kind(data)
-        except ValueError as error:
-            raise ProtocolError(f"{where}: {_shown(data)} is none of {[member.value for member in kind]}") from error
+        return functools.partial(_decode_enum, kind)
+    return functools.partial(_decode_plain, kind)
+
+
+def _decode_enum(kind: type[enum.Enum], data: Any, where: str) -> enum.Enum:
+    try:
+        return kind(data)
+    except ValueError as error:
+        raise ProtocolError(f"{where}: {_shown(data)} is none of {[member.value for member in kind]}") from error
+
+
+def _decode_plain(kind: Any, data: Any, where: str) -> Any:
     if kind is float and isinstance(data, (int, float)) and not isinstance(data, bool):
         return _decode_float(data, where)
     if kind is not Any and (not isinstance(data, kind) or (isinstance(data, bool) and kind is not bool)):
@@ -141,20 +156,23 @@ def _decode_float(data: int | float, where: str) -> float:
 def _decode_dataclass(kind: Any, data: Any, where: str) -> Any:
     if not isinstance(data, dict):
         raise ProtocolError(f"{where}: expected an object, got {type(data).__name__}")
-    hints = _hints(kind)
     values = {}
-    for field in dataclasses.fields(kind):
-        if field.name in data:
-            values[field.name] = _decode(hints[field.name], data[field.name], f"{where}.{field.name}")
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise ProtocolError(f"{where}.{field.name}: missing")
+    for name, decoder, is_needed in _fields(kind):
+        if name in data:
+            values[name] = decoder(data[name], f"{where}.{name}")
+        elif is_needed:
+            raise ProtocolError(f"{where}.{name}: missing")
     return kind(**values)
 
 
 @functools.cache
-def _hints(kind: Any) -> dict[str, Any]:
-    """The fields' types of a dataclass, read once: a stream decodes the same message for every token."""
-    return typing.get_type_hints(kind)
+def _fields(kind: Any) -> tuple[tuple[str, Callable[[Any, str], Any], bool], ...]:
+    """Of a dataclass: the name of each, how it is read, and whether it must be there."""
+    hints, nothing = typing.get_type_hints(kind), dataclasses.MISSING
+    return tuple(
+        (field.name, _decoder(hints[field.name]), field.default is nothing and field.default_factory is nothing)
+        for field in dataclasses.fields(kind)
+    )
 
 
 def _decode_dict(kind: Any, data: Any, where: str) -> dict[str, Any]:
