@@ -55,6 +55,8 @@ class Gateway:
         self.draining = False
         self._parts = parts
         self._app: ASGIApp = self._routes()
+        #: What is posted goes to workers, whatever its path: without sites to be named (CORS), past all routes.
+        self._posted: ASGIApp = self._app if parts.settings.origins else _PassOn(self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,7 +70,8 @@ class Gateway:
         )
         scope["rbee"] = exchange
         try:
-            await self._app(scope, receive, _signed(send, exchange))
+            app = self._posted if exchange.method == "POST" else self._app
+            await app(scope, receive, _signed(send, exchange))
         except BaseException as error:
             exchange.finish = exchange.finish or _finish_of(error)
             raise
