@@ -160,7 +160,7 @@ class Progress:
         if self._announced:
             raise LostCountError("fewer lines came than were announced")
         try:
-            told = json.loads(comment[len(_COMMENT) :])
+            told = json.loads(comment[len(_COMMENT) :].decode())
             number, lines = told["choice"], told["lines"]
             if type(number) is not int or type(lines) is not int or lines < 0:
                 raise ValueError("choice and lines must be numbers")
