@@ -6,7 +6,8 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from rbee.link.session import ElsewhereError, Session, Terminal
+from rbee.base.errors import ElsewhereError
+from rbee.link.session import Session, Terminal
 from tests.patience import PATIENCE_S
 
 
