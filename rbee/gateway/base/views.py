@@ -55,7 +55,7 @@ class NodeView:
     """models: the node's catalog by ref, as it was told last; also of a node that is down. max_workers: the
     inventory's limit. load_s: seconds that loading a model took there last, by ref. reason: why it is down, a clause.
     load: how the inventory says that models are loaded there; what a target says of it comes first. in_doubt: workers
-    beside `workers` that have failed a request, and were not heard since: they may be gone.
+    beside `workers` that are said to serve, but have failed a request and were not heard since: they may be gone.
     """
 
     name: str

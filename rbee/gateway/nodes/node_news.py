@@ -77,7 +77,8 @@ class NodeNews:
             own.doubtful = False
 
     def in_doubt(self, node: str) -> frozenset[WorkerKey]:
-        return frozenset(WorkerKey(node, worker_id) for worker_id, own in self.own.items() if own.doubtful)
+        """Of those that the hive says to serve: of one that has failed there is no doubt."""
+        return frozenset(WorkerKey(node, worker_id) for worker_id in self.serving if self.own[worker_id].doubtful)
 
     def _view(self, key: WorkerKey, info: WorkerInfo, in_flight: int) -> WorkerView:
         own = self.own[key.id]

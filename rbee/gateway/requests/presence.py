@@ -10,22 +10,27 @@ from typing import TypeVar
 
 from rbee.base.errors import NodeError
 from rbee.gateway.base.interfaces import Fleet
-from rbee.gateway.base.views import NodeState, Target, WorkerKey
+from rbee.gateway.base.views import NodeState, NodeView, Target, WorkerKey
+from rbee.gateway.routing.situation import SERVES
 
 T = TypeVar("T")
 
 
 def is_there(fleet: Fleet, key: WorkerKey) -> bool:
     node = next((each for each in fleet.nodes if each.name == key.node), None)
-    return node is not None and node.state is NodeState.UP and any(each.key == key for each in node.workers)
+    return node is not None and node.state is NodeState.UP and _serves(node, key)
 
 
 def is_gone(fleet: Fleet, key: WorkerKey) -> bool:
-    """Whether its node is connected and knows nothing of it."""
+    """Whether its node is connected and has no such worker that serves."""
     node = next((each for each in fleet.nodes if each.name == key.node), None)
     if node is None:
         return True
-    return node.state is NodeState.UP and key not in node.in_doubt and all(each.key != key for each in node.workers)
+    return node.state is NodeState.UP and key not in node.in_doubt and not _serves(node, key)
+
+
+def _serves(node: NodeView, key: WorkerKey) -> bool:
+    return any(each.key == key and each.state in SERVES for each in node.workers)
 
 
 async def until_back(fleet: Fleet, key: WorkerKey, seconds: float, *, after: int | None = None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rbee.gateway.base.views import WorkerView
+from rbee.gateway.base.views import WorkerKey, WorkerView
 from rbee.gateway.nodes.node_news import NodeNews
 from rbee_remote.protocol import HiveNews, SlotMemory, WorkerState
 from tests.doubles.hive import model_info, worker_info, worker_news
@@ -83,3 +83,11 @@ def test_news_of_a_worker_that_the_hive_does_not_have_are_nothing() -> None:
     said = NodeNews()
     said.of_worker(INFO.id, worker_news(INFO))
     assert said.views("gpu1", {}) == ()
+
+
+def test_of_a_worker_that_its_hive_says_has_failed_there_is_no_doubt() -> None:
+    said = news()
+    said.own[INFO.id].doubtful = True
+    assert said.in_doubt("gpu1") == {WorkerKey("gpu1", INFO.id)}
+    said.of_hive(HiveNews((replace(INFO, state=WorkerState.FAILED),), None))
+    assert said.in_doubt("gpu1") == frozenset()
