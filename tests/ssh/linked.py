@@ -87,10 +87,14 @@ class Keeper:
         """Leave a holder behind, and wait until it holds the node; its process id."""
         done = await self("infer", "--raw", "--node", "gpu1", "1", link="on")
         assert (done.status, done.stdout) == (0, answer("1")), done.stderr
-        await until(lambda: bool((self.status() or {}).get("held")))
+        await until(self.holds)
         found = self.status()
         assert found is not None
         return int(found["pid"])
+
+    def holds(self, node: str = "gpu1") -> bool:
+        """Whether the link of this home can take a command for a node."""
+        return node in (held["node"] for held in (self.status() or {}).get("held", ()))
 
     def status(self) -> dict[str, Any] | None:
         """What the link of this home says of itself."""

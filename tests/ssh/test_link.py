@@ -160,14 +160,14 @@ async def test_a_home_named_from_the_current_folder_has_its_holder(keeper: Keepe
     for _ in range(2):
         done = await keeper(*INFER, "2", link="on", RBEE_HOME="keeper")
         assert (done.status, done.stdout) == (0, answer("2")), done.stderr
-        await until(lambda: bool((keeper.status() or {}).get("held")))
+        await until(keeper.holds)
     done = await keeper(*INFER, "--timing", "2", RBEE_HOME="keeper")
     assert re.search(r"connect +0\.0+ s", done.stderr), done.stderr  # over the link
 
 
 async def test_a_gateway_that_ends_lets_running_commands_finish_and_takes_no_other(keeper: Keeper) -> None:
     async with keeper.start("serve", "--listen", "127.0.0.1:0") as gateway:
-        await until(lambda: bool((keeper.status() or {}).get("held")))
+        await until(keeper.holds)
         async with keeper.start(*INFER, "--max-tokens", "400", "endless") as process:
             assert process.stdout is not None
             process.stdin.close()  # type: ignore[union-attr]
@@ -175,7 +175,7 @@ async def test_a_gateway_that_ends_lets_running_commands_finish_and_takes_no_oth
             assert (keeper.status() or {})["commands"] == 1
             gateway.terminate()
             assert gateway.stderr is not None
-            await gateway.stderr.readuntil(b"ending: 1 requests")
+            await gateway.stderr.readuntil(b"ending: 1 request ")
             assert (await keeper(*INFER, "2")).stdout == answer("2")  # directly
             rest, err = await process.communicate()
             assert (process.returncode, (begun + rest).count(b"endless.") > 20) == (0, True), err
@@ -293,7 +293,7 @@ async def test_none_is_left_without_a_terminal_and_one_at_a_time(keeper: Keeper)
     assert keeper.status() is None
     holders = await asyncio.gather(*(keeper(*INFER, "1", link="on") for _ in range(3)))
     assert [done.status for done in holders] == [0, 0, 0]
-    await until(lambda: bool((keeper.status() or {}).get("held")))
+    await until(keeper.holds)
     holder = (keeper.status() or {})["pid"]
     assert (await keeper(*INFER, "1", link="on")).status == 0
     assert (keeper.status() or {})["pid"] == holder
@@ -306,7 +306,7 @@ async def test_it_ends_with_the_shell_that_its_command_was_typed_into(keeper: Ke
         "/bin/sh", "-c", script, stdin=pipe, cwd=keeper.folder, env=keeper.environment("on"), start_new_session=True
     )
     try:
-        await until(lambda: bool((keeper.status() or {}).get("held")))
+        await until(keeper.holds)
         holder = (keeper.status() or {})["pid"]
         assert os.getsid(holder) == holder
     finally:

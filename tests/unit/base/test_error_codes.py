@@ -25,7 +25,7 @@ def codes_in(node: ast.AST) -> Iterator[str]:
 
 @functools.cache
 def used() -> frozenset[str]:
-    """Codes that become part of an error: given to a call, assigned, or a default."""
+    """Codes that become part of an error: given to a call, assigned, returned, or a default."""
     found: set[str] = set()
     for path in (*(ROOT / "rbee").rglob("*.py"), *(ROOT / "remote/rbee_remote").rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -33,8 +33,8 @@ def used() -> frozenset[str]:
             match node:
                 case ast.Call():
                     given = [*node.args, *(keyword.value for keyword in node.keywords)]
-                case ast.Assign():
-                    given = [node.value]
+                case ast.Assign(value=value) | ast.Return(value=ast.expr() as value):
+                    given = [value]
                 case ast.arguments():
                     given = [value for value in (*node.defaults, *node.kw_defaults) if value]
                 case _:
