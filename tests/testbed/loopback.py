@@ -53,11 +53,16 @@ class Loopback:
         """The hive and its workers and helpers."""
         return [process for process in psutil.process_iter() if self._is_node(process)]
 
-    def _is_node(self, process: psutil.Process) -> bool:
+    def reads_a_file(self) -> bool:
+        """Whether the hive is still at the checksum of a model that lies on the node, which it begins by itself."""
+        return any(self._is_node(process, "digest") for process in psutil.process_iter())
+
+    def _is_node(self, process: psutil.Process, command: str = "") -> bool:
         try:
-            return f"{self.node_home}/payloads/" in " ".join(process.cmdline())
+            words = process.cmdline()
         except psutil.Error:
             return False
+        return f"{self.node_home}/payloads/" in " ".join(words) and (not command or command in words)
 
 
 @asynccontextmanager

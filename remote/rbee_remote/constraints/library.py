@@ -69,11 +69,13 @@ def check(lark: str) -> None:
     make_matcher(bytes_tokenizer(), lark)
 
 
-@functools.lru_cache(maxsize=256)
 def pattern_trouble(pattern: str) -> str:
     """Why a JSON schema's pattern cannot be used; "" where it can, or the library is missing."""
-    if not is_available():
-        return ""
+    return _pattern_trouble(pattern) if is_available() else ""
+
+
+@functools.lru_cache(maxsize=256)
+def _pattern_trouble(pattern: str) -> str:
     try:
         check(f"start: %json {json.dumps({'type': 'string', 'pattern': pattern})}")
     except GrammarError as error:
@@ -81,11 +83,13 @@ def pattern_trouble(pattern: str) -> str:
     return ""
 
 
-@functools.lru_cache(maxsize=256)
 def may_overlap(patterns: tuple[str, ...]) -> bool:
     """Whether llguidance refuses the last pattern for names beside the others, because one name may match two."""
-    if not is_available() or len(patterns) < 2:
-        return False
+    return len(patterns) > 1 and is_available() and _may_overlap(patterns)
+
+
+@functools.lru_cache(maxsize=256)
+def _may_overlap(patterns: tuple[str, ...]) -> bool:
     schema = {"type": "object", "patternProperties": dict.fromkeys(patterns, True)}
     try:
         check(f"start: %json {json.dumps(schema)}")

@@ -269,6 +269,8 @@ def test_ctrl_c_is_request_canceled(capsys: pytest.CaptureFixture[str], monkeypa
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_cancel_a_use_case_which_cleans_up(number: signal.Signals) -> None:
+    """Where it is not to be ignored, as it is below `nohup`."""
+    before = signal.signal(number, signal.default_int_handler)
     cleaned: list[str] = []
 
     async def work() -> None:
@@ -280,8 +282,11 @@ def test_signals_cancel_a_use_case_which_cleans_up(number: signal.Signals) -> No
         finally:
             cleaned.append("up")
 
-    with pytest.raises(KeyboardInterrupt):
-        Shell(State()).run(work())
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Shell(State()).run(work())
+    finally:
+        signal.signal(number, before)
     assert cleaned == ["up"]
 
 

@@ -179,6 +179,15 @@ def test_without_llguidance_a_constrained_request_is_refused_in_one_line(monkeyp
         assert caught.value.hint.startswith("use a node with glibc 2.31 or newer, or macOS")
 
 
+def test_what_was_not_known_without_llguidance_is_known_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken, overlapping = "^(ab|c", ("^x", "x$")
+    with monkeypatch.context() as missing:
+        missing.setattr(library, "is_available", lambda: False)
+        assert (library.pattern_trouble(broken), library.may_overlap(overlapping)) == ("", False)
+    assert "unclosed group" in library.pattern_trouble(broken)
+    assert library.may_overlap(overlapping)
+
+
 @given(st.text(st.sampled_from('root ::= "a" | () [] b{2}*+?.\n#\\'), max_size=40))
 def test_any_grammar_is_followed_or_refused(text: str) -> None:
     try:
