@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import docker
 
+from benchmarks.gateway import gateway
 from benchmarks.testbed import keeper, key_pair, node, ssh
 from tests.testbed import assets
 from tests.testbed.cli import Rbee
@@ -119,8 +119,8 @@ def served(count: int, *load: str) -> Iterator[Served]:
         rbee.inventory.write_text("\n".join(each.inventory(tags='["far"]') for each in nodes.values()))
         for name in nodes:
             rbee("infer", "--node", name, "--keep-alive", "never", "--max-tokens", "1", *load, "Hello")
-        address, process = stack.enter_context(_gateway(rbee))
-        yield Served(rbee, nodes, address, process)
+        running = stack.enter_context(gateway(_Watched(rbee.home, rbee.run_dir, rbee.env), "@far"))
+        yield Served(rbee, nodes, running.address, running.process)
 
 
 @contextmanager
@@ -135,8 +135,8 @@ def served_models(count: int, models: Sequence[Model]) -> Iterator[Served]:
                 _put(nodes[model.only], model)
         for name in nodes:
             load_all(rbee, name, models)
-        address, process = stack.enter_context(_gateway(rbee))
-        yield Served(rbee, nodes, address, process)
+        running = stack.enter_context(gateway(_Watched(rbee.home, rbee.run_dir, rbee.env), "@far"))
+        yield Served(rbee, nodes, running.address, running.process)
 
 
 def inventory(nodes: Iterable[ContainerNode], models: Sequence[Model]) -> str:
@@ -184,19 +184,6 @@ def _put(node: ContainerNode, model: Model) -> None:
         words = [model.called, model.ref(), model.sha256(), MODEL, (_CALLED + _AFTER).decode(), _CALLED.decode()]
         newest = "PYTHONPATH=$(ls -t payloads/*.zip | head -n 1) $(ls -t runtimes/*/bin/python | head -n 1)"
         node.exec(f"cd {FOLDER}/.. && {newest} - {shlex.join(words)} <<'END'\n{_COPY}END\n", user="bee")
-
-
-@contextmanager
-def _gateway(rbee: Rbee) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    watched = _Watched(rbee.home, rbee.run_dir, rbee.env)
-    with watched.start("serve", "--listen", address, "--nodes", "@far") as running:
-        running.wait_for(address, stream="stdout")
-        yield f"http://{address}", running.process
-        running.process.send_signal(signal.SIGTERM)
-        running.finish(60)
 
 
 @contextmanager

@@ -7,15 +7,13 @@ Rules
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import secrets
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from rbee.base import installation, trusted_files
+from rbee.base import installation, tarball, trusted_files
 from rbee.base.files import LocalFile
 from rbee.base.settings import Settings
 from rbee.setup.platforms import Target, Version
@@ -59,7 +57,8 @@ class Interpreter:
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
             try:
-                _pack(self.folder, part)
+                with part.open("xb") as file:
+                    tarball.pack(self.folder, file, level=6)
                 part.replace(path)
             finally:
                 part.unlink(missing_ok=True)
@@ -70,21 +69,6 @@ def for_node(target: Target) -> Interpreter | None:
     """The Python that can be brought to a node of this platform, None where there is none."""
     found = Interpreter.own()
     return found if found and target.runs_what_is_built_on(found.platform) else None
-
-
-def _pack(folder: Path, target: Path) -> None:
-    def anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-        entry.uid = entry.gid = entry.mtime = 0
-        entry.uname = entry.gname = ""
-        return entry
-
-    with (
-        target.open("xb") as file,
-        gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as zipped,
-        tarfile.open(fileobj=zipped, mode="w", format=tarfile.GNU_FORMAT) as archive,
-    ):
-        for path in sorted(folder.rglob("*")):
-            archive.add(path, path.relative_to(folder).as_posix(), recursive=False, filter=anonymous)
 
 
 def _numbers(version: str) -> Version:

@@ -10,7 +10,6 @@ has no times, no owners and no paths of this machine, its files are in order, an
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import json
@@ -20,13 +19,13 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "remote")]
 
+from rbee.base import tarball  # noqa: E402
 from rbee.base.files import file_sha256  # noqa: E402
 from rbee.setup import pip_settings  # noqa: E402
 from rbee_remote.protocol import VERSION  # noqa: E402
@@ -102,12 +101,7 @@ def write(image: Path, target: Path) -> None:
     """The head, and behind it the image as an archive."""
     about = json.loads((image / "about.json").read_text())
     packed = io.BytesIO()
-    with (
-        gzip.GzipFile("", "wb", compresslevel=9, fileobj=packed, mtime=0) as zipped,
-        tarfile.open(fileobj=zipped, mode="w", format=tarfile.GNU_FORMAT) as archive,
-    ):
-        for path in sorted(image.rglob("*")):
-            archive.add(path, path.relative_to(image).as_posix(), recursive=False, filter=_anonymous)
+    tarball.pack(image, packed, level=9)
     used = sum(path.lstat().st_size for path in image.rglob("*"))
     values = {
         "VERSION": about["version"],
@@ -124,12 +118,6 @@ def write(image: Path, target: Path) -> None:
         file.write(head.encode())
         file.write(packed.getbuffer())
     target.chmod(0o755)
-
-
-def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    entry.uid = entry.gid = entry.mtime = 0
-    entry.uname = entry.gname = ""
-    return entry
 
 
 def _compile(image: Path) -> None:
