@@ -230,6 +230,11 @@ def node_data(node: Node) -> dict[str, Any]:
         "tags": sorted(node.tags),
         "backend": node.backend,
         "builds_from": list(node.builds_from),
+        "wheel_indexes": [
+            {"backend": index.backend, "url": index.name, "sha256": list(index.sha256), "key": index.key or None}
+            for index in node.wheel_indexes
+        ],
+        "wheel_index": node.wheel_index,
         "home": node.home,
         "hub_token": node.hub_token,
         "model": node.model,

@@ -5,8 +5,8 @@ Rules
 - Every key of a node, but for those of `schema.TRUST`, can stand in `[defaults]`; `_merge` is the one place where
   defaults apply.
 - `local`, this machine, is always there; `[nodes.local]` may set everything but how it is reached, and no variable that
-  decides which code runs here; its `home` stands in the inventory of rbee's home alone, for the same reason. Where
-  `[defaults]` has such a variable, or a home in another inventory, it is for the other nodes.
+  decides which code runs here; its `home` and its `wheel_indexes` stand in the inventory of rbee's home alone, for the
+  same reason. Where `[defaults]` has such a variable, or one of these in another inventory, it is for the other nodes.
 - The current folder decides nothing: an `inventory.toml` there counts only where the user names it.
 """
 
@@ -24,9 +24,10 @@ from rbee.base import trusted_files
 from rbee.base.errors import ConfigError, UsageError
 from rbee.base.settings import Settings
 from rbee.inventory.aliases import ModelAlias, read_aliases
-from rbee.inventory.schema import ALL, PERSIST_S, REACH, nearest, read_keeper, read_table
+from rbee.inventory.schema import ALL, OWN_PROGRAMS, PERSIST_S, REACH, nearest, read_keeper, read_table
 from rbee.inventory.schema import LOCAL as LOCAL
 from rbee.inventory.unsafe_variables import is_unsafe
+from rbee.inventory.wheel_indexes import WheelIndex as WheelIndex
 from rbee_remote.protocol import LoadOptions
 from rbee_remote.protocol.load_options import OPTIONS
 
@@ -38,6 +39,8 @@ class Node:
     host None: this machine, without SSH. port and user None: what ~/.ssh/config says, else 22 and the own name.
     host_key: "SHA256:…", None where known_hosts decides. home: None for ~/.rbee/node, else absolute or ~-relative, on
     the node. keep_alive_s: seconds, negative for never. builds_from: nodes whose builds of llama.cpp may run here too.
+    wheel_indexes: where it is fetched, in turn, before it is built; then from llama-cpp-python's own releases, where
+    wheel_index is "on".
     hub_token: it may have the user's hub token, for models that the hub does not give to everybody.
     template: a file with the chat template to use in place of the model's own, on the keeper.
     load: how models are loaded; rbee chooses what it does not say.
@@ -54,6 +57,8 @@ class Node:
     tags: frozenset[str] = frozenset()
     backend: str = "auto"
     builds_from: tuple[str, ...] = ()
+    wheel_indexes: tuple[WheelIndex, ...] = ()
+    wheel_index: str = "on"
     home: str | None = None
     hub_token: bool = False
     model: str | None = None
@@ -177,13 +182,14 @@ def _at_home(inventory: Inventory, settings: Settings, *, is_own: bool) -> Inven
     with folders that hold some. Raises ConfigError.
     """
     local = inventory.nodes[LOCAL]
-    if local.home and not is_own:
-        raise ConfigError(
-            f"{inventory.path}: [nodes.{LOCAL}] home decides which programs this machine runs, "
-            "and only the inventory in rbee's home may",
-            hint=f"write it into {settings.inventory_path}, or set RBEE_HOME",
-            details={"file": str(inventory.path), "table": f"nodes.{LOCAL}", "key": "home"},
-        )
+    for key in OWN_PROGRAMS if not is_own else ():
+        if getattr(local, key):
+            raise ConfigError(
+                f"{inventory.path}: [nodes.{LOCAL}] {key} decides which programs this machine runs, "
+                "and only the inventory in rbee's home may",
+                hint=f"write it into {settings.inventory_path}{', or set RBEE_HOME' if key == 'home' else ''}",
+                details={"file": str(inventory.path), "table": f"nodes.{LOCAL}", "key": key},
+            )
     home = local.home or str(settings.home / "node")
     return replace(inventory, nodes={**inventory.nodes, LOCAL: replace(local, home=home)})
 
@@ -191,7 +197,7 @@ def _at_home(inventory: Inventory, settings: Settings, *, is_own: bool) -> Inven
 def parse(content: bytes, path: Path, *, is_own: bool = True) -> Inventory:
     """The inventory in `content`; `path` names it in errors and is where relative files are looked for.
 
-    is_own: it lies in rbee's home. In any other, `home` of [defaults] is not for this machine.
+    is_own: it lies in rbee's home. In any other, `home` and `wheel_indexes` of [defaults] are not for this machine.
     """
     data = _parse_toml(content, path)
     for key in data:
@@ -237,7 +243,7 @@ def _parse_toml(content: bytes, path: Path) -> dict[str, Any]:
 def _merge(name: str, defaults: Mapping[str, Any], own: Mapping[str, Any], *, is_own: bool) -> Node:
     """A node from its own fields over the defaults; `env` is merged variable by variable. is_own: as for `parse`."""
     if name == LOCAL:
-        others = REACH if is_own else REACH | {"home"}
+        others = REACH if is_own else REACH | set(OWN_PROGRAMS)
         defaults = {key: value for key, value in defaults.items() if key not in others}
     fields = {**defaults, **own}
     if name != LOCAL:

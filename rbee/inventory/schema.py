@@ -15,12 +15,15 @@ from rbee.base.errors import ConfigError
 from rbee.base.settings import expand
 from rbee.inventory.names import check_host_name, check_user_name, read_target
 from rbee.inventory.unsafe_variables import is_unsafe
+from rbee.inventory.wheel_indexes import check_wheel_indexes
 from rbee_remote.protocol.load_options import BACKENDS, OPTIONS, Choice, Form, Names, Number, Shares
 
 LOCAL = "local"
 ALL = "all"
 #: What says how a node is reached; `local` takes none of it, from `[defaults]` neither.
 REACH = frozenset({"host", "port", "user", "identity_file", "host_key", "jump"})
+#: What decides which programs this machine runs: of `local` only in the inventory of rbee's own home.
+OWN_PROGRAMS = ("home", "wheel_indexes")
 #: Files on the keeper, from the inventory's folder.
 FILES = frozenset({"identity_file", "template"})
 #: What a chat template is called. Its text goes to the node, and an inventory, which people share, could name any file.
@@ -33,6 +36,8 @@ PERSIST_S = 60.0
 MOST_PERSIST_S = 8 * 3600.0
 
 SANDBOX = ("auto", "on", "off")
+#: Whether the index of llama-cpp-python's own releases is asked, after those of `wheel_indexes`.
+OFFICIAL_INDEX = ("on", "off")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -357,6 +362,8 @@ KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "tags": ("tags", lambda value: frozenset(check_list(value, check_name))),
     "backend": ("backend", check_backend),
     "builds_from": ("builds_from", lambda value: check_list(value, _builder)),
+    "wheel_indexes": ("wheel_indexes", check_wheel_indexes),
+    "wheel_index": ("wheel_index", _choice(OFFICIAL_INDEX, "setting of the official index")),
     "home": ("home", check_home),
     "hub_token": ("hub_token", _flag),
     "model": ("model", check_text),
