@@ -15,9 +15,7 @@ from rbee.base.settings import expand
 from rbee_remote.protocol.load_options import BACKENDS
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_KEY = re.compile(
-    r"(ssh-ed25519|ecdsa-sha2-nistp256|ecdsa-sha2-nistp384|ecdsa-sha2-nistp521|ssh-rsa) ([\w+/]+=*)", re.A
-)
+_KEY = re.compile(r"(ssh-ed25519|ecdsa-sha2-nistp(?:256|384|521)|ssh-rsa) ([A-Za-z0-9+/]+=*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +42,12 @@ class WheelIndex:
         return self.backend in ("", backend)
 
     def vouchers(self) -> frozenset[str]:
-        """Who answers for its wheels, as the wheel cache writes it down: hashes, or a key. None: nobody but itself."""
+        """Who answers for its wheels, as the wheel cache writes it down: hashes, or a key. None: nobody but itself.
+
+        A node's name has no colon.
+        """
         if self.key:
-            return frozenset({f"key SHA256:{fingerprint(self.key)}"})
+            return frozenset({f"signed:SHA256:{fingerprint(self.key)}"})
         return frozenset(f"sha256:{value}" for value in self.sha256)
 
 

@@ -65,7 +65,9 @@ class Probe:
     it can. python: the best one's path, with python_version. payloads: digests.
     runtimes: keys. uv: names of binaries such as uv-0.9.1. rtt_s: seconds that the probe took.
     kill_user_processes: logind ends what a session started with it; user_scope: what `systemd-run --user --scope`
-    starts stays nevertheless. landlock: the number of the kernel's ABI, 0 for none, None where nobody could ask.
+    starts stays nevertheless. cpu: what the processor can, in the kernel's words. cudart: major versions of CUDA's
+    runtime library that are installed. landlock: the number of the kernel's ABI, 0 for none, None where nobody could
+    ask.
     """
 
     system: str
@@ -94,6 +96,8 @@ class Probe:
     kill_user_processes: bool = False
     user_scope: bool = False
     landlock: int | None = None
+    cpu: frozenset[str] = frozenset()
+    cudart: frozenset[int] = frozenset()
     gpus: tuple[Gpu, ...] = ()
     payloads: frozenset[str] = frozenset()
     runtimes: frozenset[str] = frozenset()
@@ -176,6 +180,8 @@ def parse(output: bytes) -> Probe:
         payloads=frozenset(name.removesuffix(".zip") for name in said.names("payload")),
         runtimes=frozenset(said.names("runtime")),
         uv=frozenset(said.names("uv")),
+        cpu=frozenset(said.text("cpu").split()),
+        cudart=frozenset(filter(None, map(_whole, said.texts("cudart")))),
     )
 
 

@@ -32,6 +32,7 @@ fi
 say libc "$libc"
 say os "$(sed -n 's/^PRETTY_NAME=//p' /etc/os-release 2>/dev/null | tr -d '"')"
 say cores "$(soon nproc || soon getconf _NPROCESSORS_ONLN || soon sysctl -n hw.ncpu)"
+[ ! -r /proc/cpuinfo ] || say cpu "$(sed -n '/^\(flags\|Features\)[[:space:]]*:/{s/^[^:]*: *//p;q;}' /proc/cpuinfo)"
 if [ -r /proc/meminfo ]; then
   while read -r name value _; do
     case $name in
@@ -158,6 +159,8 @@ say compiler "$compiler"
 if have nvidia-smi; then
   soon nvidia-smi --query-gpu=name,memory.total,memory.free,driver_version --format=csv,noheader,nounits |
     while read -r line; do say nvidia "$line"; done
+  soon ldconfig -p | sed -n 's/^[[:space:]]*libcudart\.so\.\([0-9]*\) .*/\1/p' |
+    while read -r line; do say cudart "$line"; done
 fi
 [ -e /dev/kfd ] && say rocm "$(cat /sys/class/kfd/kfd/topology/nodes/*/name 2>/dev/null | tail -n 1)"
 say end yes

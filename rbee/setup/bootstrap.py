@@ -101,7 +101,10 @@ async def ensure(session: NodeSession, probe: Probe, payload: Payload) -> Ready:
     steps = plan(probe, payload.digest, runtime.key, uv_version())
     if steps:
         check(probe, steps)
-        if Step.RUNTIME in steps and not cache.can_get(runtime.target, runtime.backend, builders):
+        if runtime.notice and await cache.from_indexes(runtime.target, "cuda", session.emit, builders):
+            runtime = _Runtime.choose(probe, session.node, cache, builders)
+            steps = plan(probe, payload.digest, runtime.key, uv_version())
+        if Step.RUNTIME in steps and not cache.may_get(runtime.target, runtime.backend, builders):
             elsewhere = cache.built_elsewhere(runtime.target, runtime.backend)
             if not probe.compiler:
                 raise building.no_way(runtime.target, runtime.backend, elsewhere)

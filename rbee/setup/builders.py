@@ -2,7 +2,10 @@
 
 What a node built is code that the node chose. It goes back to that node, and to those whose `builds_from` in the
 inventory names it; never to this machine, and never in place of what this machine built. The same holds for what an
-index of wheels offers, where no hash says which of them are meant: nodes name it by its address.
+index of wheels offers, where neither a hash nor a key says which of them are meant: nodes name it by its address.
+
+What llama-cpp-python's own project releases runs everywhere, unless wheel_index = "off": it is whose source is built
+otherwise.
 """
 
 from __future__ import annotations
@@ -10,24 +13,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rbee.inventory import Node
+from rbee.inventory import Node, WheelIndex
+
+#: The index of llama-cpp-python's own releases, by the name that its wheels have in the cache.
+OFFICIAL_URL = "https://abetlen.github.io/llama-cpp-python/whl"
 
 
 @dataclass(frozen=True, slots=True)
 class Builders:
-    """Whose builds may run on a node, as `wheel.json` writes them. own: its own; "" is this machine, always trusted."""
+    """Whose builds may run on a node, as `wheel.json` writes them. own: its own; "" is this machine, always trusted.
+
+    indexes: where its inventory looks for prebuilt ones.
+    """
 
     own: str = ""
     others: frozenset[str] = frozenset()
+    indexes: tuple[WheelIndex, ...] = ()
 
     @classmethod
     def of(cls, node: Node, nodes: Mapping[str, Node]) -> Builders:
         """This machine runs nothing that a node has built, whatever the inventory's defaults say."""
+        vouched = {name for index in node.wheel_indexes for name in index.vouchers()}
+        vouched |= {OFFICIAL_URL} if node.wheel_index == "on" else set()
         if node.is_local:
-            return cls()
+            return cls("", frozenset(vouched), node.wheel_indexes)
         others = (nodes[name] for name in node.builds_from if name in nodes)
         indexes = frozenset(name.rstrip("/") for name in node.builds_from if "://" in name)
-        return cls(_identity(node), indexes | frozenset(_identity(other) for other in others if not other.is_local))
+        names = frozenset(_identity(other) for other in others if not other.is_local)
+        return cls(_identity(node), names | indexes | vouched, node.wheel_indexes)
 
     def include(self, built_on: str) -> bool:
         return built_on in ("", self.own) or built_on in self.others

@@ -23,7 +23,6 @@ from rbee.base.files import LocalFile
 from rbee.render.text import neutralise
 from rbee.setup import child, node_scripts, pip, requirements
 from rbee.setup.platforms import Target
-from rbee.setup.wheel_index import ENV_INDEX
 from rbee_remote.protocol import ErrorCode
 
 BACKENDS = ("cpu", "cuda", "rocm", "vulkan", "metal")
@@ -86,7 +85,7 @@ def no_way(target: Target, backend: str, built_elsewhere: str = "") -> NodeError
         ErrorCode.NODE_UNSUPPORTED,
         f"no llama.cpp for {target.name} ({backend}): this machine ({here.name}) cannot build it, nor can the node",
         hint=f"{other}install a compiler on the node (apt install build-essential; apk add build-base), "
-        f"or set {ENV_INDEX} to an index of prebuilt wheels",
+        "or name an index of prebuilt wheels (wheel_indexes)",
         details={"node": target.name, "keeper": here.name, "backend": backend},
     )
 

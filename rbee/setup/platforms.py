@@ -5,7 +5,8 @@ from __future__ import annotations
 import platform
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ class Target:
     """A platform and its Python. machine: x86_64 or aarch64, whatever the system calls it.
 
     libc: glibc or musl (Linux), macos, or empty when unknown. libc_version: of that. python: (3, 11).
+    cpu: what the processor can, in the kernel's words; empty when unknown. cudart: major versions of CUDA's runtime
+    library that are there. Both are of one machine, not of its kind: they do not tell targets apart.
     """
 
     system: str
@@ -34,13 +37,16 @@ class Target:
     libc: str
     libc_version: Version
     python: Version
+    cpu: frozenset[str] = field(default=frozenset(), compare=False)
+    cudart: frozenset[int] = field(default=frozenset(), compare=False)
 
     @classmethod
     def of(cls, probe: Probe, python: Version) -> Target:
         """The platform that a probe found. python: the version the runtime will have."""
         name, _, version = probe.libc.partition(" ")
         known = name if name in _LIBCS else ""
-        return cls(probe.system, _machine(probe.machine), known, _version(version), python[:2])
+        machine = _machine(probe.machine)
+        return cls(probe.system, machine, known, _version(version), python[:2], probe.cpu, probe.cudart)
 
     @classmethod
     def here(cls) -> Target:
@@ -51,7 +57,7 @@ class Target:
         else:
             libc, version = platform.libc_ver()
             libc = libc or ("musl" if system == "Linux" else "")
-        return cls(system, _machine(platform.machine()), libc, _version(version), sys.version_info[:2])
+        return cls(system, _machine(platform.machine()), libc, _version(version), sys.version_info[:2], _own_cpu())
 
     @property
     def name(self) -> str:
@@ -104,6 +110,16 @@ class Target:
             "sys_platform": self.system.lower(),
             "extra": "",
         }
+
+
+def _own_cpu() -> frozenset[str]:
+    """What this machine's processor can, as the probe asks a node for it."""
+    try:
+        said = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return frozenset()
+    found = re.search(r"^(?:flags|Features)\s*:(.*)", said, re.MULTILINE)
+    return frozenset(found[1].split()) if found else frozenset()
 
 
 def _machine(name: str) -> str:

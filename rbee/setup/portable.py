@@ -15,6 +15,7 @@ import base64
 import hashlib
 import io
 import re
+import stat
 import subprocess
 import tempfile
 import zipfile
@@ -30,13 +31,14 @@ from rbee.setup.stoppable import Stop, StoppedError, never
 from rbee_remote.protocol import ErrorCode
 
 #: What a GNU/Linux has wherever there is a Python: libstdc++ comes with apt, dnf, zypper and pacman themselves.
-_PROVIDED = re.compile(r"^(lib(c|m|dl|rt|pthread|stdc\+\+|gcc_s)|ld-linux.*)\.so\.\d+$")
+_PROVIDED = re.compile(r"^(lib(c|m|dl|rt|pthread|stdc\+\+|gcc_s)|ld-linux.*|libc\.musl-\w+)\.so\.\d+$")
 #: Libraries that belong to a GPU's driver or toolkit, which only that machine can provide.
 _GPU = re.compile(r"^lib(cuda|cudart|cublas|cublasLt|nccl|nvrtc|hip\w*|amdhip64|rocblas|hipblas\w*|vulkan)\.so\b")
 #: Beside libggml-base, whose RUNPATH is $ORIGIN: once it is loaded from there, the CPU variants find it by its name.
 _BUNDLE_FOLDER = "llama_cpp/lib"
-#: llama.cpp's own installation beside the bindings' one, and the third name of each library.
-_UNUSED = re.compile(r"^(include/|lib/)|\.so\.\d+\.\d+\.\d+$")
+#: llama.cpp's own installation beside the bindings' one, and the third name of each of its libraries. What auditwheel
+#: has put beside them goes by such names only.
+_UNUSED = re.compile(r"^(include/|lib/)|^(?!llama_cpp_python\.libs/).*\.so\.\d+\.\d+\.\d+$")
 
 _GLIBC = re.compile(r"GLIBC_[0-9.]{1,16}")
 
@@ -62,9 +64,9 @@ FindLibrary = Callable[[str], Path | None]
 def needed_glibc(wheel: Path, stop: Stop = never) -> Version:
     """The oldest glibc that all libraries of a wheel run with; () for a wheel without any."""
     versions: list[Version] = [()]
-    budget = _Budget(stop)
-    with _opened(wheel) as archive:
-        for _, library in _libraries(archive, wheel.parent, budget):
+    budget = Budget(stop)
+    with opened(wheel) as archive:
+        for _, library in libraries(archive, wheel.parent, budget):
             versions += [_numbers(name) for name in _version_needs(library, budget) if _GLIBC.fullmatch(name)]
     return max(versions)
 
@@ -72,9 +74,9 @@ def needed_glibc(wheel: Path, stop: Stop = never) -> Version:
 def missing_libraries(wheel: Path, stop: Stop = never) -> set[str]:
     """Names of libraries that are neither in the wheel nor on every GNU/Linux, GPU drivers left aside."""
     inside, needed = set[str](), set[str]()
-    budget = _Budget(stop)
-    with _opened(wheel) as archive:
-        for name, library in _libraries(archive, wheel.parent, budget):
+    budget = Budget(stop)
+    with opened(wheel) as archive:
+        for name, library in libraries(archive, wheel.parent, budget):
             inside.add(Path(name).name)
             needed |= set(_needs(library, budget))
         missing = {name for name in needed - inside if not _PROVIDED.match(name) and not _GPU.match(name)}
@@ -90,7 +92,7 @@ def make_portable(wheel: Path, target: Path, find_library: FindLibrary, stop: St
     """
     extra = {name: path for name in sorted(missing_libraries(wheel, stop)) if (path := find_library(name))}
     part = target.with_name(f"{target.name}.part")
-    with _opened(wheel) as source, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as sink:
+    with opened(wheel) as source, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as sink:
         record = _record_name(source)
         kept = [entry for entry in source.infolist() if not entry.is_dir() and not _UNUSED.search(entry.filename)]
         rows = []
@@ -106,18 +108,22 @@ def make_portable(wheel: Path, target: Path, find_library: FindLibrary, stop: St
 
 
 def local_library(name: str) -> Path | None:
-    """A library of this machine, as its compiler finds it."""
+    """A library of this machine, as its compiler finds it; None where there is none."""
     words = ["cc", f"-print-file-name={name}"]
-    asked = subprocess.run(words, capture_output=True, text=True, check=False, cwd="/")
+    try:
+        asked = subprocess.run(words, capture_output=True, text=True, check=False, cwd="/")
+    except OSError:
+        return None
     path = Path(asked.stdout.strip())
     return path if asked.returncode == 0 and path.is_absolute() and path.is_file() else None
 
 
 @contextmanager
-def _opened(wheel: Path) -> Iterator[zipfile.ZipFile]:
+def opened(wheel: Path) -> Iterator[zipfile.ZipFile]:
     """A wheel whose directory is within bounds. What fails inside the context is a NodeError BOOTSTRAP_FAILED."""
     try:
         with archives.opened(wheel, archives.Bounds(MOST_FILES, LARGEST_FILE, LARGEST_WHEEL)) as archive:
+            _check_names(archive)
             yield archive
     except (OSError, NodeError, StoppedError):
         raise
@@ -129,7 +135,20 @@ def _opened(wheel: Path) -> Iterator[zipfile.ZipFile]:
         ) from error
 
 
-class _Budget:
+def _check_names(archive: zipfile.ZipFile) -> None:
+    """Nothing in a wheel leads out of the folder that it is unpacked to. Raises ValueError."""
+    names = archive.namelist()
+    if len(set(names)) != len(names):
+        raise ValueError("it has two files of one name")
+    for entry in archive.infolist():
+        name = entry.filename
+        if name.startswith("/") or "\\" in name or ".." in name.split("/") or not name.isprintable():
+            raise ValueError(f"it has a file {name[:80]!r}")
+        if stat.S_ISLNK(entry.external_attr >> 16):
+            raise ValueError(f"{name[:80]!r} is a link")
+
+
+class Budget:
     """What going over a wheel once may take: bounds of each library alone would hold 10,000 times."""
 
     def __init__(self, stop: Stop) -> None:
@@ -151,10 +170,10 @@ class _Budget:
             raise ValueError("the headers of its libraries are too large")
 
 
-class _Headers(io.RawIOBase):
+class Headers(io.RawIOBase):
     """A library for the reader of ELF, which follows whatever counts and offsets stand in it."""
 
-    def __init__(self, library: IO[bytes], budget: _Budget) -> None:
+    def __init__(self, library: IO[bytes], budget: Budget) -> None:
         self._library = library
         self._budget = budget
 
@@ -191,7 +210,7 @@ def _add(archive: zipfile.ZipFile, name: str, source: IO[bytes], attributes: int
     return f"{name},sha256={sha256},{size}"
 
 
-def _libraries(archive: zipfile.ZipFile, folder: Path, budget: _Budget) -> Iterator[tuple[str, IO[bytes]]]:
+def libraries(archive: zipfile.ZipFile, folder: Path, budget: Budget) -> Iterator[tuple[str, IO[bytes]]]:
     """Names and contents of the ELF files of a wheel that are for use on a node. Each is gone when the next comes.
 
     folder: on the disk, which /tmp is not always, for one library at a time.
@@ -211,22 +230,22 @@ def _libraries(archive: zipfile.ZipFile, folder: Path, budget: _Budget) -> Itera
             yield entry.filename, library
 
 
-def _version_needs(library: IO[bytes], budget: _Budget) -> list[str]:
+def _version_needs(library: IO[bytes], budget: Budget) -> list[str]:
     """The symbol versions a library asks others for, such as GLIBC_2.34."""
     from elftools.elf.elffile import ELFFile
     from elftools.elf.gnuversions import GNUVerNeedSection
 
-    sections = ELFFile(_Headers(library, budget)).iter_sections()
+    sections = ELFFile(Headers(library, budget)).iter_sections()
     needs = (section for section in sections if isinstance(section, GNUVerNeedSection))
     return [version.name for section in needs for _, versions in section.iter_versions() for version in versions]
 
 
-def _needs(library: IO[bytes], budget: _Budget) -> list[str]:
+def _needs(library: IO[bytes], budget: Budget) -> list[str]:
     """The file names of the libraries that a library links to."""
     from elftools.elf.dynamic import DynamicSection
     from elftools.elf.elffile import ELFFile
 
-    sections = ELFFile(_Headers(library, budget)).iter_sections()
+    sections = ELFFile(Headers(library, budget)).iter_sections()
     dynamic = (section for section in sections if isinstance(section, DynamicSection))
     return [tag.needed for section in dynamic for tag in section.iter_tags("DT_NEEDED")]
 

@@ -45,7 +45,7 @@ _JSON = "application/vnd.pypi.simple.v1+json"
 _ACCEPT = f"{_JSON}, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 
 #: What reaching for a page or a file can raise.
-_TROUBLE = (OSError, ValueError, http.client.HTTPException)
+TROUBLE = (OSError, ValueError, http.client.HTTPException)
 
 OnBytes = Callable[[int, int], None]
 
@@ -87,19 +87,19 @@ def fetch(
     settings: pip's variables. on_bytes: hears how much there is, and of how much (0: unknown). Raises NotFoundError.
     """
     wanted = {value.removeprefix("sha256:") for value in hashes}
-    reader = _Reader(settings)
+    reader = Reader(settings)
     troubles: list[str] = []
     for place in _places(name, settings):
         try:
             links = [link for link in reader.links(place) if _may_be(link, name, version, wanted)]
-        except _TROUBLE as error:
-            troubles.append(f"{_shown(place)}: {error}")
+        except TROUBLE as error:
+            troubles.append(f"{shown(place)}: {error}")
             continue
         for link in links:
             try:
                 return reader.keep(link, wanted, folder, on_bytes)
-            except _TROUBLE as error:
-                troubles.append(f"{_shown(link.url)}: {error}")
+            except TROUBLE as error:
+                troubles.append(f"{shown(link.url)}: {error}")
     said = "; ".join(troubles) or "no index has it"
     raise NotFoundError(f"{name} {version} with the locked SHA-256 was not found: {said}")
 
@@ -124,10 +124,11 @@ def _may_be(link: Link, name: str, version: str, wanted: set[str]) -> bool:
     return re.fullmatch(pattern, link.name, re.IGNORECASE) is not None
 
 
-class _Reader:
-    """Opens addresses as pip's settings say."""
+class Reader:
+    """Opens addresses as pip's settings say. handlers: urllib's, that are asked besides the usual ones."""
 
-    def __init__(self, settings: Mapping[str, str]) -> None:
+    def __init__(self, settings: Mapping[str, str], handlers: Sequence[urllib.request.BaseHandler] = ()) -> None:
+        self.handlers = handlers
         self._settings = settings
         self._timeout = float(settings.get("PIP_TIMEOUT") or settings.get("PIP_DEFAULT_TIMEOUT") or TIMEOUT_S)
         self._passwords: dict[str, str] = {}
@@ -136,7 +137,15 @@ class _Reader:
             for host, (user, _, password) in netrc.netrc().hosts.items():
                 self._netrc[host] = f"{user}:{password}"
 
-    def links(self, place: str) -> list[Link]:
+    def read(self, place: str, most: int) -> tuple[bytes, str, str]:
+        """A page, where it was at last, and its type. Raises OSError, and ValueError for more than `most` bytes."""
+        with self._open(place, _ACCEPT) as answer:
+            page = answer.read(most + 1)
+            if len(page) > most:
+                raise ValueError("the page is too large")
+            return page, answer.geturl(), answer.headers.get_content_type()
+
+    def links(self, place: str, most: int | None = None) -> list[Link]:
         """What an index's page, a folder or a file holds. Raises OSError and ValueError."""
         parts = urllib.parse.urlsplit(place)
         path = Path(urllib.request.url2pathname(parts.path))
@@ -144,22 +153,21 @@ class _Reader:
             if not (path / "index.html").is_file():
                 return [Link(file.as_uri(), "") for file in sorted(path.iterdir())]
             place = (path / "index.html").as_uri()
-        with self._open(place, _ACCEPT) as answer:
-            base, kind = answer.geturl(), answer.headers.get_content_type()
-            page = answer.read(LARGEST_PAGE + 1)
-        if len(page) > LARGEST_PAGE:
-            raise ValueError("the page is too large")
+        page, base, kind = self.read(place, LARGEST_PAGE if most is None else most)
         found = _from_json(page) if kind == _JSON else _from_html(page)
         links = [Link(urllib.parse.urljoin(base, link.url), link.sha256) for link in found]
         remote = urllib.parse.urlsplit(base).scheme != "file"
         return [link for link in links if not (remote and urllib.parse.urlsplit(link.url).scheme == "file")]
 
-    def keep(self, link: Link, wanted: set[str], folder: Path, on_bytes: OnBytes) -> Path:
-        """Raises OSError, and ValueError for a file with another hash."""
+    def keep(
+        self, link: Link, wanted: set[str] | None, folder: Path, on_bytes: OnBytes, most: int | None = None
+    ) -> Path:
+        """wanted: hashes, None for any. Raises OSError, and ValueError for another hash or too many bytes."""
         if not re.fullmatch(r"\w[\w.+!-]*", link.name):
             raise ValueError("that is not a file name")
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f".{link.name}.part"
+        most = LARGEST_FILE if most is None else most
         digest = hashlib.sha256()
         try:
             with self._open(link.url, "*/*") as answer, part.open("xb") as file:
@@ -168,9 +176,9 @@ class _Reader:
                     digest.update(piece)
                     file.write(piece)
                     on_bytes(file.tell(), total)
-                    if file.tell() > LARGEST_FILE:
-                        raise ValueError(f"it is larger than {LARGEST_FILE // 2**20} MiB")
-            if digest.hexdigest() not in wanted:
+                    if file.tell() > most:
+                        raise ValueError(f"it is larger than {most // 2**20} MiB")
+            if wanted is not None and digest.hexdigest() not in wanted:
                 raise ValueError(f"its SHA-256 is {digest.hexdigest()}, which is not the locked one")
             return part.rename(folder / link.name)
         finally:
@@ -198,7 +206,7 @@ class _Reader:
         if {host, host.partition(":")[0]} & set(self._settings.get("PIP_TRUSTED_HOST", "").split()):
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-        handlers: list[urllib.request.BaseHandler] = [urllib.request.HTTPSHandler(context=context)]
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.HTTPSHandler(context=context), *self.handlers]
         if proxy := self._settings.get("PIP_PROXY"):
             proxy = proxy if "://" in proxy else f"http://{proxy}"
             handlers.append(urllib.request.ProxyHandler({"http": proxy, "https": proxy}))
@@ -250,7 +258,7 @@ def _from_html(page: bytes) -> list[Link]:
     return links
 
 
-def _shown(url: str) -> str:
+def shown(url: str) -> str:
     """Without the password and the query in it."""
     parts = urllib.parse.urlsplit(url)
     return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -34,11 +34,11 @@ from rbee.base.events import Emit, Notice
 from rbee.base.files import LocalFile, file_sha256
 from rbee.base.locks import file_lock
 from rbee.base.settings import Settings, expand
-from rbee.setup import building, pip, portable, requirements
+from rbee.inventory import WheelIndex
+from rbee.setup import building, pip, portable, requirements, wheel_check, wheel_index
 from rbee.setup.builders import KEEPER, Builders
 from rbee.setup.platforms import Target, Version
 from rbee.setup.stoppable import Stop, in_thread, never
-from rbee.setup.wheel_index import ENV_INDEX, WheelIndex
 from rbee_remote.protocol import ErrorCode
 
 ENV_CACHE = "RBEE_WHEEL_CACHE"
@@ -52,8 +52,9 @@ BuildOnNode = Callable[[str, Path, Emit], Awaitable[tuple[Path, portable.FindLib
 class LlamaWheel:
     """What `wheel.json` says of the wheel beside it.
 
-    libc_version: the oldest C library it runs with. built_on: the node, or the index that gave no hash; "" for what
-    this machine built, or fetched by its hash.
+    libc_version: the oldest C library it runs with. built_on: the node, or who answers for what an index gave, as
+    `Builders` has it; "" for what this machine built, or fetched by a hash in $RBEE_WHEEL_INDEX. cpu: what a processor
+    has to be capable of, in the kernel's words; nothing where every variant is inside.
     """
 
     file: str
@@ -65,11 +66,12 @@ class LlamaWheel:
     libc: str
     libc_version: Version
     built_on: str = ""
+    cpu: Sequence[str] = ()
 
     def fits(self, target: Target, backend: str) -> bool:
         same = (self.version, self.backend) == (requirements.llama().version, backend)
         builder = Target(self.system, self.machine, self.libc, tuple(self.libc_version), target.python)
-        return same and target.runs_what_is_built_on(builder)
+        return same and target.runs_what_is_built_on(builder) and target.cpu.issuperset(self.cpu)
 
 
 class WheelCache:
@@ -140,14 +142,16 @@ class WheelCache:
         fitting = [
             (folder, known) for folder, known in self._fitting(target, backend) if builders.include(known.built_on)
         ]
-        fitting.sort(key=lambda item: item[1].built_on not in ("", builders.own))
+        fitting.sort(key=lambda item: (item[1].built_on not in ("", builders.own), len(item[1].cpu)))
         return LocalFile(fitting[0][0] / fitting[0][1].file, fitting[0][1].sha256) if fitting else None
 
-    def built_elsewhere(self, target: Target, backend: str) -> str:
+    def built_elsewhere(self, target: Target, backend: str, builders: Builders = KEEPER) -> str:
         """The name of a node or index whose build would run on `target`, "" for none. That is the user's decision."""
-        names = (known.built_on.split()[0] for _, known in self._fitting(target, backend) if known.built_on)
-        index = WheelIndex.of()
-        return next(names, index.name if index else "")
+        named = [index.name for index in wheel_index.indexes(backend, target, builders) if not index.vouchers()]
+        built = [known.built_on for _, known in self._fitting(target, backend)]
+        # What a hash or a key of another node's index vouches for has no name that could be allowed.
+        names = [name.split()[0] for name in built if name and not re.match(r"(sha256|signed):", name)]
+        return next((name for name in [*names, *named] if not builders.include(name)), "")
 
     def _fitting(self, target: Target, backend: str) -> Iterator[tuple[Path, LlamaWheel]]:
         for described in sorted(self.root.glob("llama/*/wheel.json")):
@@ -164,13 +168,15 @@ class WheelCache:
         libc: str = "",
         find_library: portable.FindLibrary = portable.local_library,
         built_on: str = "",
+        cpu: Sequence[str] = (),
         stop: Stop = never,
     ) -> LocalFile:
         """Take a llama-cpp-python wheel into the cache, made fit to travel; one that is there already serves as it is.
 
         libc: the C library it was built with, for a name that does not say it: by default that of this machine.
         find_library: where the libraries come from that the wheel needs and that may lack elsewhere.
-        built_on: who chose what is in it, as `Builders` calls it. Raises NodeError for a wheel that is none.
+        built_on: who chose what is in it, as `Builders` calls it. cpu: what a processor needs for it. Raises NodeError
+        for a wheel that is none.
         """
         system, machine, named = _built_for(path)
         libc = named or libc or Target.here().libc
@@ -184,10 +190,11 @@ class WheelCache:
                 shutil.copyfile(path, wheel)
             version = portable.needed_glibc(wheel, stop)
             sha256, project = file_sha256(wheel), path.name.split("-")[1]
-            known = LlamaWheel(path.name, sha256, project, backend, system, machine, libc, version, built_on)
+            known = LlamaWheel(path.name, sha256, project, backend, system, machine, libc, version, built_on, cpu)
             (folder / "wheel.json").write_text(json.dumps(dataclasses.asdict(known), indent=1), encoding="utf-8")
             built = Target(system, machine, libc, version, ())
-            by = f"-by-{hashlib.sha256(built_on.encode()).hexdigest()[:12]}" if built_on else ""
+            other = " ".join([built_on, *cpu])
+            by = f"-by-{hashlib.sha256(other.encode()).hexdigest()[:12]}" if other else ""
             final = folder.with_name(f"{backend}-{known.version}-{built.name}{by}")
             pip.publish(folder, final)
         finally:
@@ -213,14 +220,11 @@ class WheelCache:
         """
         if found := self.find_llama(target, backend, builders):
             return found
-        index = WheelIndex.of()
-        if index and index.may_serve(builders):
-            return await self._from_index(index, target, backend, emit)
-        if index:
-            emit(Notice(index.passed_over()))
+        if found := await self.from_indexes(target, backend, emit, builders):
+            return found
         here = _builds_here(target, backend)
         if not here and on_node is None:
-            raise building.no_way(target, backend, self.built_elsewhere(target, backend))
+            raise building.no_way(target, backend, self.built_elsewhere(target, backend, builders))
         _check(self.root)
         async with file_lock(self.root / "build.lock", "builds llama.cpp, which takes minutes", emit):
             if found := self.find_llama(target, backend, builders):
@@ -238,32 +242,51 @@ class WheelCache:
                 return await in_thread(lambda stop: add(stop=stop))
 
     def can_get(self, target: Target, backend: str, builders: Builders = KEEPER) -> bool:
-        """Whether `llama_wheel` has a way other than the node's own compiler."""
-        if self.find_llama(target, backend, builders) is not None or _builds_here(target, backend):
-            return True
-        index = WheelIndex.of()
-        return index is not None and index.may_serve(builders)
+        """Whether `llama_wheel` has a way that needs neither the node's compiler nor an index that keeps its word."""
+        return self.find_llama(target, backend, builders) is not None or _builds_here(target, backend)
+
+    def may_get(self, target: Target, backend: str, builders: Builders = KEEPER) -> bool:
+        """Whether it has a way, perhaps, other than the node's own compiler."""
+        asked = wheel_index.indexes(backend, target, builders)
+        named = any(wheel_index.may_serve(index, builders) for index in asked)
+        return named or self.can_get(target, backend, builders)
 
     def build_log(self, backend: str) -> Path:
         return self._logs / f"build-llama-cpp-python-{backend}.log"
 
+    async def from_indexes(
+        self, target: Target, backend: str, emit: Emit, builders: Builders = KEEPER
+    ) -> LocalFile | None:
+        """A prebuilt wheel that runs on `target`, from the first index that has one; why others have none is said."""
+        for index in wheel_index.indexes(backend, target, builders):
+            if not wheel_index.may_serve(index, builders):
+                emit(Notice(wheel_index.passed_over(index)))
+                continue
+            try:
+                return await self._from_index(index, target, backend, emit)
+            except (NodeError, OSError) as error:
+                said = error.message if isinstance(error, NodeError) else str(error)
+                emit(Notice(f"no llama.cpp for {backend} from {index.name}: {said}"))
+        return None
+
     async def _from_index(self, index: WheelIndex, target: Target, backend: str, emit: Emit) -> LocalFile:
-        """From an index of prebuilt wheels, and from nowhere else."""
-        requirement = requirements.llama()
-        hear = pip.report_bytes(emit, "llama", f"fetching {requirement.name} {requirement.version} for {backend}")
+        _check(self.root)
         async with pip.staging(self.root) as folder:
-            options = [*_platform_options(target), "--platform", f"linux_{target.machine}"]
-            wanted = dataclasses.replace(requirement, hashes=index.hashes).line()
-            page = index.page(backend)
-            await pip.download([wanted], folder / "wheel", options=options, only_index=page, on_line=hear)
-            (wheel,) = (folder / "wheel").glob("*.whl")
-            added = await in_thread(lambda stop: self.add_wheel(wheel, backend, built_on=index.name, stop=stop))
-        if self.find_llama(target, backend, Builders(index.name)) is None:
-            raise NodeError(
-                ErrorCode.NODE_UNSUPPORTED,
-                f"the prebuilt llama.cpp for {backend} does not run on {target.name}",
-                hint=f"{ENV_INDEX} needs a wheel that was built on an older system",
-            )
+            wheel = await wheel_index.fetch(index, backend, target, folder, emit)
+            vouched = f"sha256:{file_sha256(wheel)}" if index.sha256 else next(iter(index.vouchers()), index.name)
+
+            def add(stop: Stop) -> LocalFile:
+                cpu = sorted(wheel_check.needed_cpu(wheel, target, stop))
+                find = wheel_check.local_libraries(target)
+                by = "" if index.sha256 and not index.backend else vouched
+                return self.add_wheel(
+                    wheel, backend, libc=target.libc, find_library=find, built_on=by, cpu=cpu, stop=stop
+                )
+
+            added = await in_thread(add)
+        if self.find_llama(target, backend, Builders("", frozenset({vouched}))) is None:
+            raise NodeError(ErrorCode.NODE_UNSUPPORTED, f"it does not run on {target.name}")
+        emit(Notice(f"llama.cpp for {backend} is the prebuilt one of {index.name}"))
         return added
 
 

@@ -33,7 +33,7 @@ def begin() -> None:
         del os.environ[name]
     for name in ("home", "runtime"):
         (made / name).mkdir(mode=0o700)
-    os.environ |= {_FOLDER: str(made), _WHEELS: wheels, "RBEE_LINK": "off"}
+    os.environ |= {_FOLDER: str(made), _WHEELS: wheels, "RBEE_LINK": "off", "RBEE_WHEEL_INDEX": "off"}
     os.environ |= {"HOME": str(made / "home"), "XDG_RUNTIME_DIR": str(made / "runtime")}
     os.environ |= {"RBEE_WHEEL_CACHE": str(made / "wheels"), "PIP_CACHE_DIR": str(made / "pip")}
     os.environ["RUSTUP_HOME"] = str(made / "rustup")  # pip runs `rustc --version`, and rustup writes there

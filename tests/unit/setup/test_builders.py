@@ -189,15 +189,15 @@ def test_all_libraries_of_a_wheel_share_one_bound(
     read: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = 0
-    read_headers = portable._Headers.read
+    read_headers = portable.Headers.read
 
-    def counted(headers: portable._Headers, size: int = -1) -> bytes:
+    def counted(headers: portable.Headers, size: int = -1) -> bytes:
         nonlocal reads
         reads += 1
         return read_headers(headers, size)
 
     monkeypatch.setattr(portable, "MOST_READS", 40_000)
-    monkeypatch.setattr(portable._Headers, "read", counted)
+    monkeypatch.setattr(portable.Headers, "read", counted)
     wheel = tmp_path / f"llama_cpp_python-1.0-{TAG}.whl"
     many_libraries(wheel)
     with pytest.raises(NodeError, match="the headers of its libraries are too large"):
@@ -211,7 +211,7 @@ async def test_ctrl_c_ends_the_reading_before_the_lock_is_let_go(
     """The thread that reads uses the folder that goes; and the loop, which hears Ctrl-C, is not the one that reads."""
     reading, ended = threading.Event(), threading.Event()
 
-    def endless(_: IO[bytes], budget: portable._Budget) -> list[str]:
+    def endless(_: IO[bytes], budget: portable.Budget) -> list[str]:
         reading.set()
         try:
             while True:
