@@ -159,7 +159,7 @@ say compiler "$compiler"
 if have nvidia-smi; then
   soon nvidia-smi --query-gpu=name,memory.total,memory.free,driver_version --format=csv,noheader,nounits |
     while read -r line; do say nvidia "$line"; done
-  soon ldconfig -p | sed -n 's/^[[:space:]]*libcudart\.so\.\([0-9]*\) .*/\1/p' |
+  soon ldconfig -p | sed -n 's/^[[:space:]]*libcudart\.so\.\([0-9][0-9]*\)[. ].*/\1/p' |
     while read -r line; do say cudart "$line"; done
 fi
 [ -e /dev/kfd ] && say rocm "$(cat /sys/class/kfd/kfd/topology/nodes/*/name 2>/dev/null | tail -n 1)"

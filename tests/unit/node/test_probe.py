@@ -16,6 +16,7 @@ from rbee.base.errors import NodeError
 from rbee.inventory import Node
 from rbee.node.diagnosis import ConnectionFacts, findings, obstacle
 from rbee.node.probe import Gpu, Probe, Python, parse, probe, script
+from rbee.setup.platforms import Target
 from rbee.transport.connection import Completed
 from rbee_remote.protocol import ErrorCode
 from tests.doubles.connection import FakeConnection
@@ -238,6 +239,20 @@ def test_the_script_works_without_an_environment() -> None:
     own = pwd.getpwuid(os.geteuid())
     assert found.home == f"{own.pw_dir.rstrip('/')}/.rbee/node"
     assert (found.user, found.shell) == (own.pw_name, own.pw_shell)
+
+
+def test_the_script_says_what_the_processor_can_and_which_toolkits_there_are(tmp_path: Path) -> None:
+    lines = ("libcudart.so.12", "libcudart.so.11.0", "libcublas.so.13")
+    (tmp_path / "list").write_text("".join(f"\t{name} (libc6,x86-64) => /usr/lib/{name}\n" for name in lines))
+    programs = {"nvidia-smi": "echo 'H100, 81559, 80000, 550'", "ldconfig": f"cat {tmp_path}/list"}
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    found = _run(None, {"HOME": str(tmp_path), "PATH": f"{tmp_path}:/usr/bin:/bin"})
+    assert found.cpu == Target.here().cpu
+    assert found.cudart == {11, 12}
+    target = Target.of(found, (3, 11))
+    assert (target.cpu, target.cudart) == (found.cpu, found.cudart)
 
 
 def test_the_script_sees_what_stands_in_the_home_and_leaves_nothing_there(tmp_path: Path) -> None:

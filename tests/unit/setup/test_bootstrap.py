@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import shutil
 import signal
@@ -21,7 +22,7 @@ from rbee.base.errors import NodeError
 from rbee.base.events import Event, Notice, Progress
 from rbee.base.settings import Settings
 from rbee.context import Context
-from rbee.inventory import Inventory, Node
+from rbee.inventory import Inventory, Node, WheelIndex
 from rbee.node.probe import Gpu, Probe
 from rbee.node.session import NodeSession
 from rbee.setup import bootstrap, interpreter, node_scripts, requirements
@@ -39,6 +40,7 @@ from tests.doubles.session import session_over
 from tests.patience import PATIENCE_S
 from tests.unit.setup.package_index import PackageIndex
 from tests.unit.setup.tiny_packages import write_source, write_wheel
+from tests.unit.setup.wheel_server import make_wheel, serving
 
 HERE = Target.here()
 LOCAL = Node("local")
@@ -464,6 +466,30 @@ async def test_a_gpu_gets_the_wheel_for_it_from_the_cache(bed: Testbed) -> None:
     cuda = await bed.ensure(bed.probe(gpus=NVIDIA))
     assert (cpu.backend, cuda.backend) == ("cpu", "cuda")
     assert cpu.python != cuda.python
+
+
+async def test_a_gpu_gets_the_wheel_for_it_from_an_index_and_the_cpu_where_that_does_not_keep_its_word(
+    bed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel = make_wheel(tmp_path / "made", {"llama_cpp/__init__.py": b'__version__ = "0.3.36"'})
+    bed.index.lock(requirements.LLAMA, wheel)
+    bed.cache.add_wheel(wheel, "cpu")
+    found = replace(Target.here(), cudart=frozenset({12}))
+    monkeypatch.delenv("RBEE_WHEEL_INDEX")
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    if shutil.which("nvcc"):
+        pytest.skip("this machine can build for CUDA")
+    with serving() as server:
+        index = WheelIndex(server.url, "cuda", (hashlib.sha256(wheel.read_bytes()).hexdigest(),))
+        node = replace(LOCAL, wheel_indexes=(index,), wheel_index="off")
+        probe = bed.probe(gpus=NVIDIA, cpu=found.cpu, cudart=found.cudart)
+        assert (await bed.ensure(probe, node)).backend == "cpu"
+        assert any(isinstance(event, Notice) and "HTTP Error 404" in event.text for event in bed.events)
+        shutil.rmtree(bed.home)
+        server.offer(wheel, backend="cuda")
+        assert (await bed.ensure(bed.probe(gpus=NVIDIA, cpu=found.cpu), node)).backend == "cuda"
+    again = bed.probe(gpus=NVIDIA, cpu=found.cpu)
+    assert bootstrap.is_complete(bed.session(node), again, build_payload())
 
 
 # --- with the real packages -----------------------------------------------------------------------------------------

@@ -60,10 +60,7 @@ def server() -> Iterator[WheelServer]:
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        locks = PackageIndex(tmp_path_factory.mktemp("locks"), patch)
-        locks.lock(requirements.LLAMA, write_source(locks.folder, "llama_cpp_python", version=VERSION, tag=TAG))
-        return make_wheel(tmp_path_factory.mktemp("wheel"))
+    return make_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 def sha256_of(path: Path) -> str:

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from rbee.setup import requirements
 from rbee.setup.platforms import Target
 from tests.unit.setup.tiny_packages import write_wheel
 
@@ -37,15 +36,9 @@ def real_files() -> dict[str, bytes]:
     return {path: (site / path).read_bytes() for path in paths}
 
 
-def make_wheel(folder: Path, changes: Mapping[str, bytes | None] | None = None, *, tag: str = TAG) -> Path:
-    """A wheel of the locked version. changes: files to put in, or with None to leave out."""
-    files = real_files()
-    for name, data in (changes or {}).items():
-        if data is None:
-            del files[name]
-        else:
-            files[name] = data
-    return write_wheel(folder, "llama_cpp_python", files, version=requirements.llama().version, tag=tag)
+def make_wheel(folder: Path, changes: Mapping[str, bytes] | None = None) -> Path:
+    """A wheel of the locked version. changes: files in place of the real ones."""
+    return write_wheel(folder, "llama_cpp_python", {**real_files(), **(changes or {})}, version=VERSION, tag=TAG)
 
 
 class WheelServer:
@@ -69,15 +62,16 @@ class WheelServer:
         self.http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
 
-    def offer(self, wheel: Path, *, name: str = NAME, sha256: str | None = None) -> None:
-        """Put a wheel there, on the page of the backend `cpu`. sha256: what the page says, by default the truth."""
+    def offer(self, wheel: Path, *, name: str = NAME, sha256: str | None = None, backend: str = "cpu") -> None:
+        """Put a wheel there. sha256: what its page says, by default the truth."""
+        page = f"{backend}/llama-cpp-python/"
         data = wheel.read_bytes()
         said = hashlib.sha256(data).hexdigest() if sha256 is None else sha256
-        self.page(f'<a href="{name}{f"#sha256={said}" if said else ""}">{name}</a>')
-        self.paths[f"/{PAGE}{name}"] = body(data)
+        self.page(f'<a href="{name}{f"#sha256={said}" if said else ""}">{name}</a>', page)
+        self.paths[f"/{page}{name}"] = body(data)
 
-    def page(self, text: str) -> None:
-        self.paths[f"/{PAGE}"] = body(text.encode(), "text/html")
+    def page(self, text: str, page: str = PAGE) -> None:
+        self.paths[f"/{page}"] = body(text.encode(), "text/html")
 
     def hang(self, _: BaseHTTPRequestHandler) -> None:
         self.ended.wait()
