@@ -113,6 +113,8 @@ class Gateway:
                 if key:
                     self.admit(request)
                 return await endpoint(request)
+            except RefusedStatusError as error:
+                return _Refused(error.refusal)
             except RbeeError as error:
                 return _Refused(refusal_of(error))
 
@@ -130,8 +132,7 @@ class Gateway:
         exchange: Exchange = request.scope["rbee"]
         self.admit(request)
         if self.draining:
-            refusal = refusal_of(NodeError(ErrorCode.ALL_SLOTS_BUSY, "the gateway is ending; ask again in a moment"))
-            raise RefusedStatusError(Refusal(503, refusal.code, refusal.message, headers=_CLOSING))
+            raise RefusedStatusError(_ENDING)
         self._check_target(request)
         await pass_on(self._parts, request, exchange, answer)
 
@@ -174,6 +175,8 @@ class Gateway:
 
     async def _listing(self, request: Request) -> list[dict[str, Any]]:
         exchange: Exchange = request.scope["rbee"]
+        if self.draining:
+            raise RefusedStatusError(_ENDING)
         await until_known(self._parts.fleet, self._parts.settings.acquaint_s)
         return list(self._parts.names.listing(exchange.client))
 
@@ -231,6 +234,7 @@ def _taken(path: str) -> str:
 
 
 _CLOSING = {"Connection": "close", "Retry-After": "5"}
+_ENDING = Refusal(503, ErrorCode.ALL_SLOTS_BUSY.value, "the gateway is ending; ask again in a moment", headers=_CLOSING)
 
 
 def _refused(status: int, message: str, more: dict[str, str] | None = None) -> RefusedStatusError:

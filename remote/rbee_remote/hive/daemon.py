@@ -27,6 +27,7 @@ from rbee_remote.system.layout import HiveOptions, Layout, socket_identity
 START_TIMEOUT_S = 30.0
 IDLE_EXIT_S = 600.0
 _RETRY_S = 0.1
+_MOST_DEATHS = 2
 #: What the detached process writes to the one that waits for it.
 _SERVING, _LOCKED = b"serving", b"locked"
 
@@ -60,18 +61,19 @@ def _run_in_foreground(options: HiveOptions) -> int:
 
 
 def start_detached(options: HiveOptions) -> dict[str, object]:
-    """HiveInfo, as JSON, of the hive that runs now: one that was there, or a started one.
+    """HiveInfo, as JSON, of the hive that runs now: one that was there, or a started one. One that ends while it starts
+    is started once more, since it may have been killed.
 
     Raises RemoteError BOOTSTRAP_FAILED with the end of its log when none answers within 30 s.
     """
     deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
+    deaths = 0
+    while time.monotonic() < deadline and deaths < _MOST_DEATHS:
         info = ask_health(options.layout.hive_socket)
         if info is not None:
             return info
         word = _detach(options, deadline)
-        if word not in (_SERVING, _LOCKED):
-            break
+        deaths += word not in (_SERVING, _LOCKED)
         if word == _LOCKED:
             # Another one is about to serve, or is ending and lets go of the lock soon.
             time.sleep(_RETRY_S)

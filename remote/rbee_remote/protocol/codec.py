@@ -44,9 +44,17 @@ def parse_json(text: bytes | str, *, unique: bool = False) -> Any:
         value = json.loads(text.decode("utf-8") if isinstance(text, bytes) else text, object_pairs_hook=hook)
         _check_value(value, 0)
     except (ValueError, RecursionError) as error:
-        reason = str(error) if isinstance(error, ProtocolError) else "it cannot be parsed"
-        raise ProtocolError(f"not JSON: {reason}") from error
+        raise ProtocolError(f"not JSON: {_why_no_json(error)}") from error
     return value
+
+
+def _why_no_json(error: ValueError | RecursionError) -> str:
+    """With the place, where there is one."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"line {error.lineno}, column {error.colno}: {error.msg}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is not UTF-8"
+    return str(error) if isinstance(error, ProtocolError) else "it cannot be parsed"
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import os
 import signal
 import stat
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,41 @@ def test_it_starts_detached_and_says_who_it_is(folder: HiveFolder) -> None:
     assert process.cwd() == "/"
     assert process.terminal() is None
     assert folder.ask("GET", "/v1/health") == (200, info)
+
+
+#: Runs the payload's command line with a hive that is killed before it serves, as often as argument 1 says.
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from rbee_remote.hive import daemon
+
+notes, serve = Path(sys.argv[1]), daemon._serve
+
+def killed(*arguments, **options):
+    with notes.open("a") as file:
+        file.write("x")
+    if notes.stat().st_size <= int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    serve(*arguments, **options)
+
+daemon._serve = killed
+try:
+    daemon.main(sys.argv[3:])
+except Exception as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.parametrize(("deaths", "starts"), [(1, True), (2, False)])
+def test_one_that_is_killed_while_it_starts_is_started_once_more(
+    folder: HiveFolder, tmp_path: Path, deaths: int, starts: bool
+) -> None:
+    notes, words = tmp_path / "starts", folder.command("--detach")
+    command = [sys.executable, "-c", _KILLED, str(notes), str(deaths), *words[words.index("hive") + 1 :]]
+    done = subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False)
+    assert (done.returncode == 0, notes.read_text()) == (starts, "xx"), done.stderr
+    if not starts:
+        assert b"the hive did not start" in done.stderr
 
 
 def test_it_holds_no_descriptor_of_its_starter(folder: HiveFolder) -> None:
