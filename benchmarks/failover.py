@@ -146,7 +146,9 @@ class Shell:
 @dataclass
 class Series:
     """under_way: the answer of each model. done: those that ended, with all that they had to go through.
-    healing: while a node is struck and until it serves again, so that the other one is there."""
+    healing: while a node is struck and until it serves again, so that the other one is there. asking: while a model has
+    a request, so that it never has two.
+    """
 
     running: Served
     client: httpx.AsyncClient
@@ -157,6 +159,12 @@ class Series:
     struck: Counter[str] = field(default_factory=Counter)
     counted: int = 0
     healing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    asking: dict[str, asyncio.Lock] = field(default_factory=lambda: {model.name: asyncio.Lock() for model in MODELS})
+
+    async def serves(self, model: Model, node: str) -> None:
+        """Have a worker there, whatever it takes."""
+        async with self.asking[model.name]:
+            await _serves(self.client, f"{model.name}@{node}")
 
 
 def measure() -> list[Comparison]:
@@ -184,7 +192,7 @@ async def _stream(series: Series, model: Model, chance: random.Random) -> None:
     chance.shuffle(cases)
     for case in itertools.cycle(cases):
         for node in series.running.nodes:
-            await _serves(series.client, f"{model.name}@{node}")
+            await series.serves(model, node)
         if case not in series.undisturbed:
             series.undisturbed[case] = await _undisturbed(series, case)
         run, at = Run(case), chance.randrange(1, TOKENS - 4)
@@ -217,9 +225,10 @@ async def _struck(series: Series, run: Run, model: Model | None, at: int, way: s
         if model and (node := await _where(series.client, model.ref())):
             await _strike(series, node, way)
 
-    series.under_way[run.case.model] = run
     striking = asyncio.create_task(strike())
-    run.heard = await hear(series.client, run.case.path, run.case.body(), request_id=run.id, on_line=on_line)
+    async with series.asking[run.case.model]:
+        series.under_way[run.case.model] = run
+        run.heard = await hear(series.client, run.case.path, run.case.body(), request_id=run.id, on_line=on_line)
     if not due.is_set():
         striking.cancel()
     await asyncio.wait([striking])
@@ -241,7 +250,7 @@ async def _strike(series: Series, node: str, way: str) -> None:
         run.blows[-1] = replace(run.blows[-1], late=run.heard.is_said)
     series.struck[way] += 1
     try:
-        await asyncio.gather(*(_serves(series.client, f"{model.name}@{node}") for model in MODELS))
+        await asyncio.gather(*(series.serves(model, node) for model in MODELS))
     finally:
         series.healing.release()
 
@@ -253,7 +262,6 @@ async def _where(client: httpx.AsyncClient, ref: str) -> str:
 
 
 async def _serves(client: httpx.AsyncClient, model: str) -> None:
-    """Have a worker there, whatever it takes."""
     body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
     until = time.monotonic() + PATIENCE_S
     while (heard := await hear(client, "/v1/chat/completions", body)).end != WHOLE:

@@ -34,6 +34,7 @@ from rbee.gateway.life import DrainableApp, Life, Link, Server
 from rbee.gateway.records import loop_lag
 from rbee.gateway.records.metrics import Metrics
 from rbee.gateway.records.records import Records
+from rbee.gateway.requests.presence import until_known
 from rbee_remote.protocol import ErrorCode
 from rbee_remote.serving.socket_server import Bounds
 
@@ -41,6 +42,8 @@ _log = logging.getLogger(__name__)
 
 #: Connections that are open at once, and descriptors that are asked for: each request has one more, to its node.
 CONNECTIONS, DESCRIPTORS = 2048, 8192
+#: Seconds after which what the gateway needs is loaded, whatever its nodes do.
+HEARD_OF_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,7 @@ async def serve(
             dispatcher = await running.enter_async_context(parts.dispatcher(fleet))
             metrics.watch(fleet, lambda: parts.waiting(dispatcher))
             await running.enter_async_context(loop_lag.watched(metrics.lagged))
+            await running.enter_async_context(loop_lag.spared(until_known(fleet, HEARD_OF_S)))
             app = parts.app(Surroundings(fleet, dispatcher, gate, records, metrics.render, options.origins))
             hosts = [address.host for address in options.listen]
             entrance = Entrance(app, needs_key=lambda: gate.needs_key, origins=options.origins, hosts=hosts)

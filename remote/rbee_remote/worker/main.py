@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import faulthandler
+import gc
 import json
 import logging
 import os
@@ -126,7 +127,9 @@ def _load(config: WorkerConfig, progress: Progress) -> Engine:
             f"the runtime's llama.cpp cannot be loaded: {error}",
             hint=_hint_of(config),
         ) from error
-    return load_engine(config, progress)
+    engine = load_engine(config, progress)
+    gc.freeze()  # all that is there stays; to look through it again and again would hold every stream up
+    return engine
 
 
 def _hint_of(config: WorkerConfig) -> str:
