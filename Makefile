@@ -12,7 +12,7 @@ export RBEE_WHEEL_CACHE ?= $(HOME)/.cache/rbee/wheels
 # Tests start hundreds of processes: what they run is compiled once, not by each of them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup dev infer test lint unit bench dist clean
+.PHONY: help setup dev infer test lint unit bench dist release clean
 
 help:
 	@echo 'make infer PROMPT="..."  set up and ask the built-in model on this machine'
@@ -20,7 +20,8 @@ help:
 	@echo 'make unit                the tests that need neither a model nor containers'
 	@echo 'make lint                ruff and mypy alone'
 	@echo 'make bench [NAME=warm]   the benchmarks, or one of them'
-	@echo 'make dist                dist/rbee-linux-*: rbee in one file, with the Python that runs make'
+	@echo 'make dist                dist/rbee-linux-*: rbee in one file'
+	@echo 'make release             dist/: sdist, wheel, one file and signed checksums, once all that is checked'
 	@echo 'make clean               remove what was built in this checkout'
 
 setup:
@@ -48,8 +49,14 @@ test: lint
 bench: dev
 	$(VENV)/python -m benchmarks $(NAME)
 
+# Who names a PYTHON wants that one inside; else it is the one that needs the oldest glibc.
+dist release: export DIST_PYTHON = $(if $(filter command line environment,$(origin PYTHON)),$(PYTHON))
+
 dist: setup
-	@$(VENV)/python tools/one_file/build.py
+	@$(VENV)/python tools/one_file/build.py $(if $(DIST_PYTHON),--python "$(DIST_PYTHON)")
+
+release: setup
+	@$(VENV)/python -m tools.release
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
