@@ -99,7 +99,7 @@ def of_the_changelog(root: Path, version: str) -> Iterator[str]:
 
 def section(root: Path, name: str) -> tuple[str, str]:
     """What stands behind a section's name, and the section itself without its heading; ("", "") where there is none."""
-    heading, text = rf"^## \[?{re.escape(name)}\]?(?: - (.*))?$", (root / "CHANGELOG.md").read_text()
+    heading, text = rf"^## \[?{re.escape(name)}\]?(?: - ([^\n]*))?$", (root / "CHANGELOG.md").read_text()
     found = re.search(rf"{heading}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     return (found[1] or "", found[2].strip()) if found else ("", "")
 
