@@ -5,7 +5,7 @@
 
 First it is checked that this can be one: all that is wrong is said at once, a line for each. Then it builds the sdist,
 the wheel from that, the one file with that wheel in it, SHA256SUMS, its signature, and NOTES.md from the changelog.
-Two builds of one commit on one machine are the same bytes, but for the signature of a key that signs with chance.
+Two builds of one commit with one Python are the same bytes; the signature is, too, with an Ed25519 or RSA key.
 """
 
 from __future__ import annotations
@@ -42,12 +42,13 @@ def main() -> None:
         sys.exit("\n".join(f"release: {line}" for line in found))
     dist = ROOT / "dist"
     with tempfile.TemporaryDirectory(dir=ROOT, prefix=".release-") as work:
-        files = build(Path(work))
+        files = build(Path(work), os.environ.get("DIST_PYTHON", ""))
         started(files[-1], version)
         signed = sums(files, os.environ.get("RELEASE_KEY", ""))
         (Path(work) / "NOTES.md").write_text(section(ROOT, version)[1] + "\n")
         shutil.rmtree(dist, ignore_errors=True)
         shutil.copytree(work, dist)
+        dist.chmod(0o755)
     for path in sorted(dist.iterdir()):
         sys.stderr.write(f"release: {path.relative_to(ROOT)} ({path.stat().st_size:,} bytes)\n")
     sys.stderr.write(f"release: {version} is ready to be tagged and uploaded{signed}\n")
@@ -117,23 +118,17 @@ def of_the_locks() -> Iterator[str]:
                 yield f"{words[-1]} is not in step ({', '.join(changed[:5])}): the README beside it says how it is made"
 
 
-def build(folder: Path) -> list[Path]:
-    """sdist, wheel and the one file."""
+def build(folder: Path, python: str = "", level: int = 9) -> list[Path]:
+    """sdist, wheel and the one file. python: the program inside that, "" for the best here. level: of compression."""
     env = {**os.environ, "SOURCE_DATE_EPOCH": _git(ROOT, "log", "-1", "--format=%ct").strip()}
-    uv = [
-        str(Path(sys.executable).with_name("uv")),
-        "build",
-        "--quiet",
-        "--offline",
-        "--no-config",
-        "--no-build-isolation",
-    ]
-    where = ["--python", sys.executable, "--no-create-gitignore", "--out-dir", str(folder), str(ROOT)]
-    subprocess.run([*uv, *where], check=True, env=env)
+    uv = str(Path(sys.executable).with_name("uv"))
+    how = ["--quiet", "--offline", "--no-config", "--no-build-isolation", "--python", sys.executable]
+    where = ["--no-create-gitignore", "--out-dir", str(folder), str(ROOT)]
+    subprocess.run([uv, "build", *how, *where], check=True, env=env)
     (sdist,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
-    python = ["--python", os.environ["DIST_PYTHON"]] if os.environ.get("DIST_PYTHON") else []
-    words = [sys.executable, str(ROOT / "tools/one_file/build.py"), *python, "--wheel", str(wheel), str(folder)]
-    if subprocess.run(words, check=False, env=env).returncode:
+    which = ["--python", python] if python else []
+    given = [*which, "--wheel", str(wheel), "--level", str(level), str(folder)]
+    if subprocess.run([sys.executable, str(ROOT / "tools/one_file/build.py"), *given], check=False, env=env).returncode:
         sys.exit("release: the one file could not be built; why stands above")
     return [sdist, wheel, folder / f"rbee-linux-{platform.machine()}"]
 
