@@ -8,7 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rbee import audit
 from rbee.base.errors import ConnectError, NodeError
@@ -34,6 +34,9 @@ from rbee_remote.protocol import (
     WorkerInfo,
     WorkerState,
 )
+
+if TYPE_CHECKING:
+    from rbee.models.store import Stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +140,8 @@ async def ready_worker(session: InferSession, node: Node) -> ReadyWorker:
 
 
 async def _phases_2_to_7(session: InferSession, node: Node) -> ReadyWorker:
-    on = await _attach(session, node)
-    model = await _provide_model(session, on)
+    on, placed = await _attach(session, node)
+    model = await _provide_model(session, on, placed)
     spawn = _spawn_request(session, node, model.model)
     await _check_fit(session, on, spawn)
     info = await _start_worker(session, on, spawn)
@@ -159,24 +162,27 @@ def _choose(session: InferSession, nodes: Sequence[Node]) -> Reuse | Spawn:
     return chosen
 
 
-async def _attach(session: InferSession, node: Node) -> NodeSession:
-    """Phase 2: the node is connected to and set up, and its hive runs."""
+async def _attach(session: InferSession, node: Node) -> tuple[NodeSession, Stored | None]:
+    """Phase 2: the node is connected to and set up, and its hive runs. On one that rbee never used, the model may have
+    come along already."""
+    from rbee.models.provision import Ahead
     from rbee.setup.attach import attach  # of phases 2 to 7 nothing is imported for a warm worker
 
     with session.clock.phase(Phase.NODE, node.name) as outcome:
         on = await session.on(node)
-        attached = await attach(on)
+        ahead = Ahead(on, session.ref(node))
+        attached = await attach(on, ahead.bring)
         outcome.text = f"{node.name}: {attached.probe.summary}"
-    return on
+    return on, ahead.placed
 
 
-async def _provide_model(session: InferSession, on: NodeSession) -> ModelInfo:
-    """Phase 3: the model is on the node."""
+async def _provide_model(session: InferSession, on: NodeSession, placed: Stored | None) -> ModelInfo:
+    """Phase 3: the model is on the node, and in its catalog."""
     from rbee.models.provision import ensure_model
 
     ref = session.ref(on.node)
     with session.clock.phase(Phase.MODEL, ref.canonical) as outcome:
-        model = await ensure_model(on, ref)
+        model = await ensure_model(on, ref, placed=placed)
         outcome.text = f"{model.model} is on {on.node.name} ({model.size / 1e6:,.0f} MB)"
     return model
 

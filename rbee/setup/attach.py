@@ -35,8 +35,10 @@ from rbee_remote.protocol import (
 )
 
 
-async def attach(session: NodeSession) -> Attached:
+async def attach(session: NodeSession, meanwhile: bootstrap.Meanwhile | None = None) -> Attached:
     """Probe the node, put what is missing, find or start its hive, and remember the way there.
+
+    meanwhile: as of `bootstrap.ensure`.
 
     Raises NodeError NODE_UNSUPPORTED, BOOTSTRAP_FAILED, DISK_FULL or VERSION_MISMATCH, and ConnectError.
     """
@@ -50,7 +52,7 @@ async def attach(session: NodeSession) -> Attached:
         name = session.node.name
         async with keeper_lock(session.context.settings, f"bootstrap-{name}", f"prepares {name}", session.emit):
             found = await _probe(session)
-            ready = await bootstrap.ensure(session, found, payload)
+            ready = await bootstrap.ensure(session, found, payload, meanwhile)
     session.connection.use_pipe((*ready.command, "pipe"))
     hive, info = await _current_hive(session, found, ready)
     attached = Attached(hive, info, found, probed - began, time.monotonic() - probed)

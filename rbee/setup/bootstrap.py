@@ -13,7 +13,9 @@ import asyncio
 import enum
 import functools
 import uuid
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rbee.base.errors import NodeError
 from rbee.base.events import Notice, Progress
@@ -30,6 +32,7 @@ from rbee.setup.node_scripts import Place
 from rbee.setup.payload import Payload
 from rbee.setup.platforms import Target
 from rbee.setup.put_files import put_files
+from rbee.setup.stoppable import alongside
 from rbee.setup.wheels import WheelCache, uv_version
 from rbee_remote.protocol import OLDEST_PYTHON, ErrorCode
 
@@ -38,6 +41,10 @@ OWN_PYTHON = (3, 12)
 #: A runtime, the uploaded wheels and uv (180 MB on x86-64 Linux), and what unpacking takes meanwhile.
 NEEDED_MB = 300
 _ELSEWHERE = "set `home` of this node in the inventory to a folder on another file system"
+
+
+#: What can be done on a node while its first runtime is made. Given its home, which is there by then.
+Meanwhile = Callable[[str], Coroutine[Any, Any, None]]
 
 
 class Step(enum.Enum):
@@ -90,8 +97,9 @@ def is_complete(session: NodeSession, probe: Probe, payload: Payload) -> bool:
     return not plan(probe, payload.digest, runtime.key, uv_version())
 
 
-async def ensure(session: NodeSession, probe: Probe, payload: Payload) -> Ready:
-    """Put on the node what is missing there, with progress.
+async def ensure(session: NodeSession, probe: Probe, payload: Payload, meanwhile: Meanwhile | None = None) -> Ready:
+    """Put on the node what is missing there, with progress. meanwhile: done while a first runtime is made; its errors
+    are raised too.
 
     Raises NodeError NODE_UNSUPPORTED, BOOTSTRAP_FAILED or DISK_FULL, and ConnectError. Safe to interrupt and to repeat.
     """
@@ -111,7 +119,12 @@ async def ensure(session: NodeSession, probe: Probe, payload: Payload) -> Ready:
             session.emit(Notice(builds_itself(session.node, elsewhere)))
         if runtime.notice:
             session.emit(Notice(runtime.notice))
-        await _Bootstrap(session, probe, payload, cache, builders, runtime).take(steps)
+        work = _Bootstrap(session, probe, payload, cache, builders, runtime)
+        await work.prepare()
+        if meanwhile and Step.RUNTIME in steps and not probe.runtimes:
+            await alongside(work.take(steps), meanwhile(probe.home))
+        else:
+            await work.take(steps)
     python = f"{probe.home}/runtimes/{runtime.key}/bin/python"
     return Ready(python, f"{probe.home}/payloads/{payload.name}", payload.digest, runtime.backend)
 
@@ -200,7 +213,6 @@ class _Bootstrap:
     runtime: _Runtime
 
     async def take(self, steps: list[Step]) -> None:
-        await self._prepare()
         place = self._place
         wheels: list[LocalFile] = []
         for step in steps:
@@ -223,7 +235,7 @@ class _Bootstrap:
         home = self.probe.home
         return Place(home, f"{home}/runtimes/uv-{uv_version()}", self.probe.python)
 
-    async def _prepare(self) -> None:
+    async def prepare(self) -> None:
         """The node's folders, and no leftovers of bootstraps that ended long ago."""
         await self._run(node_scripts.prepare(self.probe.home), "could not prepare its folder")
 
@@ -266,7 +278,9 @@ class _Bootstrap:
         builder = None
         if self.probe.compiler:
             log = self.cache.build_log(backend)
-            builder = NodeBuilder(self.session.connection, self.session.node.name, place, log, self.cache)
+            session = self.session
+            forecast = building.forecast(session.node.name, self.probe.cores, backend)
+            builder = NodeBuilder(session.connection, session.node.name, place, log, self.cache, forecast)
         on_node = functools.partial(builder.build, target) if builder else None
         llama = await self.cache.llama_wheel(
             target, backend, self.session.emit, on_node=on_node, builders=self.builders

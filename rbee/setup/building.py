@@ -2,12 +2,14 @@
 
 Rules
 - The source and the tools are the locked ones, by their SHA-256. A build looks for nothing else, and in no index.
-- The wheel is not tied to the processor it was built on: every CPU variant is inside, and llama.cpp picks at run time.
+- The wheel is not tied to the processor it was built on: the CPU variants that make a difference (source.py) are
+  inside, and llama.cpp picks at run time.
 - Whatever ends a build (an error, Ctrl-C), its processes end first, and its folder goes with it.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -18,11 +20,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rbee.base.errors import NodeError
-from rbee.base.events import Emit, Progress
+from rbee.base.events import Emit, Notice, Progress
 from rbee.base.files import LocalFile
 from rbee.render.text import neutralise
 from rbee.setup import child, node_scripts, pip, requirements
 from rbee.setup.platforms import Target
+from rbee.setup.source import cut_down
+from rbee.setup.stoppable import in_thread
 from rbee_remote.protocol import ErrorCode
 
 BACKENDS = ("cpu", "cuda", "rocm", "vulkan", "metal")
@@ -37,6 +41,11 @@ _BACKEND_FLAGS = {
 }
 #: The compiler a backend needs besides the one for C++.
 TOOLKIT = {"cuda": "nvcc", "rocm": "hipcc", "vulkan": "glslc"}
+
+#: Seconds that all cores together need for a wheel for the CPU, and those of what is not compiling (fetching, linking).
+#: By `benchmarks/newcomer.py` with gcc 12 on a server processor of 2022; a laptop may be twice as fast.
+BUILD_CPU_S = 640.0
+BUILD_REST_S = 30.0
 
 _STEP = re.compile(r"^\s*\[([0-9]{1,6})/([0-9]{1,6})\]")
 _LAST_LINES = 12
@@ -90,6 +99,21 @@ def no_way(target: Target, backend: str, built_elsewhere: str = "") -> NodeError
     )
 
 
+def forecast(where: str, cores: int, backend: str) -> Notice:
+    """What to tell before a build. where: whose cores those are. GPU backends have kernels of their own to compile."""
+    minutes = math.ceil((BUILD_CPU_S / cores + BUILD_REST_S) / 60)
+    about = f"about {minutes} min" if backend == "cpu" else f"{minutes} min and more, because of {backend}"
+    return Notice(
+        f"llama.cpp has to be compiled once for {where}: {about} on {cores} core{'s' * (cores > 1)}, and seconds from "
+        f"then on; an index of prebuilt wheels ({ENV_INDEX}) saves that"
+    )
+
+
+def cores_here() -> int:
+    """Those that a child of ours may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 async def build_here(flags: str, folder: Path, tools: Sequence[LocalFile], log: Path, emit: Emit) -> Path:
     """Compile in `folder` (which must exist) and return the wheel inside it. log: all that was said, kept on failure.
 
@@ -113,11 +137,14 @@ async def build_here(flags: str, folder: Path, tools: Sequence[LocalFile], log: 
 
 
 async def fetch_source(folder: Path, emit: Emit) -> Path:
-    """The locked source of llama-cpp-python, in a folder below `folder`. Nothing of it has run."""
+    """An archive in `folder` with what of the locked source a wheel is made of. Nothing of it has run."""
     requirement = requirements.llama()
     text = f"downloading the source of {requirement.name} {requirement.version}"
     emit(Progress("source", text, 0.0, None))
-    return await pip.fetch_locked(requirement, folder / "source", on_line=pip.report_bytes(emit, "source", text))
+    whole = await pip.fetch_locked(requirement, folder / "source", on_line=pip.report_bytes(emit, "source", text))
+    archive = folder / whole.name
+    await in_thread(lambda stop: cut_down(whole, archive, stop))
+    return archive
 
 
 class BuildLog:
@@ -150,12 +177,17 @@ class BuildLog:
             self._file.write(f"{line[: self._room]}\n")
             self._room -= len(line) + 1
         if step := _STEP.match(line):
-            text = f"building llama.cpp ({_elapsed(self._clock() - self._began)})"
-            self._emit(Progress(KEY, text, float(step[1]), float(step[2]), "steps"))
+            self._emit(Progress(KEY, self._text(int(step[1]), int(step[2])), float(step[1]), float(step[2]), "steps"))
         if line.strip():
             self._last.append(line.strip()[:300])
         if re.search(r"\berror\b[: ]|CMake Error", line) and len(self._errors) < _LAST_LINES:
             self._errors.append(line.strip()[:300])
+
+    def _text(self, done: int, total: int) -> str:
+        """How long it has taken, and will, once a tenth tells."""
+        elapsed = self._clock() - self._began
+        left = f", about {_elapsed(elapsed * (total - done) / done)} left" if total <= done * 10 < total * 10 else ""
+        return f"building llama.cpp ({_elapsed(elapsed)}{left})"
 
     def discard(self) -> None:
         self._path.unlink()

@@ -5,6 +5,8 @@ Rules
 - None runs in the user's current folder, where a repository can have left what tools obey: pip asks `rustc` for its
   version, which rustup takes from wherever `rust-toolchain.toml` says. Paths in a command are absolute.
 - SIGTERM comes first: ninja puts its compilers into groups of their own, and only ninja can end those.
+- One that reads nothing ends even where we are killed and can end nothing: a shell beside it holds the other end of a
+  pipe of ours. One that is given something to read is a command of ours, and ends with whoever reads its stdout.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import asyncio
 import codecs
 import os
 import signal
-from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
+from asyncio.subprocess import PIPE, STDOUT, Process
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +30,14 @@ PATIENCE_S = 5.0
 
 #: The hub token, which no child of ours has a use for: `download` gets it on stdin, where nobody else can read it.
 HUB_TOKENS = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"})
+
+#: Runs its arguments without a stdin, and ends its process group, which is the child's, when its own stdin ends.
+_ENDS_WITH_US = """\
+exec 3<&0
+( while read -r line; do :; done <&3; kill -s TERM -- -$$ ) >/dev/null 2>&1 &
+"$@" </dev/null 3<&-
+status=$?; kill $! 2>/dev/null; exit $status
+"""
 
 OnLine = Callable[[str], None]
 
@@ -46,10 +56,11 @@ async def run(
     env: variables on top of our own, of which it gets all but the hub token. errors: the file that stderr goes to;
     without one it is read along with stdout. secrets: it may need what looks like one, as pip does for an index.
     """
+    words = command if stdin else ["/bin/sh", "-c", _ENDS_WITH_US, "sh", *command]
     with _log_file(errors) as file:
         process = await asyncio.create_subprocess_exec(
-            *map(str, command),
-            stdin=PIPE if stdin else DEVNULL,
+            *map(str, words),
+            stdin=PIPE,
             stdout=PIPE,
             stderr=PIPE if file else STDOUT,
             env=_environment(secrets=secrets) | (env or {}),
@@ -59,7 +70,7 @@ async def run(
         )
         log = asyncio.create_task(_write_log(process, file)) if file else None
         try:
-            if process.stdin:
+            if stdin:
                 await _feed(process, stdin)
             assert process.stdout
             async for line in process.stdout:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rbee.base.errors import NodeError
-from rbee.base.events import Emit
+from rbee.base.events import Emit, Notice
 from rbee.base.files import LocalFile
 from rbee.setup import building, node_scripts, portable
 from rbee.setup.platforms import Target
@@ -32,19 +32,24 @@ _WHEEL = re.compile(r"llama_cpp_python-[0-9][\w.+]*-[\w.]+-[\w.]+-[\w.]+\.whl", 
 
 @dataclass(frozen=True, slots=True)
 class NodeBuilder:
-    """place: where the node's home, uv and Python are. log: where all that the build says is written, here."""
+    """place: where the node's home, uv and Python are. log: where all that the build says is written, here.
+
+    forecast: how long it will take.
+    """
 
     connection: Connection
     name: str
     place: node_scripts.Place
     log: Path
     cache: WheelCache
+    forecast: Notice
 
     async def build(self, target: Target, flags: str, folder: Path, emit: Emit) -> tuple[Path, portable.FindLibrary]:
         """The wheel in `folder`, and the libraries of the node that it may have to bring along.
 
         Raises NodeError BOOTSTRAP_FAILED and ConnectError.
         """
+        emit(self.forecast)
         source = await building.fetch_source(folder, emit)
         archive = LocalFile.of(source)
         tools = await self.cache.tool_wheels(target, emit)

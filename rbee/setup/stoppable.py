@@ -1,11 +1,11 @@
-"""Long work of this machine beside the event loop, which ends when nobody waits for it any more."""
+"""Long work: beside the event loop, or two things at once; it ends when nobody waits for it any more."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
@@ -40,3 +40,15 @@ async def in_thread(work: Callable[[Stop], Result]) -> Result:
         unwanted.set()
         await asyncio.wait([working])
         raise
+
+
+async def alongside(main: Coroutine[Any, Any, Result], other: Coroutine[Any, Any, None]) -> Result:
+    """What `main` returns, once `other` is done too. The first error of one ends the other, and is raised alone."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(other)
+            wanted = tasks.create_task(main)
+    except BaseExceptionGroup as group:
+        first = group.exceptions[0]
+        raise first from first.__cause__
+    return wanted.result()

