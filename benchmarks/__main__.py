@@ -17,6 +17,7 @@ NAMES = (
     "slow_streams",
     "affinity",
     "cold",
+    "newcomer",
     "fanout",
     "gc",
     "idle",
