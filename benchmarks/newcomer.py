@@ -1,4 +1,4 @@
-"""From `git clone` to the first token where rbee never was: with a prebuilt wheel of llama.cpp in reach, and building it.
+"""From `git clone` to the first token where rbee never was: with a prebuilt llama.cpp in reach, and building it.
 
 A fresh HOME with empty caches for each of the two. RBEE_NEWCOMER=prebuilt or building runs one alone.
 Parts overlap: the model is fetched while llama.cpp is. The wheel comes from the wheel cache, over HTTP on loopback.
@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -59,9 +59,9 @@ def measure() -> list[Comparison]:
     for way in chosen.split():
         with (
             tempfile.TemporaryDirectory(prefix="rbee-new-") as folder,
-            _wheel_index(Path(folder)) if way == "prebuilt" else nullcontext({}) as index,
+            _wheel_index(Path(folder)) as index,
         ):
-            figures += _figures(way, _newcomer(Path(folder), index))
+            figures += _figures(way, _newcomer(Path(folder), index if way == "prebuilt" else {}))
     return figures
 
 
@@ -97,7 +97,7 @@ def _newcomer(folder: Path, index: dict[str, str]) -> Timeline:
 
 def _infer(rbee: Path, env: dict[str, str], timeline: Timeline) -> None:
     """Until the first token; the rest of the answer is waited for."""
-    words = [rbee, "infer", "--json", "--max-tokens", "1", "Hello"]
+    words: list[str | Path] = [rbee, "infer", "--json", "--max-tokens", "1", "Hello"]
     seen: dict[str, tuple[float, float]] = {}
     process = subprocess.Popen(words, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     assert process.stdout
