@@ -105,7 +105,7 @@ def forecast(where: str, cores: int, backend: str) -> Notice:
     about = f"about {minutes} min" if backend == "cpu" else f"{minutes} min and more, because of {backend}"
     return Notice(
         f"llama.cpp has to be compiled once for {where}: {about} on {cores} core{'s' * (cores > 1)}, and seconds from "
-        f"then on; an index of prebuilt wheels ({ENV_INDEX}) saves that"
+        f"then on; an index of prebuilt wheels (wheel_indexes) saves that"
     )
 
 
