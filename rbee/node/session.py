@@ -130,10 +130,10 @@ class NodeSession:
         info = await hive.health_or_none() if found.hive_socket_present else None
         return RunningHive(hive, info) if info else None
 
-    def remember(self, attached: Attached, *, python: str, payload: str) -> None:
+    def remember(self, attached: Attached, *, python: str, payload: str, platform: str = "", backend: str = "") -> None:
         """Keep the hive, and in the registry what the next session can start from, which is written where it changed.
 
-        python, payload: absolute paths on the node.
+        python, payload: absolute paths on the node. platform, backend: as in `NodeFacts`.
         """
         self._attached = attached
         facts = NodeFacts(
@@ -144,6 +144,8 @@ class NodeSession:
             python=python,
             payload=payload,
             hive_socket=attached.info.socket,
+            platform=platform,
+            backend=backend,
         )
         known = self.registry.node_facts(self.node.name)
         if known is None or replace(known, last_seen_at="") != facts:

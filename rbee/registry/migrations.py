@@ -66,3 +66,10 @@ def m002_how_workers_are_loaded(db: Database) -> None:
 def m003_what_workers_prove_themselves_with(db: Database) -> None:
     """secret. Workers seen before have none, and are found again by their hive."""
     db.table("workers").add_column("secret", str, not_null_default="")
+
+
+@MIGRATIONS()
+def m004_what_wheels_fit_a_node(db: Database) -> None:
+    """platform, backend. Of nodes seen before neither is known until they are used again."""
+    for column in ("platform", "backend"):
+        db.table("nodes").add_column(column, str, not_null_default="")

@@ -56,7 +56,10 @@ class WorkerRow:
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """A row of `nodes`: what worked the last time. transport: "forward" or "pipe". Paths are the node's."""
+    """A row of `nodes`: what worked the last time. transport: "forward" or "pipe". Paths are the node's.
+
+    platform: as `Target.text` writes it, with the Python of its runtime; backend: of that. "" where neither is known.
+    """
 
     node: str
     transport: str
@@ -66,6 +69,8 @@ class NodeFacts:
     payload: str
     hive_socket: str
     last_seen_at: str = ""
+    platform: str = ""
+    backend: str = ""
 
 
 def worker_record(node: str, info: WorkerInfo, hive_instance: str, payload: str) -> dict[str, Any]:

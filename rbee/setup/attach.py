@@ -56,7 +56,9 @@ async def attach(session: NodeSession, meanwhile: bootstrap.Meanwhile | None = N
     session.connection.use_pipe((*ready.command, "pipe"))
     hive, info = await _current_hive(session, found, ready)
     attached = Attached(hive, info, found, probed - began, time.monotonic() - probed)
-    session.remember(attached, python=ready.python, payload=ready.payload)
+    session.remember(
+        attached, python=ready.python, payload=ready.payload, platform=ready.platform, backend=ready.backend
+    )
     return attached
 
 

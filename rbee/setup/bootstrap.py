@@ -15,21 +15,22 @@ import functools
 import uuid
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rbee.base.errors import NodeError
-from rbee.base.events import Notice, Progress
+from rbee.base.events import Emit, Notice, Progress
 from rbee.base.files import LocalFile
 from rbee.base.retries import INSTALL_TIMEOUT_S, PYTHON_TIMEOUT_S
 from rbee.inventory import Node
 from rbee.node.probe import Probe
 from rbee.node.session import NodeSession
-from rbee.setup import building, interpreter, node_scripts, requirements
+from rbee.setup import building, interpreter, node_scripts, portable, requirements
 from rbee.setup.builders import KEEPER, Builders, builds_itself
 from rbee.setup.interpreter import Interpreter
 from rbee.setup.node_build import NodeBuilder
 from rbee.setup.node_scripts import Place
-from rbee.setup.payload import Payload
+from rbee.setup.payload import Payload, build_payload
 from rbee.setup.platforms import Target
 from rbee.setup.put_files import put_files
 from rbee.setup.stoppable import alongside
@@ -59,12 +60,16 @@ class Step(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A node that can run our commands. python, payload: absolute paths there. command: append a command's words."""
+    """A node that can run our commands. python, payload: absolute paths there. command: append a command's words.
+
+    platform: the runtime's, as `Target.text` writes it.
+    """
 
     python: str
     payload: str
     digest: str
     backend: str
+    platform: str = ""
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -109,16 +114,10 @@ async def ensure(session: NodeSession, probe: Probe, payload: Payload, meanwhile
     steps = plan(probe, payload.digest, runtime.key, uv_version())
     if steps:
         check(probe, steps)
-        if runtime.notice and await cache.from_indexes(runtime.target, "cuda", session.emit, builders):
-            runtime = _Runtime.choose(probe, session.node, cache, builders)
-            steps = plan(probe, payload.digest, runtime.key, uv_version())
-        if Step.RUNTIME in steps and not cache.may_get(runtime.target, runtime.backend, builders):
-            elsewhere = cache.built_elsewhere(runtime.target, runtime.backend)
-            if not probe.compiler:
-                raise building.no_way(runtime.target, runtime.backend, elsewhere)
-            session.emit(Notice(builds_itself(session.node, elsewhere)))
-        if runtime.notice:
-            session.emit(Notice(runtime.notice))
+        runtime = await _better(runtime, session, probe, cache, builders)
+        steps = plan(probe, payload.digest, runtime.key, uv_version())
+        if Step.RUNTIME in steps:
+            _say_how(runtime, session, probe, cache, builders)
         work = _Bootstrap(session, probe, payload, cache, builders, runtime)
         await work.prepare()
         if meanwhile and Step.RUNTIME in steps and not probe.runtimes:
@@ -126,7 +125,61 @@ async def ensure(session: NodeSession, probe: Probe, payload: Payload, meanwhile
         else:
             await work.take(steps)
     python = f"{probe.home}/runtimes/{runtime.key}/bin/python"
-    return Ready(python, f"{probe.home}/payloads/{payload.name}", payload.digest, runtime.backend)
+    code = f"{probe.home}/payloads/{payload.name}"
+    return Ready(python, code, payload.digest, runtime.backend, runtime.target.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What a bootstrap of a node takes from the cache. packages: a folder. was_there: llama was neither built nor
+    fetched now."""
+
+    target: Target
+    backend: str
+    llama: LocalFile
+    packages: Path
+    uv: Path
+    was_there: bool
+
+
+async def gather(session: NodeSession, probe: Probe) -> Gathered:
+    """Have in the cache all that a bootstrap of the node would take from there; one that has to build it, builds it.
+
+    Raises as `ensure`.
+    """
+    check_system(probe)
+    cache = WheelCache.of(session.context.settings)
+    builders = Builders.of(session.node, session.context.inventory.nodes)
+    chosen = _Runtime.choose(probe, session.node, cache, builders)
+    runtime = await _better(chosen, session, probe, cache, builders)
+    _say_how(runtime, session, probe, cache, builders)
+    was_there = cache.find_llama(runtime.target, runtime.backend, builders) is not None
+    *packages, llama = await _Bootstrap(session, probe, build_payload(), cache, builders, runtime).get_wheels(None)
+    uv = await cache.uv_binary(runtime.target, session.emit)
+    return Gathered(runtime.target, runtime.backend, llama, packages[0].path.parent, uv, was_there)
+
+
+async def _better(
+    runtime: _Runtime, session: NodeSession, probe: Probe, cache: WheelCache, builders: Builders
+) -> _Runtime:
+    """For the node's GPU, where an index has a wheel for it, in place of one that leaves it idle."""
+    if runtime.notice and await cache.from_indexes(runtime.target, "cuda", session.emit, builders):
+        return _Runtime.choose(probe, session.node, cache, builders)
+    return runtime
+
+
+def _say_how(
+    runtime: _Runtime, session: NodeSession, probe: Probe, cache: WheelCache, builders: Builders
+) -> None:
+    """Tell what is not as one would expect. Raises NodeError NODE_UNSUPPORTED, BOOTSTRAP_FAILED where there is no way
+    to a wheel."""
+    if not cache.may_get(runtime.target, runtime.backend, builders):
+        elsewhere = cache.built_elsewhere(runtime.target, runtime.backend)
+        if not probe.compiler:
+            raise building.no_way(runtime.target, runtime.backend, elsewhere)
+        session.emit(Notice(builds_itself(session.node, elsewhere)))
+    if runtime.notice:
+        session.emit(Notice(runtime.notice))
 
 
 def check(probe: Probe, steps: list[Step]) -> None:
@@ -134,12 +187,7 @@ def check(probe: Probe, steps: list[Step]) -> None:
 
     Raises NodeError NODE_UNSUPPORTED, BOOTSTRAP_FAILED or DISK_FULL.
     """
-    if probe.system not in {"Linux", "Darwin"} or Target.of(probe, OWN_PYTHON).machine not in {"x86_64", "aarch64"}:
-        raise NodeError(
-            ErrorCode.NODE_UNSUPPORTED,
-            f"rbee runs on Linux and macOS, x86-64 and ARM64; this is {probe.system} {probe.machine}",
-            hint="use another node",
-        )
+    check_system(probe)
     if not probe.home_writable:
         raise NodeError(ErrorCode.BOOTSTRAP_FAILED, f"{probe.home} cannot be written on the node", hint=_ELSEWHERE)
     if probe.home_noexec:
@@ -148,6 +196,16 @@ def check(probe: Probe, steps: list[Step]) -> None:
         )
     if Step.RUNTIME in steps and probe.disk_free_mb < NEEDED_MB:
         raise _disk_full(probe)
+
+
+def check_system(probe: Probe) -> None:
+    """Raises NodeError NODE_UNSUPPORTED."""
+    if probe.system not in {"Linux", "Darwin"} or Target.of(probe, OWN_PYTHON).machine not in {"x86_64", "aarch64"}:
+        raise NodeError(
+            ErrorCode.NODE_UNSUPPORTED,
+            f"rbee runs on Linux and macOS, x86-64 and ARM64; this is {probe.system} {probe.machine}",
+            hint="use another node",
+        )
 
 
 def _disk_full(probe: Probe) -> NodeError:
@@ -212,7 +270,8 @@ class _Bootstrap:
     builders: Builders
     runtime: _Runtime
 
-    async def take(self, steps: list[Step]) -> None:
+    async def take(self, steps: list[Step]) -> Place:
+        """Do them. Returns where the node has what its runtimes are made with."""
         place = self._place
         wheels: list[LocalFile] = []
         for step in steps:
@@ -229,6 +288,7 @@ class _Bootstrap:
                     await self._create_runtime(place, wheels)
                 case Step.PAYLOAD:
                     await self._upload_payload()
+        return place
 
     @property
     def _place(self) -> Place:
@@ -274,21 +334,40 @@ class _Bootstrap:
 
     async def _upload_wheels(self, place: Place) -> list[LocalFile]:
         """Everything of the runtime; only what is not there travels. Returns all of it."""
-        target, backend = self.runtime.target, self.runtime.backend
-        builder = None
-        if self.probe.compiler:
-            log = self.cache.build_log(backend)
-            session = self.session
-            forecast = building.forecast(session.node.name, self.probe.cores, backend)
-            builder = NodeBuilder(session.connection, session.node.name, place, log, self.cache, forecast)
-        on_node = functools.partial(builder.build, target) if builder else None
-        llama = await self.cache.llama_wheel(
-            target, backend, self.session.emit, on_node=on_node, builders=self.builders
-        )
-        wheels = [*await self.cache.base_wheels(target, self.session.emit), llama]
+        wheels = await self.get_wheels(place)
         files = [(wheel, node_scripts.wheel_path(self.probe.home, wheel)) for wheel in wheels]
         await put_files(self.session.connection, files, key="wheels", text=Step.WHEELS.value, emit=self.session.emit)
         return wheels
+
+    async def get_wheels(self, place: Place | None) -> list[LocalFile]:
+        """Everything of the runtime, in the cache, llama-cpp-python last.
+
+        place: where the node can build; None has it made ready for that first, if it comes to it.
+        """
+        target, backend = self.runtime.target, self.runtime.backend
+
+        async def on_node(flags: str, folder: Path, emit: Emit) -> tuple[Path, portable.FindLibrary]:
+            there = place or await self._ready_to_build()
+            log, name = self.cache.build_log(backend), self.session.node.name
+            forecast = building.forecast(name, self.probe.cores, backend)
+            builder = NodeBuilder(self.session.connection, name, there, log, self.cache, forecast)
+            return await builder.build(target, flags, folder, emit)
+
+        llama = await self.cache.llama_wheel(
+            target,
+            backend,
+            self.session.emit,
+            on_node=on_node if self.probe.compiler else None,
+            builders=self.builders,
+        )
+        return [*await self.cache.base_wheels(target, self.session.emit), llama]
+
+    async def _ready_to_build(self) -> Place:
+        """Put on the node what makes runtimes there."""
+        steps = plan(replace(self.probe, runtimes=frozenset()), "", self.runtime.key, uv_version())
+        check(self.probe, steps)
+        await self.prepare()
+        return await self.take([step for step in steps if step in (Step.UV, Step.PYTHON)])
 
     async def _create_runtime(self, place: Place, wheels: list[LocalFile]) -> None:
         self.session.emit(Progress("runtime", Step.RUNTIME.value, 0.0, None, "steps"))

@@ -64,6 +64,21 @@ class Target:
         """Short, for file names and messages: `linux-x86_64-glibc2.36`."""
         return f"{self.system.lower()}-{self.machine}-{self.libc}{_dotted(self.libc_version)}"
 
+    @property
+    def text(self) -> str:
+        """All of it, for `read`: `Linux x86_64 glibc 2.36 3.11`, with a dash for what is not known."""
+        parts = (self.system, self.machine, self.libc, _dotted(self.libc_version), _dotted(self.python))
+        return " ".join(part or "-" for part in parts)
+
+    @classmethod
+    def read(cls, text: str) -> Target | None:
+        """From `text`; None for what is none."""
+        parts = ["" if part == "-" else part for part in text.split(" ")]
+        if len(parts) != 5 or not all(parts[:2]):
+            return None
+        system, machine, libc, version, python = parts
+        return cls(system, machine, libc, _version(version), _version(python))
+
     def runs_what_is_built_on(self, builder: Target) -> bool:
         """Whether a binary linked on `builder` runs here: the C library may be newer here, never older."""
         same = (self.system, self.machine, self.libc) == (builder.system, builder.machine, builder.libc)

@@ -29,7 +29,7 @@ from functools import partial
 from pathlib import Path
 
 from rbee.base import trusted_files
-from rbee.base.errors import NodeError
+from rbee.base.errors import ConfigError, NodeError
 from rbee.base.events import Emit, Notice
 from rbee.base.files import LocalFile, file_sha256
 from rbee.base.locks import file_lock
@@ -42,6 +42,8 @@ from rbee.setup.stoppable import Stop, in_thread, never
 from rbee_remote.protocol import ErrorCode
 
 ENV_CACHE = "RBEE_WHEEL_CACHE"
+#: In the cache: held by who builds.
+BUILD_LOCK = "build.lock"
 _WHAT = "the wheel cache"
 
 #: Compiles on a node, and returns the wheel (in the folder it was given) and the node's own libraries for it.
@@ -67,6 +69,24 @@ class LlamaWheel:
     libc_version: Version
     built_on: str = ""
     cpu: Sequence[str] = ()
+
+    @classmethod
+    def read(cls, described: Path) -> LlamaWheel:
+        """What a `wheel.json` says; what a later rbee writes besides is passed over. Raises ConfigError and OSError."""
+        content = trusted_files.read(described, _WHAT)
+        try:
+            said = json.loads(content)
+            values = {field.name: said[field.name] for field in dataclasses.fields(cls) if field.name in said}
+            version = tuple(map(int, values.pop("libc_version")))
+            if wrong := [name for name, value in values.items() if not isinstance(value, str)]:
+                raise TypeError(f"{wrong[0]} is no text")
+            return cls(**values, libc_version=version)
+        except (ValueError, LookupError, TypeError) as error:
+            raise ConfigError(
+                f"{described} is damaged",
+                hint="`rbee wheels prune` removes that wheel, which is then built or fetched again",
+                details={"reason": f"{type(error).__name__}: {error}"},
+            ) from error
 
     def fits(self, target: Target, backend: str) -> bool:
         same = (self.version, self.backend) == (requirements.llama().version, backend)
@@ -100,7 +120,7 @@ class WheelCache:
     async def _locked_wheels(
         self, lock: str, lines: Sequence[requirements.Locked], target: Target, what: str, emit: Emit
     ) -> list[LocalFile]:
-        folder = self.root / f"{lock.removesuffix('.txt')}-{_key(lines, target)}"
+        folder = self.root / folder_name(lock.removesuffix(".txt"), lines, target)
         _check(folder)
         if not folder.is_dir():
             hear = pip.report_files(emit, lock, f"fetching {what}", len(lines))
@@ -124,7 +144,7 @@ class WheelCache:
             from uv import find_uv_bin
 
             return Path(find_uv_bin())
-        folder = self.root / f"uv-{_key([wanted], target)}"
+        folder = self.root / folder_name("uv", [wanted], target)
         _check(folder / "uv")
         if not folder.is_dir():
             hear = pip.report_bytes(emit, "uv", f"fetching uv for {target.name}")
@@ -155,7 +175,7 @@ class WheelCache:
 
     def _fitting(self, target: Target, backend: str) -> Iterator[tuple[Path, LlamaWheel]]:
         for described in sorted(self.root.glob("llama/*/wheel.json")):
-            known = _described(described)
+            known = LlamaWheel.read(described)
             if known.fits(target, backend):
                 _check(described.with_name(known.file))
                 yield described.parent, known
@@ -199,7 +219,7 @@ class WheelCache:
             pip.publish(folder, final)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        known = _described(final / "wheel.json")
+        known = LlamaWheel.read(final / "wheel.json")
         _check(final / known.file)
         return LocalFile(final / known.file, known.sha256)
 
@@ -226,7 +246,7 @@ class WheelCache:
         if not here and on_node is None:
             raise building.no_way(target, backend, self.built_elsewhere(target, backend, builders))
         _check(self.root)
-        async with file_lock(self.root / "build.lock", "builds llama.cpp, which takes minutes", emit):
+        async with file_lock(self.root / BUILD_LOCK, "builds llama.cpp, which takes minutes", emit):
             if found := self.find_llama(target, backend, builders):
                 return found
             flags = building.cmake_flags(target, backend)
@@ -291,11 +311,6 @@ class WheelCache:
         return added
 
 
-def _described(described: Path) -> LlamaWheel:
-    """What a `wheel.json` says."""
-    return LlamaWheel(**json.loads(trusted_files.read(described, _WHAT)))
-
-
 def _check(path: Path) -> None:
     """Raises ConfigError where somebody else can write `path`, in the cache, or put another in its place."""
     trusted_files.check(path, _WHAT)
@@ -303,6 +318,11 @@ def _check(path: Path) -> None:
 
 def uv_version() -> str:
     return requirements.uv().version
+
+
+def folder_name(kind: str, lines: Sequence[requirements.Locked], target: Target) -> str:
+    """Where in the cache what these lines are for a platform and its Python lies. kind: base, build or uv."""
+    return f"{kind}-{_key(lines, target)}"
 
 
 def _key(lines: Sequence[requirements.Locked], target: Target) -> str:

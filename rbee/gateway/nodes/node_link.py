@@ -37,8 +37,8 @@ class HeldSession(NodeSession):
 
     hive_found: asyncio.Event
 
-    def remember(self, attached: Attached, *, python: str, payload: str) -> None:
-        super().remember(attached, python=python, payload=payload)
+    def remember(self, attached: Attached, *, python: str, payload: str, platform: str = "", backend: str = "") -> None:
+        super().remember(attached, python=python, payload=payload, platform=platform, backend=backend)
         self.hive_found.set()
 
 

@@ -81,6 +81,7 @@ def test_the_commands_of_the_specification_are_there() -> None:
         *(f"hive {name}" for name in ("status", "stop")),
         *(f"link {name}" for name in ("status", "stop")),
         *(f"self {name}" for name in ("check", "clean")),
+        *(f"wheels {name}" for name in ("list", "build", "push", "prune")),
     }
 
 

@@ -226,6 +226,7 @@ def test_every_version_is_brought_to_ours_with_its_rows(path: Path, version: int
         facts = registry.node_facts("gpu1")
         assert facts is not None
         assert facts.transport == "pipe"
+        assert facts.platform == ("" if version < 4 else "Linux x86_64 glibc 2.36 3.11")
         assert registry.lost == ""
         assert registry.sync_node("gpu1", [worker()]).dropped == ("3f9a" * 4,)
     assert schema_of(path) == schema_of_a_fresh_one(path.parent)

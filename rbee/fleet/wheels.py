@@ -1,0 +1,128 @@
+"""The use cases behind `rbee wheels`: what the cache has and for whom, made now, handed to others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rbee.base.errors import ConfigError, UsageError
+from rbee.base.files import LocalFile, file_sha256
+from rbee.base.locks import keeper_lock
+from rbee.context import Context
+from rbee.inventory import Inventory, Node
+from rbee.node.session import open_session
+from rbee.registry import OpenRegistry
+from rbee.setup import bootstrap, cached, index_files
+from rbee.setup.builders import Builders
+from rbee.setup.cached import Cached, State
+from rbee.setup.index_signature import Signer
+from rbee.setup.platforms import Target
+from rbee.setup.publishing import Offer, Publisher, Pushed
+
+if TYPE_CHECKING:
+    from rbee.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A thing in the cache. nodes: names of those that take it."""
+
+    item: Cached
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """root: of the cache. unknown: nodes whose platform no command has seen so far."""
+
+    root: Path
+    listed: tuple[Listed, ...]
+    unknown: tuple[str, ...]
+
+
+def listing(root: Path, inventory: Inventory, open_registry: OpenRegistry) -> Listing:
+    """What the cache has, and for which nodes, by what the registry knows of them. Raises ConfigError."""
+    with open_registry() as registry:
+        known = {name: _platform(node, registry) for name, node in inventory.nodes.items()}
+    nodes = {name: (inventory.nodes[name], *platform) for name, platform in known.items() if platform}
+
+    def takers(item: Cached) -> tuple[str, ...]:
+        return tuple(
+            name
+            for name, (node, target, backend) in nodes.items()
+            if item.fits(target, backend)
+            and (item.wheel is None or Builders.of(node, inventory.nodes).include(item.wheel.built_on))
+        )
+
+    listed = tuple(Listed(item, takers(item)) for item in cached.contents(root))
+    return Listing(root, listed, tuple(name for name in inventory.nodes if name not in nodes))
+
+
+def _platform(node: Node, registry: Registry) -> tuple[Target, str] | None:
+    """A node's platform and backend, as far as they are known."""
+    facts = registry.node_facts(node.name)
+    target = Target.read(facts.platform) if facts else None
+    if target is None and node.is_local:
+        target = Target.here()
+    if target is None:
+        return None
+    return target, node.backend if node.backend != "auto" else (facts.backend if facts else "") or "cpu"
+
+
+async def build(context: Context, node: Node) -> bootstrap.Gathered:
+    """Have in the cache what a bootstrap of the node takes from there, built here or there as a bootstrap would."""
+    async with (
+        open_session(context, node) as session,
+        keeper_lock(context.settings, f"bootstrap-{node.name}", f"prepares {node.name}", context.emit),
+    ):
+        return await bootstrap.gather(session, await session.probe())
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """offers: what is to be pushed. left_out: who else has built what is in the cache, and is not asked for."""
+
+    offers: tuple[Offer, ...]
+    left_out: tuple[str, ...]
+
+
+def choose(root: Path, built_by: Sequence[str]) -> Chosen:
+    """What of the cache others may fetch: what this machine built or fetched by its hash, and what `built_by` built.
+
+    Reads it. Raises UsageError for a name that has built nothing and where there is nothing, ConfigError.
+    """
+    wheels = [(item.path, item.wheel) for item in cached.contents(root) if item.wheel and item.state is State.GOOD]
+    others = {wheel.built_on.split()[0] for _, wheel in wheels if wheel.built_on}
+    if strangers := sorted(set(built_by) - others):
+        raise UsageError(f"--built-by: there is nothing in the cache that {strangers[0]} has built")
+    offers: dict[str, Offer] = {}
+    for folder, wheel in sorted(wheels, key=lambda item: item[1].built_on):  # this machine's come first
+        path = index_files.wheel_path(wheel.backend, wheel.file, wheel.libc, wheel.libc_version)
+        if path in offers or (wheel.built_on and wheel.built_on.split()[0] not in built_by):
+            continue
+        if file_sha256(folder / wheel.file) != wheel.sha256:
+            raise ConfigError(
+                f"{folder / wheel.file} was changed after it was made, and is not pushed",
+                hint=f"`rm -r {folder}` has it made again",
+            )
+        offers[path] = Offer(wheel.backend, path, LocalFile(folder / wheel.file, wheel.sha256))
+    left_out = tuple(sorted(others - set(built_by)))
+    if not offers:
+        raise UsageError(
+            f"the cache {root} has no llama.cpp to push",
+            hint=f"`--built-by {left_out[0]}` pushes what {left_out[0]} built, if you trust that"
+            if left_out
+            else "`rbee wheels build` makes one",
+        )
+    return Chosen(tuple(offers.values()), left_out)
+
+
+async def push(
+    context: Context, node: Node, folder: str, offers: Sequence[Offer], *, where: str, signer: Signer | None
+) -> Pushed:
+    """Put wheels into the index in a folder of a node; this machine is one, too. Raises as `Publisher.push`."""
+    async with open_session(context, node) as session:
+        publisher = Publisher(session.connection, folder, where, signer, context.emit)
+        return await publisher.push(offers)
