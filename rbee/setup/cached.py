@@ -26,8 +26,8 @@ from rbee_remote.protocol import OLDEST_PYTHON
 
 #: The newest versions that a folder's platform is looked for among: of Python 3, glibc 2, musl 1 and macOS.
 _PYTHON, _GLIBC, _MUSL, _MACOS = 20, 80, 5, 40
-#: The oldest macOS and the oldest glibc 2 that rbee can be on.
-_OLDEST_MACOS, _OLDEST_GLIBC = 11, 5
+#: The oldest that rbee can be on.
+_OLDEST_MACOS, _OLDEST_MACOS_10, _OLDEST_GLIBC = 11, 9, 5
 
 
 class Kind(StrEnum):
@@ -199,10 +199,9 @@ def _name_of(kind: Kind, target: Target) -> str:
 
 def _candidates(folder: Path) -> Iterator[Target]:
     """The platforms and Pythons that what lies in a folder can be for, by the tags in the names of its wheels."""
-    try:
-        tags = " ".join(path.stem.split("-", 2)[-1] for path in folder.glob("*.whl"))
-    except OSError:
-        tags = ""
+    tags = " ".join(path.stem.split("-", 2)[-1] for path in folder.glob("*.whl"))
+    if not tags and not (folder / "uv").exists():
+        return
     minors = sorted({int(minor) for minor in re.findall(r"\bcp3([0-9]+)-cp3", tags)})
     pythons = [(3, minor) for minor in minors] or [(3, minor) for minor in range(OLDEST_PYTHON[1], _PYTHON)]
     machines = [name for name in ("x86_64", "aarch64") if name in tags or (name == "aarch64" and "arm64" in tags)]
@@ -215,9 +214,9 @@ def _candidates(folder: Path) -> Iterator[Target]:
 def _platforms(tags: str) -> Iterator[tuple[str, str, Version]]:
     if "musllinux" in tags or "linux" not in tags:
         yield from (("Linux", "musl", (1, minor)) for minor in range(_MUSL))
-    if "macosx" in tags or "linux" not in tags:
-        versions = [(major, minor) for major in range(_OLDEST_MACOS, _MACOS) for minor in range(10)]
-        yield from (("Darwin", "macos", version) for version in versions)
+    if "macosx" in tags or "linux" not in tags:  # from 11 on only the first number counts
+        yield from (("Darwin", "macos", (major, 0)) for major in range(_OLDEST_MACOS, _MACOS))
+        yield from (("Darwin", "macos", (10, minor)) for minor in range(_OLDEST_MACOS_10, 17))
     if "manylinux" in tags or not re.search("macosx|musllinux", tags):
         yield from (("Linux", "glibc", (2, minor)) for minor in range(_OLDEST_GLIBC, _GLIBC))
         yield "Linux", "", ()
