@@ -168,9 +168,7 @@ async def _better(
     return runtime
 
 
-def _say_how(
-    runtime: _Runtime, session: NodeSession, probe: Probe, cache: WheelCache, builders: Builders
-) -> None:
+def _say_how(runtime: _Runtime, session: NodeSession, probe: Probe, cache: WheelCache, builders: Builders) -> None:
     """Tell what is not as one would expect. Raises NodeError NODE_UNSUPPORTED, BOOTSTRAP_FAILED where there is no way
     to a wheel."""
     if not cache.may_get(runtime.target, runtime.backend, builders):

@@ -32,15 +32,17 @@ hash_of() {
 def prepare(folder: str, backends: Sequence[str], wheels: Sequence[str]) -> str:
     """Make the folders; tell the index's absolute path, and which wheels are there. A folder of others stays as it is.
 
-    wheels: paths in the index. Prints `root PATH`, `foreign NAME`, `wheel HASH PATH`.
+    folder: absolute, or from the home folder on. wheels: paths in the index.
+    Prints `root PATH`, `foreign NAME`, `wheel HASH PATH`.
     """
+    at = f'"$HOME"/{quote(folder[2:])}' if folder.startswith("~/") else quote(folder)
     ours = "|".join((*BACKENDS, SUMS, SIGNATURE))
     return "\n".join(
         [
             _HASH,
             "set -e",
-            f"mkdir -p -- {quote(folder)}",
-            f"cd -- {quote(folder)}",
+            f"unset CDPATH; mkdir -p -- {at}",
+            f"cd -- {at}",
             'printf "root %s\\n" "$(pwd -P)"',
             f"[ -f {SUMS} ] || for name in *; do",
             f'  case $name in {ours}) ;; *) [ ! -e "$name" ] || {{ printf "foreign %s\\n" "$name"; exit 0; }} ;; esac',
