@@ -15,11 +15,12 @@ import base64
 import hashlib
 import io
 import re
+import shutil
 import stat
 import subprocess
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -67,7 +68,7 @@ def needed_glibc(wheel: Path, stop: Stop = never) -> Version:
     budget = Budget(stop)
     with opened(wheel) as archive:
         for _, library in libraries(archive, wheel.parent, budget):
-            versions += [_numbers(name) for name in _version_needs(library, budget) if _GLIBC.fullmatch(name)]
+            versions.append(glibc_of(library, budget))
     return max(versions)
 
 
@@ -79,22 +80,34 @@ def missing_libraries(wheel: Path, stop: Stop = never) -> set[str]:
         for name, library in libraries(archive, wheel.parent, budget):
             inside.add(Path(name).name)
             needed |= set(_needs(library, budget))
-        missing = {name for name in needed - inside if not _PROVIDED.match(name) and not _GPU.match(name)}
-        if len(missing) > MOST_MISSING or not all(map(_NAME.fullmatch, missing)):
-            raise ValueError(f"its libraries need {len(missing)} others, such as {min(missing)[:80]!r}")
+        return not_provided(needed - inside)
+
+
+def not_provided(names: Set[str]) -> set[str]:
+    """Those libraries that not every GNU/Linux has, GPU drivers left aside. Raises ValueError for too many."""
+    missing = {name for name in names if not _PROVIDED.match(name) and not _GPU.match(name)}
+    if len(missing) > MOST_MISSING or not all(map(_NAME.fullmatch, missing)):
+        raise ValueError(f"its libraries need {len(missing)} others, such as {min(missing)[:80]!r}")
     return missing
 
 
 def make_portable(wheel: Path, target: Path, find_library: FindLibrary, stop: Stop = never) -> None:
     """Write `wheel` to `target` without what nothing loads, and with the libraries that a node may lack.
 
+    One that is so already stays the same bytes, which saves packing it again: seconds.
     A library that `find_library` does not know stays a need of the wheel; the node's verification tells.
     """
     extra = {name: path for name in sorted(missing_libraries(wheel, stop)) if (path := find_library(name))}
     part = target.with_name(f"{target.name}.part")
-    with opened(wheel) as source, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as sink:
+    with opened(wheel) as source:
         record = _record_name(source)
-        kept = [entry for entry in source.infolist() if not entry.is_dir() and not _UNUSED.search(entry.filename)]
+        files = [entry for entry in source.infolist() if not entry.is_dir()]
+        kept = [entry for entry in files if not _UNUSED.search(entry.filename)]
+    if not extra and kept == files:
+        shutil.copyfile(wheel, part)
+        part.rename(target)
+        return
+    with opened(wheel) as source, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as sink:
         rows = []
         for entry in kept:
             if entry.filename != record:
@@ -228,6 +241,12 @@ def libraries(archive: zipfile.ZipFile, folder: Path, budget: Budget) -> Iterato
                 budget.stop()
                 library.write(piece)
             yield entry.filename, library
+
+
+def glibc_of(library: IO[bytes], budget: Budget) -> Version:
+    """The oldest glibc that a library runs with; () for one that needs none."""
+    names = _version_needs(library, budget)
+    return max((_numbers(name) for name in names if _GLIBC.fullmatch(name)), default=())
 
 
 def _version_needs(library: IO[bytes], budget: Budget) -> list[str]:

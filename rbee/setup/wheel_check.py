@@ -18,7 +18,7 @@ from typing import Any
 
 from rbee.base.errors import NodeError
 from rbee.setup import portable, requirements
-from rbee.setup.platforms import Target
+from rbee.setup.platforms import Target, Version
 from rbee.setup.stoppable import Stop, never
 from rbee_remote.protocol import ErrorCode
 
@@ -84,6 +84,7 @@ class _Seen:
     """All that the libraries of a wheel say. fixed: what each ggml that is used on any processor was compiled for;
     variants: likewise of those of which ggml takes one that runs."""
 
+    glibc: Version = ()
     names: set[str] = field(default_factory=set)
     needs: set[str] = field(default_factory=set)
     exported: set[str] = field(default_factory=set)
@@ -105,16 +106,17 @@ def needed_cpu(wheel: Path, target: Target, stop: Stop = never) -> frozenset[str
         _check_version(archive)
         for name, library in portable.libraries(archive, wheel.parent, budget):
             _look(name, portable.Headers(library, budget), target.machine, seen)
+            seen.glibc = max(seen.glibc, portable.glibc_of(library, budget))
         bound = set(re.findall(r'^@ctypes_function\(\s*"(\w+)"', _text(archive, _BINDINGS), re.MULTILINE))
+        _check_libraries(target, seen)
     if lacking := sorted((bound - seen.llama) | (_OF_GGML - seen.exported)) or (not bound and ["llama_decode"]):
-        raise _no(f"its libraries lack {lacking[0]} ({len(lacking)} of what a worker calls)")
+        raise _no(f"its libraries lack {lacking[0][:60]} ({len(lacking)} of what a worker calls)")
     if not (seen.fixed or seen.variants):
         raise _no("it has no ggml that computes on the processor")
     least = min(seen.variants, key=len) if seen.variants else frozenset[str]()
     cpu = least.union(*seen.fixed)
     if missing := sorted(cpu - target.cpu):
         raise _no(f"it is compiled for processors with {', '.join(missing)}, which the node's is not known to have")
-    _check_libraries(wheel, target, seen, stop)
     return cpu
 
 
@@ -134,12 +136,13 @@ def _check_version(archive: zipfile.ZipFile) -> None:
             raise _no(f"it is version {found[1].strip()[:20] if found else 'unknown'}, not {wanted}")
 
 
-def _check_libraries(wheel: Path, target: Target, seen: _Seen, stop: Stop) -> None:
-    needed = portable.needed_glibc(wheel, stop)
+def _check_libraries(target: Target, seen: _Seen) -> None:
+    needed = seen.glibc
     if (target.libc == "glibc" and needed > target.libc_version) or (target.libc != "glibc" and needed):
         raise _no(f"it needs glibc {'.'.join(map(str, needed))}, this is {target.name}")
     found_here = local_libraries(target)
-    if lacking := sorted(name for name in portable.missing_libraries(wheel, stop) if found_here(name) is None):
+    missing = portable.not_provided(seen.needs - seen.names)
+    if lacking := sorted(name for name in missing if found_here(name) is None):
         raise _no(f"it needs {lacking[0]}, and does not bring it")
     for library in sorted(seen.needs - seen.names):
         found = re.fullmatch(r"libcudart\.so\.(\d+)(?:\.\d+)*", library)

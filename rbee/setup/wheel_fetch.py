@@ -34,6 +34,7 @@ _LARGEST_SUMS = 2**20
 _LARGEST_SIGNATURE = 2**16
 #: Files of one index that are fetched to see whether one has the right hash.
 _MOST_TRIED = 4
+_LONGEST_REASON = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def fetch(request: Request) -> Path:
             troubles.append(f"{folder}: {error}")
             continue
         except TROUBLE as error:
-            raise RefusedError(str(error)) from error
+            raise RefusedError(str(getattr(error, "reason", error))) from error
         for link in list(_fitting(links, request))[:_MOST_TRIED]:
             try:
                 return _keep(reader, link, request, _wanted(link, folder, request, signed), tls=tls)
@@ -160,7 +161,7 @@ def main() -> int:
     try:
         path = fetch(Request(**json.loads(sys.stdin.buffer.read())))
     except RefusedError as error:
-        sys.stdout.write(f"ERROR: {error}\n".replace("\n", " ").strip() + "\n")
+        sys.stdout.write(f"ERROR: {' '.join(str(error).split())[:_LONGEST_REASON]}\n")
         return 1
     sys.stdout.write(f"fetched {path.name}\n")
     return 0

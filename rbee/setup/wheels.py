@@ -68,7 +68,7 @@ class LlamaWheel:
     libc: str
     libc_version: Version
     built_on: str = ""
-    cpu: Sequence[str] = ()
+    cpu: str = ""
 
     @classmethod
     def read(cls, described: Path) -> LlamaWheel:
@@ -96,7 +96,7 @@ class LlamaWheel:
     def fits(self, target: Target, backend: str) -> bool:
         same = (self.version, self.backend) == (requirements.llama().version, backend)
         builder = Target(self.system, self.machine, self.libc, tuple(self.libc_version), target.python)
-        return same and target.runs_what_is_built_on(builder) and target.cpu.issuperset(self.cpu)
+        return same and target.runs_what_is_built_on(builder) and target.cpu.issuperset(self.cpu.split())
 
 
 class WheelCache:
@@ -193,7 +193,7 @@ class WheelCache:
         libc: str = "",
         find_library: portable.FindLibrary = portable.local_library,
         built_on: str = "",
-        cpu: Sequence[str] = (),
+        cpu: str = "",
         stop: Stop = never,
     ) -> LocalFile:
         """Take a llama-cpp-python wheel into the cache, made fit to travel; one that is there already serves as it is.
@@ -213,12 +213,12 @@ class WheelCache:
                 portable.make_portable(path, wheel, find_library, stop)
             else:
                 shutil.copyfile(path, wheel)
-            version = portable.needed_glibc(wheel, stop)
+            version = max(portable.needed_glibc(wheel, stop), _named_version(path))
             sha256, project = file_sha256(wheel), path.name.split("-")[1]
             known = LlamaWheel(path.name, sha256, project, backend, system, machine, libc, version, built_on, cpu)
             (folder / "wheel.json").write_text(json.dumps(dataclasses.asdict(known), indent=1), encoding="utf-8")
             built = Target(system, machine, libc, version, ())
-            other = " ".join([built_on, *cpu])
+            other = f"{built_on} {cpu}".strip()
             by = f"-by-{hashlib.sha256(other.encode()).hexdigest()[:12]}" if other else ""
             final = folder.with_name(f"{backend}-{known.version}-{built.name}{by}")
             pip.publish(folder, final)
@@ -302,7 +302,7 @@ class WheelCache:
             vouched = f"sha256:{file_sha256(wheel)}" if index.sha256 else next(iter(index.vouchers()), index.name)
 
             def add(stop: Stop) -> LocalFile:
-                cpu = sorted(wheel_check.needed_cpu(wheel, target, stop))
+                cpu = " ".join(sorted(wheel_check.needed_cpu(wheel, target, stop)))
                 find = wheel_check.local_libraries(target)
                 by = "" if index.sha256 and not index.backend else vouched
                 return self.add_wheel(
@@ -357,6 +357,12 @@ def _built_for(wheel: Path) -> tuple[str, str, str]:
     if tag.startswith("macosx"):
         return "Darwin", machine, "macos"
     return "Linux", machine, "musl" if "musllinux" in tag else "glibc" if "manylinux" in tag else ""
+
+
+def _named_version(wheel: Path) -> Version:
+    """The oldest C library that installers take a wheel for, by its name; () for a name that does not say it."""
+    named = [(int(major), int(minor)) for major, minor in re.findall(r"linux_(\d+)_(\d+)_", wheel.name)]
+    return min(named, default=())
 
 
 def _builds_here(target: Target, backend: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import stat
 import zipfile
 from collections.abc import Callable, Mapping
@@ -65,7 +66,7 @@ def test_one_that_is_made_for_one_kind_of_processor_runs_on_that_kind(
         needed_cpu(wheel, replace(OLD, cpu=frozenset()))
     needed = needed_cpu(wheel, NEW)
     assert needed == NEW.cpu
-    added = cache.add_wheel(wheel, "cpu", cpu=sorted(needed))
+    added = cache.add_wheel(wheel, "cpu", cpu=" ".join(needed))
     assert cache.find_llama(NEW, "cpu") == added
     assert cache.find_llama(OLD, "cpu") is None
 
@@ -73,7 +74,7 @@ def test_one_that_is_made_for_one_kind_of_processor_runs_on_that_kind(
 def test_what_runs_anywhere_comes_before_what_is_made_for_one_kind(
     files: dict[str, bytes], tmp_path: Path, cache: WheelCache
 ) -> None:
-    cache.add_wheel(made(tmp_path / "1", fixed(files)), "cpu", cpu=sorted(NEW.cpu))
+    cache.add_wheel(made(tmp_path / "1", fixed(files)), "cpu", cpu=" ".join(NEW.cpu))
     anywhere = cache.add_wheel(made(tmp_path / "2", files), "cpu")
     assert cache.find_llama(NEW, "cpu") == anywhere
 
@@ -106,7 +107,10 @@ def test_variants_of_which_none_is_for_all_processors(files: dict[str, bytes], t
             ),
             "not say in a way that is understood",
         ),
-        (lambda files: {k: v for k, v in files.items() if "libggml-base" not in k}, "its libraries lack ggml_backend"),
+        (
+            lambda files: {k: v for k, v in files.items() if "libggml-base" not in k},
+            "it needs libggml-base.so.0, and does not bring it",
+        ),
         (lambda files: spoiled(files, "llama_cpp/__init__.py", b"0.3.36", b"0.3.35"), "it is version 0.3.35, not"),
         (lambda files: {**files, X64: files[X64][:18] + b"\xb7\0" + files[X64][20:]}, "for another processor"),
         (lambda files: {**files, X64: files[X64][:5000]}, "cannot be used"),
@@ -222,3 +226,19 @@ def test_what_auditwheel_has_put_into_a_wheel_stays(tmp_path: Path) -> None:
 def test_a_machine_without_a_compiler_has_no_libraries_to_give(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert portable.local_library("libgomp.so.1") is None
+
+
+@pytest.mark.parametrize(
+    ("tag", "oldest"),
+    [("manylinux_2_35_x86_64", (2, 35)), ("manylinux_2_17_x86_64.manylinux2014_x86_64", (2, 17)), ("linux_x86_64", ())],
+)
+def test_what_installers_go_by_counts_too(
+    tag: str, oldest: tuple[int, ...], files: dict[str, bytes], tmp_path: Path, cache: WheelCache
+) -> None:
+    """uv on the node takes a wheel by its name, whatever the libraries in it would run with."""
+    wheel = write_wheel(tmp_path, "llama_cpp_python", files, version=VERSION, tag=f"py3-none-{tag}")
+    needed = max(portable.needed_glibc(wheel), oldest)
+    added = cache.add_wheel(wheel, "cpu")
+    assert added.sha256 == hashlib.sha256(wheel.read_bytes()).hexdigest(), "nothing to take out, so it stays as it is"
+    assert cache.find_llama(replace(NEW, libc_version=needed), "cpu") == added
+    assert cache.find_llama(replace(NEW, libc_version=(2, needed[1] - 1)), "cpu") is None
