@@ -492,6 +492,40 @@ def test_the_official_wheels_for_cuda_are_those_whose_toolkit_the_node_has() -> 
     assert folders(WheelIndex("https://w.example"), "cuda", with_toolkit) == ("cuda",)
 
 
+def official_page(other: str, version: str = VERSION) -> str:
+    """As llama-cpp-python's own index is written: absolute addresses elsewhere, no hashes, all versions and systems."""
+    tags = ["py3-none-win_amd64", "py3-none-macosx_11_0_arm64", "py3-none-manylinux_2_17_aarch64.manylinux2014_aarch64"]
+    tags += ["py3-none-musllinux_1_2_x86_64", "py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64"]
+    links = [f"{other}/v{version}/llama_cpp_python-{version}-{tag}.whl" for tag in tags]
+    old = f"{other}/v0.2.1/llama_cpp_python-0.2.1-cp311-cp311-manylinux_2_17_x86_64.whl"
+    return "<h1>Links</h1>" + "".join(f'<h2>v</h2>\n    <a href="{link}">{link}</a>\n<br>' for link in (old, *links))
+
+
+@pytest.mark.skipif(HERE.machine != "x86_64", reason="the page has wheels for x86-64")
+async def test_the_official_page_is_understood(
+    cache: WheelCache, server: WheelServer, wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    official = WheelIndex(server.url)
+    monkeypatch.setattr(wheel_index, "OFFICIAL", official)
+    builders = Builders("", frozenset({OFFICIAL_URL, server.url}))
+    name = f"llama_cpp_python-{VERSION}-py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64.whl"
+    with serving() as other:
+        server.page(official_page(other.url), "cpu/llama-cpp-python/")
+        server.page(official_page(other.url, "0.3.1"), "cu121/llama-cpp-python/")
+        server.page(official_page(other.url), "cu124/llama-cpp-python/")
+        other.paths[f"/v{VERSION}/{name}"] = body(wheel.read_bytes())
+        target = replace(HERE, cudart=frozenset({12}))
+        for backend in ("cpu", "cuda"):
+            found = await cache.from_indexes(target, backend, lambda _: None, builders)
+            assert found
+            assert found.name == name
+        assert cache.find_llama(target, "cuda", builders)
+        assert cache.find_llama(target, "cuda", KEEPER) is None
+        assert set(other.asked) == {f"/v{VERSION}/{name}"}
+    folders = [path.split("/")[1] for path in server.asked]
+    assert folders == ["cpu", "cu121", "cu122", "cu123", "cu124"]
+
+
 @pytest.mark.parametrize(
     ("text", "url", "hashes", "name"),
     [
