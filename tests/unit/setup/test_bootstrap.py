@@ -218,6 +218,38 @@ async def test_a_second_bootstrap_does_not_even_talk_to_the_node(bed: Testbed) -
     assert again == first
 
 
+async def test_while_a_first_runtime_is_made_and_only_then_something_else_is_done(bed: Testbed) -> None:
+    bed.provide_llama()
+    homes: list[str] = []
+
+    async def meanwhile(home: str) -> None:
+        assert Path(home).is_dir()
+        homes.append(home)
+
+    await bootstrap.ensure(bed.session(), bed.probe(), build_payload(), meanwhile)
+    await bootstrap.ensure(bed.session(), replace(bed.probe(), payloads=frozenset()), build_payload(), meanwhile)
+    older = replace(bed.probe(), runtimes=frozenset({"another"}))
+    await bootstrap.ensure(bed.session(), older, build_payload(), meanwhile)
+    assert homes == [str(bed.home)]
+
+
+async def test_an_error_of_what_is_done_meanwhile_ends_the_bootstrap(bed: Testbed, tmp_path: Path) -> None:
+    reached = tmp_path / "reached"
+    bed.provide_llama(f"import pathlib, time; pathlib.Path({str(reached)!r}).touch(); time.sleep(600)")
+
+    async def meanwhile(_: str) -> None:
+        while not reached.exists():
+            await asyncio.sleep(0.02)
+        raise NodeError(ErrorCode.MODEL_NOT_FOUND, "there is no such model")
+
+    with pytest.raises(NodeError, match="there is no such model"):
+        await bootstrap.ensure(bed.session(), bed.probe(), build_payload(), meanwhile)
+    assert bed.probe().runtimes == frozenset()
+    async with asyncio.timeout(PATIENCE_S):
+        while bed.left_over():
+            await asyncio.sleep(0.02)
+
+
 async def test_two_bootstraps_at_once_leave_one_runtime(bed: Testbed) -> None:
     bed.provide_llama()
     bare = bed.probe()

@@ -70,7 +70,7 @@ def test_what_no_library_is_made_of_stays_out_and_all_else_is_as_it_was(tmp_path
 def test_the_cpu_variants_that_make_a_difference_stay(tmp_path: Path) -> None:
     lines = cut(tmp_path, FILES)["vendor/llama.cpp/ggml/src/CMakeLists.txt"].splitlines()
     names = [line.partition("(")[2].split()[0].rstrip(")") for line in lines if "variant" in line]
-    assert names == ["x64", "haswell", "armv8.6_1", "android_armv9.2_1"]
+    assert names == ["x64", "ivybridge", "haswell", "armv8.6_1", "android_armv9.2_1"]
     assert 'elseif (CMAKE_SYSTEM_NAME MATCHES "Android")' in lines[-2]
 
 
