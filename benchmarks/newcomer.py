@@ -61,7 +61,7 @@ def measure() -> list[Comparison]:
             tempfile.TemporaryDirectory(prefix="rbee-new-") as folder,
             _wheel_index(Path(folder)) as index,
         ):
-            figures += _figures(way, _newcomer(Path(folder), index if way == "prebuilt" else {}))
+            figures += _figures(way, _newcomer(Path(folder), index if way == "prebuilt" else {ENV_INDEX: "off"}))
     return figures
 
 

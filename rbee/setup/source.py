@@ -30,7 +30,7 @@ _LEFT_OUT = frozenset(
 #: - No kernel uses AVX512_VBMI: cannonlake is skylakex, icelake cascadelake, and zen4 cooperlake, but for some 20 of
 #:   266,000 instructions (objdump, gcc 12). Nor SME without KleidiAI: armv9.2 is armv8.6.
 #: - piledriver is ivybridge with FMA, which only AMD's of 2012 to 2014 have without AVX2: it saves them 4 to 9 %
-#:   (processor time of SmolLM2 135M, Q4_1 and Q4_0, single-threaded). All that stay save more beside the next best.
+#:   (processor time of SmolLM2 135M, Q4_1 and Q4_0, single-threaded).
 _VARIANTS_LEFT_OUT = ("piledriver", "cannonlake", "icelake", "zen4", "armv9.2_1", "armv9.2_2")
 #: By file, below the archive's one folder: what to find there, and what to put in its place.
 _CHANGES: dict[str, tuple[tuple[str, str], ...]] = {
