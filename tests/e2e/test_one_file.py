@@ -7,8 +7,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import shlex
-import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
@@ -20,14 +20,13 @@ import pytest
 
 from rbee.setup.platforms import Target
 from rbee.setup.wheels import WheelCache
-from tests.patience import patient
+from rbee_remote.protocol import VERSION
 from tests.testbed import assets, images
 from tests.testbed.node import ContainerNode
+from tools import release
 
 pytestmark = [pytest.mark.container, pytest.mark.model]
 
-ROOT = Path(__file__).parents[2]
-BUILD_S = 240.0
 QUESTION = "Why is the sky blue?"
 #: Of the user `bee`, the first of the image that has a number.
 HOME = "/home/bee"
@@ -35,13 +34,9 @@ HOME = "/home/bee"
 
 @pytest.fixture(scope="session")
 def one_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of this checkout, made by the Python that runs the tests."""
-    folder = tmp_path_factory.mktemp("dist")
-    words = [sys.executable, str(ROOT / "tools/one_file/build.py"), str(folder)]
-    subprocess.run(words, check=True, capture_output=True, timeout=patient(BUILD_S))
-    subprocess.run(["sha256sum", "--check", "--quiet", f"{next(folder.glob('*.sha256'))}"], cwd=folder, check=True)
-    (made,) = (path for path in folder.iterdir() if path.suffix != ".sha256")
-    return made
+    """What a release of this checkout would have, with the Python that runs the tests, and less compressed."""
+    files = release.build(tmp_path_factory.mktemp("dist"), sys.executable, level=1)
+    return files[-1]
 
 
 @dataclass
@@ -119,24 +114,31 @@ def test_the_main_job_without_python_at_either_end(
     keeper.give({".rbee/inventory.toml": inventory, ".rbee/cache/models": store})
     machine.exec(f"chown -R bee {HOME}/.rbee && chmod 700 {HOME}/.rbee {HOME}/.rbee/cache")
 
+    # ten at once, before it is unpacked
+    ten = f"for n in 0 1 2 3 4 5 6 7 8 9; do ./rbee version >out$n 2>err$n & done; wait; grep -l 'rbee *{VERSION}' out?"
+    assert len(machine.exec(f"cd; export HOME={HOME}; {ten}", user="bee").split()) == 10
+    (said,) = machine.exec(f"cat {HOME}/err?").splitlines()
+    uid = machine.exec("id -u bee").strip()
+    assert said.startswith(f"rbee: unpacking to /var/tmp/rbee-app-{uid}, once")
+    assert said.endswith(f"not to {HOME}/.cache/rbee-app: programs there cannot be run (noexec)")
+
     ask = f"infer --node gpu1 --json --max-tokens 8 --seed 1 {shlex.quote(QUESTION)}"
     assert phases(keeper(ask)) == [1, 2, 3, 4, 5, 6, 7, 8]
-    uid = machine.exec("id -u bee").strip()
-    assert f"unpacking to /var/tmp/rbee-app-{uid}, once" in keeper.stderr()
-    assert f"not to {HOME}/.cache/rbee-app: programs there cannot be run (noexec)" in keeper.stderr()
     assert phases(keeper(ask)) == [1, 8]
     assert keeper.stderr() == ""
     (python,) = node.files(f"{HOME}/.rbee/node/runtimes/python")[:1]
     assert python.startswith("rbee-3.")
     assert node.listening_tcp() == []
 
-    # cancelled while it answers, as Ctrl-C does
-    script = f"./rbee infer --node gpu1 --max-tokens 2000 {shlex.quote(QUESTION)} >out 2>/dev/null </dev/null & pid=$!"
-    wait = 'while [ ! -s out ]; do kill -0 "$pid" || exit 1; sleep 0.05; done; kill -TERM "$pid"; wait "$pid"'
-    assert machine.try_exec(f"cd {HOME}; export HOME={HOME}; {script}; {wait}", user="bee")[0] == 130
+    # Ctrl-C at a terminal while it answers
+    keys = "mkfifo keys; exec 3<>keys; (until [ -s said ]; do sleep 0.05; done; printf '\\3' >&3) >/dev/null 2>&1 &"
+    typed = "script -qec 'exec ./rbee infer --node gpu1 --max-tokens 2000 Hello >said' /dev/null <&3"
+    assert machine.try_exec(f"cd; export HOME={HOME}; {keys} {typed}", user="bee")[0] == 130
 
-    # as cron does
-    machine.exec(f"cd / && env -i {HOME}/rbee gc --older-than 2h", user="bee")
+    # as cron does, with the line that it gives
+    line = re.search(r"^\*/15 \* \* \* \* (.*/rbee gc.*)$", keeper("gc --install"), re.MULTILINE)
+    assert line, keeper.stderr()
+    machine.exec(f"cd / && env -i /bin/sh -c {shlex.quote(line[1])}", user="bee")
     keeper("audit verify")
     completion = f"cd; export HOME={HOME} _RBEE_COMPLETE=complete_bash COMP_WORDS='rbee inf' COMP_CWORD=1; ./rbee"
     assert machine.exec(completion, user="bee").split() == ["infer"]
