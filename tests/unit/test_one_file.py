@@ -226,7 +226,8 @@ def test_where_it_cannot_be_run_it_is_unpacked_elsewhere_and_says_so(mounting: O
     assert done.stderr.count("\n") == 1
 
 
-def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("filled_meanwhile", [False, True])
+def test_a_full_disk_is_one_clear_line(tmp_path: Path, filled_meanwhile: bool) -> None:
     image = tmp_path / "image"
     image.mkdir()
     (image / "large").write_bytes(os.urandom(4_000_000))
@@ -234,12 +235,21 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
     if full.among("true").returncode != 7:
         pytest.skip("this user cannot mount anything")
     shutil.rmtree(full.cache.parent)
+    # df that knows of no lack when it is asked for the first time about a folder
+    (tmp_path / "df").write_text(
+        '#!/bin/sh\nasked=/mnt/asked$(echo "$2" | tr / -)\n'
+        "printf 'x\\n/ 9 9 %s 9%% /\\n' $([ -e $asked ] && echo 0 || echo 99999)\n: >$asked\n"
+    )
+    (tmp_path / "df").chmod(0o755)
+    lying = "PATH=/mnt:$PATH" if filled_meanwhile else "true"
     small = "-t tmpfs -o size=1m none"
-    done = full.among(f"mkdir /mnt/cache && mount {small} /mnt/cache && mount {small} /var/tmp && mount {small} /tmp")
+    mounts = f"mkdir /mnt/cache && mount {small} /mnt/cache && mount {small} /var/tmp"
+    done = full.among(f"{mounts} && mount {small} /tmp && {lying}")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(
         "rbee: there is no folder to unpack to: /mnt/cache/rbee-app: it needs"
     )
+    assert done.stderr.count("\n") == (4 if filled_meanwhile else 1)
     assert "MB, and its disk is full; /var/tmp/rbee-app-0: it needs" in done.stderr
     assert "tar" not in done.stderr.splitlines()[-1].replace("start", "")
     assert not (full.cache.parent / "rbee-app").exists()

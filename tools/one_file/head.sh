@@ -25,8 +25,8 @@ glibc "*) ;;
   has=${facts##*glibc }
   minor=${has#*.}
   if [ "${has%%.*}" = "${glibc%%.*}" ] && [ "${minor%%.*}" -ge "${glibc#*.}" ]; then return; fi
-  printf 'this file needs glibc %s or newer, and this system has %s; build it on an older system (make dist)' \
-    "$glibc" "$has"
+  printf 'this file needs glibc %s or newer, and this system has %s; make one with a Python for %s (make dist)' \
+    "$glibc" "$has" "$has"
 }
 
 # The folder that it is unpacked into where programs there can be run.
@@ -48,7 +48,13 @@ start() {
   exec "$image/bin/python" -I -X "rbee_file=$self" -m rbee "$@"
 }
 
-# Whether programs in folder $1 can be run; prints why not.
+# Whether there is room in folder $1, or nobody knows.
+has_room() {
+  free_kb=$(df -Pk "$1" 2>/dev/null | sed -n '2s/.* \([0-9][0-9]*\)  *[0-9]*% .*/\1/p')
+  [ -z "$free_kb" ] || [ "$((free_kb / 1024))" -ge "$needed_mb" ]
+}
+
+# Whether it can be unpacked to folder $1 and run there; prints why not.
 usable() {
   (umask 077 && mkdir -p "${1%/*}") 2>/dev/null
   mkdir -m 700 "$1" 2>/dev/null
@@ -65,6 +71,7 @@ usable() {
   ran=$?
   rm -f "$trial"
   [ "$ran" = 0 ] || { printf 'programs there cannot be run (noexec)'; return 1; }
+  has_room "$1" || { printf 'it needs %s MB, and its disk is full' "$needed_mb"; return 1; }
 }
 
 archive() { tail -c "+$skip" -- "$self"; }
@@ -85,12 +92,8 @@ unpack() (
   if ! archive | tar -xzf - -C "$part" 2>"$part/said" ||
     ! printf 'home = %s\ninclude-system-site-packages = false\n' "$1/$digest/python/bin" 2>/dev/null >"$part/pyvenv.cfg"
   then
-    free_kb=$(df -Pk "$1" 2>/dev/null | sed -n '2s/.* \([0-9][0-9]*\)  *[0-9]*% .*/\1/p')
-    if [ "$(( ${free_kb:-0} / 1024 ))" -lt "$needed_mb" ]; then
-      printf 'it needs %s MB, and its disk is full' "$needed_mb"
-    else
-      printf 'tar: %s' "$(sed -n '$p' "$part/said")"
-    fi
+    has_room "$1" || { printf 'it needs %s MB, and its disk is full' "$needed_mb"; exit 1; }
+    printf 'tar: %s' "$(sed -n '$p' "$part/said")"
     exit 1
   fi
   rm -f "$part/said"
