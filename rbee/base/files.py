@@ -24,6 +24,10 @@ class LocalFile:
         return self.path.name
 
     @property
+    def source(self) -> Path:
+        return self.path
+
+    @property
     def size(self) -> int:
         return self.path.stat().st_size
 

@@ -103,7 +103,7 @@ def _python(probe: Probe) -> Finding:
 
 
 def _ensurepip(probe: Probe) -> Finding:
-    return Finding("ok", "ensurepip", "present" if probe.has_ensurepip else "missing, and not needed: rbee brings uv")
+    return Finding("ok", "ensurepip", "present" if probe.has_ensurepip else "missing, and not needed")
 
 
 def _compiler(probe: Probe) -> Finding:

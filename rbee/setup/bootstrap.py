@@ -1,4 +1,4 @@
-"""Makes a node ready: a runtime (a virtual environment with llama.cpp) and the payload, by uv and the wheel cache.
+"""Makes a node ready: a runtime (a virtual environment with llama.cpp) and the payload, by the wheel cache.
 
 Rules
 - What to do is decided by `plan`, from what the probe saw; the steps act.
@@ -27,19 +27,20 @@ from rbee.node.probe import Probe
 from rbee.node.session import NodeSession
 from rbee.setup import building, interpreter, node_scripts, portable, requirements
 from rbee.setup.builders import KEEPER, Builders, builds_itself
+from rbee.setup.bundle import Bundle
 from rbee.setup.interpreter import Interpreter
 from rbee.setup.node_build import NodeBuilder
 from rbee.setup.node_scripts import Place
 from rbee.setup.payload import Payload, build_payload
 from rbee.setup.platforms import Target
-from rbee.setup.put_files import put_files
+from rbee.setup.put_files import Sendable, put_files
 from rbee.setup.stoppable import alongside
 from rbee.setup.wheels import WheelCache, uv_version
 from rbee_remote.protocol import OLDEST_PYTHON, ErrorCode
 
 #: What uv is asked for where a node has no Python, nor this keeper one for it; every wheel of the lock exists for it.
 OWN_PYTHON = (3, 12)
-#: A runtime, the uploaded wheels and uv (180 MB on x86-64 Linux), and what unpacking takes meanwhile.
+#: A runtime and the uploaded wheels (150 MB on x86-64 Linux), and what unpacking takes meanwhile.
 NEEDED_MB = 300
 _ELSEWHERE = "set `home` of this node in the inventory to a folder on another file system"
 
@@ -51,7 +52,6 @@ Meanwhile = Callable[[str], Coroutine[Any, Any, None]]
 class Step(enum.Enum):
     """What a bootstrap may have to do; the value is what the user reads."""
 
-    UV = "uploading uv"
     PYTHON = "fetching a Python with uv"
     WHEELS = "uploading wheels"
     RUNTIME = "creating the runtime"
@@ -81,12 +81,10 @@ class Ready:
         return self.python.removesuffix("/bin/python")
 
 
-def plan(probe: Probe, payload_digest: str, runtime_key: str, uv: str) -> list[Step]:
-    """The steps that are missing, in order. uv: its version."""
+def plan(probe: Probe, payload_digest: str, runtime_key: str) -> list[Step]:
+    """The steps that are missing, in order."""
     steps = []
     if runtime_key not in probe.runtimes:
-        if f"uv-{uv}" not in probe.uv:
-            steps.append(Step.UV)
         if not _usable_python(probe):
             steps.append(Step.PYTHON)
         steps += [Step.WHEELS, Step.RUNTIME]
@@ -99,7 +97,7 @@ def is_complete(session: NodeSession, probe: Probe, payload: Payload) -> bool:
     """Whether `ensure` would find nothing to do; then it makes no round trip."""
     builders = Builders.of(session.node, session.context.inventory.nodes)
     runtime = _Runtime.choose(probe, session.node, WheelCache.of(session.context.settings), builders)
-    return not plan(probe, payload.digest, runtime.key, uv_version())
+    return not plan(probe, payload.digest, runtime.key)
 
 
 async def ensure(session: NodeSession, probe: Probe, payload: Payload, meanwhile: Meanwhile | None = None) -> Ready:
@@ -111,11 +109,11 @@ async def ensure(session: NodeSession, probe: Probe, payload: Payload, meanwhile
     cache = WheelCache.of(session.context.settings)
     builders = Builders.of(session.node, session.context.inventory.nodes)
     runtime = _Runtime.choose(probe, session.node, cache, builders)
-    steps = plan(probe, payload.digest, runtime.key, uv_version())
+    steps = plan(probe, payload.digest, runtime.key)
     if steps:
         check(probe, steps)
         runtime = await _better(runtime, session, probe, cache, builders)
-        steps = plan(probe, payload.digest, runtime.key, uv_version())
+        steps = plan(probe, payload.digest, runtime.key)
         if Step.RUNTIME in steps:
             _say_how(runtime, session, probe, cache, builders)
         work = _Bootstrap(session, probe, payload, cache, builders, runtime)
@@ -271,19 +269,17 @@ class _Bootstrap:
     async def take(self, steps: list[Step]) -> Place:
         """Do them. Returns where the node has what its runtimes are made with."""
         place = self._place
-        wheels: list[LocalFile] = []
+        files: list[Sendable] = []
         for step in steps:
             match step:
-                case Step.UV:
-                    await self._upload_uv()
                 case Step.PYTHON:
                     brought = interpreter.for_node(self.runtime.target)
                     python = await (self._upload_python(brought) if brought else self._fetch_python())
                     place = replace(place, python=python)
                 case Step.WHEELS:
-                    wheels = await self._upload_wheels(place)
+                    files = await self._upload_wheels(place)
                 case Step.RUNTIME:
-                    await self._create_runtime(place, wheels)
+                    await self._create_runtime(place, files)
                 case Step.PAYLOAD:
                     await self._upload_payload()
         return place
@@ -298,10 +294,11 @@ class _Bootstrap:
         await self._run(node_scripts.prepare(self.probe.home), "could not prepare its folder")
 
     async def _upload_uv(self) -> None:
+        """For what cannot be done without: a Python is fetched, or llama.cpp compiled."""
         binary = await self.cache.uv_binary(self.runtime.target, self.session.emit)
         files = [(await asyncio.to_thread(LocalFile.of, binary), self._place.uv)]
         await put_files(
-            self.session.connection, files, key="uv", text=Step.UV.value, emit=self.session.emit, mode=0o700
+            self.session.connection, files, key="uv", text="uploading uv", emit=self.session.emit, mode=0o700
         )
 
     async def _upload_python(self, brought: Interpreter) -> str:
@@ -316,6 +313,7 @@ class _Bootstrap:
 
     async def _fetch_python(self) -> str:
         """A Python by uv, below our home. Returns its path; raises NodeError NODE_UNSUPPORTED when there is no way."""
+        await self._upload_uv()
         self.session.emit(Progress("python", Step.PYTHON.value, 0.0, None, "steps"))
         version = ".".join(map(str, OWN_PYTHON))
         script = node_scripts.fetch_python(self._place, version, PYTHON_TIMEOUT_S)
@@ -330,9 +328,10 @@ class _Bootstrap:
             details={"uv": result.stderr.strip()[-300:]},
         )
 
-    async def _upload_wheels(self, place: Place) -> list[LocalFile]:
+    async def _upload_wheels(self, place: Place) -> list[Sendable]:
         """Everything of the runtime; only what is not there travels. Returns all of it."""
-        wheels = await self.get_wheels(place)
+        *packages, llama = await self.get_wheels(place)
+        wheels: list[Sendable] = [await asyncio.to_thread(Bundle.of, "packages.tar", packages), llama]
         files = [(wheel, node_scripts.wheel_path(self.probe.home, wheel)) for wheel in wheels]
         await put_files(self.session.connection, files, key="wheels", text=Step.WHEELS.value, emit=self.session.emit)
         return wheels
@@ -346,6 +345,7 @@ class _Bootstrap:
 
         async def on_node(flags: str, folder: Path, emit: Emit) -> tuple[Path, portable.FindLibrary]:
             there = place or await self._ready_to_build()
+            await self._upload_uv()
             log, name = self.cache.build_log(backend), self.session.node.name
             forecast = building.forecast(name, self.probe.cores, backend)
             builder = NodeBuilder(self.session.connection, name, there, log, self.cache, forecast)
@@ -361,24 +361,23 @@ class _Bootstrap:
         return [*await self.cache.base_wheels(target, self.session.emit), llama]
 
     async def _ready_to_build(self) -> Place:
-        """Put on the node what makes runtimes there."""
-        steps = plan(replace(self.probe, runtimes=frozenset()), "", self.runtime.key, uv_version())
+        """Put on the node what a build there runs with."""
+        steps = plan(replace(self.probe, runtimes=frozenset()), "", self.runtime.key)
         check(self.probe, steps)
         await self.prepare()
-        return await self.take([step for step in steps if step in (Step.UV, Step.PYTHON)])
+        return await self.take([step for step in steps if step is Step.PYTHON])
 
-    async def _create_runtime(self, place: Place, wheels: list[LocalFile]) -> None:
+    async def _create_runtime(self, place: Place, files: list[Sendable]) -> None:
         self.session.emit(Progress("runtime", Step.RUNTIME.value, 0.0, None, "steps"))
-        script = node_scripts.create_runtime(place, uuid.uuid4().hex[:12], self.runtime.key, wheels)
+        script = node_scripts.create_runtime(place, uuid.uuid4().hex[:12], self.runtime.key, files)
         failure = "its runtime could not be made"
         try:
             await self._run(script, failure)
         except NodeError as error:
             if error.code is ErrorCode.DISK_FULL:
                 raise
-            self.session.emit(Notice(f"{error.message}; trying once more with uv and wheels sent again"))
+            self.session.emit(Notice(f"{error.message}; trying once more with everything sent again"))
             await self._run(node_scripts.discard(place), "could not remove what may be damaged")
-            await self._upload_uv()
             await self._upload_wheels(place)
             await self._run(script, failure)
 

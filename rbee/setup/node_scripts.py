@@ -5,33 +5,18 @@ from __future__ import annotations
 import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 
 from rbee.base.files import LocalFile
 from rbee.node.traces import NOTE
+from rbee.setup.put_files import Sendable
 from rbee.transport.connection import quote
 
 #: Minutes after which a leftover belongs to nobody any more.
 STALE_MINUTES = 24 * 60
 #: What the hive and the workers import before the first token; a runtime in which one of them fails never gets its
-#: name. The pure packages that only downloads need are left to uv, which checks their hashes: 0.3 s on the way.
+#: name.
 IMPORTS = "anyio, jinja2, numpy, psutil, starlette, uvicorn, llama_cpp"
-
-#: A folder of that name means that another bootstrap was first, whose runtime is as good as ours; or that there is
-#: what somebody half deleted, which goes with the staging folder; at once where it cannot be moved there (overlayfs).
-_RENAME = """\
-import os, shutil, subprocess, sys
-staged, final, imports = sys.argv[1:]
-try:
-    os.rename(staged, final)
-except OSError:
-    python = final + "/bin/python"
-    if not os.path.exists(python) or subprocess.call([python, "-I", "-c", imports], stderr=subprocess.DEVNULL):
-        try:
-            os.rename(final, staged + ".damaged")
-        except OSError:
-            shutil.rmtree(final)
-        os.rename(staged, final)
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +50,14 @@ def prepare(home: str) -> str:
     )
 
 
-def wheel_path(home: str, wheel: LocalFile) -> str:
+def wheel_path(home: str, wheel: Sendable) -> str:
     """Where a wheel lies on a node: its folder tells its contents, its own name is what uv goes by."""
     return f"{home}/runtimes/wheels/{wheel.sha256[:16]}/{wheel.name}"
 
 
 def discard(place: Place) -> str:
-    """Remove uv and all wheels: one of them may be damaged."""
-    return f"rm -rf {quote(place.uv)} {quote(f'{place.home}/runtimes/wheels')}\n"
+    """Remove all wheels: one of them may be damaged."""
+    return f"rm -rf {quote(f'{place.home}/runtimes/wheels')}\n"
 
 
 def fetch_python(place: Place, version: str, timeout_s: int) -> str:
@@ -113,19 +98,16 @@ def unpack_python(place: Place, nonce: str, name: str, archive: str) -> str:
     )
 
 
-def create_runtime(place: Place, nonce: str, key: str, wheels: Sequence[LocalFile]) -> str:
-    """Make the runtime `key` from wheels that are on the node: staged, verified, renamed."""
-    own = '"$staging/venv/bin/python"'
-    imports = quote(f"import {IMPORTS}")
+def create_runtime(place: Place, nonce: str, key: str, files: Sequence[Sendable]) -> str:
+    """Make the runtime `key` from wheels and archives of wheels that are on the node: staged, verified, renamed."""
+    program = resources.files("rbee.setup").joinpath("make_runtime.py").read_text(encoding="utf-8")
+    words = [f"{place.home}/runtimes/{key}", f"import {IMPORTS}"]
+    for file in files:
+        words += [file.sha256, wheel_path(place.home, file)]
     return _lines(
         *_environment(place.home),
         *staging(place.home, nonce),
-        *_requirements([(wheel, wheel_path(place.home, wheel)) for wheel in wheels]),
-        _venv(place, "--relocatable"),
-        _install(place),
-        f"{own} -I -c {imports}",
-        'chmod -R go= "$staging/venv"',  # uv has the umask count for most files, not for programs and its lock
-        f'{own} -I -c {quote(_RENAME)} "$staging/venv" {quote(f"{place.home}/runtimes/{key}")} {imports}',
+        f'{quote(place.python)} -I -c {quote(program)} "$staging/venv" {" ".join(map(quote, words))}',
     )
 
 
@@ -164,10 +146,8 @@ def _requirements(files: Sequence[tuple[LocalFile, str]]) -> list[str]:
     ]
 
 
-def _venv(place: Place, *options: str) -> str:
-    return " ".join(
-        [quote(place.uv), "venv -q --no-project --python", quote(place.python), *options, '"$staging/venv"']
-    )
+def _venv(place: Place) -> str:
+    return f'{quote(place.uv)} venv -q --no-project --python {quote(place.python)} "$staging/venv"'
 
 
 def _install(place: Place) -> str:

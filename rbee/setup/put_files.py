@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 from rbee.base.events import Emit, Progress
-from rbee.base.files import LocalFile
 from rbee.transport.connection import Connection, OnBytes, quote
 
 #: Small files cost round trips, not bytes: several at once hide the way there and back.
 AT_ONCE = 4
 
 
+class Sendable(Protocol):
+    """A file of this machine, or one that is only in memory. size: bytes. sha256: lower-case hex of all of them."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def source(self) -> Path | bytes: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+
 async def put_files(
     connection: Connection,
-    files: Sequence[tuple[LocalFile, str]],
+    files: Sequence[tuple[Sendable, str]],
     key: str,
     text: str,
     emit: Emit,
@@ -42,9 +58,9 @@ async def put_files(
 
         return on_bytes
 
-    async def upload(file: LocalFile, target: str) -> None:
+    async def upload(file: Sendable, target: str) -> None:
         async with slots:
-            await connection.put(file.path, target, sha256=file.sha256, mode=mode, on_bytes=listener(target))
+            await connection.put(file.source, target, sha256=file.sha256, mode=mode, on_bytes=listener(target))
 
     tasks = [asyncio.create_task(upload(file, target), name=PurePosixPath(target).name) for file, target in missing]
     try:

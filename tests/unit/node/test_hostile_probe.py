@@ -94,7 +94,7 @@ def test_a_lie_has_no_say_in_what_the_keeper_does_with_its_own_disk_and_time(out
     runtime = bootstrap._Runtime.choose(found, NODE, WheelCache(Path("/nowhere"), Path("/nowhere")))
     assert PurePosixPath(runtime.key).name == runtime.key
     try:
-        bootstrap.check(found, bootstrap.plan(found, "d" * 16, runtime.key, "0.0.1"))
+        bootstrap.check(found, bootstrap.plan(found, "d" * 16, runtime.key))
     except RbeeError as error:
         assert error.code is not ErrorCode.INTERNAL
     else:

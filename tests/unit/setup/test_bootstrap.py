@@ -1,4 +1,4 @@
-"""Bootstrap: the plan is pure; the steps run for real, with this machine as a node, the real uv and tiny packages."""
+"""Bootstrap: the plan is pure; the steps run for real, with this machine as a node and tiny packages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from rbee.setup.interpreter import Interpreter
 from rbee.setup.node_scripts import IMPORTS
 from rbee.setup.payload import build_payload
 from rbee.setup.platforms import Target
-from rbee.setup.wheels import WheelCache, uv_version
+from rbee.setup.wheels import WheelCache
 from rbee.transport.connection import Completed
 from rbee.transport.local import LocalConnection
 from rbee_remote.protocol import ErrorCode
@@ -59,27 +59,22 @@ BARE = Probe(
     python_version=(3, 11, 2),
     disk_free_mb=10_000,
 )
-KEY, DIGEST, UV = "0123456789abcdef", "fedcba9876543210", "1.2.3"
+KEY, DIGEST = "0123456789abcdef", "fedcba9876543210"
 
 
 @pytest.mark.parametrize(
     ("probe", "steps"),
     [
-        (BARE, [Step.UV, Step.WHEELS, Step.RUNTIME, Step.PAYLOAD]),
-        (replace(BARE, uv=frozenset({"uv-1.2.3"})), [Step.WHEELS, Step.RUNTIME, Step.PAYLOAD]),
-        (replace(BARE, uv=frozenset({"uv-1.0.0"})), [Step.UV, Step.WHEELS, Step.RUNTIME, Step.PAYLOAD]),
+        (BARE, [Step.WHEELS, Step.RUNTIME, Step.PAYLOAD]),
         (replace(BARE, runtimes=frozenset({KEY})), [Step.PAYLOAD]),
-        (replace(BARE, payloads=frozenset({DIGEST})), [Step.UV, Step.WHEELS, Step.RUNTIME]),
+        (replace(BARE, payloads=frozenset({DIGEST})), [Step.WHEELS, Step.RUNTIME]),
         (replace(BARE, payloads=frozenset({DIGEST}), runtimes=frozenset({KEY})), []),
-        (
-            replace(BARE, python="", python_version=None),
-            [Step.UV, Step.PYTHON, Step.WHEELS, Step.RUNTIME, Step.PAYLOAD],
-        ),
-        (replace(BARE, python_version=(3, 9, 2)), [Step.UV, Step.PYTHON, Step.WHEELS, Step.RUNTIME, Step.PAYLOAD]),
+        (replace(BARE, python="", python_version=None), [Step.PYTHON, Step.WHEELS, Step.RUNTIME, Step.PAYLOAD]),
+        (replace(BARE, python_version=(3, 9, 2)), [Step.PYTHON, Step.WHEELS, Step.RUNTIME, Step.PAYLOAD]),
     ],
 )
 def test_the_plan_has_what_is_missing_in_order(probe: Probe, steps: list[Step]) -> None:
-    assert plan(probe, DIGEST, KEY, UV) == steps
+    assert plan(probe, DIGEST, KEY) == steps
 
 
 @pytest.mark.parametrize(
@@ -193,7 +188,8 @@ async def test_a_bare_node_gets_a_runtime_that_runs_and_a_payload(bed: Testbed) 
     assert Path(ready.payload).read_bytes() == build_payload().data
     script = f"'{ready.python}' -I -c 'import llama_cpp, numpy; print(llama_cpp.BUILT)'"
     assert (await bed.connection.run(script)).stdout == b"here\n"
-    assert (bed.home / "runtimes" / f"uv-{uv_version()}").stat().st_mode & 0o777 == 0o700
+    assert not list(bed.home.glob("runtimes/uv-*"))
+    assert not [path for path in Path(ready.runtime).rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o77]
     assert bed.home.stat().st_mode & 0o777 == 0o700
     assert bed.left_over() == []
 
@@ -303,12 +299,14 @@ async def test_a_runtime_that_was_half_deleted_is_made_anew(bed: Testbed, gone: 
     assert bed.left_over() == []
 
 
-async def test_damaged_wheels_and_a_damaged_uv_are_sent_anew(bed: Testbed) -> None:
+@pytest.mark.parametrize("name", ["packages.tar", "llama_cpp_python-*.whl"])
+async def test_damaged_wheels_are_sent_anew(bed: Testbed, name: str) -> None:
     bed.provide_llama()
     shutil.rmtree((await bed.ensure()).runtime)
-    wheel = next(bed.home.glob("runtimes/wheels/*/numpy-*.whl"))
-    for file in (wheel, bed.home / "runtimes" / f"uv-{uv_version()}"):
-        os.truncate(file, 100)
+    (file,) = bed.home.glob(f"runtimes/wheels/*/{name}")
+    with file.open("r+b") as opened:
+        opened.seek(-1, os.SEEK_END)
+        opened.write(b"x")
     assert Path((await bed.ensure()).python).exists()
     assert any(isinstance(event, Notice) and "sent again" in event.text for event in bed.events)
     assert bed.left_over() == []

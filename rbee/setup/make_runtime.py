@@ -1,0 +1,87 @@
+"""Makes a runtime on a node: `python -I -c THIS STAGED FINAL IMPORTS [SHA256 FILE]…`. Run there, by the Python that the
+runtime is made from, so it imports the standard library alone, and works with Python 3.10.
+
+Rules
+- What is unpacked has the SHA-256 that the keeper named, whoever wrote to the node's folder in between.
+- A runtime gets its name once everything was imported that the first token needs; that also compiles it.
+"""
+
+import hashlib
+import io
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+
+class Environment(venv.EnvBuilder):
+    """A virtual environment that nobody activates."""
+
+    def setup_scripts(self, context: SimpleNamespace) -> None:
+        """There are none."""
+
+
+def main(staged: Path, final: Path, imports: str, *files: str) -> None:
+    """files: of each its SHA-256 and its path: a wheel, or a tar archive of wheels. Ends with a message on stderr."""
+    Environment(symlinks=True).create(staged)
+    site = staged / "lib" / "python{}.{}".format(*sys.version_info) / "site-packages"
+    for sha256, path in zip(files[::2], files[1::2]):  # noqa: B905 - as many of the one as of the other
+        unpack(Path(path), sha256, site)
+    if not works(staged, imports):
+        raise SystemExit(1)
+    put_in_place(staged, final, imports)
+
+
+def unpack(path: Path, sha256: str, site: Path) -> None:
+    """Reads the file once: what is unpacked is what was hashed."""
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise SystemExit(f"{path} has another SHA-256 than it should have")
+    if path.suffix == ".whl":
+        install(io.BytesIO(data), site)
+        return
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        for member in archive:
+            wheel = archive.extractfile(member)
+            assert wheel is not None
+            install(io.BytesIO(wheel.read()), site)
+
+
+def install(wheel: io.BytesIO, site: Path) -> None:
+    """Of wheels that have nothing for other folders than site-packages, as those of the locks: they are only unpacked,
+    and their programs, which nobody starts, are not made."""
+    with zipfile.ZipFile(wheel) as archive:
+        if elsewhere := [name for name in archive.namelist() if name.partition("/")[0].endswith(".data")]:
+            raise SystemExit(f"{elsewhere[0]} belongs elsewhere than in site-packages")
+        archive.extractall(site)  # noqa: S202 - a zip file's names lead nowhere else, and these are of a lock
+
+
+def works(runtime: Path, imports: str, *, silent: bool = False) -> bool:
+    """Whether all of `imports` can be imported there."""
+    python = runtime / "bin" / "python"
+    stderr = subprocess.DEVNULL if silent else None
+    return python.exists() and subprocess.call([python, "-I", "-c", imports], stderr=stderr) == 0
+
+
+def put_in_place(staged: Path, final: Path, imports: str) -> None:
+    """A folder of that name means that another bootstrap was first, whose runtime is as good as ours; or that there is
+    what somebody half deleted, which goes with the staging folder; at once where it cannot be moved there (overlayfs).
+    """
+    try:
+        staged.rename(final)
+    except OSError:
+        if works(final, imports, silent=True):
+            return
+        try:
+            final.rename(f"{staged}.damaged")
+        except OSError:
+            shutil.rmtree(final)
+        staged.rename(final)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
