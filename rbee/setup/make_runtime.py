@@ -3,7 +3,7 @@ runtime is made from, so it imports the standard library alone, and works with P
 
 Rules
 - What is unpacked has the SHA-256 that the keeper named, whoever wrote to the node's folder in between.
-- A runtime gets its name once everything was imported that the first token needs; that also compiles it.
+- A runtime gets its name once IMPORTS, a program, has imported all that the first token needs; that also compiles it.
 """
 
 import hashlib
@@ -61,7 +61,7 @@ def install(wheel: io.BytesIO, site: Path) -> None:
 
 
 def works(runtime: Path, imports: str, *, silent: bool = False) -> bool:
-    """Whether all of `imports` can be imported there."""
+    """Whether the program `imports` succeeds there."""
     python = runtime / "bin" / "python"
     stderr = subprocess.DEVNULL if silent else None
     return python.exists() and subprocess.call([python, "-I", "-c", imports], stderr=stderr) == 0

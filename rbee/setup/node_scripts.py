@@ -9,6 +9,7 @@ from importlib import resources
 
 from rbee.base.files import LocalFile
 from rbee.node.traces import NOTE
+from rbee.setup.payload import package_folder
 from rbee.setup.put_files import Sendable
 from rbee.transport.connection import quote
 
@@ -16,7 +17,8 @@ from rbee.transport.connection import quote
 STALE_MINUTES = 24 * 60
 #: What the hive and the workers import before the first token; a runtime in which one of them fails never gets its
 #: name.
-IMPORTS = "anyio, jinja2, numpy, psutil, starlette, uvicorn, llama_cpp"
+IMPORTS = "anyio, jinja2, psutil, starlette.applications, uvicorn"
+_BINDINGS = "llama_cpp.llama_cpp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,8 @@ def unpack_python(place: Place, nonce: str, name: str, archive: str) -> str:
 def create_runtime(place: Place, nonce: str, key: str, files: Sequence[Sendable]) -> str:
     """Make the runtime `key` from wheels and archives of wheels that are on the node: staged, verified, renamed."""
     program = resources.files("rbee.setup").joinpath("make_runtime.py").read_text(encoding="utf-8")
-    words = [f"{place.home}/runtimes/{key}", f"import {IMPORTS}"]
+    alone = (package_folder() / "system" / "alone.py").read_text(encoding="utf-8")
+    words = [f"{place.home}/runtimes/{key}", f"{alone}\nimport {IMPORTS}\nimport_alone({_BINDINGS!r})"]
     for file in files:
         words += [file.sha256, wheel_path(place.home, file)]
     return _lines(

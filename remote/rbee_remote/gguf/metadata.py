@@ -1,6 +1,7 @@
 """`inspect FILE`: what a GGUF file says of itself, as ModelMeta JSON.
 
-A process of its own: a damaged file must not harm the hive, and the gguf library, whose tables are used, brings numpy.
+A process of its own: a damaged file must not harm the hive. Of the gguf library its tables are used, which need none of
+what the rest of it brings.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from rbee_remote.gguf.file import GgufFile, read_gguf
 from rbee_remote.gguf.memory import cache_shape
 from rbee_remote.protocol import ErrorCode, ModelMeta, RemoteError, encode
 from rbee_remote.sandbox import confine_reader
+from rbee_remote.system.alone import import_alone
 from rbee_remote.system.command import accept_tags
 from rbee_remote.system.reader import end_with_reader
 
@@ -47,6 +49,7 @@ def read_meta(path: Path) -> ModelMeta:
     """Raises RemoteError MODEL_NOT_FOUND when there is no such file, MODEL_INVALID when it is no whole GGUF model."""
     if not path.is_file():
         raise RemoteError(ErrorCode.MODEL_NOT_FOUND, f"there is no file {path}")
+    import_alone("gguf.constants")  # before the others name it
     try:
         file = read_gguf(path)
         _check_whole(file)

@@ -45,7 +45,7 @@ from tests.unit.setup.wheel_server import make_wheel, serving
 HERE = Target.here()
 LOCAL = Node("local")
 LLAMA_TAG = "py3-none-linux_x86_64" if HERE.machine == "x86_64" else "py3-none-linux_aarch64"
-PACKAGES = [name.strip() for name in IMPORTS.split(",") if "llama_cpp" not in name]
+PACKAGES = [name.strip().partition(".")[0] for name in IMPORTS.split(",")]
 
 
 # --- the plan -------------------------------------------------------------------------------------------------------
@@ -157,7 +157,8 @@ class Testbed:
         return await bootstrap.ensure(self.session(node), probe or self.probe(), build_payload())
 
     def provide_llama(self, code: str = "") -> None:
-        wheel = write_wheel(self.index.folder, "llama_cpp_python", {"llama_cpp.py": code.encode()}, tag=LLAMA_TAG)
+        files = {"llama_cpp/__init__.py": b"", "llama_cpp/llama_cpp.py": code.encode()}
+        wheel = write_wheel(self.index.folder, "llama_cpp_python", files, tag=LLAMA_TAG)
         self.index.lock(requirements.LLAMA, wheel)
         self.cache.add_wheel(wheel, "cpu")
 
@@ -165,10 +166,14 @@ class Testbed:
         return [*self.home.glob("runtimes/.staging-*"), *self.home.rglob("*.part")]
 
 
+def _tiny(name: str) -> dict[str, bytes]:
+    return {f"{name}/__init__.py": b"", f"{name}/applications.py": b""}
+
+
 @pytest.fixture
 async def bed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Testbed]:
     index = PackageIndex(tmp_path, monkeypatch)
-    index.lock(requirements.BASE, *(write_wheel(index.folder, name, {f"{name}.py": b""}) for name in PACKAGES))
+    index.lock(requirements.BASE, *(write_wheel(index.folder, name, _tiny(name)) for name in PACKAGES))
 
     def no_registry() -> None:
         raise AssertionError("a bootstrap needs no registry")
@@ -186,7 +191,7 @@ async def test_a_bare_node_gets_a_runtime_that_runs_and_a_payload(bed: Testbed) 
     assert ready.command == (ready.python, "-I", ready.payload)
     assert ready.backend == "cpu"
     assert Path(ready.payload).read_bytes() == build_payload().data
-    script = f"'{ready.python}' -I -c 'import llama_cpp, numpy; print(llama_cpp.BUILT)'"
+    script = f"'{ready.python}' -I -c 'import jinja2; from llama_cpp.llama_cpp import BUILT; print(BUILT)'"
     assert (await bed.connection.run(script)).stdout == b"here\n"
     assert not list(bed.home.glob("runtimes/uv-*"))
     assert not [path for path in Path(ready.runtime).rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o77]

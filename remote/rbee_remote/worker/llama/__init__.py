@@ -8,3 +8,7 @@ engine ─┬─ load       a model and its context, from a WorkerConfig; what l
         ├─ backends   ggml's devices
         └─ log        llama.cpp's log to ours
 """
+
+from rbee_remote.system.alone import import_alone
+
+import_alone("llama_cpp.llama_cpp")  # before the others name it

@@ -18,16 +18,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 from llama_cpp import llama_cpp as llama
-from numpy.typing import NDArray
 
 from rbee_remote.constraints import library
 from rbee_remote.protocol import ErrorCode, RemoteError
 from rbee_remote.worker.engine.interface import Constraint
 
 if TYPE_CHECKING:
+    import numpy as np
     from llguidance import LLMatcher, LLTokenizer
+    from numpy.typing import NDArray
 
 #: Grammars that are kept, with what their lexers have learned, for the next request with the same one.
 KEPT = 8
@@ -126,6 +126,8 @@ class Matcher:
     def allowed(self) -> NDArray[np.intp]:
         """The tokens that may come next, at least one; those that end an answer, once it is complete. Raises
         RemoteError USAGE."""
+        import numpy as np
+
         begun = time.perf_counter()
         mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check(begun)

@@ -9,10 +9,9 @@ import contextlib
 import ctypes
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 from llama_cpp import llama_cpp as llama
-from numpy.typing import NDArray
 
 from rbee_remote.protocol import ErrorCode, RemoteError, Sampling, WorkerConfig
 from rbee_remote.worker.engine.interface import BatchToken, Constraint, LoadedModel, Progress, Sampled
@@ -20,6 +19,10 @@ from rbee_remote.worker.llama import backends, load, log
 from rbee_remote.worker.llama.constraints import Constraints
 from rbee_remote.worker.llama.samplers import Sampler, Samplers
 from rbee_remote.worker.llama.timing import bench
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _ABORTED = 2  # llama_decode's result after its abort callback said yes
 _SPECIAL = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_USER_DEFINED | llama.LLAMA_TOKEN_ATTR_UNKNOWN
@@ -116,6 +119,8 @@ class LlamaEngine:
         self._samplers[seq].accept(token)
 
     def embedding(self, row: int) -> NDArray[np.float32]:
+        import numpy as np
+
         hidden = llama.llama_get_embeddings_ith(self._context, row)
         return np.ctypeslib.as_array(hidden, (self._n_embd,))
 

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
 from llama_cpp import llama_cpp as llama
-from numpy.typing import NDArray
 
 from rbee_remote.protocol import Logprob, Logprobs, Sampling
 from rbee_remote.worker.engine.interface import Sampled
 from rbee_remote.worker.llama.constraints import Matcher
 from rbee_remote.worker.llama.sampler_chain import Chain
 
-_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+#: llama_token_data, as numpy writes it.
+_CANDIDATE = [("id", "int32"), ("logit", "float32"), ("p", "float32")]
 
 
 class Samplers:
@@ -72,6 +76,8 @@ class Sampler:
         self._chain.close()
 
     def _sample_constrained(self, matcher: Matcher, logits: NDArray[np.float32]) -> int:
+        import numpy as np
+
         token = self._choose(np.arange(len(logits)), logits)
         if not matcher.take(token):
             allowed = matcher.allowed()
@@ -82,6 +88,8 @@ class Sampler:
 
     def _choose(self, tokens: NDArray[np.intp], logits: NDArray[np.float32]) -> int:
         """One of `tokens`, by the chain."""
+        import numpy as np
+
         candidates = np.empty(len(tokens), _CANDIDATE)
         candidates["id"] = tokens
         candidates["logit"] = logits
@@ -91,6 +99,8 @@ class Sampler:
         return int(array.data[array.selected].id)
 
     def _logits(self, context: llama.llama_context_p, row: int) -> NDArray[np.float32]:
+        import numpy as np
+
         return np.ctypeslib.as_array(llama.llama_get_logits_ith(context, row), (self._common.n_vocab,))
 
 
@@ -99,6 +109,8 @@ def logprobs(logits: NDArray[np.float32], chosen: int, top: int, piece: Callable
 
     logits: of every token, shape (n_vocab,). top: how many of the likeliest to tell.
     """
+    import numpy as np
+
     highest = float(logits.max())
     log_sum = highest + float(np.log(np.exp(logits - highest).sum(dtype=np.float64)))
     top = min(top, len(logits))
