@@ -78,14 +78,9 @@ class LlamaWheel:
             said = json.loads(content)
             values = {field.name: said[field.name] for field in dataclasses.fields(cls) if field.name in said}
             version = tuple(map(int, values.pop("libc_version")))
-            cpu = tuple(values.pop("cpu", ()))
-            if wrong := [
-                name
-                for name, value in (*values.items(), *(("cpu", flag) for flag in cpu))
-                if not isinstance(value, str)
-            ]:
+            if wrong := [name for name, value in values.items() if not isinstance(value, str)]:
                 raise TypeError(f"{wrong[0]} is no text")
-            return cls(**values, libc_version=version, cpu=cpu)
+            return cls(**values, libc_version=version)
         except (ValueError, LookupError, TypeError) as error:
             raise ConfigError(
                 f"{described} is damaged",
