@@ -66,12 +66,14 @@ def _item_data(each: Listed) -> dict[str, Any]:
 
 
 def _platform(each: Listed) -> str:
-    """`linux-x86_64-glibc2.34` and newer, with the Python where there is one."""
+    """`Linux x86_64, glibc 2.34+`: with that C library or a newer one; what a lock names is for one and a Python."""
     target = each.item.target
     if target is None:
         return "-"
+    libc = f"{target.libc or 'unknown'} {'.'.join(map(str, target.libc_version))}".strip()
+    newer = "+" if each.item.wheel and target.libc_version else ""
     python = f", Python {'.'.join(map(str, target.python))}" if target.python else ""
-    return target.name + python
+    return f"{target.system} {target.machine}, {libc}{newer}{python}"
 
 
 def _builder(each: Listed) -> str:

@@ -112,8 +112,9 @@ def _llama(folder: Path) -> Cached:
         wheel = LlamaWheel.read(folder / "wheel.json")
         is_there = (folder / wheel.file).is_file() and Path(wheel.file).name == wheel.file
     except ConfigError as error:
-        state = State.DAMAGED if "reason" in error.details else State.DOUBTED
-        return doubt(state, error.message)
+        if "reason" in error.details:
+            return doubt(State.DAMAGED, "its wheel.json cannot be read")
+        return doubt(State.DOUBTED, error.message)
     except FileNotFoundError:
         return doubt(State.DAMAGED, "it has no wheel.json")
     except OSError as error:
@@ -143,20 +144,20 @@ def _seen(
     wheel: LlamaWheel | None = None,
 ) -> Cached:
     size, used = 0, 0.0
-    for status in _files(path):
+    for name, status in _files(path):
         size += status.st_blocks * 512
-        used = max(used, status.st_atime)
+        if name != "wheel.json":  # which is read by whoever looks
+            used = max(used, status.st_atime)
     return Cached(kind, path, size, used if used and _keeps_access_times(path) else None, state, why, target, wheel)
 
 
-def _files(folder: Path) -> Iterator[os.stat_result]:
+def _files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
     for base, _, names in os.walk(folder):
         for name in names:
-            if name != "wheel.json":  # which is read by whoever looks
-                try:
-                    yield Path(base, name).lstat()
-                except OSError:
-                    continue
+            try:
+                yield name, Path(base, name).lstat()
+            except OSError:
+                continue
 
 
 def _keeps_access_times(path: Path) -> bool:

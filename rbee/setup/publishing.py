@@ -126,11 +126,16 @@ class Publisher:
                 hint="--sign KEYFILE, with the key that has signed it",
             )
         others = sorted(index.wheels.keys() - {offer.path for offer in offers})
-        if self.signer and others and not index.is_ours:
+        if self.signer and not index.is_ours and (others or index.is_signed):
             raise ConfigError(
-                f"{self.where} has wheels that this key has not signed, such as {others[0]}",
-                hint="a signature would vouch for them; push to an empty folder, or remove from there what you do not "
-                f"trust, {SUMS} too",
+                f"{self.where} "
+                + (
+                    "is not signed by this key"
+                    if index.is_signed
+                    else f"has wheels that nobody has signed: {others[0]}"
+                ),
+                hint="a signature vouches for all that is there: push to an empty folder, or see what is in this one, "
+                f"and remove {SIGNATURE} and from {SUMS} what you do not trust",
             )
 
     async def _commit(self, before: _Index, offers: Sequence[Offer], missing: Sequence[Offer]) -> bool:

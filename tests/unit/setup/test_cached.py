@@ -107,7 +107,7 @@ def test_what_cannot_be_read_is_told_and_the_others_are_listed(cache: WheelCache
     damaged.mkdir()
     (damaged / "wheel.json").write_bytes(content)
     states = {item.path: (item.state, item.why) for item in contents(cache.root)}
-    assert states == {llama: (State.GOOD, ""), damaged: (State.DAMAGED, f"{damaged / 'wheel.json'} is damaged")}
+    assert states == {llama: (State.GOOD, ""), damaged: (State.DAMAGED, "its wheel.json cannot be read")}
     with pytest.raises(ConfigError, match="is damaged") as caught:
         cache.find_llama(HERE, "cpu")
     assert "rbee wheels prune" in caught.value.hint

@@ -261,8 +261,9 @@ async def test_a_signed_index_stays_signed_and_takes_no_push_without_its_key(
     with pytest.raises(ConfigError, match="is signed, and without its key"):
         await push(connection, there, first)
     other = await Signer.of(key(tmp_path / "other"))
-    with pytest.raises(ConfigError, match="has wheels that this key has not signed"):
-        await push(connection, there, first, signer=other)
+    for offers in ([first], [first, second]):
+        with pytest.raises(ConfigError, match="is not signed by this key"):
+            await push(connection, there, *offers, signer=other)
     assert verifies(there, tmp_path / "key")
     assert is_whole(there)
 
@@ -275,7 +276,10 @@ async def test_a_signature_never_vouches_for_what_somebody_slipped_in(
     await push(connection, there, offer(tmp_path / "1"), signer=signer)
     with (there / "SHA256SUMS").open("a") as sums:
         sums.write(f"{'0' * 64}  cpu/llama-cpp-python/llama_cpp_python-9-py3-none-any.whl\n")
-    with pytest.raises(ConfigError, match="has wheels that this key has not signed"):
+    with pytest.raises(ConfigError, match="is not signed by this key"):
+        await push(connection, there, offer(tmp_path / "2", version="2.0"), signer=signer)
+    (there / "SHA256SUMS.sig").unlink()
+    with pytest.raises(ConfigError, match="has wheels that nobody has signed: cpu/"):
         await push(connection, there, offer(tmp_path / "2", version="2.0"), signer=signer)
 
 
