@@ -45,7 +45,11 @@ SignOption = Annotated[
 ]
 BuiltByOption = Annotated[
     list[str] | None,
-    typer.Option("--built-by", metavar="NODE", help="What this node or index built, too; repeatable."),
+    typer.Option(
+        "--built-by",
+        metavar="WHO",
+        help="What these built or vouch for, too, as the list names them.",
+    ),
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")]
 
@@ -107,6 +111,8 @@ def _backend(name: str) -> str:
 
 def push(shell: Shell, target: TargetArgument, sign: SignOption = None, built_by: BuiltByOption = None) -> None:
     """Put the builds of llama.cpp that are in the cache into an index that others use, and print how."""
+    from shlex import quote
+
     from rbee.base.events import Notice
     from rbee.cli import wheels_view
     from rbee.fleet import wheels
@@ -116,7 +122,10 @@ def push(shell: Shell, target: TargetArgument, sign: SignOption = None, built_by
     node, folder, where = _place(shell, target)
     chosen = wheels.choose(WheelCache.of(shell.settings).root, built_by or ())
     for name in chosen.left_out:
-        shell.renderer(Notice(f"what {name} built is not pushed; --built-by {name} does, if others can trust that"))
+        option = f"--built-by {quote(name)}"
+        shell.renderer(
+            Notice(f"what {name} built or vouches for is not pushed; {option} does, if others can trust that")
+        )
     signer = shell.run(_signer(expand(str(sign)))) if sign else None
     pushed = shell.run(wheels.push(context, node, folder, chosen.offers, where=where, signer=signer))
     url = Path(pushed.root).as_uri() if node.is_local else "https://FILL.IN/THE/ADDRESS"

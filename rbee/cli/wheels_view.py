@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rbee.registry.rows import iso_time
 from rbee.render import Table
 from rbee.render.text import amount
+from rbee.setup.builders import who_built
 
 if TYPE_CHECKING:
     from rbee.fleet.wheels import Listed, Listing
@@ -77,10 +78,7 @@ def _platform(each: Listed) -> str:
 
 
 def _builder(each: Listed) -> str:
-    wheel = each.item.wheel
-    if wheel is None:
-        return "-"
-    return wheel.built_on.split()[0] if wheel.built_on else "here"
+    return who_built(each.item.wheel.built_on) if each.item.wheel else "-"
 
 
 def _time(seconds: float | None) -> str | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from rbee.base.errors import ConfigError, UsageError
@@ -15,7 +16,7 @@ from rbee.inventory import Inventory, Node
 from rbee.node.session import open_session
 from rbee.registry import OpenRegistry
 from rbee.setup import bootstrap, cached, index_files
-from rbee.setup.builders import Builders
+from rbee.setup.builders import Builders, who_built
 from rbee.setup.cached import Cached, State
 from rbee.setup.index_signature import Signer
 from rbee.setup.platforms import Target
@@ -64,8 +65,8 @@ def _platform(node: Node, registry: Registry) -> tuple[Target, str] | None:
     """A node's platform and backend, as far as they are known."""
     facts = registry.node_facts(node.name)
     target = Target.read(facts.platform) if facts else None
-    if target is None and node.is_local:
-        target = Target.here()
+    if node.is_local:
+        target = replace(target or Target.here(), cpu=Target.here().cpu)
     if target is None:
         return None
     return target, node.backend if node.backend != "auto" else (facts.backend if facts else "") or "cpu"
@@ -94,13 +95,13 @@ def choose(root: Path, built_by: Sequence[str]) -> Chosen:
     Reads it. Raises UsageError for a name that has built nothing and where there is nothing, ConfigError.
     """
     wheels = [(item.path, item.wheel) for item in cached.contents(root) if item.wheel and item.state is State.GOOD]
-    others = {wheel.built_on.split()[0] for _, wheel in wheels if wheel.built_on}
+    others = {who_built(wheel.built_on) for _, wheel in wheels if wheel.built_on}
     if strangers := sorted(set(built_by) - others):
         raise UsageError(f"--built-by: there is nothing in the cache that {strangers[0]} has built")
     offers: dict[str, Offer] = {}
     for folder, wheel in sorted(wheels, key=lambda item: item[1].built_on):  # this machine's come first
         path = index_files.wheel_path(wheel.backend, wheel.file, wheel.libc, wheel.libc_version)
-        if path in offers or (wheel.built_on and wheel.built_on.split()[0] not in built_by):
+        if path in offers or (wheel.built_on and who_built(wheel.built_on) not in built_by):
             continue
         if file_sha256(folder / wheel.file) != wheel.sha256:
             raise ConfigError(
@@ -112,7 +113,7 @@ def choose(root: Path, built_by: Sequence[str]) -> Chosen:
     if not offers:
         raise UsageError(
             f"the cache {root} has no llama.cpp to push",
-            hint=f"`--built-by {left_out[0]}` pushes what {left_out[0]} built, if you trust that"
+            hint=f"--built-by {quote(left_out[0])} pushes what comes from there, if you trust that"
             if left_out
             else "`rbee wheels build` makes one",
         )

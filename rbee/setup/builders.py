@@ -55,6 +55,11 @@ def _identity(node: Node) -> str:
 KEEPER = Builders()
 
 
+def who_built(built_on: str) -> str:
+    """`built_on` as a user reads it and names it: a node, what vouches for a wheel of an index, or the index."""
+    return built_on if built_on.startswith("key ") else built_on.partition(" ")[0] or "here"
+
+
 def builds_itself(node: Node, elsewhere: str) -> str:
     """What to tell when a build on `node` begins. elsewhere: another node whose build would fit, "" for none."""
     if node.is_local:

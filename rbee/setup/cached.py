@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -76,11 +76,15 @@ class Cached:
         return self.wheel.version if self.wheel else ""
 
     def fits(self, target: Target, backend: str) -> bool:
-        """Whether a bootstrap of such a node would take it, whoever made it."""
+        """Whether a bootstrap of such a node would take it, whoever made it.
+
+        Of a processor that nothing is known of (the registry keeps nothing) it is believed: all since 2013 can enough.
+        """
         if self.state is not State.GOOD:
             return False
         if self.wheel:
-            return self.wheel.fits(target, backend)
+            wheel = self.wheel if target.cpu else replace(self.wheel, cpu=())
+            return wheel.fits(target, backend)
         return self.path.name == _name_of(self.kind, target)
 
 

@@ -221,7 +221,7 @@ def test_what_a_node_built_is_pushed_where_that_is_said(
     words = ("push", str(tmp_path / "public"), "-i", str(inventory))
     status, out, err = run(capsys, *words)
     assert (status, [entry["backend"] for entry in tomllib.loads(out)["wheel_indexes"]]) == (0, ["cpu"])
-    assert "what gpu1 built is not pushed; --built-by gpu1 does" in err
+    assert "what gpu1 built or vouches for is not pushed; --built-by gpu1 does" in err
     status, out, _ = run(capsys, *words, "--built-by", "gpu1")
     assert (status, [entry["backend"] for entry in tomllib.loads(out)["wheel_indexes"]]) == (0, ["cpu", "cuda"])
 

@@ -424,6 +424,24 @@ async def test_a_node_with_a_compiler_builds_for_itself_and_for_the_next_one(bed
     assert bed.left_over() == []
 
 
+async def test_what_a_bootstrap_would_take_is_gathered_before_it_and_built_on_the_node_where_it_would_be(
+    bed: Testbed,
+) -> None:
+    source = write_source(bed.index.folder, "llama_cpp_python", tag=LLAMA_TAG)
+    bed.index.lock(requirements.LLAMA, source)
+    older = bed.probe(libc=f"{HERE.libc} 2.17", compiler="/usr/bin/cc")
+    gathered = await bootstrap.gather(bed.session(Node("gpu1", host="gpu1")), older)
+    assert not gathered.was_there
+    assert list(gathered.packages.glob("*.whl"))
+    assert os.access(gathered.uv, os.X_OK)
+    assert [path.name for path in (bed.home / "runtimes").iterdir() if path.name != "wheels"] == [f"uv-{uv_version()}"]
+    shutil.rmtree(bed.home)
+    bed.index.vanish()
+    again = await bootstrap.gather(bed.session(Node("gpu1", host="gpu1")), older)
+    assert again == replace(gathered, was_there=True)
+    assert not bed.home.exists(), "what the cache has needs nothing of the node"
+
+
 async def test_a_failed_build_on_the_node_names_it_and_the_log_here(bed: Testbed) -> None:
     body = "print('part.c:1: error: out of luck')\nsys.exit(1)"
     bed.index.lock(requirements.LLAMA, write_source(bed.index.folder, "llama_cpp_python", tag=LLAMA_TAG, body=body))
