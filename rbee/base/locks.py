@@ -18,13 +18,13 @@ from rbee.base.settings import Settings, make_private_folder
 
 
 @asynccontextmanager
-async def keeper_lock(settings: Settings, name: str, what: str, emit: Emit) -> AsyncIterator[None]:
-    """Only one process of this keeper at a time is inside, for each `name`.
+async def keeper_lock(settings: Settings, name: str, what: str, emit: Emit) -> AsyncIterator[bool]:
+    """Only one process of this keeper at a time is inside, for each `name`. Yields whether another one was.
 
     what: what the holder does, for the notice that others show while they wait ("prepares gpu1").
     """
-    async with file_lock(keeper_lock_path(settings, name), what, emit):
-        yield
+    async with file_lock(keeper_lock_path(settings, name), what, emit) as waited:
+        yield waited
 
 
 def keeper_lock_path(settings: Settings, name: str) -> Path:
@@ -33,19 +33,20 @@ def keeper_lock_path(settings: Settings, name: str) -> Path:
 
 
 @asynccontextmanager
-async def file_lock(path: Path, what: str, emit: Emit) -> AsyncIterator[None]:
+async def file_lock(path: Path, what: str, emit: Emit) -> AsyncIterator[bool]:
     """Like `keeper_lock`, for everybody who names the same file."""
     from filelock import AsyncFileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = AsyncFileLock(path, poll_interval=0.1)
+    lock, waited = AsyncFileLock(path, poll_interval=0.1), False
     try:
         await lock.acquire(timeout=0)
     except Timeout:
+        waited = True
         emit(Notice(f"waiting: another rbee {what}"))
         await lock.acquire(timeout=-1)
     try:
-        yield
+        yield waited
     finally:
         await lock.release()
 

@@ -29,6 +29,7 @@ USERS_S = 30 * DAY_S
 _NOUNS = {
     "payload": "code of rbee",
     "runtime": "a Python environment",
+    "python": "a Python that no environment is made from",
     "staging": "left of an interrupted installation",
     "wheels": "packages that were unpacked long since",
     "uv": "a tool of the installation",

@@ -110,7 +110,7 @@ async def _in_catalog(hive: HiveClient, ref: ModelRef) -> ModelInfo | None:
     return next((model for model in await hive.models() if model.model == ref.canonical), None)
 
 
-def _turn(session: NodeSession, what: str) -> AbstractAsyncContextManager[None]:
+def _turn(session: NodeSession, what: str) -> AbstractAsyncContextManager[bool]:
     name, node = hashlib.sha256(what.encode()).hexdigest()[:16], session.node.name
     return keeper_lock(session.context.settings, f"model-{node}-{name}", f"brings this model to {node}", session.emit)
 

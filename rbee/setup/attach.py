@@ -50,8 +50,10 @@ async def attach(session: NodeSession, meanwhile: bootstrap.Meanwhile | None = N
         ready = await bootstrap.ensure(session, found, payload)
     else:
         name = session.node.name
-        async with keeper_lock(session.context.settings, f"bootstrap-{name}", f"prepares {name}", session.emit):
-            found = await _probe(session)
+        lock = keeper_lock(session.context.settings, f"bootstrap-{name}", f"prepares {name}", session.emit)
+        async with lock as waited:
+            if waited:
+                found = await _probe(session)
             ready = await bootstrap.ensure(session, found, payload, meanwhile)
     session.connection.use_pipe((*ready.command, "pipe"))
     hive, info = await _current_hive(session, found, ready)

@@ -17,6 +17,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rbee_remote.protocol import FileSeen
 from rbee_remote.sweep.processes import Ours
@@ -36,6 +37,7 @@ _PAYLOAD = re.compile(r"[0-9a-f]{16}\.zip")
 _UV = re.compile(r"uv-[0-9][\w.+-]*")
 _STAGING = re.compile(r"\.(staging|removed)-[\w.-]+")
 _RUNTIME = re.compile(r"[\w+-][\w.+-]*")
+_PYTHON = re.compile(r"\w[\w.+-]*")
 _DOWNLOAD = re.compile(r"[\w.+-]+\.gguf\.part(\.json)?")
 _INCOMING = re.compile(r"incoming-[0-9a-f]{32}\.gguf")
 _RECORD = re.compile(r"[0-9a-f]{32}\.json")
@@ -43,7 +45,7 @@ _RECORD_BEING_WRITTEN = re.compile(r"\.[0-9a-f]{32}\.json\.\w+")
 _WORKER_LOG = re.compile(r"worker-([0-9a-f]{16})\.log(\.1)?")
 _SOCKET = re.compile(r"hive\.sock|worker-[0-9a-f]{16}\.(sock|keeper)|\.\d+")
 
-#: What in runtimes/ is none: uv's own Pythons stay as long as a runtime may be made from them.
+#: What in runtimes/ is none.
 _NOT_RUNTIMES = ("wheels", "python")
 
 _MAX_RECORD = 1 << 20
@@ -98,6 +100,9 @@ def scan(home: str, run_dir: str) -> Iterator[Found]:
     catalogued = _catalogued(home)
     for folder, kind_of in _PLACES.items():
         yield from (found for found in _of_folder(home, folder, kind_of) if found.name not in catalogued)
+    pythons = os.path.realpath(f"{home}/runtimes/python")
+    needed = _needed_pythons(home, pythons)
+    yield from _of_folder(home, ("runtimes", "python"), lambda entry, _: _kind_in_pythons(entry, needed))
     with contextlib.suppress(OSError), opened(home, ("runtimes", "wheels")) as descriptor:
         for entry in _entries(descriptor):
             if stat.S_ISDIR(entry.st_mode):
@@ -150,6 +155,19 @@ def _kind_in_runtimes(entry: _Entry, folder: int) -> str:
         return "wheels" if entry.name == "wheels" else ""
     is_runtime = _RUNTIME.fullmatch(entry.name) and _has(folder, f"{entry.name}/pyvenv.cfg")
     return "runtime" if is_runtime else ""
+
+
+def _kind_in_pythons(entry: _Entry, needed: set[str]) -> str:
+    """One that was brought or fetched is of use as long as a runtime is made from it."""
+    is_python = stat.S_ISDIR(entry.st_mode) and _PYTHON.fullmatch(entry.name)
+    return "python" if is_python and entry.name not in needed else ""
+
+
+def _needed_pythons(home: str, pythons: str) -> set[str]:
+    """The names of those in the folder `pythons` that runtimes, or what becomes one, start with."""
+    runtimes = Path(home, "runtimes")
+    links = [link for place in ("*", ".staging-*/venv") for link in runtimes.glob(f"{place}/bin/python")]
+    return {os.path.relpath(os.path.realpath(link), pythons).partition("/")[0] for link in links}
 
 
 def _kind_in_models(entry: _Entry, folder: int) -> str:

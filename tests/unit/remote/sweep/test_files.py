@@ -97,11 +97,27 @@ def test_each_kind_is_listed_with_its_size_and_age(node: NodeFolders) -> None:
 def test_what_rbee_keeps_and_what_is_the_users_is_never_listed(node: NodeFolders) -> None:
     for path in (
         f"models/{'0' * 64}.gguf", f"models/{'0' * 32}.json", "models/mine.gguf", "models/notes.part", "log/hive.log",
-        "log/audit.log", "log/worker-mine.log", "runtimes/python/cpython-3.12/bin/python3", "runtimes/mine/file",
+        "log/audit.log", "log/worker-mine.log", "runtimes/python/.cache/x", "runtimes/mine/file",
         "payloads/mine.zip", f"payloads/{ID}.zip.bak", "thesis.tex", "notes.part-1", f"deep/er/x.{UPLOAD}",
     ):  # fmt: skip
         node.make(path, idle_s=99 * DAY_S)
     assert set(listed(node)) == {f"payloads/{node.payload.name}"}
+
+
+def test_a_python_goes_when_no_runtime_is_made_from_it(node: NodeFolders) -> None:
+    unused, used, becoming = (
+        node.make(f"runtimes/python/{name}/bin/python3.12", b"1", idle_s=9 * DAY_S)
+        for name in ("cpython-3.12", "rbee-3.11-00ff", "rbee-3.12-00ff")
+    )
+    runtime, staged = make_runtime(node), node.make("runtimes/.staging-00ff/venv/bin/x").parent
+    (runtime / "bin/python").unlink()
+    (runtime / "bin/python").symlink_to(used)
+    (staged / "python").symlink_to(becoming)
+    pythons = {path: seen for path, seen in listed(node).items() if path.startswith("runtimes/python")}
+    assert {path: seen.kind for path, seen in pythons.items()} == {"runtimes/python/cpython-3.12": "python"}
+    assert [result.done for result in remove(node, *pythons.values())] == [True]
+    assert not unused.exists()
+    assert used.exists()
 
 
 def test_a_download_that_the_catalog_names_is_kept(node: NodeFolders) -> None:
