@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import functools
 import uuid
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
@@ -232,17 +231,17 @@ class _Runtime:
         python = probe.python_version if _usable_python(probe) else None
         brought = None if python else interpreter.for_node(Target.of(probe, OWN_PYTHON))
         target = Target.of(probe, python or (brought.version if brought else OWN_PYTHON))
-        make = functools.partial(cls._named, target)
         if node.backend != "auto":
-            return make(node.backend)
+            return cls._named(target, node.backend)
         if target.system == "Darwin":
-            return make("metal")
+            return cls._named(target, "metal")
         if not any(gpu.vendor == "nvidia" for gpu in probe.gpus):
-            return make("cpu")
-        cuda = make("cuda")
+            return cls._named(target, "cpu")
+        cuda = cls._named(target, "cuda")
         if cuda.key in probe.runtimes or cache.can_get(target, "cuda", builders):
             return cuda
-        return make(
+        return cls._named(
+            target,
             "cpu",
             "the node has an NVIDIA GPU, but there is no llama.cpp wheel for CUDA: using the CPU "
             '(backend = "cuda" in the inventory has one built on the node)',

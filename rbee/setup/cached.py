@@ -83,7 +83,7 @@ class Cached:
         if self.state is not State.GOOD:
             return False
         if self.wheel:
-            wheel = self.wheel if target.cpu else replace(self.wheel, cpu=())
+            wheel = self.wheel if target.cpu else replace(self.wheel, cpu="")
             return wheel.fits(target, backend)
         return self.path.name == _name_of(self.kind, target)
 

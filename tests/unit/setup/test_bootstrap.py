@@ -434,7 +434,9 @@ async def test_what_a_bootstrap_would_take_is_gathered_before_it_and_built_on_th
     assert not gathered.was_there
     assert list(gathered.packages.glob("*.whl"))
     assert os.access(gathered.uv, os.X_OK)
-    assert [path.name for path in (bed.home / "runtimes").iterdir() if path.name != "wheels"] == [f"uv-{uv_version()}"]
+    assert [path.name for path in (bed.home / "runtimes").iterdir() if path.name != "wheels"] == [
+        f"uv-{requirements.uv().version}"
+    ]
     shutil.rmtree(bed.home)
     bed.index.vanish()
     again = await bootstrap.gather(bed.session(Node("gpu1", host="gpu1")), older)
