@@ -57,7 +57,7 @@ KEEPER = Builders()
 
 def who_built(built_on: str) -> str:
     """`built_on` as a user reads it and names it: a node, what vouches for a wheel of an index, or the index."""
-    return built_on if built_on.startswith("key ") else built_on.partition(" ")[0] or "here"
+    return built_on.partition(" ")[0] or "here"
 
 
 def builds_itself(node: Node, elsewhere: str) -> str:
