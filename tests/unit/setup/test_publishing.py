@@ -11,21 +11,23 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 
 from rbee.base.errors import ConfigError, NodeError, UsageError
-from rbee.base.events import silent
+from rbee.base.events import Event, silent
 from rbee.base.files import LocalFile
+from rbee.inventory import Node, WheelIndex
 from rbee.setup import index_files, index_scripts, requirements
+from rbee.setup.builders import Builders
 from rbee.setup.index_signature import Signer
 from rbee.setup.platforms import Target
 from rbee.setup.publishing import Offer, Publisher, Pushed
-from rbee.setup.wheels import WheelCache
+from rbee.setup.wheels import LlamaWheel, WheelCache
 from rbee.transport.local import LocalConnection
 from rbee_remote.protocol import ErrorCode
 from tests.unit.setup.package_index import PackageIndex
 from tests.unit.setup.tiny_packages import write_source, write_wheel
+from tests.unit.setup.wheel_server import VERSION, make_wheel
 
 HERE = Target.here()
 needs_ssh_keygen = pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="there is no ssh-keygen")
@@ -195,6 +197,8 @@ asyncio.run(main())
     assert done.stdout == "DISK_FULL /mnt/index cannot be written: its disk is full\nTrue\n", done.stderr
 
 
+@needs_ssh_keygen
+@pytest.mark.parametrize("is_signed", [True, False])
 async def test_what_is_pushed_is_what_a_keeper_fetches(
     index: PackageIndex,
     cache: WheelCache,
@@ -202,24 +206,25 @@ async def test_what_is_pushed_is_what_a_keeper_fetches(
     there: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_signed: bool,
 ) -> None:
-    """By the real pip, under a name that says the C library it needs."""
-    index.lock(requirements.LLAMA, write_source(index.folder, "llama_cpp_python"))
-    library = next(Path(psutil.__file__).parent.rglob("*.so")).read_bytes()
-    files = {"llama_cpp/__init__.py": b"", "llama_cpp/lib/libggml.so": library}
-    built = cache.add_wheel(
-        write_wheel(tmp_path / "built", "llama_cpp_python", files, tag=f"py3-none-linux_{HERE.machine}"), "cpu"
-    )
-    path = index_files.wheel_path("cpu", built.name, "glibc", (2, 17))
-    assert path.endswith(f"-manylinux_2_17_{HERE.machine}.whl")
-    await push(connection, there, Offer("cpu", path, built))
-    monkeypatch.setenv("RBEE_WHEEL_INDEX", f"{there.as_uri()}#sha256={built.sha256}")
-    monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.delenv("CXX", raising=False)
-    other = WheelCache(tmp_path / "other", tmp_path / "log")
-    found = await other.llama_wheel(HERE, "cpu", silent)
+    """By its hash, or by the key of who pushed; under a name that says the C library it needs."""
+    monkeypatch.delenv("RBEE_WHEEL_INDEX", raising=False)
+    index.lock(requirements.LLAMA, write_source(index.folder, "llama_cpp_python", version=VERSION))
+    built = cache.add_wheel(make_wheel(tmp_path / "built"), "cpu")
+    needs = LlamaWheel.read(built.path.with_name("wheel.json"))
+    path = index_files.wheel_path("cpu", built.name, needs.libc, needs.libc_version)
+    signer = await Signer.of(key(tmp_path)) if is_signed else None
+    await push(connection, there, Offer("cpu", path, built), signer=signer)
+    vouched = {"key": signer.public} if signer else {"sha256": (built.sha256,)}
+    asked = WheelIndex(there.as_uri(), "cpu", **vouched)  # type: ignore[arg-type]
+    node = Node("local", wheel_index="off", wheel_indexes=(asked,))
+    other, said = WheelCache(tmp_path / "other", tmp_path / "log"), list[Event]()
+    found = await other.from_indexes(HERE, "cpu", said.append, Builders.of(node, {}))
+    assert found is not None, said
     assert found.name == path.rpartition("/")[2]
-    assert other.find_llama(HERE, "cpu") == found
+    assert f"-{'musllinux' if HERE.libc == 'musl' else 'manylinux'}_" in found.name
 
 
 @pytest.mark.parametrize(
