@@ -526,7 +526,9 @@ async def test_a_gpu_gets_the_wheel_for_it_from_the_cache(bed: Testbed) -> None:
 async def test_a_gpu_gets_the_wheel_for_it_from_an_index_and_the_cpu_where_that_does_not_keep_its_word(
     bed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wheel = make_wheel(tmp_path / "made", {"llama_cpp/__init__.py": b'__version__ = "0.3.36"'})
+    # The real bindings, which are read here, cannot be imported without packages that this index has not.
+    wheel = make_wheel(tmp_path / "made", {"llama_cpp/importable.py": b""})
+    monkeypatch.setattr(node_scripts, "_BINDINGS", "llama_cpp.importable")
     bed.index.lock(requirements.LLAMA, wheel)
     bed.cache.add_wheel(wheel, "cpu")
     found = replace(Target.here(), cudart=frozenset({12}))

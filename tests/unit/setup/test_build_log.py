@@ -71,5 +71,5 @@ def test_a_build_says_first_how_long_it_takes_and_how_to_do_without() -> None:
     assert "compiled once for gpu1: about " in few
     assert "on 1 core," in few
     assert "about 1 min on 64 cores" in many
-    assert "RBEE_WHEEL_INDEX" in many
+    assert "wheel_indexes" in many
     assert "because of cuda" in forecast("gpu1", 8, "cuda").text
