@@ -7,7 +7,6 @@ Rules
 """
 
 import hashlib
-import io
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,10 @@ import venv
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import IO
+
+#: Bytes that are read at once.
+PIECE = 2**20
 
 
 class Environment(venv.EnvBuilder):
@@ -37,27 +40,32 @@ def main(staged: Path, final: Path, imports: str, *files: str) -> None:
 
 
 def unpack(path: Path, sha256: str, site: Path) -> None:
-    """Reads the file once: what is unpacked is what was hashed."""
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise SystemExit(f"{path} has another SHA-256 than it should have")
-    if path.suffix == ".whl":
-        install(io.BytesIO(data), site)
-        return
-    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        for member in archive:
-            wheel = archive.extractfile(member)
-            assert wheel is not None
-            install(io.BytesIO(wheel.read()), site)
+    """What is unpacked is what was hashed: both read the one open file."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while piece := file.read(PIECE):
+            digest.update(piece)
+        if digest.hexdigest() != sha256:
+            raise SystemExit(f"{path} has another SHA-256 than it should have")
+        file.seek(0)
+        if path.suffix == ".whl":
+            install(file, site)
+            return
+        with tarfile.open(fileobj=file) as archive:
+            for member in archive:
+                wheel = archive.extractfile(member)
+                assert wheel is not None
+                install(wheel, site)
 
 
-def install(wheel: io.BytesIO, site: Path) -> None:
+def install(wheel: IO[bytes], site: Path) -> None:
     """Of wheels that have nothing for other folders than site-packages, as those of the locks: they are only unpacked,
-    and their programs, which nobody starts, are not made."""
+    and their programs, which nobody starts, are not made. Nor are the packages' own tests, a third of the files."""
     with zipfile.ZipFile(wheel) as archive:
-        if elsewhere := [name for name in archive.namelist() if name.partition("/")[0].endswith(".data")]:
+        names = archive.namelist()
+        if elsewhere := [name for name in names if name.partition("/")[0].endswith(".data")]:
             raise SystemExit(f"{elsewhere[0]} belongs elsewhere than in site-packages")
-        archive.extractall(site)  # noqa: S202 - a zip file's names lead nowhere else, and these are of a lock
+        archive.extractall(site, [name for name in names if "/tests/" not in name and not name.endswith(".pyi")])  # noqa: S202
 
 
 def works(runtime: Path, imports: str, *, silent: bool = False) -> bool:

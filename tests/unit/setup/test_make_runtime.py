@@ -15,13 +15,15 @@ from tests.unit.setup.tiny_packages import write_wheel
 
 def test_a_bundle_is_the_same_bytes_for_the_same_files_and_is_unpacked_to_what_they_hold(tmp_path: Path) -> None:
     names = ("one", "two")
-    wheels = [LocalFile.of(write_wheel(tmp_path, name, {f"{name}/x.py": name.encode()})) for name in names]
+    contents = [{f"{name}/x.py": name.encode(), f"{name}/tests/x.py": b"", f"{name}/x.pyi": b""} for name in names]
+    wheels = [LocalFile.of(write_wheel(tmp_path, *item)) for item in zip(names, contents, strict=True)]
     bundle = Bundle.of("packages.tar", wheels)
     assert bundle == Bundle.of("packages.tar", wheels)
     assert bundle.sha256 == hashlib.sha256(bundle.source).hexdigest()
     path, site = tmp_path / bundle.name, tmp_path / "site"
     path.write_bytes(bundle.source)
     make_runtime.unpack(path, bundle.sha256, site)
+    assert [path.name for path in (site / "one").iterdir()] == ["x.py"]
     assert [(site / name / "x.py").read_text() for name in names] == list(names)
 
 
