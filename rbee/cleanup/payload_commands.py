@@ -184,7 +184,7 @@ def _no_python(why: str, said: str) -> NodeError:
     return NodeError(
         ErrorCode.NODE_UNSUPPORTED,
         f"the node needs a Python {oldest} or newer for this, and {why}",
-        hint="install one on the node (apt install python3-minimal, dnf install python3, apk add python3)",
+        hint="install one on the node (apt install python3, dnf install python3, apk add python3)",
         details={"said": said} if said else {},
     )
 

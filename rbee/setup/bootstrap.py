@@ -323,7 +323,7 @@ class _Bootstrap:
         raise NodeError(
             ErrorCode.NODE_UNSUPPORTED,
             f"the node has no Python {'.'.join(map(str, OLDEST_PYTHON))} or newer, and uv could not fetch one there",
-            hint="install one on the node (apt install python3-minimal, dnf install python3, apk add python3)",
+            hint="install one on the node (apt install python3, dnf install python3, apk add python3)",
             details={"uv": result.stderr.strip()[-300:]},
         )
 
