@@ -38,8 +38,9 @@ PARTS = {
     "build": "compile",
     "llama": "wheel",
     "model": "model",
-    "load": "load",
 }
+#: Its phases that take time.
+PHASES = {"node": "node ready", "model": "model checked", "ready": "load", "inference": "first token"}
 #: What must not reach a newcomer from whoever runs the benchmark.
 PRIVATE = ("RBEE_", "HF_", "XDG_", "VIRTUAL_ENV", "PYTHON")
 
@@ -99,6 +100,7 @@ def _infer(rbee: Path, env: dict[str, str], timeline: Timeline) -> None:
     """Until the first token; the rest of the answer is waited for."""
     words: list[str | Path] = [rbee, "infer", "--json", "--max-tokens", "1", "Hello"]
     seen: dict[str, tuple[float, float]] = {}
+    phases: dict[str, float] = {}
     process = subprocess.Popen(words, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     assert process.stdout
     last = ""
@@ -108,13 +110,13 @@ def _infer(rbee: Path, env: dict[str, str], timeline: Timeline) -> None:
             seen[event["key"]] = (seen.get(event["key"], (now, now))[0], now)
         elif event.get("event") == "notice":
             print(event["text"], flush=True)
-        elif event.get("event") == "phase_done" and event["name"] == "inference":
-            timeline.parts["first token"] = event["seconds"]
+        elif event.get("event") == "phase_done" and event["name"] in PHASES:
+            phases[PHASES[event["name"]]] = event["seconds"]
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise subprocess.CalledProcessError(process.returncode, words, last)
-    timeline.parts |= {PARTS[key]: end - begin for key, (begin, end) in seen.items()}
+    timeline.parts |= {PARTS[key]: end - begin for key, (begin, end) in seen.items()} | phases
     timeline.cpu_s = usage.ru_utime + usage.ru_stime
 
 
