@@ -158,11 +158,14 @@ def _linked(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         said = subprocess.run(["ldd", path], capture_output=True, text=True, check=True).stdout
         for line in said.splitlines():
-            library, _, place = line.strip().partition(" => ")
+            wanted, _, place = line.strip().partition(" => ")
             if place.startswith("not found"):
-                sys.exit(f"{path} needs {library}, which is not there")
-            if place.startswith("/") and not _LIBC.match(library):
-                found[library] = Path(os.path.dirname(place.split(" (")[0]), library)  # noqa: PTH120
+                sys.exit(f"{path} needs {wanted}, which is not there")
+            # what is wanted by its path (python-build-standalone: $ORIGIN/../lib/...) has no arrow
+            library = Path(wanted.split(" (")[0])
+            folder = os.path.dirname((place or wanted).split(" (")[0])  # noqa: PTH120
+            if folder.startswith("/") and not _LIBC.match(library.name):
+                found[library.name] = Path(folder, library.name)
     return [found[name] for name in sorted(found)]
 
 
