@@ -42,8 +42,6 @@ OWN_PYTHON = (3, 12)
 #: A runtime and the uploaded wheels (150 MB on x86-64 Linux), and what unpacking takes meanwhile.
 NEEDED_MB = 300
 _ELSEWHERE = "set `home` of this node in the inventory to a folder on another file system"
-
-
 #: What can be done on a node while its first runtime is made. Given its home, which is there by then.
 Meanwhile = Callable[[str], Coroutine[Any, Any, None]]
 

@@ -218,7 +218,7 @@ async def test_what_is_pushed_is_what_a_keeper_fetches(
     signer = await Signer.of(key(tmp_path)) if is_signed else None
     await push(connection, there, Offer("cpu", path, built), signer=signer)
     vouched = {"key": signer.public} if signer else {"sha256": (built.sha256,)}
-    asked = WheelIndex(there.as_uri(), "cpu", **vouched)  # type: ignore[arg-type]
+    asked = WheelIndex(there.as_uri(), "cpu", **vouched)
     node = Node("local", wheel_index="off", wheel_indexes=(asked,))
     other, said = WheelCache(tmp_path / "other", tmp_path / "log"), list[Event]()
     found = await other.from_indexes(HERE, "cpu", said.append, Builders.of(node, {}))
