@@ -12,7 +12,7 @@ from benchmarks.fanout import ADDRESSES, PORT, sshd
 from benchmarks.harness import Comparison, command, compare, in_turn
 from benchmarks.testbed import keeper, key_pair, rbee_command
 from rbee.registry import Registry
-from rbee.setup.payload import build_payload
+from rbee.setup.base.payload import build_payload
 from rbee_remote.protocol import WorkerInfo, WorkerState
 from tests.testbed.cli import Rbee
 from tests.testbed.node import KeyPair

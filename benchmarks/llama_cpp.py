@@ -28,8 +28,9 @@ from pathlib import Path
 import filelock
 import httpx
 
-from rbee.setup import building, requirements
-from rbee.setup.platforms import Target
+from rbee.setup.base import requirements
+from rbee.setup.base.platforms import Target
+from rbee.setup.wheels import building
 from tests.testbed import assets
 
 PROGRAMS = ("llama-server", "llama-bench")

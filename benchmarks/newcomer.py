@@ -23,9 +23,9 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.harness import Comparison
-from rbee.setup.platforms import Target
-from rbee.setup.wheel_index import ENV_INDEX
-from rbee.setup.wheels import WheelCache
+from rbee.setup.base.platforms import Target
+from rbee.setup.index.asked import ENV_INDEX
+from rbee.setup.wheels.cache import WheelCache
 from tests.testbed import assets
 
 ROOT = Path(__file__).parent.parent

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from benchmarks.harness import Comparison, compare, in_turn
 from rbee.base.settings import Settings
-from rbee.setup import requirements
-from rbee.setup.platforms import Target
-from rbee.setup.wheels import WheelCache
+from rbee.setup.base import requirements
+from rbee.setup.base.platforms import Target
+from rbee.setup.wheels.cache import WheelCache
 from tests.testbed import assets
 
 TOKENS = 256

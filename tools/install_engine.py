@@ -18,9 +18,9 @@ import time
 from rbee.base import events
 from rbee.base.errors import RbeeError
 from rbee.base.settings import Settings
-from rbee.setup import pip_settings, requirements
-from rbee.setup.platforms import Target
-from rbee.setup.wheels import WheelCache
+from rbee.setup.base import pip_settings, requirements
+from rbee.setup.base.platforms import Target
+from rbee.setup.wheels.cache import WheelCache
 
 REPORT_EVERY_S = 10.0
 

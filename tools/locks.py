@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rbee.setup import requirements
+from rbee.setup.base import requirements
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = (ROOT / "requirements", ROOT / "remote" / "requirements")

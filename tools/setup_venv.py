@@ -105,7 +105,7 @@ def _sha256(path: Path) -> str:
 
 def _pip_settings() -> dict[str, str]:
     """The variables for pip: what its files say, where this Python has a pip to ask, and the environment."""
-    from rbee.setup import pip_settings  # noqa: PLC0415 (an older Python, which ends before this, could not)
+    from rbee.setup.base import pip_settings  # noqa: PLC0415 (an older Python, which ends before this, could not)
 
     words, env = pip_settings.words(sys.executable), {**os.environ, **pip_settings.question()}
     asked = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
@@ -125,7 +125,7 @@ def _make_venv(settings: dict[str, str]) -> None:
 
 def _fetch_pip(folder: Path, settings: dict[str, str]) -> Path:
     """The locked pip."""
-    from rbee.setup import requirements, requirements_file  # noqa: PLC0415 (likewise)
+    from rbee.setup.base import requirements, requirements_file  # noqa: PLC0415 (likewise)
 
     (pip,) = (
         line for line in requirements.parse((ROOT / "requirements" / "keeper.txt").read_text()) if line.name == "pip"

@@ -17,7 +17,7 @@ from typing import TypeVar
 from rbee.base.errors import NodeError
 from rbee.node.diagnosis import check_home
 from rbee.node.probe import Probe
-from rbee.setup.payload import Payload, build_payload
+from rbee.setup.base.payload import Payload, build_payload
 from rbee.transport.connection import Connection, quote
 from rbee_remote.protocol import (
     OLDEST_PYTHON,

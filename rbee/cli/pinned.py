@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rbee.models.ref import built_in
-from rbee.setup import requirements
-from rbee.setup.payload import build_payload
+from rbee.setup.base import requirements
+from rbee.setup.base.payload import build_payload
 
 
 @dataclass(frozen=True, slots=True)

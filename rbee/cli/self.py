@@ -117,7 +117,7 @@ def _copy(copy: Copy) -> dict[str, Any]:
 def _cache_mb(shell: Shell) -> dict[str, int]:
     """What rbee keeps for its nodes, by kind."""
     from rbee.cleanup.unpacked import disk_size
-    from rbee.setup.wheels import WheelCache
+    from rbee.setup.wheels.cache import WheelCache
 
     cache = shell.settings.cache
     folders = {name: cache / name for name in ("models", "payloads", "interpreters")}

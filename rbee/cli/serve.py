@@ -134,7 +134,7 @@ def _show_unit(shell: Shell, options: ServeOptions, listen: list[str]) -> None:
     from rbee.cli.installed import command_words, show, variables
     from rbee.gateway.access.keys import default_path
     from rbee.gateway.life import DRAIN_S
-    from rbee.setup.wheels import ENV_CACHE, WheelCache
+    from rbee.setup.wheels.cache import ENV_CACHE, WheelCache
 
     keys = options.keys if options.keys != default_path(shell.settings) else None
     given = {

@@ -17,8 +17,8 @@ from rbee_remote.protocol import ErrorCode
 
 if TYPE_CHECKING:
     from rbee.inventory import Node
-    from rbee.setup.cache_prune import Judged
-    from rbee.setup.index_signature import Signer
+    from rbee.setup.index.signature import Signer
+    from rbee.setup.wheels.prune import Judged
 
 ForOption = Annotated[
     str | None,
@@ -67,7 +67,7 @@ def list_(shell: Shell) -> None:
     from rbee.base.events import Notice
     from rbee.cli import wheels_view
     from rbee.fleet import wheels
-    from rbee.setup.wheels import WheelCache
+    from rbee.setup.wheels.cache import WheelCache
 
     found = wheels.listing(WheelCache.of(shell.settings).root, shell.inventory, shell.open_registry)
     if shell.options.json:
@@ -102,7 +102,7 @@ def build(shell: Shell, for_: ForOption = None, backend: BackendOption = None) -
 
 def _backend(name: str) -> str:
     """Raises UsageError."""
-    from rbee.setup.building import BACKENDS
+    from rbee.setup.base.platforms import BACKENDS
 
     if name not in BACKENDS:
         raise UsageError(f"--backend: {name!r} is none of {', '.join(BACKENDS)}")
@@ -116,7 +116,7 @@ def push(shell: Shell, target: TargetArgument, sign: SignOption = None, built_by
     from rbee.base.events import Notice
     from rbee.cli import wheels_view
     from rbee.fleet import wheels
-    from rbee.setup.wheels import WheelCache
+    from rbee.setup.wheels.cache import WheelCache
 
     context = shell.context
     node, folder, where = _place(shell, target)
@@ -138,7 +138,7 @@ def push(shell: Shell, target: TargetArgument, sign: SignOption = None, built_by
 
 
 async def _signer(file: Path) -> Signer:
-    from rbee.setup.index_signature import Signer
+    from rbee.setup.index.signature import Signer
 
     return await Signer.of(file)
 
@@ -169,8 +169,8 @@ def _place(shell: Shell, target: str) -> tuple[Node, str, str]:
 
 def prune(shell: Shell, dry_run: DryRunOption = False) -> None:
     """Remove from the wheel cache what this rbee's locks do not name, what is damaged, and what was left half made."""
-    from rbee.setup import cache_prune
-    from rbee.setup.wheels import WheelCache
+    from rbee.setup.wheels import prune as cache_prune
+    from rbee.setup.wheels.cache import WheelCache
 
     root = WheelCache.of(shell.settings).root
     judged, another_builds = cache_prune.judge(root), False

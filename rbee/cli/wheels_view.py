@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 from rbee.registry.rows import iso_time
 from rbee.render import Table
 from rbee.render.text import amount
-from rbee.setup.builders import who_built
+from rbee.setup.index.builders import who_built
 
 if TYPE_CHECKING:
     from rbee.fleet.wheels import Listed, Listing
     from rbee.inventory import Node
     from rbee.setup.bootstrap import Gathered
-    from rbee.setup.cache_prune import Judged
-    from rbee.setup.index_signature import Signer
-    from rbee.setup.publishing import Offer, Pushed
+    from rbee.setup.index.publishing import Offer, Pushed
+    from rbee.setup.index.signature import Signer
+    from rbee.setup.wheels.prune import Judged
 
 
 def listing_table(found: Listing) -> Table:

@@ -15,12 +15,14 @@ from rbee.context import Context
 from rbee.inventory import Inventory, Node
 from rbee.node.session import open_session
 from rbee.registry import OpenRegistry
-from rbee.setup import bootstrap, cached, index_files
-from rbee.setup.builders import Builders, who_built
-from rbee.setup.cached import Cached, State
-from rbee.setup.index_signature import Signer
-from rbee.setup.platforms import Target
-from rbee.setup.publishing import Offer, Publisher, Pushed
+from rbee.setup import bootstrap
+from rbee.setup.base.platforms import Target
+from rbee.setup.index import files as index_files
+from rbee.setup.index.builders import Builders, who_built
+from rbee.setup.index.publishing import Offer, Publisher, Pushed
+from rbee.setup.index.signature import Signer
+from rbee.setup.wheels import cached
+from rbee.setup.wheels.cached import Cached, State
 
 if TYPE_CHECKING:
     from rbee.registry import Registry

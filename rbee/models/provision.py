@@ -28,7 +28,7 @@ from rbee.models.ref import ModelRef
 from rbee.models.store import ModelStore, Stored
 from rbee.node.hive_client import HiveClient
 from rbee.node.session import NodeSession
-from rbee.setup.payload import build_payload
+from rbee.setup.base.payload import build_payload
 from rbee_remote.protocol import DENIED, DownloadProgress, DownloadRequest, ErrorCode, ModelInfo, RegisterRequest
 from rbee_remote.protocol.retries import DOWNLOAD_TRIES
 

@@ -22,8 +22,8 @@ from rbee.base.files import LocalFile
 from rbee.base.locks import file_lock
 from rbee.base.settings import Settings
 from rbee.models.ref import ModelRef
-from rbee.setup import child, pip
-from rbee.setup.payload import Payload
+from rbee.setup.base import child, pip
+from rbee.setup.base.payload import Payload
 from rbee_remote.protocol import (
     DownloadProgress,
     DownloadRequest,

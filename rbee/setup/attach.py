@@ -20,7 +20,7 @@ from rbee.node.probe import Probe
 from rbee.node.session import Attached, NodeSession
 from rbee.node.socket_http import SilenceError
 from rbee.setup import bootstrap
-from rbee.setup.payload import build_payload
+from rbee.setup.base.payload import build_payload
 from rbee.transport.connection import Connection, quote
 from rbee_remote.protocol import (
     PROTOCOL,

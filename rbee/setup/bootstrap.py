@@ -24,17 +24,19 @@ from rbee.base.retries import INSTALL_TIMEOUT_S, PYTHON_TIMEOUT_S
 from rbee.inventory import Node
 from rbee.node.probe import Probe
 from rbee.node.session import NodeSession
-from rbee.setup import building, interpreter, node_scripts, portable, requirements
-from rbee.setup.builders import KEEPER, Builders, builds_itself
-from rbee.setup.bundle import Bundle
+from rbee.setup import interpreter
+from rbee.setup.base import node_scripts, requirements
+from rbee.setup.base.bundle import Bundle
+from rbee.setup.base.node_scripts import Place
+from rbee.setup.base.payload import Payload, build_payload
+from rbee.setup.base.platforms import Target
+from rbee.setup.base.put_files import Sendable, put_files
+from rbee.setup.base.stoppable import alongside
+from rbee.setup.index.builders import KEEPER, Builders, builds_itself
 from rbee.setup.interpreter import Interpreter
-from rbee.setup.node_build import NodeBuilder
-from rbee.setup.node_scripts import Place
-from rbee.setup.payload import Payload, build_payload
-from rbee.setup.platforms import Target
-from rbee.setup.put_files import Sendable, put_files
-from rbee.setup.stoppable import alongside
-from rbee.setup.wheels import WheelCache, uv_version
+from rbee.setup.wheels import building, portable
+from rbee.setup.wheels.cache import WheelCache, uv_version
+from rbee.setup.wheels.node_build import NodeBuilder
 from rbee_remote.protocol import OLDEST_PYTHON, ErrorCode
 
 #: What uv is asked for where a node has no Python, nor this keeper one for it; every wheel of the lock exists for it.

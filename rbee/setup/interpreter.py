@@ -16,7 +16,7 @@ from pathlib import Path
 from rbee.base import installation, tarball, trusted_files
 from rbee.base.files import LocalFile
 from rbee.base.settings import Settings
-from rbee.setup.platforms import Target, Version
+from rbee.setup.base.platforms import Target, Version
 
 _WHAT = "the keeper's cache"
 

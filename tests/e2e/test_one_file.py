@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from rbee.setup.platforms import Target
-from rbee.setup.wheels import WheelCache
+from rbee.setup.base.platforms import Target
+from rbee.setup.wheels.cache import WheelCache
 from rbee_remote.protocol import VERSION
 from tests.testbed import assets, images
 from tests.testbed.node import ContainerNode

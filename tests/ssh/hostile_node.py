@@ -15,8 +15,8 @@ import asyncssh
 from rbee.inventory import Node
 from rbee.node.probe import parse
 from rbee.setup import bootstrap
-from rbee.setup.payload import build_payload
-from rbee.setup.wheels import WheelCache
+from rbee.setup.base.payload import build_payload
+from rbee.setup.wheels.cache import WheelCache
 from tests.hostile import MESSAGES, PROBE, answer
 from tests.ssh.servers import Server
 

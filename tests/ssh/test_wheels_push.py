@@ -19,11 +19,11 @@ from rbee.context import Context
 from rbee.fleet import wheels
 from rbee.inventory import Inventory, Node
 from rbee.registry import Registry
-from rbee.setup.publishing import Offer, Pushed
+from rbee.setup.index.publishing import Offer, Pushed
 from tests.patience import PATIENCE_S
 from tests.ssh.conftest import write_key
 from tests.ssh.servers import SSHD, asyncssh_server, openssh_server
-from tests.unit.setup.test_publishing import is_whole, offer
+from tests.unit.setup.index.test_publishing import is_whole, offer
 
 pytestmark = pytest.mark.skipif(SSHD is None, reason="sshd is not installed")
 
@@ -77,7 +77,7 @@ async def test_the_command_line_over_ssh(user_key: asyncssh.SSHKey, tmp_path: Pa
     write_key(home / ".ssh/id_ed25519", user_key)
     cache = tmp_path / "cache"
     make = (
-        "from pathlib import Path; from rbee.setup.wheels import WheelCache; from rbee.setup import requirements;"
+        "from pathlib import Path; from rbee.setup.wheels.cache import WheelCache; from rbee.setup import requirements;"
         "from tests.unit.setup.tiny_packages import write_wheel;"
         f"root = Path({str(tmp_path)!r});"
         "wheel = write_wheel(root / 'built', 'llama_cpp_python', {'llama_cpp.py': b''},"

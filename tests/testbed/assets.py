@@ -22,7 +22,7 @@ import filelock
 
 from rbee.base.files import file_sha256
 from rbee.models.ref import built_in
-from rbee.setup import pip, requirements
+from rbee.setup.base import pip, requirements
 from tests.testbed import run
 
 MODEL_REF = "smollm2:135m"

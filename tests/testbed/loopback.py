@@ -20,7 +20,7 @@ from rbee.inventory import Inventory, Node, load
 from rbee.node.probe import parse, script
 from rbee.registry import Registry
 from rbee.setup import bootstrap
-from rbee.setup.wheels import WheelCache
+from rbee.setup.wheels.cache import WheelCache
 from tests.proxy import ChaosProxy, Fault
 from tests.ssh.servers import openssh_server
 

@@ -36,7 +36,7 @@ ALLOWED = {
     "rbee/fleet/workers.py": HINT,
     "rbee/cleanup/keeper_home.py": AGE,
     "rbee/cleanup/run.py": HINT,
-    "rbee/setup/cache_prune.py": AGE,
+    "rbee/setup/wheels/prune.py": AGE,
     "rbee/registry/__init__.py": HINT,
     "rbee/registry/file.py": SHOWN,
     "rbee/registry/rows.py": HINT,

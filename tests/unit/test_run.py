@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rbee.base.settings import Settings
-from rbee.setup.wheels import WheelCache
+from rbee.setup.wheels.cache import WheelCache
 from tests.testbed import assets, run
 from tests.testbed.cli import Rbee
 

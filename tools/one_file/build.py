@@ -29,7 +29,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "remote")]
 
 from rbee.base import tarball  # noqa: E402
 from rbee.base.files import file_sha256  # noqa: E402
-from rbee.setup import pip_settings  # noqa: E402
+from rbee.setup.base import pip_settings  # noqa: E402
 from rbee_remote.protocol import VERSION  # noqa: E402
 from tools.one_file import interpreter  # noqa: E402
 

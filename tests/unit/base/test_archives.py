@@ -13,7 +13,7 @@ import pytest
 from rbee.base import archives
 from rbee.base.errors import NodeError
 from rbee.models import store
-from rbee.setup import portable
+from rbee.setup.wheels import portable
 from tests.unit.setup.tiny_packages import write_wheel
 
 BOUNDS = archives.Bounds(files=10, each=2**20, all=2**21)
@@ -70,7 +70,7 @@ def test_a_directory_without_end_is_not_even_read(tmp_path: Path) -> None:
 def peak(code: str, *arguments: Path) -> int:
     """How many bytes more a process of its own needed at most for `code` than for its imports."""
     script = (
-        "import sys, resource\nfrom pathlib import Path\nfrom rbee.setup import portable\n"
+        "import sys, resource\nfrom pathlib import Path\nfrom rbee.setup.wheels import portable\n"
         "import elftools.elf.dynamic, elftools.elf.elffile, elftools.elf.gnuversions\n"
         "most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         f"before = most()\n{code}\nsys.stdout.write(str(most() - before))"

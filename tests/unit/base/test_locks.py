@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from rbee.setup import requirements
+from rbee.setup.base import requirements
 from tools import locks
 
 ROOT = Path(__file__).parents[3]

@@ -26,9 +26,9 @@ from rbee.inventory.edit import remove_node
 from rbee.models.hub_token import hub_token
 from rbee.models.store import ModelStore
 from rbee.registry import Registry
-from rbee.setup.payload import build_payload
-from rbee.setup.platforms import Target
-from rbee.setup.wheels import WheelCache
+from rbee.setup.base.payload import build_payload
+from rbee.setup.base.platforms import Target
+from rbee.setup.wheels.cache import WheelCache
 
 ME, ROOT, OTHER = 1000, 0, 1001
 MY_GROUP, STAFF = 1000, 50

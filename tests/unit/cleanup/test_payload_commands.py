@@ -14,7 +14,7 @@ from rbee.base.errors import NodeError
 from rbee.cleanup import payload_commands
 from rbee.cleanup.payload_commands import run_payload, survey, tidy
 from rbee.node.probe import Probe, Python
-from rbee.setup.payload import build_payload
+from rbee.setup.base.payload import build_payload
 from rbee.transport.connection import Completed
 from rbee.transport.local import LocalConnection
 from rbee_remote.protocol import ErrorCode, FileSeen, Survey, TidyRequest, encode

@@ -24,7 +24,7 @@ from rbee.inventory import Inventory, Node
 from rbee.node.probe import Probe, probe
 from rbee.node.traces import Traces, end_script, look_script, parse
 from rbee.registry import NodeFacts, Registry
-from rbee.setup import node_scripts
+from rbee.setup.base import node_scripts
 from rbee.transport.local import LocalConnection
 from rbee_remote.protocol import ErrorCode
 

@@ -12,8 +12,9 @@ from rbee.base.errors import ConfigError
 from rbee.cli import main as cli
 from rbee.inventory import LOCAL, Inventory, parse
 from rbee.inventory.unsafe_variables import is_unsafe
-from rbee.setup import building, child, pip, requirements
-from rbee.setup.platforms import Target
+from rbee.setup.base import child, pip, requirements
+from rbee.setup.base.platforms import Target
+from rbee.setup.wheels import building
 from rbee.transport.connection import quote
 from tests.testbed.cli import Rbee
 from tests.unit.setup.package_index import PackageIndex

@@ -12,8 +12,8 @@ import pytest
 from rbee.cli import main as cli
 from rbee.cli.pinned import Pinned, pinned
 from rbee.models.ref import built_in
-from rbee.setup import requirements
-from rbee.setup.payload import build_payload
+from rbee.setup.base import requirements
+from rbee.setup.base.payload import build_payload
 
 ROOT = Path(__file__).parents[3]
 

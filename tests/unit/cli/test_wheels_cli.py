@@ -19,10 +19,10 @@ from rbee.base.locks import held_at_once
 from rbee.cli import main as cli
 from rbee.inventory import Node
 from rbee.registry import NodeFacts, Registry
-from rbee.setup import requirements
-from rbee.setup.builders import Builders
-from rbee.setup.platforms import Target
-from rbee.setup.wheels import WheelCache
+from rbee.setup.base import requirements
+from rbee.setup.base.platforms import Target
+from rbee.setup.index.builders import Builders
+from rbee.setup.wheels.cache import WheelCache
 from tests.unit.setup.package_index import PackageIndex
 from tests.unit.setup.tiny_packages import write_source, write_wheel
 

@@ -20,7 +20,7 @@ from rbee.models.ref import parse_ref
 from rbee.node.hive_client import HiveClient
 from rbee.node.probe import Probe
 from rbee.node.session import NodeSession
-from rbee.setup import child
+from rbee.setup.base import child
 from rbee.transport.local import LocalConnection
 from rbee_remote.protocol import DownloadProgress, DownloadRequest, ErrorCode, ModelInfo
 from tests.doubles.session import session_over

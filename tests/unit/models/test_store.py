@@ -9,7 +9,7 @@ import pytest
 from rbee.base.errors import NodeError
 from rbee.models.ref import parse_ref
 from rbee.models.store import ModelStore
-from rbee.setup.payload import Payload
+from rbee.setup.base.payload import Payload
 from rbee_remote.protocol import DownloadRequest, ErrorCode
 
 

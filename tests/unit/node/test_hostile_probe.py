@@ -15,11 +15,12 @@ from rbee.base.files import LocalFile
 from rbee.cleanup import payload_commands
 from rbee.inventory import Node
 from rbee.node.probe import Probe, parse
-from rbee.setup import attach, bootstrap, node_scripts
-from rbee.setup.node_scripts import Place
-from rbee.setup.payload import build_payload
-from rbee.setup.platforms import Target
-from rbee.setup.wheels import WheelCache
+from rbee.setup import attach, bootstrap
+from rbee.setup.base import node_scripts
+from rbee.setup.base.node_scripts import Place
+from rbee.setup.base.payload import build_payload
+from rbee.setup.base.platforms import Target
+from rbee.setup.wheels.cache import WheelCache
 from rbee.transport import upload
 from rbee.transport.connection import quote
 from rbee_remote.protocol import ErrorCode

@@ -16,7 +16,7 @@ from rbee.base.errors import NodeError
 from rbee.inventory import Node
 from rbee.node.diagnosis import ConnectionFacts, findings, obstacle
 from rbee.node.probe import Gpu, Probe, Python, parse, probe, script
-from rbee.setup.platforms import Target
+from rbee.setup.base.platforms import Target
 from rbee.transport.connection import Completed
 from rbee_remote.protocol import ErrorCode
 from tests.doubles.connection import FakeConnection

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rbee.setup.wheels import WheelCache
+from rbee.setup.wheels.cache import WheelCache
 from tests.unit.setup.package_index import PackageIndex
 
 

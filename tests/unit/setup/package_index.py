@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rbee.setup import requirements
+from rbee.setup.base import requirements
 from tests.unit.setup.tiny_packages import lock_line, write_wheel
 
 

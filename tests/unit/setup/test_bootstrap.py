@@ -25,13 +25,14 @@ from rbee.context import Context
 from rbee.inventory import Inventory, Node, WheelIndex
 from rbee.node.probe import Gpu, Probe
 from rbee.node.session import NodeSession
-from rbee.setup import bootstrap, interpreter, node_scripts, requirements
+from rbee.setup import bootstrap, interpreter
+from rbee.setup.base import node_scripts, requirements
+from rbee.setup.base.node_scripts import IMPORTS
+from rbee.setup.base.payload import build_payload
+from rbee.setup.base.platforms import Target
 from rbee.setup.bootstrap import Step, check, plan
 from rbee.setup.interpreter import Interpreter
-from rbee.setup.node_scripts import IMPORTS
-from rbee.setup.payload import build_payload
-from rbee.setup.platforms import Target
-from rbee.setup.wheels import WheelCache
+from rbee.setup.wheels.cache import WheelCache
 from rbee.transport.connection import Completed
 from rbee.transport.local import LocalConnection
 from rbee_remote.protocol import ErrorCode

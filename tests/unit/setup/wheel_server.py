@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from rbee.setup.platforms import Target
+from rbee.setup.base.platforms import Target
 from tests.unit.setup.tiny_packages import write_wheel
 
 PAGE = "cpu/llama-cpp-python/"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from rbee.setup.payload import build_payload
+from rbee.setup.base.payload import build_payload
 from rbee_remote.protocol import Survey, TidyReport, TidyRequest
 from rbee_remote.sweep.survey import survey
 from rbee_remote.sweep.tidy import tidy

@@ -1,0 +1,203 @@
+"""What a bootstrap runs on a node: POSIX sh, made of quoted values. Pure."""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+from rbee.base.files import LocalFile
+from rbee.node.traces import NOTE
+from rbee.setup.base.payload import package_folder
+from rbee.setup.base.put_files import Sendable
+from rbee.transport.connection import quote
+
+#: Minutes after which a leftover belongs to nobody any more.
+STALE_MINUTES = 24 * 60
+#: What the hive and the workers import before the first token; a runtime in which one of them fails never gets its
+#: name.
+IMPORTS = "anyio, jinja2, psutil, starlette.applications, uvicorn"
+_BINDINGS = "llama_cpp.llama_cpp"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Absolute paths on a node. python: the one that runtimes are made from, "" while there is none."""
+
+    home: str
+    uv: str
+    python: str = ""
+
+
+def prepare(home: str) -> str:
+    """Make the folders of a node, and remove leftovers of interrupted bootstraps and wheels of earlier ones."""
+    return _lines(
+        "set -e",
+        "umask 077",
+        f"home={quote(home)}",
+        "newline='\n'",
+        'made=""; folder=$home',
+        'while [ -n "$folder" ] && [ ! -d "$folder" ]; do made=$made$folder$newline; folder=${folder%/*}; done',
+        # One after the other: in a folder such as /tmp somebody else may have been first.
+        'printf %s "$made" | sort | while IFS= read -r folder; do',
+        '  mkdir "$folder" 2>/dev/null || { [ -d "$folder" ] && [ -O "$folder" ] && [ ! -L "$folder" ]; } || {',
+        '    echo "$folder belongs to somebody else" >&2; exit 1; }',
+        "done",
+        'cd "$home"',
+        f'[ -e {NOTE} ] || printf %s "$made" >{NOTE}',
+        "mkdir -p payloads runtimes/wheels models log",
+        f"find runtimes -name '.staging-*' -prune -mmin +{STALE_MINUTES} -exec rm -rf {{}} +",
+        f"find runtimes/wheels -type f -mmin +{STALE_MINUTES} -exec rm -f {{}} +",
+    )
+
+
+def wheel_path(home: str, wheel: Sendable) -> str:
+    """Where a wheel lies on a node: its folder tells its contents, its own name is what uv goes by."""
+    return f"{home}/runtimes/wheels/{wheel.sha256[:16]}/{wheel.name}"
+
+
+def discard(place: Place) -> str:
+    """Remove all wheels: one of them may be damaged."""
+    return f"rm -rf {quote(f'{place.home}/runtimes/wheels')}\n"
+
+
+def fetch_python(place: Place, version: str, timeout_s: int) -> str:
+    """Print the path of a Python that uv fetches where it is not there yet. Needs the internet."""
+    uv = quote(place.uv)
+    folder = f"{place.home}/runtimes/python"
+    return _lines(
+        *_environment(place.home),
+        f"export UV_PYTHON_INSTALL_DIR={quote(folder)} UV_CACHE_DIR={quote(f'{folder}/.cache')} UV_HTTP_TIMEOUT=20",
+        "trap 'rm -rf \"$UV_CACHE_DIR\"' EXIT",
+        f'limit=""; if command -v timeout >/dev/null 2>&1; then limit="timeout {timeout_s}"; fi',
+        f"$limit {uv} python install -q --no-bin {quote(version)} >&2",
+        f"chmod -R go= {quote(folder)}",
+        f"{uv} python find --managed-python {quote(version)}",
+    )
+
+
+def python_path(place: Place, name: str) -> str:
+    """Of a Python that was brought."""
+    return f"{place.home}/runtimes/python/{name}/bin/python"
+
+
+def unpack_python(place: Place, nonce: str, name: str, archive: str) -> str:
+    """Put a Python in its place, staged and renamed, where it is not there yet; its archive goes."""
+    final = quote(f"{place.home}/runtimes/python/{name}")
+    return _lines(
+        "set -e",
+        *staging(place.home, nonce),
+        # That it is wanted shows in its time: a clean-up leaves what is young.
+        f"[ ! -d {final} ] || {{ touch {final}; exit 0; }}",
+        'mkdir "$staging/python"',
+        f'gzip -dc {quote(archive)} | tar -xf - -C "$staging/python"',
+        '"$staging/python/bin/python" -I -c "import ssl, ctypes, zlib"',
+        'chmod -R go= "$staging/python"',
+        f"mkdir -p {quote(f'{place.home}/runtimes/python')}",
+        # Another bootstrap may have been first, whose is as good as ours: what was moved into it goes.
+        f'mv "$staging/python" {final} 2>/dev/null || [ -d {final} ]',
+        f"rm -rf {final}/python {quote(archive)}",
+    )
+
+
+def create_runtime(place: Place, nonce: str, key: str, files: Sequence[Sendable]) -> str:
+    """Make the runtime `key` from wheels and archives of wheels that are on the node: staged, verified, renamed."""
+    program = resources.files("rbee.setup.base").joinpath("make_runtime.py").read_text(encoding="utf-8")
+    alone = (package_folder() / "system" / "alone.py").read_text(encoding="utf-8")
+    words = [f"{place.home}/runtimes/{key}", f"{alone}\nimport {IMPORTS}\nimport_alone({_BINDINGS!r})"]
+    for file in files:
+        words += [file.sha256, wheel_path(place.home, file)]
+    return _lines(
+        *_environment(place.home),
+        *staging(place.home, nonce),
+        f'{quote(place.python)} -I -c {quote(program)} "$staging/venv" {" ".join(map(quote, words))}',
+    )
+
+
+def build_wheel(place: Place, folder: str, source: str, tools: Sequence[tuple[LocalFile, str]], flags: str) -> str:
+    """Compile a source archive, on a node or here. The last line says `built PATH` or `failed STATUS`.
+
+    folder: is made, holds the wheel at the end, and is the caller's to remove. tools: each with its path there. They
+    are installed by their hashes into an environment of their own; the build is given that, and fetches nothing.
+    """
+    build = (
+        f"{quote(place.uv)} build --wheel --no-index --no-build-isolation "
+        f'--python "$staging/venv/bin/python" --out-dir "$staging/built" {quote(source)}'
+    )
+    return _lines(
+        *_environment(place.home),
+        "umask 077",
+        f"staging={quote(folder)}",
+        'mkdir "$staging" "$staging/tmp"',
+        'export TMPDIR="$staging/tmp"',
+        *_requirements(tools),
+        f"export CMAKE_ARGS={quote(flags)}",
+        'export PATH="$staging/venv/bin:$PATH"',
+        "status=0",
+        f"{{ {_venv(place)} && {_install(place)} && {build}; }} 2>&1 || status=$?",
+        'if [ "$status" = 0 ]; then echo "built $(echo "$staging"/built/*.whl)"; else echo "failed $status"; fi',
+    )
+
+
+def _requirements(files: Sequence[tuple[LocalFile, str]]) -> list[str]:
+    """Write down, in the staging folder, which file stands for each project, and its hash."""
+    return [
+        'export UV_CACHE_DIR="$staging/cache" UV_OFFLINE=1 UV_PYTHON_DOWNLOADS=never',
+        "cat > \"$staging/requirements.txt\" <<'END'",
+        *(f"{_project(file)} @ file://{urllib.parse.quote(path)} --hash=sha256:{file.sha256}" for file, path in files),
+        "END",
+    ]
+
+
+def _venv(place: Place) -> str:
+    return f'{quote(place.uv)} venv -q --no-project --python {quote(place.python)} "$staging/venv"'
+
+
+def _install(place: Place) -> str:
+    """Put what `_requirements` wrote down into the environment that `_venv` made; nothing else, from nowhere else."""
+    own = '--python "$staging/venv/bin/python"'
+    return (
+        f'{quote(place.uv)} pip install -q --no-index --no-deps --require-hashes {own} -r "$staging/requirements.txt"'
+    )
+
+
+def staging_path(home: str, nonce: str) -> str:
+    return f"{home}/runtimes/.staging-{nonce}"
+
+
+def staging(home: str, nonce: str) -> list[str]:
+    """A staging folder that goes when the script ends, however it ends."""
+    return [
+        "umask 077",
+        f"staging={quote(staging_path(home, nonce))}",
+        "trap 'rm -rf \"$staging\"' EXIT",
+        "trap 'exit 1' HUP INT TERM",
+        # dash writes "Terminated" where nobody reads any more, and would die of that before it cleans up.
+        "trap '' PIPE",
+        'mkdir "$staging"',
+    ]
+
+
+def _environment(home: str) -> list[str]:
+    """uv is to see neither the user's settings nor a virtual environment of the login shell.
+
+    One setting can make it skip the check of hashes, others add indexes. A mirror of Pythons stays: uv has hashes.
+    """
+    mirror = "UV_PYTHON_INSTALL_MIRROR"
+    return [
+        "set -eu",
+        "umask 077",
+        "unset VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH || true",
+        f"for name in $(env | sed -n 's/^\\(UV_[A-Z0-9_]*\\)=.*/\\1/p'); do [ $name = {mirror} ] || unset $name; done",
+        "export UV_NO_CONFIG=1",
+        f"cd {quote(home)}",
+    ]
+
+
+def _lines(*lines: str) -> str:
+    return "\n".join(lines) + "\n"
+
+
+def _project(wheel: LocalFile) -> str:
+    return wheel.name.split("-", 1)[0]

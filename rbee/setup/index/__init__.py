@@ -1,0 +1,1 @@
+"""Indexes of prebuilt wheels: asked, and pushed to."""

@@ -1,0 +1,206 @@
+"""Compiles llama-cpp-python into a wheel: on this machine, or on a node that has a compiler.
+
+Rules
+- The source and the tools are the locked ones, by their SHA-256. A build looks for nothing else, and in no index.
+- The wheel is not tied to the processor it was built on: the CPU variants that make a difference (source.py) are
+  inside, and llama.cpp picks at run time.
+- Whatever ends a build (an error, Ctrl-C), its processes end first, and its folder goes with it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rbee.base.errors import NodeError
+from rbee.base.events import Emit, Notice, Progress
+from rbee.base.files import LocalFile
+from rbee.render.text import neutralise
+from rbee.setup.base import child, node_scripts, pip, requirements
+from rbee.setup.base.platforms import Target
+from rbee.setup.base.stoppable import in_thread
+from rbee.setup.wheels.source import cut_down
+from rbee_remote.protocol import ErrorCode
+
+#: How each backend is switched on. Everything else is common to all of them.
+_BACKEND_FLAGS = {
+    "cpu": (),
+    "cuda": ("-DGGML_CUDA=ON",),
+    "rocm": ("-DGGML_HIP=ON",),
+    "vulkan": ("-DGGML_VULKAN=ON",),
+    "metal": ("-DGGML_METAL=ON", "-DGGML_METAL_EMBED_LIBRARY=ON"),
+}
+#: The compiler a backend needs besides the one for C++.
+TOOLKIT = {"cuda": "nvcc", "rocm": "hipcc", "vulkan": "glslc"}
+
+#: Seconds that all cores together need for a wheel for the CPU, and those of what is not compiling (fetching, linking).
+#: 697 by `benchmarks/newcomer.py` with gcc 12 on two cores of a server of 2022 that had much else to do, so at most.
+BUILD_CPU_S = 700.0
+BUILD_REST_S = 30.0
+
+_STEP = re.compile(r"^\s*\[([0-9]{1,6})/([0-9]{1,6})\]")
+_LAST_LINES = 12
+#: Characters of a log; a build of all backends says a tenth of that, a node that is not well says it for ever.
+_LONGEST_LOG = 64 * 2**20
+KEY = "build"
+
+
+def cmake_flags(target: Target, backend: str) -> str:
+    """CMAKE_ARGS for a wheel that runs on any processor of `target`'s kind.
+
+    On Linux every backend, the CPU variants too, is a library of its own, loaded at run time. On macOS they are
+    linked in: all of Apple's own processors have what the compiler assumes by default.
+    """
+    common = ["-DGGML_NATIVE=OFF", "-DLLAVA_BUILD=OFF", "-DGGML_RPC=ON"]
+    if target.system == "Linux":
+        common += ["-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON"]
+    return " ".join([*common, *_BACKEND_FLAGS[backend]])
+
+
+def missing_tool(backend: str) -> str | None:
+    """What this machine lacks to build for a backend: a program's name, None when it has all."""
+    if not (os.environ.get("CXX") or any(map(shutil.which, ("c++", "g++", "clang++")))):
+        return "c++"
+    toolkit = TOOLKIT.get(backend)
+    return None if toolkit is None or shutil.which(toolkit) else toolkit
+
+
+def no_way(target: Target, backend: str, built_elsewhere: str = "") -> NodeError:
+    """Why there is no llama-cpp-python for a node that has no compiler, and what helps.
+
+    built_elsewhere: a node whose build would fit.
+    """
+    here = Target.here()
+    if target.runs_what_is_built_on(here):
+        tool = missing_tool(backend)
+        message = f"llama.cpp for {backend} has to be compiled once, and this machine has no `{tool}`"
+        hint = "apt install build-essential (dnf: gcc-c++; macOS: xcode-select --install)"
+        if tool != "c++":
+            hint = f'install the toolkit that has `{tool}`, or set backend = "cpu" for the node'
+        return NodeError(ErrorCode.BOOTSTRAP_FAILED, message, hint=hint)
+    other = f'builds_from = ["{built_elsewhere}"] in its inventory table, if you trust that; or ' * bool(
+        built_elsewhere
+    )
+    return NodeError(
+        ErrorCode.NODE_UNSUPPORTED,
+        f"no llama.cpp for {target.name} ({backend}): this machine ({here.name}) cannot build it, nor can the node",
+        hint=f"{other}install a compiler on the node (apt install build-essential; apk add build-base), "
+        "or name an index of prebuilt wheels (wheel_indexes)",
+        details={"node": target.name, "keeper": here.name, "backend": backend},
+    )
+
+
+def forecast(where: str, cores: int, backend: str) -> Notice:
+    """What to tell before a build. where: whose cores those are. GPU backends have kernels of their own to compile."""
+    minutes = math.ceil((BUILD_CPU_S / cores + BUILD_REST_S) / 60)
+    about = f"about {minutes} min" if backend == "cpu" else f"{minutes} min and more, because of {backend}"
+    return Notice(
+        f"llama.cpp has to be compiled once for {where}: {about} on {cores} core{'s' * (cores > 1)}, and seconds from "
+        f"then on; an index of prebuilt wheels (wheel_indexes) saves that"
+    )
+
+
+def cores_here() -> int:
+    """Those that a child of ours may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+async def build_here(flags: str, folder: Path, tools: Sequence[LocalFile], log: Path, emit: Emit) -> Path:
+    """Compile in `folder` (which must exist) and return the wheel inside it. log: all that was said, kept on failure.
+
+    tools: the wheels of what compiles it. Raises NodeError BOOTSTRAP_FAILED; a missing compiler is the caller's to
+    look for.
+    """
+    from uv import find_uv_bin
+
+    source = await fetch_source(folder, emit)
+    place = node_scripts.Place(str(folder), find_uv_bin(), sys.executable)
+    staging = folder / "build"
+    placed = [(tool, str(tool.path)) for tool in tools]
+    script = node_scripts.build_wheel(place, str(staging), str(source), placed, flags)
+    with BuildLog(log, emit) as build_log:
+        await child.run(["/bin/sh", "-c", script], build_log.hear)
+        built = list(staging.glob("built/*.whl"))
+        if len(built) != 1:
+            raise build_log.failure("here")
+    build_log.discard()
+    return built[0]
+
+
+async def fetch_source(folder: Path, emit: Emit) -> Path:
+    """An archive in `folder` with what of the locked source a wheel is made of. Nothing of it has run."""
+    requirement = requirements.llama()
+    text = f"downloading the source of {requirement.name} {requirement.version}"
+    emit(Progress("source", text, 0.0, None))
+    whole = await pip.fetch_locked(requirement, folder / "source", on_line=pip.report_bytes(emit, "source", text))
+    archive = folder / whole.name
+    await in_thread(lambda stop: cut_down(whole, archive, stop))
+    return archive
+
+
+class BuildLog:
+    """Listens to a build: all of it goes to a file, its steps become progress, its last words an error.
+
+    What a node says is its own choice, and the file is for reading: what a terminal would obey is written out.
+    """
+
+    def __init__(self, path: Path, emit: Emit, clock: Callable[[], float] = time.monotonic) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path = path
+        self._file = path.open("w", encoding="utf-8")
+        self._room = _LONGEST_LOG
+        self._emit = emit
+        self._clock = clock
+        self._began = clock()
+        self._last: deque[str] = deque(maxlen=_LAST_LINES)
+        self._errors: list[str] = []
+        self._emit(Progress(KEY, "preparing to build llama.cpp", 0.0, None, "steps"))
+
+    def __enter__(self) -> BuildLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def hear(self, line: str) -> None:
+        line = neutralise(line)
+        if self._room > 0:
+            self._file.write(f"{line[: self._room]}\n")
+            self._room -= len(line) + 1
+        if step := _STEP.match(line):
+            self._emit(Progress(KEY, self._text(int(step[1]), int(step[2])), float(step[1]), float(step[2]), "steps"))
+        if line.strip():
+            self._last.append(line.strip()[:300])
+        if re.search(r"\berror\b[: ]|CMake Error", line) and len(self._errors) < _LAST_LINES:
+            self._errors.append(line.strip()[:300])
+
+    def _text(self, done: int, total: int) -> str:
+        """How long it has taken, and will, once a tenth tells."""
+        elapsed = self._clock() - self._began
+        left = f", about {_elapsed(elapsed * (total - done) / done)} left" if total <= done * 10 < total * 10 else ""
+        return f"building llama.cpp ({_elapsed(elapsed)}{left})"
+
+    def discard(self) -> None:
+        self._path.unlink()
+
+    def failure(self, where: str) -> NodeError:
+        """What to raise when the build ended badly. where: "here" or the node's name."""
+        said = self._errors[0] if self._errors else (self._last[-1] if self._last else "no output")
+        return NodeError(
+            ErrorCode.BOOTSTRAP_FAILED,
+            f"llama.cpp did not build {where}: {said}",
+            hint=f"the whole log is {self._path}",
+            details={"log": str(self._path), "last_lines": list(self._last)},
+        )
+
+
+def _elapsed(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -1,0 +1,367 @@
+"""The keeper's wheel cache: what a node's runtime is made of, fetched or built once.
+
+    base-KEY/                   the wheels of base.txt and constraints.txt for one platform and Python
+    build-KEY/                  the wheels of build.txt, likewise
+    uv-KEY/uv                   the binary that makes runtimes, likewise
+    llama/BACKEND-PLATFORM/     one llama-cpp-python wheel and `wheel.json`, which says what it needs
+
+Rules
+- Folders get their final name when they are whole: one that exists is complete, and is never changed.
+- What is here is found without a network, and used where nobody else can have put it there: it runs here and on nodes.
+- What is fetched is what a lock names, by its SHA-256; a wheel of an index that gives no hash has that index's name.
+- What a node built lies in a folder of its own, and serves whom `Builders` says.
+- One build at a time: the lock lies in the cache, so keepers that share it share its builds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from rbee.base import trusted_files
+from rbee.base.errors import ConfigError, NodeError
+from rbee.base.events import Emit, Notice
+from rbee.base.files import LocalFile, file_sha256
+from rbee.base.locks import file_lock
+from rbee.base.settings import Settings, expand
+from rbee.inventory import WheelIndex
+from rbee.setup.base import pip, requirements
+from rbee.setup.base.platforms import Target, Version
+from rbee.setup.base.stoppable import Stop, in_thread, never
+from rbee.setup.index import asked as wheel_index
+from rbee.setup.index.builders import KEEPER, Builders
+from rbee.setup.wheels import building, portable
+from rbee.setup.wheels import check as wheel_check
+from rbee_remote.protocol import ErrorCode
+
+ENV_CACHE = "RBEE_WHEEL_CACHE"
+#: In the cache: held by who builds.
+BUILD_LOCK = "build.lock"
+_WHAT = "the wheel cache"
+
+#: Compiles on a node, and returns the wheel (in the folder it was given) and the node's own libraries for it.
+BuildOnNode = Callable[[str, Path, Emit], Awaitable[tuple[Path, portable.FindLibrary]]]
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaWheel:
+    """What `wheel.json` says of the wheel beside it.
+
+    libc_version: the oldest C library it runs with. built_on: the node, or who answers for what an index gave, as
+    `Builders` has it; "" for what this machine built, or fetched by a hash in $RBEE_WHEEL_INDEX. cpu: what a processor
+    has to be capable of, in the kernel's words; nothing where every variant is inside.
+    """
+
+    file: str
+    sha256: str
+    version: str
+    backend: str
+    system: str
+    machine: str
+    libc: str
+    libc_version: Version
+    built_on: str = ""
+    cpu: str = ""
+
+    @classmethod
+    def read(cls, described: Path) -> LlamaWheel:
+        """What a `wheel.json` says; what a later rbee writes besides is passed over. Raises ConfigError and OSError."""
+        content = trusted_files.read(described, _WHAT)
+        try:
+            said = json.loads(content)
+            values = {field.name: said[field.name] for field in dataclasses.fields(cls) if field.name in said}
+            version = tuple(map(int, values.pop("libc_version")))
+            if wrong := [name for name, value in values.items() if not isinstance(value, str)]:
+                raise TypeError(f"{wrong[0]} is no text")
+            return cls(**values, libc_version=version)
+        except (ValueError, LookupError, TypeError) as error:
+            raise ConfigError(
+                f"{described} is damaged",
+                hint="`rbee wheels prune` removes that wheel, which is then built or fetched again",
+                details={"reason": f"{type(error).__name__}: {error}"},
+            ) from error
+
+    def fits(self, target: Target, backend: str) -> bool:
+        same = (self.version, self.backend) == (requirements.llama().version, backend)
+        builder = Target(self.system, self.machine, self.libc, tuple(self.libc_version), target.python)
+        return same and target.runs_what_is_built_on(builder) and target.cpu.issuperset(self.cpu.split())
+
+
+class WheelCache:
+    """The cache at `root`. logs: where the log of a failed build goes."""
+
+    def __init__(self, root: Path, logs: Path) -> None:
+        self.root = root
+        self._logs = logs
+
+    @classmethod
+    def of(cls, settings: Settings) -> WheelCache:
+        """`$RBEE_WHEEL_CACHE`, which several homes can share, else below the keeper's home."""
+        chosen = os.environ.get(ENV_CACHE)
+        return cls(expand(chosen).absolute() if chosen else settings.cache / "wheels", settings.log)
+
+    async def base_wheels(self, target: Target, emit: Emit) -> list[LocalFile]:
+        """What a runtime needs besides llama-cpp-python. Raises NodeError NODE_UNSUPPORTED or BOOTSTRAP_FAILED."""
+        lines = requirements.for_runtime(target)
+        return await self._locked_wheels(requirements.BASE, lines, target, "the runtime's packages", emit)
+
+    async def tool_wheels(self, target: Target, emit: Emit) -> list[LocalFile]:
+        """What compiles llama-cpp-python on a node without internet."""
+        lines = requirements.for_target(requirements.BUILD, target)
+        return await self._locked_wheels(requirements.BUILD, lines, target, "the build tools", emit)
+
+    async def _locked_wheels(
+        self, lock: str, lines: Sequence[requirements.Locked], target: Target, what: str, emit: Emit
+    ) -> list[LocalFile]:
+        folder = self.root / folder_name(lock.removesuffix(".txt"), lines, target)
+        _check(folder)
+        if not folder.is_dir():
+            hear = pip.report_files(emit, lock, f"fetching {what}", len(lines))
+            options = [*_platform_options(target), "--require-hashes"]
+            await pip.download([line.line() for line in lines], folder, options=options, on_line=hear)
+        files = [LocalFile.of(path) for path in sorted(folder.glob("*.whl"))]
+        named = {value for line in lines for value in line.hashes}
+        if other := [file for file in files if f"sha256:{file.sha256}" not in named]:
+            raise NodeError(
+                ErrorCode.BOOTSTRAP_FAILED,
+                f"{other[0].path} is not the file that the lock names",
+                hint=f"it was changed after it was fetched; `rm -r {folder}` has it fetched again",
+            )
+        return files
+
+    async def uv_binary(self, target: Target, emit: Emit) -> Path:
+        """The locked uv for a platform: this keeper's own where it is that one and runs there, else from its wheel."""
+        wanted = requirements.uv()
+        same = importlib.metadata.version("uv") == wanted.version
+        if same and target.runs_what_is_built_on(dataclasses.replace(Target.here(), libc_version=())):
+            from uv import find_uv_bin
+
+            return Path(find_uv_bin())
+        folder = self.root / folder_name("uv", [wanted], target)
+        _check(folder / "uv")
+        if not folder.is_dir():
+            hear = pip.report_bytes(emit, "uv", f"fetching uv for {target.name}")
+            async with pip.staging(self.root) as work:
+                options = [*_platform_options(target), "--require-hashes"]
+                await pip.download([wanted.line()], work / "wheel", options=options, on_line=hear)
+                (wheel,) = (work / "wheel").glob("*.whl")
+                (work / "uv").mkdir()
+                _extract_uv(wheel, work / "uv" / "uv")
+                pip.publish(work / "uv", folder)
+        return folder / "uv"
+
+    def find_llama(self, target: Target, backend: str, builders: Builders = KEEPER) -> LocalFile | None:
+        """The llama-cpp-python wheel of a backend that runs on `target`, if the cache has one by `builders`."""
+        fitting = [
+            (folder, known) for folder, known in self._fitting(target, backend) if builders.include(known.built_on)
+        ]
+        fitting.sort(key=lambda item: (item[1].built_on not in ("", builders.own), len(item[1].cpu)))
+        return LocalFile(fitting[0][0] / fitting[0][1].file, fitting[0][1].sha256) if fitting else None
+
+    def built_elsewhere(self, target: Target, backend: str, builders: Builders = KEEPER) -> str:
+        """The name of a node or index whose build would run on `target`, "" for none. That is the user's decision."""
+        named = [index.name for index in wheel_index.indexes(backend, target, builders) if not index.vouchers()]
+        built = [known.built_on for _, known in self._fitting(target, backend)]
+        # What a hash or a key of another node's index vouches for has no name that could be allowed.
+        names = [name.split()[0] for name in built if name and not re.match(r"(sha256|signed):", name)]
+        return next((name for name in [*names, *named] if not builders.include(name)), "")
+
+    def _fitting(self, target: Target, backend: str) -> Iterator[tuple[Path, LlamaWheel]]:
+        for described in sorted(self.root.glob("llama/*/wheel.json")):
+            known = LlamaWheel.read(described)
+            if known.fits(target, backend):
+                _check(described.with_name(known.file))
+                yield described.parent, known
+
+    def add_wheel(
+        self,
+        path: Path,
+        backend: str,
+        *,
+        libc: str = "",
+        find_library: portable.FindLibrary = portable.local_library,
+        built_on: str = "",
+        cpu: str = "",
+        stop: Stop = never,
+    ) -> LocalFile:
+        """Take a llama-cpp-python wheel into the cache, made fit to travel; one that is there already serves as it is.
+
+        libc: the C library it was built with, for a name that does not say it: by default that of this machine.
+        find_library: where the libraries come from that the wheel needs and that may lack elsewhere.
+        built_on: who chose what is in it, as `Builders` calls it. cpu: what a processor needs for it. Raises NodeError
+        for a wheel that is none.
+        """
+        system, machine, named = _built_for(path)
+        libc = named or libc or Target.here().libc
+        folder = self.root / "llama" / f".adding-{os.urandom(6).hex()}"
+        folder.mkdir(parents=True)
+        try:
+            wheel = folder / path.name
+            if system == "Linux":
+                portable.make_portable(path, wheel, find_library, stop)
+            else:
+                shutil.copyfile(path, wheel)
+            version = max(portable.needed_glibc(wheel, stop), _named_version(path))
+            sha256, project = file_sha256(wheel), path.name.split("-")[1]
+            known = LlamaWheel(path.name, sha256, project, backend, system, machine, libc, version, built_on, cpu)
+            (folder / "wheel.json").write_text(json.dumps(dataclasses.asdict(known), indent=1), encoding="utf-8")
+            built = Target(system, machine, libc, version, ())
+            other = f"{built_on} {cpu}".strip()
+            by = f"-by-{hashlib.sha256(other.encode()).hexdigest()[:12]}" if other else ""
+            final = folder.with_name(f"{backend}-{known.version}-{built.name}{by}")
+            pip.publish(folder, final)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        known = LlamaWheel.read(final / "wheel.json")
+        _check(final / known.file)
+        return LocalFile(final / known.file, known.sha256)
+
+    async def llama_wheel(
+        self,
+        target: Target,
+        backend: str,
+        emit: Emit,
+        *,
+        on_node: BuildOnNode | None = None,
+        builders: Builders = KEEPER,
+    ) -> LocalFile:
+        """The llama-cpp-python wheel of a backend: from the cache, an index of prebuilt ones, or built.
+
+        on_node: builds on the node, None where it has no compiler. builders: whose builds may run there.
+        Raises NodeError NODE_UNSUPPORTED when there is no way to get one, BOOTSTRAP_FAILED when the way that was tried
+        failed.
+        """
+        if found := self.find_llama(target, backend, builders):
+            return found
+        if found := await self.from_indexes(target, backend, emit, builders):
+            return found
+        here = _builds_here(target, backend)
+        if not here and on_node is None:
+            raise building.no_way(target, backend, self.built_elsewhere(target, backend, builders))
+        _check(self.root)
+        async with file_lock(self.root / BUILD_LOCK, "builds llama.cpp, which takes minutes", emit):
+            if found := self.find_llama(target, backend, builders):
+                return found
+            flags = building.cmake_flags(target, backend)
+            async with pip.staging(self.root) as folder:
+                if here or on_node is None:
+                    emit(building.forecast("this machine", building.cores_here(), backend))
+                    tools = await self.tool_wheels(Target.here(), emit)
+                    wheel = await building.build_here(flags, folder, tools, self.build_log(backend), emit)
+                    add = partial(self.add_wheel, wheel, backend, libc=target.libc)
+                else:
+                    wheel, find = await on_node(flags, folder, emit)
+                    add = partial(self.add_wheel, wheel, backend, libc=target.libc, find_library=find)
+                    add = partial(add, built_on=builders.own)
+                return await in_thread(lambda stop: add(stop=stop))
+
+    def can_get(self, target: Target, backend: str, builders: Builders = KEEPER) -> bool:
+        """Whether `llama_wheel` has a way that needs neither the node's compiler nor an index that keeps its word."""
+        return self.find_llama(target, backend, builders) is not None or _builds_here(target, backend)
+
+    def may_get(self, target: Target, backend: str, builders: Builders = KEEPER) -> bool:
+        """Whether it has a way, perhaps, other than the node's own compiler."""
+        asked = wheel_index.indexes(backend, target, builders)
+        named = any(wheel_index.may_serve(index, builders) for index in asked)
+        return named or self.can_get(target, backend, builders)
+
+    def build_log(self, backend: str) -> Path:
+        return self._logs / f"build-llama-cpp-python-{backend}.log"
+
+    async def from_indexes(
+        self, target: Target, backend: str, emit: Emit, builders: Builders = KEEPER
+    ) -> LocalFile | None:
+        """A prebuilt wheel that runs on `target`, from the first index that has one; why others have none is said."""
+        for index in wheel_index.indexes(backend, target, builders):
+            if not wheel_index.may_serve(index, builders):
+                emit(Notice(wheel_index.passed_over(index)))
+                continue
+            try:
+                return await self._from_index(index, target, backend, emit)
+            except (NodeError, OSError) as error:
+                said = error.message if isinstance(error, NodeError) else str(error)
+                emit(Notice(f"no llama.cpp for {backend} from {index.name}: {said}"))
+        return None
+
+    async def _from_index(self, index: WheelIndex, target: Target, backend: str, emit: Emit) -> LocalFile:
+        _check(self.root)
+        async with pip.staging(self.root) as folder:
+            wheel = await wheel_index.fetch(index, backend, target, folder, emit)
+            vouched = f"sha256:{file_sha256(wheel)}" if index.sha256 else next(iter(index.vouchers()), index.name)
+
+            def add(stop: Stop) -> LocalFile:
+                cpu = " ".join(sorted(wheel_check.needed_cpu(wheel, target, stop)))
+                find = wheel_check.local_libraries(target)
+                by = "" if index.sha256 and not index.backend else vouched
+                return self.add_wheel(
+                    wheel, backend, libc=target.libc, find_library=find, built_on=by, cpu=cpu, stop=stop
+                )
+
+            added = await in_thread(add)
+        if self.find_llama(target, backend, Builders("", frozenset({vouched}))) is None:
+            raise NodeError(ErrorCode.NODE_UNSUPPORTED, f"it does not run on {target.name}")
+        emit(Notice(f"llama.cpp for {backend} is the prebuilt one of {index.name}"))
+        return added
+
+
+def _check(path: Path) -> None:
+    """Raises ConfigError where somebody else can write `path`, in the cache, or put another in its place."""
+    trusted_files.check(path, _WHAT)
+
+
+def uv_version() -> str:
+    return requirements.uv().version
+
+
+def folder_name(kind: str, lines: Sequence[requirements.Locked], target: Target) -> str:
+    """Where in the cache what these lines are for a platform and its Python lies. kind: base, build or uv."""
+    return f"{kind}-{_key(lines, target)}"
+
+
+def _key(lines: Sequence[requirements.Locked], target: Target) -> str:
+    """Names the folder of what these lines are for a platform and its Python."""
+    parts = [*(line.line() for line in lines), *target.wheel_platforms(), *map(str, target.python)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _platform_options(target: Target) -> Sequence[str]:
+    """pip's options for the wheels of another platform and Python."""
+    platforms = target.wheel_platforms()
+    options = ["--only-binary=:all:", "--implementation", "cp", "--python-version", ".".join(map(str, target.python))]
+    return [*options, *(word for platform in platforms for word in ("--platform", platform))]
+
+
+def _extract_uv(wheel: Path, target: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:  # the locked one, so there is nothing to fear from it
+        (name,) = (name for name in archive.namelist() if re.search(r"\.data/scripts/uv$", name))
+        target.write_bytes(archive.read(name))
+    target.chmod(0o700)
+
+
+def _built_for(wheel: Path) -> tuple[str, str, str]:
+    """System, machine and C library in a wheel's name; the library is "" where the name does not say it."""
+    tag = wheel.stem.rsplit("-", 1)[-1]
+    machine = "aarch64" if tag.endswith(("aarch64", "arm64")) else "x86_64"
+    if tag.startswith("macosx"):
+        return "Darwin", machine, "macos"
+    return "Linux", machine, "musl" if "musllinux" in tag else "glibc" if "manylinux" in tag else ""
+
+
+def _named_version(wheel: Path) -> Version:
+    """The oldest C library that installers take a wheel for, by its name; () for a name that does not say it."""
+    named = [(int(major), int(minor)) for major, minor in re.findall(r"linux_(\d+)_(\d+)_", wheel.name)]
+    return min(named, default=())
+
+
+def _builds_here(target: Target, backend: str) -> bool:
+    return target.runs_what_is_built_on(Target.here()) and building.missing_tool(backend) is None

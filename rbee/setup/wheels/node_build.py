@@ -1,0 +1,100 @@
+"""Compiles llama-cpp-python on a node that has a compiler, and fetches the wheel for its next runtime."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rbee.base.errors import NodeError
+from rbee.base.events import Emit, Notice
+from rbee.base.files import LocalFile
+from rbee.setup.base import node_scripts
+from rbee.setup.base.platforms import Target
+from rbee.setup.base.put_files import put_files
+from rbee.setup.base.stoppable import in_thread
+from rbee.setup.wheels import building, portable
+from rbee.transport.connection import Connection, quote
+from rbee_remote.protocol import ErrorCode
+
+if TYPE_CHECKING:
+    from rbee.setup.wheels.cache import WheelCache
+
+#: Bytes that are fetched at once, seconds that takes at most, and bytes of a wheel or a library.
+PIECE = 8 * 2**20
+PIECE_TIMEOUT_S = 300.0
+LARGEST_WHEEL = 2 * 2**30
+LARGEST_LIBRARY = 64 * 2**20
+
+_WHEEL = re.compile(r"llama_cpp_python-[0-9][\w.+]*-[\w.]+-[\w.]+-[\w.]+\.whl", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeBuilder:
+    """place: where the node's home, uv and Python are. log: where all that the build says is written, here.
+
+    forecast: how long it will take.
+    """
+
+    connection: Connection
+    name: str
+    place: node_scripts.Place
+    log: Path
+    cache: WheelCache
+    forecast: Notice
+
+    async def build(self, target: Target, flags: str, folder: Path, emit: Emit) -> tuple[Path, portable.FindLibrary]:
+        """The wheel in `folder`, and the libraries of the node that it may have to bring along.
+
+        Raises NodeError BOOTSTRAP_FAILED and ConnectError.
+        """
+        emit(self.forecast)
+        source = await building.fetch_source(folder, emit)
+        archive = LocalFile.of(source)
+        tools = await self.cache.tool_wheels(target, emit)
+        files = [(file, node_scripts.wheel_path(self.place.home, file)) for file in (*tools, archive)]
+        await put_files(self.connection, files, key="source", text=f"uploading the source to {self.name}", emit=emit)
+        staging = node_scripts.staging_path(self.place.home, uuid.uuid4().hex[:12])
+        try:
+            script = node_scripts.build_wheel(self.place, staging, files[-1][1], files[:-1], flags)
+            return await self._compile(script, folder, emit)
+        finally:
+            await self.connection.run(f"rm -rf {quote(staging)}")
+
+    async def _compile(self, script: str, folder: Path, emit: Emit) -> tuple[Path, portable.FindLibrary]:
+        with building.BuildLog(self.log, emit) as build_log:
+            last = ""
+            async with self.connection.stream_script(script) as lines:
+                async for line in lines:
+                    last = line.decode(errors="replace")
+                    build_log.hear(last)
+            if not last.startswith("built "):
+                raise build_log.failure(f"on {self.name}")
+        remote = last.removeprefix("built ")
+        wheel = folder / Path(remote).name
+        if not _WHEEL.fullmatch(wheel.name):  # it becomes a name in the keeper's cache
+            raise build_log.failure(f"on {self.name}")
+        build_log.discard()
+        await self._fetch(quote(remote), wheel, LARGEST_WHEEL)
+        found: dict[str, Path] = {}
+        for name in sorted(await in_thread(lambda stop: portable.missing_libraries(wheel, stop))):
+            found[name] = folder / f"library-{name}"
+            await self._fetch(f'"$(cc -print-file-name={quote(name)})"', found[name], LARGEST_LIBRARY)
+        return wheel, found.get
+
+    async def _fetch(self, word: str, target: Path, most: int) -> None:
+        """Write a file of the node to `target`, piece by piece. word: its path there, as a word of the shell."""
+        with target.open("wb") as file:
+            while file.tell() <= most:
+                # tail goes straight to the place in the file
+                script = f"[ -r {word} ] && tail -c +{file.tell() + 1} {word} | head -c {PIECE}"
+                result = await self.connection.run(script, timeout=PIECE_TIMEOUT_S)
+                file.write(result.stdout)
+                if result.status != 0 or len(result.stdout) < PIECE:
+                    break
+            if result.status == 0 and file.tell() <= most:
+                return
+        said = f"it is larger than {most // 2**20} MiB" if result.status == 0 else result.stderr.strip()[-200:]
+        raise NodeError(ErrorCode.BOOTSTRAP_FAILED, f"could not fetch {target.name} from {self.name}: {said}")

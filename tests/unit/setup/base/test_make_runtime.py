@@ -1,0 +1,40 @@
+"""What makes runtimes on nodes, called here; `test_bootstrap` has it run by a node's Python."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from rbee.base.files import LocalFile
+from rbee.setup.base import make_runtime
+from rbee.setup.base.bundle import Bundle
+from tests.unit.setup.tiny_packages import write_wheel
+
+
+def test_a_bundle_is_the_same_bytes_for_the_same_files_and_is_unpacked_to_what_they_hold(tmp_path: Path) -> None:
+    names = ("one", "two")
+    contents = [{f"{name}/x.py": name.encode(), f"{name}/tests/x.py": b"", f"{name}/x.pyi": b""} for name in names]
+    wheels = [LocalFile.of(write_wheel(tmp_path, *item)) for item in zip(names, contents, strict=True)]
+    bundle = Bundle.of("packages.tar", wheels)
+    assert bundle == Bundle.of("packages.tar", wheels)
+    assert bundle.sha256 == hashlib.sha256(bundle.source).hexdigest()
+    path, site = tmp_path / bundle.name, tmp_path / "site"
+    path.write_bytes(bundle.source)
+    make_runtime.unpack(path, bundle.sha256, site)
+    assert [path.name for path in (site / "one").iterdir()] == ["x.py"]
+    assert [(site / name / "x.py").read_text() for name in names] == list(names)
+
+
+def test_what_has_another_hash_is_not_unpacked(tmp_path: Path) -> None:
+    wheel = LocalFile.of(write_wheel(tmp_path, "one", {"one.py": b""}))
+    with pytest.raises(SystemExit, match="another SHA-256"):
+        make_runtime.unpack(wheel.path, "0" * 64, tmp_path / "site")
+    assert not (tmp_path / "site").exists()
+
+
+def test_a_wheel_that_has_files_for_other_folders_is_refused(tmp_path: Path) -> None:
+    wheel = LocalFile.of(write_wheel(tmp_path, "one", {"one-1.0.data/scripts/one": b""}))
+    with pytest.raises(SystemExit, match=r"one-1\.0\.data/scripts/one belongs elsewhere"):
+        make_runtime.unpack(wheel.path, wheel.sha256, tmp_path / "site")
