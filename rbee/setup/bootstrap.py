@@ -27,13 +27,11 @@ from rbee.node.session import NodeSession
 from rbee.setup import interpreter
 from rbee.setup.base import node_scripts, requirements
 from rbee.setup.base.bundle import Bundle
-from rbee.setup.base.node_scripts import Place
 from rbee.setup.base.payload import Payload, build_payload
 from rbee.setup.base.platforms import Target
 from rbee.setup.base.put_files import Sendable, put_files
 from rbee.setup.base.stoppable import alongside
 from rbee.setup.index.builders import KEEPER, Builders, builds_itself
-from rbee.setup.interpreter import Interpreter
 from rbee.setup.wheels import building, portable
 from rbee.setup.wheels.cache import WheelCache, uv_version
 from rbee.setup.wheels.node_build import NodeBuilder
@@ -265,7 +263,7 @@ class _Bootstrap:
     builders: Builders
     runtime: _Runtime
 
-    async def take(self, steps: list[Step]) -> Place:
+    async def take(self, steps: list[Step]) -> node_scripts.Place:
         """Do them. Returns where the node has what its runtimes are made with."""
         place = self._place
         files: list[Sendable] = []
@@ -284,9 +282,9 @@ class _Bootstrap:
         return place
 
     @property
-    def _place(self) -> Place:
+    def _place(self) -> node_scripts.Place:
         home = self.probe.home
-        return Place(home, f"{home}/runtimes/uv-{uv_version()}", self.probe.python)
+        return node_scripts.Place(home, f"{home}/runtimes/uv-{uv_version()}", self.probe.python)
 
     async def prepare(self) -> None:
         """The node's folders, and no leftovers of bootstraps that ended long ago."""
@@ -300,7 +298,7 @@ class _Bootstrap:
             self.session.connection, files, key="uv", text="uploading uv", emit=self.session.emit, mode=0o700
         )
 
-    async def _upload_python(self, brought: Interpreter) -> str:
+    async def _upload_python(self, brought: interpreter.Interpreter) -> str:
         """The keeper's own Python, below our home. Returns its path."""
         archive = await asyncio.to_thread(brought.archive, self.session.context.settings)
         there = node_scripts.wheel_path(self.probe.home, archive)
@@ -327,7 +325,7 @@ class _Bootstrap:
             details={"uv": result.stderr.strip()[-300:]},
         )
 
-    async def _upload_wheels(self, place: Place) -> list[Sendable]:
+    async def _upload_wheels(self, place: node_scripts.Place) -> list[Sendable]:
         """Everything of the runtime; only what is not there travels. Returns all of it."""
         *packages, llama = await self.get_wheels(place)
         wheels: list[Sendable] = [await asyncio.to_thread(Bundle.of, "packages.tar", packages), llama]
@@ -335,7 +333,7 @@ class _Bootstrap:
         await put_files(self.session.connection, files, key="wheels", text=Step.WHEELS.value, emit=self.session.emit)
         return wheels
 
-    async def get_wheels(self, place: Place | None) -> list[LocalFile]:
+    async def get_wheels(self, place: node_scripts.Place | None) -> list[LocalFile]:
         """Everything of the runtime, in the cache, llama-cpp-python last.
 
         place: where the node can build; None has it made ready for that first, if it comes to it.
@@ -359,14 +357,14 @@ class _Bootstrap:
         )
         return [*await self.cache.base_wheels(target, self.session.emit), llama]
 
-    async def _ready_to_build(self) -> Place:
+    async def _ready_to_build(self) -> node_scripts.Place:
         """Put on the node what a build there runs with."""
         steps = plan(replace(self.probe, runtimes=frozenset()), "", self.runtime.key)
         check(self.probe, steps)
         await self.prepare()
         return await self.take([step for step in steps if step is Step.PYTHON])
 
-    async def _create_runtime(self, place: Place, files: list[Sendable]) -> None:
+    async def _create_runtime(self, place: node_scripts.Place, files: list[Sendable]) -> None:
         self.session.emit(Progress("runtime", Step.RUNTIME.value, 0.0, None, "steps"))
         script = node_scripts.create_runtime(place, uuid.uuid4().hex[:12], self.runtime.key, files)
         failure = "its runtime could not be made"

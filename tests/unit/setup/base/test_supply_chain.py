@@ -27,7 +27,7 @@ from tests.testbed import assets, run
 from tests.unit.setup.package_index import PackageIndex
 from tests.unit.setup.tiny_packages import lock_line, write_source, write_wheel
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 HERE = Target.here()
 NODE = Target("Linux", "x86_64", "glibc", (2, 36), (3, 11))
 TAG = f"py3-none-linux_{HERE.machine}"

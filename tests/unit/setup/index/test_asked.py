@@ -456,7 +456,7 @@ async def test_no_other_index_can_take_its_place(
 async def test_a_wheel_that_does_not_run_there_is_not_kept(
     cache: WheelCache, server: WheelServer, tmp_path: Path
 ) -> None:
-    """tests/unit/setup/test_wheel_check.py has the reasons, one by one."""
+    """tests/unit/setup/wheels/test_check.py has the reasons, one by one."""
     library = next(Path(psutil.__file__).parent.rglob("*.so")).read_bytes()
     wheel = make_wheel(tmp_path / "made", {"llama_cpp/lib/libllama.so": library})
     server.offer(wheel)
