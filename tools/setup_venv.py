@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,11 +86,12 @@ def _install_lock(name: str, settings: dict[str, str]) -> dict[str, str]:
     STAMP.unlink(missing_ok=True)  # first: whatever ends this early leaves a venv that is made anew
     _say(f"making {VENV.relative_to(ROOT)}")
     _make_venv(settings)
-    _say("installing rbee and what it needs (about a minute)")
-    _pip(settings, "install", "--require-hashes", "--only-binary=:all:", "--no-deps", "--requirement", str(lock))
+    _say("installing rbee and what it needs (about half a minute)")
+    # what is imported is compiled then; most of it never is
+    words = ["install", "--require-hashes", "--only-binary=:all:", "--no-deps", "--no-compile", "--requirement"]
+    _pip(settings, *words, str(lock))
     if OPTIONAL.exists():
-        words = ["install", "--require-hashes", "--only-binary=:all:", "--no-deps", "--requirement", str(OPTIONAL)]
-        subprocess.run(_pip_words(*words), check=False, env={**os.environ, **settings}, capture_output=True)
+        _pip(settings, *words, str(OPTIONAL), quietly=True)
     return made_from
 
 
@@ -113,38 +115,38 @@ def _pip_settings() -> dict[str, str]:
 
 
 def _make_venv(settings: dict[str, str]) -> None:
-    has_ensurepip = importlib.util.find_spec("ensurepip") is not None  # Debian ships it apart, in python3-venv
-    venv.create(VENV, with_pip=has_ensurepip, symlinks=True, clear=True)
-    if not has_ensurepip:
-        _say("this Python has no ensurepip: fetching pip itself")
-        with tempfile.TemporaryDirectory() as folder:
-            wheel = _fetch_pip(Path(folder), settings)
-            words: list[str | Path] = [PYTHON, wheel / "pip", "--quiet", "install", "--no-index", "--no-deps", wheel]
-            subprocess.run(words, check=True, env={**os.environ, **settings})
+    """With the locked pip: ensurepip takes longer to bring another one, and Debian ships it apart."""
+    with tempfile.TemporaryDirectory() as folder:
+        wheel, trouble = _fetch_pip(Path(folder), settings)
+        has_ensurepip = importlib.util.find_spec("ensurepip") is not None
+        if not wheel and not has_ensurepip:
+            sys.exit(f"{trouble}\nOr install pip yourself: apt install python3-venv")
+        venv.create(VENV, with_pip=not wheel, symlinks=True, clear=True)
+        if wheel:
+            program = [str(PYTHON), str(wheel / "pip")]
+            _pip(settings, "install", "--no-index", "--no-deps", "--no-compile", str(wheel), program=program)
 
 
-def _fetch_pip(folder: Path, settings: dict[str, str]) -> Path:
-    """The locked pip."""
+def _fetch_pip(folder: Path, settings: dict[str, str]) -> tuple[Path | None, str]:
+    """The locked pip, or why there is none: pip itself may know more ways to an index."""
     from rbee.setup.base import requirements, requirements_file  # noqa: PLC0415 (likewise)
 
-    (pip,) = (
-        line for line in requirements.parse((ROOT / "requirements" / "keeper.txt").read_text()) if line.name == "pip"
-    )
+    locked = requirements.parse((ROOT / "requirements" / "keeper.txt").read_text())
+    pip = next((line for line in locked if line.name == "pip"), None)
+    if not pip:
+        return None, "requirements/keeper.txt names no pip"
     try:
-        return requirements_file.fetch(pip.name, pip.version, pip.hashes, folder, settings=settings)
+        return requirements_file.fetch(pip.name, pip.version, pip.hashes, folder, settings=settings), ""
     except requirements_file.NotFoundError as error:
-        sys.exit(f"{error}\n{requirements_file.hint(str(error))}\nOr install pip yourself: apt install python3-venv")
+        return None, f"{error}\n{requirements_file.hint(str(error))}"
 
 
-def _pip(settings: dict[str, str], *args: str) -> None:
-    try:
-        subprocess.run(_pip_words(*args), check=True, cwd=ROOT, env={**os.environ, **settings})
-    except subprocess.CalledProcessError as error:
-        sys.exit(f"pip {args[0]} failed with {error.returncode}; its own message stands above")
-
-
-def _pip_words(*args: str) -> list[str]:
-    return [str(PYTHON), "-I", "-m", "pip", "--quiet", *args]
+def _pip(settings: dict[str, str], *args: str, program: Sequence[str] = (), quietly: bool = False) -> None:
+    """program: of pip, the one of the venv by default. quietly: it may fail."""
+    words = [*(program or (str(PYTHON), "-I", "-m", "pip")), "--quiet", *args]
+    done = subprocess.run(words, check=False, cwd=ROOT, env={**os.environ, **settings}, capture_output=quietly)
+    if done.returncode and not quietly:
+        sys.exit(f"pip {args[0]} failed with {done.returncode}; its own message stands above")
 
 
 def _say(text: str) -> None:
@@ -152,5 +154,5 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
+    sys.path[:0] = [str(ROOT), str(ROOT / "remote")]
     main()

@@ -266,6 +266,7 @@ def checkout(tmp_path: Path) -> Path:
     folder = tmp_path / "checkout"
     shutil.copytree(ROOT / "tools", folder / "tools")
     shutil.copytree(ROOT / "rbee/setup", folder / "rbee/setup", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "remote/rbee_remote", folder / "remote/rbee_remote")
     shutil.copy(ROOT / "rbee/__init__.py", folder / "rbee")
     shutil.copy(ROOT / "pyproject.toml", folder)
     (folder / "requirements").mkdir()
@@ -274,7 +275,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def set_up(checkout: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-I", "tools/setup_venv.py"]
+    words = [sys.executable, "-I", "-S", "tools/setup_venv.py"]  # -S: nothing is there but this checkout
     return subprocess.run(words, cwd=checkout, env={**os.environ, **env}, capture_output=True, text=True, check=False)
 
 
@@ -340,7 +341,7 @@ def test_set_up_goes_on_without_what_has_no_wheel_here(index: PackageIndex, chec
     )
     (checkout / "requirements/keeper.txt").write_text(lock_line(build_backend(index)))
     optional = checkout / "remote/requirements/constraints.txt"
-    optional.parent.mkdir(parents=True)
+    optional.parent.mkdir(parents=True, exist_ok=True)
     wheel = write_wheel(index.folder, "one", {"one.py": b""})
     optional.write_text(lock_line(wheel))
     if not there:
@@ -360,6 +361,16 @@ def test_set_up_builds_nothing_from_source(index: PackageIndex, checkout: Path, 
     assert not ran.exists()
 
 
+def test_the_locked_pip_installs_from_the_first_on(index: PackageIndex, checkout: Path, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    main = f"import pathlib; pathlib.Path({str(ran)!r}).touch(); raise SystemExit(3)".encode()
+    wheel = write_wheel(index.folder, "pip", {"pip/__main__.py": main}, version="99.1")
+    (checkout / "requirements/keeper.txt").write_text(lock_line(wheel))
+    done = set_up(checkout)
+    assert done.stderr.splitlines()[-1] == "pip install failed with 3; its own message stands above"
+    assert ran.exists()
+
+
 def test_a_python_without_ensurepip_gets_the_locked_pip(index: PackageIndex, checkout: Path, tmp_path: Path) -> None:
     """Debian's, for one. What the index calls pip is a program that runs."""
     ran = tmp_path / "ran"
@@ -374,7 +385,7 @@ def test_a_python_without_ensurepip_gets_the_locked_pip(index: PackageIndex, che
         "importlib.util.find_spec = lambda name, *more: None if name == 'ensurepip' else find(name, *more)\n"
         "runpy.run_path('tools/setup_venv.py', run_name='__main__')\n"
     )
-    words = [sys.executable, "-I", "bare.py"]
+    words = [sys.executable, "-I", "-S", "bare.py"]
     done = subprocess.run(words, cwd=checkout, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "pip 99.1 with the locked SHA-256 was not found" in done.stderr
