@@ -148,7 +148,7 @@ async def gather(session: NodeSession, probe: Probe) -> Gathered:
     chosen = _Runtime.choose(probe, session.node, cache, builders)
     runtime = await _better(chosen, session, probe, cache, builders)
     _say_how(runtime, session, probe, cache, builders)
-    was_there = cache.find_llama(runtime.target, runtime.backend, builders) is not None
+    was_there = runtime is chosen and cache.find_llama(runtime.target, runtime.backend, builders) is not None
     *packages, llama = await _Bootstrap(session, probe, build_payload(), cache, builders, runtime).get_wheels(None)
     uv = await cache.uv_binary(runtime.target, session.emit)
     return Gathered(runtime.target, runtime.backend, llama, packages[0].path.parent, uv, was_there)
@@ -294,9 +294,8 @@ class _Bootstrap:
         """For what cannot be done without: a Python is fetched, or llama.cpp compiled."""
         binary = await self.cache.uv_binary(self.runtime.target, self.session.emit)
         files = [(await asyncio.to_thread(LocalFile.of, binary), self._place.uv)]
-        await put_files(
-            self.session.connection, files, key="uv", text="uploading uv", emit=self.session.emit, mode=0o700
-        )
+        emit = self.session.emit
+        await put_files(self.session.connection, files, key="uv", text="uploading uv", emit=emit, mode=0o700)
 
     async def _upload_python(self, brought: interpreter.Interpreter) -> str:
         """The keeper's own Python, below our home. Returns its path."""

@@ -216,10 +216,15 @@ def test_the_wheel_holds_the_two_packages_and_the_requirements(tmp_path: Path) -
     words = [str(uv), "build", "--quiet", "--wheel", *locked, "--out-dir", str(tmp_path), str(ROOT)]
     subprocess.run(words, check=True, timeout=PATIENCE_S)
     (wheel,) = tmp_path.glob("rbee-*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+        names = set(archive.namelist())
     dist_info = {name for name in names if ".dist-info/" in name}
     assert names - dist_info == wheel_contents()
     assert {Path(name).name for name in dist_info} >= {"METADATA", "RECORD", "WHEEL", "entry_points.txt"}
+    find = "from rbee.setup.base import requirements as found; found.keeper(); print(found.folder())"
+    said = subprocess.check_output([sys.executable, "-c", find], cwd=tmp_path, text=True)
+    assert said.strip() == f"{tmp_path}/rbee/requirements"
 
 
 def wheel_contents() -> set[str]:

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import rbee
 from rbee.setup.base.payload import package_folder
 from rbee.setup.base.platforms import Target
 
@@ -42,7 +43,7 @@ class Locked:
 
 def folder() -> Path:
     """Where the locks lie: in the installed package, or beside the code for nodes in a checkout."""
-    installed = Path(__file__).parents[2] / "requirements"
+    installed = Path(rbee.__file__).parent / "requirements"
     return installed if installed.is_dir() else package_folder().parent / "requirements"
 
 
@@ -79,7 +80,7 @@ def llama() -> Locked:
 def keeper() -> list[Locked]:
     """The keeper's own lock: beside the others in an installed package, apart in a checkout."""
     installed = folder() / KEEPER
-    path = installed if installed.is_file() else Path(__file__).parents[3] / "requirements" / KEEPER
+    path = installed if installed.is_file() else Path(rbee.__file__).parents[1] / "requirements" / KEEPER
     return parse(path.read_text(encoding="utf-8"))
 
 
