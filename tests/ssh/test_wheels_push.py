@@ -77,7 +77,8 @@ async def test_the_command_line_over_ssh(user_key: asyncssh.SSHKey, tmp_path: Pa
     write_key(home / ".ssh/id_ed25519", user_key)
     cache = tmp_path / "cache"
     make = (
-        "from pathlib import Path; from rbee.setup.wheels.cache import WheelCache; from rbee.setup import requirements;"
+        "from pathlib import Path; from rbee.setup.wheels.cache import WheelCache;"
+        "from rbee.setup.base import requirements;"
         "from tests.unit.setup.tiny_packages import write_wheel;"
         f"root = Path({str(tmp_path)!r});"
         "wheel = write_wheel(root / 'built', 'llama_cpp_python', {'llama_cpp.py': b''},"

@@ -1,9 +1,11 @@
-"""Makes a runtime on a node: `python -I -c THIS STAGED FINAL IMPORTS [SHA256 FILE]…`. Run there, by the Python that the
-runtime is made from, so it imports the standard library alone, and works with Python 3.10.
+"""Makes a runtime on a node: `python -I -c THIS STAGED FINAL IMPORTS LATER [SHA256 FILE]…`. Run there, by the Python
+that the runtime is made from, so it imports the standard library alone, and works with Python 3.10.
 
 Rules
 - What is unpacked has the SHA-256 that the keeper named, whoever wrote to the node's folder in between.
 - A runtime gets its name once IMPORTS, a program, has imported all that the first token needs; that also compiles it.
+- LATER, a program, imports what some requests need besides. It is compiled meanwhile, since a worker in its sandbox
+  writes nothing here: it would compile that in front of everybody's next token, and each worker again.
 """
 
 import hashlib
@@ -28,13 +30,15 @@ class Environment(venv.EnvBuilder):
         """There are none."""
 
 
-def main(staged: Path, final: Path, imports: str, *files: str) -> None:
+def main(staged: Path, final: Path, imports: str, later: str, *files: str) -> None:
     """files: of each its SHA-256 and its path: a wheel, or a tar archive of wheels. Ends with a message on stderr."""
     Environment(symlinks=True).create(staged)
     site = staged / "lib" / "python{}.{}".format(*sys.version_info) / "site-packages"
     for sha256, path in zip(files[::2], files[1::2]):  # noqa: B905 - as many of the one as of the other
         unpack(Path(path), sha256, site)
-    if not works(staged, imports):
+    with subprocess.Popen([staged / "bin" / "python", "-I", "-c", later], stderr=subprocess.DEVNULL):
+        working = works(staged, imports)
+    if not working:
         raise SystemExit(1)
     put_in_place(staged, final, imports)
 

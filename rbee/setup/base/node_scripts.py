@@ -19,6 +19,8 @@ STALE_MINUTES = 24 * 60
 #: name.
 IMPORTS = "anyio, jinja2, psutil, starlette.applications, uvicorn"
 _BINDINGS = "llama_cpp.llama_cpp"
+#: What they import for constraints, probabilities and embeddings. Where it cannot be, such requests are told.
+_LATER = "import numpy.ctypeslib, llguidance"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ def create_runtime(place: Place, nonce: str, key: str, files: Sequence[Sendable]
     """Make the runtime `key` from wheels and archives of wheels that are on the node: staged, verified, renamed."""
     program = resources.files("rbee.setup.base").joinpath("make_runtime.py").read_text(encoding="utf-8")
     alone = (package_folder() / "system" / "alone.py").read_text(encoding="utf-8")
-    words = [f"{place.home}/runtimes/{key}", f"{alone}\nimport {IMPORTS}\nimport_alone({_BINDINGS!r})"]
+    words = [f"{place.home}/runtimes/{key}", f"{alone}\nimport {IMPORTS}\nimport_alone({_BINDINGS!r})", _LATER]
     for file in files:
         words += [file.sha256, wheel_path(place.home, file)]
     return _lines(

@@ -38,3 +38,14 @@ def test_a_wheel_that_has_files_for_other_folders_is_refused(tmp_path: Path) -> 
     wheel = LocalFile.of(write_wheel(tmp_path, "one", {"one-1.0.data/scripts/one": b""}))
     with pytest.raises(SystemExit, match=r"one-1\.0\.data/scripts/one belongs elsewhere"):
         make_runtime.unpack(wheel.path, wheel.sha256, tmp_path / "site")
+
+
+@pytest.mark.parametrize(("later", "compiled"), [("import two", {"one", "two"}), ("import three", {"one"})])
+def test_what_is_imported_later_is_compiled_too_and_need_not_work(
+    tmp_path: Path, later: str, compiled: set[str]
+) -> None:
+    wheels = [write_wheel(tmp_path, name, {f"{name}.py": b""}) for name in ("one", "two")]
+    words = [word for path in wheels for word in (LocalFile.of(path).sha256, str(path))]
+    make_runtime.main(tmp_path / "staged", tmp_path / "final", "import one", later, *words)
+    found = (tmp_path / "final").glob("lib/*/site-packages/__pycache__/*.pyc")
+    assert {path.name.partition(".")[0] for path in found} == compiled
