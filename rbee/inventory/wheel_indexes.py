@@ -84,11 +84,13 @@ def _index(table: dict[str, Any]) -> WheelIndex:
 
 def check_address(text: str) -> str:
     """The address of an index; a folder, absolute or below `~`, becomes one. Raises ValueError."""
-    if re.search(r"[\x00-\x20\x7f-\x9f]", text) and "://" in text:
-        raise ValueError(f"{text!r} is not an address")
     if text.startswith(("/", "~/")):
         return expand(text).as_uri().rstrip("/")
+    if re.search(r"[\x00-\x20\x7f-\x9f]", text):
+        raise ValueError(f"{text!r} is not an address")
     parts = urllib.parse.urlsplit(text)
+    if parts.scheme == "file" and (parts.netloc or not parts.path.startswith("/")):
+        raise ValueError(f"{text!r} is not a folder of this machine: write file:///PATH, or the path alone")
     if parts.scheme not in ("https", "http", "file") or not (parts.netloc or parts.scheme == "file"):
         raise ValueError(f"{text!r} is neither an address (https:, http:, file:) nor a folder (absolute, or below ~/)")
     if parts.query or parts.fragment:

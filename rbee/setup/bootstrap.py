@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import enum
 import uuid
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +21,23 @@ from rbee.base.errors import NodeError
 from rbee.base.events import Emit, Notice, Progress
 from rbee.base.files import LocalFile
 from rbee.base.retries import INSTALL_TIMEOUT_S, PYTHON_TIMEOUT_S
-from rbee.inventory import Node
 from rbee.node.probe import Probe
 from rbee.node.session import NodeSession
 from rbee.setup import interpreter
-from rbee.setup.base import node_scripts, requirements
+from rbee.setup.base import node_scripts
 from rbee.setup.base.bundle import Bundle
+from rbee.setup.base.make_runtime import LLAMA_FAILS
 from rbee.setup.base.payload import Payload, build_payload
 from rbee.setup.base.platforms import Target
 from rbee.setup.base.put_files import Sendable, put_files
 from rbee.setup.base.stoppable import alongside
-from rbee.setup.index.builders import KEEPER, Builders, builds_itself
+from rbee.setup.index.builders import Builders
+from rbee.setup.runtime import OWN_PYTHON, Runtime, better, has_usable_python, say_how
 from rbee.setup.wheels import building, portable
 from rbee.setup.wheels.cache import WheelCache, uv_version
 from rbee.setup.wheels.node_build import NodeBuilder
 from rbee_remote.protocol import OLDEST_PYTHON, ErrorCode
 
-#: What uv is asked for where a node has no Python, nor this keeper one for it; every wheel of the lock exists for it.
-OWN_PYTHON = (3, 12)
 #: A runtime and the uploaded wheels (150 MB on x86-64 Linux), and what unpacking takes meanwhile.
 NEEDED_MB = 300
 _ELSEWHERE = "set `home` of this node in the inventory to a folder on another file system"
@@ -82,7 +81,7 @@ def plan(probe: Probe, payload_digest: str, runtime_key: str) -> list[Step]:
     """The steps that are missing, in order."""
     steps = []
     if runtime_key not in probe.runtimes:
-        if not _usable_python(probe):
+        if not has_usable_python(probe):
             steps.append(Step.PYTHON)
         steps += [Step.WHEELS, Step.RUNTIME]
     if payload_digest not in probe.payloads:
@@ -93,7 +92,7 @@ def plan(probe: Probe, payload_digest: str, runtime_key: str) -> list[Step]:
 def is_complete(session: NodeSession, probe: Probe, payload: Payload) -> bool:
     """Whether `ensure` would find nothing to do; then it makes no round trip."""
     builders = Builders.of(session.node, session.context.inventory.nodes)
-    runtime = _Runtime.choose(probe, session.node, WheelCache.of(session.context.settings), builders)
+    runtime = Runtime.choose(probe, session.node, WheelCache.of(session.context.settings), builders)
     return not plan(probe, payload.digest, runtime.key)
 
 
@@ -105,14 +104,14 @@ async def ensure(session: NodeSession, probe: Probe, payload: Payload, meanwhile
     """
     cache = WheelCache.of(session.context.settings)
     builders = Builders.of(session.node, session.context.inventory.nodes)
-    runtime = _Runtime.choose(probe, session.node, cache, builders)
+    runtime = Runtime.choose(probe, session.node, cache, builders)
     steps = plan(probe, payload.digest, runtime.key)
     if steps:
         check(probe, steps)
-        runtime = await _better(runtime, session, probe, cache, builders)
+        runtime = await better(runtime, session, probe, cache, builders)
         steps = plan(probe, payload.digest, runtime.key)
         if Step.RUNTIME in steps:
-            _say_how(runtime, session, probe, cache, builders)
+            say_how(runtime, session, probe, cache, builders)
         work = _Bootstrap(session, probe, payload, cache, builders, runtime)
         await work.prepare()
         if meanwhile and Step.RUNTIME in steps and not probe.runtimes:
@@ -145,34 +144,13 @@ async def gather(session: NodeSession, probe: Probe) -> Gathered:
     check_system(probe)
     cache = WheelCache.of(session.context.settings)
     builders = Builders.of(session.node, session.context.inventory.nodes)
-    chosen = _Runtime.choose(probe, session.node, cache, builders)
-    runtime = await _better(chosen, session, probe, cache, builders)
-    _say_how(runtime, session, probe, cache, builders)
+    chosen = Runtime.choose(probe, session.node, cache, builders)
+    runtime = await better(chosen, session, probe, cache, builders)
+    say_how(runtime, session, probe, cache, builders)
     was_there = runtime is chosen and cache.find_llama(runtime.target, runtime.backend, builders) is not None
     *packages, llama = await _Bootstrap(session, probe, build_payload(), cache, builders, runtime).get_wheels(None)
     uv = await cache.uv_binary(runtime.target, session.emit)
     return Gathered(runtime.target, runtime.backend, llama, packages[0].path.parent, uv, was_there)
-
-
-async def _better(
-    runtime: _Runtime, session: NodeSession, probe: Probe, cache: WheelCache, builders: Builders
-) -> _Runtime:
-    """For the node's GPU, where an index has a wheel for it, in place of one that leaves it idle."""
-    if runtime.notice and await cache.from_indexes(runtime.target, "cuda", session.emit, builders):
-        return _Runtime.choose(probe, session.node, cache, builders)
-    return runtime
-
-
-def _say_how(runtime: _Runtime, session: NodeSession, probe: Probe, cache: WheelCache, builders: Builders) -> None:
-    """Tell what is not as one would expect. Raises NodeError NODE_UNSUPPORTED, BOOTSTRAP_FAILED where there is no way
-    to a wheel."""
-    if not cache.may_get(runtime.target, runtime.backend, builders):
-        elsewhere = cache.built_elsewhere(runtime.target, runtime.backend)
-        if not probe.compiler:
-            raise building.no_way(runtime.target, runtime.backend, elsewhere)
-        session.emit(Notice(builds_itself(session.node, elsewhere)))
-    if runtime.notice:
-        session.emit(Notice(runtime.notice))
 
 
 def check(probe: Probe, steps: list[Step]) -> None:
@@ -210,48 +188,6 @@ def _disk_full(probe: Probe) -> NodeError:
     )
 
 
-def _usable_python(probe: Probe) -> bool:
-    return bool(probe.python) and (probe.python_version or (0,)) >= OLDEST_PYTHON
-
-
-@dataclass(frozen=True, slots=True)
-class _Runtime:
-    """Which runtime a node is to have. notice: what to tell the user when it has to be made."""
-
-    target: Target
-    backend: str
-    key: str
-    notice: str = ""
-
-    @classmethod
-    def choose(cls, probe: Probe, node: Node, cache: WheelCache, builders: Builders = KEEPER) -> _Runtime:
-        """The backend of the inventory; `auto` is the GPU's where a wheel for it can be had, else cpu."""
-        python = probe.python_version if _usable_python(probe) else None
-        brought = None if python else interpreter.for_node(Target.of(probe, OWN_PYTHON))
-        target = Target.of(probe, python or (brought.version if brought else OWN_PYTHON))
-        if node.backend != "auto":
-            return cls._named(target, node.backend)
-        if target.system == "Darwin":
-            return cls._named(target, "metal")
-        if not any(gpu.vendor == "nvidia" for gpu in probe.gpus):
-            return cls._named(target, "cpu")
-        cuda = cls._named(target, "cuda")
-        if cuda.key in probe.runtimes or cache.can_get(target, "cuda", builders):
-            return cuda
-        return cls._named(
-            target,
-            "cpu",
-            "the node has an NVIDIA GPU, but there is no llama.cpp wheel for CUDA: using the CPU "
-            '(backend = "cuda" in the inventory has one built on the node)',
-        )
-
-    @classmethod
-    def _named(cls, target: Target, backend: str, notice: str = "") -> _Runtime:
-        return cls(
-            target, backend, requirements.runtime_key(target, backend, building.cmake_flags(target, backend)), notice
-        )
-
-
 @dataclass(slots=True)
 class _Bootstrap:
     """The steps at work on one node."""
@@ -261,7 +197,8 @@ class _Bootstrap:
     payload: Payload
     cache: WheelCache
     builders: Builders
-    runtime: _Runtime
+    runtime: Runtime
+    _without: str = field(default="", init=False)  # the SHA-256 of a prebuilt llama.cpp that does not run there
 
     async def take(self, steps: list[Step]) -> node_scripts.Place:
         """Do them. Returns where the node has what its runtimes are made with."""
@@ -353,6 +290,7 @@ class _Bootstrap:
             self.session.emit,
             on_node=on_node if self.probe.compiler else None,
             builders=self.builders,
+            without=self._without,
         )
         return [*await self.cache.base_wheels(target, self.session.emit), llama]
 
@@ -364,18 +302,24 @@ class _Bootstrap:
         return await self.take([step for step in steps if step is Step.PYTHON])
 
     async def _create_runtime(self, place: node_scripts.Place, files: list[Sendable]) -> None:
-        self.session.emit(Progress("runtime", Step.RUNTIME.value, 0.0, None, "steps"))
-        script = node_scripts.create_runtime(place, uuid.uuid4().hex[:12], self.runtime.key, files)
-        failure = "its runtime could not be made"
         try:
-            await self._run(script, failure)
+            await self._make_runtime(place, files)
         except NodeError as error:
+            llama, failed = files[-1].sha256, error.details.get("status") == LLAMA_FAILS
             if error.code is ErrorCode.DISK_FULL:
                 raise
-            self.session.emit(Notice(f"{error.message}; trying once more with everything sent again"))
-            await self._run(node_scripts.discard(place), "could not remove what may be damaged")
-            await self._upload_wheels(place)
-            await self._run(script, failure)
+            if failed and await asyncio.to_thread(self.cache.is_prebuilt, llama):
+                self._without = llama
+                self.session.emit(Notice(f"{error.message}; that llama.cpp is a prebuilt one, so it is built instead"))
+            else:
+                self.session.emit(Notice(f"{error.message}; trying once more with everything sent again"))
+                await self._run(node_scripts.discard(place), "could not remove what may be damaged")
+            await self._make_runtime(place, await self._upload_wheels(place))
+
+    async def _make_runtime(self, place: node_scripts.Place, files: Sequence[Sendable]) -> None:
+        self.session.emit(Progress("runtime", Step.RUNTIME.value, 0.0, None, "steps"))
+        script = node_scripts.create_runtime(place, uuid.uuid4().hex[:12], self.runtime.key, files)
+        await self._run(script, "its runtime could not be made")
 
     async def _upload_payload(self) -> None:
         target = f"{self.probe.home}/payloads/{self.payload.name}"

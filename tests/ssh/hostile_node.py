@@ -14,8 +14,8 @@ import asyncssh
 
 from rbee.inventory import Node
 from rbee.node.probe import parse
-from rbee.setup import bootstrap
 from rbee.setup.base.payload import build_payload
+from rbee.setup.runtime import Runtime
 from rbee.setup.wheels.cache import WheelCache
 from tests.hostile import MESSAGES, PROBE, answer
 from tests.ssh.servers import Server
@@ -34,7 +34,7 @@ def probe_answer() -> bytes:
     )
     found = parse(text.encode())
     cache = WheelCache(Path("/nowhere"), Path("/nowhere"))
-    runtime = bootstrap._Runtime.choose(found, Node(name="n", host="h", backend="cpu"), cache).key
+    runtime = Runtime.choose(found, Node(name="n", host="h", backend="cpu"), cache).key
     return text.format(runtime=runtime, run_name=found.run_dir.rpartition("/")[2]).encode()
 
 

@@ -19,7 +19,7 @@ from rbee.fleet.hives import stop_hive
 from rbee.inventory import Inventory, Node, load
 from rbee.node.probe import parse, script
 from rbee.registry import Registry
-from rbee.setup import bootstrap
+from rbee.setup.runtime import Runtime
 from rbee.setup.wheels.cache import WheelCache
 from tests.proxy import ChaosProxy, Fault
 from tests.ssh.servers import openssh_server
@@ -114,7 +114,7 @@ async def give_runtime(node: Node, node_home: Path, settings: Settings, shell: s
         "/bin/sh", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     output, _ = await said.communicate(script(str(node_home)).encode())
-    runtime = bootstrap._Runtime.choose(parse(output), node, WheelCache.of(settings))
+    runtime = Runtime.choose(parse(output), node, WheelCache.of(settings))
     python = node_home / "runtimes" / runtime.key / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text("#!/bin/sh\n" + (shell or f'exec "{sys.executable}" "$@"') + "\n")

@@ -1,9 +1,10 @@
-"""Makes a runtime on a node: `python -I -c THIS STAGED FINAL IMPORTS LATER [SHA256 FILE]…`. Run there, by the Python
+"""Makes a runtime on a node: `python -I -c THIS STAGED FINAL PACKAGES LLAMA LATER [SHA256 FILE]…`. Run there, by the Python
 that the runtime is made from, so it imports the standard library alone, and works with Python 3.10.
 
 Rules
 - What is unpacked has the SHA-256 that the keeper named, whoever wrote to the node's folder in between.
-- A runtime gets its name once IMPORTS, a program, has imported all that the first token needs; that also compiles it.
+- A runtime gets its name once PACKAGES and LLAMA, two programs, have imported all that the first token needs; that also
+  compiles it.
 - LATER, a program, imports what some requests need besides. It is compiled meanwhile, since a worker in its sandbox
   writes nothing here: it would compile that in front of everybody's next token, and each worker again.
 """
@@ -21,6 +22,8 @@ from typing import IO
 
 #: Bytes that are read at once.
 PIECE = 2**20
+#: The exit status where llama.cpp does not start, and all else does.
+LLAMA_FAILS = 3
 
 
 class Environment(venv.EnvBuilder):
@@ -30,16 +33,17 @@ class Environment(venv.EnvBuilder):
         """There are none."""
 
 
-def main(staged: Path, final: Path, imports: str, later: str, *files: str) -> None:
+def main(staged: Path, final: Path, packages: str, llama: str, later: str, *files: str) -> None:
     """files: of each its SHA-256 and its path: a wheel, or a tar archive of wheels. Ends with a message on stderr."""
     Environment(symlinks=True).create(staged)
     site = staged / "lib" / "python{}.{}".format(*sys.version_info) / "site-packages"
     for sha256, path in zip(files[::2], files[1::2]):  # noqa: B905 - as many of the one as of the other
         unpack(Path(path), sha256, site)
+    imports = f"{packages}\n{llama}"
     with subprocess.Popen([staged / "bin" / "python", "-I", "-c", later], stderr=subprocess.DEVNULL):
         working = works(staged, imports)
     if not working:
-        raise SystemExit(1)
+        raise SystemExit(LLAMA_FAILS if works(staged, packages, silent=True) else 1)
     put_in_place(staged, final, imports)
 
 
@@ -76,7 +80,10 @@ def works(runtime: Path, imports: str, *, silent: bool = False) -> bool:
     """Whether the program `imports` succeeds there."""
     python = runtime / "bin" / "python"
     stderr = subprocess.DEVNULL if silent else None
-    return python.exists() and subprocess.call([python, "-I", "-c", imports], stderr=stderr) == 0
+    status = subprocess.call([python, "-I", "-c", imports], stderr=stderr) if python.exists() else 1
+    if status < 0 and not silent:
+        sys.stderr.write(f"what the first token needs was ended by signal {-status}\n")
+    return status == 0
 
 
 def put_in_place(staged: Path, final: Path, imports: str) -> None:

@@ -107,7 +107,7 @@ def create_runtime(place: Place, nonce: str, key: str, files: Sequence[Sendable]
     """Make the runtime `key` from wheels and archives of wheels that are on the node: staged, verified, renamed."""
     program = resources.files("rbee.setup.base").joinpath("make_runtime.py").read_text(encoding="utf-8")
     alone = (package_folder() / "system" / "alone.py").read_text(encoding="utf-8")
-    words = [f"{place.home}/runtimes/{key}", f"{alone}\nimport {IMPORTS}\nimport_alone({_BINDINGS!r})", _LATER]
+    words = [f"{place.home}/runtimes/{key}", f"{alone}\nimport {IMPORTS}", f"import_alone({_BINDINGS!r})", _LATER]
     for file in files:
         words += [file.sha256, wheel_path(place.home, file)]
     return _lines(

@@ -8,7 +8,7 @@ Rules
   official index, by default. The wheel cache writes down who that was, and `Builders` says for which machine it counts.
 - Where an index gives neither, it chooses what runs. Its wheels are for nodes whose `builds_from` has its address, and
   never for this machine.
-- No index can hold a command up: the first byte has its time, and so has each further MiB.
+- No index can hold a command up: the first byte has its time, so has each further MiB, and so has all of it.
 """
 
 from __future__ import annotations
@@ -48,6 +48,9 @@ _OFFICIAL_CUDA = {
 #: minutes: what is slower than 35 kB/s is not worth the wait.
 FIRST_S = 20.0
 STALL_S = 30.0
+#: Seconds for all of it: for the processor no longer than a build takes, which takes hours for GPUs.
+_ALL_S = {"cpu": 900.0}
+_ALL_GPU_S = 3600.0
 #: Bytes of a wheel. For the processor alone the largest official one has some 40 MB; those for GPUs can be as large as
 #: what GitHub takes.
 _LARGEST = {"cpu": 2**29}
@@ -115,24 +118,28 @@ async def fetch(index: WheelIndex, backend: str, target: Target, folder: Path, e
         hear(line)
         said[0] = line
 
-    status = await _in_time(request, keep_last, await pip.environment(folder))
+    all_s = _ALL_S.get(backend, _ALL_GPU_S)
+    status = await _in_time(request, keep_last, await pip.environment(folder), all_s)
     if status == 0 and said[0].startswith("fetched "):
         return folder / Path(said[0].removeprefix("fetched ")).name
     raise NodeError(ErrorCode.BOOTSTRAP_FAILED, neutralise(said[0].removeprefix("ERROR: "))[:_LONGEST_REASON])
 
 
-async def _in_time(request: Request, on_line: child.OnLine, env: dict[str, str]) -> int:
+async def _in_time(request: Request, on_line: child.OnLine, env: dict[str, str], all_s: float) -> int:
     """The exit status. Raises NodeError where nothing comes for too long; the process is gone by then."""
     loop = asyncio.get_running_loop()
     words = [*installation.python(), "-m", "rbee.setup.index.fetch"]
     late = f"nothing came for {FIRST_S:.0f} s"
+    end = loop.time() + all_s
     try:
         async with asyncio.timeout(FIRST_S) as limit:
 
             def hear(line: str) -> None:
                 nonlocal late
                 late = f"it gives less than 1 MiB in {STALL_S:.0f} s"
-                limit.reschedule(loop.time() + STALL_S)
+                if loop.time() + STALL_S > end:
+                    late = f"it takes longer than {all_s / 60:.0f} min"
+                limit.reschedule(min(loop.time() + STALL_S, end))
                 on_line(line)
 
             return await child.run(words, hear, env=env, stdin=request.text())

@@ -60,6 +60,11 @@ def who_built(built_on: str) -> str:
     return built_on.partition(" ")[0] or "here"
 
 
+def is_of_index(built_on: str) -> bool:
+    """Whether a prebuilt one is meant: a hash, a key or an address answers for it. A node's name has no colon."""
+    return ":" in built_on.partition(" ")[0]
+
+
 def builds_itself(node: Node, elsewhere: str) -> str:
     """What to tell when a build on `node` begins. elsewhere: another node whose build would fit, "" for none."""
     if node.is_local:

@@ -32,6 +32,8 @@ NAMESPACE = "rbee-wheels"
 _LARGEST_PAGE = 8 * 2**20
 _LARGEST_SUMS = 2**20
 _LARGEST_SIGNATURE = 2**16
+#: Characters of a file name, as of all file systems here.
+_LONGEST_NAME = 255
 #: Files of one index that are fetched to see whether one has the right hash.
 _MOST_TRIED = 4
 _LONGEST_REASON = 1000
@@ -94,6 +96,8 @@ def _fitting(links: list[Link], request: Request) -> Iterator[Link]:
     ranked = []
     for link in links:
         try:
+            if len(link.name) > _LONGEST_NAME:  # each tag of one part counts with each of the others
+                continue
             name, found, _, tags = parse_wheel_filename(link.name)
         except InvalidWheelFilename:
             continue

@@ -35,8 +35,9 @@ def prepare(folder: str, backends: Sequence[str], wheels: Sequence[str]) -> str:
     folder: absolute, or from the home folder on. wheels: paths in the index.
     Prints `root PATH`, `foreign NAME`, `wheel HASH PATH`.
     """
-    at = f'"$HOME"/{quote(folder[2:])}' if folder.startswith("~/") else quote(folder)
+    at = f'"$HOME"/{quote(folder[2:])}' if folder.startswith("~/") else '"$HOME"' if folder == "~" else quote(folder)
     ours = "|".join((*BACKENDS, SUMS, SIGNATURE))
+    line = f"^[0-9a-f]{{64}} [ *]({'|'.join(BACKENDS)})/{PROJECT}/llama_cpp_python-[[:alnum:]_.+-]+[.]whl$"
     return "\n".join(
         [
             _HASH,
@@ -47,6 +48,8 @@ def prepare(folder: str, backends: Sequence[str], wheels: Sequence[str]) -> str:
             f"[ -f {SUMS} ] || for name in *; do",
             f'  case $name in {ours}) ;; *) [ ! -e "$name" ] || {{ printf "foreign %s\\n" "$name"; exit 0; }} ;; esac',
             "done",
+            f"[ ! -f {SUMS} ] || ! head -c {LONGEST + 1} {SUMS} | grep -Eqv '{line}' || {{",
+            f"  echo 'foreign another {SUMS}'; exit 0; }}",
             f"[ -e {LOCK} ] || : >>{LOCK}",
             *(f"mkdir -p {backend}/{PROJECT}" for backend in backends),
             f"find . -name '{INCOMING}*' -type f -mmin +{STALE_MINUTES} -exec rm -f {{}} +",

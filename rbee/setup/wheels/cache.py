@@ -15,6 +15,7 @@ Rules
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -24,13 +25,12 @@ import re
 import shutil
 import zipfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from rbee.base import trusted_files
-from rbee.base.errors import ConfigError, NodeError
-from rbee.base.events import Emit, Notice
+from rbee.base.errors import NodeError
+from rbee.base.events import Emit, Event, Notice
 from rbee.base.files import LocalFile, file_sha256
 from rbee.base.locks import file_lock
 from rbee.base.settings import Settings, expand
@@ -39,62 +39,20 @@ from rbee.setup.base import pip, requirements
 from rbee.setup.base.platforms import Target, Version
 from rbee.setup.base.stoppable import Stop, in_thread, never
 from rbee.setup.index import asked as wheel_index
-from rbee.setup.index.builders import KEEPER, Builders
+from rbee.setup.index.builders import KEEPER, Builders, is_of_index
 from rbee.setup.wheels import building, portable
 from rbee.setup.wheels import check as wheel_check
+from rbee.setup.wheels.llama_wheel import WHAT, LlamaWheel
 from rbee_remote.protocol import ErrorCode
 
 ENV_CACHE = "RBEE_WHEEL_CACHE"
 #: In the cache: held by who builds.
 BUILD_LOCK = "build.lock"
-_WHAT = "the wheel cache"
+#: Characters of why an index has none, which quotes what it gave.
+_LONGEST_REASON = 300
 
 #: Compiles on a node, and returns the wheel (in the folder it was given) and the node's own libraries for it.
 BuildOnNode = Callable[[str, Path, Emit], Awaitable[tuple[Path, portable.FindLibrary]]]
-
-
-@dataclass(frozen=True, slots=True)
-class LlamaWheel:
-    """What `wheel.json` says of the wheel beside it.
-
-    libc_version: the oldest C library it runs with. built_on: the node, or who answers for what an index gave, as
-    `Builders` has it; "" for what this machine built, or fetched by a hash in $RBEE_WHEEL_INDEX. cpu: what a processor
-    has to be capable of, in the kernel's words; nothing where every variant is inside.
-    """
-
-    file: str
-    sha256: str
-    version: str
-    backend: str
-    system: str
-    machine: str
-    libc: str
-    libc_version: Version
-    built_on: str = ""
-    cpu: str = ""
-
-    @classmethod
-    def read(cls, described: Path) -> LlamaWheel:
-        """What a `wheel.json` says; what a later rbee writes besides is passed over. Raises ConfigError and OSError."""
-        content = trusted_files.read(described, _WHAT)
-        try:
-            said = json.loads(content)
-            values = {field.name: said[field.name] for field in dataclasses.fields(cls) if field.name in said}
-            version = tuple(map(int, values.pop("libc_version")))
-            if wrong := [name for name, value in values.items() if not isinstance(value, str)]:
-                raise TypeError(f"{wrong[0]} is no text")
-            return cls(**values, libc_version=version)
-        except (ValueError, LookupError, TypeError) as error:
-            raise ConfigError(
-                f"{described} is damaged",
-                hint="`rbee wheels prune` removes that wheel, which is then built or fetched again",
-                details={"reason": f"{type(error).__name__}: {error}"},
-            ) from error
-
-    def fits(self, target: Target, backend: str) -> bool:
-        same = (self.version, self.backend) == (requirements.llama().version, backend)
-        builder = Target(self.system, self.machine, self.libc, tuple(self.libc_version), target.python)
-        return same and target.runs_what_is_built_on(builder) and target.cpu.issuperset(self.cpu.split())
 
 
 class WheelCache:
@@ -162,11 +120,27 @@ class WheelCache:
 
     def find_llama(self, target: Target, backend: str, builders: Builders = KEEPER) -> LocalFile | None:
         """The llama-cpp-python wheel of a backend that runs on `target`, if the cache has one by `builders`."""
-        fitting = [
-            (folder, known) for folder, known in self._fitting(target, backend) if builders.include(known.built_on)
-        ]
-        fitting.sort(key=lambda item: (item[1].built_on not in ("", builders.own), len(item[1].cpu)))
-        return LocalFile(fitting[0][0] / fitting[0][1].file, fitting[0][1].sha256) if fitting else None
+        return next((known.file_in(folder) for folder, known in self._usable(target, backend, builders)), None)
+
+    def _usable(self, target: Target, backend: str, builders: Builders) -> Sequence[tuple[Path, LlamaWheel]]:
+        """Those by `builders`, the best first: built here or by the node itself, and for any processor."""
+        found = [item for item in self._fitting(target, backend) if builders.include(item[1].built_on)]
+        return sorted(found, key=lambda item: (item[1].built_on not in ("", builders.own), len(item[1].cpu)))
+
+    async def _unchanged(
+        self, target: Target, backend: str, builders: Builders, without: str, emit: Emit
+    ) -> LocalFile | None:
+        """As `find_llama`, and still as it was made. What is damaged is passed over, with a notice."""
+        for folder in self._llama_folders():
+            if LlamaWheel.of(folder) is None:
+                emit(Notice(f"{folder} is damaged and not used; `rbee wheels prune` removes it"))
+        for folder, known in self._usable(target, backend, builders):
+            if known.sha256 == without:
+                continue
+            if await asyncio.to_thread(known.is_unchanged, folder):
+                return known.file_in(folder)
+            emit(Notice(f"{folder / known.file} was changed after it was made, and is not used"))
+        return None
 
     def built_elsewhere(self, target: Target, backend: str, builders: Builders = KEEPER) -> str:
         """The name of a node or index whose build would run on `target`, "" for none. That is the user's decision."""
@@ -177,11 +151,19 @@ class WheelCache:
         return next((name for name in [*names, *named] if not builders.include(name)), "")
 
     def _fitting(self, target: Target, backend: str) -> Iterator[tuple[Path, LlamaWheel]]:
-        for described in sorted(self.root.glob("llama/*/wheel.json")):
-            known = LlamaWheel.read(described)
-            if known.fits(target, backend):
-                _check(described.with_name(known.file))
-                yield described.parent, known
+        for folder in self._llama_folders():
+            known = LlamaWheel.of(folder)
+            if known and known.fits(target, backend):
+                _check(folder / known.file)
+                yield folder, known
+
+    def _llama_folders(self) -> Sequence[Path]:
+        return sorted(path for path in self.root.glob("llama/[!.]*") if path.is_dir())
+
+    def is_prebuilt(self, sha256: str) -> bool:
+        """Whether the wheel of that hash is of an index."""
+        found = (known for folder in self._llama_folders() if (known := LlamaWheel.of(folder)))
+        return any(known.sha256 == sha256 and is_of_index(known.built_on) for known in found)
 
     def add_wheel(
         self,
@@ -219,12 +201,16 @@ class WheelCache:
             other = f"{built_on} {cpu}".strip()
             by = f"-by-{hashlib.sha256(other.encode()).hexdigest()[:12]}" if other else ""
             final = folder.with_name(f"{backend}-{known.version}-{built.name}{by}")
+            there = LlamaWheel.of(final) if final.exists() else None
+            if final.exists() and not (there and there.is_unchanged(final)):
+                final.rename(damaged := folder.with_name(f"{folder.name}-damaged"))
+                shutil.rmtree(damaged, ignore_errors=True)
             pip.publish(folder, final)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         known = LlamaWheel.read(final / "wheel.json")
         _check(final / known.file)
-        return LocalFile(final / known.file, known.sha256)
+        return known.file_in(final)
 
     async def llama_wheel(
         self,
@@ -234,23 +220,25 @@ class WheelCache:
         *,
         on_node: BuildOnNode | None = None,
         builders: Builders = KEEPER,
+        without: str = "",
     ) -> LocalFile:
         """The llama-cpp-python wheel of a backend: from the cache, an index of prebuilt ones, or built.
 
-        on_node: builds on the node, None where it has no compiler. builders: whose builds may run there.
+        on_node: builds on the node, None where it has no compiler. builders: whose builds may run there. without: the
+        SHA-256 of a prebuilt one that does not run there; then no index is asked.
         Raises NodeError NODE_UNSUPPORTED when there is no way to get one, BOOTSTRAP_FAILED when the way that was tried
         failed.
         """
-        if found := self.find_llama(target, backend, builders):
+        if found := await self._unchanged(target, backend, builders, without, emit):
             return found
-        if found := await self.from_indexes(target, backend, emit, builders):
+        if not without and (found := await self.from_indexes(target, backend, emit, builders)):
             return found
         here = _builds_here(target, backend)
         if not here and on_node is None:
             raise building.no_way(target, backend, self.built_elsewhere(target, backend, builders))
         _check(self.root)
         async with file_lock(self.root / BUILD_LOCK, "builds llama.cpp, which takes minutes", emit):
-            if found := self.find_llama(target, backend, builders):
+            if found := await self._unchanged(target, backend, builders, without, _say_nothing):
                 return found
             flags = building.cmake_flags(target, backend)
             async with pip.staging(self.root) as folder:
@@ -289,7 +277,7 @@ class WheelCache:
             try:
                 return await self._from_index(index, target, backend, emit)
             except (NodeError, OSError) as error:
-                said = error.message if isinstance(error, NodeError) else str(error)
+                said = " ".join(str(getattr(error, "message", error)).split())[:_LONGEST_REASON]
                 emit(Notice(f"no llama.cpp for {backend} from {index.name}: {said}"))
         return None
 
@@ -314,9 +302,13 @@ class WheelCache:
         return added
 
 
+def _say_nothing(_: Event) -> None:
+    """It has been said."""
+
+
 def _check(path: Path) -> None:
     """Raises ConfigError where somebody else can write `path`, in the cache, or put another in its place."""
-    trusted_files.check(path, _WHAT)
+    trusted_files.check(path, WHAT)
 
 
 def uv_version() -> str:

@@ -21,7 +21,8 @@ from rbee.base.errors import ConfigError
 from rbee.setup.base import requirements
 from rbee.setup.base.platforms import Target, Version
 from rbee.setup.base.requirements import Locked
-from rbee.setup.wheels.cache import LlamaWheel, folder_name
+from rbee.setup.wheels.cache import folder_name
+from rbee.setup.wheels.llama_wheel import LlamaWheel
 from rbee_remote.protocol import OLDEST_PYTHON
 
 #: The newest versions that a folder's platform is looked for among: of Python 3, glibc 2, musl 1 and macOS.
@@ -114,7 +115,7 @@ def _llama(folder: Path) -> Cached:
     doubt = partial(_seen, Kind.LLAMA, folder)
     try:
         wheel = LlamaWheel.read(folder / "wheel.json")
-        is_there = (folder / wheel.file).is_file() and Path(wheel.file).name == wheel.file
+        is_there = wheel.is_in(folder)
     except ConfigError as error:
         if "reason" in error.details:
             return doubt(State.DAMAGED, "its wheel.json cannot be read")

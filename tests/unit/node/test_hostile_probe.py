@@ -20,6 +20,7 @@ from rbee.setup.base import node_scripts
 from rbee.setup.base.node_scripts import Place
 from rbee.setup.base.payload import build_payload
 from rbee.setup.base.platforms import Target
+from rbee.setup.runtime import Runtime
 from rbee.setup.wheels.cache import WheelCache
 from rbee.transport import upload
 from rbee.transport.connection import quote
@@ -92,7 +93,7 @@ def test_a_lie_has_no_say_in_what_the_keeper_does_with_its_own_disk_and_time(out
         return
     target = Target.of(found, (3, 11))
     assert len(target.wheel_platforms()) < 2000
-    runtime = bootstrap._Runtime.choose(found, NODE, WheelCache(Path("/nowhere"), Path("/nowhere")))
+    runtime = Runtime.choose(found, NODE, WheelCache(Path("/nowhere"), Path("/nowhere")))
     assert PurePosixPath(runtime.key).name == runtime.key
     try:
         bootstrap.check(found, bootstrap.plan(found, "d" * 16, runtime.key))

@@ -31,6 +31,7 @@ from rbee.setup.base.node_scripts import IMPORTS
 from rbee.setup.base.payload import build_payload
 from rbee.setup.base.platforms import Target
 from rbee.setup.bootstrap import Step, check, plan
+from rbee.setup.index.builders import OFFICIAL_URL
 from rbee.setup.interpreter import Interpreter
 from rbee.setup.wheels.cache import WheelCache
 from rbee.transport.connection import Completed
@@ -303,6 +304,42 @@ async def test_a_runtime_that_was_half_deleted_is_made_anew(bed: Testbed, gone: 
     await bed.ensure(bed.probe(runtimes=frozenset()))
     assert (runtime / gone).exists()
     assert bed.left_over() == []
+
+
+@pytest.mark.parametrize(
+    "fails", ["raise OSError('no libcudart.so.12')", "import os, signal\nos.kill(os.getpid(), signal.SIGILL)"]
+)
+async def test_a_prebuilt_wheel_that_does_not_run_on_the_node_is_built_instead(
+    bed: Testbed, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    monkeypatch.setenv("CXX", "c++")
+    code = {"llama_cpp/__init__.py": b"", "llama_cpp/llama_cpp.py": fails.encode()}
+    wheel = write_wheel(bed.index.folder / "index", "llama_cpp_python", code, tag=LLAMA_TAG)
+    package = "{'llama_cpp/__init__.py': b'', 'llama_cpp/llama_cpp.py': b''}"
+    lines = [
+        "import tiny_packages",
+        "write = tiny_packages.write_wheel",
+        f"tiny_packages.write_wheel = lambda folder, name, _, **rest: write(folder, name, {package}, **rest)",
+    ]
+    bed.index.lock(
+        requirements.LLAMA, write_source(bed.index.folder, "llama_cpp_python", tag=LLAMA_TAG, body="\n".join(lines))
+    )
+    bed.cache.add_wheel(wheel, "cpu", built_on=OFFICIAL_URL)
+    assert Path((await bed.ensure()).python).exists()
+    said = [event.text for event in bed.events if isinstance(event, Notice)]
+    assert ["built instead" in text for text in said].count(True) == 1, said
+    assert bed.left_over() == []
+    shutil.rmtree(bed.home)
+    bed.events.clear()
+    await bed.ensure()
+    assert not [event for event in bed.events if isinstance(event, Notice)], "what was built is used from then on"
+
+
+async def test_a_build_of_our_own_that_does_not_run_on_the_node_is_the_error(bed: Testbed) -> None:
+    bed.provide_llama("raise OSError('no')")
+    with pytest.raises(NodeError, match="no"):
+        await bed.ensure()
+    assert not [event for event in bed.events if isinstance(event, Notice) and "built instead" in event.text]
 
 
 @pytest.mark.parametrize("name", ["packages.tar", "llama_cpp_python-*.whl"])

@@ -46,6 +46,6 @@ def test_what_is_imported_later_is_compiled_too_and_need_not_work(
 ) -> None:
     wheels = [write_wheel(tmp_path, name, {f"{name}.py": b""}) for name in ("one", "two")]
     words = [word for path in wheels for word in (LocalFile.of(path).sha256, str(path))]
-    make_runtime.main(tmp_path / "staged", tmp_path / "final", "import one", later, *words)
+    make_runtime.main(tmp_path / "staged", tmp_path / "final", "import one", "", later, *words)
     found = (tmp_path / "final").glob("lib/*/site-packages/__pycache__/*.pyc")
     assert {path.name.partition(".")[0] for path in found} == compiled

@@ -17,6 +17,7 @@ from rbee.base.events import Event, Notice
 from rbee.inventory import Node, WheelIndex
 from rbee.setup.base import requirements
 from rbee.setup.base.platforms import Target
+from rbee.setup.base.requirements_file import Link
 from rbee.setup.index import asked as wheel_index
 from rbee.setup.index import fetch as wheel_fetch
 from rbee.setup.index.asked import OFFICIAL, folders, indexes
@@ -281,6 +282,24 @@ async def test_one_that_is_too_slow_is_left(
     assert found is None
     assert why in said
     assert not list(cache.root.glob(".staging-*"))
+
+
+async def test_one_that_goes_on_and_on_is_left(
+    cache: WheelCache, server: WheelServer, wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wheel_index, "_ALL_S", {"cpu": 1.0})
+    _trickles(server, wheel)
+    found, said = await fetched(cache, asking(WheelIndex(server.url, "cpu", (sha256_of(wheel),))))
+    assert found is None
+    assert "it takes longer than" in said
+
+
+def test_a_name_of_many_tags_is_not_read() -> None:
+    """Each of one part counts with each of the others: these would be a thousand million."""
+    parts = [".".join(f"{kind}{number}" for number in range(1000)) for kind in "abc"]
+    link = Link(f"https://w.example/llama_cpp_python-{VERSION}-{'-'.join(parts)}.whl", "")
+    request = wheel_fetch.Request("", (), VERSION, [f"linux_{HERE.machine}"], (3, 12), (), "", 1, "")
+    assert not list(wheel_fetch._fitting([link], request))
 
 
 def _fails(server: WheelServer, _: Path) -> None:

@@ -24,7 +24,8 @@ from rbee.setup.index import scripts as index_scripts
 from rbee.setup.index.builders import Builders
 from rbee.setup.index.publishing import Offer, Publisher, Pushed
 from rbee.setup.index.signature import Signer
-from rbee.setup.wheels.cache import LlamaWheel, WheelCache
+from rbee.setup.wheels.cache import WheelCache
+from rbee.setup.wheels.llama_wheel import LlamaWheel
 from rbee.transport.local import LocalConnection
 from rbee_remote.protocol import ErrorCode
 from tests.unit.setup.package_index import PackageIndex
@@ -142,22 +143,29 @@ async def test_a_folder_of_others_stays_as_it_is(
         "nonsense",
     ],
 )
-async def test_what_a_machine_says_of_its_index_is_checked(
+async def test_hashes_of_something_else_and_all_beside_them_stay_as_they_are(
     connection: LocalConnection, there: Path, tmp_path: Path, line: str
 ) -> None:
     there.mkdir()
     (there / "SHA256SUMS").write_text(f"{line}\n")
-    with pytest.raises(NodeError, match="that no index of wheels has") as caught:
+    with pytest.raises(NodeError, match="is no index of wheels: it has another SHA256SUMS"):
         await push(connection, there, offer(tmp_path))
-    assert caught.value.details == {"line": line}
     assert (there / "SHA256SUMS").read_text() == f"{line}\n"
+    assert [path.name for path in there.iterdir()] == ["SHA256SUMS"]
+    with pytest.raises(NodeError, match="that no index of wheels has") as caught:  # whatever a machine says of it
+        index_files.read(f"{line}\n", "there")
+    assert caught.value.details == {"line": line}
+
+
+def test_the_home_folder_by_its_short_name() -> None:
+    assert 'cd -- "$HOME"\n' in index_scripts.prepare("~", [], [])
 
 
 async def test_an_index_that_is_endless_is_refused(connection: LocalConnection, there: Path, tmp_path: Path) -> None:
     there.mkdir()
     with (there / "SHA256SUMS").open("wb") as file:
         file.truncate(2**33)
-    with pytest.raises(NodeError, match="larger than an index's can be"):
+    with pytest.raises(NodeError, match="is no index of wheels"):
         await push(connection, there, offer(tmp_path))
 
 

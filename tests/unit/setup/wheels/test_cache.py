@@ -13,6 +13,7 @@ import pytest
 
 from rbee.base.errors import NodeError
 from rbee.base.events import Event, Notice, Progress
+from rbee.base.files import LocalFile
 from rbee.setup.base import platforms, requirements
 from rbee.setup.base.platforms import Target
 from rbee.setup.wheels import building, portable
@@ -213,6 +214,25 @@ def test_adding_a_wheel_twice_keeps_the_first(index: PackageIndex, cache: WheelC
     index.lock(requirements.LLAMA, wheel)
     assert cache.add_wheel(wheel, "cpu") == cache.add_wheel(wheel, "cpu")
     assert len(list((cache.root / "llama").iterdir())) == 1
+
+
+@pytest.mark.parametrize("spoil", ["wheel.json", "wheel", "no wheel", "no wheel.json"])
+@pytest.mark.usefixtures("compiler")
+async def test_what_is_damaged_is_passed_over_and_gives_way_to_what_is_whole(
+    index: PackageIndex, cache: WheelCache, events: list[Event], spoil: str
+) -> None:
+    index.lock(requirements.LLAMA, write_source(index.folder, "llama_cpp_python", tag=LLAMA_TAG))
+    built = await cache.llama_wheel(HERE, "cpu", lambda _: None)
+    if spoil.startswith("no "):
+        (built.path if spoil == "no wheel" else built.path.with_name("wheel.json")).unlink()
+    else:
+        (built.path if spoil == "wheel" else built.path.with_name("wheel.json")).write_bytes(b"PK")
+    again = await cache.llama_wheel(HERE, "cpu", events.append)
+    assert again.path == built.path
+    assert again == LocalFile.of(again.path)
+    said = [event.text for event in events if isinstance(event, Notice) and str(built.path.parent) in event.text]
+    assert len(said) == 1
+    assert [path.name for path in (cache.root / "llama").iterdir()] == [built.path.parent.name]
 
 
 async def test_without_any_way_to_a_wheel_the_hint_says_what_to_do(index: PackageIndex, cache: WheelCache) -> None:

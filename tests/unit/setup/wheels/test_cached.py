@@ -13,8 +13,9 @@ from rbee.base.errors import ConfigError
 from rbee.setup.base import requirements
 from rbee.setup.base.platforms import Target
 from rbee.setup.wheels import cached
-from rbee.setup.wheels.cache import LlamaWheel, WheelCache
+from rbee.setup.wheels.cache import WheelCache
 from rbee.setup.wheels.cached import Kind, State, contents
+from rbee.setup.wheels.llama_wheel import LlamaWheel
 from tests.unit.setup.package_index import PackageIndex
 from tests.unit.setup.tiny_packages import write_wheel
 
@@ -101,7 +102,18 @@ def test_another_version_is_old(index: PackageIndex, cache: WheelCache, llama: P
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b"null", b'{"file": 1}', b"\xff\xfe", json.dumps({"libc_version": [1]}).encode(), b"{}"],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"[" * 10**5,
+        b'{"libc_version": [Infinity]}',
+        b'{"file": 1}',
+        b"\xff\xfe",
+        json.dumps({"libc_version": [1]}).encode(),
+        b"{}",
+    ],
 )
 def test_what_cannot_be_read_is_told_and_the_others_are_listed(cache: WheelCache, llama: Path, content: bytes) -> None:
     damaged = llama.with_name("cuda-1")
@@ -109,9 +121,8 @@ def test_what_cannot_be_read_is_told_and_the_others_are_listed(cache: WheelCache
     (damaged / "wheel.json").write_bytes(content)
     states = {item.path: (item.state, item.why) for item in contents(cache.root)}
     assert states == {llama: (State.GOOD, ""), damaged: (State.DAMAGED, "its wheel.json cannot be read")}
-    with pytest.raises(ConfigError, match="is damaged") as caught:
-        cache.find_llama(HERE, "cpu")
-    assert "rbee wheels prune" in caught.value.hint
+    with pytest.raises(ConfigError, match="is damaged"):
+        LlamaWheel.read(damaged / "wheel.json")
 
 
 def test_what_a_later_rbee_writes_besides_is_passed_over(llama: Path) -> None:
