@@ -1,5 +1,5 @@
-"""Makes a runtime on a node: `python -I -c THIS STAGED FINAL PACKAGES LLAMA LATER [SHA256 FILE]…`. Run there, by the Python
-that the runtime is made from, so it imports the standard library alone, and works with Python 3.10.
+"""Makes a runtime on a node: `python -I -c THIS STAGED FINAL PACKAGES LLAMA LATER [SHA256 FILE]…`. Run there, by the
+Python that the runtime is made from, so it imports the standard library alone, and works with Python 3.10.
 
 Rules
 - What is unpacked has the SHA-256 that the keeper named, whoever wrote to the node's folder in between.
