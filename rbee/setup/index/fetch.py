@@ -140,10 +140,13 @@ def _signed(reader: Reader, request: Request) -> dict[str, str]:
     try:
         sums, _, _ = reader.read(f"{request.url}/{SUMS}", _LARGEST_SUMS)
         signature, _, _ = reader.read(f"{request.url}/{SUMS}.sig", _LARGEST_SIGNATURE)
-        signer = f'{NAMESPACE} namespaces="{NAMESPACE}" {request.key}'
-        good = validate_sshsig(sums, signature, NAMESPACE, signer.encode())
     except TROUBLE as error:
         raise RefusedError(f"{SUMS} and its signature: {error}") from error
+    signer = f'{NAMESPACE} namespaces="{NAMESPACE}" {request.key}'
+    try:
+        good = validate_sshsig(sums, signature, NAMESPACE, signer.encode())
+    except Exception:  # a signature can be damaged in more ways than asyncssh has errors for
+        good = False
     if not good:
         raise RefusedError(f"{SUMS} is not signed with the key that the inventory names")
     lines = sums.decode(errors="replace").splitlines()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import asyncssh
 import psutil
 import pytest
 
@@ -17,7 +18,7 @@ from rbee.base.events import Event, Notice
 from rbee.inventory import Node, WheelIndex
 from rbee.setup.base import requirements
 from rbee.setup.base.platforms import Target
-from rbee.setup.base.requirements_file import Link
+from rbee.setup.base.requirements_file import Link, Reader
 from rbee.setup.index import asked as wheel_index
 from rbee.setup.index import fetch as wheel_fetch
 from rbee.setup.index.asked import OFFICIAL, folders, indexes
@@ -298,7 +299,7 @@ def test_a_name_of_many_tags_is_not_read() -> None:
     """Each of one part counts with each of the others: these would be a thousand million."""
     parts = [".".join(f"{kind}{number}" for number in range(1000)) for kind in "abc"]
     link = Link(f"https://w.example/llama_cpp_python-{VERSION}-{'-'.join(parts)}.whl", "")
-    request = wheel_fetch.Request("", (), VERSION, [f"linux_{HERE.machine}"], (3, 12), (), "", 1, "")
+    request = wheel_wheel_fetch.Request("", (), VERSION, [f"linux_{HERE.machine}"], (3, 12), (), "", 1, "")
     assert not list(wheel_fetch._fitting([link], request))
 
 
@@ -570,6 +571,25 @@ def test_a_variable_that_names_none_is_an_error_and_not_no_hash(wrong: str) -> N
 
 
 def test_a_password_is_in_no_command_line() -> None:
-    request = wheel_fetch.Request("https://me:secret@w.example", ["cpu"], VERSION, [], [3, 11], [], "", 1, "/")
+    request = wheel_wheel_fetch.Request("https://me:secret@w.example", ["cpu"], VERSION, [], [3, 11], [], "", 1, "/")
     assert b"secret" in request.text()
     assert "secret" not in WheelIndex(request.url).name
+
+
+def test_a_signature_that_asyncssh_stumbles_over_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen with random changes to an RSA signature."""
+
+    class Pages(Reader):
+        def __init__(self) -> None:
+            pass
+
+        def read(self, place: str, most: int) -> tuple[bytes, str, str]:
+            return b"", place, ""
+
+    def stumble(*_: object) -> bool:
+        raise OverflowError("can't convert negative int to unsigned")
+
+    monkeypatch.setattr(asyncssh, "validate_sshsig", stumble)
+    request = wheel_fetch.Request("https://index", ("cpu",), "1.0", [], (3, 11), (), "ssh-rsa AAAA", 1, "/nowhere")
+    with pytest.raises(wheel_fetch.RefusedError, match="not signed with the key"):
+        wheel_fetch._signed(Pages(), request)
