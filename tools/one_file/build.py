@@ -174,7 +174,7 @@ def _uv() -> Path:
 def _pip(settings: dict[str, str], *words: str | Path, python: Path | None = None) -> None:
     """Have pip install. python: whom for; default: who runs this."""
     whom = ["--python", str(python)] if python else []
-    command = [sys.executable, "-I", "-m", "pip", *whom, "--quiet", "install", "--no-deps", "--no-compile"]
+    command = [sys.executable, "-I", "-m", "pip", *whom, "--quiet", "--quiet", "install", "--no-deps", "--no-compile"]
     subprocess.run([*command, *map(str, words)], check=True, cwd=ROOT, env={**os.environ, **settings})
 
 
