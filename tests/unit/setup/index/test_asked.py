@@ -299,7 +299,7 @@ def test_a_name_of_many_tags_is_not_read() -> None:
     """Each of one part counts with each of the others: these would be a thousand million."""
     parts = [".".join(f"{kind}{number}" for number in range(1000)) for kind in "abc"]
     link = Link(f"https://w.example/llama_cpp_python-{VERSION}-{'-'.join(parts)}.whl", "")
-    request = wheel_wheel_fetch.Request("", (), VERSION, [f"linux_{HERE.machine}"], (3, 12), (), "", 1, "")
+    request = wheel_fetch.Request("", (), VERSION, [f"linux_{HERE.machine}"], (3, 12), (), "", 1, "")
     assert not list(wheel_fetch._fitting([link], request))
 
 
@@ -571,7 +571,7 @@ def test_a_variable_that_names_none_is_an_error_and_not_no_hash(wrong: str) -> N
 
 
 def test_a_password_is_in_no_command_line() -> None:
-    request = wheel_wheel_fetch.Request("https://me:secret@w.example", ["cpu"], VERSION, [], [3, 11], [], "", 1, "/")
+    request = wheel_fetch.Request("https://me:secret@w.example", ["cpu"], VERSION, [], [3, 11], [], "", 1, "/")
     assert b"secret" in request.text()
     assert "secret" not in WheelIndex(request.url).name
 
