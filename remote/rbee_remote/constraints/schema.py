@@ -84,8 +84,10 @@ class Normaliser:
             raise SchemaError(f"{shown(place)}: {word} {error}") from error
         return self.define(target, schema, closed=closed)
 
-    def target(self, word: str, reference: str, place: str) -> tuple[str, Any]:
-        """What was read there."""
+    def target(self, word: str, reference: Any, place: str) -> tuple[str, Any]:
+        """What stands there. Raises LostReferenceError."""
+        if not isinstance(reference, str):
+            raise LostReferenceError("must be a string")
         find = self._references.resolve if word == "$ref" else self._references.resolve_dynamic
         return find(reference, place)
 

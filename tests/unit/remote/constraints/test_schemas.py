@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis_jsonschema import from_schema
 
@@ -428,6 +428,7 @@ ANYTHING = st.recursive(
 
 
 @settings(max_examples=400)
+@example(schema={"then": {"$ref": True}}, strict=False)
 @given(st.dictionaries(st.sampled_from(WORDS), ANYTHING, max_size=4), st.booleans())
 def test_any_schema_is_enforced_or_refused(schema: dict[str, Any], strict: bool) -> None:
     try:
