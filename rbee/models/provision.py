@@ -44,14 +44,20 @@ class Ahead:
         self._ref = ref
 
     async def bring(self, home: str) -> None:
-        """Fetch the model and put it below the node's home. Raises as `ensure_model`, which registers it."""
+        """Fetch the model and put it below the node's home. Raises as `ensure_model`, which registers it, but for
+        DOWNLOAD_FAILED: a runtime that is compiled meanwhile is not lost for that, and `ensure_model` fetches again."""
         session, ref = self._session, self._ref
         if ref.path_on_node or not (session.node.is_local or _is_sent(ref)):
             return
-        async with _turn(session, ref.canonical):
-            stored = await _fetch(session, ref)
-            await _put(session, home, ref.canonical, stored)
-            self.placed = stored
+        try:
+            async with _turn(session, ref.canonical):
+                stored = await _fetch(session, ref)
+                await _put(session, home, ref.canonical, stored)
+                self.placed = stored
+        except NodeError as error:
+            if error.code is not ErrorCode.DOWNLOAD_FAILED:
+                raise
+            session.emit(Notice(f"{error.message}; it is tried again once {session.node.name} is ready"))
 
 
 async def ensure_model(session: NodeSession, ref: ModelRef, *, placed: Stored | None = None) -> ModelInfo:

@@ -262,6 +262,19 @@ async def test_this_machine_as_a_node_has_a_download_ahead_and_another_node_down
         assert (ahead.placed is not None, bed.blob.exists()) == (expected, expected)
 
 
+async def test_a_download_that_fails_ahead_ends_nothing_and_one_of_a_wrong_name_does(
+    bed: Bed, wheel_ref: ModelRef, site: str
+) -> None:
+    gone = replace(wheel_ref, sources=(replace(wheel_ref.sources[0], requirement="llm-nowhere==1.0"),))
+    ahead = Ahead(bed.session(), gone)
+    await ahead.bring(bed.attached.probe.home)
+    assert ahead.placed is None
+    assert any(isinstance(event, Notice) and "tried again once gpu1 is ready" in event.text for event in bed.events)
+    with pytest.raises(NodeError) as caught:
+        await Ahead(bed.session(Node("local")), parse_ref(f"{site}/nowhere.gguf")).bring(bed.attached.probe.home)
+    assert caught.value.code is ErrorCode.MODEL_NOT_FOUND
+
+
 async def test_a_file_on_the_node_is_not_brought(bed: Bed) -> None:
     ahead = Ahead(bed.session(), parse_ref("file:/models/mine.gguf"))
     await ahead.bring(bed.attached.probe.home)
