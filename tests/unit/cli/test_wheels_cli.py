@@ -137,8 +137,8 @@ def test_what_is_damaged_is_told_and_pruned_and_the_rest_goes_on(
     assert (status, len(out.splitlines())) == (0, 3)
     assert f"damaged: {damaged}: " in err
     status, out, err = run(capsys, "build")
-    assert status == 2
-    assert "rbee wheels prune" in err
+    assert status == 0
+    assert f"{damaged}" in err, "told, and passed over"
     status, out, err = run(capsys, "prune")
     assert (status, err.splitlines()[-1].split(",")[0]) == (0, "removed 1")
     assert out.startswith(f"here: removed llama.cpp {damaged} (")

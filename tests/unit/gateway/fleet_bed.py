@@ -60,7 +60,8 @@ class Bed:
             finally:
                 self.open_now -= 1
 
-    async def attach(self, session: NodeSession) -> Attached:
+    async def attach(self, session: NodeSession, meanwhile: object = None) -> Attached:
+        del meanwhile  # nothing is made here
         self.attached.append(session.node.name)
         if self.attach_error:
             raise self.attach_error
