@@ -7,6 +7,7 @@ server, ask it. The server is `playbook/serve.py`, as small as it can be, with t
 from __future__ import annotations
 
 import os
+import re
 import tarfile
 import tempfile
 import time
@@ -70,8 +71,10 @@ def _collect_wheels(key: KeyPair, target: Path) -> None:
         rbee.inventory.write_text(source.inventory())
         rbee("infer", "--node", "node", "--model", f"file:{MODEL}", "--max-tokens", "1", "Hello")
         installed = source.exec("find /home/bee/.rbee/node/runtimes -name '*.dist-info' -printf '%f\\n'").split()
+        (python,) = source.exec("find /home/bee/.rbee/node/runtimes -name 'python3.*' -path '*/lib/*' -type d").split()
     wanted = {name.removesuffix(".dist-info").lower() for name in installed}
-    found = {wheel.name: wheel for wheel in assets.wheel_cache().rglob("*.whl")}
+    tag = re.compile(rf"-(py3|py2\.py3|cp{python.rpartition('python')[2].replace('.', '')})-|-abi3-")
+    found = {wheel.name: wheel for wheel in assets.wheel_cache().rglob("*.whl") if tag.search(wheel.name)}
     chosen = [path for name, path in found.items() if "-".join(name.split("-")[:2]).lower() in wanted]
     assert len(chosen) >= len(wanted), f"wheels missing for {wanted}"
     with tarfile.open(target, "w") as tar:
