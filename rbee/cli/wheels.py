@@ -102,10 +102,10 @@ def build(shell: Shell, for_: ForOption = None, backend: BackendOption = None) -
 
 def _backend(name: str) -> str:
     """Raises UsageError."""
-    from rbee.setup.base.platforms import BACKENDS
+    from rbee_remote.protocol.load_options import COMPILED_BACKENDS
 
-    if name not in BACKENDS:
-        raise UsageError(f"--backend: {name!r} is none of {', '.join(BACKENDS)}")
+    if name not in COMPILED_BACKENDS:
+        raise UsageError(f"--backend: {name!r} is none of {', '.join(COMPILED_BACKENDS)}")
     return name
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rbee.base.settings import expand
-from rbee_remote.protocol.load_options import BACKENDS
+from rbee_remote.protocol.load_options import COMPILED_BACKENDS
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _KEY = re.compile(r"(ssh-ed25519|ecdsa-sha2-nistp(?:256|384|521)|ssh-rsa) ([A-Za-z0-9+/]+=*)")
@@ -74,9 +74,8 @@ def _index(table: dict[str, Any]) -> WheelIndex:
             raise ValueError(f"an index needs {name}, as text in quotes")
     if "sha256" in table and "key" in table:
         raise ValueError("an index has sha256 or key, not both")
-    backends = tuple(name for name in BACKENDS if name != "auto")
-    if table["backend"] not in backends:
-        raise ValueError(f"{table['backend']!r} is not a backend that wheels are for: {', '.join(backends)}")
+    if table["backend"] not in COMPILED_BACKENDS:
+        raise ValueError(f"{table['backend']!r} is not a backend that wheels are for: {', '.join(COMPILED_BACKENDS)}")
     key = check_signing_key(table["key"]) if "key" in table else ""
     hashes = _hashes(table["sha256"]) if "sha256" in table else ()
     return WheelIndex(check_address(table["url"]), table["backend"], hashes, key)

@@ -9,15 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rbee_remote.protocol import load_options
-
 if TYPE_CHECKING:
     from rbee.node.probe import Probe
 
 Version = tuple[int, ...]
 
-#: What llama.cpp can be compiled for.
-BACKENDS = tuple(name for name in load_options.BACKENDS if name != "auto")
 #: The oldest glibc that a wheel tag can name, for each processor (PEP 600).
 _OLDEST_GLIBC = {"x86_64": 5, "aarch64": 17}
 _LEGACY_GLIBC = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}

@@ -17,8 +17,9 @@ import urllib.parse
 from collections.abc import Mapping
 
 from rbee.base.errors import NodeError
-from rbee.setup.base.platforms import BACKENDS, Version
+from rbee.setup.base.platforms import Version
 from rbee_remote.protocol import ErrorCode
+from rbee_remote.protocol.load_options import COMPILED_BACKENDS
 
 SUMS, SIGNATURE = "SHA256SUMS", "SHA256SUMS.sig"
 PROJECT = "llama-cpp-python"
@@ -26,7 +27,7 @@ PROJECT = "llama-cpp-python"
 LONGEST = 2**20
 
 _LINE = re.compile(
-    rf"([0-9a-f]{{64}}) [ *]((?:{'|'.join(BACKENDS)})/{PROJECT}/llama_cpp_python-[\w.+-]+\.whl)", re.ASCII
+    rf"([0-9a-f]{{64}}) [ *]((?:{'|'.join(COMPILED_BACKENDS)})/{PROJECT}/llama_cpp_python-[\w.+-]+\.whl)", re.ASCII
 )
 
 

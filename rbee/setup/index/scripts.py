@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rbee.setup.base.platforms import BACKENDS
 from rbee.setup.index.files import LONGEST, PROJECT, SIGNATURE, SUMS
 from rbee.transport.connection import quote
+from rbee_remote.protocol.load_options import COMPILED_BACKENDS
 
 LOCK = ".rbee-push.lock"
 #: How files are called that lie ready.
@@ -36,8 +36,8 @@ def prepare(folder: str, backends: Sequence[str], wheels: Sequence[str]) -> str:
     Prints `root PATH`, `foreign NAME`, `wheel HASH PATH`.
     """
     at = f'"$HOME"/{quote(folder[2:])}' if folder.startswith("~/") else '"$HOME"' if folder == "~" else quote(folder)
-    ours = "|".join((*BACKENDS, SUMS, SIGNATURE))
-    line = f"^[0-9a-f]{{64}} [ *]({'|'.join(BACKENDS)})/{PROJECT}/llama_cpp_python-[[:alnum:]_.+-]+[.]whl$"
+    ours = "|".join((*COMPILED_BACKENDS, SUMS, SIGNATURE))
+    line = f"^[0-9a-f]{{64}} [ *]({'|'.join(COMPILED_BACKENDS)})/{PROJECT}/llama_cpp_python-[[:alnum:]_.+-]+[.]whl$"
     return "\n".join(
         [
             _HASH,

@@ -2,7 +2,7 @@
 
     base-KEY/                   the wheels of base.txt and constraints.txt for one platform and Python
     build-KEY/                  the wheels of build.txt, likewise
-    uv-KEY/uv                   the binary that makes runtimes, likewise
+    uv-KEY/uv                   what fetches a Python for a node, or compiles there, likewise
     llama/BACKEND-PLATFORM/     one llama-cpp-python wheel and `wheel.json`, which says what it needs
 
 Rules

@@ -35,7 +35,9 @@ QUANTISED_KV = frozenset(name for name, kind in KV_TYPES.items() if kind.size < 
 #: With their numbers in llama.cpp: enum llama_flash_attn_type in llama.h.
 FLASH_ATTENTION = {"auto": -1, "on": 1, "off": 0}
 
-BACKENDS = ("auto", "cpu", "cuda", "metal", "rocm", "vulkan")
+#: What llama.cpp can be compiled for.
+COMPILED_BACKENDS = ("cpu", "cuda", "metal", "rocm", "vulkan")
+BACKENDS = ("auto", *COMPILED_BACKENDS)
 
 #: Tokens per slot where nobody said a number, or what the model was trained for if that is less.
 DEFAULT_CTX = 4096

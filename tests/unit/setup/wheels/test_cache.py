@@ -14,11 +14,12 @@ import pytest
 from rbee.base.errors import NodeError
 from rbee.base.events import Event, Notice, Progress
 from rbee.base.files import LocalFile
-from rbee.setup.base import platforms, requirements
+from rbee.setup.base import requirements
 from rbee.setup.base.platforms import Target
 from rbee.setup.wheels import building, portable
 from rbee.setup.wheels.cache import WheelCache
 from rbee_remote.protocol import ErrorCode
+from rbee_remote.protocol.load_options import COMPILED_BACKENDS
 from tests.patience import PATIENCE_S
 from tests.unit.setup.package_index import PackageIndex
 from tests.unit.setup.tiny_packages import lock_line, write_source, write_wheel
@@ -338,8 +339,8 @@ async def test_of_two_builds_at_once_one_builds_and_the_other_says_that_it_waits
 
 
 def test_each_backend_has_its_own_portable_flags() -> None:
-    flags = {backend: building.cmake_flags(NODE, backend) for backend in platforms.BACKENDS}
-    assert len(set(flags.values())) == len(platforms.BACKENDS)
+    flags = {backend: building.cmake_flags(NODE, backend) for backend in COMPILED_BACKENDS}
+    assert len(set(flags.values())) == len(COMPILED_BACKENDS)
     for text in flags.values():
         assert {"-DGGML_NATIVE=OFF", "-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON"} <= set(text.split())
     assert "ALL_VARIANTS" not in building.cmake_flags(Target("Darwin", "aarch64", "macos", (14, 5), (3, 12)), "metal")
