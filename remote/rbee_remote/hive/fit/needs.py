@@ -26,12 +26,12 @@ _UBATCH = 512  # the worker's micro-batch in tokens
 _EMBEDDED_AT_ONCE = 32  # tokens whose logits a step may ask for beside those of the slots
 
 # What a worker takes beside weights and KV cache: see `Estimate._compute`.
-_PROCESS_BYTES = 60 * MB  # Python, the HTTP server, numpy and llama.cpp's libraries
+_PROCESS_BYTES = 68 * MB  # Python, the HTTP server, numpy and llama.cpp's libraries
 _VOCAB_ENTRY_BYTES = 400  # llama.cpp's tables for one token of the vocabulary
 _SLOT_VOCAB_ENTRY_BYTES = 16  # logits of the slot's last token, and the candidates that its sampler sorts
 _ACTIVATIONS = 16  # f32 vectors of n_embd per token that are alive at once, the feed-forward's wider ones included
 _GPU_CONTEXT_BYTES = 500 * MB  # what CUDA takes on a device before anything is put there
-_WORKER_BYTES = 30 * MB  # beside what a measuring process holds: HTTP server, numpy, chat template, threads, sampling
+_WORKER_BYTES = 40 * MB  # beside what a measuring process holds: HTTP server, numpy, chat template, threads, sampling
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,9 +168,10 @@ def test_the_need_is_what_a_worker_takes(
     state = f"/v1/workers/{worker['id']}"
     wait_until(lambda: hive.ask("GET", state)[1]["state"] == "idle", 60, lambda: str(hive.ask("GET", state)))
     request = {"request_id": f"{ctx:032x}", "prompt": "word " * 700, "max_tokens": 4}
-    for sampling in ({}, {"logprobs": 1}):  # probabilities need numpy, which is not there before
+    resident_mb = 0.0
+    for sampling in ({}, {"logprobs": 1}):  # probabilities need numpy, which takes 24 MB and is not there before
         asked = {**request, "request_id": f"{ctx:031x}{len(sampling)}", "sampling": sampling}
         assert b"event: done" in post(worker["socket"], "/v1/inference", asked)
         resident_mb = psutil.Process(worker["pid"]).memory_info().rss / 10**6
-        assert resident_mb <= fit["needed_mb"] <= 1.1 * resident_mb
-        assert resident_mb <= table["points"][0]["needed_mb"] <= 1.1 * resident_mb
+        assert resident_mb <= min(fit["needed_mb"], table["points"][0]["needed_mb"])
+    assert max(fit["needed_mb"], table["points"][0]["needed_mb"]) <= 1.1 * resident_mb
