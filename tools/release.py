@@ -51,7 +51,8 @@ def main() -> None:
         dist.chmod(0o755)
     for path in sorted(dist.iterdir()):
         sys.stderr.write(f"release: {path.relative_to(ROOT)} ({path.stat().st_size:,} bytes)\n")
-    sys.stderr.write(f"release: {version} is ready to be tagged and uploaded{signed}\n")
+    todo = "uploaded" if f"v{version}" in _git(ROOT, "tag", "--points-at", "HEAD").split() else "tagged and uploaded"
+    sys.stderr.write(f"release: {version} is ready to be {todo}{signed}\n")
 
 
 def project_version(root: Path) -> str:

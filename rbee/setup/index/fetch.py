@@ -17,7 +17,7 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -67,7 +67,7 @@ class RefusedError(Exception):
 def fetch(request: Request) -> Path:
     """Raises RefusedError."""
     tls = request.url.startswith("https:")
-    reader = Reader(os.environ, [_StaysWithTls()] if tls else [])
+    reader = Reader(os.environ, [_Redirects({"https"} if tls else {"http", "https"})])
     signed = _signed(reader, request) if request.key else None
     troubles: list[str] = []
     for folder in request.folders:
@@ -154,12 +154,20 @@ def _signed(reader: Reader, request: Request) -> dict[str, str]:
     return {match[2]: match[1] for match in found if match}
 
 
-class _StaysWithTls(urllib.request.HTTPRedirectHandler):
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows those to an address of these schemes; urllib's own would follow one to FTP."""
+
+    def __init__(self, schemes: Set[str]) -> None:
+        self._schemes = schemes
+
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
-        if urllib.parse.urlsplit(newurl).scheme != "https":
-            raise ValueError("the index is reached by TLS, and leads away from it")
+        scheme = urllib.parse.urlsplit(newurl).scheme
+        if scheme not in self._schemes:
+            if self._schemes == {"https"}:
+                raise ValueError("the index is reached by TLS, and leads away from it")
+            raise ValueError(f"the index leads to an address that begins with {scheme[:20]}:, which is not allowed")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

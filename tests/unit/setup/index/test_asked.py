@@ -341,6 +341,10 @@ def _redirects_into_this_machine(server: WheelServer, wheel: Path) -> None:
     server.paths[f"/{PAGE}"] = redirect(wheel.parent.as_uri())
 
 
+def _redirects_to_ftp(server: WheelServer, _: Path) -> None:
+    server.paths[f"/{PAGE}"] = redirect(f"ftp://127.0.0.1:1/{PAGE}")
+
+
 def _never_ends(server: WheelServer, _: Path) -> None:
     server.paths[f"/{PAGE}"] = endless
 
@@ -371,6 +375,7 @@ def _has_something_else(server: WheelServer, wheel: Path) -> None:
         (_turns_in_circles, "infinite loop"),
         (_leads_into_this_machine, f"it has no llama-cpp-python {VERSION}"),
         (_redirects_into_this_machine, "is not allowed"),
+        (_redirects_to_ftp, "begins with ftp:, which is not allowed"),
         (_never_ends, "the page is too large"),
         (_has_a_huge_wheel, "it is larger than 9 MiB"),
         (_lies_about_the_hash, "its SHA-256 is"),
