@@ -51,7 +51,7 @@ def main() -> None:
         dist.chmod(0o755)
     for path in sorted(dist.iterdir()):
         sys.stderr.write(f"release: {path.relative_to(ROOT)} ({path.stat().st_size:,} bytes)\n")
-    todo = "uploaded" if f"v{version}" in _git(ROOT, "tag", "--points-at", "HEAD").split() else "tagged and uploaded"
+    todo = "uploaded" if f"v{version}" in _tags_here(ROOT) else "tagged and uploaded"
     sys.stderr.write(f"release: {version} is ready to be {todo}{signed}\n")
 
 
@@ -79,7 +79,7 @@ def of_the_checkout(root: Path, version: str) -> Iterator[str]:
     last = max(tags, key=Version, default=None)
     if last and Version(last) > this:
         yield f"{last} is released, and pyproject.toml says {version}: raise the version"
-    elif last and Version(last) == this and last not in _git(root, "tag", "--points-at", "HEAD").split():
+    elif last and Version(last) == this and last not in _tags_here(root):
         yield f"{last} is released, from another commit: raise the version in pyproject.toml and {PROTOCOL}"
 
 
@@ -163,6 +163,10 @@ def _is_version(tag: str) -> bool:
     except InvalidVersion:
         return False
     return True
+
+
+def _tags_here(root: Path) -> list[str]:
+    return _git(root, "tag", "--points-at", "HEAD").split()
 
 
 def _git(root: Path, *words: str) -> str:

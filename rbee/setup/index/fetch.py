@@ -17,7 +17,7 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -37,6 +37,7 @@ _LONGEST_NAME = 255
 #: Files of one index that are fetched to see whether one has the right hash.
 _MOST_TRIED = 4
 _LONGEST_REASON = 1000
+_LEAVES_TLS = "the index is reached by TLS, and leads away from it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class RefusedError(Exception):
 def fetch(request: Request) -> Path:
     """Raises RefusedError."""
     tls = request.url.startswith("https:")
-    reader = Reader(os.environ, [_Redirects({"https"} if tls else {"http", "https"})])
+    reader = Reader(os.environ, [_Redirects(tls=tls)])
     signed = _signed(reader, request) if request.key else None
     troubles: list[str] = []
     for folder in request.folders:
@@ -124,7 +125,7 @@ def _wanted(link: Link, folder: str, request: Request, signed: dict[str, str] | 
 
 def _keep(reader: Reader, link: Link, request: Request, wanted: set[str] | None, *, tls: bool) -> Path:
     if tls and not link.url.startswith("https:"):
-        raise ValueError("the index is reached by TLS, and leads away from it")
+        raise ValueError(_LEAVES_TLS)
 
     def say(done: int, total: int) -> None:
         sys.stdout.write(f"Progress {done} of {total}\n")
@@ -155,18 +156,18 @@ def _signed(reader: Reader, request: Request) -> dict[str, str]:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows those to an address of these schemes; urllib's own would follow one to FTP."""
+    """Follows those to HTTP, and by TLS alone where the index is reached by that; urllib's own would go on by FTP."""
 
-    def __init__(self, schemes: Set[str]) -> None:
-        self._schemes = schemes
+    def __init__(self, *, tls: bool) -> None:
+        self._tls = tls
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         scheme = urllib.parse.urlsplit(newurl).scheme
-        if scheme not in self._schemes:
-            if self._schemes == {"https"}:
-                raise ValueError("the index is reached by TLS, and leads away from it")
+        if self._tls and scheme != "https":
+            raise ValueError(_LEAVES_TLS)
+        if scheme not in ("http", "https"):
             raise ValueError(f"the index leads to an address that begins with {scheme[:20]}:, which is not allowed")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

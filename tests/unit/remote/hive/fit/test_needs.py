@@ -168,7 +168,6 @@ def test_the_need_is_what_a_worker_takes(
     state = f"/v1/workers/{worker['id']}"
     wait_until(lambda: hive.ask("GET", state)[1]["state"] == "idle", 60, lambda: str(hive.ask("GET", state)))
     request = {"request_id": f"{ctx:032x}", "prompt": "word " * 700, "max_tokens": 4}
-    resident_mb = 0.0
     for sampling in ({}, {"logprobs": 1}):  # probabilities need numpy, which takes 24 MB and is not there before
         asked = {**request, "request_id": f"{ctx:031x}{len(sampling)}", "sampling": sampling}
         assert b"event: done" in post(worker["socket"], "/v1/inference", asked)
