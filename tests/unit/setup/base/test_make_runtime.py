@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -69,6 +70,14 @@ def test_what_only_the_other_process_meets_is_told_and_ends_this_one(
         make_runtime.unpack_all([(large.path, large.sha256), (small.path, "0" * 64)], tmp_path / "site")
     assert ended.value.code == 1
     assert f"{small.path} has another SHA-256" in capfd.readouterr().err
+
+
+def test_a_process_that_is_killed_is_no_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a kernel that is short of memory."""
+    wheel = LocalFile.of(write_wheel(tmp_path, "one", {"one.py": b""}))
+    monkeypatch.setattr(make_runtime, "unpack_as_child", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(SystemExit, match="ended by signal 9"):
+        make_runtime.unpack_all([(wheel.path, wheel.sha256)], tmp_path / "site")
 
 
 @given(st.lists(st.integers(0, 10**9), max_size=40))
