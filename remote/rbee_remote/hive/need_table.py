@@ -36,7 +36,8 @@ def make_needs(catalog: Catalog, request: NeedsRequest, live: Sequence[WorkerRec
     points = tuple(Point(ctx, slots) for slots in slot_counts for ctx in sorted({*steps, *shown}))
     if len(points) > _MOST_POINTS:
         raise RemoteError(ErrorCode.USAGE, f"{len(points)} points are too many; {_MOST_POINTS} is the most")
-    subject = subject_of(loading.model.path, loading.asked, request.sandbox)
+    loading = planning.widest(loading, live)
+    subject = subject_of(loading.model.path, loading.asked, request.sandbox, loading.placement.gpus)
     if job := meter.missing(subject, points):
         return job
     estimate = replace(loading.estimate, answer=meter.answer(subject))

@@ -23,13 +23,14 @@ _OUR_NAMES = {"mtl": "metal", "hip": "rocm"}
 @dataclass(frozen=True, slots=True)
 class Device:
     """handle: ggml_backend_dev_t. backend: cpu, cuda, metal, … name: what its maker calls it. id: ggml's own name for
-    it, CUDA0."""
+    it, CUDA0. uuid: ggml does not tell; the hive, which does know, has a worker see none but its own GPUs."""
 
     handle: int
     kind: int
     backend: str
     name: str
     id: str = ""
+    uuid: str = ""
 
     @property
     def is_gpu(self) -> bool:
