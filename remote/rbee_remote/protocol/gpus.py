@@ -44,7 +44,9 @@ class GpuHolder:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GpuSeen:
-    """A GPU that answers, or a MIG instance of one. id: as `--device` takes it. Memory in MB (10**6 bytes), of RAM for
+    """A GPU that answers, or a MIG instance of one. instance, parent: its number, and the UUID of that GPU.
+
+    id: as `--device` takes it. Memory in MB (10**6 bytes), of RAM for
     one that is integrated. visible: whether workers may have it, by what the environment says (`GpuReport.limits`).
 
     None where the driver does not say: ecc: whether it is on; ecc_errors: uncorrected ones since the driver was
@@ -58,6 +60,8 @@ class GpuSeen:
     total_mb: int
     free_mb: int
     uuid: str = ""
+    instance: int | None = None
+    parent: str = ""
     integrated: bool = False
     visible: bool = True
     ecc: bool | None = None
@@ -87,11 +91,20 @@ class Xid:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class PciGpu:
+    """A graphics controller on the PCI bus. vendor: nvidia, amd or intel. driver: the kernel's, "" for none."""
+
+    vendor: str
+    address: str
+    driver: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class GpuReport:
     """driver: NVIDIA's version; loaded: that of its kernel module, which differs after an update without a reboot.
     cuda: the newest that it runs, such as "12.4". reason, said: why that driver tells nothing, of `Reason`, "" where it
     does. limits: what narrows the choice, such as "CUDA_VISIBLE_DEVICES=0 (Slurm job 7)". log_read: whether the
-    kernel's log could be read, so that no `xids` means none.
+    kernel's log could be read, so that no `xids` means none. on_bus: whatever any driver says.
     """
 
     driver: str = ""
@@ -104,3 +117,4 @@ class GpuReport:
     xids: tuple[Xid, ...] = ()
     log_read: bool = False
     limits: str = ""
+    on_bus: tuple[PciGpu, ...] = ()

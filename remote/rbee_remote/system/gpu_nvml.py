@@ -95,6 +95,19 @@ def asked(nvml: Any, question: Callable[..., T], *arguments: Any) -> T | None:
         return None
 
 
+def running(nvml: Any, handle: Any, kind: str = "Compute") -> dict[int, int | None]:
+    """Bytes that processes hold, by pid; None for what the driver does not say. kind: Compute, or Graphics.
+
+    By version: a driver older than the binding lacks the newest, for which the name without one raises an error that
+    is no NVMLError.
+    """
+    for version in ("_v3", "_v2"):
+        found = asked(nvml, getattr(nvml, f"nvmlDeviceGet{kind}RunningProcesses{version}"), handle)
+        if found is not None:
+            return {process.pid: process.usedGpuMemory for process in found}
+    return {}
+
+
 def gpus(nvml: Any, meminfo: Path = Path("/proc/meminfo")) -> Iterator[Seen | SilentGpu]:
     """All of the machine, or of the container, in the driver's order; instances in place of a GPU that has some."""
     for index in range(asked(nvml, nvml.nvmlDeviceGetCount) or 0):
@@ -131,7 +144,7 @@ def _of_index(nvml: Any, index: int, meminfo: Path) -> Iterator[Seen | SilentGpu
         if not integrated:
             raise
         total, free = _ram(meminfo)
-    if mode in _EXCLUSIVE and asked(nvml, nvml.nvmlDeviceGetComputeRunningProcesses, handle):
+    if mode in _EXCLUSIVE and running(nvml, handle):
         free = 0  # no other process gets a context on it, however much memory is left
     yield Seen(Gpu(index, name, total // MB, free // MB, uuid=uuid, integrated=integrated), handle, handle)
 

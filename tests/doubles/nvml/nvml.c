@@ -145,23 +145,31 @@ int nvmlDeviceGetMigDeviceHandleByIndex(const char *gpu, unsigned index, char **
   return OK;
 }
 
-/* `gpu0.process0 4711 20000000000`: pid and bytes. */
-int nvmlDeviceGetComputeRunningProcesses_v3(const char *gpu, unsigned *count, process_t *to) {
+static int processes(const char *gpu, const char *kind, unsigned *count, process_t *to) {
   const char *value;
   unsigned there = 0;
   char what[24];
-  if (look(gpu, "processes", &value) > NOT_SUPPORTED) return look(gpu, "processes", &value);
-  while (snprintf(what, sizeof what, "process%u", there), !look(gpu, what, &value)) there++;
+  while (snprintf(what, sizeof what, "%s%u", kind, there), !look(gpu, what, &value)) there++;
   if (there > *count || (there && !to)) {
     *count = there;
     return INSUFFICIENT_SIZE;
   }
   *count = there;
   for (unsigned i = 0; i < there; i++) {
-    snprintf(what, sizeof what, "process%u", i);
+    snprintf(what, sizeof what, "%s%u", kind, i);
     look(gpu, what, &value);
     sscanf(value, "%u %llu", &to[i].pid, &to[i].bytes);
     to[i].gpu_instance = to[i].compute_instance = 0xFFFFFFFF;
   }
   return OK;
+}
+
+/* `gpu0.process0 4711 20000000000`: pid and bytes. */
+int nvmlDeviceGetComputeRunningProcesses_v3(const char *gpu, unsigned *count, process_t *to) {
+  return processes(gpu, "process", count, to);
+}
+
+/* As a driver from before version 3: the binding finds no newer one. */
+int nvmlDeviceGetGraphicsRunningProcesses_v2(const char *gpu, unsigned *count, process_t *to) {
+  return processes(gpu, "graphics", count, to);
 }
