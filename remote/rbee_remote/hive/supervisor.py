@@ -10,6 +10,7 @@ Rules
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from anyio.abc import TaskGroup
 
 from rbee_remote.hive import planning, worker_calls
 from rbee_remote.hive.fit import ggml_devices, resources, scheduler
-from rbee_remote.hive.fit.ggml_devices import GgmlDevices, GgmlGpu, Question
+from rbee_remote.hive.fit.ggml_devices import GgmlDevices, Question
 from rbee_remote.hive.fit.meter import Job, Meter
 from rbee_remote.hive.fit.scheduler import MakeRoom, NoMemory, NoSlot, Reuse, Spawn
 from rbee_remote.hive.models.catalog import Catalog
@@ -45,6 +46,7 @@ from rbee_remote.system.audit import Audit
 from rbee_remote.system.caller import ANYBODY, Caller
 from rbee_remote.system.changes import Changes
 from rbee_remote.system.command import payload_command
+from rbee_remote.system.gpu import Gpu
 from rbee_remote.system.layout import Layout
 
 _log = logging.getLogger(__name__)
@@ -137,8 +139,8 @@ class Supervisor:
         Raises RemoteError: MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE.
         """
         while True:
-            others = await self._other_gpus(request.options, {})
-            table = make_needs(self._catalog, request, self.live(), self._meter, others)
+            ggml = await self._ggml_gpus(request.options, {})
+            table = make_needs(self._catalog, request, self.live(), self._meter, ggml)
             if not isinstance(table, Job):
                 return table
             await self._meter.measure(table)
@@ -146,19 +148,20 @@ class Supervisor:
     async def _plan(self, request: SpawnRequest) -> Plan:
         """Nothing is awaited between the last look at the workers and the return."""
         while True:
-            others = await self._other_gpus(request.options, request.env)
-            plan = planning.make_plan(self._catalog, request, self.live(), self._meter, others)
+            ggml = await self._ggml_gpus(request.options, request.env)
+            plan = planning.make_plan(self._catalog, request, self.live(), self._meter, ggml)
             if not isinstance(plan, Job):
                 return plan
             await self._meter.measure(plan)
 
-    async def _other_gpus(self, options: WorkerOptions, env: Mapping[str, str]) -> tuple[GgmlGpu, ...]:
+    async def _ggml_gpus(self, options: WorkerOptions, env: Mapping[str, str]) -> tuple[Gpu, ...]:
         """Those that ggml has to be asked for, as they are with the workers that there are; nothing is awaited after
         the last look at these."""
-        if not ggml_devices.has_to_be_asked(options, resources.runtime_backends(), cuda=bool(resources.gpus())):
+        cuda = any(gpu.vendor == "nvidia" for gpu in resources.gpus(os.environ | env))
+        if not ggml_devices.has_to_be_asked(options, resources.runtime_backends(), cuda=cuda):
             return ()
         while True:
-            question = Question.of(env, [(worker.id, worker.state) for worker in self.live()])
+            question = Question.of(os.environ | env, [(worker.id, worker.state) for worker in self.live()])
             if (known := self._ggml.known(question)) is not None:
                 return known
             await self._ggml.ask(question)

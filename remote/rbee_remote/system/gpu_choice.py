@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
@@ -9,7 +10,7 @@ from rbee_remote.protocol import ErrorCode, RemoteError, WorkerOptions
 
 
 class Gpu(Protocol):
-    """id: ggml's name for it, CUDA0. name: what its maker calls it."""
+    """id: ggml's name for it, CUDA0. name: what its maker calls it. uuid: the driver's, "" where nobody knows."""
 
     @property
     def id(self) -> str: ...
@@ -17,12 +18,15 @@ class Gpu(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def uuid(self) -> str: ...
+
 
 class Placed(Protocol):
-    """is_integrated: its memory is the machine's."""
+    """integrated: its memory is the machine's."""
 
     @property
-    def is_integrated(self) -> bool: ...
+    def integrated(self) -> bool: ...
 
 
 G = TypeVar("G", bound=Gpu)
@@ -32,19 +36,23 @@ P = TypeVar("P", bound=Placed)
 def used_ones(there: Sequence[P]) -> Sequence[P]:
     """Without integrated GPUs, unless there is no other: llama.cpp's own rule. A model that is split between both is
     as slow as the slower one."""
-    return [gpu for gpu in there if not gpu.is_integrated] or there
+    return [gpu for gpu in there if not gpu.integrated] or there
+
+
+#: A UUID begins so; fewer letters than these tell nothing.
+_UUIDS = ("gpu-", "mig-")
 
 
 def choose_gpus(there: Sequence[G], options: WorkerOptions) -> tuple[G, ...]:
-    """Those that the options name, by ggml's name or by their number among `there`, in that order; all for none.
+    """Those that the options name, by ggml's name, the driver's number, or the beginning of a UUID, in that order; all
+    for none.
 
-    Raises RemoteError USAGE, listing what there is, for one that is not there or named twice, and for shares of another
-    number.
+    Raises RemoteError USAGE, listing what there is, for one that is not there or named twice, for a beginning of
+    several UUIDs, and for shares of another number.
     """
-    named = [_number(there, name) for name in options.devices] or range(len(there))
-    if len(set(named)) < len(named):
+    chosen = tuple(_find(there, name) for name in options.devices) or tuple(there)
+    if len({gpu.id for gpu in chosen}) < len(chosen):
         raise RemoteError(ErrorCode.USAGE, f"a device is named twice: {', '.join(options.devices)}")
-    chosen = tuple(there[number] for number in named)
     if options.tensor_split and len(options.tensor_split) != len(chosen):
         raise RemoteError(
             ErrorCode.USAGE,
@@ -54,13 +62,23 @@ def choose_gpus(there: Sequence[G], options: WorkerOptions) -> tuple[G, ...]:
     return chosen
 
 
-def _number(there: Sequence[Gpu], name: str) -> int:
-    for number, gpu in enumerate(there):
-        if name == str(number) or name.lower() == gpu.id.lower():
-            return number
+def _find(there: Sequence[G], name: str) -> G:
+    low = name.lower()
+    matches = [gpu for gpu in there if low in (gpu.id.lower(), _number(gpu))]
+    if not matches and low.startswith(_UUIDS):
+        matches = [gpu for gpu in there if gpu.uuid.lower().startswith(low)]
+    if len(matches) == 1:
+        return matches[0]
     raise RemoteError(
         ErrorCode.USAGE,
-        f"there is no device {name!r} on this node",
+        f"{name!r} could be {' or '.join(gpu.uuid for gpu in matches)}"
+        if matches
+        else f"there is no device {name!r} on this node that rbee may use",
         hint=f"there are {', '.join(f'{gpu.id} ({gpu.name})' for gpu in there)}",
         details={"device": name, "available": [gpu.id for gpu in there]},
     )
+
+
+def _number(gpu: Gpu) -> str:
+    """1 of CUDA1, 0.1 of CUDA0.1."""
+    return gpu.id.lstrip(string.ascii_letters)

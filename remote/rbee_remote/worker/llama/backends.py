@@ -24,20 +24,21 @@ _OUR_NAMES = {"mtl": "metal", "hip": "rocm"}
 @dataclass(frozen=True, slots=True)
 class Device:
     """handle: ggml_backend_dev_t. backend: cpu, cuda, metal, … name: what its maker calls it. id: ggml's own name for
-    it, CUDA0."""
+    it, CUDA0. uuid: ggml does not tell; the hive, which does know, has a worker see none but its own GPUs."""
 
     handle: int
     kind: int
     backend: str
     name: str
     id: str = ""
+    uuid: str = ""
 
     @property
     def is_gpu(self) -> bool:
         return self.kind in (_TYPE_GPU, _TYPE_IGPU)
 
     @property
-    def is_integrated(self) -> bool:
+    def integrated(self) -> bool:
         """Its memory is the machine's."""
         return self.kind == _TYPE_IGPU
 

@@ -26,4 +26,4 @@ def _seen(lib: ctypes.CDLL, device: Device) -> GgmlDevice:
     lib.ggml_backend_dev_memory(ctypes.c_void_p(device.handle), ctypes.byref(free), ctypes.byref(total))
     # A driver that counts what it is not allowed to give as used says a free size that wraps around.
     sane = min(free.value, total.value)
-    return GgmlDevice(device.id, device.name, device.backend, device.is_integrated, total.value, sane)
+    return GgmlDevice(device.id, device.name, device.backend, device.integrated, total.value, sane)

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rbee_remote.hive.fit import ggml_devices, resources
-from rbee_remote.hive.fit.ggml_devices import GgmlDevices, GgmlGpu, Question, best_backend, chosen, has_to_be_asked
-from rbee_remote.hive.fit.resources import Gpu, Placement, free_vram_mb, place
+from rbee_remote.hive.fit.ggml_devices import GgmlDevices, Question, has_to_be_asked
+from rbee_remote.hive.fit.meter import subject_of
+from rbee_remote.hive.fit.resources import Placement, free_vram_mb, place
 from rbee_remote.protocol import ErrorCode, RemoteError, WorkerOptions, encode
 from rbee_remote.protocol.devices import DevicesAnswer, GgmlDevice
+from rbee_remote.system.gpu import GGML, Gpu
+from rbee_remote.system.gpu_visible import environment, vulkan_settings
 
 H100 = Gpu(0, "H100", 80000, 70000)
-RX = GgmlGpu("Vulkan0", "AMD Radeon RX 7900 XTX", 24000, 23000, "vulkan", is_integrated=False)
-ARC = GgmlGpu("Vulkan1", "Intel Arc A770", 16000, 15000, "vulkan", is_integrated=False)
-IRIS = GgmlGpu("Vulkan2", "Intel Iris Xe", 32000, 30000, "vulkan", is_integrated=True)
-MI300 = GgmlGpu("ROCm0", "AMD Instinct MI300X", 192000, 190000, "rocm", is_integrated=False)
+RX = Gpu(0, "AMD Radeon RX 7900 XTX", 24000, 23000, vendor=GGML)
+ARC = Gpu(1, "Intel Arc A770", 16000, 15000, vendor=GGML)
+IRIS = Gpu(2, "Intel Iris Xe", 32000, 30000, vendor=GGML, integrated=True)
+MI300 = Gpu(0, "AMD Instinct MI300X", 192000, 190000, vendor="amd")
 
 
 @pytest.mark.parametrize(
     ("options", "available", "cuda", "expected"),
     [
         (WorkerOptions(), {"vulkan"}, False, True),
-        (WorkerOptions(), {"rocm"}, False, True),
+        (WorkerOptions(), {"rocm"}, False, False),
+        (WorkerOptions(), {"rocm", "vulkan"}, False, False),
         (WorkerOptions(), {"cuda", "vulkan"}, True, False),
         (WorkerOptions(), {"cuda", "vulkan"}, False, True),
         (WorkerOptions(), {"vulkan"}, True, True),
@@ -44,43 +49,50 @@ def test_a_process_is_started_only_where_its_answer_matters(
 
 
 @pytest.mark.parametrize(
-    ("options", "others", "runtime", "expected"),
+    ("options", "ggml", "runtime", "expected"),
     [
         (WorkerOptions(), (RX,), {"vulkan"}, Placement("vulkan", RX.name, "vram", (RX,))),
         (WorkerOptions(), (RX, ARC), {"vulkan"}, Placement("vulkan", f"{RX.name}, {ARC.name}", "vram", (RX, ARC))),
         (WorkerOptions(), (RX, IRIS), {"vulkan"}, Placement("vulkan", RX.name, "vram", (RX,))),
         (WorkerOptions(), (IRIS,), {"vulkan"}, Placement("vulkan", IRIS.name, "ram")),
         (WorkerOptions(devices=("vulkan1",)), (RX, ARC), {"vulkan"}, Placement("vulkan", ARC.name, "vram", (ARC,))),
-        (WorkerOptions(), (MI300, RX), {"vulkan", "rocm"}, Placement("rocm", MI300.name, "vram", (MI300,))),
-        (WorkerOptions(), (MI300, RX), {"vulkan"}, Placement("vulkan", RX.name, "vram", (RX,))),
         (WorkerOptions(), (), {"vulkan"}, Placement("cpu", "cpu", "ram")),
+        (WorkerOptions(), (RX,), set(), Placement("cpu", "cpu", "ram")),
         (WorkerOptions(backend="vulkan"), (RX,), {"vulkan"}, Placement("vulkan", RX.name, "vram", (RX,))),
         (WorkerOptions(backend="vulkan"), (), {"vulkan"}, ErrorCode.BACKEND_UNAVAILABLE),
-        (WorkerOptions(backend="rocm"), (RX,), {"rocm"}, ErrorCode.BACKEND_UNAVAILABLE),
         (WorkerOptions(devices=("Vulkan2",)), (RX, IRIS), {"vulkan"}, ErrorCode.USAGE),
     ],
 )
 def test_where_a_worker_computes(
     monkeypatch: pytest.MonkeyPatch,
     options: WorkerOptions,
-    others: tuple[GgmlGpu, ...],
+    ggml: tuple[Gpu, ...],
     runtime: set[str],
     expected: Placement | ErrorCode,
 ) -> None:
     monkeypatch.setattr(resources, "runtime_backends", lambda: frozenset(runtime))
     if isinstance(expected, ErrorCode):
         with pytest.raises(RemoteError) as failure:
-            place(options, (), others)
+            place(options, (), ggml)
         assert failure.value.code is expected
     else:
-        assert place(options, (), others) == expected
+        assert place(options, (), ggml) == expected
 
 
-def test_cuda_goes_first_where_the_runtime_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resources, "runtime_backends", lambda: frozenset({"cuda", "vulkan"}))
-    assert place(WorkerOptions(), (H100,), (RX,)).backend == "cuda"
-    monkeypatch.setattr(resources, "runtime_backends", lambda: frozenset({"vulkan"}))
-    assert place(WorkerOptions(), (H100,), (RX,)).backend == "vulkan"
+@pytest.mark.parametrize(
+    ("gpus", "runtime", "expected"),
+    [
+        ((H100,), {"cuda", "vulkan"}, "cuda"),
+        ((H100,), {"vulkan"}, "vulkan"),
+        ((MI300,), {"rocm", "vulkan"}, "rocm"),
+        ((MI300,), {"vulkan"}, "vulkan"),
+    ],
+)
+def test_a_makers_own_backend_goes_first_where_the_runtime_has_it(
+    monkeypatch: pytest.MonkeyPatch, gpus: tuple[Gpu, ...], runtime: set[str], expected: str
+) -> None:
+    monkeypatch.setattr(resources, "runtime_backends", lambda: frozenset(runtime))
+    assert place(WorkerOptions(), gpus, (RX,)).backend == expected
 
 
 def test_what_ggml_said_is_free_is_what_a_worker_can_have() -> None:
@@ -90,10 +102,15 @@ def test_what_ggml_said_is_free_is_what_a_worker_can_have() -> None:
     assert free_vram_mb(replace(both, gpus=(H100,)), ()) == 0, "one of NVIDIA's that is gone has nothing"
 
 
-def test_which_gpus_and_which_backend() -> None:
-    assert (best_backend([IRIS, MI300]), best_backend([IRIS]), best_backend([])) == ("rocm", "vulkan", None)
-    assert chosen([IRIS, RX, MI300], "vulkan", WorkerOptions()) == (RX,)
-    assert chosen([MI300], "vulkan", WorkerOptions()) == ()
+def test_vulkans_gpus_are_told_by_name_and_others_by_what_a_process_sees(tmp_path: Path) -> None:
+    env = {"CUDA_VISIBLE_DEVICES": "1", "GGML_VK_VISIBLE_DEVICES": "0,1", "VK_DRIVER_FILES": "/x.json", "HOME": "/h"}
+    assert environment((RX, ARC), env) == env
+    assert vulkan_settings(env) == (("GGML_VK_VISIBLE_DEVICES", "0,1"), ("VK_DRIVER_FILES", "/x.json"))
+    model = tmp_path / "m.gguf"
+    model.touch()
+    subject = subject_of(str(model), WorkerOptions(), gpus=(ARC,), env=vulkan_settings(env))
+    assert (subject.options.devices, dict(subject.env)["VK_DRIVER_FILES"]) == (("Vulkan1",), "/x.json")
+    assert subject_of(str(model), WorkerOptions(devices=("0",)), gpus=(H100,)).options.devices == ()
 
 
 class Asked:
@@ -108,7 +125,7 @@ class Asked:
     async def run(self, *arguments: str, env: dict[str, str], timeout_s: float) -> Any:
         assert arguments == ("devices",)
         assert timeout_s >= 60, "a driver takes seconds on a GPU that nobody uses"
-        self.envs.append(env)
+        self.envs.append(dict(vulkan_settings(env)))
         if isinstance(self.answer, Exception):
             raise self.answer
         return encode(self.answer)
