@@ -33,7 +33,9 @@ class OneModel:
 
     def __init__(self, path: Path, size: int) -> None:
         path.touch()
-        self._info = ModelInfo(model="m", path=str(path), size=size * 10**9, meta=META, sha256="", owned=True, source="", added_at=0.0)
+        self._info = ModelInfo(
+            model="m", path=str(path), size=size * 10**9, meta=META, sha256="", owned=True, source="", added_at=0.0
+        )
 
     def find(self, name: str) -> ModelInfo:
         return self._info
