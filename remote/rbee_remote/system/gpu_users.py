@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 
+from rbee_remote.protocol.gpus import Reason
 from rbee_remote.system import gpu_nvml
 
 _TIMEOUT_S = 10.0
@@ -16,7 +17,7 @@ def gpu_pids() -> frozenset[int]:
         if not isinstance(nvml, gpu_nvml.Trouble):
             seen = [each for each in gpu_nvml.gpus(nvml) if isinstance(each, gpu_nvml.Seen)]
             return frozenset(pid for each in seen for pid in gpu_nvml.running(nvml, each.handle))
-        unasked = nvml.reason is gpu_nvml.Reason.NO_BINDING
+        unasked = nvml.reason is Reason.NO_BINDING
     return _by_tool() if unasked else frozenset()
 
 
