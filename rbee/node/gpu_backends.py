@@ -55,11 +55,6 @@ def usable(probe: Probe) -> tuple[str, ...]:
     return tuple(backend for backend in ORDER if backend in found)
 
 
-def architectures(probe: Probe) -> frozenset[str]:
-    """What ROCm calls the node's GPUs: gfx1100."""
-    return frozenset(card.architecture for card in probe.graphics.cards if card.architecture)
-
-
 def idle(probe: Probe) -> list[Idle]:
     """AMD's and Intel's that nothing can use. NVIDIA's are what its own driver says of them."""
     graphics = probe.graphics
@@ -124,7 +119,7 @@ def summary(probe: Probe) -> Iterator[str]:
         if backend == "vulkan":
             own = "libvulkan.so.1" in probe.graphics.libraries
             yield f"vulkan ({'the system' if own else 'rbee'} has the loader)"
-        elif backend == "rocm" and (known := architectures(probe)):
+        elif backend == "rocm" and (known := probe.graphics.architectures):
             yield f"rocm ({', '.join(sorted(known))})"
         else:
             yield backend

@@ -68,6 +68,11 @@ class Graphics:
     kfd_group: str = ""
     libraries: frozenset[str] = frozenset()
 
+    @property
+    def architectures(self) -> frozenset[str]:
+        """What ROCm calls the GPUs."""
+        return frozenset(card.architecture for card in self.cards if card.architecture)
+
 
 NONE = Graphics()
 

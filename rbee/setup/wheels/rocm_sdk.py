@@ -15,7 +15,7 @@ from pathlib import Path
 #: Where AMD's own packages put all of it.
 _ROOT = "/opt/rocm"
 
-#: What any ROCm from 6.1 on compiles for, for nodes whose GPUs are not known: Vega, CDNA 1 to 3, RDNA 2 and 3.
+#: What any ROCm from 6.1 on compiles for: Vega, CDNA 1 to 3, RDNA 2 and 3. A wheel serves other nodes than its first.
 _COMMON = ("gfx906", "gfx908", "gfx90a", "gfx942", "gfx1030", "gfx1100", "gfx1101", "gfx1102")
 _ARCHITECTURE = re.compile(r"gfx[0-9a-f]{3,5}")
 
@@ -29,6 +29,6 @@ def missing(env: Mapping[str, str] = os.environ, root: str = _ROOT) -> str | Non
 
 
 def flags(architectures: Iterable[str]) -> tuple[str, ...]:
-    """CMake's, for GPUs of these kinds (gfx1100, …); for all common ones where none is known."""
-    known = sorted(filter(_ARCHITECTURE.fullmatch, architectures))
-    return ("-DGGML_HIP=ON", f"-DGPU_TARGETS={';'.join(known or _COMMON)}")
+    """CMake's, for the common GPUs and those of these kinds (gfx1201, …)."""
+    known = filter(_ARCHITECTURE.fullmatch, architectures)
+    return ("-DGGML_HIP=ON", f"-DGPU_TARGETS={';'.join(sorted({*_COMMON, *known}))}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rbee.setup.wheels import rocm_sdk, vulkan_sdk
+from rbee.setup.base.platforms import Target
+from rbee.setup.wheels import building, rocm_sdk, vulkan_sdk
 
 DEBIAN = (
     "bin/glslc",
@@ -70,18 +72,28 @@ def test_hipcc_on_the_path_or_where_amd_puts_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("architectures", "expected"),
-    [
-        (("gfx1100",), "gfx1100"),
-        (("gfx1100", "gfx90a"), "gfx1100;gfx90a"),
-        (("gfx1100; rm -rf /", "gfx942"), "gfx942"),
-    ],
+    ("architectures", "more"),
+    [((), set()), (("gfx1100",), set()), (("gfx1201", "gfx90a"), {"gfx1201"}), (("gfx1100; rm -rf /",), set())],
 )
-def test_rocm_is_compiled_for_the_gpus_there_are(architectures: tuple[str, ...], expected: str) -> None:
-    assert rocm_sdk.flags(architectures) == ("-DGGML_HIP=ON", f"-DGPU_TARGETS={expected}")
+def test_rocm_is_compiled_for_common_gpus_and_those_there_are(architectures: tuple[str, ...], more: set[str]) -> None:
+    common = {"gfx906", "gfx908", "gfx90a", "gfx942", "gfx1030", "gfx1100", "gfx1101", "gfx1102"}
+    switch, targets = rocm_sdk.flags(architectures)
+    assert switch == "-DGGML_HIP=ON"
+    assert set(targets.removeprefix("-DGPU_TARGETS=").split(";")) == common | more
 
 
-def test_where_no_gpu_is_known_rocm_is_compiled_for_the_common_ones() -> None:
-    targets = rocm_sdk.flags(())[1]
-    assert targets.startswith("-DGPU_TARGETS=gfx906;")
-    assert "gfx1100" in targets
+@pytest.mark.parametrize(("backend", "said"), [("vulkan", "apt install glslc"), ("rocm", "ROCm 6.1"), ("cuda", "nvcc")])
+def test_who_cannot_build_is_told_how_to(monkeypatch: pytest.MonkeyPatch, backend: str, said: str) -> None:
+    monkeypatch.setattr(vulkan_sdk, "missing", lambda: "glslc")
+    monkeypatch.setattr(rocm_sdk, "missing", lambda: "hipcc")
+    monkeypatch.setattr("shutil.which", lambda name: None if name == "nvcc" else f"/usr/bin/{name}")
+    error = building.no_way(Target.here(), backend)
+    assert "no `" in error.message
+    assert said in error.hint
+    assert 'backend = "cpu"' in error.hint
+
+
+def test_a_node_of_amds_is_compiled_for() -> None:
+    target = replace(Target.here(), amdgpu=frozenset({"gfx1201"}))
+    assert ";gfx1201" in building.cmake_flags(target, "rocm")
+    assert "gfx" not in building.cmake_flags(target, "vulkan")
