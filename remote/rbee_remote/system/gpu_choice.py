@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from rbee_remote.protocol import ErrorCode, RemoteError, WorkerOptions
@@ -45,6 +46,21 @@ def choose_gpus(there: Sequence[G], options: WorkerOptions) -> tuple[G, ...]:
             hint=f"one for each of {', '.join(gpu.id for gpu in chosen)}, or choose some with --device",
         )
     return chosen
+
+
+def are_named(options: WorkerOptions) -> bool:
+    """Whether the choice is not ours."""
+    return bool(options.devices)
+
+
+def with_gpus(options: WorkerOptions, gpus: Sequence[Gpu]) -> WorkerOptions:
+    """Named as the hive names them, whatever they were asked for by: then equal choices are equal."""
+    return replace(options, devices=tuple(gpu.id for gpu in gpus))
+
+
+def seeing_no_others(options: WorkerOptions) -> WorkerOptions:
+    """For a process that sees its own GPUs alone, which ggml counts anew there."""
+    return replace(options, devices=())
 
 
 def _find(there: Sequence[G], name: str) -> G:
