@@ -79,6 +79,8 @@ _XID_FIX = (
     "see `sudo dmesg | grep Xid`; as root: nvidia-smi --gpu-reset, or reboot; where it comes again, replace the GPU"
 )
 
+_MAKERS = {"nvidia": "NVIDIA", "amd": "AMD", "intel": "Intel"}
+
 #: The oldest drivers that run the toolkits which llama.cpp is compiled with (CUDA's release notes, "CUDA Driver").
 _DRIVERS_OF = {12: "525", 13: "580"}
 #: Of a GPU's memory: that others hold so much is worth a finding.
@@ -101,7 +103,7 @@ def findings(report: GpuReport, cudart: frozenset[int] = frozenset()) -> list[Fi
 
 def tells(report: GpuReport) -> bool:
     """Whether it has more than a probe: something of a GPU, good or bad."""
-    return bool(report.gpus or report.silent or report.xids or list(_driver(report)))
+    return bool(report.gpus or report.silent or report.xids or report.on_bus or list(_driver(report)))
 
 
 def _those_there_are(report: GpuReport) -> Finding:
@@ -109,7 +111,12 @@ def _those_there_are(report: GpuReport) -> Finding:
     if names:
         driver = f"; driver {report.driver}" if report.driver else ""
         return Finding("ok", "GPUs", f"{names}{driver}{f', CUDA {report.cuda}' if report.cuda else ''}")
-    return Finding("ok", "GPUs", f"none {'can be used' if report.on_bus else 'was found'}: models run on the CPU")
+    if not report.on_bus:
+        return Finding("ok", "GPUs", "none was found: models run on the CPU")
+    there = ", ".join(f"{_MAKERS.get(gpu.vendor, gpu.vendor)} at {gpu.address}" for gpu in report.on_bus)
+    if report.reason == Reason.NO_BINDING and any(gpu.driver == "nvidia" for gpu in report.on_bus):
+        return Finding("ok", "GPUs", f"{there}; what it is shows once rbee has run there")
+    return Finding("ok", "GPUs", f"{there}, whose driver tells nothing: models run on the CPU")
 
 
 def _name(gpu: GpuSeen) -> str:
@@ -120,11 +127,13 @@ def _name(gpu: GpuSeen) -> str:
 def _driver(report: GpuReport) -> Iterator[Finding]:
     """Without such a GPU no driver is needed; where the bus shows none, as in containers, only odd trouble is told."""
     theirs = [gpu for gpu in report.on_bus if gpu.vendor == "nvidia"]
-    if report.reason in ("", Reason.NO_BINDING) or (
-        not theirs and report.reason in (Reason.NO_LIBRARY, Reason.NOT_LOADED, Reason.UNKNOWN)
-    ):
+    reason = report.reason
+    if reason == Reason.NO_BINDING and theirs and all(gpu.driver != "nvidia" for gpu in theirs):
+        reason = Reason.NO_LIBRARY.value
+    usual = (Reason.NO_LIBRARY, Reason.NOT_LOADED, Reason.UNKNOWN)
+    if reason in ("", Reason.NO_BINDING) or (not theirs and reason in usual):
         return
-    meaning, fix = _by_word(_DRIVER, report.reason, (report.said, _UNKNOWN[1].format(n=0)))
+    meaning, fix = _by_word(_DRIVER, reason, (report.said, _UNKNOWN[1].format(n=0)))
     holders = sorted({gpu.driver for gpu in theirs if gpu.driver not in ("", "nvidia")})
     held = f" (the kernel gave the GPU to {', '.join(holders)})" if holders else ""
     loaded = f"; the module is {report.loaded}" if report.loaded and report.reason == Reason.MISMATCH else ""

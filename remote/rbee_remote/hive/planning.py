@@ -20,6 +20,7 @@ from rbee_remote.sandbox import AUTO, OFF, ON
 from rbee_remote.system.child import DEVICE_ORDER, child_environment
 from rbee_remote.system.cores import usable_cores
 from rbee_remote.system.gpu import Gpu
+from rbee_remote.system.gpu_choice import are_named, seeing_no_others, with_gpus
 from rbee_remote.system.gpu_visible import environment, vulkan_settings
 
 
@@ -41,8 +42,8 @@ class Plan:
     def worker_options(self) -> WorkerOptions:
         """What the worker is told. Of known GPUs it sees its own alone, by `env`, and counts them anew; Vulkan's it is
         told by name."""
-        alone = bool(self.placement.gpus) and self.placement.gpus[0].counted_anew
-        return replace(self.key.options, devices=()) if alone else self.key.options
+        gpus = self.placement.gpus
+        return seeing_no_others(self.key.options, gpus) if gpus else self.key.options
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +71,10 @@ def make_loading(
     """
     model = catalog.find(name)
     placement = resources.place(asked, resources.gpus(env), ggml)
-    # By their names, so that two who name one GPU differently share a worker.
-    named = tuple(gpu.id for gpu in placement.gpus) if asked.devices and placement.gpus else asked.devices
+    if are_named(asked) and placement.gpus:  # so that two who name one GPU differently share a worker
+        asked = with_gpus(asked, placement.gpus)
     asked = load_options.closed(
-        replace(asked, devices=named),
+        asked,
         model.meta,
         backend=placement.backend,
         on_gpu=placement.device != "cpu",
@@ -118,7 +119,7 @@ def make_plan(
     placement, estimate = chosen.placement, chosen.estimate
     options = load_options.resolve(asked, estimate, available_mb(placement, live))
     if placement.gpus:
-        options = replace(options, devices=tuple(gpu.id for gpu in placement.gpus))
+        options = with_gpus(options, placement.gpus)
         env = environment(placement.gpus, env)
     assert options.ctx is not None
     assert options.slots is not None
@@ -141,7 +142,7 @@ def choose_place(loading: Loading, live: Sequence[WorkerRecord], meter: Meter, s
     what is free, then with the workers gone that nobody uses. Where all of them together do not, they share it.
     """
     placement = loading.placement
-    if placement.memory != scheduler.VRAM or loading.asked.devices or placement.split or len(placement.gpus) < 2:
+    if placement.memory != scheduler.VRAM or are_named(loading.asked) or placement.split or len(placement.gpus) < 2:
         return _measured(loading, available_mb(placement, live), meter, sandbox)
     now = resources.that_answer()
     for room in (free_mb, available_mb):
@@ -158,7 +159,7 @@ def choose_place(loading: Loading, live: Sequence[WorkerRecord], meter: Meter, s
 
 def widest(loading: Loading, live: Sequence[WorkerRecord]) -> Loading:
     """Where most memory is at once for one worker."""
-    if loading.placement.memory != scheduler.VRAM or loading.asked.devices or loading.placement.split:
+    if loading.placement.memory != scheduler.VRAM or are_named(loading.asked) or loading.placement.split:
         return loading
     return _places(loading, available_mb, live, resources.that_answer())[-1]
 

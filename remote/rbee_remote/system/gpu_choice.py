@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from rbee_remote.protocol import ErrorCode, RemoteError, WorkerOptions
+from rbee_remote.system import gpu
 
 
 class Gpu(Protocol):
@@ -36,7 +38,7 @@ P = TypeVar("P", bound=Placed)
 def used_ones(there: Sequence[P]) -> Sequence[P]:
     """Without integrated GPUs, unless there is no other: llama.cpp's own rule. A model that is split between both is
     as slow as the slower one."""
-    return [gpu for gpu in there if not gpu.integrated] or there
+    return [each for each in there if not each.integrated] or there
 
 
 #: A UUID begins so; fewer letters than these tell nothing.
@@ -60,6 +62,21 @@ def choose_gpus(there: Sequence[G], options: WorkerOptions) -> tuple[G, ...]:
             hint=f"one for each of {', '.join(gpu.id for gpu in chosen)}, or choose some with --device",
         )
     return chosen
+
+
+def are_named(options: WorkerOptions) -> bool:
+    """Whether the choice is not ours."""
+    return bool(options.devices)
+
+
+def with_gpus(options: WorkerOptions, gpus: Sequence[Gpu]) -> WorkerOptions:
+    """Named as the hive names them, whatever they were asked for by: then equal choices are equal."""
+    return replace(options, devices=tuple(gpu.id for gpu in gpus))
+
+
+def seeing_no_others(options: WorkerOptions, gpus: Sequence[gpu.Gpu]) -> WorkerOptions:
+    """For a process that sees its own GPUs alone, which ggml counts anew there; what cannot be hidden goes by name."""
+    return replace(options, devices=tuple(each.id for each in gpus if not each.counted_anew))
 
 
 def _find(there: Sequence[G], name: str) -> G:

@@ -126,7 +126,7 @@ def _of_index(nvml: Any, index: int, meminfo: Path) -> Iterator[Seen | SilentGpu
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
     mode = asked(nvml, nvml.nvmlDeviceGetComputeMode, handle)
     if mode == _PROHIBITED:
-        yield SilentGpu(index, Reason.PROHIBITED, "compute mode is Prohibited")
+        yield SilentGpu(index, Reason.PROHIBITED)
         return
     instances = asked(nvml, nvml.nvmlDeviceGetMigMode, handle)
     if instances and instances[0]:
@@ -163,7 +163,7 @@ def _instances(nvml: Any, index: int, whole: Any) -> Iterator[Seen | SilentGpu]:
         yield Seen(Gpu(index, name, total, free, uuid=uuid, instance=number, parent=parent), handle, whole)
         found += 1
     if not found:
-        yield SilentGpu(index, Reason.NO_INSTANCE, "MIG mode is enabled, and there is no instance")
+        yield SilentGpu(index, Reason.NO_INSTANCE)
 
 
 def _ram(meminfo: Path) -> tuple[int, int]:

@@ -90,7 +90,9 @@ def test_every_reason_has_its_fix(reason: str) -> None:
     (silent,) = [finding for finding in found if finding.title == "GPU 3"]
     assert "{n}" not in silent.fix
     assert silent.fix
-    whole = gpu_diagnosis.findings(GpuReport(reason=word, said="x", on_bus=(PciGpu("nvidia", "0000:01:00.0"),)))
+    whole = gpu_diagnosis.findings(
+        GpuReport(reason=word, said="x", on_bus=(PciGpu("nvidia", "0000:01:00.0", "nvidia"),))
+    )
     assert warnings(whole) == ([] if reason == Reason.NO_BINDING else ["NVIDIA driver"])
 
 
@@ -98,9 +100,12 @@ def test_a_gpu_without_its_driver_is_told_from_no_gpu() -> None:
     bare = GpuReport(reason=Reason.NO_LIBRARY.value)
     assert gpu_diagnosis.findings(bare) == [Finding("ok", "GPUs", "none was found: models run on the CPU")]
     held = replace(bare, on_bus=(PciGpu("nvidia", "0000:01:00.0", "nouveau"),))
-    driver, gpus = gpu_diagnosis.findings(held)
-    assert driver.detail == "it is not installed (the kernel gave the GPU to nouveau)"
-    assert gpus.detail == "none can be used: models run on the CPU"
+    for unasked in (held, replace(held, reason=Reason.NO_BINDING.value)):
+        driver, gpus = gpu_diagnosis.findings(unasked)
+        assert driver.detail == "it is not installed (the kernel gave the GPU to nouveau)"
+        assert gpus.detail == "NVIDIA at 0000:01:00.0, whose driver tells nothing: models run on the CPU"
+    bare = GpuReport(reason=Reason.NO_BINDING.value, on_bus=(PciGpu("nvidia", "0000:01:00.0", "nvidia"),))
+    assert gpu_diagnosis.findings(bare)[0].detail.endswith("what it is shows once rbee has run there")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +155,7 @@ def test_the_report_stands_for_what_the_probe_saw_where_it_tells_more() -> None:
     facts = ConnectionFacts(local=True, forwarding=None)
 
     def of_gpus(report: GpuReport | None) -> list[str]:
-        return [finding.detail for finding in all_findings(probe, facts, report) if "GPU" in finding.title]
+        return [finding.detail for finding in all_findings(probe, facts, report) if finding.title == "GPUs"]
 
     assert of_gpus(None) == of_gpus(GpuReport(reason="no_binding")) == ["H100"]
     assert of_gpus(HEALTHY) == ["CUDA0 H100 (79000 of 80000 MB free); driver 550.54.15, CUDA 12.4"]

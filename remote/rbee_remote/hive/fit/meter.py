@@ -19,6 +19,7 @@ from rbee_remote.protocol import ErrorCode, ProtocolError, RemoteError, WorkerOp
 from rbee_remote.protocol.measuring import MeasureAnswer, MeasureRequest, Point
 from rbee_remote.sandbox import AUTO
 from rbee_remote.system.gpu import Gpu
+from rbee_remote.system.gpu_choice import seeing_no_others
 from rbee_remote.system.gpu_visible import environment
 from rbee_remote.system.helper import run_helper
 
@@ -66,8 +67,7 @@ def subject_of(
         status = Path(path).stat()
     except OSError as error:
         raise RemoteError(ErrorCode.MODEL_NOT_FOUND, f"cannot read the model: {error.strerror}: {path}") from error
-    named = tuple(gpu.id for gpu in gpus if not gpu.counted_anew) if gpus else options.devices
-    kept = replace(options, ctx=None, slots=None, threads=None, devices=named)
+    kept = replace(seeing_no_others(options, gpus) if gpus else options, ctx=None, slots=None, threads=None)
     same = tuple(replace(gpu, free_mb=0) for gpu in gpus)  # however much of it is free
     return Subject(path, status.st_size, status.st_mtime_ns, kept, sandbox, same, env)
 

@@ -21,7 +21,7 @@ from rbee_remote.protocol.load_options import BACKENDS
 from rbee_remote.system import gpu_nvml
 from rbee_remote.system.gpu import GGML, SilentGpu
 from rbee_remote.system.gpu import Gpu as Gpu
-from rbee_remote.system.gpu_choice import choose_gpus, used_ones
+from rbee_remote.system.gpu_choice import are_named, choose_gpus, used_ones
 from rbee_remote.system.gpu_sysfs import amd_gpus
 from rbee_remote.system.gpu_visible import granted_by_pbs, visible
 
@@ -66,7 +66,7 @@ def place(options: WorkerOptions, gpus: tuple[Gpu, ...], ggml: tuple[Gpu, ...] =
     if backend == "auto":
         backend = _best_backend(gpus, ggml)
     if backend == "cpu" or options.gpu_layers == 0:
-        if options.devices or options.tensor_split:
+        if are_named(options) or options.tensor_split:
             raise RemoteError(
                 ErrorCode.USAGE,
                 f"there is no GPU to choose: this worker computes with backend {backend}, on the CPU",
@@ -122,7 +122,7 @@ def _on_gpus(backend: str, gpus: tuple[Gpu, ...], options: WorkerOptions) -> Pla
     if (
         len(chosen) > 1
         and any(gpu.instance is not None for gpu in chosen)
-        and (options.devices or options.tensor_split)
+        and (are_named(options) or options.tensor_split)
     ):
         raise RemoteError(
             ErrorCode.USAGE,
