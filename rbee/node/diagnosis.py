@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from rbee.base.errors import NodeError
+from rbee.node import gpu_backends
 from rbee_remote.protocol import OLDEST_PYTHON, ErrorCode
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def _findings(probe: Probe, connection: ConnectionFacts) -> Iterator[Finding]:
     yield _disk(probe)
     yield _ram(probe)
     yield _gpus(probe)
+    yield from _backends(probe)
     yield _run_dir(probe)
     yield _sandbox(probe)
     if not connection.local:
@@ -148,6 +150,13 @@ def _gpus(probe: Probe) -> Finding:
         for gpu in probe.gpus
     ]
     return Finding("ok", "GPUs", ", ".join(names))
+
+
+def _backends(probe: Probe) -> Iterator[Finding]:
+    if used := ", ".join(gpu_backends.summary(probe)):
+        yield Finding("ok", "GPU backends", used)
+    for idle in gpu_backends.idle(probe):
+        yield Finding("warn", "idle GPU", f"{idle.gpu}: {idle.why}", idle.fix)
 
 
 def _run_dir(probe: Probe) -> Finding:

@@ -1,4 +1,5 @@
-"""`python payload.zip COMMAND` on a node: hive, worker, download, inspect, digest, measure, render, pipe, survey, tidy.
+"""`python payload.zip COMMAND` on a node: hive, worker, download, inspect, digest, measure, devices, render, pipe,
+survey, tidy.
 
 Each command imports only what it needs: `pipe` runs once per channel and has to be there at once.
 """
@@ -59,6 +60,10 @@ def _run(command: str, arguments: list[str]) -> int:
         from rbee_remote.worker import measure
 
         return measure.main(arguments)
+    if command == "devices":
+        from rbee_remote.worker import devices
+
+        return devices.main(arguments)
     if command == "render":
         from rbee_remote.worker.templates import render_process
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from rbee_remote.hive import planning
 from rbee_remote.hive.fit import options as load_options
+from rbee_remote.hive.fit.ggml_devices import GgmlGpu
 from rbee_remote.hive.fit.meter import Job, Meter, subject_of
 from rbee_remote.hive.fit.needs import Estimate
 from rbee_remote.hive.models.catalog import Catalog
@@ -22,13 +23,19 @@ _LEAST_SHOWN_CTX = 2048
 _MOST_POINTS = 256
 
 
-def make_needs(catalog: Catalog, request: NeedsRequest, live: Sequence[WorkerRecord], meter: Meter) -> ModelNeeds | Job:
+def make_needs(
+    catalog: Catalog,
+    request: NeedsRequest,
+    live: Sequence[WorkerRecord],
+    meter: Meter,
+    others: tuple[GgmlGpu, ...] = (),
+) -> ModelNeeds | Job:
     """The table, or what has to be measured first. Raises RemoteError MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE."""
     for name, values, most in (("ctx", request.ctx, MOST_CTX), ("slots", request.slots, MOST_SLOTS)):
         if any(not 1 <= value <= most for value in values):
             raise RemoteError(ErrorCode.USAGE, f"{name} has to be between 1 and {most}")
     planning.check_sandbox(request.sandbox)
-    loading = planning.make_loading(catalog, request.model, replace(request.options, ctx=None, slots=None))
+    loading = planning.make_loading(catalog, request.model, replace(request.options, ctx=None, slots=None), others)
     meta = loading.model.meta
     steps = load_options.context_sizes(meta)
     shown = request.ctx or tuple(ctx for ctx in steps if ctx >= min(_LEAST_SHOWN_CTX, meta.n_ctx_train))

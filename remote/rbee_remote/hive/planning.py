@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from rbee_remote.hive.fit import options as load_options
 from rbee_remote.hive.fit import resources, scheduler
+from rbee_remote.hive.fit.ggml_devices import GgmlGpu
 from rbee_remote.hive.fit.meter import Job, Meter, subject_of
 from rbee_remote.hive.fit.needs import Estimate, Need
 from rbee_remote.hive.fit.resources import Placement
@@ -46,10 +47,10 @@ class Loading:
     estimate: Estimate
 
 
-def make_loading(catalog: Catalog, name: str, asked: WorkerOptions) -> Loading:
-    """Raises RemoteError MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE."""
+def make_loading(catalog: Catalog, name: str, asked: WorkerOptions, others: tuple[GgmlGpu, ...] = ()) -> Loading:
+    """others: GPUs that ggml was asked for. Raises RemoteError MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE."""
     model = catalog.find(name)
-    placement = resources.place(asked, resources.gpus())
+    placement = resources.place(asked, resources.gpus(), others)
     asked = load_options.closed(
         asked,
         model.meta,
@@ -67,8 +68,16 @@ def make_loading(catalog: Catalog, name: str, asked: WorkerOptions) -> Loading:
     return Loading(model, placement, asked, estimate)
 
 
-def make_plan(catalog: Catalog, request: SpawnRequest, live: Sequence[WorkerRecord], meter: Meter) -> Plan | Job:
+def make_plan(
+    catalog: Catalog,
+    request: SpawnRequest,
+    live: Sequence[WorkerRecord],
+    meter: Meter,
+    others: tuple[GgmlGpu, ...] = (),
+) -> Plan | Job:
     """What a worker for the request is, or would be; or what has to be measured before that can be said.
+
+    others: GPUs that ggml was asked for.
 
     Raises RemoteError MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE.
     """
@@ -76,7 +85,7 @@ def make_plan(catalog: Catalog, request: SpawnRequest, live: Sequence[WorkerReco
         raise RemoteError(ErrorCode.USAGE, "max_workers has to be at least 1")
     check_sandbox(request.sandbox)
     env = DEVICE_ORDER | child_environment(os.environ, request.env)
-    loading = make_loading(catalog, request.model, request.options)
+    loading = make_loading(catalog, request.model, request.options, others)
     model, placement, asked = loading.model, loading.placement, loading.asked
     wanted = WorkerKey(model.model, model.path, asked, asked)
     for worker in live:

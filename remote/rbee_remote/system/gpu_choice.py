@@ -18,7 +18,21 @@ class Gpu(Protocol):
     def name(self) -> str: ...
 
 
+class Placed(Protocol):
+    """is_integrated: its memory is the machine's."""
+
+    @property
+    def is_integrated(self) -> bool: ...
+
+
 G = TypeVar("G", bound=Gpu)
+P = TypeVar("P", bound=Placed)
+
+
+def used_ones(there: Sequence[P]) -> Sequence[P]:
+    """Without integrated GPUs, unless there is no other: llama.cpp's own rule. A model that is split between both is
+    as slow as the slower one."""
+    return [gpu for gpu in there if not gpu.is_integrated] or there
 
 
 def choose_gpus(there: Sequence[G], options: WorkerOptions) -> tuple[G, ...]:

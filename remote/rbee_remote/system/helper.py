@@ -7,7 +7,8 @@ import contextlib
 import json
 import os
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import anyio
@@ -26,17 +27,18 @@ _PATIENCE_S = 5.0
 async def run_helper(
     *arguments: str,
     request: dict[str, Any] | None = None,
+    env: Mapping[str, str] = MappingProxyType({}),
     timeout_s: float | None = None,
     on_line: Callable[[Any], None] = lambda _: None,
     code: ErrorCode = ErrorCode.HELPER_FAILED,
 ) -> Any:
-    """What the command printed last. request: goes to its stdin. timeout_s: None for none. on_line: is told each value
-    as it comes. code: of the error where the command ends without saying what went wrong. Canceled or late, the process
-    is gone at the end.
+    """What the command printed last. request: goes to its stdin. env: is added to its environment. timeout_s: None for
+    none. on_line: is told each value as it comes. code: of the error where the command ends without saying what went
+    wrong. Canceled or late, the process is gone at the end.
 
     Raises RemoteError: what the command said, or `code`; TimeoutError.
     """
-    async with _process(*arguments) as process:
+    async with _process(*arguments, env=env) as process:
         try:
             with anyio.fail_after(timeout_s):
                 answer = await _converse(process, request, on_line)
@@ -73,13 +75,13 @@ async def _converse(
 
 
 @contextlib.asynccontextmanager
-async def _process(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _process(*arguments: str, env: Mapping[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
     """Ended, gently first, when the context is left while it runs."""
     process = await asyncio.create_subprocess_exec(
         *payload_command(*arguments, own_tag()),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=DEVICE_ORDER | child_environment(os.environ, {}),
+        env=DEVICE_ORDER | child_environment(os.environ, env),
         limit=_LINE_LIMIT,
         start_new_session=True,
     )

@@ -16,6 +16,8 @@ from typing import Any
 
 import psutil
 
+from rbee_remote.hive.fit import ggml_devices
+from rbee_remote.hive.fit.ggml_devices import GgmlGpu
 from rbee_remote.hive.fit.scheduler import MB, RAM, VRAM
 from rbee_remote.protocol import ErrorCode, RemoteError, WorkerOptions
 from rbee_remote.protocol.load_options import BACKENDS
@@ -54,7 +56,7 @@ class Placement:
     backend: str
     device: str
     memory: str
-    gpus: tuple[Gpu, ...] = ()
+    gpus: tuple[Gpu | GgmlGpu, ...] = ()
     split: tuple[float, ...] = ()
 
     @property
@@ -62,13 +64,16 @@ class Placement:
         return frozenset(gpu.id for gpu in self.gpus)
 
 
-def place(options: WorkerOptions, gpus: tuple[Gpu, ...]) -> Placement:
-    """Where a worker with these options computes. Raises RemoteError BACKEND_UNAVAILABLE, USAGE."""
+def place(options: WorkerOptions, gpus: tuple[Gpu, ...], others: tuple[GgmlGpu, ...] = ()) -> Placement:
+    """Where a worker with these options computes. others: what ggml was asked for.
+
+    Raises RemoteError BACKEND_UNAVAILABLE, USAGE.
+    """
     backend = options.backend
     if backend not in BACKENDS:
         raise RemoteError(ErrorCode.USAGE, f"{backend!r} is not a backend", hint=f"one of {', '.join(BACKENDS)}")
     if backend == "auto":
-        backend = _best_backend(gpus)
+        backend = _best_backend(gpus, others)
     if backend == "cpu" or options.gpu_layers == 0:
         if options.devices or options.tensor_split:
             raise RemoteError(
@@ -92,14 +97,32 @@ def place(options: WorkerOptions, gpus: tuple[Gpu, ...]) -> Placement:
             )
         chosen = choose_gpus(gpus, options)
         return Placement(backend, ", ".join(gpu.name for gpu in chosen), VRAM, chosen, options.tensor_split)
-    # Vulkan, ROCm and Metal devices are not measured: Metal's memory is RAM, the others fail while loading.
-    return Placement(backend, backend, RAM)
+    if backend in ggml_devices.ASKED:
+        return _place_by_ggml(backend, options, others)
+    return Placement(backend, backend, RAM)  # Metal's memory is RAM
+
+
+def _place_by_ggml(backend: str, options: WorkerOptions, others: tuple[GgmlGpu, ...]) -> Placement:
+    """An integrated GPU's memory is RAM. Raises RemoteError BACKEND_UNAVAILABLE, USAGE."""
+    chosen = ggml_devices.chosen(others, backend, options)
+    if not chosen:
+        raise RemoteError(
+            ErrorCode.BACKEND_UNAVAILABLE,
+            f"llama.cpp finds no GPU for {backend} on this node",
+            hint='`rbee nodes check` says what keeps one from being used; backend = "auto" computes without it',
+        )
+    names = ", ".join(gpu.name for gpu in chosen)
+    if all(gpu.is_integrated for gpu in chosen):
+        return Placement(backend, names, RAM)
+    return Placement(backend, names, VRAM, chosen, options.tensor_split)
 
 
 def free_vram_mb(placement: Placement, gpus: Sequence[Gpu]) -> int:
     """How large a model the chosen GPUs could hold together. Split in given shares, the first one that is full is the
-    limit. gpus: all of the node, as they are now."""
-    by_id = {gpu.id: gpu.free_mb for gpu in gpus}
+    limit. gpus: all of the node that NVIDIA's library knows, as they are now; the others were asked for when the
+    placement was made."""
+    asked = [gpu for gpu in placement.gpus if isinstance(gpu, GgmlGpu)]
+    by_id = {gpu.id: gpu.free_mb for gpu in asked} | {gpu.id: gpu.free_mb for gpu in gpus}
     free = [by_id.get(gpu.id, 0) for gpu in placement.gpus]
     if not placement.split:
         return sum(free)
@@ -107,11 +130,13 @@ def free_vram_mb(placement: Placement, gpus: Sequence[Gpu]) -> int:
     return int(min(mb * whole / share for mb, share in zip(free, placement.split, strict=True) if share))
 
 
-def _best_backend(gpus: tuple[Gpu, ...]) -> str:
+def _best_backend(gpus: tuple[Gpu, ...], others: tuple[GgmlGpu, ...]) -> str:
     available = runtime_backends()
     if "cuda" in available and gpus:
         return "cuda"
-    return next((name for name in ("metal", "rocm") if name in available), "cpu")
+    if "metal" in available:
+        return "metal"
+    return ggml_devices.best_backend([gpu for gpu in others if gpu.backend in available]) or "cpu"
 
 
 @functools.cache
