@@ -27,7 +27,7 @@ from rbee.setup import interpreter
 from rbee.setup.base import node_scripts
 from rbee.setup.base.bundle import Bundle
 from rbee.setup.base.make_runtime import LLAMA_FAILS
-from rbee.setup.base.payload import Payload, build_payload
+from rbee.setup.base.payload import Payload, build_compiled, build_payload
 from rbee.setup.base.platforms import Target
 from rbee.setup.base.put_files import Sendable, put_files
 from rbee.setup.base.stoppable import alongside
@@ -201,7 +201,14 @@ class _Bootstrap:
     _without: str = field(default="", init=False)  # the SHA-256 of a prebuilt llama.cpp that does not run there
 
     async def take(self, steps: list[Step]) -> node_scripts.Place:
-        """Do them. Returns where the node has what its runtimes are made with."""
+        """Do them, the payload beside the others. Returns where the node has what its runtimes are made with."""
+        if Step.PAYLOAD in steps and len(steps) > 1:
+            return await alongside(
+                self._take([step for step in steps if step is not Step.PAYLOAD]), self._upload_payload()
+            )
+        return await self._take(steps)
+
+    async def _take(self, steps: list[Step]) -> node_scripts.Place:
         place = self._place
         files: list[Sendable] = []
         for step in steps:
@@ -322,8 +329,12 @@ class _Bootstrap:
         await self._run(script, "its runtime could not be made")
 
     async def _upload_payload(self) -> None:
-        target = f"{self.probe.home}/payloads/{self.payload.name}"
-        await self.session.connection.put(self.payload.data, target, sha256=self.payload.sha256)
+        """With bytecode, where it is this rbee's own."""
+        payload = await asyncio.to_thread(build_compiled)
+        if payload.digest != self.payload.digest:
+            payload = self.payload
+        target = f"{self.probe.home}/payloads/{payload.name}"
+        await self.session.connection.put(payload.data, target, sha256=payload.sha256)
 
     async def _run(self, script: str, failure: str) -> None:
         """Run a step's script. Raises NodeError with the last line of what it said."""

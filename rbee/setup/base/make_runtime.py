@@ -5,17 +5,25 @@ Rules
 - What is unpacked has the SHA-256 that the keeper named, whoever wrote to the node's folder in between.
 - A runtime gets its name once PACKAGES and LLAMA, two programs, have imported all that the first token needs; that also
   compiles it.
-- LATER, a program, imports what some requests need besides. It is compiled meanwhile, since a worker in its sandbox
-  writes nothing here: it would compile that in front of everybody's next token, and each worker again.
+- LATER, the words of a Python that compiles what some requests import besides, begins once the runtime has its name,
+  and nobody waits for it. A worker in its sandbox writes nothing here: each would compile that again, in front of
+  somebody's next token.
 """
 
+from __future__ import annotations
+
+import contextlib
 import hashlib
+import json
+import os
 import shutil
 import subprocess
 import sys
 import tarfile
+import traceback
 import venv
 import zipfile
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO
@@ -24,6 +32,8 @@ from typing import IO
 PIECE = 2**20
 #: The exit status where llama.cpp does not start, and all else does.
 LLAMA_FAILS = 3
+#: A file, and which of its wheels: a name in an archive, "" for the file itself.
+Wheel = tuple[Path, str]
 
 
 class Environment(venv.EnvBuilder):
@@ -33,22 +43,79 @@ class Environment(venv.EnvBuilder):
         """There are none."""
 
 
-def main(staged: Path, final: Path, packages: str, llama: str, later: str, *files: str) -> None:
-    """files: of each its SHA-256 and its path: a wheel, or a tar archive of wheels. Ends with a message on stderr."""
+def main(
+    staged: Path, final: Path, packages: str, llama: str, later: str, *words: str
+) -> subprocess.Popen[bytes] | None:
+    """later: JSON. words: of each file its SHA-256 and its path: a wheel, or a tar archive of wheels.
+
+    Returns what compiles on. Ends with a message on stderr.
+    """
     Environment(symlinks=True).create(staged)
     site = staged / "lib" / "python{}.{}".format(*sys.version_info) / "site-packages"
-    for sha256, path in zip(files[::2], files[1::2]):  # noqa: B905 - as many of the one as of the other
-        unpack(Path(path), sha256, site)
-    imports = f"{packages}\n{llama}"
-    with subprocess.Popen([staged / "bin" / "python", "-I", "-c", later], stderr=subprocess.DEVNULL):
-        working = works(staged, imports)
-    if not working:
-        raise SystemExit(LLAMA_FAILS if works(staged, packages, silent=True) else 1)
-    put_in_place(staged, final, imports)
+    files = [(Path(path), sha256) for sha256, path in zip(words[::2], words[1::2])]  # noqa: B905 - as many of each
+    unpack_all(files, site)
+    check(staged, packages, llama)
+    return compile_later(final, json.loads(later)) if put_in_place(staged, final, (packages, llama)) else None
 
 
-def unpack(path: Path, sha256: str, site: Path) -> None:
-    """What is unpacked is what was hashed: both read the one open file."""
+def unpack_all(files: Sequence[tuple[Path, str]], site: Path) -> None:
+    """By two processes, since most of it is inflating and the names of small files. files: each with its SHA-256."""
+    ours, theirs = halves([(size, (path, name)) for path, _ in files for name, size in wheels_of(path)])
+    child = os.fork()
+    if not child:
+        os._exit(unpack_as_child(files, theirs, site))
+    try:
+        unpack_these(files, ours, site)
+    finally:
+        _, status = os.waitpid(child, 0)
+    if status:
+        raise SystemExit(1)  # it has said why
+
+
+def wheels_of(path: Path) -> Iterator[tuple[str, int]]:
+    """Each wheel of a file and how large it is. What stands there is believed for the division of labour alone."""
+    if path.suffix == ".whl":
+        yield "", path.stat().st_size
+        return
+    with tarfile.open(path) as archive:
+        yield from ((member.name, member.size) for member in archive)
+
+
+def halves(wheels: Sequence[tuple[int, Wheel]]) -> tuple[set[Wheel], set[Wheel]]:
+    """As equal as the largest allows: each in turn, the largest first, goes where less is."""
+    sizes = [0, 0]
+    parts: tuple[set[Wheel], set[Wheel]] = (set(), set())
+    for size, wheel in sorted(wheels, reverse=True):
+        less = sizes.index(min(sizes))
+        sizes[less] += size
+        parts[less].add(wheel)
+    return parts
+
+
+def unpack_as_child(files: Sequence[tuple[Path, str]], wheels: Collection[Wheel], site: Path) -> int:
+    """The exit status; what went wrong is on stderr."""
+    try:
+        unpack_these(files, wheels, site)
+    except SystemExit as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stderr.flush()
+    return 0
+
+
+def unpack_these(files: Sequence[tuple[Path, str]], wheels: Collection[Wheel], site: Path) -> None:
+    """Those of the files' wheels that are named."""
+    for path, sha256 in files:
+        if wanted := {name for file, name in wheels if file == path}:
+            unpack(path, sha256, site, wanted)
+
+
+def unpack(path: Path, sha256: str, site: Path, wanted: Collection[str]) -> None:
+    """What is unpacked is what was hashed: both read the one open file. wanted: of an archive's wheels."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while piece := file.read(PIECE):
@@ -61,9 +128,10 @@ def unpack(path: Path, sha256: str, site: Path) -> None:
             return
         with tarfile.open(fileobj=file) as archive:
             for member in archive:
-                wheel = archive.extractfile(member)
-                assert wheel is not None
-                install(wheel, site)
+                if member.name in wanted:
+                    wheel = archive.extractfile(member)
+                    assert wheel is not None
+                    install(wheel, site)
 
 
 def install(wheel: IO[bytes], site: Path) -> None:
@@ -76,30 +144,55 @@ def install(wheel: IO[bytes], site: Path) -> None:
         archive.extractall(site, [name for name in names if "/tests/" not in name and not name.endswith(".pyi")])  # noqa: S202
 
 
-def works(runtime: Path, imports: str, *, silent: bool = False) -> bool:
-    """Whether the program `imports` succeeds there."""
-    python = runtime / "bin" / "python"
+def check(runtime: Path, packages: str, llama: str) -> None:
+    """Both at once: each compiles what it imports. Ends with LLAMA_FAILS where that alone does not work."""
+    with starting(runtime, packages) as first, starting(runtime, llama) as second:
+        statuses = first.wait(), second.wait()
+    for status in statuses:
+        if status < 0:
+            sys.stderr.write(f"what the first token needs was ended by signal {-status}\n")
+    if any(statuses):
+        raise SystemExit(1 if statuses[0] else LLAMA_FAILS)
+
+
+def starting(runtime: Path, program: str, *, silent: bool = False) -> subprocess.Popen[bytes]:
     stderr = subprocess.DEVNULL if silent else None
-    status = subprocess.call([python, "-I", "-c", imports], stderr=stderr) if python.exists() else 1
-    if status < 0 and not silent:
-        sys.stderr.write(f"what the first token needs was ended by signal {-status}\n")
-    return status == 0
+    return subprocess.Popen([runtime / "bin" / "python", "-I", "-c", program], stderr=stderr)
 
 
-def put_in_place(staged: Path, final: Path, imports: str) -> None:
-    """A folder of that name means that another bootstrap was first, whose runtime is as good as ours; or that there is
-    what somebody half deleted, which goes with the staging folder; at once where it cannot be moved there (overlayfs).
+def works(runtime: Path, programs: Sequence[str]) -> bool:
+    """Whether all of them succeed there."""
+    if not (runtime / "bin" / "python").exists():
+        return False
+    with contextlib.ExitStack() as stack:
+        started = [stack.enter_context(starting(runtime, program, silent=True)) for program in programs]
+    return not any(process.returncode for process in started)
+
+
+def put_in_place(staged: Path, final: Path, programs: Sequence[str]) -> bool:
+    """Whether it is ours that has the name. A folder of that name means that another bootstrap was first, whose
+    runtime is as good as ours; or that there is what somebody half deleted, which goes with the staging folder; at once
+    where it cannot be moved there (overlayfs).
     """
     try:
         staged.rename(final)
     except OSError:
-        if works(final, imports, silent=True):
-            return
+        if works(final, programs):
+            return False
         try:
             final.rename(f"{staged}.damaged")
         except OSError:
             shutil.rmtree(final)
         staged.rename(final)
+    return True
+
+
+def compile_later(runtime: Path, words: Sequence[str]) -> subprocess.Popen[bytes]:
+    """In a session of its own: neither this process nor its channel waits for it."""
+    python, nothing = runtime / "bin" / "python", subprocess.DEVNULL
+    return subprocess.Popen(
+        [python, *words], stdin=nothing, stdout=nothing, stderr=nothing, cwd="/", start_new_session=True
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ STALE_MINUTES = 24 * 60
 IMPORTS = "anyio, jinja2, psutil, starlette.applications, uvicorn"
 _BINDINGS = "llama_cpp.llama_cpp"
 #: What they import for constraints, probabilities and embeddings. Where it cannot be, such requests are told.
-_LATER = "import numpy.ctypeslib, llguidance"
+_LATER = ("numpy.ctypeslib", "llguidance")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +106,10 @@ def unpack_python(place: Place, nonce: str, name: str, archive: str) -> str:
 
 def create_runtime(place: Place, nonce: str, key: str, files: Sequence[Sendable]) -> str:
     """Make the runtime `key` from wheels and archives of wheels that are on the node: staged, verified, renamed."""
-    program = resources.files("rbee.setup.base").joinpath("make_runtime.py").read_text(encoding="utf-8")
+    program, later = _program("make_runtime.py"), _program("compile_later.py")
     alone = (package_folder() / "system" / "alone.py").read_text(encoding="utf-8")
-    words = [f"{place.home}/runtimes/{key}", f"{alone}\nimport {IMPORTS}", f"import_alone({_BINDINGS!r})", _LATER]
+    llama = f"{alone}\nimport_alone({_BINDINGS!r})"
+    words = [f"{place.home}/runtimes/{key}", f"import {IMPORTS}", llama, json.dumps(["-I", "-c", later, *_LATER])]
     for file in files:
         words += [file.sha256, wheel_path(place.home, file)]
     return _lines(
@@ -115,6 +117,10 @@ def create_runtime(place: Place, nonce: str, key: str, files: Sequence[Sendable]
         *staging(place.home, nonce),
         f'{quote(place.python)} -I -c {quote(program)} "$staging/venv" {" ".join(map(quote, words))}',
     )
+
+
+def _program(name: str) -> str:
+    return resources.files("rbee.setup.base").joinpath(name).read_text(encoding="utf-8")
 
 
 def build_wheel(place: Place, folder: str, source: str, tools: Sequence[tuple[LocalFile, str]], flags: str) -> str:

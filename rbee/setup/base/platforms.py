@@ -29,8 +29,9 @@ class Target:
 
     libc: glibc or musl (Linux), macos, or empty when unknown. libc_version: of that. python: (3, 11).
     cpu: what the processor can, in the kernel's words; empty when unknown. cudart: major versions of CUDA's runtime
-    library that are there. amdgpu: what ROCm calls its GPUs (gfx1100). These are of one machine, not of its kind: they
-    do not tell targets apart.
+    library that are there. cuda: the newest CUDA that NVIDIA's driver there knows, (12, 4); gpus: the compute
+    capabilities of NVIDIA's GPUs; amdgpu: what ROCm calls AMD's (gfx1100). All of these are of one machine, not of its
+    kind: they do not tell targets apart.
     """
 
     system: str
@@ -40,6 +41,8 @@ class Target:
     python: Version
     cpu: frozenset[str] = field(default=frozenset(), compare=False)
     cudart: frozenset[int] = field(default=frozenset(), compare=False)
+    cuda: Version = field(default=(), compare=False)
+    gpus: frozenset[Version] = field(default=frozenset(), compare=False)
     amdgpu: frozenset[str] = field(default=frozenset(), compare=False)
 
     @classmethod
@@ -48,8 +51,11 @@ class Target:
         name, _, version = probe.libc.partition(" ")
         known = name if name in _LIBCS else ""
         machine = _machine(probe.machine)
-        kind = cls(probe.system, machine, known, _version(version), python[:2])
-        return replace(kind, cpu=probe.cpu, cudart=probe.cudart, amdgpu=probe.graphics.architectures)
+        gpus = frozenset(gpu.compute for gpu in probe.gpus if gpu.vendor == "nvidia" and gpu.compute)
+        kind = cls(
+            probe.system, machine, known, _version(version), python[:2], probe.cpu, probe.cudart, probe.cuda, gpus
+        )
+        return replace(kind, amdgpu=probe.graphics.architectures)
 
     @classmethod
     def here(cls) -> Target:

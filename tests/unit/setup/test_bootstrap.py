@@ -28,7 +28,7 @@ from rbee.node.session import NodeSession
 from rbee.setup import bootstrap, interpreter
 from rbee.setup.base import node_scripts, requirements
 from rbee.setup.base.node_scripts import IMPORTS
-from rbee.setup.base.payload import build_payload
+from rbee.setup.base.payload import build_compiled, build_payload
 from rbee.setup.base.platforms import Target
 from rbee.setup.bootstrap import Step, check, plan
 from rbee.setup.index.builders import OFFICIAL_URL
@@ -192,7 +192,7 @@ async def test_a_bare_node_gets_a_runtime_that_runs_and_a_payload(bed: Testbed) 
     ready = await bed.ensure()
     assert ready.command == (ready.python, "-I", ready.payload)
     assert ready.backend == "cpu"
-    assert Path(ready.payload).read_bytes() == build_payload().data
+    assert Path(ready.payload).read_bytes() == build_compiled().data
     script = f"'{ready.python}' -I -c 'import jinja2; from llama_cpp.llama_cpp import BUILT; print(BUILT)'"
     assert (await bed.connection.run(script)).stdout == b"here\n"
     assert not list(bed.home.glob("runtimes/uv-*"))
