@@ -22,6 +22,7 @@ from rbee.transport.connection import Connection, quote
 from rbee_remote.protocol import (
     OLDEST_PYTHON,
     ErrorCode,
+    GpuReport,
     ProtocolError,
     RemoteError,
     Survey,
@@ -35,12 +36,15 @@ from rbee_remote.protocol import (
 SURVEY_TIMEOUT_S = 60.0
 #: Beyond the patience of the escalation: folders of a slow file system take their time to remove.
 TIDY_TIMEOUT_S = 300.0
+#: A driver starts its GPUs first, a second or two for each.
+GPUS_TIMEOUT_S = 30.0
 #: Steps of the escalation, which is gone through for hives first and then for everything else.
 _STOP_STEPS = 6
 
 #: A node has a handful of each; one that says otherwise is not believed.
 MAX_PROCESSES = 10_000
 MAX_FILES = 100_000
+MAX_GPUS = 512
 _MAX_TEXT = 4096
 
 #: Reads two lines of base64 on stdin: the payload ("" where argv names one on the disk), and the command's own stdin.
@@ -108,6 +112,14 @@ async def survey(connection: Connection, found: Probe) -> Survey:
     if seen.home != found.home or seen.run_dir != found.run_dir:
         raise _nonsense("survey", "it is of other folders than those that were asked for")
     return seen
+
+
+async def gpus(connection: Connection, found: Probe) -> GpuReport:
+    """How the node's GPUs fare. Raises as `run_payload`."""
+    told = _decode(GpuReport, await run_payload(connection, found, ("gpus",), timeout=GPUS_TIMEOUT_S))
+    if max(map(len, (told.gpus, told.silent, told.xids, told.on_bus))) > MAX_GPUS:
+        raise _nonsense("gpus", "it names more than a node can have")
+    return told
 
 
 async def tidy(connection: Connection, found: Probe, request: TidyRequest) -> TidyReport:

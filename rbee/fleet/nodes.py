@@ -8,15 +8,17 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from rbee.base.errors import RefusedError, UsageError
+from rbee.base.errors import ConnectError, NodeError, RefusedError, UsageError
 from rbee.base.events import Emit, Event, Notice
+from rbee.cleanup.payload_commands import gpus
 from rbee.context import Context
 from rbee.inventory import Node
 from rbee.node.diagnosis import ConnectionFacts, Finding, findings
-from rbee.node.probe import probe
+from rbee.node.probe import Probe, probe
 from rbee.node.session import NodeSession, PerNode, on_each, open_connection, open_session
 from rbee.transport.forwarding import forwarding_works
-from rbee_remote.protocol import ErrorCode
+from rbee_remote.protocol import ErrorCode, GpuReport
+from rbee_remote.protocol.gpus import Reason
 
 if TYPE_CHECKING:
     from rbee.transport.ssh.hostkeys import HostKey
@@ -59,7 +61,22 @@ async def check(context: Context, node: Node) -> list[Finding]:
     async with open_session(context, node) as session:
         found = await session.probe()
         forwarding = await forwarding_works(session.connection, found.python)
-    return findings(found, ConnectionFacts(local=node.is_local, forwarding=forwarding))
+        gpus = await _gpus(session, found)
+    return findings(found, ConnectionFacts(local=node.is_local, forwarding=forwarding), gpus)
+
+
+async def _gpus(session: NodeSession, found: Probe) -> GpuReport | None:
+    """None where there is nothing to ask with, or no answer: a driver that hangs takes whoever asks it along."""
+    if found.system != "Linux" or found.home_problem:
+        return None
+    try:
+        return await gpus(session.connection, found)
+    except NodeError as error:
+        if error.code is ErrorCode.NODE_UNSUPPORTED:  # no Python that will do
+            return None
+        return GpuReport(reason=Reason.UNKNOWN.value, said=error.message)
+    except ConnectError:
+        return GpuReport(reason=Reason.TIMEOUT.value, said="no answer")
 
 
 class AcceptedBy(StrEnum):

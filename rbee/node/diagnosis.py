@@ -1,16 +1,19 @@
-"""What is wrong with a node, judged from its probe alone: every finding with its fix. Pure."""
+"""What is wrong with a node, judged from its probe and what its GPUs tell: every finding with its fix. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from rbee.base.errors import NodeError
+from rbee.node import gpu_backends, gpu_diagnosis
+from rbee.node.finding import Finding as Finding
 from rbee_remote.protocol import OLDEST_PYTHON, ErrorCode
 
 if TYPE_CHECKING:
     from rbee.node.probe import Probe
+    from rbee_remote.protocol.gpus import GpuReport
 
 #: MB that a runtime takes with its staged copy; and with the smallest built-in model beside it.
 _DISK_NEEDED_MB = 300
@@ -19,18 +22,6 @@ _RAM_WISHED_MB = 1000
 
 #: How the probe says what would mend a home that others can change.
 _CHMOD = ": chmod go-w "
-
-Level = Literal["ok", "warn", "fail"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """detail: what was found. fix: what to do, empty when all is well."""
-
-    level: Level
-    title: str
-    detail: str
-    fix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +32,9 @@ class ConnectionFacts:
     forwarding: bool | None
 
 
-def findings(probe: Probe, connection: ConnectionFacts) -> list[Finding]:
-    """In the order in which they matter."""
-    return list(_findings(probe, connection))
+def findings(probe: Probe, connection: ConnectionFacts, gpus: GpuReport | None = None) -> list[Finding]:
+    """In the order in which they matter. gpus: None where the node could not be asked beyond the probe."""
+    return list(_findings(probe, connection, gpus))
 
 
 def obstacle(node: str, found: Sequence[Finding]) -> NodeError | None:
@@ -57,7 +48,7 @@ def obstacle(node: str, found: Sequence[Finding]) -> NodeError | None:
     )
 
 
-def _findings(probe: Probe, connection: ConnectionFacts) -> Iterator[Finding]:
+def _findings(probe: Probe, connection: ConnectionFacts, gpus: GpuReport | None) -> Iterator[Finding]:
     yield _system(probe)
     yield _libc(probe)
     yield _python(probe)
@@ -66,7 +57,9 @@ def _findings(probe: Probe, connection: ConnectionFacts) -> Iterator[Finding]:
     yield _home(probe)
     yield _disk(probe)
     yield _ram(probe)
-    yield _gpus(probe)
+    told = gpu_diagnosis.findings(gpus, probe.cudart) if gpus else []
+    yield from told if gpus and gpu_diagnosis.tells(gpus) else [_gpus(probe)]
+    yield from _backends(probe)
     yield _run_dir(probe)
     yield _sandbox(probe)
     if not connection.local:
@@ -148,6 +141,13 @@ def _gpus(probe: Probe) -> Finding:
         for gpu in probe.gpus
     ]
     return Finding("ok", "GPUs", ", ".join(names))
+
+
+def _backends(probe: Probe) -> Iterator[Finding]:
+    if used := ", ".join(gpu_backends.summary(probe)):
+        yield Finding("ok", "GPU backends", used)
+    for idle in gpu_backends.idle(probe):
+        yield Finding("warn", "idle GPU", f"{idle.gpu}: {idle.why}", idle.fix)
 
 
 def _run_dir(probe: Probe) -> Finding:

@@ -18,6 +18,8 @@ from importlib.resources import files
 from rbee.base.errors import NodeError
 from rbee.base.retries import PROBE_S
 from rbee.inventory import Node
+from rbee.node import graphics, nvidia
+from rbee.node.graphics import Graphics
 from rbee.transport.connection import Connection, quote
 from rbee.transport.strict_modes import unsafe_because_script
 from rbee_remote.protocol import HIVE_SOCKET, ErrorCode
@@ -46,13 +48,17 @@ class Python:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """vendor: nvidia, amd or apple. Memory in MB (10**6 bytes), 0 where it is not known."""
+    """vendor: nvidia, amd, intel or apple. Memory in MB (10**6 bytes), 0 where it is not known.
+
+    compute: NVIDIA's compute capability, (8, 9); () where it is not known.
+    """
 
     vendor: str
     name: str
     memory_total_mb: int = 0
     memory_free_mb: int = 0
     driver: str = ""
+    compute: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +72,8 @@ class Probe:
     runtimes: keys. uv: names of binaries such as uv-0.9.1. rtt_s: seconds that the probe took.
     kill_user_processes: logind ends what a session started with it; user_scope: what `systemd-run --user --scope`
     starts stays nevertheless. cpu: what the processor can, in the kernel's words. cudart: major versions of CUDA's
-    runtime library that are installed. landlock: the number of the kernel's ABI, 0 for none, None where nobody could
-    ask.
+    runtime library that are installed. cuda: the newest CUDA that NVIDIA's driver knows, (12, 4). graphics: what there
+    is for Vulkan and ROCm. landlock: the number of the kernel's ABI, 0 for none, None where nobody could ask.
     """
 
     system: str
@@ -98,7 +104,9 @@ class Probe:
     landlock: int | None = None
     cpu: frozenset[str] = frozenset()
     cudart: frozenset[int] = frozenset()
+    cuda: tuple[int, ...] = ()
     gpus: tuple[Gpu, ...] = ()
+    graphics: Graphics = graphics.NONE
     payloads: frozenset[str] = frozenset()
     runtimes: frozenset[str] = frozenset()
     uv: frozenset[str] = frozenset()
@@ -131,7 +139,7 @@ async def probe(connection: Connection, node: Node) -> Probe:
 def script(home: str | None) -> str:
     """The probe's script. home: as in the inventory."""
     text = files("rbee.node").joinpath("probe.sh").read_text(encoding="utf-8")
-    return f"home_wanted={quote(home or '')}\n{unsafe_because_script()}{text}"
+    return f"home_wanted={quote(home or '')}\n{unsafe_because_script()}{text}{nvidia.script()}{graphics.script()}"
 
 
 def parse(output: bytes) -> Probe:
@@ -149,6 +157,7 @@ def parse(output: bytes) -> Probe:
     pythons = tuple(filter(None, map(_python, said.texts("python"))))
     best = max(pythons, key=lambda python: python.version, default=None)  # the first of equal ones
     ram_total, ram_available = _ram(said)
+    drawn = graphics.parse(said.texts)
     return Probe(
         system=system,
         home=home,
@@ -176,12 +185,14 @@ def parse(output: bytes) -> Probe:
         kill_user_processes=said.text("kill_user_processes").lower() in {"yes", "true", "1", "on"},
         user_scope=said.text("user_scope") == "yes",
         landlock=_landlock(said.texts("landlock")),
-        gpus=_gpus(said, system),
+        gpus=_gpus(said, system, drawn),
+        graphics=drawn,
         payloads=frozenset(name.removesuffix(".zip") for name in said.names("payload")),
         runtimes=frozenset(said.names("runtime")),
         uv=frozenset(said.names("uv")),
         cpu=frozenset(said.text("cpu").split()),
         cudart=frozenset(filter(None, map(_whole, said.texts("cudart")))),
+        cuda=nvidia.version(said.text("cuda")),
     )
 
 
@@ -280,18 +291,16 @@ def _run_dir(said: Said, system: str, home: str) -> tuple[str, str]:
     return folders[0], problems.get(folders[0], "")
 
 
-def _gpus(said: Said, system: str) -> tuple[Gpu, ...]:
-    gpus = [gpu for gpu in map(_nvidia, said.texts("nvidia")) if gpu is not None]
-    gpus += [Gpu("amd", name or "AMD GPU") for name in said.texts("rocm")]
+def _gpus(said: Said, system: str, drawn: Graphics) -> tuple[Gpu, ...]:
+    gpus = [
+        Gpu("nvidia", card.name, card.memory_total_mb, card.memory_free_mb, card.driver, card.compute)
+        for card in nvidia.cards(said.texts("nvidia"))
+    ]
+    gpus += [
+        Gpu(card.vendor, card.name, card.memory_total_mb, card.memory_free_mb, card.driver)
+        for card in drawn.cards
+        if card.vendor != "nvidia"
+    ] or [Gpu("amd", name or "AMD GPU") for name in said.texts("rocm")]
     if system == "Darwin" and said.text("machine") in {"arm64", "aarch64"}:
         gpus.append(Gpu("apple", "Apple GPU"))
     return tuple(gpus)
-
-
-def _nvidia(text: str) -> Gpu | None:
-    """`NVIDIA A100, 81920, 80000, 550.54.15`: name, memory and free memory in MiB, driver."""
-    parts = [part.strip() for part in text.rsplit(",", 3)]
-    if len(parts) != 4:
-        return None
-    name, total, free, driver = parts
-    return Gpu("nvidia", name, _whole(total) * 2**20 // 10**6, _whole(free) * 2**20 // 10**6, driver)

@@ -136,6 +136,7 @@ if [ -d /run/systemd/system ]; then
 fi
 
 # --- tools
+a_python=
 for name in python3.14 python3.13 python3.12 python3.11 python3.10 python3; do
   path=$(command -v "$name" 2>/dev/null) || continue
   # The number before the version: which Landlock the kernel has, -1 for none, -2 where this Python cannot ask.
@@ -150,17 +151,12 @@ print(abi, "%d.%d.%d" % sys.version_info[:3], int(u.find_spec("ensurepip") is no
   found=$(printf '%s\n' "$found" | tail -n 1)
   say landlock "${found%% *}"
   say python "${found#* }"
+  [ -n "$a_python" ] || a_python=$path
 done
 compiler=
 for name in c++ g++ clang++; do
   compiler=$(command -v "$name" 2>/dev/null) && break
 done
 say compiler "$compiler"
-if have nvidia-smi; then
-  soon nvidia-smi --query-gpu=name,memory.total,memory.free,driver_version --format=csv,noheader,nounits |
-    while read -r line; do say nvidia "$line"; done
-  soon ldconfig -p | sed -n 's/^[[:space:]]*libcudart\.so\.\([0-9][0-9]*\)[. ].*/\1/p' |
-    while read -r line; do say cudart "$line"; done
-fi
 [ -e /dev/kfd ] && say rocm "$(cat /sys/class/kfd/kfd/topology/nodes/*/name 2>/dev/null | tail -n 1)"
 say end yes

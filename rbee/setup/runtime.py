@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rbee.base.events import Notice
 from rbee.inventory import Node
+from rbee.node import gpu_backends
 from rbee.node.probe import Probe
 from rbee.node.session import NodeSession
 from rbee.setup import interpreter
 from rbee.setup.base import requirements
 from rbee.setup.base.platforms import Target
 from rbee.setup.index.builders import KEEPER, Builders, builds_itself
-from rbee.setup.wheels import building
+from rbee.setup.wheels import building, vulkan_sdk
 from rbee.setup.wheels.cache import WheelCache
 from rbee_remote.protocol import OLDEST_PYTHON
 
@@ -39,17 +41,12 @@ class Runtime:
             return cls._named(target, node.backend)
         if target.system == "Darwin":
             return cls._named(target, "metal")
-        if not any(gpu.vendor == "nvidia" for gpu in probe.gpus):
-            return cls._named(target, "cpu")
-        cuda = cls._named(target, "cuda")
-        if cuda.key in probe.runtimes or cache.can_get(target, "cuda", builders):
-            return cuda
-        return cls._named(
-            target,
-            "cpu",
-            "the node has an NVIDIA GPU, but there is no llama.cpp wheel for CUDA: using the CPU "
-            '(backend = "cuda" in the inventory has one built on the node)',
-        )
+        backends = gpu_backends.usable(probe)
+        for backend in backends:
+            runtime = cls._named(target, backend)
+            if runtime.key in probe.runtimes or cache.can_get(target, backend, builders):
+                return runtime
+        return cls._named(target, "cpu", _why_not(backends) if backends else "")
 
     @classmethod
     def _named(cls, target: Target, backend: str, notice: str = "") -> Runtime:
@@ -58,12 +55,28 @@ class Runtime:
         )
 
 
+def _why_not(backends: Sequence[str]) -> str:
+    """What to tell where the node has a GPU for these backends, and there is no llama.cpp for any of them."""
+    if backends[0] == "cuda":
+        return (
+            "the node has an NVIDIA GPU, but there is no llama.cpp wheel for CUDA: using the CPU "
+            '(backend = "cuda" in the inventory has one built on the node)'
+        )
+    return (
+        f"the node has a GPU for {' and '.join(backends)}, but there is no llama.cpp wheel for that: using the CPU. "
+        f"To have one built for Vulkan, on this machine: {vulkan_sdk.HOW_TO_INSTALL}"
+    )
+
+
 async def better(
     runtime: Runtime, session: NodeSession, probe: Probe, cache: WheelCache, builders: Builders
 ) -> Runtime:
     """For the node's GPU, where an index has a wheel for it, in place of one that leaves it idle."""
-    if runtime.notice and await cache.from_indexes(runtime.target, "cuda", session.emit, builders):
-        return Runtime.choose(probe, session.node, cache, builders)
+    if not runtime.notice:
+        return runtime
+    for backend in gpu_backends.usable(probe):
+        if await cache.from_indexes(runtime.target, backend, session.emit, builders):
+            return Runtime.choose(probe, session.node, cache, builders)
     return runtime
 
 
@@ -77,6 +90,9 @@ def say_how(runtime: Runtime, session: NodeSession, probe: Probe, cache: WheelCa
         session.emit(Notice(builds_itself(session.node, elsewhere)))
     if runtime.notice:
         session.emit(Notice(runtime.notice))
+    if runtime.backend == "cpu" and session.node.backend == "auto":
+        for idle in gpu_backends.idle(probe):
+            session.emit(Notice(f"{idle.gpu} is not used: {idle.why}; {idle.fix}"))
 
 
 def has_usable_python(probe: Probe) -> bool:

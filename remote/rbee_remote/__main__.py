@@ -1,4 +1,5 @@
-"""`python payload.zip COMMAND` on a node: hive, worker, download, inspect, digest, measure, render, pipe, survey, tidy.
+"""`python payload.zip COMMAND` on a node: hive, worker, download, inspect, digest, measure, devices, render, pipe,
+survey, tidy, gpus.
 
 Each command imports only what it needs: `pipe` runs once per channel and has to be there at once.
 """
@@ -15,7 +16,7 @@ from typing import NoReturn
 from rbee_remote.protocol import RemoteError
 from rbee_remote.protocol.sweep import HIVE_COMMANDS
 
-COMMANDS = (*HIVE_COMMANDS, "pipe", "survey", "tidy")
+COMMANDS = (*HIVE_COMMANDS, "pipe", "survey", "tidy", "gpus")
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -59,6 +60,10 @@ def _run(command: str, arguments: list[str]) -> int:
         from rbee_remote.worker import measure
 
         return measure.main(arguments)
+    if command == "devices":
+        from rbee_remote.worker import devices
+
+        return devices.main(arguments)
     if command == "render":
         from rbee_remote.worker.templates import render_process
 
@@ -71,6 +76,10 @@ def _run(command: str, arguments: list[str]) -> int:
         from rbee_remote.sweep import tidy
 
         return tidy.main(arguments)
+    if command == "gpus":
+        from rbee_remote.system import gpu_report
+
+        return gpu_report.main(arguments)
     from rbee_remote.gguf import metadata
 
     return metadata.main(arguments)

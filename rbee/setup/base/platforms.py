@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,9 @@ class Target:
 
     libc: glibc or musl (Linux), macos, or empty when unknown. libc_version: of that. python: (3, 11).
     cpu: what the processor can, in the kernel's words; empty when unknown. cudart: major versions of CUDA's runtime
-    library that are there. Both are of one machine, not of its kind: they do not tell targets apart.
+    library that are there. cuda: the newest CUDA that NVIDIA's driver there knows, (12, 4); gpus: the compute
+    capabilities of NVIDIA's GPUs; amdgpu: what ROCm calls AMD's (gfx1100). All of these are of one machine, not of its
+    kind: they do not tell targets apart.
     """
 
     system: str
@@ -39,6 +41,9 @@ class Target:
     python: Version
     cpu: frozenset[str] = field(default=frozenset(), compare=False)
     cudart: frozenset[int] = field(default=frozenset(), compare=False)
+    cuda: Version = field(default=(), compare=False)
+    gpus: frozenset[Version] = field(default=frozenset(), compare=False)
+    amdgpu: frozenset[str] = field(default=frozenset(), compare=False)
 
     @classmethod
     def of(cls, probe: Probe, python: Version) -> Target:
@@ -46,7 +51,11 @@ class Target:
         name, _, version = probe.libc.partition(" ")
         known = name if name in _LIBCS else ""
         machine = _machine(probe.machine)
-        return cls(probe.system, machine, known, _version(version), python[:2], probe.cpu, probe.cudart)
+        gpus = frozenset(gpu.compute for gpu in probe.gpus if gpu.vendor == "nvidia" and gpu.compute)
+        kind = cls(
+            probe.system, machine, known, _version(version), python[:2], probe.cpu, probe.cudart, probe.cuda, gpus
+        )
+        return replace(kind, amdgpu=probe.graphics.architectures)
 
     @classmethod
     def here(cls) -> Target:

@@ -26,19 +26,19 @@ from rbee.render.text import neutralise
 from rbee.setup.base import child, node_scripts, pip, requirements
 from rbee.setup.base.platforms import Target
 from rbee.setup.base.stoppable import in_thread
+from rbee.setup.wheels import rocm_sdk, vulkan_sdk
 from rbee.setup.wheels.source import cut_down
 from rbee_remote.protocol import ErrorCode
 
-#: How each backend is switched on. Everything else is common to all of them.
-_BACKEND_FLAGS = {
+#: How each backend is switched on. Everything else is common to all of them; ROCm's are `rocm_sdk`'s.
+_BACKEND_FLAGS: dict[str, tuple[str, ...]] = {
     "cpu": (),
     "cuda": ("-DGGML_CUDA=ON",),
-    "rocm": ("-DGGML_HIP=ON",),
     "vulkan": ("-DGGML_VULKAN=ON",),
     "metal": ("-DGGML_METAL=ON", "-DGGML_METAL_EMBED_LIBRARY=ON"),
 }
-#: The compiler a backend needs besides the one for C++.
-TOOLKIT = {"cuda": "nvcc", "rocm": "hipcc", "vulkan": "glslc"}
+#: How to get what a backend needs besides the compiler for C++.
+_HOW_TO_INSTALL = {"vulkan": vulkan_sdk.HOW_TO_INSTALL, "rocm": rocm_sdk.HOW_TO_INSTALL}
 
 #: Seconds that all cores together need for a wheel for the CPU, and those of what is not compiling (fetching, linking).
 #: 697 by `benchmarks/newcomer.py` with gcc 12 on two cores of a server of 2022 that had much else to do, so at most.
@@ -61,15 +61,23 @@ def cmake_flags(target: Target, backend: str) -> str:
     common = ["-DGGML_NATIVE=OFF", "-DLLAVA_BUILD=OFF", "-DGGML_RPC=ON"]
     if target.system == "Linux":
         common += ["-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON"]
-    return " ".join([*common, *_BACKEND_FLAGS[backend]])
+    own = rocm_sdk.flags(target.amdgpu) if backend == "rocm" else _BACKEND_FLAGS[backend]
+    return " ".join([*common, *own])
 
 
 def missing_tool(backend: str) -> str | None:
-    """What this machine lacks to build for a backend: a program's name, None when it has all."""
+    """What this machine lacks to build for a backend: a program's or a file's name, None when it has all."""
     if not (os.environ.get("CXX") or any(map(shutil.which, ("c++", "g++", "clang++")))):
         return "c++"
-    toolkit = TOOLKIT.get(backend)
-    return None if toolkit is None or shutil.which(toolkit) else toolkit
+    match backend:
+        case "vulkan":
+            return vulkan_sdk.missing()
+        case "rocm":
+            return rocm_sdk.missing()
+        case "cuda":
+            return None if shutil.which("nvcc") else "nvcc"
+        case _:
+            return None
 
 
 def no_way(target: Target, backend: str, built_elsewhere: str = "") -> NodeError:
@@ -83,7 +91,8 @@ def no_way(target: Target, backend: str, built_elsewhere: str = "") -> NodeError
         message = f"llama.cpp for {backend} has to be compiled once, and this machine has no `{tool}`"
         hint = "apt install build-essential (dnf: gcc-c++; macOS: xcode-select --install)"
         if tool != "c++":
-            hint = f'install the toolkit that has `{tool}`, or set backend = "cpu" for the node'
+            how = _HOW_TO_INSTALL.get(backend, f"install the toolkit that has `{tool}`")
+            hint = f'{how}; or set backend = "cpu" for the node'
         return NodeError(ErrorCode.BOOTSTRAP_FAILED, message, hint=hint)
     other = f'builds_from = ["{built_elsewhere}"] in its inventory table, if you trust that; or ' * bool(
         built_elsewhere

@@ -36,6 +36,7 @@ _LONGEST_NAME = 100
 _OF_GGML = frozenset(
     {"ggml_backend_load_all_from_path", "ggml_backend_dev_count", "ggml_backend_dev_get", "ggml_backend_dev_type"}
     | {"ggml_backend_dev_name", "ggml_backend_dev_description", "ggml_backend_dev_backend_reg", "ggml_backend_reg_name"}
+    | {"ggml_backend_dev_memory"}
 )
 
 #: Of x86-64 since 2009 and since 2013 (the psABI's v2 and v3): a compiler that may use one of them uses all.

@@ -35,6 +35,8 @@ from rbee_remote.protocol import ErrorCode
 _PROVIDED = re.compile(r"^(lib(c|m|dl|rt|pthread|stdc\+\+|gcc_s)|ld-linux.*|libc\.musl-\w+)\.so\.\d+$")
 #: Libraries that belong to a GPU's driver or toolkit, which only that machine can provide.
 _GPU = re.compile(r"^lib(cuda|cudart|cublas|cublasLt|nccl|nvrtc|hip\w*|amdhip64|rocblas|hipblas\w*|vulkan)\.so\b")
+#: Of those, what no driver brings: Vulkan's loader, which looks for drivers. A node's own is used where there is one.
+_BROUGHT = frozenset({"libvulkan.so.1"})
 #: Beside libggml-base, whose RUNPATH is $ORIGIN: once it is loaded from there, the CPU variants find it by its name.
 _BUNDLE_FOLDER = "llama_cpp/lib"
 #: llama.cpp's own installation beside the bindings' one, and the third name of each of its libraries. What auditwheel
@@ -73,14 +75,14 @@ def needed_glibc(wheel: Path, stop: Stop = never) -> Version:
 
 
 def missing_libraries(wheel: Path, stop: Stop = never) -> set[str]:
-    """Names of libraries that are neither in the wheel nor on every GNU/Linux, GPU drivers left aside."""
+    """Names of libraries to bring along: neither in the wheel nor on every GNU/Linux, GPU drivers left aside."""
     inside, needed = set[str](), set[str]()
     budget = Budget(stop)
     with opened(wheel) as archive:
         for name, library in libraries(archive, wheel.parent, budget):
             inside.add(Path(name).name)
             needed |= set(_needs(library, budget))
-        return not_provided(needed - inside)
+        return not_provided(needed - inside) | (_BROUGHT & needed - inside)
 
 
 def not_provided(names: Set[str]) -> set[str]:

@@ -40,6 +40,15 @@ _CHANGES: dict[str, tuple[tuple[str, str], ...]] = {
     "vendor/llama.cpp/ggml/src/CMakeLists.txt": tuple(
         (rf"\n *ggml_add_cpu_backend_variant\({re.escape(name)}\s[^)]*\)", "") for name in _VARIANTS_LEFT_OUT
     ),
+    # Settings of a validation layer, which builds for use have not, and which Vulkan's headers know since 2023 only:
+    # Debian 12 has older ones.
+    "vendor/llama.cpp/ggml/src/ggml-vulkan/ggml-vulkan.cpp": (
+        (
+            r"(?s)\n    std::vector<vk::LayerSettingEXT> settings = \{.{1,600}?, &layer_setting_info\);",
+            r"\n    vk::InstanceCreateInfo instance_create_info("
+            r"vk::InstanceCreateFlags{}, &app_info, layers, extensions);",
+        ),
+    ),
 }
 
 

@@ -14,6 +14,7 @@ from rbee_remote.hive.record import WorkerRecord
 from rbee_remote.protocol import ErrorCode, ModelNeeds, NeedPoint, NeedsRequest, RemoteError, WorkerOptions
 from rbee_remote.protocol.load_options import AUTO_CTX, MOST_CTX, MOST_SLOTS
 from rbee_remote.protocol.measuring import Point
+from rbee_remote.system.gpu import Gpu
 
 _SLOTS = (1, 2, 4, 8)
 #: Smaller ones are measured too, but tell nobody much.
@@ -22,13 +23,22 @@ _LEAST_SHOWN_CTX = 2048
 _MOST_POINTS = 256
 
 
-def make_needs(catalog: Catalog, request: NeedsRequest, live: Sequence[WorkerRecord], meter: Meter) -> ModelNeeds | Job:
-    """The table, or what has to be measured first. Raises RemoteError MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE."""
+def make_needs(
+    catalog: Catalog,
+    request: NeedsRequest,
+    live: Sequence[WorkerRecord],
+    meter: Meter,
+    ggml: tuple[Gpu, ...] = (),
+) -> ModelNeeds | Job:
+    """The table, or what has to be measured first. ggml: GPUs that it was asked for, by `ggml_devices`.
+
+    Raises RemoteError MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE."""
     for name, values, most in (("ctx", request.ctx, MOST_CTX), ("slots", request.slots, MOST_SLOTS)):
         if any(not 1 <= value <= most for value in values):
             raise RemoteError(ErrorCode.USAGE, f"{name} has to be between 1 and {most}")
     planning.check_sandbox(request.sandbox)
-    loading = planning.make_loading(catalog, request.model, replace(request.options, ctx=None, slots=None))
+    whole = replace(request.options, ctx=None, slots=None)
+    loading = planning.make_loading(catalog, request.model, whole, ggml=ggml)
     meta = loading.model.meta
     steps = load_options.context_sizes(meta)
     shown = request.ctx or tuple(ctx for ctx in steps if ctx >= min(_LEAST_SHOWN_CTX, meta.n_ctx_train))
@@ -36,7 +46,8 @@ def make_needs(catalog: Catalog, request: NeedsRequest, live: Sequence[WorkerRec
     points = tuple(Point(ctx, slots) for slots in slot_counts for ctx in sorted({*steps, *shown}))
     if len(points) > _MOST_POINTS:
         raise RemoteError(ErrorCode.USAGE, f"{len(points)} points are too many; {_MOST_POINTS} is the most")
-    subject = subject_of(loading.model.path, loading.asked, request.sandbox)
+    loading = planning.widest(loading, live)
+    subject = subject_of(loading.model.path, loading.asked, request.sandbox, loading.placement.gpus)
     if job := meter.missing(subject, points):
         return job
     estimate = replace(loading.estimate, answer=meter.answer(subject))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rbee_remote.hive.fit import options as load_options
@@ -19,6 +19,9 @@ from rbee_remote.protocol import ErrorCode, Fit, ModelInfo, RemoteError, SpawnRe
 from rbee_remote.sandbox import AUTO, OFF, ON
 from rbee_remote.system.child import DEVICE_ORDER, child_environment
 from rbee_remote.system.cores import usable_cores
+from rbee_remote.system.gpu import Gpu
+from rbee_remote.system.gpu_choice import are_named, seeing_no_others, with_gpus
+from rbee_remote.system.gpu_visible import environment, vulkan_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +38,41 @@ class Plan:
     measured: bool = False
     host_mb: int = 0
 
+    @property
+    def worker_options(self) -> WorkerOptions:
+        """What the worker is told. Of known GPUs it sees its own alone, by `env`, and counts them anew; Vulkan's it is
+        told by name."""
+        gpus = self.placement.gpus
+        return seeing_no_others(self.key.options, gpus) if gpus else self.key.options
+
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """A model and how it is to be loaded: asked is `closed`, the estimate has no answer of llama.cpp yet."""
+    """A model and how it is to be loaded: asked is `closed`, the estimate has no answer of llama.cpp yet. env: what of
+    the worker's environment decides which GPUs Vulkan has, and in which order."""
 
     model: ModelInfo
     placement: Placement
     asked: WorkerOptions
     estimate: Estimate
+    env: tuple[tuple[str, str], ...] = ()
 
 
-def make_loading(catalog: Catalog, name: str, asked: WorkerOptions) -> Loading:
-    """Raises RemoteError MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE."""
+def make_loading(
+    catalog: Catalog,
+    name: str,
+    asked: WorkerOptions,
+    env: Mapping[str, str] | None = None,
+    ggml: tuple[Gpu, ...] = (),
+) -> Loading:
+    """On all GPUs that may be used. env: of the worker's process, None for the hive's. ggml: what it was asked for.
+
+    Raises RemoteError MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE.
+    """
     model = catalog.find(name)
-    placement = resources.place(asked, resources.gpus())
+    placement = resources.place(asked, resources.gpus(env), ggml)
+    if are_named(asked) and placement.gpus:  # so that two who name one GPU differently share a worker
+        asked = with_gpus(asked, placement.gpus)
     asked = load_options.closed(
         asked,
         model.meta,
@@ -64,32 +87,40 @@ def make_loading(catalog: Catalog, name: str, asked: WorkerOptions) -> Loading:
         options=asked,
         gpus=len(placement.gpus),
     )
-    return Loading(model, placement, asked, estimate)
+    settings = vulkan_settings(env or {}) if placement.backend == "vulkan" else ()
+    return Loading(model, placement, asked, estimate, settings)
 
 
-def make_plan(catalog: Catalog, request: SpawnRequest, live: Sequence[WorkerRecord], meter: Meter) -> Plan | Job:
+def make_plan(
+    catalog: Catalog,
+    request: SpawnRequest,
+    live: Sequence[WorkerRecord],
+    meter: Meter,
+    ggml: tuple[Gpu, ...] = (),
+) -> Plan | Job:
     """What a worker for the request is, or would be; or what has to be measured before that can be said.
 
-    Raises RemoteError MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE.
+    ggml: GPUs that it was asked for, by `ggml_devices`. Raises RemoteError MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE.
     """
     if request.max_workers is not None and request.max_workers < 1:
         raise RemoteError(ErrorCode.USAGE, "max_workers has to be at least 1")
     check_sandbox(request.sandbox)
     env = DEVICE_ORDER | child_environment(os.environ, request.env)
-    loading = make_loading(catalog, request.model, request.options)
-    model, placement, asked = loading.model, loading.placement, loading.asked
+    loading = make_loading(catalog, request.model, request.options, env, ggml)
+    model, asked = loading.model, loading.asked
     wanted = WorkerKey(model.model, model.path, asked, asked)
     for worker in live:
         if worker.key.serves(wanted) and worker.state is not WorkerState.STOPPING:
             key = replace(worker.key, asked=asked)
             return Plan(key, model, worker.need, worker.placement, request, env, worker.measured)
-    available = available_mb(placement, live)
-    subject = subject_of(model.path, asked, request.sandbox)
-    points = load_options.points_of_interest(asked, loading.estimate, available)
-    if job := meter.missing(subject, points):
-        return job
-    estimate = replace(loading.estimate, answer=meter.answer(subject))
-    options = load_options.resolve(asked, estimate, available)
+    chosen = choose_place(loading, live, meter, request.sandbox)
+    if isinstance(chosen, Job):
+        return chosen
+    placement, estimate = chosen.placement, chosen.estimate
+    options = load_options.resolve(asked, estimate, available_mb(placement, live))
+    if placement.gpus:
+        options = with_gpus(options, placement.gpus)
+        env = environment(placement.gpus, env)
     assert options.ctx is not None
     assert options.slots is not None
     return Plan(
@@ -104,6 +135,56 @@ def make_plan(catalog: Catalog, request: SpawnRequest, live: Sequence[WorkerReco
     )
 
 
+def choose_place(loading: Loading, live: Sequence[WorkerRecord], meter: Meter, sandbox: str) -> Loading | Job:
+    """`loading` where it is to be, its estimate with llama.cpp's answer; or what has to be measured first.
+
+    Of GPUs that nobody named: the one with most room of those that hold the model whole, or else as few as do; first by
+    what is free, then with the workers gone that nobody uses. Where all of them together do not, they share it.
+    """
+    placement = loading.placement
+    if placement.memory != scheduler.VRAM or are_named(loading.asked) or placement.split or len(placement.gpus) < 2:
+        return _measured(loading, available_mb(placement, live), meter, sandbox)
+    now = resources.that_answer()
+    for room in (free_mb, available_mb):
+        for found in _places(loading, room, live, now):
+            available = room(found.placement, live, now)
+            if loading.model.size > available * scheduler.MB:
+                continue  # nothing needs to be measured to see that
+            measured = _measured(found, available, meter, sandbox)
+            if isinstance(measured, Job) or load_options.holds(loading.asked, measured.estimate, available):
+                return measured
+    shared = widest(loading, live)
+    return _measured(shared, available_mb(shared.placement, live, now), meter, sandbox)
+
+
+def widest(loading: Loading, live: Sequence[WorkerRecord]) -> Loading:
+    """Where most memory is at once for one worker."""
+    if loading.placement.memory != scheduler.VRAM or are_named(loading.asked) or loading.placement.split:
+        return loading
+    return _places(loading, available_mb, live, resources.that_answer())[-1]
+
+
+Room = Callable[[Placement, Sequence[WorkerRecord], Sequence[Gpu]], int]
+
+
+def _places(loading: Loading, room: Room, live: Sequence[WorkerRecord], now: Sequence[Gpu]) -> list[Loading]:
+    """Sets of the GPUs, in the order in which they are to be tried."""
+    placement = loading.placement
+    rooms = {gpu.id: room(placement.on((gpu,)), live, now) for gpu in placement.gpus}
+    return [
+        replace(loading, placement=placement.on(gpus), estimate=replace(loading.estimate, gpus=len(gpus)))
+        for gpus in resources.gpu_sets(placement.gpus, rooms)
+    ]
+
+
+def _measured(loading: Loading, available: int, meter: Meter, sandbox: str) -> Loading | Job:
+    subject = subject_of(loading.model.path, loading.asked, sandbox, loading.placement.gpus, loading.env)
+    points = load_options.points_of_interest(loading.asked, loading.estimate, available)
+    if job := meter.missing(subject, points):
+        return job
+    return replace(loading, estimate=replace(loading.estimate, answer=meter.answer(subject)))
+
+
 def check_sandbox(mode: str) -> None:
     """Raises RemoteError USAGE."""
     if mode not in (AUTO, ON, OFF):
@@ -115,29 +196,29 @@ def make_demand(plan: Plan, live: Sequence[WorkerRecord]) -> Demand:
     if plan.host_mb > resources.available_ram_mb():
         raise refusal(NoMemory(plan.host_mb, resources.available_ram_mb(), 0), plan, scheduler.RAM)
     free = free_mb(plan.placement, live)
-    return Demand(plan.key, plan.placement.memory, plan.need.total_mb, free, plan.request.max_workers)
+    placement, most = plan.placement, plan.request.max_workers
+    return Demand(plan.key, placement.memory, plan.need.total_mb, free, most, placement.gpu_ids)
 
 
-def free_mb(placement: Placement, live: Sequence[WorkerRecord]) -> int:
-    """What is available now, less what the workers that are there will still take."""
+def free_mb(placement: Placement, live: Sequence[WorkerRecord], now: Sequence[Gpu] | None = None) -> int:
+    """What is available now, less what the workers that are there will still take.
+
+    now: the node's GPUs, None to ask."""
     memory = placement.memory
     if memory == scheduler.VRAM:
-        free = resources.free_vram_mb(placement, resources.gpus())
-        taken = sum(
-            worker.need.total_mb
-            for worker in live
-            if worker.state in COMING and worker.placement.gpu_ids & placement.gpu_ids
-        )
+        free = resources.free_vram_mb(placement, resources.that_answer() if now is None else now)
+        coming = [worker.view() for worker in live if worker.state in COMING]
+        taken = scheduler.held_mb(coming, memory, placement.gpu_ids)
     else:
         free = resources.available_ram_mb()
         taken = sum(worker.unseen_mb for worker in live if worker.placement.memory == memory)
     return max(0, free - taken)
 
 
-def available_mb(placement: Placement, live: Sequence[WorkerRecord]) -> int:
+def available_mb(placement: Placement, live: Sequence[WorkerRecord], now: Sequence[Gpu] | None = None) -> int:
     """What a worker could have with those gone that nobody uses."""
     leaving = [worker.view() for worker in live if not worker.in_use or worker.state is WorkerState.STOPPING]
-    return free_mb(placement, live) + scheduler.held_mb(leaving, placement.memory)
+    return free_mb(placement, live, now) + scheduler.held_mb(leaving, placement.memory, placement.gpu_ids)
 
 
 def make_fit(plan: Plan, live: Sequence[WorkerRecord]) -> Fit:

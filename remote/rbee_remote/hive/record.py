@@ -276,6 +276,7 @@ class WorkerRecord:
             last_used=self.used_at,
             memory=self.placement.memory,
             memory_mb=self.need.total_mb,
+            gpus=self.placement.gpu_ids,
         )
 
     def info(self) -> WorkerInfo:

@@ -10,15 +10,17 @@ Rules
 from __future__ import annotations
 
 import logging
+import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import anyio
 from anyio.abc import TaskGroup
 
 from rbee_remote.hive import planning, worker_calls
-from rbee_remote.hive.fit import scheduler
+from rbee_remote.hive.fit import ggml_devices, resources, scheduler
+from rbee_remote.hive.fit.ggml_devices import GgmlDevices, Question
 from rbee_remote.hive.fit.meter import Job, Meter
 from rbee_remote.hive.fit.scheduler import MakeRoom, NoMemory, NoSlot, Reuse, Spawn
 from rbee_remote.hive.models.catalog import Catalog
@@ -37,12 +39,14 @@ from rbee_remote.protocol import (
     RemoteError,
     SpawnRequest,
     StopRequest,
+    WorkerOptions,
     WorkerState,
 )
 from rbee_remote.system.audit import Audit
 from rbee_remote.system.caller import ANYBODY, Caller
 from rbee_remote.system.changes import Changes
 from rbee_remote.system.command import payload_command
+from rbee_remote.system.gpu import Gpu
 from rbee_remote.system.layout import Layout
 
 _log = logging.getLogger(__name__)
@@ -87,6 +91,7 @@ class Supervisor:
         self.changed = Changes()
         self._workers: dict[str, WorkerRecord] = {}
         self._meter = Meter()
+        self._ggml = GgmlDevices()
         self._audit = audit or Audit(layout)
         self._processes = WorkerProcesses(worker_command or payload_command("worker"), layout, self._audit, tasks)
         self.draining = False
@@ -133,15 +138,33 @@ class Supervisor:
 
         Raises RemoteError: MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE.
         """
-        while isinstance(table := make_needs(self._catalog, request, self.live(), self._meter), Job):
+        while True:
+            ggml = await self._ggml_gpus(request.options, {})
+            table = make_needs(self._catalog, request, self.live(), self._meter, ggml)
+            if not isinstance(table, Job):
+                return table
             await self._meter.measure(table)
-        return table
 
     async def _plan(self, request: SpawnRequest) -> Plan:
         """Nothing is awaited between the last look at the workers and the return."""
-        while isinstance(plan := planning.make_plan(self._catalog, request, self.live(), self._meter), Job):
+        while True:
+            ggml = await self._ggml_gpus(request.options, request.env)
+            plan = planning.make_plan(self._catalog, request, self.live(), self._meter, ggml)
+            if not isinstance(plan, Job):
+                return plan
             await self._meter.measure(plan)
-        return plan
+
+    async def _ggml_gpus(self, options: WorkerOptions, env: Mapping[str, str]) -> tuple[Gpu, ...]:
+        """Those that ggml has to be asked for, as they are with the workers that there are; nothing is awaited after
+        the last look at these."""
+        cuda = any(gpu.vendor == "nvidia" for gpu in resources.gpus(os.environ | env))
+        if not ggml_devices.has_to_be_asked(options, resources.runtime_backends(), cuda=cuda):
+            return ()
+        while True:
+            question = Question.of(os.environ | env, [(worker.id, worker.state) for worker in self.live()])
+            if (known := self._ggml.known(question)) is not None:
+                return known
+            await self._ggml.ask(question)
 
     # --- changing -------------------------------------------------------------------------------------------
 

@@ -85,7 +85,7 @@ class WorkerProcesses:
             model=worker.key.model,
             path=worker.key.path,
             socket=str(worker.socket),
-            options=worker.key.options,
+            options=plan.worker_options,
             ctx=worker.ctx,
             slots=worker.slots,
             keep_alive_s=worker.keep_alive_s,

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from rbee_remote.protocol.generation import ToolOptions as ToolOptions
     from rbee_remote.protocol.generation import Usage as Usage
     from rbee_remote.protocol.generation import WorkerTimings as WorkerTimings
+    from rbee_remote.protocol.gpus import GpuReport as GpuReport
     from rbee_remote.protocol.hive import Fit as Fit
     from rbee_remote.protocol.hive import HiveInfo as HiveInfo
     from rbee_remote.protocol.hive import HiveNews as HiveNews
@@ -91,6 +92,7 @@ else:
         "failures": "ErrorCode RemoteError",
         "generation": "CallDelta ChatOptions Done GenerateRequest Logprob Logprobs Message Sampling Started "
         "TokenEvent ToolOptions Usage WorkerTimings",
+        "gpus": "GpuReport",
         "hive": "Fit HiveInfo HiveNews SpawnRequest StopRequest WorkerInfo",
         "load": "Lease LeaseRequest Served SlotMemory WorkerConfig WorkerNews WorkerState WorkerStatus",
         "load_options": "LoadOptions WorkerOptions",

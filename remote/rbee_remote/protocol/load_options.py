@@ -140,7 +140,7 @@ class LoadOptions:
     devices: tuple[str, ...] | None = _option(
         Names("a device's name"),
         "GPU",
-        "Use this GPU, such as CUDA0; may be repeated. [default: all]",
+        "Use this GPU: CUDA0, its number or UUID; may be repeated. [default: as few as fit]",
         flag="--device",
         column=True,
     )
@@ -188,7 +188,7 @@ class WorkerOptions:
     ctx: tokens per slot, None for the smaller of DEFAULT_CTX and what the model was trained for, AUTO_CTX for the most
     that fits. slots: parallel requests, None for 4 or as many as fit. backend: one of BACKENDS.
     gpu_layers: None for as many as the GPUs hold. threads: None for the number of physical cores the process may use.
-    devices: the GPUs to use, by ggml's names (CUDA0) or numbers; none for all.
+    devices: the GPUs to use, by ggml's names (CUDA0), numbers, or beginnings of UUIDs; none for as few as hold it.
     tensor_split: share of the model for each device, in their order; none for by free memory.
     """
 

@@ -5,29 +5,20 @@ from __future__ import annotations
 import shutil
 import subprocess
 
+from rbee_remote.protocol.gpus import Reason
+from rbee_remote.system import gpu_nvml
+
 _TIMEOUT_S = 10.0
 
 
 def gpu_pids() -> frozenset[int]:
     """Empty where there is no NVIDIA GPU, or none that tells. In a container the driver may name the host's pids."""
-    try:
-        import pynvml
-    except ImportError:
-        return _by_tool()
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return frozenset()
-    try:
-        found = set()
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            found |= {process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)}
-        return frozenset(found)
-    except pynvml.NVMLError:
-        return frozenset()
-    finally:
-        pynvml.nvmlShutdown()
+    with gpu_nvml.opened() as nvml:
+        if not isinstance(nvml, gpu_nvml.Trouble):
+            seen = [each for each in gpu_nvml.gpus(nvml) if isinstance(each, gpu_nvml.Seen)]
+            return frozenset(pid for each in seen for pid in gpu_nvml.running(nvml, each.handle))
+        unasked = nvml.reason is Reason.NO_BINDING
+    return _by_tool() if unasked else frozenset()
 
 
 def _by_tool() -> frozenset[int]:

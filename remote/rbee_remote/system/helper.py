@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import anyio
@@ -29,14 +29,15 @@ async def run_helper(
     timeout_s: float | None = None,
     on_line: Callable[[Any], None] = lambda _: None,
     code: ErrorCode = ErrorCode.HELPER_FAILED,
+    env: Mapping[str, str] | None = None,
 ) -> Any:
     """What the command printed last. request: goes to its stdin. timeout_s: None for none. on_line: is told each value
-    as it comes. code: of the error where the command ends without saying what went wrong. Canceled or late, the process
-    is gone at the end.
+    as it comes. code: of the error where the command ends without saying what went wrong. env: this process's own for
+    None; never its secrets. Canceled or late, the process is gone at the end.
 
     Raises RemoteError: what the command said, or `code`; TimeoutError.
     """
-    async with _process(*arguments) as process:
+    async with _process(*arguments, env=os.environ if env is None else env) as process:
         try:
             with anyio.fail_after(timeout_s):
                 answer = await _converse(process, request, on_line)
@@ -73,13 +74,13 @@ async def _converse(
 
 
 @contextlib.asynccontextmanager
-async def _process(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _process(*arguments: str, env: Mapping[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
     """Ended, gently first, when the context is left while it runs."""
     process = await asyncio.create_subprocess_exec(
         *payload_command(*arguments, own_tag()),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=DEVICE_ORDER | child_environment(os.environ, {}),
+        env=DEVICE_ORDER | child_environment(env, {}),
         limit=_LINE_LIMIT,
         start_new_session=True,
     )

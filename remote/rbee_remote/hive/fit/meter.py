@@ -9,6 +9,7 @@ Rules
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +18,9 @@ import anyio
 from rbee_remote.protocol import ErrorCode, ProtocolError, RemoteError, WorkerOptions, decode, encode
 from rbee_remote.protocol.measuring import MeasureAnswer, MeasureRequest, Point
 from rbee_remote.sandbox import AUTO
+from rbee_remote.system.gpu import Gpu
+from rbee_remote.system.gpu_choice import seeing_no_others
+from rbee_remote.system.gpu_visible import environment
 from rbee_remote.system.helper import run_helper
 
 _log = logging.getLogger(__name__)
@@ -30,7 +34,8 @@ class Subject:
     """What is measured: a model's file as it is now, and how it would be loaded.
 
     options: without ctx, slots and threads, which do not belong to it. sandbox: as in SpawnRequest; what cannot be
-    measured in one may be without it.
+    measured in one may be without it. gpus: that the process is to see, in their order; empty for all. env: what it is
+    given besides.
     """
 
     path: str
@@ -38,6 +43,8 @@ class Subject:
     changed_ns: int
     options: WorkerOptions
     sandbox: str = AUTO
+    gpus: tuple[Gpu, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +55,21 @@ class Job:
     points: tuple[Point, ...]
 
 
-def subject_of(path: str, options: WorkerOptions, sandbox: str = AUTO) -> Subject:
+def subject_of(
+    path: str,
+    options: WorkerOptions,
+    sandbox: str = AUTO,
+    gpus: tuple[Gpu, ...] = (),
+    env: tuple[tuple[str, str], ...] = (),
+) -> Subject:
     """Raises RemoteError MODEL_NOT_FOUND."""
     try:
         status = Path(path).stat()
     except OSError as error:
         raise RemoteError(ErrorCode.MODEL_NOT_FOUND, f"cannot read the model: {error.strerror}: {path}") from error
-    kept = replace(options, ctx=None, slots=None, threads=None)
-    return Subject(path, status.st_size, status.st_mtime_ns, kept, sandbox)
+    kept = replace(seeing_no_others(options, gpus) if gpus else options, ctx=None, slots=None, threads=None)
+    same = tuple(replace(gpu, free_mb=0) for gpu in gpus)  # however much of it is free
+    return Subject(path, status.st_size, status.st_mtime_ns, kept, sandbox, same, env)
 
 
 class Meter:
@@ -95,4 +109,5 @@ class Meter:
 async def _ask(job: Job) -> MeasureAnswer:
     """Raises RemoteError, ProtocolError, TimeoutError."""
     request = MeasureRequest(job.subject.path, job.subject.options, job.points, job.subject.sandbox)
-    return decode(MeasureAnswer, await run_helper("measure", request=encode(request), timeout_s=_TIMEOUT_S))
+    env = environment(job.subject.gpus, os.environ) | dict(job.subject.env)
+    return decode(MeasureAnswer, await run_helper("measure", request=encode(request), timeout_s=_TIMEOUT_S, env=env))

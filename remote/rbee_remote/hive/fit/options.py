@@ -132,6 +132,13 @@ def resolve(asked: WorkerOptions, estimate: Estimate, available_mb: int) -> Work
     return _with_layers(options, estimate, available_mb)
 
 
+def holds(asked: WorkerOptions, estimate: Estimate, available_mb: int) -> bool:
+    """Whether that much holds the model whole, with all that would be chosen where memory is plentiful."""
+    auto = asked.ctx == AUTO_CTX
+    options = replace(asked, slots=next(_slot_choices(asked)), ctx=estimate.meta.n_ctx_train if auto else asked.ctx)
+    return _needed_mb(options, estimate) <= int(available_mb * (1 - AUTO_MARGIN) if auto else available_mb)
+
+
 def _resolve_auto(asked: WorkerOptions, estimate: Estimate, available_mb: int) -> WorkerOptions:
     most = estimate.meta.n_ctx_train
     for slots in _slot_choices(asked):

@@ -9,17 +9,21 @@ import functools
 import importlib.util
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from rbee_remote.hive.fit.scheduler import MB, RAM, VRAM
 from rbee_remote.protocol import ErrorCode, RemoteError, WorkerOptions
 from rbee_remote.protocol.load_options import BACKENDS
-from rbee_remote.system.gpu_choice import choose_gpus
+from rbee_remote.system import gpu_nvml
+from rbee_remote.system.gpu import GGML, SilentGpu
+from rbee_remote.system.gpu import Gpu as Gpu
+from rbee_remote.system.gpu_choice import are_named, choose_gpus, used_ones
+from rbee_remote.system.gpu_sysfs import amd_gpus
+from rbee_remote.system.gpu_visible import granted_by_pbs, visible
 
 _log = logging.getLogger(__name__)
 
@@ -29,26 +33,11 @@ _BACKEND_LIBRARIES = {"cuda": "cuda", "metal": "metal", "rocm": "hip", "vulkan":
 
 
 @dataclass(frozen=True, slots=True)
-class Gpu:
-    """index: the driver's, in the order of the PCI bus."""
-
-    index: int
-    name: str
-    total_mb: int
-    free_mb: int
-
-    @property
-    def id(self) -> str:
-        """ggml's name for it. The hive has workers count devices as the driver does."""
-        return f"CUDA{self.index}"
-
-
-@dataclass(frozen=True, slots=True)
 class Placement:
     """Where a worker computes. memory: which kind holds the weights. device: "cpu", or the GPUs' names.
 
-    gpus: those whose memory is known, as they were when the worker was placed. split: shares of the model for each of
-    them, none for by free memory.
+    gpus: those whose memory is known, as they were when the worker was placed; the worker sees no others. split: shares
+    of the model for each of them, none for by free memory.
     """
 
     backend: str
@@ -61,16 +50,23 @@ class Placement:
     def gpu_ids(self) -> frozenset[str]:
         return frozenset(gpu.id for gpu in self.gpus)
 
+    def on(self, gpus: tuple[Gpu, ...]) -> Placement:
+        """The same on these GPUs."""
+        return replace(self, gpus=gpus, device=", ".join(gpu.name for gpu in gpus))
 
-def place(options: WorkerOptions, gpus: tuple[Gpu, ...]) -> Placement:
-    """Where a worker with these options computes. Raises RemoteError BACKEND_UNAVAILABLE, USAGE."""
+
+def place(options: WorkerOptions, gpus: tuple[Gpu, ...], ggml: tuple[Gpu, ...] = ()) -> Placement:
+    """Where a worker with these options computes. ggml: what it was asked for, by `ggml_devices`.
+
+    Raises RemoteError BACKEND_UNAVAILABLE, USAGE.
+    """
     backend = options.backend
     if backend not in BACKENDS:
         raise RemoteError(ErrorCode.USAGE, f"{backend!r} is not a backend", hint=f"one of {', '.join(BACKENDS)}")
     if backend == "auto":
-        backend = _best_backend(gpus)
+        backend = _best_backend(gpus, ggml)
     if backend == "cpu" or options.gpu_layers == 0:
-        if options.devices or options.tensor_split:
+        if are_named(options) or options.tensor_split:
             raise RemoteError(
                 ErrorCode.USAGE,
                 f"there is no GPU to choose: this worker computes with backend {backend}, on the CPU",
@@ -83,23 +79,82 @@ def place(options: WorkerOptions, gpus: tuple[Gpu, ...]) -> Placement:
             f"the runtime on this node was built without {backend}",
             hint='set backend = "auto" for the node in the inventory',
         )
-    if backend == "cuda":
-        if not gpus:
-            raise RemoteError(
-                ErrorCode.BACKEND_UNAVAILABLE,
-                "this node has no NVIDIA GPU",
-                hint='set backend = "cpu" for the node in the inventory',
-            )
-        chosen = choose_gpus(gpus, options)
-        return Placement(backend, ", ".join(gpu.name for gpu in chosen), VRAM, chosen, options.tensor_split)
-    # Vulkan, ROCm and Metal devices are not measured: Metal's memory is RAM, the others fail while loading.
+    if backend == "cuda" and not _of("nvidia", gpus):
+        raise RemoteError(
+            ErrorCode.BACKEND_UNAVAILABLE,
+            "this node has no NVIDIA GPU that rbee may use",
+            hint='`rbee nodes check` says why; or set backend = "cpu" for the node in the inventory',
+        )
+    if backend == "cuda" or (backend == "rocm" and _of("amd", gpus)):
+        return _on_gpus(backend, _of("nvidia" if backend == "cuda" else "amd", gpus), options)
+    if backend == "vulkan":
+        return _by_vulkan(ggml, options)
+    # Metal's memory is RAM, as an APU's is by ROCm: that is not told, and one that is too small fails while loading.
     return Placement(backend, backend, RAM)
+
+
+def _by_vulkan(ggml: Sequence[Gpu], options: WorkerOptions) -> Placement:
+    """An integrated GPU's memory is RAM. Raises RemoteError BACKEND_UNAVAILABLE, USAGE."""
+    there = used_ones(ggml)
+    if not there:
+        raise RemoteError(
+            ErrorCode.BACKEND_UNAVAILABLE,
+            "llama.cpp finds no GPU for vulkan on this node",
+            hint='`rbee nodes check` says what keeps one from being used; backend = "auto" computes without it',
+        )
+    chosen = choose_gpus(there, options)
+    names = ", ".join(gpu.name for gpu in chosen)
+    if chosen[0].integrated:
+        return Placement("vulkan", names, RAM)
+    return Placement("vulkan", names, VRAM, chosen, options.tensor_split)
+
+
+def _of(vendor: str, gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
+    """Of one maker; an integrated GPU only where NVIDIA has it, and where it is not beside others."""
+    found = [gpu for gpu in gpus if gpu.vendor == vendor]
+    dedicated = [gpu for gpu in found if not gpu.integrated]
+    return tuple(dedicated or (found if vendor == "nvidia" else ()))
+
+
+def _on_gpus(backend: str, gpus: tuple[Gpu, ...], options: WorkerOptions) -> Placement:
+    """Raises RemoteError USAGE."""
+    chosen = choose_gpus(gpus, options)
+    if (
+        len(chosen) > 1
+        and any(gpu.instance is not None for gpu in chosen)
+        and (are_named(options) or options.tensor_split)
+    ):
+        raise RemoteError(
+            ErrorCode.USAGE,
+            "a worker can use one MIG instance, and nothing beside it: CUDA shows a process no more",
+            hint=f"choose one of {', '.join(gpu.id for gpu in chosen)} with --device",
+        )
+    memory = RAM if chosen[0].integrated else VRAM
+    return Placement(backend, "", memory, split=options.tensor_split).on(chosen)
+
+
+#: A GPU with less room is no part of a split: CUDA and the buffers to compute in take half of that for themselves.
+_LEAST_PART_MB = 1000
+
+
+def gpu_sets(gpus: Sequence[Gpu], room_mb: Mapping[str, int]) -> list[tuple[Gpu, ...]]:
+    """In the order in which they are to be tried: the GPU with most room, then two, and so on.
+
+    Each set is in the driver's order. room_mb: by id. A MIG instance is alone: a process sees one at most.
+    """
+    by_room = sorted(gpus, key=lambda gpu: -room_mb.get(gpu.id, 0))  # stable: of equal ones the first
+    whole = [gpu for gpu in by_room if gpu.instance is None]
+    parts = [gpu for gpu in whole if room_mb.get(gpu.id, 0) >= _LEAST_PART_MB] or whole[:1]
+    sets = [tuple(by_room[:1])] + [tuple(parts[:count]) for count in range(2, len(parts) + 1)]
+    return [tuple(gpu for gpu in gpus if gpu in chosen) for chosen in sets]
 
 
 def free_vram_mb(placement: Placement, gpus: Sequence[Gpu]) -> int:
     """How large a model the chosen GPUs could hold together. Split in given shares, the first one that is full is the
-    limit. gpus: all of the node, as they are now."""
-    by_id = {gpu.id: gpu.free_mb for gpu in gpus}
+    limit. gpus: all of the node, as they are now, but for those that ggml was asked for when the placement was
+    made."""
+    asked = [gpu for gpu in placement.gpus if gpu.vendor == GGML]
+    by_id = {gpu.id: gpu.free_mb for gpu in (*asked, *gpus)}
     free = [by_id.get(gpu.id, 0) for gpu in placement.gpus]
     if not placement.split:
         return sum(free)
@@ -107,11 +162,13 @@ def free_vram_mb(placement: Placement, gpus: Sequence[Gpu]) -> int:
     return int(min(mb * whole / share for mb, share in zip(free, placement.split, strict=True) if share))
 
 
-def _best_backend(gpus: tuple[Gpu, ...]) -> str:
+def _best_backend(gpus: tuple[Gpu, ...], ggml: tuple[Gpu, ...]) -> str:
     available = runtime_backends()
-    if "cuda" in available and gpus:
+    if "cuda" in available and _of("nvidia", gpus):
         return "cuda"
-    return next((name for name in ("metal", "rocm") if name in available), "cpu")
+    if found := next((name for name in ("metal", "rocm") if name in available), None):
+        return found
+    return "vulkan" if "vulkan" in available and ggml else "cpu"
 
 
 @functools.cache
@@ -174,26 +231,26 @@ def _cgroup_room(folder: Path, limit_name: str, usage_name: str) -> int | None:
     return int(limit) - usage + reclaimable
 
 
-def gpus() -> tuple[Gpu, ...]:
-    """NVIDIA's GPUs as the driver reports them; none where there is no driver, or one that will not say."""
-    try:
-        import pynvml as nvml
-    except ImportError:
-        return ()
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError:
-        return ()
-    try:
-        return tuple(_gpu(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
-    except nvml.NVMLError as error:
-        _log.warning("the NVIDIA driver does not say what it has: %s", error)
-        return ()
-    finally:
-        nvml.nvmlShutdown()
+def gpus(env: Mapping[str, str] | None = None) -> tuple[Gpu, ...]:
+    """Those that a worker with this environment may have, the hive's own for None; none where no driver tells of any.
+
+    One that cannot be used is left out, and said in the hive's log: the others serve.
+    """
+    env = os.environ if env is None else env
+    return visible(that_answer(), env, granted_by_pbs(env)).gpus
 
 
-def _gpu(nvml: Any, index: int) -> Gpu:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    memory, name = nvml.nvmlDeviceGetMemoryInfo(handle), nvml.nvmlDeviceGetName(handle)
-    return Gpu(index, name, int(memory.total) // MB, int(memory.free) // MB)
+def that_answer() -> list[Gpu]:
+    """All of the node, whatever the environment hides."""
+    with gpu_nvml.opened() as nvml:
+        seen = [] if isinstance(nvml, gpu_nvml.Trouble) else list(gpu_nvml.gpus(nvml))
+    found = [each.gpu if isinstance(each, gpu_nvml.Seen) else each for each in seen] + list(amd_gpus())
+    for gpu in found:
+        if isinstance(gpu, SilentGpu):
+            _say_once(f"GPU {gpu.index} cannot be used: {gpu.said or gpu.reason}")
+    return [gpu for gpu in found if not isinstance(gpu, SilentGpu)]
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    _log.warning("%s", message)

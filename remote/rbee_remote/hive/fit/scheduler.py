@@ -50,7 +50,8 @@ class WorkerKey:
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """A worker as far as decisions need it. memory_mb: what its end sets free, of `memory`. last_used: any clock."""
+    """A worker as far as decisions need it. memory_mb: what its end sets free, of `memory`; of `gpus` in equal parts,
+    where they are known. last_used: any clock."""
 
     id: str
     key: WorkerKey
@@ -59,17 +60,28 @@ class WorkerView:
     last_used: float
     memory: str
     memory_mb: int
+    gpus: frozenset[str] = frozenset()
+
+    def frees_mb(self, memory: str, gpus: frozenset[str]) -> int:
+        """Of `memory`, and of those GPUs where their memory is meant."""
+        if self.memory != memory:
+            return 0
+        if memory != VRAM or not gpus or not self.gpus:
+            return self.memory_mb
+        return self.memory_mb * len(self.gpus & gpus) // len(self.gpus)
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """free_mb: what a further worker could take of `memory` right now. max_workers: None for no limit."""
+    """free_mb: what a further worker could take of `memory` right now, on `gpus` where it is theirs. max_workers: None
+    for no limit."""
 
     key: WorkerKey
     memory: str
     needed_mb: int
     free_mb: int
     max_workers: int | None
+    gpus: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,15 +158,15 @@ def _evict(
 
 def _has_room(demand: Demand, live: Sequence[WorkerView], gone: Sequence[WorkerView]) -> bool:
     slot = demand.max_workers is None or len(live) - len(gone) < demand.max_workers
-    return slot and demand.needed_mb <= demand.free_mb + held_mb(gone, demand.memory)
+    return slot and demand.needed_mb <= demand.free_mb + held_mb(gone, demand.memory, demand.gpus)
 
 
-def held_mb(workers: Iterable[WorkerView], memory: str) -> int:
-    return sum(worker.memory_mb for worker in workers if worker.memory == memory)
+def held_mb(workers: Iterable[WorkerView], memory: str, gpus: frozenset[str] = frozenset()) -> int:
+    return sum(worker.frees_mb(memory, gpus) for worker in workers)
 
 
 def _refusal(demand: Demand, live: Sequence[WorkerView], gone: Sequence[WorkerView]) -> NoSlot | NoMemory:
-    available = demand.free_mb + held_mb(gone, demand.memory)
+    available = demand.free_mb + held_mb(gone, demand.memory, demand.gpus)
     if demand.needed_mb > available:
-        return NoMemory(demand.needed_mb, available, demand.free_mb + held_mb(live, demand.memory))
+        return NoMemory(demand.needed_mb, available, demand.free_mb + held_mb(live, demand.memory, demand.gpus))
     return NoSlot(len(live))

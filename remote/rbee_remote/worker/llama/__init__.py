@@ -5,7 +5,7 @@ engine ─┬─ load       a model and its context, from a WorkerConfig; what l
         ├─ timing     its speed, as llama-bench has it
         ├─ samplers   one request's sampler, constraint and logprobs; `sampler_chain` has each of llama.cpp's samplers
         ├─ constraints  grammars over the model's tokens, by llguidance
-        ├─ backends   ggml's devices
+        ├─ backends   ggml's devices; vulkan_loader finds what one of them needs, device_list tells them to the hive
         └─ log        llama.cpp's log to ours
 """
 

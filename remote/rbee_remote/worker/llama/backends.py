@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rbee_remote.protocol import ErrorCode, RemoteError, WorkerOptions
-from rbee_remote.system.gpu_choice import choose_gpus
+from rbee_remote.system.gpu_choice import choose_gpus, used_ones
+from rbee_remote.worker.llama import vulkan_loader
 
 _TYPE_CPU, _TYPE_GPU, _TYPE_IGPU = 0, 1, 2  # enum ggml_backend_dev_type in ggml-backend.h
 
@@ -23,17 +24,23 @@ _OUR_NAMES = {"mtl": "metal", "hip": "rocm"}
 @dataclass(frozen=True, slots=True)
 class Device:
     """handle: ggml_backend_dev_t. backend: cpu, cuda, metal, … name: what its maker calls it. id: ggml's own name for
-    it, CUDA0."""
+    it, CUDA0. uuid: ggml does not tell; the hive, which does know, has a worker see none but its own GPUs."""
 
     handle: int
     kind: int
     backend: str
     name: str
     id: str = ""
+    uuid: str = ""
 
     @property
     def is_gpu(self) -> bool:
         return self.kind in (_TYPE_GPU, _TYPE_IGPU)
+
+    @property
+    def integrated(self) -> bool:
+        """Its memory is the machine's."""
+        return self.kind == _TYPE_IGPU
 
 
 def load(lib: ctypes.CDLL, site_packages: Path) -> list[Device]:
@@ -45,6 +52,8 @@ def load(lib: ctypes.CDLL, site_packages: Path) -> list[Device]:
     if not any(device.kind == _TYPE_CPU for device in known_devices(lib)):
         for folder in (site_packages / "bin", site_packages / "llama_cpp" / "lib"):
             if any(folder.glob("*ggml-cpu*")):
+                if any(folder.glob("*ggml-vulkan*")):
+                    vulkan_loader.load(site_packages)
                 lib.ggml_backend_load_all_from_path.argtypes = [ctypes.c_char_p]
                 lib.ggml_backend_load_all_from_path(bytes(folder))
                 break
@@ -90,8 +99,7 @@ def _of_backend(available: Sequence[Device], options: WorkerOptions) -> list[Dev
             hint='set backend to one of these, or to "auto", for the node in the inventory',
             details={"backend": backend, "available": there},
         )
-    dedicated = [device for device in chosen if device.kind == _TYPE_GPU]
-    return dedicated or chosen
+    return list(used_ones(chosen))
 
 
 def _describe(lib: ctypes.CDLL, handle: int) -> Device:

@@ -33,6 +33,17 @@ FILES = {
         elseif (CMAKE_SYSTEM_NAME MATCHES "Android")
             ggml_add_cpu_backend_variant(android_armv9.2_1    DOTPROD MATMUL_INT8 FP16_VECTOR_ARITHMETIC SVE SME)
 """,
+    "vendor/llama.cpp/ggml/src/ggml-vulkan/ggml-vulkan.cpp": """\
+    VkBool32 enable_best_practice = layer_settings;
+    std::vector<vk::LayerSettingEXT> settings = {
+        {
+            "VK_LAYER_KHRONOS_validation",
+        },
+    };
+    vk::LayerSettingsCreateInfoEXT layer_setting_info(settings);
+    vk::InstanceCreateInfo instance_create_info({}, &app_info, layers, extensions, &layer_setting_info);
+    vk_instance.instance = vk::createInstance(instance_create_info);
+""",
     "vendor/llama.cpp/src/llama.cpp": "int x;\n",
     "vendor/llama.cpp/docs/build.md": "long\n",
     "vendor/llama.cpp/models/big.gguf": "longer\n",
@@ -67,6 +78,16 @@ def test_what_no_library_is_made_of_stays_out_and_all_else_is_as_it_was(tmp_path
     assert got["vendor/llama.cpp/CMakeLists.txt"] == "add_subdirectory(src)\n\n\nif (LLAMA_BUILD_COMMON)\n"
 
 
+def test_vulkan_is_compiled_with_headers_that_know_no_settings_of_layers(tmp_path: Path) -> None:
+    text = cut(tmp_path, FILES)["vendor/llama.cpp/ggml/src/ggml-vulkan/ggml-vulkan.cpp"]
+    assert "LayerSetting" not in text
+    assert "layer_setting_info" not in text
+    assert text.endswith(
+        "    vk::InstanceCreateInfo instance_create_info(vk::InstanceCreateFlags{}, &app_info, layers, extensions);\n"
+        "    vk_instance.instance = vk::createInstance(instance_create_info);\n"
+    )
+
+
 def test_the_cpu_variants_that_make_a_difference_stay(tmp_path: Path) -> None:
     lines = cut(tmp_path, FILES)["vendor/llama.cpp/ggml/src/CMakeLists.txt"].splitlines()
     names = [line.partition("(")[2].split()[0].rstrip(")") for line in lines if "variant" in line]
@@ -74,7 +95,7 @@ def test_the_cpu_variants_that_make_a_difference_stay(tmp_path: Path) -> None:
     assert 'elseif (CMAKE_SYSTEM_NAME MATCHES "Android")' in lines[-2]
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".txt")])
+@pytest.mark.parametrize("name", [name for name in FILES if name.endswith((".txt", "-vulkan.cpp"))])
 def test_a_source_without_the_places_to_change_is_not_built(tmp_path: Path, name: str) -> None:
     with pytest.raises(NodeError, match=f"not the one that this rbee builds: {name} has 0 places"):
         cut(tmp_path, FILES | {name: "another version\n"})

@@ -17,6 +17,7 @@ from rbee_remote.hive.fit import meter as meter_module
 from rbee_remote.hive.fit.meter import Job, Meter, subject_of
 from rbee_remote.protocol import ErrorCode, RemoteError, WorkerOptions, decode, encode
 from rbee_remote.protocol.measuring import MeasureAnswer, Measured, MeasureRequest, Point
+from rbee_remote.system.gpu import Gpu
 
 CPU = WorkerOptions(ctx=4096, slots=None, backend="cpu", gpu_layers=0, threads=2)
 POINTS = (Point(512, 1), Point(1024, 2))
@@ -103,7 +104,7 @@ async def test_it_is_measured_in_the_sandbox_that_the_worker_will_have(
     path.write_bytes(b"GGUF")
     told = []
 
-    async def run_helper(name: str, *, request: Any, timeout_s: float) -> Any:
+    async def run_helper(name: str, *, request: Any, timeout_s: float, env: Any) -> Any:
         told.append(decode(MeasureRequest, request).sandbox)
         return encode(MeasureAnswer(1, repacked=False, points=()))
 
@@ -130,3 +131,26 @@ def test_who_measures_confines_itself_as_it_is_told(mode: str, tmp_path: Path, m
     with pytest.raises(RemoteError, match="far enough"):
         measure.main([])
     assert modes == [(mode, "cpu")]
+
+
+async def test_llama_cpp_sees_the_gpus_that_the_worker_will_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"GGUF")
+    told = []
+
+    async def run_helper(name: str, *, request: Any, timeout_s: float, env: Any) -> Any:
+        told.append((decode(MeasureRequest, request).options.devices, env["CUDA_VISIBLE_DEVICES"]))
+        return encode(MeasureAnswer(1, repacked=False, points=()))
+
+    monkeypatch.setattr(meter_module, "run_helper", run_helper)
+    gpu = Gpu(1, "A100", 40000, 39000, uuid="GPU-1")
+    options = replace(CPU, backend="cuda", devices=("CUDA1",))
+    meter = Meter()
+    made = meter.missing(subject_of(str(path), options, gpus=(gpu,)), POINTS)
+    assert made is not None
+    await meter.measure(made)
+    assert told == [((), "GPU-1")]
+    # However much memory is free meanwhile, what it takes is the same.
+    assert meter.missing(subject_of(str(path), options, gpus=(replace(gpu, free_mb=1),)), POINTS) is None

@@ -12,6 +12,7 @@ from rbee_remote.gguf.metadata import read_meta
 from rbee_remote.hive.fit import resources
 from rbee_remote.hive.fit.resources import Gpu, Placement, free_vram_mb, place
 from rbee_remote.protocol import ErrorCode, RemoteError, WorkerOptions
+from tests.doubles import nvml
 
 
 @pytest.mark.model
@@ -48,8 +49,8 @@ def test_control_groups_of_both_versions_limit_what_is_available(tmp_path: Path)
     assert resources._cgroup_rooms(tmp_path / "one", tmp_path / "own1") == [500]
 
 
-H100 = Gpu(0, "H100", 80000, 70000)
-A100 = Gpu(1, "A100", 40000, 39000)
+H100 = Gpu(0, "H100", 80000, 70000, uuid="GPU-1a2b3c4d")
+A100 = Gpu(1, "A100", 40000, 39000, uuid="GPU-7788")
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,9 @@ def test_where_a_worker_computes(
         ((), (), (H100, A100)),
         (("CUDA1",), (), (A100,)),
         (("cuda1", "0"), (), (A100, H100)),
+        (("GPU-1a2b3c", "GPU-77"), (), (H100, A100)),
+        (("gpu-",), (), "'gpu-' could be GPU-1a2b3c4d or GPU-7788"),
+        (("GPU-9",), (), "no device 'GPU-9'"),
         (("CUDA0", "CUDA1"), (3.0, 1.0), (H100, A100)),
         (("CUDA2",), (), r"no device 'CUDA2'.*there are CUDA0 \(H100\), CUDA1 \(A100\)"),
         (("-1",), (), "no device '-1'"),
@@ -137,3 +141,60 @@ def test_given_shares_end_where_the_first_gpu_is_full(
     gpus: tuple[Gpu, ...], split: tuple[float, ...], now: tuple[Gpu, ...], expected: int
 ) -> None:
     assert free_vram_mb(Placement("cuda", "", "vram", gpus, split), now) == expected
+
+
+MIG = Gpu(2, "MIG 3g.20gb", 20000, 19000, uuid="MIG-1", instance=0, parent="GPU-2")
+MIG2 = replace(MIG, uuid="MIG-2", instance=1, free_mb=18000)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "room", "expected"),
+    [
+        ((H100,), {"CUDA0": 70000}, [(H100,)]),
+        ((H100, A100), {"CUDA0": 70000, "CUDA1": 39000}, [(H100,), (H100, A100)]),
+        ((H100, A100), {"CUDA0": 9000, "CUDA1": 39000}, [(A100,), (H100, A100)]),
+        ((H100, A100), {"CUDA0": 500, "CUDA1": 39000}, [(A100,)]),  # too little for a part of a split
+        ((H100, A100), {}, [(H100,)]),
+        ((MIG, MIG2), {"CUDA2.0": 19000, "CUDA2.1": 18000}, [(MIG,)]),
+        ((A100, MIG, H100), {"CUDA0": 9000, "CUDA1": 8000, "CUDA2.0": 19000}, [(MIG,), (A100, H100)]),
+    ],
+)
+def test_sets_of_gpus_are_tried_from_the_roomiest_on(
+    gpus: tuple[Gpu, ...], room: dict[str, int], expected: list[tuple[Gpu, ...]]
+) -> None:
+    assert resources.gpu_sets(gpus, room) == expected
+
+
+@pytest.mark.parametrize("options", [WorkerOptions(devices=("CUDA2.0", "CUDA2.1")), WorkerOptions(tensor_split=(1, 1))])
+def test_a_worker_gets_one_mig_instance(monkeypatch: pytest.MonkeyPatch, options: WorkerOptions) -> None:
+    monkeypatch.setattr(resources, "runtime_backends", lambda: frozenset({"cuda"}))
+    with pytest.raises(RemoteError, match="one MIG instance") as failure:
+        place(options, (MIG, MIG2))
+    assert failure.value.code is ErrorCode.USAGE
+
+
+def test_an_integrated_gpu_computes_in_ram_and_only_where_it_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "runtime_backends", lambda: frozenset({"cuda"}))
+    spark = Gpu(0, "GB10", 128000, 100000, integrated=True)
+    assert place(WorkerOptions(), (spark,)) == Placement("cuda", "GB10", "ram", (spark,))
+    assert place(WorkerOptions(), (spark, A100)).gpus == (A100,)
+
+
+def test_rocm_has_the_gpus_of_amd_and_cuda_those_of_nvidia(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "runtime_backends", lambda: frozenset({"cuda", "rocm"}))
+    amd = Gpu(0, "MI210", 64000, 60000, vendor="amd")
+    assert place(WorkerOptions(backend="rocm"), (H100, amd)) == Placement("rocm", "MI210", "vram", (amd,))
+    assert place(WorkerOptions(), (H100, amd)).gpus == (H100,)
+    assert place(WorkerOptions(backend="rocm"), (H100, replace(amd, integrated=True))) == Placement(
+        "rocm", "rocm", "ram"
+    )
+
+
+def test_the_gpus_that_answer_and_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml.install(monkeypatch, "one_lost")
+    monkeypatch.setattr(resources, "amd_gpus", lambda: iter(()))
+    assert [gpu.id for gpu in resources.gpus({})] == ["CUDA1"]
+    assert [gpu.id for gpu in resources.gpus({"CUDA_VISIBLE_DEVICES": "GPU-5c2a"})] == ["CUDA1"]
+    assert resources.gpus({"CUDA_VISIBLE_DEVICES": ""}) == ()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert resources.gpus() == ()

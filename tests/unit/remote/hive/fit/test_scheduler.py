@@ -43,6 +43,14 @@ def demand(*, free: int = 1000, needed: int = 500, limit: int | None = None) -> 
 BUSY: dict[str, Any] = {"state": WorkerState.BUSY, "in_use": True}
 STOPPING: dict[str, Any] = {"state": WorkerState.STOPPING, "in_use": True}
 FAILED: dict[str, Any] = {"state": WorkerState.FAILED, "in_use": True}
+ON_GPUS: dict[str, Any] = {"memory": "vram", "gpus": frozenset({"CUDA0", "CUDA1"})}
+
+
+def on_gpus(*gpus: str) -> Demand:
+    """50 MB short, which is half of what a worker on two GPUs has."""
+    return replace(demand(free=450), memory="vram", gpus=frozenset(gpus))
+
+
 LOADING: dict[str, Any] = {"state": WorkerState.LOADING, "in_use": True}
 
 
@@ -69,6 +77,10 @@ LOADING: dict[str, Any] = {"state": WorkerState.LOADING, "in_use": True}
         (demand(free=450), [worker("a", **BUSY)], NoMemory(500, 450, 550)),
         (demand(free=100), [worker("a"), worker("b", **BUSY)], NoMemory(500, 200, 300)),
         (demand(free=450), [worker("gpu", memory="vram", mb=9000)], NoMemory(500, 450, 450)),
+        (on_gpus("CUDA1"), [worker("a", **ON_GPUS)], MakeRoom(("a",), ())),
+        (on_gpus("CUDA0", "CUDA1"), [worker("a", **ON_GPUS)], MakeRoom(("a",), ())),
+        (on_gpus("CUDA2"), [worker("a", **ON_GPUS)], NoMemory(500, 450, 450)),
+        (on_gpus(), [worker("a", **ON_GPUS)], MakeRoom(("a",), ())),
     ],
 )
 def test_decisions(asked: Demand, workers: list[WorkerView], expected: Decision) -> None:

@@ -1,0 +1,45 @@
+# What NVIDIA's driver says, as lines `key=value`. Follows probe.sh, whose functions and `a_python` it uses.
+# A driver that does not know compute_cap (before 510) refuses the whole question. The library tells its CUDA in no
+# time, while each nvidia-smi takes seconds where nothing keeps the driver awake.
+PATH=$PATH:/usr/lib/wsl/lib
+query=name,memory.total,memory.free,driver_version
+nvidia=
+if have nvidia-smi; then
+  nvidia=$(soon nvidia-smi "--query-gpu=$query,compute_cap" --format=csv,noheader,nounits) ||
+    nvidia=$(soon nvidia-smi "--query-gpu=$query" --format=csv,noheader,nounits)
+  printf '%s\n' "$nvidia" | while read -r line; do [ -z "$line" ] || say nvidia "$line"; done
+  soon ldconfig -p | sed -n 's/^[[:space:]]*libcudart\.so\.\([0-9][0-9]*\)[. ].*/\1/p' |
+    while read -r line; do say cudart "$line"; done
+fi
+cuda=
+if [ "$system" = Linux ] && [ -n "$a_python" ]; then
+  found=$(soon "$a_python" -I -c 'import ctypes as c, sys
+try:
+    lib = c.CDLL("libcuda.so.1")
+except OSError:
+    lib = c.CDLL("/usr/lib/wsl/lib/libcuda.so.1")
+n, major, minor, size, name = c.c_int(), c.c_int(), c.c_int(), c.c_size_t(), c.create_string_buffer(100)
+if lib.cuDriverGetVersion(c.byref(n)) == 0:
+    print("cuda=%d.%d" % (n.value // 1000, n.value % 1000 // 10), flush=True)
+if sys.argv[1:] == ["gpus"] and lib.cuInit(0) == 0 and lib.cuDeviceGetCount(c.byref(n)) == 0:
+    for i in range(n.value):
+        device = c.c_int()
+        answers = [
+            lib.cuDeviceGet(c.byref(device), i),
+            lib.cuDeviceGetName(name, 100, device),
+            lib.cuDeviceTotalMem_v2(c.byref(size), device),
+            lib.cuDeviceGetAttribute(c.byref(major), 75, device),
+            lib.cuDeviceGetAttribute(c.byref(minor), 76, device),
+        ]
+        if not any(answers):
+            text = name.value.decode(errors="replace")
+            print("nvidia=%s, %d, 0, , %d.%d" % (text, size.value >> 20, major.value, minor.value))
+' $([ -n "$nvidia" ] || echo gpus) </dev/null)
+  printf '%s\n' "$found" | while IFS= read -r line; do
+    case $line in cuda=* | nvidia=*) say "${line%%=*}" "${line#*=}" ;; esac
+  done
+  case $found in cuda=*) cuda=known ;; esac
+fi
+if [ -z "$cuda" ] && [ -n "$nvidia" ]; then
+  say cuda "$(soon nvidia-smi | sed -n 's/.*CUDA [A-Za-z ]*Version: *\([0-9][0-9]*\.[0-9][0-9]*\).*/\1/p' | head -n 1)"
+fi

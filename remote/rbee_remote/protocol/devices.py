@@ -1,0 +1,25 @@
+"""What the hive and its `devices` process say to each other: the GPUs that ggml finds. Standard library."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GgmlDevice:
+    """A GPU as ggml sees it. id: ggml's own name for it, Vulkan0. name: what its maker calls it. backend: ours.
+
+    integrated: its memory is the machine's. Bytes; free is what the driver would give this process now.
+    """
+
+    id: str
+    name: str
+    backend: str
+    integrated: bool
+    total: int
+    free: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DevicesAnswer:
+    devices: tuple[GgmlDevice, ...]

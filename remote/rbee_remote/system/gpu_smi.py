@@ -1,0 +1,65 @@
+"""NVIDIA's GPUs by `nvidia-smi`, for a Python that has no binding for NVML: less, but enough to judge by."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import subprocess
+
+from rbee_remote.protocol.gpus import GpuReport, GpuSeen, Reason
+
+_TIMEOUT_S = 15.0
+#: In the order in which `parse` takes them. MiB.
+FIELDS = (
+    "index", "uuid", "name", "memory.total", "memory.free", "driver_version", "persistence_mode", "ecc.mode.current",
+    "ecc.errors.uncorrected.volatile.total",
+)  # fmt: skip
+
+_YES_OR_NO = {"Enabled": True, "Disabled": False}
+
+
+def ask() -> GpuReport | None:
+    """None where there is no nvidia-smi, or it says nothing that makes sense."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    command = [tool, f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return GpuReport(reason=Reason.TIMEOUT.value, said=f"nvidia-smi does not end within {_TIMEOUT_S:.0f} s")
+    except OSError:
+        return None
+    return parse(done.stdout.decode(errors="replace"))
+
+
+def parse(output: str) -> GpuReport:
+    """What nvidia-smi cannot do it says where the rows would be, and its words are kept."""
+    rows = [row for row in csv.reader(output.splitlines(), skipinitialspace=True) if len(row) == len(FIELDS)]
+    gpus = tuple(_gpu(row) for row in rows if row[0].isdigit())
+    if gpus:
+        return GpuReport(driver=rows[0][5], gpus=gpus)
+    reason = Reason.MISMATCH if "version mismatch" in output else Reason.UNKNOWN
+    reason = Reason.NOT_LOADED if "communicate with the NVIDIA driver" in output else reason
+    return GpuReport(reason=reason.value, said=" ".join(output.split())[:200])
+
+
+def _gpu(row: list[str]) -> GpuSeen:
+    index, uuid, name, total, free, _, persistence, ecc, errors = row
+    return GpuSeen(
+        id=f"CUDA{index}",
+        index=int(index),
+        name=name,
+        vendor="nvidia",
+        total_mb=_mb(total),
+        free_mb=_mb(free),
+        uuid=uuid if uuid.startswith("GPU-") else "",
+        persistence=_YES_OR_NO.get(persistence),
+        ecc=_YES_OR_NO.get(ecc),
+        ecc_errors=int(errors) if errors.isdigit() else None,
+    )
+
+
+def _mb(mebibytes: str) -> int:
+    """0 for [N/A] and [Not Supported]."""
+    return int(mebibytes) * 2**20 // 10**6 if mebibytes.isdigit() else 0

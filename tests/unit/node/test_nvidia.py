@@ -1,0 +1,106 @@
+"""What NVIDIA's driver says is understood: by nvidia-smi of several ages, by libcuda alone, and by neither."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rbee.node import nvidia
+from rbee.node.nvidia import Card
+from rbee.node.probe import Gpu, Probe, parse, script
+from rbee.setup.base.platforms import Target
+
+CC = shutil.which("cc")
+
+#: libcuda of a machine with one L4 and a driver for CUDA 12.4.
+LIBCUDA = r"""
+#include <string.h>
+#include <stddef.h>
+int cuDriverGetVersion(int *v) { *v = 12040; return 0; }
+int cuInit(unsigned flags) { return 0; }
+int cuDeviceGetCount(int *n) { *n = 1; return 0; }
+int cuDeviceGet(int *device, int i) { *device = i; return 0; }
+int cuDeviceGetName(char *name, int size, int device) { strncpy(name, "NVIDIA L4", size); return 0; }
+int cuDeviceTotalMem_v2(size_t *size, int device) { *size = (size_t)23034 << 20; return 0; }
+int cuDeviceGetAttribute(int *value, int which, int device) { *value = which == 75 ? 8 : 9; return 0; }
+"""
+
+#: nvidia-smi: $KNOWS_COMPUTE is what it has of the capability, "" for a driver before 510.
+SMI = """#!/bin/sh
+case "$*" in
+  *compute_cap*) [ -n "$KNOWS_COMPUTE" ] || { echo 'Field "compute_cap" is not a valid field to query.'; exit 2; }
+    echo "NVIDIA A100-SXM4-40GB, 40960, 40000, 550.54.15, $KNOWS_COMPUTE" ;;
+  *query-gpu*) echo "Tesla V100, 16384, 16000, 470.82.01" ;;
+  *) echo "| NVIDIA-SMI 550.54.15    Driver Version: 550.54.15      CUDA Version: 11.4     |" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("NVIDIA L4, 23034, 22500, 550.54.15, 8.9", [Card("NVIDIA L4", 24152, 23592, "550.54.15", (8, 9))]),
+        ("Tesla V100, 16384, 16000, 470.82.01", [Card("Tesla V100", 17179, 16777, "470.82.01")]),
+        ("A, B, 1024, 512, 580.65.06, 12.0", [Card("A, B", 1073, 536, "580.65.06", (12, 0))]),
+        ("NVIDIA GB10, [N/A], [N/A], 580.95, 12.1", [Card("NVIDIA GB10", 0, 0, "580.95", (12, 1))]),
+        ("NVIDIA L4, 23034, 0, , 8.9", [Card("NVIDIA L4", 24152, 0, "", (8, 9))]),
+        ("No devices were found", []),
+        ("", []),
+    ],
+)
+def test_lines_of_drivers_of_several_ages_are_understood(line: str, expected: list[Card]) -> None:
+    assert list(nvidia.cards([line])) == expected
+
+
+@given(st.text(max_size=60))
+def test_nothing_that_a_node_says_breaks_the_probe(text: str) -> None:
+    found = list(nvidia.cards([text]))
+    assert len(found) <= 1
+    assert all(card.memory_total_mb >= 0 for card in found)
+    assert nvidia.version(text) == () or all(number < 100 for number in nvidia.version(text))
+
+
+def test_nvidia_smi_is_asked_and_what_it_does_not_know_is_left_open(tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    smi = tools / "nvidia-smi"
+    smi.write_text(SMI)
+    smi.chmod(0o755)
+    found = _probed(tmp_path, PATH=f"{tools}:{os.environ['PATH']}", KNOWS_COMPUTE="8.0")
+    assert found.gpus[:1] == (Gpu("nvidia", "NVIDIA A100-SXM4-40GB", 42949, 41943, "550.54.15", (8, 0)),)
+    old = _probed(tmp_path, PATH=f"{tools}:{os.environ['PATH']}", KNOWS_COMPUTE="")
+    assert old.gpus[:1] == (Gpu("nvidia", "Tesla V100", 17179, 16777, "470.82.01"),)
+    if not Path("/usr/lib/wsl/lib/libcuda.so.1").exists() and found.cuda == old.cuda:
+        assert found.cuda == (11, 4)
+
+
+@pytest.mark.skipif(CC is None or shutil.which("nvidia-smi") is not None, reason="needs cc, and no nvidia-smi")
+def test_without_nvidia_smi_the_drivers_library_is_asked(tmp_path: Path) -> None:
+    assert CC is not None
+    (tmp_path / "cuda.c").write_text(LIBCUDA)
+    subprocess.run(
+        [CC, "-shared", "-fPIC", "-o", tmp_path / "libcuda.so.1", tmp_path / "cuda.c"], check=True, timeout=60
+    )
+    found = _probed(tmp_path, LD_LIBRARY_PATH=str(tmp_path))
+    assert found.cuda == (12, 4)
+    assert found.gpus[:1] == (Gpu("nvidia", "NVIDIA L4", 24152, 0, "", (8, 9)),)
+    target = Target.of(found, (3, 11))
+    assert (target.cuda, target.gpus) == ((12, 4), {(8, 9)})
+
+
+def _probed(home: Path, **variables: str) -> Probe:
+    told = subprocess.run(
+        ["/bin/sh"],
+        input=script(str(home / "node")).encode(),
+        capture_output=True,
+        env={**os.environ, "HOME": str(home), **variables},
+        check=True,
+        timeout=60,
+    )
+    return parse(told.stdout)
