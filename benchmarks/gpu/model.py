@@ -9,6 +9,7 @@ Rules
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import gguf
@@ -61,7 +62,7 @@ def endings(path: Path) -> tuple[int, ...]:
 
 
 def blocks(kind: str, count: int, inputs: int, random: np.random.Generator) -> Bytes:
-    """`count` random blocks as rows of bytes, of weights around 0 that keep a vector of `inputs` about as long as it is.
+    """`count` random blocks as rows of bytes, of weights around 0 that keep a vector of `inputs` as long as it is.
 
     A block_q4_K is d, dmin (f16), 12 bytes of scales and minima in 6 bits each, 128 of weights; here each scale and
     minimum is 1. A block_q6_K is 192 bytes of weights, 16 scales (int8) and d.
@@ -81,13 +82,13 @@ def _halves(*values: float) -> Bytes:
     return np.frombuffer(np.array(values, dtype="<f2").tobytes(), dtype=np.uint8)
 
 
-def _pieces(tensor: Tensor, random: np.random.Generator) -> list[Bytes] | map[Bytes]:
+def _pieces(tensor: Tensor, random: np.random.Generator) -> Iterable[Bytes]:
     if tensor.kind == "F32":
         value = 1.0 if tensor.name.endswith("norm.weight") else 0.0
         return [np.full(tensor.shape, value, dtype="<f4").view(np.uint8)]
     whole = math.prod(tensor.shape) // BLOCK
     counts = (min(_SLICE, whole - at) for at in range(0, whole, _SLICE))
-    return map(lambda count: blocks(tensor.kind, count, tensor.shape[-1], random), counts)
+    return (blocks(tensor.kind, count, tensor.shape[-1], random) for count in counts)
 
 
 def _announce(writer: gguf.GGUFWriter, tensor: Tensor) -> None:

@@ -1,9 +1,9 @@
 """Makes the pack: what a machine without internet needs to build, run, test and measure rbee. `make gpu-pack`.
 
-    .gpu-pack/source.tar.xz     llama-cpp-python's locked sources, cut down
-    .gpu-pack/wheels/           all that is installed there, as the locks name it
-    .gpu-pack/venv.txt          what of it the environment of the steps holds; the rest is for nodes
-    .gpu-pack/sshd.tar.xz       an sshd with its libraries, for a machine that has none
+.gpu-pack/source.tar.xz     llama-cpp-python's locked sources, cut down
+.gpu-pack/wheels/           all that is installed there, as the locks name it
+.gpu-pack/venv.txt          what of it the environment of the steps holds; the rest is for nodes
+.gpu-pack/sshd.tar.xz       an sshd with its libraries, for a machine that has none
 """
 
 from __future__ import annotations
