@@ -1,10 +1,10 @@
 #!/bin/sh
 # One step on a GPU machine, each under ten minutes: run.sh build | model | node | tests | speed. README.md tells how.
-# Options go to the step: --backend cpu, --shape small. RBEE_GPU_WORK: where everything is kept; /tmp/rbee-gpu.
+# Options go to the step: --backend cpu, --shape small. GPU_WORK: where everything is kept; /tmp/rbee-gpu.
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 pack=$root/.gpu-pack
-work=${RBEE_GPU_WORK:-/tmp/rbee-gpu}
+work=${GPU_WORK:-/tmp/rbee-gpu}
 python=$work/venv/bin/python
 if [ ! -e "$work/venv/ready" ]; then
     mkdir -p "$work"

@@ -88,7 +88,8 @@ def _one_stream(rbee: Rbee, work: Work) -> list[Comparison]:
 def _against_bench(name: str, rbee: Rbee, work: Work, prompt: int, generated: int) -> Comparison:
     def ours() -> float:
         words = ("--prompt", str(prompt), "--gen", str(generated), "--repetitions", "1")
-        return _bench_speed(rbee("bench", NAME, "--json", *words).stdout)
+        (test,) = rbee("bench", NAME, "--json", *words).json()
+        return float(test["tokens_per_s"])
 
     return faster(name, in_turn({"rbee": ours, "llama-bench": partial(_theirs, work, prompt, generated)}), ONE_STREAM)
 
@@ -109,13 +110,6 @@ def _theirs(work: Work, prompt: int, generated: int) -> float:
     speeds = llama_bench(work.large, prompt, generated, 1, usable_cores(), backend=work.backend)
     ((speed,),) = speeds.values()
     return speed
-
-
-def _bench_speed(shown: str) -> float:
-    """Tokens per second of the one test in what `rbee bench --json` printed."""
-    (row,) = (row for row in map(json.loads, shown.splitlines()) if "tests" in row)
-    (test,) = row["tests"]
-    return float(test["tokens_per_s"])
 
 
 # --- memory ---
