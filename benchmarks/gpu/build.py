@@ -46,8 +46,20 @@ def flags(backend: str) -> list[str]:
     wheel = building.cmake_flags(Target.here(), backend).replace("-DGGML_CPU_ALL_VARIANTS=ON", "").split()
     programs = [flag for flag in llama_cpp.cmake_flags(backend) if flag not in wheel]
     programs = [flag for flag in programs if flag != "-DGGML_CPU_ALL_VARIANTS=ON"]
-    gpu = ["-DCMAKE_CUDA_ARCHITECTURES=native"] if backend == "cuda" else []
+    gpu = ["-DCMAKE_CUDA_ARCHITECTURES=native", *_run_path()] if backend == "cuda" else []
     return [*wheel, *programs, *gpu, "-DLLAMA_BUILD_TOOLS=ON", "-DLLAMA_BUILD_SERVER=ON", "-DLLAMA_TOOLS_INSTALL=OFF"]
+
+
+def _run_path() -> list[str]:
+    """Has what is linked look for CUDA's libraries where the toolkit is: CMake leaves out the folders that nvcc knows by
+    itself, and an image's loader may not know them."""
+    if not (nvcc := shutil.which("nvcc")):
+        return []
+    toolkit = Path(nvcc).resolve().parents[1]
+    folders = [toolkit / "lib64", toolkit / "targets" / "x86_64-linux" / "lib"]
+    if not (found := next((folder for folder in folders if folder.is_dir()), None)):
+        return []
+    return [f"-DCMAKE_{kind}_LINKER_FLAGS=-Wl,-rpath,{found}" for kind in ("MODULE", "SHARED", "EXE")]
 
 
 def vocabulary(work: Work) -> Path:

@@ -2,6 +2,7 @@
 # One step on a GPU machine, each under ten minutes: run.sh build | model | node | tests | speed. README.md tells how.
 # Options go to the step: --backend cpu, --shape small. GPU_WORK: where everything is kept; /tmp/rbee-gpu.
 set -eu
+umask 022 # the node's user reads the models
 root=$(cd "$(dirname "$0")/../.." && pwd)
 pack=$root/.gpu-pack
 work=${GPU_WORK:-/tmp/rbee-gpu}

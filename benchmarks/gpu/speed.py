@@ -88,7 +88,7 @@ def _one_stream(rbee: Rbee, work: Work) -> list[Comparison]:
 def _against_bench(name: str, rbee: Rbee, work: Work, prompt: int, generated: int) -> Comparison:
     def ours() -> float:
         words = ("--prompt", str(prompt), "--gen", str(generated), "--repetitions", "1")
-        (test,) = rbee("bench", NAME, "--json", *words).json()
+        *_, (test,) = rbee("bench", NAME, "--json", *words).lines()
         return float(test["tokens_per_s"])
 
     return faster(name, in_turn({"rbee": ours, "llama-bench": partial(_theirs, work, prompt, generated)}), ONE_STREAM)
@@ -117,9 +117,9 @@ def _theirs(work: Work, prompt: int, generated: int) -> float:
 
 def _memory(rbee: Rbee, node: GpuNode) -> list[Comparison]:
     _stop_workers(rbee)
+    before = memory.settled_mb(node, 0.0)  # what the worker before had is free by then
     figures = []
     for case in CASES:
-        before = memory.settled_mb(node, 0.0)
         (shown,) = rbee("models", "show", f"file:{node.work.large}", "--node", NAME, "--json", *case.words).json()[
             "models"
         ]
