@@ -51,8 +51,8 @@ def flags(backend: str) -> list[str]:
 
 
 def _run_path() -> list[str]:
-    """Has what is linked look for CUDA's libraries where the toolkit is: CMake leaves out the folders that nvcc knows by
-    itself, and an image's loader may not know them."""
+    """Has what is linked look for CUDA's libraries where the toolkit is: CMake leaves out what nvcc knows by itself,
+    and an image's loader may not know it."""
     if not (nvcc := shutil.which("nvcc")):
         return []
     toolkit = Path(nvcc).resolve().parents[1]
