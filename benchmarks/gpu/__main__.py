@@ -42,7 +42,11 @@ def main() -> None:
     work.write()
     work.enter()
     began = time.monotonic()
-    status = steps[asked.step](work, asked)
+    try:
+        status = steps[asked.step](work, asked)
+    except subprocess.CalledProcessError as error:
+        print(f"{' '.join(map(str, error.cmd[:5]))} … ended with {error.returncode}; its last words stand above")
+        status = 1
     print(f"{asked.step}: {time.monotonic() - began:.0f} s", flush=True)
     sys.exit(status)
 
