@@ -11,7 +11,7 @@ import gguf
 import numpy as np
 import pytest
 
-from benchmarks.gpu import build, model, pack, source
+from benchmarks.gpu import build, model, pack, source, speed
 from benchmarks.gpu.shape import SHAPES, Shape, has_more_bits
 from rbee.setup.base import requirements
 from rbee.setup.base.platforms import Target
@@ -152,6 +152,27 @@ def test_the_build_is_for_one_gpu_and_its_programs_stay_out_of_the_wheel() -> No
     assert "-DGGML_CPU_ALL_VARIANTS=ON" not in flags
     assert len(flags) == len(set(flags))
     assert not any("CUDA" in flag for flag in build.flags("cpu"))
+
+
+def test_the_libraries_of_the_toolkit_are_found_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CMake leaves their folder out of what it links: nvcc knows it by itself."""
+    toolkit = tmp_path / "cuda-13"
+    (toolkit / "bin").mkdir(parents=True)
+    (toolkit / "bin" / "nvcc").write_text("#!/bin/sh\n")
+    (toolkit / "bin" / "nvcc").chmod(0o755)
+    (tmp_path / "nvcc").symlink_to(toolkit / "bin" / "nvcc")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not any("rpath" in flag for flag in build.flags("cuda"))
+    (toolkit / "lib64").mkdir()
+    assert f"-DCMAKE_MODULE_LINKER_FLAGS=-Wl,-rpath,{toolkit}/lib64" in build.flags("cuda")
+    assert not any("rpath" in flag for flag in build.flags("cpu"))
+
+
+@pytest.mark.parametrize(("ours", "reached"), [((97.0, 99.0, 98.0), True), ((96.0, 96.9, 90.0), False)])
+def test_a_speed_is_reached_from_its_goal_up(ours: tuple[float, ...], reached: bool) -> None:
+    figure = speed.faster("tg128", {"llama-bench": (100.0, 100.0), "rbee": ours}, 0.97)
+    assert figure.reached is reached
+    assert figure.against == "llama-bench"
 
 
 def sdist(path: Path, files: dict[str, str]) -> Path:
