@@ -5,6 +5,7 @@ VENV := .venv/bin
 PROMPT ?= Why is the sky blue?
 PYTEST ?=
 NAME ?=
+GPU_PYTHON ?= 3.12
 # Processes of pytest, for two cores: half of the tests wait for something that is not this machine's work.
 JOBS ?= 4
 # llama.cpp takes minutes to build: once for this machine, not for each checkout.
@@ -12,7 +13,7 @@ export RBEE_WHEEL_CACHE ?= $(HOME)/.cache/rbee/wheels
 # Tests start hundreds of processes: what they run is compiled once, not by each of them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup dev infer test lint unit bench dist release clean
+.PHONY: help setup dev infer test lint unit bench gpu-pack dist release clean
 
 help:
 	@echo 'make infer PROMPT="..."  set up and ask the built-in model on this machine'
@@ -20,6 +21,7 @@ help:
 	@echo 'make unit                the tests that need neither a model nor containers'
 	@echo 'make lint                ruff and mypy alone'
 	@echo 'make bench [NAME=warm]   the benchmarks, or one of them'
+	@echo 'make gpu-pack            .gpu-pack/: what a GPU machine without internet needs for benchmarks/gpu'
 	@echo 'make dist                dist/rbee-linux-*: rbee in one file'
 	@echo 'make release             dist/: sdist, wheel, one file and signed checksums, once all that is checked'
 	@echo 'make clean               remove what was built in this checkout'
@@ -49,6 +51,10 @@ test: lint
 bench: dev
 	$(VENV)/python -m benchmarks $(NAME)
 
+# For that machine's Python.
+gpu-pack: setup
+	@$(VENV)/python -m benchmarks.gpu.pack --python $(GPU_PYTHON)
+
 # Who names a PYTHON wants that one inside; else it is the one that needs the oldest glibc.
 dist release: export DIST_PYTHON = $(if $(filter command line environment,$(origin PYTHON)),$(PYTHON))
 
@@ -59,5 +65,5 @@ release: setup
 	@$(VENV)/python -m tools.release
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+	rm -rf .venv .gpu-pack .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,12 +9,13 @@ import json
 import os
 import platform
 import re
+import shutil
 import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
@@ -62,9 +63,9 @@ class Report:
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         return "\n".join([f"== {self.name}", *lines])
 
-    def write(self) -> Path:
-        RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"{self.name}.json"
+    def write(self, folder: Path = RESULTS) -> Path:
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{self.name}.json"
         figures = [asdict(figure) | {"reached": figure.reached} for figure in self.figures]
         path.write_text(json.dumps({"name": self.name, "figures": figures, "machine": self.machine}, indent=2) + "\n")
         return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
@@ -114,11 +115,21 @@ def machine() -> dict[str, object]:
         "kernel": platform.release().split("-")[0],
         "python": platform.python_version(),
         "openssh": _openssh(),
-        "versions": {name: version(name) for name in ("rbee", "asyncssh", "httpcore", "uv")},
+        "versions": {name: found for name in ("rbee", "asyncssh", "httpcore", "uv") if (found := _version(name))},
     }
 
 
+def _version(name: str) -> str:
+    """ "" for what is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
 def _openssh() -> str:
+    if not shutil.which("ssh"):
+        return ""
     shown = subprocess.run(["ssh", "-V"], capture_output=True, text=True, check=False).stderr
     return shown.split(",")[0].strip()
 

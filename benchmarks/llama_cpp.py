@@ -73,8 +73,8 @@ async def llama_server(
     Raises RuntimeError with the end of its log when it does not become ready.
     """
     program = programs(backend) / "llama-server"
-    with tempfile.TemporaryDirectory(prefix="rbee-peer-") as folder:
-        socket, log = Path(folder, "llama.sock"), Path(folder, "log")
+    with tempfile.TemporaryDirectory(prefix="rbee-peer-") as place:
+        socket, log = Path(place, "llama.sock"), Path(place, "log")
         listen = ["127.0.0.1", "--port", str(port)] if port else [str(socket)]
         words = ["--model", str(model), "--host", *listen, "--parallel", str(slots), "--no-kv-unified"]
         words += ["--ctx-size", str(ctx * slots), *_common_words(threads, backend), *options]
@@ -109,17 +109,21 @@ def llama_bench(
 
 def programs(backend: str = "cpu") -> Path:
     """The folder with both programs, built first if need be, which takes minutes. Raises CalledProcessError."""
-    version, flags = requirements.llama().version, cmake_flags(backend)
-    digest = hashlib.sha256(" ".join(flags).encode()).hexdigest()[:12]
-    folder = assets.cache_folder() / "peers" / f"{version}-{digest}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{folder}.lock"):
-        if not folder.is_dir():
-            with tempfile.TemporaryDirectory(prefix=".building-", dir=folder.parent) as work:
-                log = Path(f"{folder}.log")
-                print(f"building {' and '.join(PROGRAMS)} {version}, which takes minutes; log: {log}", flush=True)
-                _build(Path(work), flags, log).rename(folder)
-    return folder
+    built = folder(backend)
+    built.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{built}.lock"):
+        if not built.is_dir():
+            with tempfile.TemporaryDirectory(prefix=".building-", dir=built.parent) as work:
+                log = Path(f"{built}.log")
+                print(f"building {' and '.join(PROGRAMS)}, which takes minutes; log: {log}", flush=True)
+                _build(Path(work), cmake_flags(backend), log).rename(built)
+    return built
+
+
+def folder(backend: str) -> Path:
+    """Where both programs lie once they are built."""
+    digest = hashlib.sha256(" ".join(cmake_flags(backend)).encode()).hexdigest()[:12]
+    return assets.cache_folder() / "peers" / f"{requirements.llama().version}-{digest}"
 
 
 def cmake_flags(backend: str) -> tuple[str, ...]:

@@ -51,20 +51,20 @@ class Streamed:
 
 
 @asynccontextmanager
-async def both(slots: int, ctx: int, threads: int) -> AsyncIterator[Peers]:
+async def both(slots: int, ctx: int, threads: int, backend: str = "cpu") -> AsyncIterator[Peers]:
     """Clients of a worker ("rbee") and of a llama-server, each with `slots` slots of `ctx` tokens."""
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(llama_server(assets.model(), slots, ctx, threads))
-        ours = await stack.enter_async_context(worker(slots, ctx, threads))
+        server = await stack.enter_async_context(llama_server(assets.model(), slots, ctx, threads, backend=backend))
+        ours = await stack.enter_async_context(worker(slots, ctx, threads, backend))
         yield {"rbee": ours, "llama-server": server.client}
 
 
 @asynccontextmanager
-async def worker(slots: int, ctx: int, threads: int) -> AsyncIterator[httpx.AsyncClient]:
+async def worker(slots: int, ctx: int, threads: int, backend: str = "cpu") -> AsyncIterator[httpx.AsyncClient]:
     """A worker with the real model, without a hive, until the block ends."""
     with tempfile.TemporaryDirectory(prefix="rbee-bench-worker-") as folder:
         socket = Path(folder, "w.sock")
-        options = WorkerOptions(ctx=ctx, slots=slots, threads=threads, backend="cpu")
+        options = WorkerOptions(ctx=ctx, slots=slots, threads=threads, backend=backend)
         config = WorkerConfig(
             secrets.token_hex(8), "model", str(assets.model()), str(socket), options, ctx, -1, slots=slots
         )

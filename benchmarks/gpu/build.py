@@ -1,0 +1,106 @@
+"""The wheel for nodes, llama-bench and llama-server, out of one build tree.
+
+Rules
+- Built for the GPU of this machine alone, and for processors with AVX2 without variants: minutes count here, and
+  what is compared is the programs around llama.cpp, which all run the same libraries.
+- A build that was cut off goes on where it was, by ninja's own state.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import llama_cpp
+from benchmarks.gpu.source import VOCABULARY
+from benchmarks.gpu.work import Work
+from rbee.base.settings import Settings
+from rbee.setup.base.platforms import Target
+from rbee.setup.wheels import building
+from rbee.setup.wheels.cache import WheelCache
+
+#: What is said of a build that nobody reads line by line.
+_LOG = "build.log"
+
+
+def build(work: Work) -> None:
+    """Build what is not there yet, and put it where keepers, this Python and the benchmarks find it."""
+    source = _unpack(work)
+    wheel = _wheel(work, source)
+    cache = WheelCache(work.wheel_cache, Settings.from_environment().log)
+    cache.add_wheel(wheel, work.backend, libc=Target.here().libc)
+    _pip("install", "--no-index", "--no-deps", "--force-reinstall", str(wheel))
+    peers = llama_cpp.folder(work.backend)
+    peers.parent.mkdir(parents=True, exist_ok=True)
+    if not peers.is_symlink():
+        peers.symlink_to(work.tree / "bin")
+
+
+def flags(backend: str) -> list[str]:
+    """For CMake, of wheel and programs alike."""
+    wheel = building.cmake_flags(Target.here(), backend).replace("-DGGML_CPU_ALL_VARIANTS=ON", "").split()
+    programs = [flag for flag in llama_cpp.cmake_flags(backend) if flag not in wheel]
+    programs = [flag for flag in programs if flag != "-DGGML_CPU_ALL_VARIANTS=ON"]
+    gpu = ["-DCMAKE_CUDA_ARCHITECTURES=native", *_run_path()] if backend == "cuda" else []
+    return [*wheel, *programs, *gpu, "-DLLAMA_BUILD_TOOLS=ON", "-DLLAMA_BUILD_SERVER=ON", "-DLLAMA_TOOLS_INSTALL=OFF"]
+
+
+def _run_path() -> list[str]:
+    """Has what is linked look for CUDA's libraries where the toolkit is: CMake leaves out what nvcc knows by itself,
+    and an image's loader may not know it."""
+    if not (nvcc := shutil.which("nvcc")):
+        return []
+    toolkit = Path(nvcc).resolve().parents[1]
+    folders = [toolkit / "lib64", toolkit / "targets" / "x86_64-linux" / "lib"]
+    if not (found := next((folder for folder in folders if folder.is_dir()), None)):
+        return []
+    return [f"-DCMAKE_{kind}_LINKER_FLAGS=-Wl,-rpath,{found}" for kind in ("MODULE", "SHARED", "EXE")]
+
+
+def vocabulary(work: Work) -> Path:
+    """The file of the vocabulary for models of random weights."""
+    return _unpack(work) / VOCABULARY
+
+
+def _unpack(work: Work) -> Path:
+    """The sources' folder. Its files keep their times, so that nothing is built twice."""
+    if not work.source.is_dir():
+        part = work.folder / "source.part"
+        shutil.rmtree(part, ignore_errors=True)
+        with tarfile.open(work.pack / "source.tar.xz") as packed:
+            packed.extractall(part, filter="data")
+        part.rename(work.source)
+    (source,) = work.source.iterdir()
+    return source
+
+
+def _wheel(work: Work, source: Path) -> Path:
+    """The wheel as scikit-build-core makes it; the programs are built with it, and are not in it."""
+    made = work.folder / "wheel"
+    if not list(made.glob("*.whl")):
+        log = work.folder / _LOG
+        print(f"building llama.cpp for {work.backend}; log: {log}", flush=True)
+        words = ["wheel", "--no-index", "--no-deps", "--no-build-isolation", "--verbose", "--wheel-dir", str(made)]
+        words += ["--config-settings", f"build-dir={work.tree}", str(source)]
+        args = " ".join(flags(work.backend))
+        _pip(*words, env={"CMAKE_ARGS": args, "CMAKE_BUILD_PARALLEL_LEVEL": str(building.cores_here())}, log=log)
+    (wheel,) = made.glob("*.whl")
+    return wheel
+
+
+def _pip(*words: str, env: dict[str, str] | None = None, log: Path | None = None) -> None:
+    """Raises CalledProcessError, with the end of the log shown."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # ninja of the pack
+    command: Sequence[str] = [sys.executable, "-m", "pip", *words]
+    with (log or Path(os.devnull)).open("a") as sink:
+        done = subprocess.run(
+            command, stdout=sink, stderr=subprocess.STDOUT, env={**os.environ, "PATH": path, **(env or {})}, check=False
+        )
+    if done.returncode and log:
+        print(log.read_text(errors="replace")[-4000:])
+    done.check_returncode()

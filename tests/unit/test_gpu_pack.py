@@ -1,0 +1,195 @@
+"""What travels to a GPU machine, and the model of random weights that is made there."""
+
+from __future__ import annotations
+
+import io
+import math
+import tarfile
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from benchmarks.gpu import build, model, pack, source, speed
+from benchmarks.gpu.shape import SHAPES, Shape, has_more_bits
+from rbee.setup.base import requirements
+from rbee.setup.base.platforms import Target
+
+TARGET = Target("Linux", "x86_64", "glibc", (2, 39), (3, 12))
+LLAMA = "vendor/llama.cpp"
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        *("CMakeLists.txt", "pyproject.toml", "README.md", "llama_cpp/llama.py", f"{LLAMA}/CMakeLists.txt"),
+        *(f"{LLAMA}/ggml/src/ggml-cuda/mmq.cu", f"{LLAMA}/src/llama.cpp", f"{LLAMA}/common/arg.cpp"),
+        *(f"{LLAMA}/vendor/nlohmann/json.hpp", f"{LLAMA}/tools/CMakeLists.txt", f"{LLAMA}/tools/server/server.cpp"),
+        *(f"{LLAMA}/tools/mtmd/clip.cpp", f"{LLAMA}/tools/llama-bench/main.cpp", f"{LLAMA}/tools/ui/CMakeLists.txt"),
+        *(f"{LLAMA}/tools/ui/ui.cpp.in", f"{LLAMA}/tools/ui/sources.cmake", f"{LLAMA}/scripts/ui-assets.cmake"),
+        source.VOCABULARY,
+    ],
+)
+def test_what_the_programs_are_made_of_travels(inside: str) -> None:
+    assert not source.is_left_out(inside)
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        *(".git/objects/pack/x.pack", "docs/index.md", "examples/a.py", "tests/test_llama.py"),
+        *(f"{LLAMA}/docs/build.md", f"{LLAMA}/tests/test.cpp", f"{LLAMA}/models/ggml-vocab-gpt-2.gguf"),
+        *(f"{LLAMA}/tools/ui/src/app.html", f"{LLAMA}/tools/ui/package-lock.json", f"{LLAMA}/tools/tts/tts.cpp"),
+        f"{LLAMA}/.github/workflows/build.yml",
+    ],
+)
+def test_the_rest_stays_here(inside: str) -> None:
+    assert source.is_left_out(inside)
+
+
+def test_the_sources_are_cut_and_changed_or_refused(tmp_path: Path) -> None:
+    tools = "    add_subdirectory(batched-bench)\n    add_subdirectory(rpc)\n    add_subdirectory(results)\nendif()\n"
+    files = {
+        f"{LLAMA}/tools/CMakeLists.txt": tools,
+        f"{LLAMA}/tools/server/CMakeLists.txt": "add_executable(x)\ninstall(TARGETS ${TARGET} RUNTIME)\n",
+        f"{LLAMA}/docs/build.md": "left out",
+    }
+    cut = source.cut_down(sdist(tmp_path / "a.tar.gz", files), tmp_path / "cut.tar.xz")
+    with tarfile.open(cut) as packed:
+        assert sorted(packed.getnames()) == sorted(f"x-1/{name}" for name in files if "docs" not in name)
+        inside = packed.extractfile(f"x-1/{LLAMA}/tools/CMakeLists.txt")
+        assert inside is not None
+        text = inside.read().decode()
+    assert "add_subdirectory(server)" in text
+    assert "rpc" not in text
+    files[f"{LLAMA}/tools/CMakeLists.txt"] = "another version\n"
+    with pytest.raises(source.NotThatSourceError, match="0 places"):
+        source.cut_down(sdist(tmp_path / "b.tar.gz", files), tmp_path / "other.tar.xz")
+    with pytest.raises(source.NotThatSourceError, match="has no"):
+        source.cut_down(sdist(tmp_path / "c.tar.gz", {"CMakeLists.txt": ""}), tmp_path / "none.tar.xz")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"),
+    [
+        ((50_000_000, 6_000_000, 7_000_000), ""),
+        ((55_000_001, 6_000_000, 7_000_000), "pack and checkout are 61.0 MB"),
+        ((50_000_000, 6_000_000, 40_000_001), "the sources are 40.0 MB"),
+    ],
+)
+def test_what_travels_has_a_bound(sizes: tuple[int, int, int], told: str) -> None:
+    found = pack.too_large(*sizes)
+    assert found.startswith(told)
+    assert bool(found) == bool(told)
+
+
+@pytest.mark.parametrize("python", [(3, 11), (3, 12), (3, 13)])
+def test_the_environment_of_the_steps_has_one_version_of_each_project(python: tuple[int, int]) -> None:
+    target = Target("Linux", "x86_64", "glibc", (2, 39), python)
+    kept, for_nodes = pack.chosen_lines(target)
+    names = [line.name for line in kept]
+    assert len(names) == len(set(names))
+    assert {"pytest", "pytest-asyncio", "asyncssh", "scikit-build-core", "ninja", "hatchling", "numpy"} <= {*names}
+    assert not {"cmake", "uv", "hf-xet", "litellm", "mypy"} & {*names}
+    assert for_nodes == requirements.for_runtime(target)
+    assert {line.line() for line in for_nodes} <= {line.line() for line in kept}
+
+
+def test_cmake_travels_where_it_is_asked_for() -> None:
+    kept, _ = pack.chosen_lines(TARGET, with_cmake=True)
+    assert "cmake" in {line.name for line in kept}
+
+
+def test_the_shape_is_that_of_the_real_model() -> None:
+    """339 tensors and 7.62 B weights, as Qwen2.5-7B-Instruct has; its file of Q4_K_M has 4.68 GB."""
+    tensors = list(SHAPES["qwen2.5-7b"].tensors())
+    assert len(tensors) == len({tensor.name for tensor in tensors}) == 339
+    assert sum(math.prod(tensor.shape) for tensor in tensors) == 7_615_616_512
+    assert SHAPES["qwen2.5-7b"].bytes == pytest.approx(4.68e9, rel=0.005)
+    by_name = {tensor.name: tensor for tensor in tensors}
+    assert by_name["blk.0.attn_k.weight"].shape == (512, 3584)
+    assert by_name["blk.0.ffn_down.weight"].shape == (3584, 18944)
+    assert {by_name[f"blk.{layer}.attn_v.weight"].kind for layer in (0, 2, 5, 27)} == {"Q6_K"}
+    assert {by_name[f"blk.{layer}.attn_v.weight"].kind for layer in (3, 4, 6)} == {"Q4_K"}
+
+
+@pytest.mark.parametrize("layers", [8, 28, 32, 80])
+def test_about_half_of_the_layers_have_more_bits(layers: int) -> None:
+    assert 0.4 <= sum(has_more_bits(layer, layers) for layer in range(layers)) / layers <= 0.6
+
+
+@pytest.mark.parametrize("kind", ["Q4_K", "Q6_K"])
+def test_blocks_are_weights_around_nought(kind: str) -> None:
+    made = model.blocks(kind, 400, 1024, np.random.default_rng(1))
+    values = gguf.quants.dequantize(made.reshape(400, -1), gguf.GGMLQuantizationType[kind])
+    assert values.std() == pytest.approx(1 / math.sqrt(1024), rel=0.02)
+    assert abs(values.mean()) < 0.02 * values.std() + 0.001
+
+
+def test_a_model_is_written_as_its_shape_says(tmp_path: Path) -> None:
+    tiny = Shape("tiny", layers=2, width=256, inner=512, heads=4, heads_kv=2, vocabulary=300)
+    path = model.write(tmp_path / "tiny.gguf", tiny, vocabulary(tmp_path / "vocabulary.gguf"))
+    reader = gguf.GGUFReader(path)
+    found = {
+        tensor.name: (tuple(map(int, reversed(tensor.shape))), tensor.tensor_type.name) for tensor in reader.tensors
+    }
+    assert found == {tensor.name: (tensor.shape, tensor.kind) for tensor in tiny.tensors()}
+    assert [int(tensor.n_bytes) for tensor in reader.tensors] == [tensor.bytes for tensor in tiny.tensors()]
+    tokens = reader.fields["tokenizer.ggml.tokens"].contents()
+    assert len(tokens) == 300
+    assert tokens[:2] == ["a", "<|end|>"]
+    assert tokens[-1] == "[PAD299]"
+    assert model.endings(path) == (1,)
+    assert list(tmp_path.glob("*.part")) == []
+    norm = next(tensor for tensor in reader.tensors if tensor.name == "output_norm.weight")
+    assert (norm.data == 1).all()
+
+
+def test_the_build_is_for_one_gpu_and_its_programs_stay_out_of_the_wheel() -> None:
+    flags = build.flags("cuda")
+    assert {"-DGGML_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=native", "-DLLAMA_TOOLS_INSTALL=OFF"} <= {*flags}
+    assert "-DGGML_CPU_ALL_VARIANTS=ON" not in flags
+    assert len(flags) == len(set(flags))
+    assert not any("CUDA" in flag for flag in build.flags("cpu"))
+
+
+def test_the_libraries_of_the_toolkit_are_found_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CMake leaves their folder out of what it links: nvcc knows it by itself."""
+    toolkit = tmp_path / "cuda-13"
+    (toolkit / "bin").mkdir(parents=True)
+    (toolkit / "bin" / "nvcc").write_text("#!/bin/sh\n")
+    (toolkit / "bin" / "nvcc").chmod(0o755)
+    (tmp_path / "nvcc").symlink_to(toolkit / "bin" / "nvcc")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not any("rpath" in flag for flag in build.flags("cuda"))
+    (toolkit / "lib64").mkdir()
+    assert f"-DCMAKE_MODULE_LINKER_FLAGS=-Wl,-rpath,{toolkit}/lib64" in build.flags("cuda")
+    assert not any("rpath" in flag for flag in build.flags("cpu"))
+
+
+@pytest.mark.parametrize(("ours", "reached"), [((97.0, 99.0, 98.0), True), ((96.0, 96.9, 90.0), False)])
+def test_a_speed_is_reached_from_its_goal_up(ours: tuple[float, ...], reached: bool) -> None:
+    figure = speed.faster("tg128", {"llama-bench": (100.0, 100.0), "rbee": ours}, 0.97)
+    assert figure.reached is reached
+    assert figure.against == "llama-bench"
+
+
+def sdist(path: Path, files: dict[str, str]) -> Path:
+    with tarfile.open(path, "w:gz") as sink:
+        for name, text in files.items():
+            entry = tarfile.TarInfo(f"x-1/{name}")
+            entry.size = len(text)
+            sink.addfile(entry, io.BytesIO(text.encode()))
+    return path
+
+
+def vocabulary(path: Path) -> Path:
+    writer = gguf.GGUFWriter(str(path), "qwen2")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(["a", "<|end|>"])
+    writer.add_token_types([gguf.TokenType.NORMAL, gguf.TokenType.CONTROL])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return path
