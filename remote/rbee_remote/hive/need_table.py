@@ -48,9 +48,9 @@ def make_needs(
     if len(points) > _MOST_POINTS:
         raise RemoteError(ErrorCode.USAGE, f"{len(points)} points are too many; {_MOST_POINTS} is the most")
     loading = planning.widest(loading, live)
-    whole = resources.whole_mb(loading.placement)
+    whole_mb = resources.whole_mb(loading.placement)
     subject = subject_of(loading.model.path, loading.asked, request.sandbox, loading.placement.gpus)
-    if job := meter.missing(subject, load_options.worth_asking(points, loading.estimate, whole)):
+    if job := meter.missing(subject, load_options.worth_asking(points, loading.estimate, whole_mb)):
         return job
     estimate = replace(loading.estimate, answer=meter.answer(subject))
     available = planning.available_mb(loading.placement, live)

@@ -164,7 +164,8 @@ def free_vram_mb(placement: Placement, gpus: Sequence[Gpu]) -> int:
 
 def whole_mb(placement: Placement) -> int:
     """All that the node and the placement's GPUs have, whoever has it now: no worker can get more."""
-    return psutil.virtual_memory().total // MB + sum(gpu.total_mb for gpu in placement.gpus)
+    ram: int = psutil.virtual_memory().total
+    return ram // MB + sum(gpu.total_mb for gpu in placement.gpus)
 
 
 def _best_backend(gpus: tuple[Gpu, ...], ggml: tuple[Gpu, ...]) -> str:
