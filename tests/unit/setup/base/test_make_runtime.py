@@ -80,7 +80,7 @@ def test_packages_of_one_namespace_are_unpacked_by_two_at_once(tmp_path: Path, m
     def then_made(path: str) -> bool:
         found = exists(path)
         if not found:
-            os.makedirs(path, exist_ok=True)
+            Path(path).mkdir(parents=True, exist_ok=True)
         return found
 
     monkeypatch.setattr(os.path, "exists", then_made)
