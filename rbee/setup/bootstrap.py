@@ -24,7 +24,7 @@ from rbee.base.retries import INSTALL_TIMEOUT_S, PYTHON_TIMEOUT_S
 from rbee.node.probe import Probe
 from rbee.node.session import NodeSession
 from rbee.setup import interpreter
-from rbee.setup.base import node_scripts
+from rbee.setup.base import bytecode, node_scripts
 from rbee.setup.base.bundle import Bundle
 from rbee.setup.base.make_runtime import LLAMA_FAILS
 from rbee.setup.base.payload import Payload, build_compiled, build_payload
@@ -271,7 +271,12 @@ class _Bootstrap:
     async def _upload_wheels(self, place: node_scripts.Place) -> list[Sendable]:
         """Everything of the runtime; only what is not there travels. Returns all of it."""
         *packages, llama = await self.get_wheels(place)
-        wheels: list[Sendable] = [await asyncio.to_thread(Bundle.of, "packages.tar", packages), llama]
+        python = self.runtime.target.python
+
+        def bundle() -> Bundle:
+            return Bundle.of("packages.tar", [*packages, *bytecode.of_packages(packages, python)])
+
+        wheels: list[Sendable] = [await asyncio.to_thread(bundle), llama]
         files = [(wheel, node_scripts.wheel_path(self.probe.home, wheel)) for wheel in wheels]
         await put_files(self.session.connection, files, key="wheels", text=Step.WHEELS.value, emit=self.session.emit)
         return wheels

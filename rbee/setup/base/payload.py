@@ -6,8 +6,6 @@ Rules
   hives.
 - Bytecode is there for speed alone: a zip is never written to, so that without it each process on a node compiles all
   that it imports. A node whose Python is of another minor version than the keeper's reads the sources beside it.
-- A node never compares bytecode with its source. So it is compiled from the very bytes that the digest names, without
-  what this Python leaves out for itself (`-O`), and never taken from a `__pycache__`, which can be of other sources.
 - The package is found, never imported: most of it needs what only a node's runtime has.
 """
 
@@ -16,22 +14,17 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
-import io
-import marshal
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from rbee.setup.base import bytecode
 
 PACKAGE = "rbee_remote"
 DIGEST_LENGTH = 16
 
 _START = "__main__.py"
 _MAIN = b"from rbee_remote.__main__ import main\n\nraise SystemExit(main())\n"
-#: The earliest time that a zip file can say.
-_EPOCH = (1980, 1, 1, 0, 0, 0)
-#: PEP 552: bytecode that is named by its source's hash, which whoever imports it does not compute again.
-_UNCHECKED_HASH = 0b01
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +71,7 @@ def pack(package: Path) -> Payload:
 def compiled(package: Path) -> Payload:
     """As `pack`, with bytecode beside each source."""
     sources = _sources(package)
-    return _payload(sources, dict(_bytecode(sources)))
+    return _payload(sources, _bytecode(sources))
 
 
 def _sources(package: Path) -> dict[str, bytes]:
@@ -95,17 +88,14 @@ def _belongs(path: Path) -> bool:
     return not hidden and not path.name.endswith((".pyc", "~"))
 
 
-def _bytecode(sources: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
+def _bytecode(sources: Mapping[str, bytes]) -> dict[str, bytes]:
     """By its name in the zip, where zipimport looks for it: beside the source."""
-    head = importlib.util.MAGIC_NUMBER + _UNCHECKED_HASH.to_bytes(4, "little")
-    for name, source in sources.items():
-        if name.endswith(".py") and name != _START:
-            code = compile(source, name, "exec", dont_inherit=True, optimize=0)
-            yield f"{name}c", head + importlib.util.source_hash(source) + marshal.dumps(code)
+    modules = {name: source for name, source in sources.items() if name.endswith(".py") and name != _START}
+    return {f"{name}c": bytecode.compiled(name, source) for name, source in modules.items()}
 
 
-def _payload(sources: Mapping[str, bytes], bytecode: Mapping[str, bytes]) -> Payload:
-    data = _zip({**sources, **bytecode})
+def _payload(sources: Mapping[str, bytes], more: Mapping[str, bytes]) -> Payload:
+    data = bytecode.zipped({**sources, **more})
     return Payload(_digest(sources), data, hashlib.sha256(data).hexdigest())
 
 
@@ -115,14 +105,3 @@ def _digest(files: Mapping[str, bytes]) -> str:
         digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)
     return digest.hexdigest()[:DIGEST_LENGTH]
-
-
-def _zip(files: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in sorted(files.items()):
-            entry = zipfile.ZipInfo(name, _EPOCH)
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            entry.external_attr = 0o644 << 16
-            archive.writestr(entry, content)
-    return buffer.getvalue()

@@ -196,6 +196,8 @@ async def test_a_bare_node_gets_a_runtime_that_runs_and_a_payload(bed: Testbed) 
     assert Path(ready.payload).read_bytes() == build_compiled().data
     script = f"'{ready.python}' -I -c 'import jinja2; from llama_cpp.llama_cpp import BUILT; print(BUILT)'"
     assert (await bed.connection.run(script)).stdout == b"here\n"
+    (compiled,) = Path(ready.runtime).glob("lib/*/site-packages/jinja2/__pycache__/__init__.*.pyc")
+    assert compiled.read_bytes()[4] == 1, "it is what the keeper compiled: named by a hash, not by a time"
     assert not list(bed.home.glob("runtimes/uv-*"))
     assert not [path for path in Path(ready.runtime).rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o77]
     assert bed.home.stat().st_mode & 0o777 == 0o700
