@@ -112,7 +112,8 @@ def test_two_keepers_share_a_worker(keeper: Rbee, node: GpuNode) -> None:
 
 def test_what_does_not_fit_is_refused_and_what_is_there_goes_on(keeper: Rbee, node: GpuNode) -> None:
     running = ask(keeper, node, "small")["worker"]
-    words = ("--ctx", "262144", "--slots", "64", "--json", QUESTION)
+    on_gpu = ("--gpu-layers", "all") if node.work.backend == "cuda" else ()  # else it is RAM that the rest lacks
+    words = (*on_gpu, "--ctx", "262144", "--slots", "64", "--json", QUESTION)
     refused = keeper("infer", "--node", NAME, *of(node, node.work.large.stem), *words, status=None)
     assert refused.status != 0
     code = "VRAM_EXHAUSTED" if node.work.backend == "cuda" else "RAM_EXHAUSTED"

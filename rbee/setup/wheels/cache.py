@@ -1,6 +1,7 @@
 """The keeper's wheel cache: what a node's runtime is made of, fetched or built once.
 
-    base-KEY/                   the wheels of base.txt and constraints.txt for one platform and Python
+    base-KEY/                   the wheels of base.txt and constraints.txt for one platform and Python, and bytecode of
+                                some of them (bytecode.py), which may come later
     build-KEY/                  the wheels of build.txt, likewise
     uv-KEY/uv                   what fetches a Python for a node, or compiles there, likewise
     llama/BACKEND-PLATFORM/     one llama-cpp-python wheel and `wheel.json`, which says what it needs
