@@ -177,8 +177,11 @@ def _common_words(threads: int, backend: str) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """LD_LIBRARY_PATH goes before what a program finds beside itself, and could name another llama.cpp."""
-    return {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
+    """Without what could name another llama.cpp: LD_LIBRARY_PATH goes before what a program finds beside itself. Its
+    other folders stay, by which some images have the GPU's driver."""
+    folders = [Path(name) for name in os.environ.get("LD_LIBRARY_PATH", "").split(":") if name]
+    kept = [str(folder) for folder in folders if not [*folder.glob("libggml*"), *folder.glob("libllama*")]]
+    return {**os.environ, "LD_LIBRARY_PATH": ":".join(kept)}
 
 
 def _test_name(prompt: int, gen: int) -> str:

@@ -13,6 +13,7 @@ import gguf
 import numpy as np
 import pytest
 
+from benchmarks import llama_cpp
 from benchmarks.gpu import __main__ as steps
 from benchmarks.gpu import build, model, pack, source, speed
 from benchmarks.gpu.shape import SHAPES, Shape, has_more_bits
@@ -211,6 +212,16 @@ def test_logs_come_back_with_the_results(tmp_path: Path, monkeypatch: pytest.Mon
     for _ in range(2):
         kept.keep_logs(tmp_path / "sshd.log", tmp_path / "log")
     assert sorted(path.name for path in kept.out.glob("logs-*/*")) == ["sshd.log"] * 2 + ["worker-1.log"] * 2
+
+
+def test_llama_cpps_own_programs_find_the_driver_and_no_other_llama_cpp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "driver").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "libggml-base.so.0").touch()
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"{tmp_path}/driver:{tmp_path}/other:")
+    assert llama_cpp._environment()["LD_LIBRARY_PATH"] == f"{tmp_path}/driver"
 
 
 @pytest.mark.parametrize(("ours", "reached"), [((97.0, 99.0, 98.0), True), ((96.0, 96.9, 90.0), False)])
