@@ -40,7 +40,7 @@ from rbee.setup.base.platforms import Target, Version
 from rbee.setup.base.stoppable import Stop, in_thread, never
 from rbee.setup.index import asked as wheel_index
 from rbee.setup.index.builders import KEEPER, Builders, is_of_index
-from rbee.setup.wheels import building, portable
+from rbee.setup.wheels import building, cuda_code, portable
 from rbee.setup.wheels import check as wheel_check
 from rbee.setup.wheels.llama_wheel import WHAT, LlamaWheel
 from rbee_remote.protocol import ErrorCode
@@ -195,10 +195,12 @@ class WheelCache:
                 shutil.copyfile(path, wheel)
             version = max(portable.needed_glibc(wheel, stop), _named_version(path))
             sha256, project = file_sha256(wheel), path.name.split("-")[1]
-            known = LlamaWheel(path.name, sha256, project, backend, system, machine, libc, version, built_on, cpu)
+            code = cuda_code.of_wheel(wheel, stop) if backend == "cuda" else None
+            text = code.text if code else ""
+            known = LlamaWheel(path.name, sha256, project, backend, system, machine, libc, version, built_on, cpu, text)
             (folder / "wheel.json").write_text(json.dumps(dataclasses.asdict(known), indent=1), encoding="utf-8")
             built = Target(system, machine, libc, version, ())
-            other = f"{built_on} {cpu}".strip()
+            other = f"{built_on} {cpu} {known.cuda}".strip()
             by = f"-by-{hashlib.sha256(other.encode()).hexdigest()[:12]}" if other else ""
             final = folder.with_name(f"{backend}-{known.version}-{built.name}{by}")
             there = LlamaWheel.of(final) if final.exists() else None
@@ -289,6 +291,8 @@ class WheelCache:
 
             def add(stop: Stop) -> LocalFile:
                 cpu = " ".join(sorted(wheel_check.needed_cpu(wheel, target, stop)))
+                if backend == "cuda":
+                    wheel_check.check_cuda(wheel, target, stop)
                 find = wheel_check.local_libraries(target)
                 by = "" if index.sha256 and not index.backend else vouched
                 return self.add_wheel(

@@ -40,6 +40,7 @@ from rbee_remote.protocol import ErrorCode
 from tests.doubles.connection import FakeConnection
 from tests.doubles.session import session_over
 from tests.patience import PATIENCE_S
+from tests.unit.setup.cuda_library import container, library
 from tests.unit.setup.package_index import PackageIndex
 from tests.unit.setup.tiny_packages import write_source, write_wheel
 from tests.unit.setup.wheel_server import make_wheel, serving
@@ -565,7 +566,8 @@ async def test_a_gpu_gets_the_wheel_for_it_from_an_index_and_the_cpu_where_that_
     bed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The real bindings, which are read here, cannot be imported without packages that this index has not.
-    wheel = make_wheel(tmp_path / "made", {"llama_cpp/importable.py": b""})
+    code = library(tmp_path, container("sm_90"), needs="libcudart.so.12").getvalue()
+    wheel = make_wheel(tmp_path / "made", {"llama_cpp/importable.py": b"", "llama_cpp/lib/libggml-cuda.so": code})
     monkeypatch.setattr(node_scripts, "_BINDINGS", "llama_cpp.importable")
     bed.index.lock(requirements.LLAMA, wheel)
     bed.cache.add_wheel(wheel, "cpu")
