@@ -123,12 +123,24 @@ def _program(name: str) -> str:
     return resources.files("rbee.setup.base").joinpath(name).read_text(encoding="utf-8")
 
 
-def build_wheel(place: Place, folder: str, source: str, tools: Sequence[tuple[LocalFile, str]], flags: str) -> str:
+def build_wheel(
+    place: Place,
+    folder: str,
+    source: str,
+    tools: Sequence[tuple[LocalFile, str]],
+    flags: str,
+    cuda: Sequence[tuple[LocalFile, str]] = (),
+) -> str:
     """Compile a source archive, on a node or here. The last line says `built PATH` or `failed STATUS`.
 
     folder: is made, holds the wheel at the end, and is the caller's to remove. tools: each with its path there. They
     are installed by their hashes into an environment of their own; the build is given that, and fetches nothing.
+    cuda: the wheels that a CUDA toolkit for this build is made of, likewise.
     """
+    words = " ".join(quote(word) for file, path in cuda for word in (file.sha256, path))
+    make = f'{quote(place.python)} -I -c {quote(_program("make_toolkit.py"))} "$staging/cuda" {words}'
+    ready = [_venv(place), _install(place), *([make] if cuda else [])]
+    of_cuda = "-DCMAKE_CUDA_COMPILER=$staging/cuda/bin/nvcc -DCUDAToolkit_ROOT=$staging/cuda"
     build = (
         f"{quote(place.uv)} build --wheel --no-index --no-build-isolation "
         f'--python "$staging/venv/bin/python" --out-dir "$staging/built" {quote(source)}'
@@ -140,10 +152,10 @@ def build_wheel(place: Place, folder: str, source: str, tools: Sequence[tuple[Lo
         'mkdir "$staging" "$staging/tmp"',
         'export TMPDIR="$staging/tmp"',
         *_requirements(tools),
-        f"export CMAKE_ARGS={quote(flags)}",
+        f"export CMAKE_ARGS={quote(flags)}" + f'" {of_cuda}"' * bool(cuda),
         'export PATH="$staging/venv/bin:$PATH"',
         "status=0",
-        f"{{ {_venv(place)} && {_install(place)} && {build}; }} 2>&1 || status=$?",
+        f"{{ {' && '.join([*ready, build])}; }} 2>&1 || status=$?",
         'if [ "$status" = 0 ]; then echo "built $(echo "$staging"/built/*.whl)"; else echo "failed $status"; fi',
     )
 

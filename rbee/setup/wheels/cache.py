@@ -40,7 +40,7 @@ from rbee.setup.base.platforms import Target, Version
 from rbee.setup.base.stoppable import Stop, in_thread, never
 from rbee.setup.index import asked as wheel_index
 from rbee.setup.index.builders import KEEPER, Builders, is_of_index
-from rbee.setup.wheels import building, cuda_code, portable
+from rbee.setup.wheels import building, cuda_code, portable, toolkit
 from rbee.setup.wheels import check as wheel_check
 from rbee.setup.wheels.llama_wheel import WHAT, LlamaWheel
 from rbee_remote.protocol import ErrorCode
@@ -77,6 +77,20 @@ class WheelCache:
         """What compiles llama-cpp-python on a node without internet."""
         lines = requirements.for_target(requirements.BUILD, target)
         return await self._locked_wheels(requirements.BUILD, lines, target, "the build tools", emit)
+
+    async def toolkit_wheels(self, target: Target, emit: Emit) -> list[LocalFile]:
+        """What a CUDA toolkit is made of, for a build on a machine of the target's kind."""
+        needed, what = toolkit.fetched_for(target), "CUDA's compiler (100 MB)"
+        lock = f"cuda{toolkit.MAJOR}.txt"
+        return [
+            *await self._locked_wheels(lock, toolkit.compiler(), needed, what, emit),
+            *await self.cuda_libraries(toolkit.MAJOR, target, emit),
+        ]
+
+    async def cuda_libraries(self, major: int, target: Target, emit: Emit) -> list[LocalFile]:
+        """The wheels with the libraries of a line of CUDA that a worker loads."""
+        lines, what = toolkit.libraries(major), "CUDA's libraries (400 MB)"
+        return await self._locked_wheels(f"cuda{major}.txt", lines, toolkit.fetched_for(target), what, emit)
 
     async def _locked_wheels(
         self, lock: str, lines: Sequence[requirements.Locked], target: Target, what: str, emit: Emit
@@ -247,7 +261,9 @@ class WheelCache:
                 if here or on_node is None:
                     emit(building.forecast("this machine", building.cores_here(), backend))
                     tools = await self.tool_wheels(Target.here(), emit)
-                    wheel = await building.build_here(flags, folder, tools, self.build_log(backend), emit)
+                    takes_cuda = backend == "cuda" and toolkit.has_wheels(target)
+                    parts = await self.toolkit_wheels(Target.here(), emit) if takes_cuda else []
+                    wheel = await building.build_here(flags, folder, tools, self.build_log(backend), emit, parts)
                     add = partial(self.add_wheel, wheel, backend, libc=target.libc)
                 else:
                     wheel, find = await on_node(flags, folder, emit)
@@ -360,4 +376,4 @@ def _named_version(wheel: Path) -> Version:
 
 
 def _builds_here(target: Target, backend: str) -> bool:
-    return target.runs_what_is_built_on(Target.here()) and building.missing_tool(backend) is None
+    return target.runs_what_is_built_on(Target.here()) and building.missing_tool(backend, target) is None
