@@ -25,7 +25,7 @@ from rbee.node.diagnosis import needed_mb
 from rbee.node.probe import Probe
 from rbee.node.session import NodeSession
 from rbee.setup import interpreter
-from rbee.setup.base import node_scripts
+from rbee.setup.base import cuda, node_scripts
 from rbee.setup.base.bundle import Bundle
 from rbee.setup.base.make_runtime import LLAMA_FAILS
 from rbee.setup.base.payload import Payload, build_compiled, build_payload
@@ -157,7 +157,9 @@ async def gather(session: NodeSession, probe: Probe) -> Gathered:
     runtime = await better(chosen, session, probe, cache, builders)
     say_how(runtime, session, probe, cache, builders)
     was_there = runtime is chosen and cache.find_llama(runtime.target, runtime.backend, builders) is not None
-    *packages, llama = await _Bootstrap(session, probe, build_payload(), cache, builders, runtime).get_wheels(None)
+    work = _Bootstrap(session, probe, build_payload(), cache, builders, runtime)
+    *packages, llama = await work.get_wheels(None)
+    await work.get_libraries(llama)
     uv = await cache.uv_binary(runtime.target, session.emit)
     return Gathered(runtime.target, runtime.backend, llama, packages[0].path.parent, uv, was_there)
 
@@ -207,6 +209,7 @@ class _Bootstrap:
     cache: WheelCache
     builders: Builders
     runtime: Runtime
+    _again: bool = field(default=False, init=False)  # what the probe saw of libraries is not relied on
     _without: str = field(default="", init=False)  # the SHA-256 of a prebuilt llama.cpp that does not run there
 
     async def take(self, steps: list[Step]) -> node_scripts.Place:
@@ -280,8 +283,12 @@ class _Bootstrap:
     async def _upload_wheels(self, place: node_scripts.Place) -> list[Sendable]:
         """Everything of the runtime; only what is not there travels. Returns all of it."""
         *packages, llama = await self.get_wheels(place)
-        wheels: list[Sendable] = [await asyncio.to_thread(Bundle.of, "packages.tar", packages), llama]
-        files = [(wheel, node_scripts.wheel_path(self.probe.home, wheel)) for wheel in wheels]
+        libraries = await self.get_libraries(llama)
+        wheels: list[Sendable] = [await asyncio.to_thread(Bundle.of, "packages.tar", packages), *libraries, llama]
+        there = frozenset() if self._again else self.probe.libraries
+        files = [
+            (wheel, node_scripts.wheel_path(self.probe.home, wheel)) for wheel in wheels if wheel.sha256 not in there
+        ]
         await put_files(self.session.connection, files, key="wheels", text=Step.WHEELS.value, emit=self.session.emit)
         return wheels
 
@@ -310,6 +317,13 @@ class _Bootstrap:
         )
         return [*await self.cache.base_wheels(target, self.session.emit), llama]
 
+    async def get_libraries(self, llama: LocalFile) -> list[LocalFile]:
+        """In the cache: CUDA's that `llama` loads and the node has not installed."""
+        line = await asyncio.to_thread(self.cache.cuda_line, llama.sha256)
+        if line not in cuda.brought(self.runtime.target) - self.probe.cudart:
+            return []
+        return await self.cache.cuda_libraries(line, self.runtime.target, self.session.emit)
+
     async def _ready_to_build(self) -> node_scripts.Place:
         """Put on the node what a build there runs with."""
         steps = plan(replace(self.probe, runtimes=frozenset()), "", self.runtime.key)
@@ -324,6 +338,7 @@ class _Bootstrap:
             llama, failed = files[-1].sha256, error.details.get("status") == LLAMA_FAILS
             if error.code is ErrorCode.DISK_FULL:
                 raise
+            self._again = True
             if failed and await asyncio.to_thread(self.cache.is_prebuilt, llama):
                 self._without = llama
                 self.session.emit(Notice(f"{error.message}; that llama.cpp is a prebuilt one, so it is built instead"))

@@ -20,6 +20,8 @@ STALE_MINUTES = 24 * 60
 #: name.
 IMPORTS = "anyio, jinja2, psutil, starlette.applications, uvicorn"
 _BINDINGS = "llama_cpp.llama_cpp"
+#: Modules of the payload that see to that the bindings can be imported, and to what they import.
+_WITH_LLAMA = ("alone.py", "cuda_libraries.py")
 #: What they import for constraints, probabilities and embeddings. Where it cannot be, such requests are told.
 _LATER = ("numpy.ctypeslib", "llguidance")
 
@@ -107,8 +109,11 @@ def unpack_python(place: Place, nonce: str, name: str, archive: str) -> str:
 def create_runtime(place: Place, nonce: str, key: str, files: Sequence[Sendable]) -> str:
     """Make the runtime `key` from wheels and archives of wheels that are on the node: staged, verified, renamed."""
     program, later = _program("make_runtime.py"), _program("compile_later.py")
-    alone = (package_folder() / "system" / "alone.py").read_text(encoding="utf-8")
-    llama = f"{alone}\nimport_alone({_BINDINGS!r})"
+    modules = [(package_folder() / "system" / name).read_text(encoding="utf-8") for name in _WITH_LLAMA]
+    # As one text, which may say that but once, at its begin.
+    future = "from __future__ import annotations\n"
+    both = "\n".join(modules).replace(future, "")
+    llama = f"{future}{both}\npreload(Path(sys.prefix))\nimport_alone({_BINDINGS!r})"
     words = [f"{place.home}/runtimes/{key}", f"import {IMPORTS}", llama, json.dumps(["-I", "-c", later, *_LATER])]
     for file in files:
         words += [file.sha256, wheel_path(place.home, file)]

@@ -179,6 +179,11 @@ class WheelCache:
         found = (known for folder in self._llama_folders() if (known := LlamaWheel.of(folder)))
         return any(known.sha256 == sha256 and is_of_index(known.built_on) for known in found)
 
+    def cuda_line(self, sha256: str) -> int:
+        """The line of CUDA whose libraries the wheel of that hash loads, 0 for none."""
+        found = (known for folder in self._llama_folders() if (known := LlamaWheel.of(folder)))
+        return next((known.code.line for known in found if known.sha256 == sha256 and known.code), 0)
+
     def add_wheel(
         self,
         path: Path,

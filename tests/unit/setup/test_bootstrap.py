@@ -585,13 +585,13 @@ async def test_a_gpu_gets_the_wheel_for_it_from_an_index_and_the_cpu_where_that_
         assert any(isinstance(event, Notice) and "HTTP Error 404" in event.text for event in bed.events)
         shutil.rmtree(bed.home)
         server.offer(wheel, backend="cuda")
-        assert (await bed.ensure(bed.probe(gpus=NVIDIA, cpu=found.cpu), node)).backend == "cuda"
+        assert (await bed.ensure(bed.probe(gpus=NVIDIA, cudart=found.cudart, cpu=found.cpu), node)).backend == "cuda"
         (fetched,) = bed.cache.root.glob("llama/cuda-*")
         shutil.rmtree(fetched)
-        bare = bed.probe(gpus=NVIDIA, cpu=found.cpu, runtimes=frozenset())
+        bare = bed.probe(gpus=NVIDIA, cudart=found.cudart, cpu=found.cpu, runtimes=frozenset())
         gathered = await bootstrap.gather(bed.session(node), bare)
         assert (gathered.backend, gathered.was_there) == ("cuda", False)
-    again = bed.probe(gpus=NVIDIA, cpu=found.cpu)
+    again = bed.probe(gpus=NVIDIA, cudart=found.cudart, cpu=found.cpu)
     assert bootstrap.is_complete(bed.session(node), again, build_payload())
 
 
