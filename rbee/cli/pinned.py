@@ -33,7 +33,7 @@ class Pinned:
 
 
 def pinned() -> Iterator[Pinned]:
-    """All of it: the payload, the locks' lines, and the models that have a hash."""
+    """All of it: the payload (its sources, as one zip file), the locks' lines, and the models that have a hash."""
     payload = build_payload()
     yield Pinned("node", "payload", payload.digest, (payload.sha256,))
     yield _line("node", requirements.uv())

@@ -75,6 +75,8 @@ def unpack_all(files: Sequence[tuple[Path, str]], site: Path) -> None:
         unpack_these(files, ours, site)
     finally:
         _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        raise SystemExit(f"unpacking was ended by signal {os.WTERMSIG(status)}")
     if status:
         raise SystemExit(1)  # it has said why
 

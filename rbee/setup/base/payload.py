@@ -77,8 +77,11 @@ def pack(package: Path) -> Payload:
 
 def compiled(package: Path) -> Payload:
     """As `pack`, with bytecode beside each source. Without it under `python -O`: what that leaves out, nodes need."""
-    bytecode = {} if sys.flags.optimize else dict(_bytecode(package))
-    return _payload(_sources(package), bytecode)
+    return _payload(_sources(package), {} if _optimizes() else dict(_bytecode(package)))
+
+
+def _optimizes() -> bool:
+    return sys.flags.optimize > 0
 
 
 def _sources(package: Path) -> dict[str, bytes]:

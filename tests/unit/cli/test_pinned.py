@@ -29,7 +29,8 @@ def test_it_lists_each_line_of_each_lock_the_payload_and_the_models() -> None:
     assert all(item.sha256 for item in pinned())
 
 
-def test_the_payload_is_the_one_that_travels() -> None:
+def test_the_payload_is_told_by_its_sources() -> None:
+    """Bytecode, which differs between the Pythons of keepers, is put beside them on the way to a node."""
     (payload,) = (item for item in pinned() if item.name == "payload")
     assert payload.sha256 == (hashlib.sha256(build_payload().data).hexdigest(),)
 

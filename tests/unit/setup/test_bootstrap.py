@@ -23,6 +23,7 @@ from rbee.base.events import Event, Notice, Progress
 from rbee.base.settings import Settings
 from rbee.context import Context
 from rbee.inventory import Inventory, Node, WheelIndex
+from rbee.node import traces
 from rbee.node.diagnosis import needed_mb
 from rbee.node.probe import Gpu, Probe
 from rbee.node.session import NodeSession
@@ -253,6 +254,37 @@ async def test_an_error_of_what_is_done_meanwhile_ends_the_bootstrap(bed: Testbe
     async with asyncio.timeout(PATIENCE_S):
         while bed.left_over():
             await asyncio.sleep(0.02)
+
+
+async def test_an_uninstall_ends_what_still_compiles_and_leaves_nothing(bed: Testbed, tmp_path: Path) -> None:
+    slow = {"numpy/__init__.py": b"", "numpy/ctypeslib.py": b"import time; time.sleep(600)"}
+    packages = [write_wheel(bed.index.folder, name, _tiny(name)) for name in PACKAGES]
+    bed.index.lock(requirements.BASE, *packages, write_wheel(bed.index.folder, "numpy", slow))
+    bed.provide_llama()
+    await bed.ensure()
+    found = bed.probe(run_dir=str(tmp_path / "run"))
+
+    async def look() -> traces.Traces:
+        return traces.parse((await bed.connection.run(traces.look_script(found))).stdout, found.home)
+
+    assert [process.command for process in (await look()).processes] == ["python"]
+    await bed.connection.run(traces.end_script(found, 5))
+    left = await look()
+    assert left.processes == ()
+    await bed.connection.run(traces.remove_script(found, left, models=True))
+    assert not bed.home.exists()
+
+
+async def test_the_payload_is_on_its_way_while_the_runtime_is_made(bed: Testbed, tmp_path: Path) -> None:
+    go_on = tmp_path / "go on"
+    bed.provide_llama(f"import pathlib, time\nwhile not pathlib.Path({str(go_on)!r}).exists(): time.sleep(0.01)")
+    task = asyncio.create_task(bed.ensure())
+    async with asyncio.timeout(PATIENCE_S):
+        while not bed.probe().payloads:
+            await asyncio.sleep(0.02)
+    assert not bed.probe().runtimes
+    go_on.touch()
+    await task
 
 
 async def test_two_bootstraps_at_once_leave_one_runtime(bed: Testbed) -> None:

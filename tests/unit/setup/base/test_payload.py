@@ -8,11 +8,13 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from rbee.setup.base.payload import build_payload, pack, package_folder
+from rbee.setup.base import payload as payload_module
+from rbee.setup.base.payload import Payload, build_compiled, build_payload, compiled, pack, package_folder
 
 
 @pytest.fixture
@@ -74,3 +76,76 @@ def test_the_real_payload_runs_isolated_from_everything_around_it(tmp_path: Path
     assert done.returncode == 0, done.stderr
     for name in ("hive", "worker", "download", "inspect", "pipe"):
         assert name in done.stdout
+
+
+# --- with bytecode ----------------------------------------------------------------------------------------------------
+
+
+def test_bytecode_is_beside_each_source_and_changes_no_digest(package: Path) -> None:
+    plain, both = pack(package), compiled(package)
+    assert both.digest == plain.digest
+    assert both.name == plain.name
+    assert set(names(both.data)) == {*names(plain.data), "pkg/__init__.pyc", "pkg/sub/a.pyc"}
+    sources = {name: content(plain, name) for name in names(plain.data)}
+    assert {name: content(both, name) for name in sources} == sources
+
+
+def test_bytecode_does_not_say_where_the_keeper_has_its_code(package: Path) -> None:
+    (package / "sub" / "a.py").write_text("def outer():\n    return lambda: 1\n")
+    both = compiled(package)
+    assert not any(str(package).encode() in content(both, name) for name in names(both.data))
+    assert str(package.parents[1]).encode() not in both.data
+
+
+def test_python_takes_the_bytecode_and_another_minor_version_the_source(package: Path, tmp_path: Path) -> None:
+    """The version is told by the magic number at the beginning of the bytecode."""
+    (package / "sub" / "__init__.py").write_text("")
+    path = tmp_path / "both.zip"
+    path.write_bytes(replaced(compiled(package).data, "pkg/sub/a.py", lambda _: b"A = 'source'\n"))
+    assert imported(path) == "1"  # what was compiled; nobody looks at the source
+    path.write_bytes(replaced(path.read_bytes(), "pkg/sub/a.pyc", lambda data: bytes(2) + data[2:]))
+    assert imported(path) == "source"
+
+
+def test_what_python_O_leaves_out_is_not_left_out_on_nodes(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(payload_module, "_optimizes", lambda: True)
+    assert compiled(package) == pack(package)
+
+
+def test_errors_show_the_line_of_the_source(package: Path, tmp_path: Path) -> None:
+    (package / "sub" / "__init__.py").write_text("")
+    (package / "sub" / "a.py").write_text("\n1 / 0  # here\n")
+    path = tmp_path / "both.zip"
+    path.write_bytes(compiled(package).data)
+    done = run(path, "import traceback\ntry: import pkg.sub.a\nexcept ZeroDivisionError: traceback.print_exc()")
+    assert "line 2" in done.stderr
+    assert "1 / 0  # here" in done.stderr
+
+
+def test_the_real_payload_with_bytecode_is_the_same_rbee_and_runs(tmp_path: Path) -> None:
+    assert build_compiled().digest == build_payload().digest
+    path = tmp_path / build_compiled().name
+    path.write_bytes(build_compiled().data)
+    done = run(path, "import rbee_remote.__main__ as m; print(m.__spec__.cached or m.__spec__.origin)")
+    assert done.stdout.strip().endswith("__main__.pyc"), done
+
+
+def content(payload: Payload, name: str) -> bytes:
+    return zipfile.ZipFile(io.BytesIO(payload.data)).read(name)
+
+
+def replaced(data: bytes, name: str, by: Callable[[bytes], bytes]) -> bytes:
+    before, buffer = zipfile.ZipFile(io.BytesIO(data)), io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as after:
+        for each in before.namelist():
+            after.writestr(each, by(before.read(each)) if each == name else before.read(each))
+    return buffer.getvalue()
+
+
+def run(path: Path, program: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(path)!r})\n{program}"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def imported(path: Path) -> str:
+    return run(path, "import pkg.sub.a as a; print(a.A)").stdout.strip()
