@@ -100,7 +100,8 @@ async def _current_hive(session: NodeSession, found: Probe, ready: bootstrap.Rea
 
 
 def _is_outdated(info: HiveInfo, ready: bootstrap.Ready) -> bool:
-    """Whether to replace this hive. The same version with another payload is a development checkout: ours counts.
+    """Whether to replace this hive. The same version with another payload is a development checkout: ours counts. One
+    of another runtime has workers without the llama.cpp that the node has by now, such as its GPU's.
 
     Raises NodeError VERSION_MISMATCH for a hive that speaks a newer protocol.
     """
@@ -112,7 +113,7 @@ def _is_outdated(info: HiveInfo, ready: bootstrap.Ready) -> bool:
             details={"hive": info.version, "keeper": VERSION},
         )
     if info.payload == ready.digest:
-        return False
+        return info.runtime not in ("", ready.runtime.rpartition("/")[2])
     return info.protocol < PROTOCOL or _numbers(info.version) <= _numbers(VERSION)
 
 

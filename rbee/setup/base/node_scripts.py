@@ -145,7 +145,8 @@ def build_wheel(
     words = " ".join(quote(word) for file, path in cuda for word in (file.sha256, path))
     make = f'{quote(place.python)} -I -c {quote(_program("make_toolkit.py"))} "$staging/cuda" {words}'
     ready = [_venv(place), _install(place), *([make] if cuda else [])]
-    of_cuda = "-DCMAKE_CUDA_COMPILER=$staging/cuda/bin/nvcc -DCUDAToolkit_ROOT=$staging/cuda"
+    # As CMake looks for them; CMAKE_ARGS cannot say a path with a blank.
+    of_cuda = 'export CUDACXX="$staging/cuda/bin/nvcc" CUDAToolkit_ROOT="$staging/cuda"'
     build = (
         f"{quote(place.uv)} build --wheel --no-index --no-build-isolation "
         f'--python "$staging/venv/bin/python" --out-dir "$staging/built" {quote(source)}'
@@ -157,7 +158,8 @@ def build_wheel(
         'mkdir "$staging" "$staging/tmp"',
         'export TMPDIR="$staging/tmp"',
         *_requirements(tools),
-        f"export CMAKE_ARGS={quote(flags)}" + f'" {of_cuda}"' * bool(cuda),
+        f"export CMAKE_ARGS={quote(flags)}",
+        *([of_cuda] if cuda else []),
         'export PATH="$staging/venv/bin:$PATH"',
         "status=0",
         f"{{ {' && '.join([*ready, build])}; }} 2>&1 || status=$?",
