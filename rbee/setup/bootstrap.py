@@ -21,10 +21,11 @@ from rbee.base.errors import NodeError
 from rbee.base.events import Emit, Notice, Progress
 from rbee.base.files import LocalFile
 from rbee.base.retries import INSTALL_TIMEOUT_S, PYTHON_TIMEOUT_S
+from rbee.node.diagnosis import needed_mb
 from rbee.node.probe import Probe
 from rbee.node.session import NodeSession
 from rbee.setup import interpreter
-from rbee.setup.base import node_scripts
+from rbee.setup.base import cuda, node_scripts
 from rbee.setup.base.bundle import Bundle
 from rbee.setup.base.make_runtime import LLAMA_FAILS
 from rbee.setup.base.payload import Payload, build_compiled, build_payload
@@ -38,8 +39,6 @@ from rbee.setup.wheels.cache import WheelCache, uv_version
 from rbee.setup.wheels.node_build import NodeBuilder
 from rbee_remote.protocol import OLDEST_PYTHON, ErrorCode
 
-#: A runtime and the uploaded wheels (150 MB on x86-64 Linux), and what unpacking takes meanwhile.
-NEEDED_MB = 300
 _ELSEWHERE = "set `home` of this node in the inventory to a folder on another file system"
 #: What can be done on a node while its first runtime is made. Given its home, which is there by then.
 Meanwhile = Callable[[str], Coroutine[Any, Any, None]]
@@ -89,25 +88,33 @@ def plan(probe: Probe, payload_digest: str, runtime_key: str) -> list[Step]:
     return steps
 
 
-def is_complete(session: NodeSession, probe: Probe, payload: Payload) -> bool:
+def is_complete(session: NodeSession, probe: Probe, payload: Payload, *, wait_for_gpu: bool = False) -> bool:
     """Whether `ensure` would find nothing to do; then it makes no round trip."""
     builders = Builders.of(session.node, session.context.inventory.nodes)
-    runtime = Runtime.choose(probe, session.node, WheelCache.of(session.context.settings), builders)
+    cache = WheelCache.of(session.context.settings)
+    runtime = Runtime.choose(probe, session.node, cache, builders, wait_for_gpu=wait_for_gpu)
     return not plan(probe, payload.digest, runtime.key)
 
 
-async def ensure(session: NodeSession, probe: Probe, payload: Payload, meanwhile: Meanwhile | None = None) -> Ready:
+async def ensure(
+    session: NodeSession,
+    probe: Probe,
+    payload: Payload,
+    meanwhile: Meanwhile | None = None,
+    *,
+    wait_for_gpu: bool = False,
+) -> Ready:
     """Put on the node what is missing there, with progress. meanwhile: done while a first runtime is made; its errors
-    are raised too.
+    are raised too. wait_for_gpu: as of `Runtime.choose`.
 
     Raises NodeError NODE_UNSUPPORTED, BOOTSTRAP_FAILED or DISK_FULL, and ConnectError. Safe to interrupt and to repeat.
     """
     cache = WheelCache.of(session.context.settings)
     builders = Builders.of(session.node, session.context.inventory.nodes)
-    runtime = Runtime.choose(probe, session.node, cache, builders)
+    runtime = Runtime.choose(probe, session.node, cache, builders, wait_for_gpu=wait_for_gpu)
     steps = plan(probe, payload.digest, runtime.key)
     if steps:
-        check(probe, steps)
+        check(probe, steps, runtime.backend)
         runtime = await better(runtime, session, probe, cache, builders)
         steps = plan(probe, payload.digest, runtime.key)
         if Step.RUNTIME in steps:
@@ -145,15 +152,19 @@ async def gather(session: NodeSession, probe: Probe) -> Gathered:
     cache = WheelCache.of(session.context.settings)
     builders = Builders.of(session.node, session.context.inventory.nodes)
     chosen = Runtime.choose(probe, session.node, cache, builders)
+    if chosen.better and await better(chosen, session, probe, cache, builders) is chosen:
+        chosen = Runtime.choose(probe, session.node, cache, builders, wait_for_gpu=True)
     runtime = await better(chosen, session, probe, cache, builders)
     say_how(runtime, session, probe, cache, builders)
     was_there = runtime is chosen and cache.find_llama(runtime.target, runtime.backend, builders) is not None
-    *packages, llama = await _Bootstrap(session, probe, build_payload(), cache, builders, runtime).get_wheels(None)
+    work = _Bootstrap(session, probe, build_payload(), cache, builders, runtime)
+    *packages, llama = await work.get_wheels(None)
+    await work.get_libraries(llama)
     uv = await cache.uv_binary(runtime.target, session.emit)
     return Gathered(runtime.target, runtime.backend, llama, packages[0].path.parent, uv, was_there)
 
 
-def check(probe: Probe, steps: list[Step]) -> None:
+def check(probe: Probe, steps: list[Step], backend: str = "") -> None:
     """Find out before anything is written what would fail later.
 
     Raises NodeError NODE_UNSUPPORTED, BOOTSTRAP_FAILED or DISK_FULL.
@@ -165,8 +176,8 @@ def check(probe: Probe, steps: list[Step]) -> None:
         raise NodeError(
             ErrorCode.NODE_UNSUPPORTED, f"{probe.home} is mounted noexec: nothing there can be run", hint=_ELSEWHERE
         )
-    if Step.RUNTIME in steps and probe.disk_free_mb < NEEDED_MB:
-        raise _disk_full(probe)
+    if Step.RUNTIME in steps and probe.disk_free_mb < needed_mb(backend):
+        raise _disk_full(probe, backend)
 
 
 def check_system(probe: Probe) -> None:
@@ -179,12 +190,12 @@ def check_system(probe: Probe) -> None:
         )
 
 
-def _disk_full(probe: Probe) -> NodeError:
+def _disk_full(probe: Probe, backend: str) -> NodeError:
     return NodeError(
         ErrorCode.DISK_FULL,
-        f"the disk of {probe.home} has {probe.disk_free_mb} MB free, a runtime needs {NEEDED_MB}",
+        f"the disk of {probe.home} has {probe.disk_free_mb} MB free, a runtime needs {needed_mb(backend)}",
         hint=f"free some space, or {_ELSEWHERE}",
-        details={"needed_mb": NEEDED_MB, "free_mb": probe.disk_free_mb},
+        details={"needed_mb": needed_mb(backend), "free_mb": probe.disk_free_mb},
     )
 
 
@@ -198,6 +209,7 @@ class _Bootstrap:
     cache: WheelCache
     builders: Builders
     runtime: Runtime
+    _again: bool = field(default=False, init=False)  # what the probe saw of libraries is not relied on
     _without: str = field(default="", init=False)  # the SHA-256 of a prebuilt llama.cpp that does not run there
 
     async def take(self, steps: list[Step]) -> node_scripts.Place:
@@ -271,8 +283,12 @@ class _Bootstrap:
     async def _upload_wheels(self, place: node_scripts.Place) -> list[Sendable]:
         """Everything of the runtime; only what is not there travels. Returns all of it."""
         *packages, llama = await self.get_wheels(place)
-        wheels: list[Sendable] = [await asyncio.to_thread(Bundle.of, "packages.tar", packages), llama]
-        files = [(wheel, node_scripts.wheel_path(self.probe.home, wheel)) for wheel in wheels]
+        libraries = await self.get_libraries(llama)
+        wheels: list[Sendable] = [await asyncio.to_thread(Bundle.of, "packages.tar", packages), *libraries, llama]
+        there = frozenset() if self._again else self.probe.libraries
+        files = [
+            (wheel, node_scripts.wheel_path(self.probe.home, wheel)) for wheel in wheels if wheel.sha256 not in there
+        ]
         await put_files(self.session.connection, files, key="wheels", text=Step.WHEELS.value, emit=self.session.emit)
         return wheels
 
@@ -301,10 +317,17 @@ class _Bootstrap:
         )
         return [*await self.cache.base_wheels(target, self.session.emit), llama]
 
+    async def get_libraries(self, llama: LocalFile) -> list[LocalFile]:
+        """In the cache: CUDA's that `llama` loads and the node has not installed."""
+        line = await asyncio.to_thread(self.cache.cuda_line, llama.sha256)
+        if line not in cuda.brought(self.runtime.target) - self.probe.cudart:
+            return []
+        return await self.cache.cuda_libraries(line, self.runtime.target, self.session.emit)
+
     async def _ready_to_build(self) -> node_scripts.Place:
         """Put on the node what a build there runs with."""
         steps = plan(replace(self.probe, runtimes=frozenset()), "", self.runtime.key)
-        check(self.probe, steps)
+        check(self.probe, steps, self.runtime.backend)
         await self.prepare()
         return await self.take([step for step in steps if step is Step.PYTHON])
 
@@ -315,6 +338,7 @@ class _Bootstrap:
             llama, failed = files[-1].sha256, error.details.get("status") == LLAMA_FAILS
             if error.code is ErrorCode.DISK_FULL:
                 raise
+            self._again = True
             if failed and await asyncio.to_thread(self.cache.is_prebuilt, llama):
                 self._without = llama
                 self.session.emit(Notice(f"{error.message}; that llama.cpp is a prebuilt one, so it is built instead"))
@@ -344,7 +368,7 @@ class _Bootstrap:
         said = [line.strip() for line in (result.stderr or result.stdout.decode(errors="replace")).splitlines()]
         said = [line for line in said if line]
         if any("no space left" in line.lower() or "quota exceeded" in line.lower() for line in said):
-            raise _disk_full(await self.session.probe())
+            raise _disk_full(await self.session.probe(), self.runtime.backend)
         raise NodeError(
             ErrorCode.BOOTSTRAP_FAILED,
             f"{self.session.node.name}: {failure}: {said[-1][:300] if said else f'status {result.status}'}",

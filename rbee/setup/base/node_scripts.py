@@ -20,6 +20,8 @@ STALE_MINUTES = 24 * 60
 #: name.
 IMPORTS = "anyio, jinja2, psutil, starlette.applications, uvicorn"
 _BINDINGS = "llama_cpp.llama_cpp"
+#: Modules of the payload that see to that the bindings can be imported, and to what they import.
+_WITH_LLAMA = ("alone.py", "cuda_libraries.py")
 #: What they import for constraints, probabilities and embeddings. Where it cannot be, such requests are told.
 _LATER = ("numpy.ctypeslib", "llguidance")
 
@@ -107,8 +109,11 @@ def unpack_python(place: Place, nonce: str, name: str, archive: str) -> str:
 def create_runtime(place: Place, nonce: str, key: str, files: Sequence[Sendable]) -> str:
     """Make the runtime `key` from wheels and archives of wheels that are on the node: staged, verified, renamed."""
     program, later = _program("make_runtime.py"), _program("compile_later.py")
-    alone = (package_folder() / "system" / "alone.py").read_text(encoding="utf-8")
-    llama = f"{alone}\nimport_alone({_BINDINGS!r})"
+    modules = [(package_folder() / "system" / name).read_text(encoding="utf-8") for name in _WITH_LLAMA]
+    # As one text, which may say that but once, at its begin.
+    future = "from __future__ import annotations\n"
+    both = "\n".join(modules).replace(future, "")
+    llama = f"{future}{both}\npreload(Path(sys.prefix))\nimport_alone({_BINDINGS!r})"
     words = [f"{place.home}/runtimes/{key}", f"import {IMPORTS}", llama, json.dumps(["-I", "-c", later, *_LATER])]
     for file in files:
         words += [file.sha256, wheel_path(place.home, file)]
@@ -123,12 +128,25 @@ def _program(name: str) -> str:
     return resources.files("rbee.setup.base").joinpath(name).read_text(encoding="utf-8")
 
 
-def build_wheel(place: Place, folder: str, source: str, tools: Sequence[tuple[LocalFile, str]], flags: str) -> str:
+def build_wheel(
+    place: Place,
+    folder: str,
+    source: str,
+    tools: Sequence[tuple[LocalFile, str]],
+    flags: str,
+    cuda: Sequence[tuple[LocalFile, str]] = (),
+) -> str:
     """Compile a source archive, on a node or here. The last line says `built PATH` or `failed STATUS`.
 
     folder: is made, holds the wheel at the end, and is the caller's to remove. tools: each with its path there. They
     are installed by their hashes into an environment of their own; the build is given that, and fetches nothing.
+    cuda: the wheels that a CUDA toolkit for this build is made of, likewise.
     """
+    words = " ".join(quote(word) for file, path in cuda for word in (file.sha256, path))
+    make = f'{quote(place.python)} -I -c {quote(_program("make_toolkit.py"))} "$staging/cuda" {words}'
+    ready = [_venv(place), _install(place), *([make] if cuda else [])]
+    # As CMake looks for them; CMAKE_ARGS cannot say a path with a blank.
+    of_cuda = 'export CUDACXX="$staging/cuda/bin/nvcc" CUDAToolkit_ROOT="$staging/cuda"'
     build = (
         f"{quote(place.uv)} build --wheel --no-index --no-build-isolation "
         f'--python "$staging/venv/bin/python" --out-dir "$staging/built" {quote(source)}'
@@ -141,9 +159,10 @@ def build_wheel(place: Place, folder: str, source: str, tools: Sequence[tuple[Lo
         'export TMPDIR="$staging/tmp"',
         *_requirements(tools),
         f"export CMAKE_ARGS={quote(flags)}",
+        *([of_cuda] if cuda else []),
         'export PATH="$staging/venv/bin:$PATH"',
         "status=0",
-        f"{{ {_venv(place)} && {_install(place)} && {build}; }} 2>&1 || status=$?",
+        f"{{ {' && '.join([*ready, build])}; }} 2>&1 || status=$?",
         'if [ "$status" = 0 ]; then echo "built $(echo "$staging"/built/*.whl)"; else echo "failed $status"; fi',
     )
 

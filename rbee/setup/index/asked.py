@@ -25,7 +25,7 @@ from rbee.base.events import Emit
 from rbee.inventory import WheelIndex
 from rbee.inventory.wheel_indexes import check_address
 from rbee.render.text import neutralise
-from rbee.setup.base import child, pip, requirements
+from rbee.setup.base import child, cuda, pip, requirements
 from rbee.setup.base.platforms import Target
 from rbee.setup.index.builders import OFFICIAL_URL, Builders
 from rbee.setup.index.fetch import Request
@@ -34,7 +34,7 @@ from rbee_remote.protocol import ErrorCode
 ENV_INDEX = "RBEE_WHEEL_INDEX"
 OFF = "off"
 #: Of llama-cpp-python's own releases: no hashes, wheels for Linux with any processor of the kind since AVX2 (2013), and
-#: for CUDA with the toolkit's libraries on the node.
+#: for CUDA with the toolkit's libraries on the node, or brought along by rbee.
 OFFICIAL = WheelIndex(OFFICIAL_URL)
 #: Its folders by the toolkit's major version, whose libraries a wheel needs; the oldest minor version first, because
 #: that asks least of the driver.
@@ -93,7 +93,8 @@ def folders(index: WheelIndex, backend: str, target: Target) -> tuple[str, ...]:
     if index != OFFICIAL:
         return (backend,)
     if backend == "cuda":
-        return tuple(folder for major in sorted(target.cudart) for folder in _OFFICIAL_CUDA.get(major, ()))
+        majors = sorted(target.cudart | cuda.brought(target))
+        return tuple(folder for major in majors for folder in _OFFICIAL_CUDA.get(major, ()))
     return (backend,) if backend == "cpu" else ()
 
 

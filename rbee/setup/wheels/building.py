@@ -23,22 +23,21 @@ from rbee.base.errors import NodeError
 from rbee.base.events import Emit, Notice, Progress
 from rbee.base.files import LocalFile
 from rbee.render.text import neutralise
-from rbee.setup.base import child, node_scripts, pip, requirements
+from rbee.setup.base import child, cuda, node_scripts, pip, requirements
 from rbee.setup.base.platforms import Target
 from rbee.setup.base.stoppable import in_thread
-from rbee.setup.wheels import rocm_sdk, vulkan_sdk
+from rbee.setup.wheels import rocm_sdk, toolkit, vulkan_sdk
 from rbee.setup.wheels.source import cut_down
 from rbee_remote.protocol import ErrorCode
 
-#: How each backend is switched on. Everything else is common to all of them; ROCm's are `rocm_sdk`'s.
+#: How each backend is switched on. Everything else is common to all of them; those of CUDA and ROCm depend on the GPUs.
 _BACKEND_FLAGS: dict[str, tuple[str, ...]] = {
     "cpu": (),
-    "cuda": ("-DGGML_CUDA=ON",),
     "vulkan": ("-DGGML_VULKAN=ON",),
     "metal": ("-DGGML_METAL=ON", "-DGGML_METAL_EMBED_LIBRARY=ON"),
 }
-#: How to get what a backend needs besides the compiler for C++.
-_HOW_TO_INSTALL = {"vulkan": vulkan_sdk.HOW_TO_INSTALL, "rocm": rocm_sdk.HOW_TO_INSTALL}
+#: What takes more than a compiler for C++, which is all that a probe looks for on a node.
+HARD_TO_BUILD = frozenset({"cuda", "rocm", "vulkan"})
 
 #: Seconds that all cores together need for a wheel for the CPU, and those of what is not compiling (fetching, linking).
 #: 697 by `benchmarks/newcomer.py` with gcc 12 on two cores of a server of 2022 that had much else to do, so at most.
@@ -61,23 +60,48 @@ def cmake_flags(target: Target, backend: str) -> str:
     common = ["-DGGML_NATIVE=OFF", "-DLLAVA_BUILD=OFF", "-DGGML_RPC=ON"]
     if target.system == "Linux":
         common += ["-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON"]
-    own = rocm_sdk.flags(target.amdgpu) if backend == "rocm" else _BACKEND_FLAGS[backend]
+    match backend:
+        case "cuda":
+            own: Sequence[str] = cuda.flags([target])
+        case "rocm":
+            own = rocm_sdk.flags(target.amdgpu)
+        case _:
+            own = _BACKEND_FLAGS[backend]
     return " ".join([*common, *own])
 
 
-def missing_tool(backend: str) -> str | None:
+def is_for_cuda(flags: str) -> bool:
+    return "-DGGML_CUDA=ON" in flags.split()
+
+
+def missing_tool(backend: str, target: Target) -> str | None:
     """What this machine lacks to build for a backend: a program's or a file's name, None when it has all."""
     if not (os.environ.get("CXX") or any(map(shutil.which, ("c++", "g++", "clang++")))):
         return "c++"
-    match backend:
-        case "vulkan":
-            return vulkan_sdk.missing()
-        case "rocm":
-            return rocm_sdk.missing()
-        case "cuda":
-            return None if shutil.which("nvcc") else "nvcc"
-        case _:
-            return None
+    if backend == "vulkan":
+        return vulkan_sdk.missing()
+    if backend == "rocm":
+        return rocm_sdk.missing()
+    if backend == "cuda":
+        return None if toolkit.has_wheels(target) or shutil.which("nvcc") else "nvcc"
+    return None
+
+
+def how_to_install(backend: str, target: Target) -> str:
+    """What helps where `missing_tool` names something."""
+    tool = missing_tool(backend, target)
+    if tool == "c++":
+        return "apt install build-essential (dnf: gcc-c++; macOS: xcode-select --install)"
+    how = {"vulkan": vulkan_sdk.HOW_TO_INSTALL, "rocm": rocm_sdk.HOW_TO_INSTALL, "cuda": toolkit.HOW_TO_INSTALL}
+    return f'{how.get(backend, f"install what has `{tool}`")}, or set backend = "cpu" for the node'
+
+
+def what_lacks(target: Target, backend: str) -> str:
+    """Why this machine cannot build for a node, as a clause."""
+    here = Target.here()
+    if not target.runs_what_is_built_on(here):
+        return f"what this machine ({here.name}) builds does not run on {target.name}"
+    return f"this machine has no `{missing_tool(backend, target)}`: {how_to_install(backend, target)}"
 
 
 def no_way(target: Target, backend: str, built_elsewhere: str = "") -> NodeError:
@@ -87,13 +111,9 @@ def no_way(target: Target, backend: str, built_elsewhere: str = "") -> NodeError
     """
     here = Target.here()
     if target.runs_what_is_built_on(here):
-        tool = missing_tool(backend)
+        tool = missing_tool(backend, target)
         message = f"llama.cpp for {backend} has to be compiled once, and this machine has no `{tool}`"
-        hint = "apt install build-essential (dnf: gcc-c++; macOS: xcode-select --install)"
-        if tool != "c++":
-            how = _HOW_TO_INSTALL.get(backend, f"install the toolkit that has `{tool}`")
-            hint = f'{how}; or set backend = "cpu" for the node'
-        return NodeError(ErrorCode.BOOTSTRAP_FAILED, message, hint=hint)
+        return NodeError(ErrorCode.BOOTSTRAP_FAILED, message, hint=how_to_install(backend, target))
     other = f'builds_from = ["{built_elsewhere}"] in its inventory table, if you trust that; or ' * bool(
         built_elsewhere
     )
@@ -121,10 +141,13 @@ def cores_here() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-async def build_here(flags: str, folder: Path, tools: Sequence[LocalFile], log: Path, emit: Emit) -> Path:
+async def build_here(
+    flags: str, folder: Path, tools: Sequence[LocalFile], log: Path, emit: Emit, cuda_toolkit: Sequence[LocalFile] = ()
+) -> Path:
     """Compile in `folder` (which must exist) and return the wheel inside it. log: all that was said, kept on failure.
 
-    tools: the wheels of what compiles it. Raises NodeError BOOTSTRAP_FAILED; a missing compiler is the caller's to
+    tools: the wheels of what compiles it. cuda_toolkit: those of a CUDA toolkit, none for the installed one.
+    Raises NodeError BOOTSTRAP_FAILED; a missing compiler is the caller's to
     look for.
     """
     from uv import find_uv_bin
@@ -133,7 +156,8 @@ async def build_here(flags: str, folder: Path, tools: Sequence[LocalFile], log: 
     place = node_scripts.Place(str(folder), find_uv_bin(), sys.executable)
     staging = folder / "build"
     placed = [(tool, str(tool.path)) for tool in tools]
-    script = node_scripts.build_wheel(place, str(staging), str(source), placed, flags)
+    cuda_placed = [(wheel, str(wheel.path)) for wheel in cuda_toolkit]
+    script = node_scripts.build_wheel(place, str(staging), str(source), placed, flags, cuda_placed)
     with BuildLog(log, emit) as build_log:
         await child.run(["/bin/sh", "-c", script], build_log.hear)
         built = list(staging.glob("built/*.whl"))

@@ -40,7 +40,7 @@ from rbee.setup.base.platforms import Target, Version
 from rbee.setup.base.stoppable import Stop, in_thread, never
 from rbee.setup.index import asked as wheel_index
 from rbee.setup.index.builders import KEEPER, Builders, is_of_index
-from rbee.setup.wheels import building, portable
+from rbee.setup.wheels import building, cuda_code, portable, toolkit
 from rbee.setup.wheels import check as wheel_check
 from rbee.setup.wheels.llama_wheel import WHAT, LlamaWheel
 from rbee_remote.protocol import ErrorCode
@@ -77,6 +77,20 @@ class WheelCache:
         """What compiles llama-cpp-python on a node without internet."""
         lines = requirements.for_target(requirements.BUILD, target)
         return await self._locked_wheels(requirements.BUILD, lines, target, "the build tools", emit)
+
+    async def toolkit_wheels(self, target: Target, emit: Emit) -> list[LocalFile]:
+        """What a CUDA toolkit is made of, for a build on a machine of the target's kind."""
+        needed, what = toolkit.fetched_for(target), "CUDA's compiler (100 MB)"
+        lock = f"cuda{toolkit.MAJOR}.txt"
+        return [
+            *await self._locked_wheels(lock, toolkit.compiler(), needed, what, emit),
+            *await self.cuda_libraries(toolkit.MAJOR, target, emit),
+        ]
+
+    async def cuda_libraries(self, major: int, target: Target, emit: Emit) -> list[LocalFile]:
+        """The wheels with the libraries of a line of CUDA that a worker loads."""
+        lines, what = toolkit.libraries(major), "CUDA's libraries (400 MB)"
+        return await self._locked_wheels(f"cuda{major}.txt", lines, toolkit.fetched_for(target), what, emit)
 
     async def _locked_wheels(
         self, lock: str, lines: Sequence[requirements.Locked], target: Target, what: str, emit: Emit
@@ -165,6 +179,11 @@ class WheelCache:
         found = (known for folder in self._llama_folders() if (known := LlamaWheel.of(folder)))
         return any(known.sha256 == sha256 and is_of_index(known.built_on) for known in found)
 
+    def cuda_line(self, sha256: str) -> int:
+        """The line of CUDA whose libraries the wheel of that hash loads, 0 for none."""
+        found = (known for folder in self._llama_folders() if (known := LlamaWheel.of(folder)))
+        return next((known.code.line for known in found if known.sha256 == sha256 and known.code), 0)
+
     def add_wheel(
         self,
         path: Path,
@@ -195,10 +214,12 @@ class WheelCache:
                 shutil.copyfile(path, wheel)
             version = max(portable.needed_glibc(wheel, stop), _named_version(path))
             sha256, project = file_sha256(wheel), path.name.split("-")[1]
-            known = LlamaWheel(path.name, sha256, project, backend, system, machine, libc, version, built_on, cpu)
+            code = cuda_code.of_wheel(wheel, stop) if backend == "cuda" else None
+            text = code.text if code else ""
+            known = LlamaWheel(path.name, sha256, project, backend, system, machine, libc, version, built_on, cpu, text)
             (folder / "wheel.json").write_text(json.dumps(dataclasses.asdict(known), indent=1), encoding="utf-8")
             built = Target(system, machine, libc, version, ())
-            other = f"{built_on} {cpu}".strip()
+            other = f"{built_on} {cpu} {known.cuda}".strip()
             by = f"-by-{hashlib.sha256(other.encode()).hexdigest()[:12]}" if other else ""
             final = folder.with_name(f"{backend}-{known.version}-{built.name}{by}")
             there = LlamaWheel.of(final) if final.exists() else None
@@ -245,7 +266,9 @@ class WheelCache:
                 if here or on_node is None:
                     emit(building.forecast("this machine", building.cores_here(), backend))
                     tools = await self.tool_wheels(Target.here(), emit)
-                    wheel = await building.build_here(flags, folder, tools, self.build_log(backend), emit)
+                    takes_cuda = backend == "cuda" and toolkit.has_wheels(target)
+                    parts = await self.toolkit_wheels(Target.here(), emit) if takes_cuda else []
+                    wheel = await building.build_here(flags, folder, tools, self.build_log(backend), emit, parts)
                     add = partial(self.add_wheel, wheel, backend, libc=target.libc)
                 else:
                     wheel, find = await on_node(flags, folder, emit)
@@ -289,6 +312,8 @@ class WheelCache:
 
             def add(stop: Stop) -> LocalFile:
                 cpu = " ".join(sorted(wheel_check.needed_cpu(wheel, target, stop)))
+                if backend == "cuda":
+                    wheel_check.check_cuda(wheel, target, stop)
                 find = wheel_check.local_libraries(target)
                 by = "" if index.sha256 and not index.backend else vouched
                 return self.add_wheel(
@@ -356,4 +381,4 @@ def _named_version(wheel: Path) -> Version:
 
 
 def _builds_here(target: Target, backend: str) -> bool:
-    return target.runs_what_is_built_on(Target.here()) and building.missing_tool(backend) is None
+    return target.runs_what_is_built_on(Target.here()) and building.missing_tool(backend, target) is None

@@ -15,7 +15,7 @@ from rbee.setup.base import node_scripts
 from rbee.setup.base.platforms import Target
 from rbee.setup.base.put_files import put_files
 from rbee.setup.base.stoppable import in_thread
-from rbee.setup.wheels import building, portable
+from rbee.setup.wheels import building, portable, toolkit
 from rbee.transport.connection import Connection, quote
 from rbee_remote.protocol import ErrorCode
 
@@ -54,11 +54,15 @@ class NodeBuilder:
         source = await building.fetch_source(folder, emit)
         archive = LocalFile.of(source)
         tools = await self.cache.tool_wheels(target, emit)
-        files = [(file, node_scripts.wheel_path(self.place.home, file)) for file in (*tools, archive)]
+        # A node's own toolkit is not looked for: where the locked one serves its GPUs, that is what compiles.
+        takes_cuda = building.is_for_cuda(flags) and toolkit.has_wheels(target)
+        cuda = await self.cache.toolkit_wheels(target, emit) if takes_cuda else []
+        files = [(file, node_scripts.wheel_path(self.place.home, file)) for file in (*cuda, *tools, archive)]
         await put_files(self.connection, files, key="source", text=f"uploading the source to {self.name}", emit=emit)
         staging = node_scripts.staging_path(self.place.home, uuid.uuid4().hex[:12])
         try:
-            script = node_scripts.build_wheel(self.place, staging, files[-1][1], files[:-1], flags)
+            placed, wheels = files[: len(cuda)], files[len(cuda) : -1]
+            script = node_scripts.build_wheel(self.place, staging, files[-1][1], wheels, flags, placed)
             return await self._compile(script, folder, emit)
         finally:
             await self.connection.run(f"rm -rf {quote(staging)}")

@@ -24,6 +24,7 @@ from rbee.base.settings import Settings
 from rbee.context import Context
 from rbee.inventory import Inventory, Node, WheelIndex
 from rbee.node import traces
+from rbee.node.diagnosis import needed_mb
 from rbee.node.probe import Gpu, Probe
 from rbee.node.session import NodeSession
 from rbee.setup import bootstrap, interpreter
@@ -41,6 +42,7 @@ from rbee_remote.protocol import ErrorCode
 from tests.doubles.connection import FakeConnection
 from tests.doubles.session import session_over
 from tests.patience import PATIENCE_S
+from tests.unit.setup.cuda_library import container, library
 from tests.unit.setup.package_index import PackageIndex
 from tests.unit.setup.tiny_packages import write_source, write_wheel
 from tests.unit.setup.wheel_server import make_wheel, serving
@@ -547,7 +549,7 @@ async def test_a_step_that_fails_says_why(bed: Testbed) -> None:
 async def test_a_step_that_fills_the_disk_says_how_much_it_takes_and_what_is_left(bed: Testbed) -> None:
     error = await _failure_of_a_step(bed, "mkdir: No space left on device")
     assert error.code is ErrorCode.DISK_FULL
-    assert error.details == {"needed_mb": bootstrap.NEEDED_MB, "free_mb": 20}
+    assert error.details == {"needed_mb": needed_mb("cpu"), "free_mb": 20}
 
 
 async def _failure_of_a_step(bed: Testbed, said: str) -> NodeError:
@@ -578,7 +580,7 @@ async def test_a_gpu_without_a_wheel_for_it_falls_back_to_the_cpu_and_says_so_on
         pytest.skip("this machine can build for CUDA")
     ready = await bed.ensure(bed.probe(gpus=NVIDIA))
     assert ready.backend == "cpu"
-    assert sum(isinstance(event, Notice) and "NVIDIA" in event.text for event in bed.events) == 1
+    assert sum(isinstance(event, Notice) and "rbee wheels build" in event.text for event in bed.events) == 1
     bed.events.clear()
     await bed.ensure(bed.probe(gpus=NVIDIA))
     assert bed.events == []
@@ -597,7 +599,8 @@ async def test_a_gpu_gets_the_wheel_for_it_from_an_index_and_the_cpu_where_that_
     bed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The real bindings, which are read here, cannot be imported without packages that this index has not.
-    wheel = make_wheel(tmp_path / "made", {"llama_cpp/importable.py": b""})
+    code = library(tmp_path, container("sm_90"), needs="libcudart.so.12").getvalue()
+    wheel = make_wheel(tmp_path / "made", {"llama_cpp/importable.py": b"", "llama_cpp/lib/libggml-cuda.so": code})
     monkeypatch.setattr(node_scripts, "_BINDINGS", "llama_cpp.importable")
     bed.index.lock(requirements.LLAMA, wheel)
     bed.cache.add_wheel(wheel, "cpu")
@@ -614,13 +617,13 @@ async def test_a_gpu_gets_the_wheel_for_it_from_an_index_and_the_cpu_where_that_
         assert any(isinstance(event, Notice) and "HTTP Error 404" in event.text for event in bed.events)
         shutil.rmtree(bed.home)
         server.offer(wheel, backend="cuda")
-        assert (await bed.ensure(bed.probe(gpus=NVIDIA, cpu=found.cpu), node)).backend == "cuda"
+        assert (await bed.ensure(bed.probe(gpus=NVIDIA, cudart=found.cudart, cpu=found.cpu), node)).backend == "cuda"
         (fetched,) = bed.cache.root.glob("llama/cuda-*")
         shutil.rmtree(fetched)
-        bare = bed.probe(gpus=NVIDIA, cpu=found.cpu, runtimes=frozenset())
+        bare = bed.probe(gpus=NVIDIA, cudart=found.cudart, cpu=found.cpu, runtimes=frozenset())
         gathered = await bootstrap.gather(bed.session(node), bare)
         assert (gathered.backend, gathered.was_there) == ("cuda", False)
-    again = bed.probe(gpus=NVIDIA, cpu=found.cpu)
+    again = bed.probe(gpus=NVIDIA, cudart=found.cudart, cpu=found.cpu)
     assert bootstrap.is_complete(bed.session(node), again, build_payload())
 
 

@@ -25,7 +25,9 @@ from rbee.setup.index.asked import OFFICIAL, folders, indexes
 from rbee.setup.index.builders import KEEPER, OFFICIAL_URL, Builders
 from rbee.setup.wheels import building
 from rbee.setup.wheels.cache import WheelCache
+from rbee.setup.wheels.llama_wheel import LlamaWheel
 from tests.tls import server_context
+from tests.unit.setup.cuda_library import CC, container, library
 from tests.unit.setup.package_index import PackageIndex
 from tests.unit.setup.tiny_packages import write_source
 from tests.unit.setup.wheel_server import (
@@ -529,10 +531,12 @@ def official_page(other: str, version: str = VERSION) -> str:
     return "<h1>Links</h1>" + "".join(f'<h2>v</h2>\n    <a href="{link}">{link}</a>\n<br>' for link in (old, *links))
 
 
-@pytest.mark.skipif(HERE.machine != "x86_64", reason="the page has wheels for x86-64")
+@pytest.mark.skipif(HERE.machine != "x86_64" or CC is None, reason="the page has wheels for x86-64; needs cc")
 async def test_the_official_page_is_understood(
-    cache: WheelCache, server: WheelServer, wheel: Path, monkeypatch: pytest.MonkeyPatch
+    cache: WheelCache, server: WheelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    code = library(tmp_path, container("sm_90"), needs="libcudart.so.12").getvalue()
+    wheel = make_wheel(tmp_path / "made", {"llama_cpp/lib/libggml-cuda.so": code})
     official = WheelIndex(server.url)
     monkeypatch.setattr(wheel_index, "OFFICIAL", official)
     builders = Builders("", frozenset({OFFICIAL_URL, server.url}))
@@ -543,15 +547,22 @@ async def test_the_official_page_is_understood(
         server.page(official_page(other.url), "cu124/llama-cpp-python/")
         other.paths[f"/v{VERSION}/{name}"] = body(wheel.read_bytes())
         target = replace(HERE, cudart=frozenset({12}))
+        said: list[Event] = []
         for backend in ("cpu", "cuda"):
             found = await cache.from_indexes(target, backend, lambda _: None, builders)
             assert found
             assert found.name == name
         assert cache.find_llama(target, "cuda", builders)
         assert cache.find_llama(target, "cuda", KEEPER) is None
+        (known,) = (LlamaWheel.read(path) for path in cache.root.glob("llama/cuda-*/wheel.json"))
+        assert known.cuda == "12 sass 9.0 ptx by"
+        ada = replace(target, cuda=(12, 4), gpus=frozenset({(8, 9)}))
+        assert cache.find_llama(ada, "cuda", builders) is None
+        assert await cache.from_indexes(ada, "cuda", said.append, builders) is None
+        assert any("compute capability 8.9" in str(event) for event in said)
         assert set(other.asked) == {f"/v{VERSION}/{name}"}
     folders = [path.split("/")[1] for path in server.asked]
-    assert folders == ["cpu", "cu121", "cu122", "cu123", "cu124"]
+    assert folders[:5] == ["cpu", "cu121", "cu122", "cu123", "cu124"]
 
 
 @pytest.mark.parametrize(
