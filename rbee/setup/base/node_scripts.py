@@ -18,6 +18,8 @@ STALE_MINUTES = 24 * 60
 #: What the hive and the workers import before the first token; a runtime in which one of them fails never gets its
 #: name.
 IMPORTS = "anyio, jinja2, psutil, starlette.applications, uvicorn"
+#: Seconds that a build waits for what an interrupted one left running.
+HOLD_S = 60
 _BINDINGS = "llama_cpp.llama_cpp"
 #: What they import for constraints, probabilities and embeddings. Where it cannot be, such requests are told.
 _LATER = "import numpy.ctypeslib, llguidance"
@@ -117,29 +119,77 @@ def create_runtime(place: Place, nonce: str, key: str, files: Sequence[Sendable]
     )
 
 
-def build_wheel(place: Place, folder: str, source: str, tools: Sequence[tuple[LocalFile, str]], flags: str) -> str:
+def build_wheel(
+    place: Place, folder: str, source: tuple[LocalFile, str], tools: Sequence[tuple[LocalFile, str]], flags: str
+) -> str:
     """Compile a source archive, on a node or here. The last line says `built PATH` or `failed STATUS`.
 
-    folder: is made, holds the wheel at the end, and is the caller's to remove. tools: each with its path there. They
-    are installed by their hashes into an environment of their own; the build is given that, and fetches nothing.
+    folder: is made, or has what an interrupted build left, which is gone on with: `going on: N` says how much of that
+    is done. It holds the wheel at the end, and is the caller's to remove. source, tools: each with its path there.
+    Tools are installed by their hashes into an environment of their own; the build is given that, and fetches nothing.
     """
+    hold = resources.files("rbee.setup.base").joinpath("hold_build.py").read_text(encoding="utf-8")
     build = (
         f"{quote(place.uv)} build --wheel --no-index --no-build-isolation "
-        f'--python "$staging/venv/bin/python" --out-dir "$staging/built" {quote(source)}'
+        '--python "$staging/venv/bin/python" --config-setting build-dir=../../cmake '
+        '--out-dir "$staging/built" "$staging/source"/*'
     )
     return _lines(
         *_environment(place.home),
-        "umask 077",
         f"staging={quote(folder)}",
-        'mkdir "$staging" "$staging/tmp"',
-        'export TMPDIR="$staging/tmp"',
-        *_requirements(tools),
         f"export CMAKE_ARGS={quote(flags)}",
-        'export PATH="$staging/venv/bin:$PATH"',
+        *_made_with(place, source[0]),
+        *_begin(source[1]),
+        'mkdir -p "$staging"; : >>"$staging/lock"',
+        *_requirements(tools),
+        f'hold() {{ {quote(place.python)} -I -c {quote(hold)} "$staging" {HOLD_S}; }}',
         "status=0",
-        f"{{ {_venv(place)} && {_install(place)} && {build}; }} 2>&1 || status=$?",
+        f"{{ hold && begin && {_venv(place)} && {_install(place)} && go_on && {build}; }} "
+        '0<>"$staging/lock" 2>&1 || status=$?',
         'if [ "$status" = 0 ]; then echo "built $(echo "$staging"/built/*.whl)"; else echo "failed $status"; fi',
     )
+
+
+def _made_with(place: Place, source: LocalFile) -> list[str]:
+    """A shell function: what objects are made of, and with. Ninja itself sees to files, not to another compiler."""
+    variables = "CC|CXX|CPATH|LD_LIBRARY_PATH|LIBRARY_PATH|SDKROOT|(C|CXX|CPP|LD)FLAGS"
+    variables += "|(CMAKE|CUDA|HIP|ROCM|VULKAN|SKBUILD)[A-Za-z_]*"
+    return [
+        "made_with() {",
+        f"  echo {source.sha256} {quote(place.python)}",
+        f"  env | grep -E '^({variables})=' | sort",
+        '  for tool in cc gcc c++ g++ clang++ ld nvcc hipcc glslc "${CC:-cc}" "${CXX:-c++}"; do',
+        '    if command -v "$tool"; then "$tool" --version 2>&1 || :; fi',
+        "  done",
+        "}",
+    ]
+
+
+def _begin(archive: str) -> list[str]:
+    """Shell functions: `begin` leaves of an interrupted build what fits, `go_on` says how much that is.
+
+    The source is unpacked once, so that its files keep their times. Files that a loss of power left empty go.
+    """
+    return [
+        "begin() {",
+        '  rm -rf "$staging/venv" "$staging/tmp" "$staging/cache" "$staging/built"',
+        '  mkdir "$staging/tmp" || return',
+        '  export TMPDIR="$staging/tmp" PATH="$staging/venv/bin:$PATH"',
+        '  made_with >"$staging/made-with.now"',
+        '  [ "$(cat "$staging/made-with.now")" = "$(cat "$staging/made-with" 2>/dev/null)" ] || unpack',
+        "}",
+        "unpack() {",
+        '  rm -rf "$staging/made-with" "$staging/source" "$staging/cmake"',
+        f'  mkdir "$staging/source" && gzip -dc {quote(archive)} | tar -xof - -C "$staging/source" &&',
+        '    mv "$staging/made-with.now" "$staging/made-with"',
+        "}",
+        "go_on() {",
+        '  log="$staging/cmake/.ninja_log"',
+        '  [ -f "$log" ] || return 0',
+        '  find "$staging/cmake" -type f -name "*.o" -size 0 -exec rm -f {} +',
+        '  echo "going on: $(sed 1d "$log" | cut -f 4 | sort -u | wc -l)"',
+        "}",
+    ]
 
 
 def _requirements(files: Sequence[tuple[LocalFile, str]]) -> list[str]:

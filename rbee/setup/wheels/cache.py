@@ -40,7 +40,7 @@ from rbee.setup.base.platforms import Target, Version
 from rbee.setup.base.stoppable import Stop, in_thread, never
 from rbee.setup.index import asked as wheel_index
 from rbee.setup.index.builders import KEEPER, Builders, is_of_index
-from rbee.setup.wheels import building, portable
+from rbee.setup.wheels import building, kept, portable
 from rbee.setup.wheels import check as wheel_check
 from rbee.setup.wheels.llama_wheel import WHAT, LlamaWheel
 from rbee_remote.protocol import ErrorCode
@@ -241,7 +241,7 @@ class WheelCache:
             if found := await self._unchanged(target, backend, builders, without, _say_nothing):
                 return found
             flags = building.cmake_flags(target, backend)
-            async with pip.staging(self.root) as folder:
+            with kept.build_folder(self.root, flags, "" if here else builders.own) as folder:
                 if here or on_node is None:
                     emit(building.forecast("this machine", building.cores_here(), backend))
                     tools = await self.tool_wheels(Target.here(), emit)
