@@ -11,7 +11,7 @@ otherwise.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rbee.inventory import Node, WheelIndex
 
@@ -42,6 +42,9 @@ class Builders:
         names = frozenset(_identity(other) for other in others if not other.is_local)
         return cls(_identity(node), names | indexes | vouched, node.wheel_indexes)
 
+    def with_others(self, others: frozenset[str]) -> Builders:
+        return replace(self, others=self.others | others)
+
     def include(self, built_on: str) -> bool:
         return built_on in ("", self.own) or built_on in self.others
 
@@ -51,7 +54,7 @@ def _identity(node: Node) -> str:
     return f"{node.name} {node.host_key or node.host}"
 
 
-#: This machine, and what it fetched by hashes.
+#: This machine alone.
 KEEPER = Builders()
 
 

@@ -124,6 +124,7 @@ class WheelCache:
 
     def _usable(self, target: Target, backend: str, builders: Builders) -> Sequence[tuple[Path, LlamaWheel]]:
         """Those by `builders`, the best first: built here or by the node itself, and for any processor."""
+        builders = builders.with_others(wheel_index.named_now())
         found = [item for item in self._fitting(target, backend) if builders.include(item[1].built_on)]
         return sorted(found, key=lambda item: (item[1].built_on not in ("", builders.own), len(item[1].cpu)))
 
@@ -290,9 +291,8 @@ class WheelCache:
             def add(stop: Stop) -> LocalFile:
                 cpu = " ".join(sorted(wheel_check.needed_cpu(wheel, target, stop)))
                 find = wheel_check.local_libraries(target)
-                by = "" if index.sha256 and not index.backend else vouched
                 return self.add_wheel(
-                    wheel, backend, libc=target.libc, find_library=find, built_on=by, cpu=cpu, stop=stop
+                    wheel, backend, libc=target.libc, find_library=find, built_on=vouched, cpu=cpu, stop=stop
                 )
 
             added = await in_thread(add)

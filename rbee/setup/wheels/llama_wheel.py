@@ -22,7 +22,7 @@ class LlamaWheel:
     """What `wheel.json` says of the wheel beside it.
 
     libc_version: the oldest C library it runs with. built_on: the node, or who answers for what an index gave, as
-    `Builders` has it; "" for what this machine built, or fetched by a hash in $RBEE_WHEEL_INDEX. cpu: what a processor
+    `Builders` has it; "" for what this machine built. cpu: what a processor
     has to be capable of, in the kernel's words; nothing where every variant is inside.
     """
 

@@ -7,19 +7,28 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+from uv import find_uv_bin
 
 from rbee.base.errors import ConnectError, NodeError
-from rbee.base.events import Event, Notice, Progress
+from rbee.base.events import Emit, Event, Notice, Progress
+from rbee.base.files import LocalFile
 from rbee.setup.base import hold_build, requirements
+from rbee.setup.base.node_scripts import Place
 from rbee.setup.base.platforms import Target
-from rbee.setup.wheels import building, cached, kept
+from rbee.setup.index.builders import Builders
+from rbee.setup.wheels import building, cached, kept, portable
 from rbee.setup.wheels.cache import WheelCache
+from rbee.setup.wheels.node_build import NodeBuilder
+from rbee.transport.local import LocalConnection
 from rbee_remote.protocol import ErrorCode
+from rbee_remote.sweep import files as survey_files
 from tests.patience import PATIENCE_S
 from tests.unit.setup.package_index import PackageIndex
 from tests.unit.setup.tiny_packages import write_source
@@ -52,24 +61,32 @@ def cache(index: PackageIndex, cache: WheelCache, monkeypatch: pytest.MonkeyPatc
     return cache
 
 
-async def _interrupt(cache: WheelCache) -> None:
+async def _interrupt(cache: WheelCache, get: Callable[[Emit], Awaitable[LocalFile]] | None = None) -> None:
+    """Break the build off at the fourth of ten files. get: begins it, by default one that is for here."""
     stuck = asyncio.Event()
 
     def emit(event: Event) -> None:
         if isinstance(event, Progress) and event.key == building.KEY and (event.done, event.total) == (4, 10):
             stuck.set()
 
-    task = asyncio.create_task(cache.llama_wheel(HERE, "cpu", emit))
+    task = asyncio.ensure_future(get(emit) if get else cache.llama_wheel(HERE, "cpu", emit))
     await asyncio.wait_for(stuck.wait(), PATIENCE_S)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
-async def test_an_interrupted_build_goes_on_where_it_was(cache: WheelCache, index: PackageIndex) -> None:
+async def test_an_interrupted_build_goes_on_where_it_was(
+    cache: WheelCache, index: PackageIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await _interrupt(cache)
-    index.lock(requirements.LLAMA, index.folder / "llama_cpp_python-1.0.tar.gz")
+    (item,) = (item for item in cached.contents(cache.root) if item.state is cached.State.HALF_MADE)
+    assert item.path.name.startswith(kept.PREFIX)
     (index.folder / "llama_cpp_python-1.0.tar.gz").unlink()  # which is not fetched again
+
+    monkeypatch.setenv("CXXFLAGS", "-O1")
+    await _interrupt(cache)  # at the fourth of ten again: what is made otherwise is made anew
+
     events: list[Event] = []
     await cache.llama_wheel(HERE, "cpu", events.append)
     assert any(isinstance(event, Notice) and "goes on: 4 files are done" in event.text for event in events)
@@ -78,19 +95,31 @@ async def test_an_interrupted_build_goes_on_where_it_was(cache: WheelCache, inde
     assert list(cache.root.glob(".*")) == []
 
 
-async def test_what_another_compiler_made_is_made_again(cache: WheelCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    await _interrupt(cache)
-    monkeypatch.setenv("CXXFLAGS", "-O1")
-    (folder,) = cache.root.glob(f"{kept.PREFIX}*")
-    (folder / "build/source/of-before").touch()
-    await _interrupt(cache)  # at the fourth of ten again
-    assert not (folder / "build/source/of-before").exists()
+async def test_a_build_on_a_node_goes_on_in_its_folder_there(
+    cache: WheelCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, node = tmp_path / "node", replace(HERE, libc="musl", libc_version=(1, 2))
+    (home / "runtimes").mkdir(parents=True)
+    monkeypatch.setattr(WheelCache, "tool_wheels", _no_tools)
+    place = Place(str(home), find_uv_bin(), sys.executable)
+    async with LocalConnection(keeper_id="k1") as connection:
+        builder = NodeBuilder(connection, "gpu1", place, tmp_path / "log", cache, building.forecast("gpu1", 2, "cpu"))
+
+        async def on_node(flags: str, folder: Path, emit: Emit) -> tuple[Path, portable.FindLibrary]:
+            return await builder.build(node, flags, folder, emit)
+
+        get = partial(cache.llama_wheel, node, "cpu", on_node=on_node, builders=Builders("gpu1 key"))
+        await _interrupt(cache, get)
+        (there,) = (home / "runtimes").glob(".staging-*")
+        assert survey_files._STAGING.fullmatch(there.name)  # which the node's own clean-up knows
+        events: list[Event] = []
+        await get(events.append)
+    assert any(isinstance(event, Notice) and "goes on: 4 files are done" in event.text for event in events)
+    assert list((home / "runtimes").glob(".staging-*")) == list(cache.root.glob(".*")) == []
 
 
-async def test_an_interrupted_build_is_half_made(cache: WheelCache) -> None:
-    await _interrupt(cache)
-    (item,) = (item for item in cached.contents(cache.root) if item.state is cached.State.HALF_MADE)
-    assert item.path.name.startswith(kept.PREFIX)
+async def _no_tools(*_: object) -> list[LocalFile]:
+    return []
 
 
 # --- the folder -----------------------------------------------------------------------------------------------------
