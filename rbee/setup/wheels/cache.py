@@ -53,6 +53,8 @@ _LONGEST_REASON = 300
 
 #: Compiles on a node, and returns the wheel (in the folder it was given) and the node's own libraries for it.
 BuildOnNode = Callable[[str, Path, Emit], Awaitable[tuple[Path, portable.FindLibrary]]]
+#: Told whether this machine can build: who else is to, as `Builders` calls it, and how. None for nobody else.
+ChooseBuilder = Callable[[bool], Awaitable[tuple[str, BuildOnNode] | None]]
 
 
 class WheelCache:
@@ -222,11 +224,12 @@ class WheelCache:
         on_node: BuildOnNode | None = None,
         builders: Builders = KEEPER,
         without: str = "",
+        choose: ChooseBuilder | None = None,
     ) -> LocalFile:
         """The llama-cpp-python wheel of a backend: from the cache, an index of prebuilt ones, or built.
 
         on_node: builds on the node, None where it has no compiler. builders: whose builds may run there. without: the
-        SHA-256 of a prebuilt one that does not run there; then no index is asked.
+        SHA-256 of a prebuilt one that does not run there; then no index is asked. choose: asked where one is built.
         Raises NodeError NODE_UNSUPPORTED when there is no way to get one, BOOTSTRAP_FAILED when the way that was tried
         failed.
         """
@@ -235,23 +238,26 @@ class WheelCache:
         if not without and (found := await self.from_indexes(target, backend, emit, builders)):
             return found
         here = _builds_here(target, backend)
-        if not here and on_node is None:
+        built_on, build = "" if here else builders.own, None if here else on_node
+        if choose and (other := await choose(here)):
+            built_on, build = other
+        if not here and build is None:
             raise building.no_way(target, backend, self.built_elsewhere(target, backend, builders))
         _check(self.root)
         async with file_lock(self.root / BUILD_LOCK, "builds llama.cpp, which takes minutes", emit):
             if found := await self._unchanged(target, backend, builders, without, _say_nothing):
                 return found
             flags = building.cmake_flags(target, backend)
-            with kept.build_folder(self.root, flags, "" if here else builders.own) as folder:
-                if here or on_node is None:
+            with kept.build_folder(self.root, flags, built_on) as folder:
+                if build is None:
                     emit(building.forecast("this machine", building.cores_here(), backend))
                     tools = await self.tool_wheels(Target.here(), emit)
                     wheel = await building.build_here(flags, folder, tools, self.build_log(backend), emit)
                     add = partial(self.add_wheel, wheel, backend, libc=target.libc)
                 else:
-                    wheel, find = await on_node(flags, folder, emit)
+                    wheel, find = await build(flags, folder, emit)
                     add = partial(self.add_wheel, wheel, backend, libc=target.libc, find_library=find)
-                    add = partial(add, built_on=builders.own)
+                    add = partial(add, built_on=built_on)
                 return await in_thread(lambda stop: add(stop=stop))
 
     def can_get(self, target: Target, backend: str, builders: Builders = KEEPER) -> bool:
