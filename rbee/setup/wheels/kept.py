@@ -25,6 +25,7 @@ from pathlib import Path
 from rbee.base import trusted_files
 from rbee.base.errors import ConnectError
 from rbee.setup.base import requirements
+from rbee.setup.base.platforms import Target
 from rbee.setup.wheels.llama_wheel import WHAT
 
 PREFIX = ".staging-build-"
@@ -67,7 +68,7 @@ def nonce(folder: Path) -> str:
 
 def _key(flags: str, built_on: str) -> str:
     changes = resources.files("rbee.setup.wheels").joinpath("source.py").read_text(encoding="utf-8")
-    parts = [requirements.llama().line(), changes, flags, built_on]
+    parts = [requirements.llama().line(), changes, flags, built_on or Target.here().name]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
