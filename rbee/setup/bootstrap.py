@@ -14,6 +14,7 @@ import enum
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from rbee.base.errors import NodeError
 from rbee.base.events import Emit, Notice, Progress
 from rbee.base.files import LocalFile
 from rbee.base.retries import INSTALL_TIMEOUT_S, PYTHON_TIMEOUT_S
+from rbee.inventory import Node
 from rbee.node.diagnosis import needed_mb
 from rbee.node.probe import Probe
-from rbee.node.session import NodeSession
-from rbee.setup import interpreter
+from rbee.node.session import NodeSession, open_session
+from rbee.setup import elsewhere, interpreter
 from rbee.setup.base import cuda, node_scripts
 from rbee.setup.base.bundle import Bundle
 from rbee.setup.base.make_runtime import LLAMA_FAILS
@@ -35,7 +37,7 @@ from rbee.setup.base.stoppable import alongside
 from rbee.setup.index.builders import Builders
 from rbee.setup.runtime import OWN_PYTHON, Runtime, better, has_usable_python, say_how
 from rbee.setup.wheels import building, portable
-from rbee.setup.wheels.cache import WheelCache, uv_version
+from rbee.setup.wheels.cache import BuildOnNode, WheelCache, uv_version
 from rbee.setup.wheels.node_build import NodeBuilder
 from rbee_remote.protocol import OLDEST_PYTHON, ErrorCode
 
@@ -300,12 +302,14 @@ class _Bootstrap:
         target, backend = self.runtime.target, self.runtime.backend
 
         async def on_node(flags: str, folder: Path, emit: Emit) -> tuple[Path, portable.FindLibrary]:
-            there = place or await self._ready_to_build()
-            await self._upload_uv()
-            log, name = self.cache.build_log(backend), self.session.node.name
-            forecast = building.forecast(name, self.probe.cores, backend)
-            builder = NodeBuilder(self.session.connection, name, there, log, self.cache, forecast)
-            return await builder.build(target, flags, folder, emit)
+            return await self._build(place, flags, folder, emit)
+
+        async def choose(builds_here: bool) -> tuple[str, BuildOnNode] | None:
+            session, root = self.session, self.cache.root
+            other = await elsewhere.choose(session, self.probe, target, backend, root, builds_here=builds_here)
+            if other is None:
+                return None
+            return Builders.of(other, session.context.inventory.nodes).own, partial(self._build_on, other)
 
         llama = await self.cache.llama_wheel(
             target,
@@ -314,6 +318,7 @@ class _Bootstrap:
             on_node=on_node if self.probe.compiler else None,
             builders=self.builders,
             without=self._without,
+            choose=choose,
         )
         return [*await self.cache.base_wheels(target, self.session.emit), llama]
 
@@ -323,6 +328,26 @@ class _Bootstrap:
         if line not in cuda.brought(self.runtime.target) - self.probe.cudart:
             return []
         return await self.cache.cuda_libraries(line, self.runtime.target, self.session.emit)
+
+    async def _build(
+        self, place: node_scripts.Place | None, flags: str, folder: Path, emit: Emit
+    ) -> tuple[Path, portable.FindLibrary]:
+        """Compile on this node. place: as of `get_wheels`."""
+        there = place or await self._ready_to_build()
+        await self._upload_uv()
+        log, name = self.cache.build_log(self.runtime.backend), self.session.node.name
+        forecast = building.forecast(name, self.probe.cores, self.runtime.backend)
+        builder = NodeBuilder(self.session.connection, name, there, log, self.cache, forecast)
+        return await builder.build(self.runtime.target, flags, folder, emit)
+
+    async def _build_on(self, other: Node, flags: str, folder: Path, emit: Emit) -> tuple[Path, portable.FindLibrary]:
+        """Compile on another node for this one."""
+        async with open_session(self.session.context, other) as session:
+            probe = await session.probe()
+            builders = Builders.of(other, session.context.inventory.nodes)
+            runtime = Runtime.choose(probe, replace(other, backend=self.runtime.backend), self.cache, builders)
+            there = _Bootstrap(session, probe, self.payload, self.cache, builders, runtime)
+            return await there._build(None, flags, folder, emit)
 
     async def _ready_to_build(self) -> node_scripts.Place:
         """Put on the node what a build there runs with."""

@@ -13,7 +13,7 @@ from rbee.node.session import NodeSession
 from rbee.setup import interpreter
 from rbee.setup.base import cuda, requirements
 from rbee.setup.base.platforms import Target
-from rbee.setup.index.builders import KEEPER, Builders, builds_itself
+from rbee.setup.index.builders import KEEPER, Builders, builds_itself, may_build_for
 from rbee.setup.wheels import building
 from rbee.setup.wheels.cache import WheelCache
 from rbee_remote.protocol import OLDEST_PYTHON
@@ -113,6 +113,8 @@ def say_how(runtime: Runtime, session: NodeSession, probe: Probe, cache: WheelCa
     to a wheel."""
     if not cache.may_get(runtime.target, runtime.backend, builders):
         elsewhere = cache.built_elsewhere(runtime.target, runtime.backend)
+        if may_build_for(session.node, session.context.inventory.nodes, runtime.backend):
+            return  # who of them does is seen when it comes to it
         if not probe.compiler:
             raise building.no_way(runtime.target, runtime.backend, elsewhere)
         session.emit(Notice(builds_itself(session.node, elsewhere)))

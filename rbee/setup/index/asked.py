@@ -6,6 +6,7 @@
 Rules
 - A wheel runs where somebody answers for it: by its hash, by the key that signed the index's SHA256SUMS, or, for the
   official index, by default. The wheel cache writes down who that was, and `Builders` says for which machine it counts.
+- A hash in the variable counts on every machine, and as long as the variable is set: it is said for one command.
 - Where an index gives neither, it chooses what runs. Its wheels are for nodes whose `builds_from` has its address, and
   never for this machine.
 - No index can hold a command up: the first byte has its time, so has each further MiB, and so has all of it.
@@ -77,6 +78,12 @@ def _from_variable(text: str) -> WheelIndex:
         return WheelIndex(check_address(url), sha256=tuple(part.removeprefix("sha256=") for part in hashes))
     except ValueError as error:
         raise ConfigError(f"{ENV_INDEX}: {error}", hint=f'write the address of an index, or "{OFF}"') from error
+
+
+def named_now(environment: Mapping[str, str] = os.environ) -> frozenset[str]:
+    """What the variable's hashes vouch for, on every machine, as long as it is set. Raises ConfigError."""
+    named = environment.get(ENV_INDEX, OFF)
+    return frozenset() if named in ("", OFF) else _from_variable(named).vouchers()
 
 
 def may_serve(index: WheelIndex, builders: Builders) -> bool:

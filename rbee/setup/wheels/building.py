@@ -4,7 +4,8 @@ Rules
 - The source and the tools are the locked ones, by their SHA-256. A build looks for nothing else, and in no index.
 - The wheel is not tied to the processor it was built on: the CPU variants that make a difference (source.py) are
   inside, and llama.cpp picks at run time.
-- Whatever ends a build (an error, Ctrl-C), its processes end first, and its folder goes with it.
+- Whatever ends a build (an error, Ctrl-C), its processes end first. What an interrupted one leaves is gone on with
+  (kept.py).
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ BUILD_CPU_S = 700.0
 BUILD_REST_S = 30.0
 
 _STEP = re.compile(r"^\s*\[([0-9]{1,6})/([0-9]{1,6})\]")
+#: What a build says that has something to go on with: the steps that an interrupted one has done.
+_GOING_ON = re.compile(r"^going on: *([1-9][0-9]{0,5})$")
 _LAST_LINES = 12
 #: Characters of a log; a build of all backends says a tenth of that, a node that is not well says it for ever.
 _LONGEST_LOG = 64 * 2**20
@@ -144,7 +147,9 @@ def cores_here() -> int:
 async def build_here(
     flags: str, folder: Path, tools: Sequence[LocalFile], log: Path, emit: Emit, cuda_toolkit: Sequence[LocalFile] = ()
 ) -> Path:
-    """Compile in `folder` (which must exist) and return the wheel inside it. log: all that was said, kept on failure.
+    """Compile in `folder` and return the wheel inside it. log: all that was said, kept on failure.
+
+    folder: must exist; has what an interrupted build left.
 
     tools: the wheels of what compiles it. cuda_toolkit: those of a CUDA toolkit, none for the installed one.
     Raises NodeError BOOTSTRAP_FAILED; a missing compiler is the caller's to
@@ -157,7 +162,8 @@ async def build_here(
     staging = folder / "build"
     placed = [(tool, str(tool.path)) for tool in tools]
     cuda_placed = [(wheel, str(wheel.path)) for wheel in cuda_toolkit]
-    script = node_scripts.build_wheel(place, str(staging), str(source), placed, flags, cuda_placed)
+    archive = (LocalFile.of(source), str(source))
+    script = node_scripts.build_wheel(place, str(staging), archive, placed, flags, cuda_placed)
     with BuildLog(log, emit) as build_log:
         await child.run(["/bin/sh", "-c", script], build_log.hear)
         built = list(staging.glob("built/*.whl"))
@@ -170,12 +176,15 @@ async def build_here(
 async def fetch_source(folder: Path, emit: Emit) -> Path:
     """An archive in `folder` with what of the locked source a wheel is made of. Nothing of it has run."""
     requirement = requirements.llama()
+    archive = folder / f"{requirement.name}-{requirement.version}.cut.tar.gz"
+    if archive.exists():
+        return archive
     text = f"downloading the source of {requirement.name} {requirement.version}"
     emit(Progress("source", text, 0.0, None))
     whole = await pip.fetch_locked(requirement, folder / "source", on_line=pip.report_bytes(emit, "source", text))
-    archive = folder / whole.name
-    await in_thread(lambda stop: cut_down(whole, archive, stop))
-    return archive
+    half_made = folder / f"{archive.name}.part"
+    await in_thread(lambda stop: cut_down(whole, half_made, stop))
+    return half_made.rename(archive)
 
 
 class BuildLog:
@@ -192,6 +201,7 @@ class BuildLog:
         self._emit = emit
         self._clock = clock
         self._began = clock()
+        self._before = 0
         self._last: deque[str] = deque(maxlen=_LAST_LINES)
         self._errors: list[str] = []
         self._emit(Progress(KEY, "preparing to build llama.cpp", 0.0, None, "steps"))
@@ -208,14 +218,18 @@ class BuildLog:
             self._file.write(f"{line[: self._room]}\n")
             self._room -= len(line) + 1
         if step := _STEP.match(line):
-            self._emit(Progress(KEY, self._text(int(step[1]), int(step[2])), float(step[1]), float(step[2]), "steps"))
+            done, total = float(step[1]) + self._before, float(step[2]) + self._before
+            self._emit(Progress(KEY, self._text(int(step[1]), int(step[2])), done, total, "steps"))
+        elif before := _GOING_ON.match(line):
+            self._before = int(before[1])
+            self._emit(Notice(f"the build of llama.cpp that was interrupted goes on: {before[1]} files are done"))
         if line.strip():
             self._last.append(line.strip()[:300])
         if re.search(r"\berror\b[: ]|CMake Error", line) and len(self._errors) < _LAST_LINES:
             self._errors.append(line.strip()[:300])
 
     def _text(self, done: int, total: int) -> str:
-        """How long it has taken, and will, once a tenth tells."""
+        """How long it has taken, and will, once a tenth tells. done, total: of what this build itself has to do."""
         elapsed = self._clock() - self._began
         left = f", about {_elapsed(elapsed * (total - done) / done)} left" if total <= done * 10 < total * 10 else ""
         return f"building llama.cpp ({_elapsed(elapsed)}{left})"

@@ -40,7 +40,7 @@ from rbee.setup.base.platforms import Target, Version
 from rbee.setup.base.stoppable import Stop, in_thread, never
 from rbee.setup.index import asked as wheel_index
 from rbee.setup.index.builders import KEEPER, Builders, is_of_index
-from rbee.setup.wheels import building, cuda_code, portable, toolkit
+from rbee.setup.wheels import building, cuda_code, kept, portable, toolkit
 from rbee.setup.wheels import check as wheel_check
 from rbee.setup.wheels.llama_wheel import WHAT, LlamaWheel
 from rbee_remote.protocol import ErrorCode
@@ -53,6 +53,8 @@ _LONGEST_REASON = 300
 
 #: Compiles on a node, and returns the wheel (in the folder it was given) and the node's own libraries for it.
 BuildOnNode = Callable[[str, Path, Emit], Awaitable[tuple[Path, portable.FindLibrary]]]
+#: Told whether this machine can build: who else is to, as `Builders` calls it, and how. None for nobody else.
+ChooseBuilder = Callable[[bool], Awaitable[tuple[str, BuildOnNode] | None]]
 
 
 class WheelCache:
@@ -138,6 +140,7 @@ class WheelCache:
 
     def _usable(self, target: Target, backend: str, builders: Builders) -> Sequence[tuple[Path, LlamaWheel]]:
         """Those by `builders`, the best first: built here or by the node itself, and for any processor."""
+        builders = builders.with_others(wheel_index.named_now())
         found = [item for item in self._fitting(target, backend) if builders.include(item[1].built_on)]
         return sorted(found, key=lambda item: (item[1].built_on not in ("", builders.own), len(item[1].cpu)))
 
@@ -242,11 +245,12 @@ class WheelCache:
         on_node: BuildOnNode | None = None,
         builders: Builders = KEEPER,
         without: str = "",
+        choose: ChooseBuilder | None = None,
     ) -> LocalFile:
         """The llama-cpp-python wheel of a backend: from the cache, an index of prebuilt ones, or built.
 
         on_node: builds on the node, None where it has no compiler. builders: whose builds may run there. without: the
-        SHA-256 of a prebuilt one that does not run there; then no index is asked.
+        SHA-256 of a prebuilt one that does not run there; then no index is asked. choose: asked where one is built.
         Raises NodeError NODE_UNSUPPORTED when there is no way to get one, BOOTSTRAP_FAILED when the way that was tried
         failed.
         """
@@ -255,15 +259,18 @@ class WheelCache:
         if not without and (found := await self.from_indexes(target, backend, emit, builders)):
             return found
         here = _builds_here(target, backend)
-        if not here and on_node is None:
+        built_on, build = "" if here else builders.own, None if here else on_node
+        if choose and (other := await choose(here)):
+            built_on, build = other
+        if not here and build is None:
             raise building.no_way(target, backend, self.built_elsewhere(target, backend, builders))
         _check(self.root)
         async with file_lock(self.root / BUILD_LOCK, "builds llama.cpp, which takes minutes", emit):
             if found := await self._unchanged(target, backend, builders, without, _say_nothing):
                 return found
             flags = building.cmake_flags(target, backend)
-            async with pip.staging(self.root) as folder:
-                if here or on_node is None:
+            with kept.build_folder(self.root, flags, built_on) as folder:
+                if build is None:
                     emit(building.forecast("this machine", building.cores_here(), backend))
                     tools = await self.tool_wheels(Target.here(), emit)
                     takes_cuda = backend == "cuda" and toolkit.has_wheels(target)
@@ -271,9 +278,9 @@ class WheelCache:
                     wheel = await building.build_here(flags, folder, tools, self.build_log(backend), emit, parts)
                     add = partial(self.add_wheel, wheel, backend, libc=target.libc)
                 else:
-                    wheel, find = await on_node(flags, folder, emit)
+                    wheel, find = await build(flags, folder, emit)
                     add = partial(self.add_wheel, wheel, backend, libc=target.libc, find_library=find)
-                    add = partial(add, built_on=builders.own)
+                    add = partial(add, built_on=built_on)
                 return await in_thread(lambda stop: add(stop=stop))
 
     def can_get(self, target: Target, backend: str, builders: Builders = KEEPER) -> bool:
@@ -315,9 +322,8 @@ class WheelCache:
                 if backend == "cuda":
                     wheel_check.check_cuda(wheel, target, stop)
                 find = wheel_check.local_libraries(target)
-                by = "" if index.sha256 and not index.backend else vouched
                 return self.add_wheel(
-                    wheel, backend, libc=target.libc, find_library=find, built_on=by, cpu=cpu, stop=stop
+                    wheel, backend, libc=target.libc, find_library=find, built_on=vouched, cpu=cpu, stop=stop
                 )
 
             added = await in_thread(add)

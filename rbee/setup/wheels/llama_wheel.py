@@ -23,9 +23,9 @@ class LlamaWheel:
     """What `wheel.json` says of the wheel beside it.
 
     libc_version: the oldest C library it runs with. built_on: the node, or who answers for what an index gave, as
-    `Builders` has it; "" for what this machine built, or fetched by a hash in $RBEE_WHEEL_INDEX. cpu: what a processor
-    has to be capable of, in the kernel's words; nothing where every variant is inside. cuda: what it has for NVIDIA's
-    GPUs, as `Code.text` says it; "" where it has nothing for them, or nobody has looked.
+    `Builders` has it; "" for what this machine built. cpu: what a processor has to be capable of, as the kernel names
+    it; nothing where every variant is inside. cuda: what it has for NVIDIA's GPUs, as `Code.text` says it; "" where it
+    has nothing for them, or nobody has looked.
     """
 
     file: str

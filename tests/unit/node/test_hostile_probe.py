@@ -157,7 +157,7 @@ async def _scripts(found: Probe) -> list[str]:
         node_scripts.fetch_python(place, "3.12", 60),
         node_scripts.unpack_python(place, "n" * 12, "rbee-3.11-0", placed),
         node_scripts.create_runtime(place, "n" * 12, "k" * 16, [wheel]),
-        node_scripts.build_wheel(place, staging, placed, [(wheel, placed)], "-DX=ON"),
+        node_scripts.build_wheel(place, staging, (wheel, placed), [(wheel, placed)], "-DX=ON"),
         upload._script(upload.Upload.of(b"", f"{found.home}/payloads/p", sha256="a" * 64, mode=0o644, keeper_id="k")),
         " ".join(map(quote, (*ready.command, "pipe", f"{found.run_dir}/hive.sock", "--ready"))),
     ]

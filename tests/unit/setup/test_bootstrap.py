@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,14 @@ from rbee.inventory import Inventory, Node, WheelIndex
 from rbee.node import traces
 from rbee.node.diagnosis import needed_mb
 from rbee.node.probe import Gpu, Probe
-from rbee.node.session import NodeSession
-from rbee.setup import bootstrap, interpreter
+from rbee.node.session import NodeSession, PerNode
+from rbee.setup import bootstrap, elsewhere, interpreter
 from rbee.setup.base import node_scripts, requirements
 from rbee.setup.base.node_scripts import IMPORTS
 from rbee.setup.base.payload import build_compiled, build_payload
 from rbee.setup.base.platforms import Target
 from rbee.setup.bootstrap import Step, check, plan
-from rbee.setup.index.builders import OFFICIAL_URL
+from rbee.setup.index.builders import OFFICIAL_URL, Builders
 from rbee.setup.interpreter import Interpreter
 from rbee.setup.wheels.cache import WheelCache
 from rbee.transport.connection import Completed
@@ -514,6 +514,40 @@ async def test_what_a_bootstrap_would_take_is_gathered_before_it_and_built_on_th
     again = await bootstrap.gather(bed.session(Node("gpu1", host="gpu1")), older)
     assert again == replace(gathered, was_there=True)
     assert not bed.home.exists(), "what the cache has needs nothing of the node"
+
+
+async def test_a_node_without_a_compiler_has_another_one_build_that_it_names(
+    bed: Testbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bed.index.lock(requirements.LLAMA, write_source(bed.index.folder, "llama_cpp_python", tag=LLAMA_TAG))
+    bed.index.lock(requirements.BUILD, write_wheel(bed.index.folder, "cmake", {"cmake.py": b""}))
+    older = f"{HERE.libc} 2.17"
+    gpu1, big = Node("gpu1", host="gpu1", builds_from=("big",)), Node("big", host="big")
+    context = replace(bed.context, inventory=Inventory({"gpu1": gpu1, "big": big}))
+    asked = bed.probe(libc=older, compiler="/usr/bin/cc", cores=64)
+
+    @asynccontextmanager
+    async def opened(_: Context, node: Node) -> AsyncIterator[NodeSession]:
+        assert node == big
+        yield session_over(bed.connection, node, context)
+
+    async def probed(_: NodeSession) -> Probe:
+        return asked
+
+    async def seen(_: Context, nodes: Sequence[Node], *_more: object, **_named: object) -> list[PerNode[Probe]]:
+        return [PerNode(node, asked) for node in nodes]
+
+    monkeypatch.setattr(bootstrap, "open_session", opened)
+    monkeypatch.setattr(elsewhere, "on_each", seen)
+    monkeypatch.setattr(NodeSession, "probe", probed)
+    nowhere = session_over(FakeConnection(), gpu1, context)
+    gathered = await bootstrap.gather(nowhere, bed.probe(libc=older, compiler=""))
+    assert (bed.home / "runtimes").is_dir(), "which is where `big` has its home"
+    allowed, forbidden = (Builders.of(node, context.inventory.nodes) for node in (gpu1, replace(gpu1, builds_from=())))
+    assert bed.cache.find_llama(gathered.target, "cpu", allowed) == gathered.llama
+    assert bed.cache.find_llama(gathered.target, "cpu", forbidden) is None
+    assert any(isinstance(event, Notice) and "built on big" in event.text for event in bed.events)
+    assert bed.left_over() == []
 
 
 async def test_a_failed_build_on_the_node_names_it_and_the_log_here(bed: Testbed) -> None:

@@ -13,8 +13,9 @@ import asyncssh
 import psutil
 import pytest
 
-from rbee.base.errors import ConfigError, NodeError
+from rbee.base.errors import ConfigError, NodeError, UsageError
 from rbee.base.events import Event, Notice
+from rbee.fleet.wheels import choose
 from rbee.inventory import Node, WheelIndex
 from rbee.setup.base import requirements
 from rbee.setup.base.platforms import Target
@@ -113,7 +114,25 @@ async def test_a_hash_in_the_variable_counts_on_every_machine(
     server.offer(wheel)
     monkeypatch.setenv("RBEE_WHEEL_INDEX", f"{server.url}#sha256={WRONG},sha256={sha256_of(wheel)}")
     assert cache.may_get(HERE, "cpu")
-    assert await cache.llama_wheel(HERE, "cpu", lambda _: None) == cache.find_llama(HERE, "cpu", KEEPER)
+    fetched_one = await cache.llama_wheel(HERE, "cpu", lambda _: None)
+    assert fetched_one == cache.find_llama(HERE, "cpu", KEEPER) == cache.find_llama(HERE, "cpu", asking())
+    assert cache.is_prebuilt(fetched_one.sha256), "one that does not start on a node has another one built"
+
+
+async def test_a_hash_in_the_variable_counts_as_long_as_it_is_set(
+    cache: WheelCache, server: WheelServer, wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not become what this machine built, which every node runs and `rbee wheels push` signs."""
+    server.offer(wheel)
+    monkeypatch.setenv("RBEE_WHEEL_INDEX", f"{server.url}#sha256={sha256_of(wheel)}")
+    found = await cache.llama_wheel(HERE, "cpu", lambda _: None)
+    for unset in ("off", f"{server.url}#sha256={WRONG}"):
+        monkeypatch.setenv("RBEE_WHEEL_INDEX", unset)
+        assert cache.find_llama(HERE, "cpu", KEEPER) is None
+    with pytest.raises(UsageError, match="has no llama"):
+        choose(cache.root, [])
+    (offer,) = choose(cache.root, [f"sha256:{sha256_of(wheel)}"]).offers
+    assert offer.file == found
 
 
 async def test_without_hash_and_key_its_wheels_are_for_nodes_that_name_it(
