@@ -154,9 +154,9 @@ async def gather(session: NodeSession, probe: Probe) -> Gathered:
     cache = WheelCache.of(session.context.settings)
     builders = Builders.of(session.node, session.context.inventory.nodes)
     chosen = Runtime.choose(probe, session.node, cache, builders)
-    if chosen.better and await better(chosen, session, probe, cache, builders) is chosen:
-        chosen = Runtime.choose(probe, session.node, cache, builders, wait_for_gpu=True)
     runtime = await better(chosen, session, probe, cache, builders)
+    if runtime is chosen and chosen.better:
+        runtime = chosen = Runtime.choose(probe, session.node, cache, builders, wait_for_gpu=True)
     say_how(runtime, session, probe, cache, builders)
     was_there = runtime is chosen and cache.find_llama(runtime.target, runtime.backend, builders) is not None
     work = _Bootstrap(session, probe, build_payload(), cache, builders, runtime)

@@ -14,7 +14,7 @@ from rbee.setup import interpreter
 from rbee.setup.base import cuda, requirements
 from rbee.setup.base.platforms import Target
 from rbee.setup.index.builders import KEEPER, Builders, builds_itself, may_build_for
-from rbee.setup.wheels import building
+from rbee.setup.wheels import building, toolkit
 from rbee.setup.wheels.cache import WheelCache
 from rbee_remote.protocol import OLDEST_PYTHON
 
@@ -78,7 +78,8 @@ def _obstacle(runtime: Runtime, probe: Probe, cache: WheelCache, builders: Build
         return ""
     if not wait_for_gpu:
         return f"there is no llama.cpp for {backend} yet"
-    if cache.can_get(target, backend, builders) or (probe.compiler and backend not in building.HARD_TO_BUILD):
+    node_can = bool(probe.compiler) and backend == "cuda" and toolkit.has_wheels(target)
+    if node_can or cache.can_get(target, backend, builders):
         return ""
     return f"there is no llama.cpp for {backend}, and {building.what_lacks(target, backend)}"
 

@@ -158,9 +158,9 @@ def architectures(targets: Iterable[Target]) -> str:
 
 
 def flags(targets: Iterable[Target]) -> tuple[str, ...]:
-    """CMake's, for one build for all of these machines."""
+    """CMake's, for one build for all of these machines. NCCL, which the builder may happen to have, no node has."""
     wanted = architectures(targets)
-    return ("-DGGML_CUDA=ON", *([f"-DCMAKE_CUDA_ARCHITECTURES={wanted}"] if wanted else []))
+    return ("-DGGML_CUDA=ON", "-DGGML_CUDA_NCCL=OFF", *([f"-DCMAKE_CUDA_ARCHITECTURES={wanted}"] if wanted else []))
 
 
 def _dotted(version: Version) -> str:

@@ -37,8 +37,7 @@ _BACKEND_FLAGS: dict[str, tuple[str, ...]] = {
     "vulkan": ("-DGGML_VULKAN=ON",),
     "metal": ("-DGGML_METAL=ON", "-DGGML_METAL_EMBED_LIBRARY=ON"),
 }
-#: What takes more than a compiler for C++, which is all that a probe looks for on a node.
-HARD_TO_BUILD = frozenset({"cuda", "rocm", "vulkan"})
+
 
 #: Seconds that all cores together need for a wheel for the CPU, and those of what is not compiling (fetching, linking).
 #: 697 by `benchmarks/newcomer.py` with gcc 12 on two cores of a server of 2022 that had much else to do, so at most.

@@ -16,7 +16,7 @@ MAJOR = 13
 #: The oldest glibc that its packages are for.
 _GLIBC = (2, 27)
 #: What a worker loads, as opposed to what compiles.
-_LIBRARIES = re.compile(r"nvidia-(cublas|cuda-runtime)(-cu12)?")
+_LIBRARIES = re.compile(r"nvidia[-_](cublas|cuda[-_]runtime)([-_]cu12)?")
 _PYTHON = (3, 12)
 
 HOW_TO_INSTALL = (

@@ -20,6 +20,7 @@ import pytest
 
 from rbee.base.errors import NodeError
 from rbee.base.events import Event, Notice, Progress
+from rbee.base.files import LocalFile
 from rbee.base.settings import Settings
 from rbee.context import Context
 from rbee.inventory import Inventory, Node, WheelIndex
@@ -42,7 +43,7 @@ from rbee_remote.protocol import ErrorCode
 from tests.doubles.connection import FakeConnection
 from tests.doubles.session import session_over
 from tests.patience import PATIENCE_S
-from tests.unit.setup.cuda_library import container, library
+from tests.unit.setup.cuda_library import CC, container, library
 from tests.unit.setup.package_index import PackageIndex
 from tests.unit.setup.tiny_packages import write_source, write_wheel
 from tests.unit.setup.wheel_server import make_wheel, serving
@@ -627,6 +628,57 @@ async def test_a_gpu_gets_the_wheel_for_it_from_the_cache(bed: Testbed) -> None:
     cuda = await bed.ensure(bed.probe(gpus=NVIDIA))
     assert (cpu.backend, cuda.backend) == ("cpu", "cuda")
     assert cpu.python != cuda.python
+
+
+@pytest.mark.skipif(CC is None or HERE.libc != "glibc", reason="needs cc, and glibc")
+async def test_cudas_libraries_travel_once_and_the_next_runtime_has_the_same_files(
+    bed: Testbed, tmp_path: Path
+) -> None:
+    code = library(tmp_path, container("sm_90"), needs="libcudart.so.13").getvalue()
+    bindings = {"llama_cpp/__init__.py": b"", "llama_cpp/llama_cpp.py": b"", "bin/libggml-cuda.so": code}
+    llama = write_wheel(bed.index.folder, "llama_cpp_python", bindings, tag=LLAMA_TAG)
+    bed.index.lock(requirements.LLAMA, llama)
+    bed.cache.add_wheel(llama, "cuda")
+    tag = f"py3-none-manylinux_2_27_{HERE.machine}"
+    blas = {"nvidia/cu13/lib/libcublas.so.13": b"blas", "nvidia/cu13/include/cublas.h": b""}
+    runtime = {"nvidia/cu13/lib/libcudart.so.13": b"rt"}
+    parts = [
+        write_wheel(bed.index.folder, "nvidia_cublas", blas, tag=tag),
+        write_wheel(bed.index.folder, "nvidia_cuda_runtime", runtime, tag=tag),
+    ]
+    bed.index.lock("cuda13.txt", *parts)
+    hashes = {LocalFile.of(part).sha256 for part in parts}
+    h100, h200 = (Gpu("nvidia", "H", compute=(9, 0)),), (Gpu("nvidia", "H", compute=(9, 0)), *NVIDIA)
+    ready = await bed.ensure(bed.probe(gpus=h100, cuda=(13, 0)))
+    assert ready.backend == "cuda"
+    assert {path.name for path in Path(ready.runtime).glob("libraries/*")} == hashes
+    files = sorted(Path(ready.runtime).glob("libraries/*/*"))
+    assert sorted(path.read_bytes() for path in files) == [b"blas", b"rt"]
+
+    known = Path(ready.runtime).rename(bed.home / "runtimes" / ("0" * 16))  # one of an earlier lock
+    shutil.rmtree(bed.home / "runtimes/wheels")
+    again = await bed.ensure(bed.probe(gpus=h200, cuda=(13, 0), libraries=frozenset(hashes)))
+    linked = sorted(Path(again.runtime).glob("libraries/*/*"))
+    assert [path.stat().st_ino for path in linked] == [
+        path.stat().st_ino for path in sorted(known.glob("libraries/*/*"))
+    ]
+    assert not list(bed.home.glob("runtimes/wheels/*/nvidia_*"))
+
+    shutil.rmtree(known)
+    shutil.rmtree(again.runtime)
+    third = await bed.ensure(bed.probe(gpus=h100, cuda=(13, 0), libraries=frozenset(hashes)))  # no longer true
+    assert len(list(Path(third.runtime).glob("libraries/*/*"))) == 2
+
+
+async def test_a_node_with_its_own_toolkit_is_sent_none_of_its_libraries(bed: Testbed, tmp_path: Path) -> None:
+    code = library(tmp_path, container("sm_90"), needs="libcudart.so.13").getvalue()
+    bindings = {"llama_cpp/__init__.py": b"", "llama_cpp/llama_cpp.py": b"", "bin/libggml-cuda.so": code}
+    llama = write_wheel(bed.index.folder, "llama_cpp_python", bindings, tag=LLAMA_TAG)
+    bed.index.lock(requirements.LLAMA, llama)
+    bed.cache.add_wheel(llama, "cuda")
+    ready = await bed.ensure(bed.probe(gpus=NVIDIA, cuda=(13, 0), cudart=frozenset({13})))
+    assert ready.backend == "cuda"
+    assert not (Path(ready.runtime) / "libraries").exists()
 
 
 async def test_a_gpu_gets_the_wheel_for_it_from_an_index_and_the_cpu_where_that_does_not_keep_its_word(
