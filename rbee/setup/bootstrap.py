@@ -23,10 +23,9 @@ from rbee.base.events import Emit, Notice, Progress
 from rbee.base.files import LocalFile
 from rbee.base.retries import INSTALL_TIMEOUT_S, PYTHON_TIMEOUT_S
 from rbee.inventory import Node
-from rbee.node.diagnosis import needed_mb
 from rbee.node.probe import Probe
 from rbee.node.session import NodeSession, open_session
-from rbee.setup import elsewhere, interpreter
+from rbee.setup import elsewhere, interpreter, prerequisites
 from rbee.setup.base import cuda, node_scripts
 from rbee.setup.base.bundle import Bundle
 from rbee.setup.base.make_runtime import LLAMA_FAILS
@@ -41,7 +40,6 @@ from rbee.setup.wheels.cache import BuildOnNode, WheelCache, uv_version
 from rbee.setup.wheels.node_build import NodeBuilder
 from rbee_remote.protocol import OLDEST_PYTHON, ErrorCode
 
-_ELSEWHERE = "set `home` of this node in the inventory to a folder on another file system"
 #: What can be done on a node while its first runtime is made. Given its home, which is there by then.
 Meanwhile = Callable[[str], Coroutine[Any, Any, None]]
 
@@ -116,7 +114,7 @@ async def ensure(
     runtime = Runtime.choose(probe, session.node, cache, builders, wait_for_gpu=wait_for_gpu)
     steps = plan(probe, payload.digest, runtime.key)
     if steps:
-        check(probe, steps, runtime.backend)
+        prerequisites.check(probe, runtime.backend, makes_runtime=Step.RUNTIME in steps)
         runtime = await better(runtime, session, probe, cache, builders)
         steps = plan(probe, payload.digest, runtime.key)
         if Step.RUNTIME in steps:
@@ -150,7 +148,7 @@ async def gather(session: NodeSession, probe: Probe) -> Gathered:
 
     Raises as `ensure`.
     """
-    check_system(probe)
+    prerequisites.check_system(probe)
     cache = WheelCache.of(session.context.settings)
     builders = Builders.of(session.node, session.context.inventory.nodes)
     chosen = Runtime.choose(probe, session.node, cache, builders)
@@ -164,41 +162,6 @@ async def gather(session: NodeSession, probe: Probe) -> Gathered:
     await work.get_libraries(llama)
     uv = await cache.uv_binary(runtime.target, session.emit)
     return Gathered(runtime.target, runtime.backend, llama, packages[0].path.parent, uv, was_there)
-
-
-def check(probe: Probe, steps: list[Step], backend: str = "") -> None:
-    """Find out before anything is written what would fail later.
-
-    Raises NodeError NODE_UNSUPPORTED, BOOTSTRAP_FAILED or DISK_FULL.
-    """
-    check_system(probe)
-    if not probe.home_writable:
-        raise NodeError(ErrorCode.BOOTSTRAP_FAILED, f"{probe.home} cannot be written on the node", hint=_ELSEWHERE)
-    if probe.home_noexec:
-        raise NodeError(
-            ErrorCode.NODE_UNSUPPORTED, f"{probe.home} is mounted noexec: nothing there can be run", hint=_ELSEWHERE
-        )
-    if Step.RUNTIME in steps and probe.disk_free_mb < needed_mb(backend):
-        raise _disk_full(probe, backend)
-
-
-def check_system(probe: Probe) -> None:
-    """Raises NodeError NODE_UNSUPPORTED."""
-    if probe.system not in {"Linux", "Darwin"} or Target.of(probe, OWN_PYTHON).machine not in {"x86_64", "aarch64"}:
-        raise NodeError(
-            ErrorCode.NODE_UNSUPPORTED,
-            f"rbee runs on Linux and macOS, x86-64 and ARM64; this is {probe.system} {probe.machine}",
-            hint="use another node",
-        )
-
-
-def _disk_full(probe: Probe, backend: str) -> NodeError:
-    return NodeError(
-        ErrorCode.DISK_FULL,
-        f"the disk of {probe.home} has {probe.disk_free_mb} MB free, a runtime needs {needed_mb(backend)}",
-        hint=f"free some space, or {_ELSEWHERE}",
-        details={"needed_mb": needed_mb(backend), "free_mb": probe.disk_free_mb},
-    )
 
 
 @dataclass(slots=True)
@@ -352,7 +315,7 @@ class _Bootstrap:
     async def _ready_to_build(self) -> node_scripts.Place:
         """Put on the node what a build there runs with."""
         steps = plan(replace(self.probe, runtimes=frozenset()), "", self.runtime.key)
-        check(self.probe, steps, self.runtime.backend)
+        prerequisites.check(self.probe, self.runtime.backend, makes_runtime=Step.RUNTIME in steps)
         await self.prepare()
         return await self.take([step for step in steps if step is Step.PYTHON])
 
@@ -393,7 +356,7 @@ class _Bootstrap:
         said = [line.strip() for line in (result.stderr or result.stdout.decode(errors="replace")).splitlines()]
         said = [line for line in said if line]
         if any("no space left" in line.lower() or "quota exceeded" in line.lower() for line in said):
-            raise _disk_full(await self.session.probe(), self.runtime.backend)
+            raise prerequisites.disk_full(await self.session.probe(), self.runtime.backend)
         raise NodeError(
             ErrorCode.BOOTSTRAP_FAILED,
             f"{self.session.node.name}: {failure}: {said[-1][:300] if said else f'status {result.status}'}",

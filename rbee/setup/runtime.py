@@ -121,6 +121,9 @@ def say_how(runtime: Runtime, session: NodeSession, probe: Probe, cache: WheelCa
         session.emit(Notice(builds_itself(session.node, elsewhere)))
     if runtime.notice:
         session.emit(Notice(runtime.notice))
+    if runtime.backend == "cpu" and session.node.backend == "auto":
+        for idle in gpu_backends.idle(probe):
+            session.emit(Notice(f"{idle.gpu} is not used: {idle.why}; {idle.fix}"))
 
 
 def has_usable_python(probe: Probe) -> bool:

@@ -15,7 +15,7 @@ from rbee.base.files import LocalFile
 from rbee.cleanup import payload_commands
 from rbee.inventory import Node
 from rbee.node.probe import Probe, parse
-from rbee.setup import attach, bootstrap
+from rbee.setup import attach, bootstrap, prerequisites
 from rbee.setup.base import node_scripts
 from rbee.setup.base.node_scripts import Place
 from rbee.setup.base.payload import build_payload
@@ -96,7 +96,8 @@ def test_a_lie_has_no_say_in_what_the_keeper_does_with_its_own_disk_and_time(out
     runtime = Runtime.choose(found, NODE, WheelCache(Path("/nowhere"), Path("/nowhere")))
     assert PurePosixPath(runtime.key).name == runtime.key
     try:
-        bootstrap.check(found, bootstrap.plan(found, "d" * 16, runtime.key))
+        bootstrap.plan(found, "d" * 16, runtime.key)
+        prerequisites.check(found, runtime.backend, makes_runtime=True)
     except RbeeError as error:
         assert error.code is not ErrorCode.INTERNAL
     else:

@@ -33,9 +33,10 @@ from rbee.setup.base import node_scripts, requirements
 from rbee.setup.base.node_scripts import IMPORTS
 from rbee.setup.base.payload import build_compiled, build_payload
 from rbee.setup.base.platforms import Target
-from rbee.setup.bootstrap import Step, check, plan
+from rbee.setup.bootstrap import Step, plan
 from rbee.setup.index.builders import OFFICIAL_URL, Builders
 from rbee.setup.interpreter import Interpreter
+from rbee.setup.prerequisites import check
 from rbee.setup.wheels.cache import WheelCache
 from rbee.transport.connection import Completed
 from rbee.transport.local import LocalConnection
@@ -97,7 +98,7 @@ def test_what_cannot_work_is_said_before_anything_is_written(
     change: dict[str, object], code: ErrorCode, words: str
 ) -> None:
     with pytest.raises(NodeError) as caught:
-        check(replace(BARE, **change), list(Step))  # type: ignore[arg-type]
+        check(replace(BARE, **change), makes_runtime=True)  # type: ignore[arg-type]
     assert caught.value.code is code
     assert words in caught.value.message
     assert caught.value.hint
@@ -115,9 +116,9 @@ async def test_a_musl_node_without_a_compiler_is_refused_before_anything_is_writ
 
 
 def test_a_full_disk_does_not_stop_a_new_payload() -> None:
-    check(replace(BARE, disk_free_mb=5), [Step.PAYLOAD])
+    check(replace(BARE, disk_free_mb=5), makes_runtime=False)
     with pytest.raises(NodeError):
-        check(replace(BARE, disk_free_mb=5), [Step.RUNTIME])
+        check(replace(BARE, disk_free_mb=5), makes_runtime=True)
 
 
 # --- the steps, for real --------------------------------------------------------------------------------------------
