@@ -78,20 +78,12 @@ def unversioned(libraries: Path) -> Iterator[tuple[Path, str]]:
 
 
 def make_driver(stubs: Path) -> None:
-    """libcuda.so to link to, with functions that are never called."""
+    """libcuda.so to link to. Its functions are never called, and would say CUDA_ERROR_NO_DEVICE."""
     stubs.mkdir(parents=True)
-    code = "".join(f"int {name}(void) {{ return 999; }}\n" for name in DRIVER)
+    code = "".join(f"int {name}(void) {{ return 100; }}\n" for name in DRIVER)
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "c++", "g++", "clang"))), "cc")
-    words: list[str | Path] = [
-        compiler,
-        "-shared",
-        "-fPIC",
-        "-Wl,-soname,libcuda.so.1",
-        "-o",
-        stubs / "libcuda.so",
-        "-xc",
-        "-",
-    ]
+    library = ["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", str(stubs / "libcuda.so")]
+    words = [compiler, *library, "-xc", "-"]
     if subprocess.run(words, input=code.encode(), check=False).returncode:
         raise SystemExit("the compiler for C cannot make a library")
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,8 @@ def test_it_is_put_together_as_cmake_looks_for_it(tmp_path: Path) -> None:
                 "nvidia/cu13/bin/nvcc": b"#!/bin/sh\necho compiled\n",
                 "nvidia/cu13/nvvm/bin/cicc": b"#!/bin/sh\n",
                 "nvidia/cu13/lib/libcudart.so.13": b"cudart",
+                "nvidia/cu13/lib/libcublasLt.so.13": b"large, and nothing links to it",
+                "other/x.py": b"",
                 "nvidia/cu13/include/cuda.h": b"",
             },
         )
@@ -69,22 +72,46 @@ def test_it_is_put_together_as_cmake_looks_for_it(tmp_path: Path) -> None:
     assert subprocess.run([folder / "bin/nvcc"], capture_output=True, check=True, timeout=60).stdout == b"compiled\n"
     assert os.access(folder / "nvvm/bin/cicc", os.X_OK)
     assert (folder / "lib64/libcudart.so").read_bytes() == b"cudart"
+    libraries = {path.name for path in (folder / "lib").iterdir()}
+    assert libraries == {"libcudart.so", "libcudart.so.13", "stubs"}
+    assert not (folder / "x.py").exists()
+    user = b"int cuMemMap(void); int f(void) { return cuMemMap(); }"
+    link = ["cc", "-shared", "-fPIC", "-xc", "-", "-o", str(tmp_path / "user.so"), f"-L{folder}/lib/stubs", "-lcuda"]
+    subprocess.run([*link, "-Wl,-z,defs"], input=user, check=True, timeout=60)
+    assert b"libcuda.so.1\0" in (tmp_path / "user.so").read_bytes()
     driver = ctypes.CDLL(str(folder / "lib64/stubs/libcuda.so"))
     assert driver.cuMemCreate() == 100  # CUDA_ERROR_NO_DEVICE
 
 
-def test_a_part_with_another_hash_is_not_used(tmp_path: Path) -> None:
-    wheel = write_wheel(tmp_path, "nvidia_all", {"nvidia/cu13/bin/nvcc": b""})
+@pytest.mark.skipif(CC is None, reason="needs cc")
+def test_a_part_with_another_hash_is_not_used_and_a_toolkit_has_a_compiler(tmp_path: Path) -> None:
+    wheel = LocalFile.of(write_wheel(tmp_path, "nvidia_all", {"nvidia/cu13/lib/libcudart.so.13": b""}))
     with pytest.raises(SystemExit, match="another SHA-256"):
-        make_toolkit.main(tmp_path / "cuda", "0" * 64, str(wheel))
-    assert not (tmp_path / "cuda").exists()
+        make_toolkit.main(tmp_path / "cuda", "0" * 64, str(wheel.path))
+    with pytest.raises(SystemExit, match="no nvcc"):
+        make_toolkit.main(tmp_path / "other", wheel.sha256, str(wheel.path))
 
 
-def test_a_build_is_told_of_its_toolkit_by_variables_whose_paths_may_have_blanks(tmp_path: Path) -> None:
-    place = node_scripts.Place(str(tmp_path), "/uv", sys.executable)
-    wheel = LocalFile.of(write_wheel(tmp_path, "nvidia_all", {"nvidia/cu13/bin/nvcc": b""}))
-    script = node_scripts.build_wheel(place, "/a staging", "/source", [], "-DX=1", [(wheel, str(wheel.path))])
-    assert 'export CUDACXX="$staging/cuda/bin/nvcc" CUDAToolkit_ROOT="$staging/cuda"' in script
-    assert wheel.sha256 in script
-    assert "CUDACXX" not in node_scripts.build_wheel(place, "/a staging", "/source", [], "-DX=1")
-    assert subprocess.run(["/bin/sh", "-n"], input=script, text=True, check=True, timeout=60).returncode == 0
+@pytest.mark.skipif(CC is None, reason="needs cc")
+def test_a_build_has_one_toolkit_however_often_it_goes_on(tmp_path: Path) -> None:
+    """uv stands for the build: it calls the compiler that CMake would take."""
+    uv, staging = tmp_path / "uv", tmp_path / "a staging"
+    uv.write_text('#!/bin/sh\n[ "$1" != build ] || { "$CUDACXX"; echo "$CUDAToolkit_ROOT"; exit 3; }\n')
+    uv.chmod(0o755)
+    place = node_scripts.Place(str(tmp_path), str(uv), sys.executable)
+    wheel, source = (
+        LocalFile.of(write_wheel(tmp_path, name, {"nvidia/cu13/bin/nvcc": b"#!/bin/sh\necho compiled\n"}))
+        for name in ("nvidia_all", "source")
+    )
+    archive = tmp_path / "source.tar.gz"
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(source.path, "source")
+    placed = (LocalFile.of(archive), str(archive))
+    script = node_scripts.build_wheel(place, str(staging), placed, [], "-DX=1", [(wheel, str(wheel.path))])
+    made = []
+    for _ in range(2):
+        done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=True, timeout=60)
+        assert done.stdout.splitlines()[-3:] == ["compiled", f"{staging}/cuda", "failed 3"]
+        made.append((staging / "cuda/bin/nvcc").stat())
+    assert made[0].st_mtime_ns == made[1].st_mtime_ns
+    assert "CUDACXX" not in node_scripts.build_wheel(place, str(staging), placed, [], "-DX=1")
