@@ -117,6 +117,7 @@ async def ensure(
         check(probe, steps, runtime.backend)
         runtime = await better(runtime, session, probe, cache, builders)
         steps = plan(probe, payload.digest, runtime.key)
+        check(probe, steps, runtime.backend)
         if Step.RUNTIME in steps:
             say_how(runtime, session, probe, cache, builders)
         work = _Bootstrap(session, probe, payload, cache, builders, runtime)
