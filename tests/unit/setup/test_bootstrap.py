@@ -37,6 +37,7 @@ from rbee.setup.bootstrap import Step, plan
 from rbee.setup.index.builders import OFFICIAL_URL, Builders
 from rbee.setup.interpreter import Interpreter
 from rbee.setup.prerequisites import check
+from rbee.setup.wheels import building
 from rbee.setup.wheels.cache import WheelCache
 from rbee.transport.connection import Completed
 from rbee.transport.local import LocalConnection
@@ -629,6 +630,17 @@ async def test_a_gpu_gets_the_wheel_for_it_from_the_cache(bed: Testbed) -> None:
     cuda = await bed.ensure(bed.probe(gpus=NVIDIA))
     assert (cpu.backend, cuda.backend) == ("cpu", "cuda")
     assert cpu.python != cuda.python
+
+
+async def test_a_node_that_answers_from_its_cpu_is_not_ready_for_who_waits_for_its_gpu(
+    bed: Testbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bed.provide_llama()
+    monkeypatch.setattr(building, "missing_tool", lambda _backend, _target: None)
+    await bed.ensure(bed.probe(gpus=NVIDIA))
+    session, found, payload = bed.session(), bed.probe(gpus=NVIDIA), build_payload()
+    assert bootstrap.is_complete(session, found, payload)
+    assert not bootstrap.is_complete(session, found, payload, wait_for_gpu=True)
 
 
 @pytest.mark.skipif(CC is None or HERE.libc != "glibc", reason="needs cc, and glibc")
