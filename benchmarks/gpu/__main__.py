@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +90,31 @@ def _tests(_: Work, __: argparse.Namespace) -> int:
 
 def _speed(work: Work, _: argparse.Namespace) -> int:
     os.environ["RBEE_TEST_MODEL"] = str(work.large)
-    return _report(work, "gpu_speed", speed.measure(work))
+    status = measure_all(speed.parts(work), report := Report("gpu_speed", [], machine() | _graphics(work)), work.out)
+    print(report.table(), flush=True)
+    return status
 
 
-def _report(work: Work, name: str, figures: list[Comparison]) -> int:
-    """Print the figures, and leave them in $OUT or the work folder in the form of benchmarks/results."""
+def measure_all(parts: Iterable[Iterator[Comparison]], report: Report, folder: Path) -> int:
+    """All figures, each written to `folder` when it is there: the machine may be taken back at any time, and what ends
+    one part is told and leaves the others. The exit status."""
+    status = 0
+    for part in parts:
+        try:
+            for figure in part:
+                report.figures.append(figure)
+                print(f"{figure.name}: {figure.value:g} {figure.unit}; in {report.write(folder)}", flush=True)
+        except Exception:
+            traceback.print_exc()
+            status = 1
+    return status
+
+
+def _report(work: Work, name: str, figures: list[Comparison]) -> None:
+    """Print the figures, and leave them in the form of benchmarks/results."""
     report = Report(name, figures, machine() | _graphics(work))
     print(report.table(), flush=True)
-    print(f"written to {report.write(Path(os.environ.get('OUT') or work.folder / 'out'))}", flush=True)
-    return 0
+    print(f"written to {report.write(work.out)}", flush=True)
 
 
 def _graphics(work: Work) -> dict[str, Any]:

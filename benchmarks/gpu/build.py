@@ -9,6 +9,7 @@ Rules
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -46,8 +47,16 @@ def flags(backend: str) -> list[str]:
     wheel = building.cmake_flags(Target.here(), backend).replace("-DGGML_CPU_ALL_VARIANTS=ON", "").split()
     programs = [flag for flag in llama_cpp.cmake_flags(backend) if flag not in wheel]
     programs = [flag for flag in programs if flag != "-DGGML_CPU_ALL_VARIANTS=ON"]
-    gpu = ["-DCMAKE_CUDA_ARCHITECTURES=native", *_run_path()] if backend == "cuda" else []
+    gpu = [f"-DCMAKE_CUDA_ARCHITECTURES={_architectures()}", *_run_path()] if backend == "cuda" else []
     return [*wheel, *programs, *gpu, "-DLLAMA_BUILD_TOOLS=ON", "-DLLAMA_BUILD_SERVER=ON", "-DLLAMA_TOOLS_INSTALL=OFF"]
+
+
+def _architectures() -> str:
+    """Of this machine's GPUs, as the driver tells them; CMake finds them by itself from 3.24 on."""
+    words = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    told = subprocess.run(words, capture_output=True, text=True, check=False).stdout if shutil.which(words[0]) else ""
+    found = {line.strip().replace(".", "") for line in told.splitlines() if re.fullmatch(r"\d+\.\d", line.strip())}
+    return ";".join(sorted(found)) or "native"
 
 
 def _run_path() -> list[str]:
@@ -88,7 +97,11 @@ def _wheel(work: Work, source: Path) -> Path:
         words = ["wheel", "--no-index", "--no-deps", "--no-build-isolation", "--verbose", "--wheel-dir", str(made)]
         words += ["--config-settings", f"build-dir={work.tree}", str(source)]
         args = " ".join(flags(work.backend))
-        _pip(*words, env={"CMAKE_ARGS": args, "CMAKE_BUILD_PARALLEL_LEVEL": str(building.cores_here())}, log=log)
+        try:
+            _pip(*words, env={"CMAKE_ARGS": args, "CMAKE_BUILD_PARALLEL_LEVEL": str(building.cores_here())}, log=log)
+        except subprocess.CalledProcessError:
+            work.keep_logs(log)
+            raise
     (wheel,) = made.glob("*.whl")
     return wheel
 

@@ -82,6 +82,7 @@ def gpu_node(work: Work) -> Iterator[GpuNode]:
     finally:
         sshd.terminate()
         sshd.wait()
+        work.keep_logs(folder / "sshd.log", home / "log")
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -141,6 +142,12 @@ def _as(user: str) -> list[str]:
     return ["setpriv", *groups, "--"]
 
 
+def _visible() -> list[str]:
+    """What a login shell of the machine would have; some images have the driver in no folder that the loader knows."""
+    names = ("PATH", "LD_LIBRARY_PATH")
+    return [f'"{name}={value}"' for name in names if (value := os.environ.get(name))]
+
+
 def _configuration(files: Path, port: int) -> str:
     lines = [
         f"Port {port}",
@@ -154,6 +161,6 @@ def _configuration(files: Path, port: int) -> str:
         "KbdInteractiveAuthentication no",
         "MaxStartups 100",
         "LogLevel ERROR",
-        f'SetEnv "PATH={os.environ["PATH"]}"',
+        f"SetEnv {' '.join(_visible())}",
     ]
     return "\n".join(lines) + "\n"

@@ -7,6 +7,10 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 pack=$root/.gpu-pack
 work=${GPU_WORK:-/tmp/rbee-gpu}
 python=$work/venv/bin/python
+for folder in /usr/local/cuda/bin /opt/cuda/bin; do # where CUDA's installers put it, and not every image has it in PATH
+    [ ! -x "$folder/nvcc" ] || PATH=$PATH:$folder
+done
+export PATH
 if [ ! -e "$work/venv/ready" ]; then
     mkdir -p "$work"
     "${PYTHON:-python3}" -m venv --without-pip --clear "$work/venv"

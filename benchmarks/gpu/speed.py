@@ -7,7 +7,7 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -57,11 +57,16 @@ class Case:
 CASES = (Case(2048, 1), Case(4096, 4), Case(4096, 8, "q8_0"), Case(CTX, STREAMS))
 
 
-def measure(work: Work) -> list[Comparison]:
+def parts(work: Work) -> tuple[Iterator[Comparison], ...]:
+    """Each begins when it is asked for its first figure, on a node of its own or on none: what one meets leaves the
+    others as they are."""
+    return _on_node(work, _one_stream), _on_node(work, _memory), _many_streams(work), _hanging_up(work)
+
+
+def _on_node(work: Work, measure: Callable[[Rbee, GpuNode], Iterator[Comparison]]) -> Iterator[Comparison]:
     with gpu_node(work) as node, node.keeper() as rbee:
-        figures = [*_one_stream(rbee, work), *_memory(rbee, node)]
-    endings = model.endings(work.large)
-    return [*figures, *asyncio.run(_many_streams(work, endings)), asyncio.run(_cancelled(work, endings))]
+        rbee("infer", "--node", NAME, "--max-tokens", "1", "Hello")  # sets the node up and loads the model
+        yield from measure(rbee, node)
 
 
 def faster(name: str, samples: Mapping[str, tuple[float, ...]], least: float) -> Comparison:
@@ -76,13 +81,10 @@ def faster(name: str, samples: Mapping[str, tuple[float, ...]], least: float) ->
 # --- one stream, and llama-bench ---
 
 
-def _one_stream(rbee: Rbee, work: Work) -> list[Comparison]:
-    rbee("infer", "--node", NAME, "--max-tokens", "1", "Hello")  # sets the node up and loads the model
-    return [
-        _against_bench(f"pp{PROMPT}, as the worker measures itself", rbee, work, PROMPT, 0),
-        _against_bench(f"tg{GENERATED}, as the worker measures itself", rbee, work, 0, GENERATED),
-        _infer_against_bench(rbee, work),
-    ]
+def _one_stream(rbee: Rbee, node: GpuNode) -> Iterator[Comparison]:
+    yield _against_bench(f"pp{PROMPT}, as the worker measures itself", rbee, node.work, PROMPT, 0)
+    yield _against_bench(f"tg{GENERATED}, as the worker measures itself", rbee, node.work, 0, GENERATED)
+    yield _infer_against_bench(rbee, node.work)
 
 
 def _against_bench(name: str, rbee: Rbee, work: Work, prompt: int, generated: int) -> Comparison:
@@ -115,10 +117,9 @@ def _theirs(work: Work, prompt: int, generated: int) -> float:
 # --- memory ---
 
 
-def _memory(rbee: Rbee, node: GpuNode) -> list[Comparison]:
+def _memory(rbee: Rbee, node: GpuNode) -> Iterator[Comparison]:
     _stop_workers(rbee)
     before = memory.settled_mb(node, 0.0)  # what the worker before had is free by then
-    figures = []
     for case in CASES:
         (shown,) = rbee("models", "show", f"file:{node.work.large}", "--node", NAME, "--json", *case.words).json()[
             "models"
@@ -128,11 +129,10 @@ def _memory(rbee: Rbee, node: GpuNode) -> list[Comparison]:
         real = round(memory.used_mb(node) - before, 1)
         ours = float(point["needed_mb"])
         ratio = round(ours / real, 3)
-        figures.append(Comparison(case.name, ratio, 1.1, "x", "taken", (ours,), (real,), least=1.0, samples_in="MB"))
+        yield Comparison(case.name, ratio, 1.1, "x", "taken", (ours,), (real,), least=1.0, samples_in="MB")
         _stop_workers(rbee)
         left = round(memory.settled_mb(node, before + 1) - before, 1)
-        figures.append(Comparison(f"{case.name}, left after the worker's end", max(0.0, left), 1.0, "MB"))
-    return figures
+        yield Comparison(f"{case.name}, left after the worker's end", max(0.0, left), 1.0, "MB")
 
 
 def _stop_workers(rbee: Rbee) -> None:
@@ -143,7 +143,11 @@ def _stop_workers(rbee: Rbee) -> None:
 # --- many streams, and llama-server ---
 
 
-async def _many_streams(work: Work, endings: tuple[int, ...]) -> list[Comparison]:
+def _many_streams(work: Work) -> Iterator[Comparison]:
+    yield asyncio.run(_streams(work, model.endings(work.large)))
+
+
+async def _streams(work: Work, endings: tuple[int, ...]) -> Comparison:
     async with both(STREAMS, CTX, usable_cores(), work.backend) as peers:
 
         async def together(client: httpx.AsyncClient, number: int) -> float:
@@ -153,7 +157,7 @@ async def _many_streams(work: Work, endings: tuple[int, ...]) -> list[Comparison
             return sum(counts) / (time.perf_counter() - began)
 
         samples = await in_turn_async(peers, together, ROUNDS)
-    return [faster(f"{STREAMS} streams of {GENERATED} tokens", samples, MANY_STREAMS)]
+    return faster(f"{STREAMS} streams of {GENERATED} tokens", samples, MANY_STREAMS)
 
 
 async def _tokens(client: httpx.AsyncClient, tokens: int, endings: tuple[int, ...]) -> int:
@@ -183,6 +187,10 @@ def _body(tokens: int, endings: tuple[int, ...]) -> dict[str, Any]:
 
 
 # --- a client that hangs up ---
+
+
+def _hanging_up(work: Work) -> Iterator[Comparison]:
+    yield asyncio.run(_cancelled(work, model.endings(work.large)))
 
 
 async def _cancelled(work: Work, endings: tuple[int, ...]) -> Comparison:

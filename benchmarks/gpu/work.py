@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +46,21 @@ class Work:
     def wheel_cache(self) -> Path:
         """A keeper's; the peers lie beside it, where benchmarks/llama_cpp.py looks for them."""
         return self.folder / "cache" / "wheels"
+
+    @property
+    def out(self) -> Path:
+        """Where results and logs go: $OUT, whose files come back from such a machine, else below the folder."""
+        return Path(os.environ.get("OUT") or self.folder / "out")
+
+    def keep_logs(self, *files: Path) -> None:
+        """Put copies of logs, and of all in folders of logs, beside the results; each time beside what is there."""
+        found = [path for file in files for path in (sorted(file.rglob("*")) if file.is_dir() else [file])]
+        if not (found := [path for path in found if path.is_file()]):
+            return
+        self.out.mkdir(exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=time.strftime("logs-%H%M%S-"), dir=self.out))
+        for path in found:
+            shutil.copyfile(path, folder / path.name)
 
     def model(self, name: str) -> Path:
         """A model's file, by the name of its shape."""

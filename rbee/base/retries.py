@@ -60,7 +60,8 @@ HEALTH_TIMEOUT_S = 10.0
 WORKER_HEALTH_S = 5.0
 #: A stop waits for running requests, and then for each step of the escalation, which comes on top.
 STOP_TIMEOUT_S = 180.0
-#: llama.cpp reads the model's vocabulary and lays out a graph for each context size.
+#: llama.cpp reads the model's vocabulary and lays out a graph for each context size; a hive lets it have a minute, and
+#: goes on by a formula.
 NEEDS_TIMEOUT_S = 90.0
 #: Checking a SHA-256 takes seconds for each gigabyte.
 REGISTER_S = 600.0

@@ -92,11 +92,12 @@ class HiveClient:
 
     async def preflight(self, spawn: SpawnRequest) -> Fit:
         """Raises NodeError RAM_EXHAUSTED, VRAM_EXHAUSTED, BACKEND_UNAVAILABLE or MODEL_NOT_FOUND."""
-        return checked(Fit, await self._http.request("POST", "/v1/preflight", encode(spawn)))
+        answer = await self._http.request("POST", "/v1/preflight", encode(spawn), timeout=NEEDS_TIMEOUT_S)
+        return checked(Fit, answer)
 
     async def ensure_worker(self, spawn: SpawnRequest) -> WorkerInfo:
         """The worker for a model, found or started; it may still be loading."""
-        return worker_info(await self._http.request("POST", "/v1/workers", encode(spawn)))
+        return worker_info(await self._http.request("POST", "/v1/workers", encode(spawn), timeout=NEEDS_TIMEOUT_S))
 
     @asynccontextmanager
     async def worker_states(self, worker_id: str, *, follower: str) -> AsyncIterator[AsyncIterator[WorkerInfo]]:

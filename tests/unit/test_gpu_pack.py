@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 
+from benchmarks.gpu import __main__ as steps
 from benchmarks.gpu import build, model, pack, source, speed
 from benchmarks.gpu.shape import SHAPES, Shape, has_more_bits
+from benchmarks.gpu.work import Work
+from benchmarks.harness import Comparison, Report
 from rbee.setup.base import requirements
 from rbee.setup.base.platforms import Target
 
@@ -146,7 +151,8 @@ def test_a_model_is_written_as_its_shape_says(tmp_path: Path) -> None:
     assert (norm.data == 1).all()
 
 
-def test_the_build_is_for_one_gpu_and_its_programs_stay_out_of_the_wheel() -> None:
+def test_the_build_is_for_one_gpu_and_its_programs_stay_out_of_the_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")  # no driver
     flags = build.flags("cuda")
     assert {"-DGGML_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=native", "-DLLAMA_TOOLS_INSTALL=OFF"} <= {*flags}
     assert "-DGGML_CPU_ALL_VARIANTS=ON" not in flags
@@ -166,6 +172,45 @@ def test_the_libraries_of_the_toolkit_are_found_where_it_is(tmp_path: Path, monk
     (toolkit / "lib64").mkdir()
     assert f"-DCMAKE_MODULE_LINKER_FLAGS=-Wl,-rpath,{toolkit}/lib64" in build.flags("cuda")
     assert not any("rpath" in flag for flag in build.flags("cpu"))
+
+
+def test_the_build_is_for_what_the_driver_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CMake 3.22, as Ubuntu 22.04 has it, does not know `native`."""
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\necho 9.0; echo 8.9; echo 9.0; echo '[N/A]'\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "-DCMAKE_CUDA_ARCHITECTURES=89;90" in build.flags("cuda")
+
+
+def test_a_figure_is_kept_when_it_is_there_whatever_comes_after_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = tmp_path / "out" / "gpu_speed.json"
+
+    def failing() -> Iterator[Comparison]:
+        yield Comparison("one", 1.0, 2.0, "x")
+        assert [figure["name"] for figure in json.loads(written.read_text())["figures"]] == ["one"]
+        raise RuntimeError("no more memory")
+
+    report = Report("gpu_speed", [], {})
+    parts = (failing(), iter([Comparison("two", 1.0, 2.0, "x")]))
+    assert steps.measure_all(parts, report, written.parent) == 1
+    assert [figure["name"] for figure in json.loads(written.read_text())["figures"]] == ["one", "two"]
+    assert "no more memory" in capsys.readouterr().err
+
+
+def test_logs_come_back_with_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    kept = Work(tmp_path, tmp_path, "cuda")
+    kept.keep_logs(tmp_path / "none")
+    assert not kept.out.exists()
+    (tmp_path / "log").mkdir()
+    for path in (tmp_path / "log" / "worker-1.log", tmp_path / "sshd.log"):
+        path.write_text(path.name)
+    for _ in range(2):
+        kept.keep_logs(tmp_path / "sshd.log", tmp_path / "log")
+    assert sorted(path.name for path in kept.out.glob("logs-*/*")) == ["sshd.log"] * 2 + ["worker-1.log"] * 2
 
 
 @pytest.mark.parametrize(("ours", "reached"), [((97.0, 99.0, 98.0), True), ((96.0, 96.9, 90.0), False)])

@@ -6,6 +6,8 @@ Rules
   hives.
 - Bytecode is there for speed alone: a zip is never written to, so that without it each process on a node compiles all
   that it imports. A node whose Python is of another minor version than the keeper's reads the sources beside it.
+- A node never compares bytecode with its source. So it is compiled from the very bytes that the digest names, without
+  what this Python leaves out for itself (`-O`), and never taken from a `__pycache__`, which can be of other sources.
 - The package is found, never imported: most of it needs what only a node's runtime has.
 """
 
@@ -16,17 +18,15 @@ import hashlib
 import importlib.util
 import io
 import marshal
-import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import CodeType
 
 PACKAGE = "rbee_remote"
 DIGEST_LENGTH = 16
 
+_START = "__main__.py"
 _MAIN = b"from rbee_remote.__main__ import main\n\nraise SystemExit(main())\n"
 #: The earliest time that a zip file can say.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -56,8 +56,8 @@ def build_payload() -> Payload:
 
 @functools.cache
 def build_compiled() -> Payload:
-    """The same, as it is put on nodes: with bytecode of this Python. A tenth of a second where this Python has compiled
-    the sources before, else a second; the same object each time."""
+    """The same, as it is put on nodes: with bytecode of this Python. Some tenths of a second; the same object each
+    time."""
     return compiled(package_folder())
 
 
@@ -76,16 +76,13 @@ def pack(package: Path) -> Payload:
 
 
 def compiled(package: Path) -> Payload:
-    """As `pack`, with bytecode beside each source. Without it under `python -O`: what that leaves out, nodes need."""
-    return _payload(_sources(package), {} if _optimizes() else dict(_bytecode(package)))
-
-
-def _optimizes() -> bool:
-    return sys.flags.optimize > 0
+    """As `pack`, with bytecode beside each source."""
+    sources = _sources(package)
+    return _payload(sources, dict(_bytecode(sources)))
 
 
 def _sources(package: Path) -> dict[str, bytes]:
-    return {"__main__.py": _MAIN} | {
+    return {_START: _MAIN} | {
         f"{package.name}/{path.relative_to(package).as_posix()}": path.read_bytes()
         for path in package.rglob("*")
         if path.is_file() and _belongs(path.relative_to(package))
@@ -98,23 +95,13 @@ def _belongs(path: Path) -> bool:
     return not hidden and not path.name.endswith((".pyc", "~"))
 
 
-def _bytecode(package: Path) -> Iterator[tuple[str, bytes]]:
+def _bytecode(sources: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
     """By its name in the zip, where zipimport looks for it: beside the source."""
-    for path in package.rglob("*.py"):
-        inside = path.relative_to(package)
-        if _belongs(inside):
-            name = f"{package.name}/{inside.as_posix()}"
-            code = SourceFileLoader(name, str(path)).get_code(name)  # from __pycache__, where it is that of the source
-            assert code is not None
-            head = importlib.util.MAGIC_NUMBER + _UNCHECKED_HASH.to_bytes(4, "little")
-            head += importlib.util.source_hash(path.read_bytes())
-            yield f"{name}c", head + marshal.dumps(_named(code, name))
-
-
-def _named(code: CodeType, name: str) -> CodeType:
-    """As compiled from a file of that name: where this keeper's code lies is nobody's business on a node."""
-    inner = tuple(_named(part, name) if isinstance(part, CodeType) else part for part in code.co_consts)
-    return code.replace(co_filename=name, co_consts=inner)
+    head = importlib.util.MAGIC_NUMBER + _UNCHECKED_HASH.to_bytes(4, "little")
+    for name, source in sources.items():
+        if name.endswith(".py") and name != _START:
+            code = compile(source, name, "exec", dont_inherit=True, optimize=0)
+            yield f"{name}c", head + importlib.util.source_hash(source) + marshal.dumps(code)
 
 
 def _payload(sources: Mapping[str, bytes], bytecode: Mapping[str, bytes]) -> Payload:

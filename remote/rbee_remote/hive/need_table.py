@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from rbee_remote.hive import planning
 from rbee_remote.hive.fit import options as load_options
+from rbee_remote.hive.fit import resources
 from rbee_remote.hive.fit.meter import Job, Meter, subject_of
 from rbee_remote.hive.fit.needs import Estimate
 from rbee_remote.hive.models.catalog import Catalog
@@ -47,8 +48,9 @@ def make_needs(
     if len(points) > _MOST_POINTS:
         raise RemoteError(ErrorCode.USAGE, f"{len(points)} points are too many; {_MOST_POINTS} is the most")
     loading = planning.widest(loading, live)
+    whole_mb = resources.whole_mb(loading.placement)
     subject = subject_of(loading.model.path, loading.asked, request.sandbox, loading.placement.gpus)
-    if job := meter.missing(subject, points):
+    if job := meter.missing(subject, load_options.worth_asking(points, loading.estimate, whole_mb)):
         return job
     estimate = replace(loading.estimate, answer=meter.answer(subject))
     available = planning.available_mb(loading.placement, live)

@@ -179,7 +179,8 @@ def _places(loading: Loading, room: Room, live: Sequence[WorkerRecord], now: Seq
 
 def _measured(loading: Loading, available: int, meter: Meter, sandbox: str) -> Loading | Job:
     subject = subject_of(loading.model.path, loading.asked, sandbox, loading.placement.gpus, loading.env)
-    points = load_options.points_of_interest(loading.asked, loading.estimate, available)
+    whole = resources.whole_mb(loading.placement)
+    points = load_options.points_of_interest(loading.asked, loading.estimate, available, whole)
     if job := meter.missing(subject, points):
         return job
     return replace(loading, estimate=replace(loading.estimate, answer=meter.answer(subject)))

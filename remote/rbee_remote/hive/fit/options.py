@@ -8,12 +8,12 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from rbee_remote.hive.fit.needs import KV_BLOCK, Estimate, Need
-from rbee_remote.hive.fit.scheduler import RAM
+from rbee_remote.hive.fit.scheduler import MB, RAM
 from rbee_remote.protocol import ErrorCode, ModelMeta, RemoteError, WorkerOptions
 from rbee_remote.protocol.load_options import (
     AUTO_CTX,
@@ -37,6 +37,9 @@ CTX_STEP = 256
 _THREADS = Number(1, 512)
 #: Up to this share of the available memory the formula's upper bound is good enough, and llama.cpp is not asked.
 _PLENTY = 0.5
+#: From this many times all the memory that there is, a KV cache is refused by the formula: llama.cpp would lay out its
+#: cells, which takes a minute and gigabytes where somebody asks for hundreds of millions of them.
+_HOPELESS = 4
 
 
 def closed(options: WorkerOptions, meta: ModelMeta, *, backend: str, on_gpu: bool, threads: int) -> WorkerOptions:
@@ -97,14 +100,22 @@ def _check_quantised(options: WorkerOptions, meta: ModelMeta) -> None:
             )
 
 
-def points_of_interest(asked: WorkerOptions, estimate: Estimate, available_mb: int) -> tuple[Point, ...]:
-    """Where llama.cpp has to be asked before `resolve` can be trusted; none where memory is plentiful."""
+def points_of_interest(asked: WorkerOptions, estimate: Estimate, available_mb: int, whole_mb: int) -> tuple[Point, ...]:
+    """Where llama.cpp has to be asked before `resolve` can be trusted; none where memory is plentiful, or hopelessly
+    little. whole_mb: all memory that there is, whoever has it now."""
     first = next(_slot_choices(asked))
     most = asked.ctx or estimate.meta.n_ctx_train
     if estimate.formula(most, first).total_mb <= available_mb * _PLENTY:
         return ()
     contexts = (asked.ctx,) if asked.ctx else context_sizes(estimate.meta)
-    return tuple(Point(ctx, slots) for slots in _slot_choices(asked) for ctx in contexts)
+    points = (Point(ctx, slots) for slots in _slot_choices(asked) for ctx in contexts)
+    return worth_asking(points, estimate, whole_mb)
+
+
+def worth_asking(points: Iterable[Point], estimate: Estimate, whole_mb: int) -> tuple[Point, ...]:
+    """Those of which it is not plain that no worker here can have them. whole_mb: all memory that there is."""
+    most = _HOPELESS * whole_mb * MB
+    return tuple(point for point in points if estimate.formula(point.ctx, point.slots).kv <= most)
 
 
 def context_sizes(meta: ModelMeta) -> tuple[int, ...]:

@@ -162,6 +162,12 @@ def free_vram_mb(placement: Placement, gpus: Sequence[Gpu]) -> int:
     return int(min(mb * whole / share for mb, share in zip(free, placement.split, strict=True) if share))
 
 
+def whole_mb(placement: Placement) -> int:
+    """All that the node and the placement's GPUs have, whoever has it now: no worker can get more."""
+    ram: int = psutil.virtual_memory().total
+    return ram // MB + sum(gpu.total_mb for gpu in placement.gpus)
+
+
 def _best_backend(gpus: tuple[Gpu, ...], ggml: tuple[Gpu, ...]) -> str:
     available = runtime_backends()
     if "cuda" in available and _of("nvidia", gpus):

@@ -16,6 +16,8 @@ import anyio
 import pytest
 
 from rbee_remote.hive import watch
+from rbee_remote.hive.fit import meter
+from rbee_remote.hive.fit.meter import Job
 from rbee_remote.hive.models.catalog import Catalog
 from rbee_remote.hive.record import WorkerRecord
 from rbee_remote.hive.states import SERVING
@@ -24,12 +26,15 @@ from rbee_remote.protocol import (
     ErrorCode,
     ModelInfo,
     ModelMeta,
+    NeedsRequest,
     RemoteError,
     SpawnRequest,
     StopRequest,
     WorkerOptions,
     WorkerState,
 )
+from rbee_remote.protocol.load_options import MOST_CTX, MOST_SLOTS
+from rbee_remote.protocol.measuring import MeasureAnswer, Point
 from rbee_remote.system.layout import Layout
 from tests.patience import PATIENCE_S
 
@@ -245,6 +250,28 @@ async def test_what_does_not_fit_is_refused_with_figures(layout: Layout, monkeyp
             await supervisor.ensure(replace(spawn(), options=replace(spawn().options, slots=4)))
         assert "fewer slots" in many.value.hint
         assert supervisor.workers() == []
+
+
+async def test_what_is_absurd_is_refused_at_once(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp takes minutes and gigabytes to lay out that many cells."""
+    asked: list[Point] = []
+
+    async def hear(job: Job) -> MeasureAnswer:
+        asked.extend(job.points)
+        raise TimeoutError
+
+    monkeypatch.setattr(meter, "_ask", hear)
+    async with supervising(layout) as supervisor:
+        options = WorkerOptions(backend="cpu", ctx=MOST_CTX, slots=MOST_SLOTS)
+        with pytest.raises(RemoteError) as refused:
+            await supervisor.preflight(replace(spawn(), options=options))
+        assert refused.value.code is ErrorCode.RAM_EXHAUSTED
+        assert "smaller context" in refused.value.hint
+        assert asked == []
+        table = await supervisor.needs(NeedsRequest("one", ctx=(MOST_CTX,), slots=(1, MOST_SLOTS)))
+        assert table.points[1].needed_mb > refused.value.details["available_mb"]
+        assert asked
+        assert Point(MOST_CTX, MOST_SLOTS) not in asked
 
 
 async def test_memory_is_made_by_evicting_and_what_loads_is_counted(

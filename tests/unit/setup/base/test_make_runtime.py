@@ -72,6 +72,23 @@ def test_what_only_the_other_process_meets_is_told_and_ends_this_one(
     assert f"{small.path} has another SHA-256" in capfd.readouterr().err
 
 
+def test_packages_of_one_namespace_are_unpacked_by_two_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As CUDA's, which share folders: each may be made by the other just when it was found missing."""
+    wheel = LocalFile.of(write_wheel(tmp_path, "one", {"shared/deep/one.py": b""}))
+    exists = os.path.exists
+
+    def then_made(path: str) -> bool:
+        found = exists(path)
+        if not found:
+            Path(path).mkdir(parents=True, exist_ok=True)
+        return found
+
+    monkeypatch.setattr(os.path, "exists", then_made)
+    with wheel.path.open("rb") as file:
+        make_runtime.install(file, tmp_path / "site")
+    assert (tmp_path / "site/shared/deep/one.py").is_file()
+
+
 def test_a_process_that_is_killed_is_no_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As by a kernel that is short of memory."""
     wheel = LocalFile.of(write_wheel(tmp_path, "one", {"one.py": b""}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from rbee.setup.base import payload as payload_module
 from rbee.setup.base.payload import Payload, build_compiled, build_payload, compiled, pack, package_folder
 
 
@@ -107,9 +107,25 @@ def test_python_takes_the_bytecode_and_another_minor_version_the_source(package:
     assert imported(path) == "source"
 
 
-def test_what_python_O_leaves_out_is_not_left_out_on_nodes(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(payload_module, "_optimizes", lambda: True)
-    assert compiled(package) == pack(package)
+def test_what_python_O_leaves_out_is_not_left_out_on_nodes(package: Path) -> None:
+    (package / "sub" / "a.py").write_text("assert A\n")
+    program = "import sys, pathlib; from rbee.setup.base.payload import compiled; "
+    program += "sys.stdout.buffer.write(compiled(pathlib.Path(sys.argv[1])).data)"
+    done = subprocess.run([sys.executable, "-OO", "-c", program, str(package)], capture_output=True, check=True)
+    assert done.stdout == compiled(package).data
+
+
+@pytest.mark.parametrize("mode", list(py_compile.PycInvalidationMode))
+def test_what_lies_in_a_pycache_is_not_what_nodes_get(package: Path, mode: py_compile.PycInvalidationMode) -> None:
+    """A source that was changed within a second and has the size that it had looks as it did when it was compiled."""
+    source = package / "sub" / "a.py"
+    fresh, before = compiled(package), source.stat()
+    source.write_text("A = 2\n")
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    py_compile.compile(str(source), invalidation_mode=mode)
+    source.write_text("A = 1\n")
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert compiled(package) == fresh
 
 
 def test_errors_show_the_line_of_the_source(package: Path, tmp_path: Path) -> None:

@@ -127,6 +127,10 @@ def test_fewer_slots_come_before_fewer_layers() -> None:
     assert (options.slots, options.gpu_layers) == (2, 10)
 
 
+#: MB of all memory.
+WHOLE = 1000
+
+
 @pytest.mark.parametrize(
     ("wanted", "available", "points"),
     [
@@ -140,7 +144,23 @@ def test_fewer_slots_come_before_fewer_layers() -> None:
 def test_llama_cpp_is_asked_where_memory_is_not_plentiful(
     wanted: dict[str, Any], available: int, points: tuple[Point, ...]
 ) -> None:
-    assert points_of_interest(asked(**wanted), RAM, available) == points
+    assert points_of_interest(asked(**wanted), RAM, available, WHOLE) == points
+
+
+@pytest.mark.parametrize(
+    ("wanted", "points"),
+    [
+        ({"ctx": 4_194_304, "slots": 64}, ()),
+        ({"ctx": 4_194_304}, ()),
+        ({"ctx": 4_194_304, "slots": 1, "kv_type": "f32"}, ()),
+        ({"ctx": 1_048_576}, (Point(1_048_576, 1),)),  # 2.1 GB of cache in 1 GB: what is near is measured
+        ({"ctx": 0, "slots": 256}, tuple(Point(ctx, 256) for ctx in (512, 1024, 2048, 4096))),
+    ],
+)
+def test_llama_cpp_is_not_asked_for_what_is_many_times_the_whole_memory(
+    wanted: dict[str, Any], points: tuple[Point, ...]
+) -> None:
+    assert points_of_interest(asked(**wanted), RAM, 200, WHOLE) == points
 
 
 def test_the_context_sizes_have_one_where_a_window_is_full() -> None:
