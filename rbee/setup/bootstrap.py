@@ -117,7 +117,7 @@ async def ensure(
         prerequisites.check(probe, runtime.backend, makes_runtime=Step.RUNTIME in steps)
         runtime = await better(runtime, session, probe, cache, builders)
         steps = plan(probe, payload.digest, runtime.key)
-        check(probe, steps, runtime.backend)
+        prerequisites.check(probe, runtime.backend, makes_runtime=Step.RUNTIME in steps)
         if Step.RUNTIME in steps:
             say_how(runtime, session, probe, cache, builders)
         work = _Bootstrap(session, probe, payload, cache, builders, runtime)
