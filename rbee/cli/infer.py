@@ -78,6 +78,12 @@ def infer(
             min=0, max=3, metavar="N", help="How often to ask a busy worker again. [default: 3]", show_default=False
         ),
     ] = 3,
+    wait_for_gpu: Annotated[
+        bool,
+        typer.Option(
+            "--wait-for-gpu", help="Wait for llama.cpp to be built for the node's GPU, in place of using its CPU."
+        ),
+    ] = False,
     display: Display,
 ) -> None:
     """Ask a model, and stream its answer to stdout."""
@@ -103,6 +109,7 @@ def infer(
         keep_alive_s=asked.keep_alive_s,
         timeout_s=timeout_s,
         retry=retry,
+        wait_for_gpu=wait_for_gpu,
     )
     _run(shell, request, renderer)
 

@@ -18,6 +18,7 @@ from rbee.registry import OpenRegistry
 from rbee.setup import bootstrap
 from rbee.setup.base.platforms import Target
 from rbee.setup.index import files as index_files
+from rbee.setup.index.asked import named_now
 from rbee.setup.index.builders import Builders, who_built
 from rbee.setup.index.publishing import Offer, Publisher, Pushed
 from rbee.setup.index.signature import Signer
@@ -49,14 +50,14 @@ def listing(root: Path, inventory: Inventory, open_registry: OpenRegistry) -> Li
     """What the cache has, and for which nodes, by what the registry knows of them. Raises ConfigError."""
     with open_registry() as registry:
         known = {name: _platform(node, registry) for name, node in inventory.nodes.items()}
-    nodes = {name: (inventory.nodes[name], *platform) for name, platform in known.items() if platform}
+    nodes = {name: platform for name, platform in known.items() if platform}
+    builders = {name: Builders.of(inventory.nodes[name], inventory.nodes).with_others(named_now()) for name in nodes}
 
     def takers(item: Cached) -> tuple[str, ...]:
         return tuple(
             name
-            for name, (node, target, backend) in nodes.items()
-            if item.fits(target, backend)
-            and (item.wheel is None or Builders.of(node, inventory.nodes).include(item.wheel.built_on))
+            for name, (target, backend) in nodes.items()
+            if item.fits(target, backend) and (item.wheel is None or builders[name].include(item.wheel.built_on))
         )
 
     listed = tuple(Listed(item, takers(item)) for item in cached.contents(root))
@@ -92,7 +93,7 @@ class Chosen:
 
 
 def choose(root: Path, built_by: Sequence[str]) -> Chosen:
-    """What of the cache others may fetch: what this machine built or fetched by its hash, and what `built_by` built.
+    """What of the cache others may fetch: what this machine built, and what `built_by` built.
 
     Reads it. Raises UsageError for a name that has built nothing and where there is nothing, ConfigError.
     """

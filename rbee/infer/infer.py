@@ -171,7 +171,7 @@ async def _attach(session: InferSession, node: Node) -> tuple[NodeSession, Store
     with session.clock.phase(Phase.NODE, node.name) as outcome:
         on = await session.on(node)
         ahead = Ahead(on, session.ref(node))
-        attached = await attach(on, ahead.bring)
+        attached = await attach(on, ahead.bring, wait_for_gpu=session.request.wait_for_gpu)
         outcome.text = f"{node.name}: {attached.probe.summary}"
     return on, ahead.placed
 

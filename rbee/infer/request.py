@@ -17,7 +17,8 @@ class InferRequest:
     chat: how the messages become a prompt; without a template of its own it is the node's. tools: what may be called.
     load: how the model is loaded; what it does not say is the node's.
     keep_alive_s: None for the node's, negative for never. timeout_s: seconds for everything, None for none.
-    retry: how often a busy worker is asked again.
+    retry: how often a busy worker is asked again. wait_for_gpu: for a llama.cpp that the node's GPU needs and that
+    is not built yet, in place of an answer from its CPU.
     """
 
     messages: tuple[Message, ...] = ()
@@ -34,3 +35,4 @@ class InferRequest:
     keep_alive_s: float | None = None
     timeout_s: float | None = None
     retry: int = 3
+    wait_for_gpu: bool = False

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from rbee.node.probe import Probe
     from rbee_remote.protocol.gpus import GpuReport
 
-#: MB that a runtime takes with its staged copy; and with the smallest built-in model beside it.
+#: MB that a runtime and the uploaded wheels (150 MB on x86-64 Linux) take, and what unpacking takes meanwhile; the same
+#: with CUDA's libraries; and what the smallest built-in model takes besides.
 _DISK_NEEDED_MB = 300
+_DISK_NEEDED_CUDA_MB = 1500
 _DISK_WISHED_MB = 2000
 _RAM_WISHED_MB = 1000
 
@@ -116,10 +118,15 @@ def _home(probe: Probe) -> Finding:
     return Finding("ok", "home", probe.home)
 
 
+def needed_mb(backend: str) -> int:
+    """MB of disk that a runtime for a backend takes while it is made."""
+    return _DISK_NEEDED_CUDA_MB if backend == "cuda" else _DISK_NEEDED_MB
+
+
 def _disk(probe: Probe) -> Finding:
     detail = f"{probe.disk_free_mb} MB free"
     fix = "free some space (`rbee models rm`), or set `home` to a larger disk"
-    if probe.disk_free_mb < _DISK_NEEDED_MB:
+    if probe.disk_free_mb < max(needed_mb(backend) for backend in ("cpu", *gpu_backends.usable(probe))):
         return Finding("warn" if probe.runtimes else "fail", "disk", detail, fix)  # what is set up goes on working
     return (
         Finding("warn", "disk", detail, fix) if probe.disk_free_mb < _DISK_WISHED_MB else Finding("ok", "disk", detail)

@@ -98,6 +98,7 @@ def findings(report: GpuReport, cudart: frozenset[int] = frozenset()) -> list[Fi
         *_too_old(report, cudart),
         *_health(report.gpus),
         *(_xid(xid) for xid in report.xids),
+        *_unread_log(report),
     ]
 
 
@@ -225,3 +226,9 @@ def _xid(xid: Xid) -> Finding:
     if meaning is None:
         return Finding("ok", title, f"PCI {xid.pci}{times}, as programs at fault cause them{text}")
     return Finding("warn", title, f"PCI {xid.pci}: {meaning}{times}{text}", _XID_FIX)
+
+
+def _unread_log(report: GpuReport) -> Iterator[Finding]:
+    if report.driver and not report.log_read:
+        detail = "this user may not read it: errors of NVIDIA's driver (Xid) are not known"
+        yield Finding("ok", "kernel log", detail)

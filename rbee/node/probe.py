@@ -69,7 +69,8 @@ class Probe:
     home: rbee's, absolute; home_problem: how others could change what is there, empty when only its user and root can.
     disk_free_mb: there, or where it will be. run_dir: for sockets; run_dir_problem: why it cannot be used, empty when
     it can. python: the best one's path, with python_version. payloads: digests.
-    runtimes: keys. uv: names of binaries such as uv-0.9.1. rtt_s: seconds that the probe took.
+    runtimes: keys. libraries: SHA-256 of the wheels that they have CUDA's libraries of. uv: names of binaries such as
+    uv-0.9.1. rtt_s: seconds that the probe took.
     kill_user_processes: logind ends what a session started with it; user_scope: what `systemd-run --user --scope`
     starts stays nevertheless. cpu: what the processor can, in the kernel's words. cudart: major versions of CUDA's
     runtime library that are installed. cuda: the newest CUDA that NVIDIA's driver knows, (12, 4). graphics: what there
@@ -109,6 +110,7 @@ class Probe:
     graphics: Graphics = graphics.NONE
     payloads: frozenset[str] = frozenset()
     runtimes: frozenset[str] = frozenset()
+    libraries: frozenset[str] = frozenset()
     uv: frozenset[str] = frozenset()
     shell_noise_bytes: int = 0
     rtt_s: float = 0.0
@@ -189,6 +191,7 @@ def parse(output: bytes) -> Probe:
         graphics=drawn,
         payloads=frozenset(name.removesuffix(".zip") for name in said.names("payload")),
         runtimes=frozenset(said.names("runtime")),
+        libraries=frozenset(said.names("library")),
         uv=frozenset(said.names("uv")),
         cpu=frozenset(said.text("cpu").split()),
         cudart=frozenset(filter(None, map(_whole, said.texts("cudart")))),

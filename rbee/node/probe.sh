@@ -93,6 +93,10 @@ for file in "$home"/payloads/*.zip; do [ -f "$file" ] && say payload "${file##*/
 for folder in "$home"/runtimes/*/; do
   folder=${folder%/}
   [ -x "$folder/bin/python" ] && say runtime "${folder##*/}"
+  for library in "$folder"/libraries/*/; do
+    library=${library%/}
+    [ -d "$library" ] && say library "${library##*/}"
+  done
 done
 for file in "$home"/runtimes/uv-*; do [ -x "$file" ] && say uv "${file##*/}"; done
 

@@ -35,10 +35,12 @@ from rbee_remote.protocol import (
 )
 
 
-async def attach(session: NodeSession, meanwhile: bootstrap.Meanwhile | None = None) -> Attached:
+async def attach(
+    session: NodeSession, meanwhile: bootstrap.Meanwhile | None = None, *, wait_for_gpu: bool = False
+) -> Attached:
     """Probe the node, put what is missing, find or start its hive, and remember the way there.
 
-    meanwhile: as of `bootstrap.ensure`.
+    meanwhile, wait_for_gpu: as of `bootstrap.ensure`.
 
     Raises NodeError NODE_UNSUPPORTED, BOOTSTRAP_FAILED, DISK_FULL or VERSION_MISMATCH, and ConnectError.
     """
@@ -46,15 +48,15 @@ async def attach(session: NodeSession, meanwhile: bootstrap.Meanwhile | None = N
     payload = build_payload()
     found = await _probe(session)
     probed = time.monotonic()
-    if bootstrap.is_complete(session, found, payload):
-        ready = await bootstrap.ensure(session, found, payload)
+    if bootstrap.is_complete(session, found, payload, wait_for_gpu=wait_for_gpu):
+        ready = await bootstrap.ensure(session, found, payload, wait_for_gpu=wait_for_gpu)
     else:
         name = session.node.name
         lock = keeper_lock(session.context.settings, f"bootstrap-{name}", f"prepares {name}", session.emit)
         async with lock as waited:
             if waited:
                 found = await _probe(session)
-            ready = await bootstrap.ensure(session, found, payload, meanwhile)
+            ready = await bootstrap.ensure(session, found, payload, meanwhile, wait_for_gpu=wait_for_gpu)
     session.connection.use_pipe((*ready.command, "pipe"))
     hive, info = await _current_hive(session, found, ready)
     attached = Attached(hive, info, found, probed - began, time.monotonic() - probed)
@@ -98,7 +100,8 @@ async def _current_hive(session: NodeSession, found: Probe, ready: bootstrap.Rea
 
 
 def _is_outdated(info: HiveInfo, ready: bootstrap.Ready) -> bool:
-    """Whether to replace this hive. The same version with another payload is a development checkout: ours counts.
+    """Whether to replace this hive. The same version with another payload is a development checkout: ours counts. One
+    of another runtime has workers without the llama.cpp that the node has by now, such as its GPU's.
 
     Raises NodeError VERSION_MISMATCH for a hive that speaks a newer protocol.
     """
@@ -110,7 +113,7 @@ def _is_outdated(info: HiveInfo, ready: bootstrap.Ready) -> bool:
             details={"hive": info.version, "keeper": VERSION},
         )
     if info.payload == ready.digest:
-        return False
+        return info.runtime not in ("", ready.runtime.rpartition("/")[2])
     return info.protocol < PROTOCOL or _numbers(info.version) <= _numbers(VERSION)
 
 

@@ -14,6 +14,7 @@ import enum
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from rbee.base.errors import NodeError
 from rbee.base.events import Emit, Notice, Progress
 from rbee.base.files import LocalFile
 from rbee.base.retries import INSTALL_TIMEOUT_S, PYTHON_TIMEOUT_S
+from rbee.inventory import Node
 from rbee.node.probe import Probe
-from rbee.node.session import NodeSession
-from rbee.setup import interpreter
-from rbee.setup.base import bytecode, node_scripts
+from rbee.node.session import NodeSession, open_session
+from rbee.setup import elsewhere, interpreter, prerequisites
+from rbee.setup.base import bytecode, cuda, node_scripts
 from rbee.setup.base.bundle import Bundle
 from rbee.setup.base.make_runtime import LLAMA_FAILS
 from rbee.setup.base.payload import Payload, build_compiled, build_payload
@@ -34,13 +36,10 @@ from rbee.setup.base.stoppable import alongside
 from rbee.setup.index.builders import Builders
 from rbee.setup.runtime import OWN_PYTHON, Runtime, better, has_usable_python, say_how
 from rbee.setup.wheels import building, portable
-from rbee.setup.wheels.cache import WheelCache, uv_version
+from rbee.setup.wheels.cache import BuildOnNode, WheelCache, uv_version
 from rbee.setup.wheels.node_build import NodeBuilder
 from rbee_remote.protocol import OLDEST_PYTHON, ErrorCode
 
-#: A runtime and the uploaded wheels (150 MB on x86-64 Linux), and what unpacking takes meanwhile.
-NEEDED_MB = 300
-_ELSEWHERE = "set `home` of this node in the inventory to a folder on another file system"
 #: What can be done on a node while its first runtime is made. Given its home, which is there by then.
 Meanwhile = Callable[[str], Coroutine[Any, Any, None]]
 
@@ -89,27 +88,36 @@ def plan(probe: Probe, payload_digest: str, runtime_key: str) -> list[Step]:
     return steps
 
 
-def is_complete(session: NodeSession, probe: Probe, payload: Payload) -> bool:
+def is_complete(session: NodeSession, probe: Probe, payload: Payload, *, wait_for_gpu: bool = False) -> bool:
     """Whether `ensure` would find nothing to do; then it makes no round trip."""
     builders = Builders.of(session.node, session.context.inventory.nodes)
-    runtime = Runtime.choose(probe, session.node, WheelCache.of(session.context.settings), builders)
+    cache = WheelCache.of(session.context.settings)
+    runtime = Runtime.choose(probe, session.node, cache, builders, wait_for_gpu=wait_for_gpu)
     return not plan(probe, payload.digest, runtime.key)
 
 
-async def ensure(session: NodeSession, probe: Probe, payload: Payload, meanwhile: Meanwhile | None = None) -> Ready:
+async def ensure(
+    session: NodeSession,
+    probe: Probe,
+    payload: Payload,
+    meanwhile: Meanwhile | None = None,
+    *,
+    wait_for_gpu: bool = False,
+) -> Ready:
     """Put on the node what is missing there, with progress. meanwhile: done while a first runtime is made; its errors
-    are raised too.
+    are raised too. wait_for_gpu: as of `Runtime.choose`.
 
     Raises NodeError NODE_UNSUPPORTED, BOOTSTRAP_FAILED or DISK_FULL, and ConnectError. Safe to interrupt and to repeat.
     """
     cache = WheelCache.of(session.context.settings)
     builders = Builders.of(session.node, session.context.inventory.nodes)
-    runtime = Runtime.choose(probe, session.node, cache, builders)
+    runtime = Runtime.choose(probe, session.node, cache, builders, wait_for_gpu=wait_for_gpu)
     steps = plan(probe, payload.digest, runtime.key)
     if steps:
-        check(probe, steps)
+        prerequisites.check(probe, runtime.backend, makes_runtime=Step.RUNTIME in steps)
         runtime = await better(runtime, session, probe, cache, builders)
         steps = plan(probe, payload.digest, runtime.key)
+        prerequisites.check(probe, runtime.backend, makes_runtime=Step.RUNTIME in steps)
         if Step.RUNTIME in steps:
             say_how(runtime, session, probe, cache, builders)
         work = _Bootstrap(session, probe, payload, cache, builders, runtime)
@@ -141,51 +149,20 @@ async def gather(session: NodeSession, probe: Probe) -> Gathered:
 
     Raises as `ensure`.
     """
-    check_system(probe)
+    prerequisites.check_system(probe)
     cache = WheelCache.of(session.context.settings)
     builders = Builders.of(session.node, session.context.inventory.nodes)
     chosen = Runtime.choose(probe, session.node, cache, builders)
     runtime = await better(chosen, session, probe, cache, builders)
+    if runtime is chosen and chosen.better:
+        runtime = chosen = Runtime.choose(probe, session.node, cache, builders, wait_for_gpu=True)
     say_how(runtime, session, probe, cache, builders)
     was_there = runtime is chosen and cache.find_llama(runtime.target, runtime.backend, builders) is not None
-    *packages, llama = await _Bootstrap(session, probe, build_payload(), cache, builders, runtime).get_wheels(None)
+    work = _Bootstrap(session, probe, build_payload(), cache, builders, runtime)
+    *packages, llama = await work.get_wheels(None)
+    await work.get_libraries(llama)
     uv = await cache.uv_binary(runtime.target, session.emit)
     return Gathered(runtime.target, runtime.backend, llama, packages[0].path.parent, uv, was_there)
-
-
-def check(probe: Probe, steps: list[Step]) -> None:
-    """Find out before anything is written what would fail later.
-
-    Raises NodeError NODE_UNSUPPORTED, BOOTSTRAP_FAILED or DISK_FULL.
-    """
-    check_system(probe)
-    if not probe.home_writable:
-        raise NodeError(ErrorCode.BOOTSTRAP_FAILED, f"{probe.home} cannot be written on the node", hint=_ELSEWHERE)
-    if probe.home_noexec:
-        raise NodeError(
-            ErrorCode.NODE_UNSUPPORTED, f"{probe.home} is mounted noexec: nothing there can be run", hint=_ELSEWHERE
-        )
-    if Step.RUNTIME in steps and probe.disk_free_mb < NEEDED_MB:
-        raise _disk_full(probe)
-
-
-def check_system(probe: Probe) -> None:
-    """Raises NodeError NODE_UNSUPPORTED."""
-    if probe.system not in {"Linux", "Darwin"} or Target.of(probe, OWN_PYTHON).machine not in {"x86_64", "aarch64"}:
-        raise NodeError(
-            ErrorCode.NODE_UNSUPPORTED,
-            f"rbee runs on Linux and macOS, x86-64 and ARM64; this is {probe.system} {probe.machine}",
-            hint="use another node",
-        )
-
-
-def _disk_full(probe: Probe) -> NodeError:
-    return NodeError(
-        ErrorCode.DISK_FULL,
-        f"the disk of {probe.home} has {probe.disk_free_mb} MB free, a runtime needs {NEEDED_MB}",
-        hint=f"free some space, or {_ELSEWHERE}",
-        details={"needed_mb": NEEDED_MB, "free_mb": probe.disk_free_mb},
-    )
 
 
 @dataclass(slots=True)
@@ -198,6 +175,7 @@ class _Bootstrap:
     cache: WheelCache
     builders: Builders
     runtime: Runtime
+    _again: bool = field(default=False, init=False)  # what the probe saw of libraries is not relied on
     _without: str = field(default="", init=False)  # the SHA-256 of a prebuilt llama.cpp that does not run there
 
     async def take(self, steps: list[Step]) -> node_scripts.Place:
@@ -271,13 +249,13 @@ class _Bootstrap:
     async def _upload_wheels(self, place: node_scripts.Place) -> list[Sendable]:
         """Everything of the runtime; only what is not there travels. Returns all of it."""
         *packages, llama = await self.get_wheels(place)
-        python = self.runtime.target.python
-
-        def bundle() -> Bundle:
-            return Bundle.of("packages.tar", [*packages, *bytecode.of_packages(packages, python)])
-
-        wheels: list[Sendable] = [await asyncio.to_thread(bundle), llama]
-        files = [(wheel, node_scripts.wheel_path(self.probe.home, wheel)) for wheel in wheels]
+        libraries = await self.get_libraries(llama)
+        bundle = await asyncio.to_thread(_bundle, packages, self.runtime.target)
+        wheels: list[Sendable] = [bundle, *libraries, llama]
+        there = frozenset() if self._again else self.probe.libraries
+        files = [
+            (wheel, node_scripts.wheel_path(self.probe.home, wheel)) for wheel in wheels if wheel.sha256 not in there
+        ]
         await put_files(self.session.connection, files, key="wheels", text=Step.WHEELS.value, emit=self.session.emit)
         return wheels
 
@@ -289,12 +267,14 @@ class _Bootstrap:
         target, backend = self.runtime.target, self.runtime.backend
 
         async def on_node(flags: str, folder: Path, emit: Emit) -> tuple[Path, portable.FindLibrary]:
-            there = place or await self._ready_to_build()
-            await self._upload_uv()
-            log, name = self.cache.build_log(backend), self.session.node.name
-            forecast = building.forecast(name, self.probe.cores, backend)
-            builder = NodeBuilder(self.session.connection, name, there, log, self.cache, forecast)
-            return await builder.build(target, flags, folder, emit)
+            return await self._build(place, flags, folder, emit)
+
+        async def choose(builds_here: bool) -> tuple[str, BuildOnNode] | None:
+            session, root = self.session, self.cache.root
+            other = await elsewhere.choose(session, self.probe, target, backend, root, builds_here=builds_here)
+            if other is None:
+                return None
+            return Builders.of(other, session.context.inventory.nodes).own, partial(self._build_on, other)
 
         llama = await self.cache.llama_wheel(
             target,
@@ -303,13 +283,41 @@ class _Bootstrap:
             on_node=on_node if self.probe.compiler else None,
             builders=self.builders,
             without=self._without,
+            choose=choose,
         )
         return [*await self.cache.base_wheels(target, self.session.emit), llama]
+
+    async def get_libraries(self, llama: LocalFile) -> list[LocalFile]:
+        """In the cache: CUDA's that `llama` loads and the node has not installed."""
+        line = await asyncio.to_thread(self.cache.cuda_line, llama.sha256)
+        if line not in cuda.brought(self.runtime.target) - self.probe.cudart:
+            return []
+        return await self.cache.cuda_libraries(line, self.runtime.target, self.session.emit)
+
+    async def _build(
+        self, place: node_scripts.Place | None, flags: str, folder: Path, emit: Emit
+    ) -> tuple[Path, portable.FindLibrary]:
+        """Compile on this node. place: as of `get_wheels`."""
+        there = place or await self._ready_to_build()
+        await self._upload_uv()
+        log, name = self.cache.build_log(self.runtime.backend), self.session.node.name
+        forecast = building.forecast(name, self.probe.cores, self.runtime.backend)
+        builder = NodeBuilder(self.session.connection, name, there, log, self.cache, forecast)
+        return await builder.build(self.runtime.target, flags, folder, emit)
+
+    async def _build_on(self, other: Node, flags: str, folder: Path, emit: Emit) -> tuple[Path, portable.FindLibrary]:
+        """Compile on another node for this one."""
+        async with open_session(self.session.context, other) as session:
+            probe = await session.probe()
+            builders = Builders.of(other, session.context.inventory.nodes)
+            runtime = Runtime.choose(probe, replace(other, backend=self.runtime.backend), self.cache, builders)
+            there = _Bootstrap(session, probe, self.payload, self.cache, builders, runtime)
+            return await there._build(None, flags, folder, emit)
 
     async def _ready_to_build(self) -> node_scripts.Place:
         """Put on the node what a build there runs with."""
         steps = plan(replace(self.probe, runtimes=frozenset()), "", self.runtime.key)
-        check(self.probe, steps)
+        prerequisites.check(self.probe, self.runtime.backend, makes_runtime=Step.RUNTIME in steps)
         await self.prepare()
         return await self.take([step for step in steps if step is Step.PYTHON])
 
@@ -320,6 +328,7 @@ class _Bootstrap:
             llama, failed = files[-1].sha256, error.details.get("status") == LLAMA_FAILS
             if error.code is ErrorCode.DISK_FULL:
                 raise
+            self._again = True
             if failed and await asyncio.to_thread(self.cache.is_prebuilt, llama):
                 self._without = llama
                 self.session.emit(Notice(f"{error.message}; that llama.cpp is a prebuilt one, so it is built instead"))
@@ -349,10 +358,15 @@ class _Bootstrap:
         said = [line.strip() for line in (result.stderr or result.stdout.decode(errors="replace")).splitlines()]
         said = [line for line in said if line]
         if any("no space left" in line.lower() or "quota exceeded" in line.lower() for line in said):
-            raise _disk_full(await self.session.probe())
+            raise prerequisites.disk_full(await self.session.probe(), self.runtime.backend)
         raise NodeError(
             ErrorCode.BOOTSTRAP_FAILED,
             f"{self.session.node.name}: {failure}: {said[-1][:300] if said else f'status {result.status}'}",
             hint=f"`rbee nodes check {self.session.node.name}` looks for the cause",
             details={"status": result.status, "stderr": "\n".join(said[-12:])},
         )
+
+
+def _bundle(packages: Sequence[LocalFile], target: Target) -> Bundle:
+    """The packages as one file, with bytecode where the node's Python can use it."""
+    return Bundle.of("packages.tar", [*packages, *bytecode.of_packages(packages, target.python)])

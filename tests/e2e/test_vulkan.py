@@ -4,7 +4,7 @@
     TEST_VULKAN=1 .venv/bin/pytest -s tests/e2e/test_vulkan.py
 
 Mesa's lavapipe is the GPU where there is no other: a driver for Vulkan that computes on the processor. llama.cpp takes
-one only by its number. With RBEE_WHEEL_CACHE in TEST_VULKAN in place of 1, what was compiled before is used again.
+one only by its number. With a wheel cache's folder in TEST_VULKAN in place of 1, what was compiled there is used again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ pytestmark = [pytest.mark.model, pytest.mark.skipif(not CHOSEN, reason="by hand:
 
 #: Seconds for a build on two cores that others use too.
 BUILD_S = 3000.0
-QUESTION = "The capital of France is"
+#: Sums differ in their last digits between the two, so what follows has to be beyond doubt.
+QUESTION = "1, 2, 3, 4, 5, 6, 7, 8,"
 
 
 @pytest.mark.timeout(2 * BUILD_S)
@@ -35,6 +36,6 @@ def test_vulkan_answers_as_the_processor_does(ready_rbee: Rbee, tmp_path: Path) 
     cache = {"RBEE_WHEEL_CACHE": CHOSEN} if CHOSEN != "1" else {"RBEE_WHEEL_CACHE": str(tmp_path / "wheels")}
     built = ready_rbee("infer", *greedy, env=cache, timeout=BUILD_S)
     assert built.stdout == by_cpu
-    (worker,) = ready_rbee("workers", "list", "--json", env=cache).lines()
+    (worker,) = ready_rbee("workers", "list", "--json", env=cache).json()
     assert worker["backend"] == "vulkan"
-    assert worker["device"].startswith("Vulkan") or "llvmpipe" in worker["device"]
+    assert worker["options"]["devices"] == ["Vulkan0"]

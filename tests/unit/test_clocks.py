@@ -36,6 +36,7 @@ ALLOWED = {
     "rbee/fleet/workers.py": HINT,
     "rbee/cleanup/keeper_home.py": AGE,
     "rbee/cleanup/run.py": HINT,
+    "rbee/setup/wheels/kept.py": "ages of what interrupted builds left: a jump costs at most a build from its start",
     "rbee/setup/wheels/prune.py": AGE,
     "rbee/registry/__init__.py": HINT,
     "rbee/registry/file.py": SHOWN,

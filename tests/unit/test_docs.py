@@ -157,9 +157,9 @@ def test_no_hint_names_a_command_that_is_not_there() -> None:
 
 
 def test_the_makefile_has_the_targets_that_are_shown() -> None:
-    targets = set(re.findall(r"^([a-z]+):", _text("Makefile"), re.MULTILINE))
-    shown = {target for _, block in _blocks("sh") for target in re.findall(r"^make ([a-z]+)", block, re.MULTILINE)}
-    shown |= {target for page in PAGES for target in re.findall(r"`make ([a-z]+)", page.read_text(encoding="utf-8"))}
+    targets = set(re.findall(r"^([a-z-]+):", _text("Makefile"), re.MULTILINE))
+    shown = {target for _, block in _blocks("sh") for target in re.findall(r"^make ([a-z-]+)", block, re.MULTILINE)}
+    shown |= {target for page in PAGES for target in re.findall(r"`make ([a-z-]+)", page.read_text(encoding="utf-8"))}
     assert {"infer", "test", "setup", "dev", "unit"} <= shown <= targets
 
 

@@ -3,6 +3,8 @@ Python that the runtime is made from, so it imports the standard library alone, 
 
 Rules
 - What is unpacked has the SHA-256 that the keeper named, whoever wrote to the node's folder in between.
+- CUDA's libraries, which are hundreds of megabytes, lie in `libraries/SHA256` of each runtime that has them: the same
+  files, where the file system links them.
 - A runtime gets its name once PACKAGES and LLAMA, two programs, have imported all that the first token needs; that also
   compiles it.
 - LATER, the words of a Python that compiles what some requests import besides, begins once the runtime has its name,
@@ -16,6 +18,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +33,8 @@ from typing import IO
 
 #: Bytes that are read at once.
 PIECE = 2**20
+#: What llama.cpp's library for CUDA loads, as NVIDIA's wheels have it.
+LIBRARY = re.compile(r"nvidia/.+/lib(?:cudart|cublas|cublasLt)\.so\.[0-9]+")
 #: The exit status where llama.cpp does not start, and all else does.
 LLAMA_FAILS = 3
 #: A file, and which of its wheels: a name in an archive, "" for the file itself.
@@ -53,7 +58,9 @@ def main(
     Environment(symlinks=True).create(staged)
     site = staged / "lib" / "python{}.{}".format(*sys.version_info) / "site-packages"
     files = [(Path(path), sha256) for sha256, path in zip(words[::2], words[1::2])]  # noqa: B905 - as many of each
-    unpack_all(files, site)
+    unpack_all([file for file in files if not is_of_cuda(file[0])], site)
+    for path, sha256 in filter(lambda file: is_of_cuda(file[0]), files):
+        bring_libraries(path, sha256, staged / "libraries" / sha256, final.parent)
     check(staged, packages, llama)
     return compile_later(final, json.loads(later)) if put_in_place(staged, final, (packages, llama)) else None
 
@@ -147,6 +154,33 @@ def install(wheel: IO[bytes], site: Path) -> None:
         for folder in sorted({name.rpartition("/")[0] for name in wanted}):  # zipfile fails where the other is quicker
             (site / folder).mkdir(parents=True, exist_ok=True)
         archive.extractall(site, wanted)  # noqa: S202
+
+
+def is_of_cuda(path: Path) -> bool:
+    """Whether it is a wheel of NVIDIA's, of which nothing is Python."""
+    return path.name.startswith("nvidia_")
+
+
+def bring_libraries(wheel: Path, sha256: str, folder: Path, runtimes: Path) -> None:
+    """Those of another runtime, whatever has become of the wheel since then; else out of the wheel."""
+    folder.parent.mkdir(exist_ok=True)
+    for other in runtimes.glob(f"[0-9a-f]*/libraries/{sha256}"):
+        with contextlib.suppress(OSError):
+            shutil.copytree(other, folder, copy_function=os.link)
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    with wheel.open("rb") as file:
+        digest = hashlib.sha256()
+        while piece := file.read(PIECE):
+            digest.update(piece)
+        if digest.hexdigest() != sha256:
+            raise SystemExit(f"{wheel} has another SHA-256 than it should have")
+        with zipfile.ZipFile(file) as archive:
+            for name in archive.namelist():
+                if LIBRARY.fullmatch(name):
+                    with archive.open(name) as packed, (folder / name.rpartition("/")[2]).open("wb") as unpacked:
+                        shutil.copyfileobj(packed, unpacked, PIECE)
 
 
 def check(runtime: Path, packages: str, llama: str) -> None:

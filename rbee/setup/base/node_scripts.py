@@ -19,9 +19,21 @@ STALE_MINUTES = 24 * 60
 #: What the hive and the workers import before the first token; a runtime in which one of them fails never gets its
 #: name.
 IMPORTS = "anyio, jinja2, psutil, starlette.applications, uvicorn"
+#: Seconds that a build waits for what an interrupted one left running.
+HOLD_S = 60
 _BINDINGS = "llama_cpp.llama_cpp"
+#: Modules of the payload that see to that the bindings can be imported, and to what they import.
+_WITH_LLAMA = ("alone.py", "cuda_libraries.py")
 #: What they import for constraints, probabilities and embeddings. Where it cannot be, such requests are told.
 _LATER = ("numpy.ctypeslib", "llguidance")
+
+
+#: The toolkit that `_toolkit` makes, as CMake looks for it: CMAKE_ARGS cannot say a path with a blank. An installed one
+#: is to be out of the way, and what a user gives all calls of nvcc.
+_OF_CUDA = [
+    "unset NVCC_PREPEND_FLAGS NVCC_APPEND_FLAGS NVCC_CCBIN CUDA_HOME CUDA_PATH CUDA_ROOT || true",
+    'export CUDACXX="$staging/cuda/bin/nvcc" CUDAToolkit_ROOT="$staging/cuda"',
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +119,11 @@ def unpack_python(place: Place, nonce: str, name: str, archive: str) -> str:
 def create_runtime(place: Place, nonce: str, key: str, files: Sequence[Sendable]) -> str:
     """Make the runtime `key` from wheels and archives of wheels that are on the node: staged, verified, renamed."""
     program, later = _program("make_runtime.py"), _program("compile_later.py")
-    alone = (package_folder() / "system" / "alone.py").read_text(encoding="utf-8")
-    llama = f"{alone}\nimport_alone({_BINDINGS!r})"
+    modules = [(package_folder() / "system" / name).read_text(encoding="utf-8") for name in _WITH_LLAMA]
+    # As one text, which may say that but once, at its begin.
+    future = "from __future__ import annotations\n"
+    both = "\n".join(modules).replace(future, "")
+    llama = f"{future}{both}\npreload(Path(sys.prefix))\nimport_alone({_BINDINGS!r})"
     words = [f"{place.home}/runtimes/{key}", f"import {IMPORTS}", llama, json.dumps(["-I", "-c", later, *_LATER])]
     for file in files:
         words += [file.sha256, wheel_path(place.home, file)]
@@ -123,29 +138,102 @@ def _program(name: str) -> str:
     return resources.files("rbee.setup.base").joinpath(name).read_text(encoding="utf-8")
 
 
-def build_wheel(place: Place, folder: str, source: str, tools: Sequence[tuple[LocalFile, str]], flags: str) -> str:
+def build_wheel(
+    place: Place,
+    folder: str,
+    source: tuple[LocalFile, str],
+    tools: Sequence[tuple[LocalFile, str]],
+    flags: str,
+    cuda: Sequence[tuple[LocalFile, str]] = (),
+) -> str:
     """Compile a source archive, on a node or here. The last line says `built PATH` or `failed STATUS`.
 
-    folder: is made, holds the wheel at the end, and is the caller's to remove. tools: each with its path there. They
-    are installed by their hashes into an environment of their own; the build is given that, and fetches nothing.
+    folder: is made, or has what an interrupted build left, which is gone on with: `going on: N` says how much of that
+    is done. It holds the wheel at the end, and is the caller's to remove. source, tools: each with its path there.
+    Tools are installed by their hashes into an environment of their own; the build is given that, and fetches nothing.
+    cuda: the wheels that a CUDA toolkit for this build is made of, likewise.
     """
+    hold = _program("hold_build.py")
     build = (
         f"{quote(place.uv)} build --wheel --no-index --no-build-isolation "
-        f'--python "$staging/venv/bin/python" --out-dir "$staging/built" {quote(source)}'
+        '--python "$staging/venv/bin/python" --config-setting build-dir=../../cmake '
+        '--out-dir "$staging/built" "$staging/source"/*'
     )
     return _lines(
         *_environment(place.home),
-        "umask 077",
         f"staging={quote(folder)}",
-        'mkdir "$staging" "$staging/tmp"',
-        'export TMPDIR="$staging/tmp"',
-        *_requirements(tools),
         f"export CMAKE_ARGS={quote(flags)}",
-        'export PATH="$staging/venv/bin:$PATH"',
+        *(_OF_CUDA if cuda else []),
+        *_made_with(place, [file.sha256 for file, _ in (source, *cuda)]),
+        *_begin(source[1]),
+        *_toolkit(place, cuda),
+        'mkdir -p "$staging"; : >>"$staging/lock"',
+        *_requirements(tools),
+        f'hold() {{ {quote(place.python)} -I -c {quote(hold)} "$staging" {HOLD_S}; }}',
         "status=0",
-        f"{{ {_venv(place)} && {_install(place)} && {build}; }} 2>&1 || status=$?",
+        f"{{ hold && begin && {_venv(place)} && {_install(place)} && toolkit && go_on && {build}; }} "
+        '0<>"$staging/lock" 2>&1 || status=$?',
         'if [ "$status" = 0 ]; then echo "built $(echo "$staging"/built/*.whl)"; else echo "failed $status"; fi',
     )
+
+
+def _made_with(place: Place, hashes: Sequence[str]) -> list[str]:
+    """A shell function: what objects are made of, and with. Ninja itself sees to files, not to another compiler.
+
+    hashes: SHA-256 of the source, and of what a toolkit is made of.
+    """
+    variables = "CC|CXX|CPATH|LD_LIBRARY_PATH|LIBRARY_PATH|SDKROOT|(C|CXX|CPP|LD)FLAGS"
+    variables += "|(CMAKE|CUDA|HIP|ROCM|VULKAN|SKBUILD)[A-Za-z_]*"
+    return [
+        "made_with() {",
+        f"  echo {' '.join(hashes)} {quote(place.python)}",
+        f"  env | grep -E '^({variables})=' | sort",
+        '  for tool in cc gcc c++ g++ clang++ ld nvcc hipcc glslc "${CC:-cc}" "${CXX:-c++}"; do',
+        '    if command -v "$tool"; then "$tool" --version 2>&1 || :; fi',
+        "  done",
+        "}",
+    ]
+
+
+def _begin(archive: str) -> list[str]:
+    """Shell functions: `begin` leaves of an interrupted build what fits, `go_on` says how much that is.
+
+    The source is unpacked once, so that its files keep their times. Files that a loss of power left empty go.
+    """
+    return [
+        "begin() {",
+        '  rm -rf "$staging/venv" "$staging/tmp" "$staging/cache" "$staging/built"',
+        '  mkdir "$staging/tmp" || return',
+        '  export TMPDIR="$staging/tmp" PATH="$staging/venv/bin:$PATH"',
+        '  made_with >"$staging/made-with.now"',
+        '  [ "$(cat "$staging/made-with.now")" = "$(cat "$staging/made-with" 2>/dev/null)" ] || unpack',
+        "}",
+        "unpack() {",
+        '  rm -rf "$staging/made-with" "$staging/source" "$staging/cmake" "$staging/cuda"',
+        f'  mkdir "$staging/source" && gzip -dc {quote(archive)} | tar -xof - -C "$staging/source" &&',
+        '    mv "$staging/made-with.now" "$staging/made-with"',
+        "}",
+        "go_on() {",
+        '  log="$staging/cmake/.ninja_log"',
+        '  [ -f "$log" ] || return 0',
+        '  find "$staging/cmake" -type f -name "*.o" -size 0 -exec rm -f {} +',
+        '  echo "going on: $(sed 1d "$log" | cut -f 4 | sort -u | wc -l)"',
+        "}",
+    ]
+
+
+def _toolkit(place: Place, wheels: Sequence[tuple[LocalFile, str]]) -> list[str]:
+    """A shell function that makes the CUDA toolkit, once: of another one, however alike, all would be compiled anew."""
+    if not wheels:
+        return ["toolkit() { :; }"]
+    words = " ".join(quote(word) for file, path in wheels for word in (file.sha256, path))
+    make = f'{quote(place.python)} -I -c {quote(_program("make_toolkit.py"))} "$staging/cuda.part" {words}'
+    return [
+        "toolkit() {",
+        '  [ ! -d "$staging/cuda" ] || return 0',
+        f'  rm -rf "$staging/cuda.part" && {make} && mv "$staging/cuda.part" "$staging/cuda"',
+        "}",
+    ]
 
 
 def _requirements(files: Sequence[tuple[LocalFile, str]]) -> list[str]:

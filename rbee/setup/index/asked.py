@@ -6,6 +6,7 @@
 Rules
 - A wheel runs where somebody answers for it: by its hash, by the key that signed the index's SHA256SUMS, or, for the
   official index, by default. The wheel cache writes down who that was, and `Builders` says for which machine it counts.
+- A hash in the variable counts on every machine, and as long as the variable is set: it is said for one command.
 - Where an index gives neither, it chooses what runs. Its wheels are for nodes whose `builds_from` has its address, and
   never for this machine.
 - No index can hold a command up: the first byte has its time, so has each further MiB, and so has all of it.
@@ -25,7 +26,7 @@ from rbee.base.events import Emit
 from rbee.inventory import WheelIndex
 from rbee.inventory.wheel_indexes import check_address
 from rbee.render.text import neutralise
-from rbee.setup.base import child, pip, requirements
+from rbee.setup.base import child, cuda, pip, requirements
 from rbee.setup.base.platforms import Target
 from rbee.setup.index.builders import OFFICIAL_URL, Builders
 from rbee.setup.index.fetch import Request
@@ -34,7 +35,7 @@ from rbee_remote.protocol import ErrorCode
 ENV_INDEX = "RBEE_WHEEL_INDEX"
 OFF = "off"
 #: Of llama-cpp-python's own releases: no hashes, wheels for Linux with any processor of the kind since AVX2 (2013), and
-#: for CUDA with the toolkit's libraries on the node.
+#: for CUDA with the toolkit's libraries on the node, or brought along by rbee.
 OFFICIAL = WheelIndex(OFFICIAL_URL)
 #: Its folders by the toolkit's major version, whose libraries a wheel needs; the oldest minor version first, because
 #: that asks least of the driver.
@@ -79,6 +80,12 @@ def _from_variable(text: str) -> WheelIndex:
         raise ConfigError(f"{ENV_INDEX}: {error}", hint=f'write the address of an index, or "{OFF}"') from error
 
 
+def named_now(environment: Mapping[str, str] = os.environ) -> frozenset[str]:
+    """What the variable's hashes vouch for, on every machine, as long as it is set. Raises ConfigError."""
+    named = environment.get(ENV_INDEX, OFF)
+    return frozenset() if named in ("", OFF) else _from_variable(named).vouchers()
+
+
 def may_serve(index: WheelIndex, builders: Builders) -> bool:
     return bool(index.vouchers()) or index.name in builders.others
 
@@ -93,7 +100,8 @@ def folders(index: WheelIndex, backend: str, target: Target) -> tuple[str, ...]:
     if index != OFFICIAL:
         return (backend,)
     if backend == "cuda":
-        return tuple(folder for major in sorted(target.cudart) for folder in _OFFICIAL_CUDA.get(major, ()))
+        majors = sorted(target.cudart | cuda.brought(target))
+        return tuple(folder for major in majors for folder in _OFFICIAL_CUDA.get(major, ()))
     return (backend,) if backend == "cpu" else ()
 
 

@@ -10,8 +10,8 @@ otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from rbee.inventory import Node, WheelIndex
 
@@ -42,6 +42,9 @@ class Builders:
         names = frozenset(_identity(other) for other in others if not other.is_local)
         return cls(_identity(node), names | indexes | vouched, node.wheel_indexes)
 
+    def with_others(self, others: frozenset[str]) -> Builders:
+        return replace(self, others=self.others | others)
+
     def include(self, built_on: str) -> bool:
         return built_on in ("", self.own) or built_on in self.others
 
@@ -51,8 +54,37 @@ def _identity(node: Node) -> str:
     return f"{node.name} {node.host_key or node.host}"
 
 
-#: This machine, and what it fetched by hashes.
+#: This machine alone.
 KEEPER = Builders()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where llama.cpp could be built. name: for the reader. why_not: what keeps it from that, "" for nothing."""
+
+    name: str
+    cores: int
+    why_not: str = ""
+
+    @property
+    def said(self) -> str:
+        return f"{self.name}: {self.why_not or f'{self.cores} core' + 's' * (self.cores > 1)}"
+
+
+def best_place(places: Sequence[Place]) -> Place | None:
+    """The one with most cores of those that can build; of several the first. None where there is none."""
+    return max((place for place in places if not place.why_not), key=lambda place: place.cores, default=None)
+
+
+def may_build_for(node: Node, nodes: Mapping[str, Node], backend: str) -> list[Node]:
+    """The other nodes that may build llama.cpp for this one.
+
+    For the CPU alone: that a node has a GPU's toolkit is not known before it builds.
+    """
+    if node.is_local or backend != "cpu":
+        return []
+    named = (nodes[name] for name in dict.fromkeys(node.builds_from) if name in nodes and name != node.name)
+    return [other for other in named if not other.is_local]
 
 
 def who_built(built_on: str) -> str:

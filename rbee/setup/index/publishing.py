@@ -10,6 +10,7 @@ Rules
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -31,6 +32,9 @@ TRIES = 20
 #: Seconds for a script, which may wait for another push or read a wheel of gigabytes.
 SCRIPT_S = 300.0
 _PUBLIC = 0o644
+#: What lies ready to be part of an index, and how many of those are looked at.
+_READY = re.compile(rf"{re.escape(index_scripts.INCOMING)}[0-9a-f]{{12}}-[0-9]{{1,3}}")
+_MOST_READY = 50
 _WHERE = "name a folder that is yours, on a disk with room"
 
 
@@ -79,6 +83,7 @@ class Publisher:
     async def push(self, offers: Sequence[Offer]) -> Pushed:
         """Raises NodeError, ConfigError for a signature that this push would break or misuse, ConnectError."""
         await self._prepare(offers)
+        await self._finish()
         self._check(await self._entries(), offers)
         missing = [offer for offer in offers if self._here.get(offer.path) != offer.file.sha256]
         for _ in range(TRIES):
@@ -110,11 +115,29 @@ class Publisher:
                 hint="name a folder that is empty or not there yet, or an index that `rbee wheels push` has made",
             )
 
+    async def _finish(self) -> None:
+        """What a push that was killed between its last two renames left undone: the signature is of SHA256SUMS that
+        still lie ready."""
+        if self.signer is None:
+            return
+        sums, signature = await self._read(SUMS), await self._read(SIGNATURE)
+        if not signature or await self.signer.has_signed(sums, signature):
+            return
+        names = (await self._run(index_scripts.ready(self._root))).decode(errors="replace").splitlines()
+        for name in [name for name in names if _READY.fullmatch(name)][:_MOST_READY]:
+            if await self.signer.has_signed(await self._read(name), signature):
+                seen = hashlib.sha256(sums).hexdigest() if sums else ""
+                await self._run(index_scripts.commit(self._root, seen, {name: SUMS}))
+                return
+
+    async def _read(self, name: str) -> bytes:
+        content = await self._run(index_scripts.read(self._root, name))
+        if len(content) > index_files.LONGEST:
+            raise NodeError(ErrorCode.INVALID_RESPONSE, f"{self.where}: {name} is larger than an index's can be")
+        return content
+
     async def _entries(self) -> _Index:
-        sums = await self._run(index_scripts.read(self._root, SUMS))
-        signature = await self._run(index_scripts.read(self._root, SIGNATURE))
-        if max(len(sums), len(signature)) > index_files.LONGEST:
-            raise NodeError(ErrorCode.INVALID_RESPONSE, f"{self.where}: {SUMS} is larger than an index's can be")
+        sums, signature = await self._read(SUMS), await self._read(SIGNATURE)
         wheels = index_files.read(sums.decode(errors="replace"), self.where)
         is_ours = bool(self.signer and signature and await self.signer.has_signed(sums, signature))
         return _Index(wheels, hashlib.sha256(sums).hexdigest() if sums else "", bool(signature), is_ours)

@@ -52,7 +52,7 @@ def prepare(folder: str, backends: Sequence[str], wheels: Sequence[str]) -> str:
             f"  echo 'foreign another {SUMS}'; exit 0; }}",
             f"[ -e {LOCK} ] || : >>{LOCK}",
             *(f"mkdir -p {backend}/{PROJECT}" for backend in backends),
-            f"find . -name '{INCOMING}*' -type f -mmin +{STALE_MINUTES} -exec rm -f {{}} +",
+            f"find . -mindepth 2 -name '{INCOMING}*' -type f -mmin +{STALE_MINUTES} -exec rm -f {{}} +",
             *(f'[ ! -f {quote(path)} ] || echo "wheel $(hash_of {quote(path)}) "{quote(path)}' for path in wheels),
         ]
     )
@@ -62,6 +62,11 @@ def read(root: str, name: str) -> str:
     """Print a small file of the index, nothing where it is not there."""
     path = quote(f"{root}/{name}")
     return f"[ ! -f {path} ] || head -c {LONGEST + 1} {path}"
+
+
+def ready(root: str) -> str:
+    """Print the names of what lies ready to be part of the index itself, the newest first."""
+    return f"cd {quote(root)} && {{ ls -t {INCOMING}* 2>/dev/null || :; }}"
 
 
 def commit(root: str, seen: str, moves: Mapping[str, str]) -> str:
@@ -84,6 +89,8 @@ def commit(root: str, seen: str, moves: Mapping[str, str]) -> str:
             # Who pushed the same wheel meanwhile has taken it along.
             *(f"[ -f {quote(before)} ] || {{ echo changed; exit 0; }}" for before in moves),
             *(f"mv -f {quote(before)} {quote(after)} || exit 1" for before, after in moves.items()),
+            # Of what lay ready to be the index, nothing is of use any more.
+            f"find . -name '{INCOMING}*' -type f -mmin +{STALE_MINUTES} -exec rm -f {{}} +",
             "echo done",
         ]
     )

@@ -4,7 +4,8 @@ Rules
 - The source and the tools are the locked ones, by their SHA-256. A build looks for nothing else, and in no index.
 - The wheel is not tied to the processor it was built on: the CPU variants that make a difference (source.py) are
   inside, and llama.cpp picks at run time.
-- Whatever ends a build (an error, Ctrl-C), its processes end first, and its folder goes with it.
+- Whatever ends a build (an error, Ctrl-C), its processes end first. What an interrupted one leaves is gone on with
+  (kept.py).
 """
 
 from __future__ import annotations
@@ -23,22 +24,20 @@ from rbee.base.errors import NodeError
 from rbee.base.events import Emit, Notice, Progress
 from rbee.base.files import LocalFile
 from rbee.render.text import neutralise
-from rbee.setup.base import child, node_scripts, pip, requirements
+from rbee.setup.base import child, cuda, node_scripts, pip, requirements
 from rbee.setup.base.platforms import Target
 from rbee.setup.base.stoppable import in_thread
-from rbee.setup.wheels import rocm_sdk, vulkan_sdk
+from rbee.setup.wheels import rocm_sdk, toolkit, vulkan_sdk
 from rbee.setup.wheels.source import cut_down
 from rbee_remote.protocol import ErrorCode
 
-#: How each backend is switched on. Everything else is common to all of them; ROCm's are `rocm_sdk`'s.
+#: How each backend is switched on. Everything else is common to all of them; those of CUDA and ROCm depend on the GPUs.
 _BACKEND_FLAGS: dict[str, tuple[str, ...]] = {
     "cpu": (),
-    "cuda": ("-DGGML_CUDA=ON",),
     "vulkan": ("-DGGML_VULKAN=ON",),
     "metal": ("-DGGML_METAL=ON", "-DGGML_METAL_EMBED_LIBRARY=ON"),
 }
-#: How to get what a backend needs besides the compiler for C++.
-_HOW_TO_INSTALL = {"vulkan": vulkan_sdk.HOW_TO_INSTALL, "rocm": rocm_sdk.HOW_TO_INSTALL}
+
 
 #: Seconds that all cores together need for a wheel for the CPU, and those of what is not compiling (fetching, linking).
 #: 697 by `benchmarks/newcomer.py` with gcc 12 on two cores of a server of 2022 that had much else to do, so at most.
@@ -46,6 +45,8 @@ BUILD_CPU_S = 700.0
 BUILD_REST_S = 30.0
 
 _STEP = re.compile(r"^\s*\[([0-9]{1,6})/([0-9]{1,6})\]")
+#: What a build says that has something to go on with: the steps that an interrupted one has done.
+_GOING_ON = re.compile(r"^going on: *([1-9][0-9]{0,5})$")
 _LAST_LINES = 12
 #: Characters of a log; a build of all backends says a tenth of that, a node that is not well says it for ever.
 _LONGEST_LOG = 64 * 2**20
@@ -61,23 +62,48 @@ def cmake_flags(target: Target, backend: str) -> str:
     common = ["-DGGML_NATIVE=OFF", "-DLLAVA_BUILD=OFF", "-DGGML_RPC=ON"]
     if target.system == "Linux":
         common += ["-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON"]
-    own = rocm_sdk.flags(target.amdgpu) if backend == "rocm" else _BACKEND_FLAGS[backend]
+    match backend:
+        case "cuda":
+            own: Sequence[str] = cuda.flags([target])
+        case "rocm":
+            own = rocm_sdk.flags(target.amdgpu)
+        case _:
+            own = _BACKEND_FLAGS[backend]
     return " ".join([*common, *own])
 
 
-def missing_tool(backend: str) -> str | None:
+def is_for_cuda(flags: str) -> bool:
+    return "-DGGML_CUDA=ON" in flags.split()
+
+
+def missing_tool(backend: str, target: Target) -> str | None:
     """What this machine lacks to build for a backend: a program's or a file's name, None when it has all."""
     if not (os.environ.get("CXX") or any(map(shutil.which, ("c++", "g++", "clang++")))):
         return "c++"
-    match backend:
-        case "vulkan":
-            return vulkan_sdk.missing()
-        case "rocm":
-            return rocm_sdk.missing()
-        case "cuda":
-            return None if shutil.which("nvcc") else "nvcc"
-        case _:
-            return None
+    if backend == "vulkan":
+        return vulkan_sdk.missing()
+    if backend == "rocm":
+        return rocm_sdk.missing()
+    if backend == "cuda":
+        return None if toolkit.has_wheels(target) or shutil.which("nvcc") else "nvcc"
+    return None
+
+
+def how_to_install(backend: str, target: Target) -> str:
+    """What helps where `missing_tool` names something."""
+    tool = missing_tool(backend, target)
+    if tool == "c++":
+        return "apt install build-essential (dnf: gcc-c++; macOS: xcode-select --install)"
+    how = {"vulkan": vulkan_sdk.HOW_TO_INSTALL, "rocm": rocm_sdk.HOW_TO_INSTALL, "cuda": toolkit.HOW_TO_INSTALL}
+    return f'{how.get(backend, f"install what has `{tool}`")}, or set backend = "cpu" for the node'
+
+
+def what_lacks(target: Target, backend: str) -> str:
+    """Why this machine cannot build for a node, as a clause."""
+    here = Target.here()
+    if not target.runs_what_is_built_on(here):
+        return f"what this machine ({here.name}) builds does not run on {target.name}"
+    return f"this machine has no `{missing_tool(backend, target)}`: {how_to_install(backend, target)}"
 
 
 def no_way(target: Target, backend: str, built_elsewhere: str = "") -> NodeError:
@@ -87,13 +113,9 @@ def no_way(target: Target, backend: str, built_elsewhere: str = "") -> NodeError
     """
     here = Target.here()
     if target.runs_what_is_built_on(here):
-        tool = missing_tool(backend)
+        tool = missing_tool(backend, target)
         message = f"llama.cpp for {backend} has to be compiled once, and this machine has no `{tool}`"
-        hint = "apt install build-essential (dnf: gcc-c++; macOS: xcode-select --install)"
-        if tool != "c++":
-            how = _HOW_TO_INSTALL.get(backend, f"install the toolkit that has `{tool}`")
-            hint = f'{how}; or set backend = "cpu" for the node'
-        return NodeError(ErrorCode.BOOTSTRAP_FAILED, message, hint=hint)
+        return NodeError(ErrorCode.BOOTSTRAP_FAILED, message, hint=how_to_install(backend, target))
     other = f'builds_from = ["{built_elsewhere}"] in its inventory table, if you trust that; or ' * bool(
         built_elsewhere
     )
@@ -121,10 +143,15 @@ def cores_here() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-async def build_here(flags: str, folder: Path, tools: Sequence[LocalFile], log: Path, emit: Emit) -> Path:
-    """Compile in `folder` (which must exist) and return the wheel inside it. log: all that was said, kept on failure.
+async def build_here(
+    flags: str, folder: Path, tools: Sequence[LocalFile], log: Path, emit: Emit, cuda_toolkit: Sequence[LocalFile] = ()
+) -> Path:
+    """Compile in `folder` and return the wheel inside it. log: all that was said, kept on failure.
 
-    tools: the wheels of what compiles it. Raises NodeError BOOTSTRAP_FAILED; a missing compiler is the caller's to
+    folder: must exist; has what an interrupted build left.
+
+    tools: the wheels of what compiles it. cuda_toolkit: those of a CUDA toolkit, none for the installed one.
+    Raises NodeError BOOTSTRAP_FAILED; a missing compiler is the caller's to
     look for.
     """
     from uv import find_uv_bin
@@ -133,7 +160,9 @@ async def build_here(flags: str, folder: Path, tools: Sequence[LocalFile], log: 
     place = node_scripts.Place(str(folder), find_uv_bin(), sys.executable)
     staging = folder / "build"
     placed = [(tool, str(tool.path)) for tool in tools]
-    script = node_scripts.build_wheel(place, str(staging), str(source), placed, flags)
+    cuda_placed = [(wheel, str(wheel.path)) for wheel in cuda_toolkit]
+    archive = (LocalFile.of(source), str(source))
+    script = node_scripts.build_wheel(place, str(staging), archive, placed, flags, cuda_placed)
     with BuildLog(log, emit) as build_log:
         await child.run(["/bin/sh", "-c", script], build_log.hear)
         built = list(staging.glob("built/*.whl"))
@@ -146,12 +175,15 @@ async def build_here(flags: str, folder: Path, tools: Sequence[LocalFile], log: 
 async def fetch_source(folder: Path, emit: Emit) -> Path:
     """An archive in `folder` with what of the locked source a wheel is made of. Nothing of it has run."""
     requirement = requirements.llama()
+    archive = folder / f"{requirement.name}-{requirement.version}.cut.tar.gz"
+    if archive.exists():
+        return archive
     text = f"downloading the source of {requirement.name} {requirement.version}"
     emit(Progress("source", text, 0.0, None))
     whole = await pip.fetch_locked(requirement, folder / "source", on_line=pip.report_bytes(emit, "source", text))
-    archive = folder / whole.name
-    await in_thread(lambda stop: cut_down(whole, archive, stop))
-    return archive
+    half_made = folder / f"{archive.name}.part"
+    await in_thread(lambda stop: cut_down(whole, half_made, stop))
+    return half_made.rename(archive)
 
 
 class BuildLog:
@@ -168,6 +200,7 @@ class BuildLog:
         self._emit = emit
         self._clock = clock
         self._began = clock()
+        self._before = 0
         self._last: deque[str] = deque(maxlen=_LAST_LINES)
         self._errors: list[str] = []
         self._emit(Progress(KEY, "preparing to build llama.cpp", 0.0, None, "steps"))
@@ -184,14 +217,18 @@ class BuildLog:
             self._file.write(f"{line[: self._room]}\n")
             self._room -= len(line) + 1
         if step := _STEP.match(line):
-            self._emit(Progress(KEY, self._text(int(step[1]), int(step[2])), float(step[1]), float(step[2]), "steps"))
+            done, total = float(step[1]) + self._before, float(step[2]) + self._before
+            self._emit(Progress(KEY, self._text(int(step[1]), int(step[2])), done, total, "steps"))
+        elif before := _GOING_ON.match(line):
+            self._before = int(before[1])
+            self._emit(Notice(f"the build of llama.cpp that was interrupted goes on: {before[1]} files are done"))
         if line.strip():
             self._last.append(line.strip()[:300])
         if re.search(r"\berror\b[: ]|CMake Error", line) and len(self._errors) < _LAST_LINES:
             self._errors.append(line.strip()[:300])
 
     def _text(self, done: int, total: int) -> str:
-        """How long it has taken, and will, once a tenth tells."""
+        """How long it has taken, and will, once a tenth tells. done, total: of what this build itself has to do."""
         elapsed = self._clock() - self._began
         left = f", about {_elapsed(elapsed * (total - done) / done)} left" if total <= done * 10 < total * 10 else ""
         return f"building llama.cpp ({_elapsed(elapsed)}{left})"

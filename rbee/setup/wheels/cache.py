@@ -41,7 +41,7 @@ from rbee.setup.base.platforms import Target, Version
 from rbee.setup.base.stoppable import Stop, in_thread, never
 from rbee.setup.index import asked as wheel_index
 from rbee.setup.index.builders import KEEPER, Builders, is_of_index
-from rbee.setup.wheels import building, portable
+from rbee.setup.wheels import building, cuda_code, kept, portable, toolkit
 from rbee.setup.wheels import check as wheel_check
 from rbee.setup.wheels.llama_wheel import WHAT, LlamaWheel
 from rbee_remote.protocol import ErrorCode
@@ -54,6 +54,8 @@ _LONGEST_REASON = 300
 
 #: Compiles on a node, and returns the wheel (in the folder it was given) and the node's own libraries for it.
 BuildOnNode = Callable[[str, Path, Emit], Awaitable[tuple[Path, portable.FindLibrary]]]
+#: Told whether this machine can build: who else is to, as `Builders` calls it, and how. None for nobody else.
+ChooseBuilder = Callable[[bool], Awaitable[tuple[str, BuildOnNode] | None]]
 
 
 class WheelCache:
@@ -78,6 +80,20 @@ class WheelCache:
         """What compiles llama-cpp-python on a node without internet."""
         lines = requirements.for_target(requirements.BUILD, target)
         return await self._locked_wheels(requirements.BUILD, lines, target, "the build tools", emit)
+
+    async def toolkit_wheels(self, target: Target, emit: Emit) -> list[LocalFile]:
+        """What a CUDA toolkit is made of, for a build on a machine of the target's kind."""
+        needed, what = toolkit.fetched_for(target), "CUDA's compiler (100 MB)"
+        lock = f"cuda{toolkit.MAJOR}.txt"
+        return [
+            *await self._locked_wheels(lock, toolkit.compiler(), needed, what, emit),
+            *await self.cuda_libraries(toolkit.MAJOR, target, emit),
+        ]
+
+    async def cuda_libraries(self, major: int, target: Target, emit: Emit) -> list[LocalFile]:
+        """The wheels with the libraries of a line of CUDA that a worker loads."""
+        lines, what = toolkit.libraries(major), "CUDA's libraries (400 MB)"
+        return await self._locked_wheels(f"cuda{major}.txt", lines, toolkit.fetched_for(target), what, emit)
 
     async def _locked_wheels(
         self, lock: str, lines: Sequence[requirements.Locked], target: Target, what: str, emit: Emit
@@ -125,6 +141,7 @@ class WheelCache:
 
     def _usable(self, target: Target, backend: str, builders: Builders) -> Sequence[tuple[Path, LlamaWheel]]:
         """Those by `builders`, the best first: built here or by the node itself, and for any processor."""
+        builders = builders.with_others(wheel_index.named_now())
         found = [item for item in self._fitting(target, backend) if builders.include(item[1].built_on)]
         return sorted(found, key=lambda item: (item[1].built_on not in ("", builders.own), len(item[1].cpu)))
 
@@ -166,6 +183,11 @@ class WheelCache:
         found = (known for folder in self._llama_folders() if (known := LlamaWheel.of(folder)))
         return any(known.sha256 == sha256 and is_of_index(known.built_on) for known in found)
 
+    def cuda_line(self, sha256: str) -> int:
+        """The line of CUDA whose libraries the wheel of that hash loads, 0 for none."""
+        found = (known for folder in self._llama_folders() if (known := LlamaWheel.of(folder)))
+        return next((known.code.line for known in found if known.sha256 == sha256 and known.code), 0)
+
     def add_wheel(
         self,
         path: Path,
@@ -196,10 +218,12 @@ class WheelCache:
                 shutil.copyfile(path, wheel)
             version = max(portable.needed_glibc(wheel, stop), _named_version(path))
             sha256, project = file_sha256(wheel), path.name.split("-")[1]
-            known = LlamaWheel(path.name, sha256, project, backend, system, machine, libc, version, built_on, cpu)
+            code = cuda_code.of_wheel(wheel, stop) if backend == "cuda" else None
+            text = code.text if code else ""
+            known = LlamaWheel(path.name, sha256, project, backend, system, machine, libc, version, built_on, cpu, text)
             (folder / "wheel.json").write_text(json.dumps(dataclasses.asdict(known), indent=1), encoding="utf-8")
             built = Target(system, machine, libc, version, ())
-            other = f"{built_on} {cpu}".strip()
+            other = f"{built_on} {cpu} {known.cuda}".strip()
             by = f"-by-{hashlib.sha256(other.encode()).hexdigest()[:12]}" if other else ""
             final = folder.with_name(f"{backend}-{known.version}-{built.name}{by}")
             there = LlamaWheel.of(final) if final.exists() else None
@@ -222,11 +246,12 @@ class WheelCache:
         on_node: BuildOnNode | None = None,
         builders: Builders = KEEPER,
         without: str = "",
+        choose: ChooseBuilder | None = None,
     ) -> LocalFile:
         """The llama-cpp-python wheel of a backend: from the cache, an index of prebuilt ones, or built.
 
         on_node: builds on the node, None where it has no compiler. builders: whose builds may run there. without: the
-        SHA-256 of a prebuilt one that does not run there; then no index is asked.
+        SHA-256 of a prebuilt one that does not run there; then no index is asked. choose: asked where one is built.
         Raises NodeError NODE_UNSUPPORTED when there is no way to get one, BOOTSTRAP_FAILED when the way that was tried
         failed.
         """
@@ -235,23 +260,28 @@ class WheelCache:
         if not without and (found := await self.from_indexes(target, backend, emit, builders)):
             return found
         here = _builds_here(target, backend)
-        if not here and on_node is None:
+        built_on, build = "" if here else builders.own, None if here else on_node
+        if choose and (other := await choose(here)):
+            built_on, build = other
+        if not here and build is None:
             raise building.no_way(target, backend, self.built_elsewhere(target, backend, builders))
         _check(self.root)
         async with file_lock(self.root / BUILD_LOCK, "builds llama.cpp, which takes minutes", emit):
             if found := await self._unchanged(target, backend, builders, without, _say_nothing):
                 return found
             flags = building.cmake_flags(target, backend)
-            async with pip.staging(self.root) as folder:
-                if here or on_node is None:
+            with kept.build_folder(self.root, flags, built_on) as folder:
+                if build is None:
                     emit(building.forecast("this machine", building.cores_here(), backend))
                     tools = await self.tool_wheels(Target.here(), emit)
-                    wheel = await building.build_here(flags, folder, tools, self.build_log(backend), emit)
+                    takes_cuda = backend == "cuda" and toolkit.has_wheels(target)
+                    parts = await self.toolkit_wheels(Target.here(), emit) if takes_cuda else []
+                    wheel = await building.build_here(flags, folder, tools, self.build_log(backend), emit, parts)
                     add = partial(self.add_wheel, wheel, backend, libc=target.libc)
                 else:
-                    wheel, find = await on_node(flags, folder, emit)
+                    wheel, find = await build(flags, folder, emit)
                     add = partial(self.add_wheel, wheel, backend, libc=target.libc, find_library=find)
-                    add = partial(add, built_on=builders.own)
+                    add = partial(add, built_on=built_on)
                 return await in_thread(lambda stop: add(stop=stop))
 
     def can_get(self, target: Target, backend: str, builders: Builders = KEEPER) -> bool:
@@ -290,10 +320,11 @@ class WheelCache:
 
             def add(stop: Stop) -> LocalFile:
                 cpu = " ".join(sorted(wheel_check.needed_cpu(wheel, target, stop)))
+                if backend == "cuda":
+                    wheel_check.check_cuda(wheel, target, stop)
                 find = wheel_check.local_libraries(target)
-                by = "" if index.sha256 and not index.backend else vouched
                 return self.add_wheel(
-                    wheel, backend, libc=target.libc, find_library=find, built_on=by, cpu=cpu, stop=stop
+                    wheel, backend, libc=target.libc, find_library=find, built_on=vouched, cpu=cpu, stop=stop
                 )
 
             added = await in_thread(add)
@@ -357,4 +388,4 @@ def _named_version(wheel: Path) -> Version:
 
 
 def _builds_here(target: Target, backend: str) -> bool:
-    return target.runs_what_is_built_on(Target.here()) and building.missing_tool(backend) is None
+    return target.runs_what_is_built_on(Target.here()) and building.missing_tool(backend, target) is None

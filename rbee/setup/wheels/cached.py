@@ -18,9 +18,10 @@ from functools import partial
 from pathlib import Path
 
 from rbee.base.errors import ConfigError
-from rbee.setup.base import requirements
+from rbee.setup.base import cuda, requirements
 from rbee.setup.base.platforms import Target, Version
 from rbee.setup.base.requirements import Locked
+from rbee.setup.wheels import toolkit
 from rbee.setup.wheels.cache import folder_name
 from rbee.setup.wheels.llama_wheel import LlamaWheel
 from rbee_remote.protocol import OLDEST_PYTHON
@@ -38,6 +39,7 @@ class Kind(StrEnum):
     BASE = "packages"
     BUILD = "build tools"
     UV = "uv"
+    CUDA = "CUDA"
     HALF_MADE = "half made"
 
 
@@ -86,6 +88,8 @@ class Cached:
         if self.wheel:
             wheel = self.wheel if target.cpu else replace(self.wheel, cpu="")
             return wheel.fits(target, backend)
+        if self.kind is Kind.CUDA:
+            return backend == "cuda" and self.target is not None and self.target.machine == target.machine
         return self.path.name == _name_of(self.kind, target)
 
 
@@ -134,10 +138,23 @@ def _llama(folder: Path) -> Cached:
 
 
 def _locked(kind: Kind, folder: Path) -> Cached:
+    if kind is Kind.CUDA:
+        return _cuda(folder)
     target = next((target for target in _candidates(folder) if _name_of(kind, target) == folder.name), None)
     if target is None:
         return _seen(kind, folder, State.OLD, "no lock of this rbee names it")
     return _seen(kind, folder, State.GOOD, "", target)
+
+
+def _cuda(folder: Path) -> Cached:
+    """Of one kind of machine, whatever its Python and C library."""
+    for machine in ("x86_64", "aarch64"):
+        target = toolkit.fetched_for(Target("Linux", machine, "glibc", (), ()))
+        for line in cuda.LINES:
+            for lines in (toolkit.compiler(line.major), toolkit.libraries(line.major)):
+                if folder.name == folder_name(line.lock.removesuffix(".txt"), lines, target):
+                    return _seen(Kind.CUDA, folder, State.GOOD, "", target)
+    return _seen(Kind.CUDA, folder, State.OLD, "no lock of this rbee names it")
 
 
 def _seen(
@@ -188,7 +205,7 @@ def _uv(_: Target) -> Sequence[Locked]:
 
 
 #: How the folder of a lock begins.
-_LOCKED = {"base": Kind.BASE, "build": Kind.BUILD, "uv": Kind.UV}
+_LOCKED = {"base": Kind.BASE, "build": Kind.BUILD, "uv": Kind.UV, "cuda12": Kind.CUDA, "cuda13": Kind.CUDA}
 _LINES: dict[Kind, tuple[str, Callable[[Target], Sequence[Locked]]]] = {
     Kind.BASE: ("base", _base),
     Kind.BUILD: ("build", _build),

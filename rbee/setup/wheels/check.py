@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from rbee.base.errors import NodeError
-from rbee.setup.base import requirements
+from rbee.setup.base import cuda, requirements
 from rbee.setup.base.platforms import Target, Version
 from rbee.setup.base.stoppable import Stop, never
-from rbee.setup.wheels import portable
+from rbee.setup.wheels import cuda_code, portable
 from rbee_remote.protocol import ErrorCode
 
 #: Where the bindings look for libllama.
@@ -122,6 +122,14 @@ def needed_cpu(wheel: Path, target: Target, stop: Stop = never) -> frozenset[str
     return cpu
 
 
+def check_cuda(wheel: Path, target: Target, stop: Stop = never) -> None:
+    """Raises NodeError NODE_UNSUPPORTED for a wheel without code for all of a node's GPUs."""
+    code = cuda_code.of_wheel(wheel, stop)
+    why = cuda.obstacle(code, target) if code else "it has no code for CUDA"
+    if why:
+        raise _no(why)
+
+
 def local_libraries(target: Target) -> portable.FindLibrary:
     """Where libraries come from that a wheel may lack: this machine, where they are of the node's kind."""
     same = target.runs_what_is_built_on(replace(Target.here(), libc_version=()))
@@ -148,8 +156,8 @@ def _check_libraries(target: Target, seen: _Seen) -> None:
         raise _no(f"it needs {lacking[0]}, and does not bring it")
     for library in sorted(seen.needs - seen.names):
         found = re.fullmatch(r"libcudart\.so\.(\d+)(?:\.\d+)*", library)
-        if found and int(found[1]) not in target.cudart:
-            raise _no(f"it needs {library} of the CUDA toolkit, which the node is not known to have")
+        if found and int(found[1]) not in target.cudart | cuda.brought(target):
+            raise _no(f"it needs {library} of a CUDA toolkit, which neither the node nor rbee has for its driver")
 
 
 def _look(name: str, library: portable.Headers, machine: str, seen: _Seen) -> None:

@@ -11,6 +11,7 @@ from rbee.base import trusted_files
 from rbee.base.errors import ConfigError
 from rbee.base.files import LocalFile, file_sha256
 from rbee.setup.base import requirements
+from rbee.setup.base.cuda import Code, obstacle
 from rbee.setup.base.platforms import Target, Version
 
 #: What the files are, in errors.
@@ -22,8 +23,9 @@ class LlamaWheel:
     """What `wheel.json` says of the wheel beside it.
 
     libc_version: the oldest C library it runs with. built_on: the node, or who answers for what an index gave, as
-    `Builders` has it; "" for what this machine built, or fetched by a hash in $RBEE_WHEEL_INDEX. cpu: what a processor
-    has to be capable of, in the kernel's words; nothing where every variant is inside.
+    `Builders` has it; "" for what this machine built. cpu: what a processor has to be capable of, as the kernel names
+    it; nothing where every variant is inside. cuda: what it has for NVIDIA's GPUs, as `Code.text` says it; "" where it
+    has nothing for them, or nobody has looked.
     """
 
     file: str
@@ -36,6 +38,7 @@ class LlamaWheel:
     libc_version: Version
     built_on: str = ""
     cpu: str = ""
+    cuda: str = ""
 
     @classmethod
     def read(cls, described: Path) -> LlamaWheel:
@@ -84,4 +87,10 @@ class LlamaWheel:
     def fits(self, target: Target, backend: str) -> bool:
         same = (self.version, self.backend) == (requirements.llama().version, backend)
         builder = Target(self.system, self.machine, self.libc, tuple(self.libc_version), target.python)
-        return same and target.runs_what_is_built_on(builder) and target.cpu.issuperset(self.cpu.split())
+        if not (same and target.runs_what_is_built_on(builder) and target.cpu.issuperset(self.cpu.split())):
+            return False
+        return self.code is None or not obstacle(self.code, target)
+
+    @property
+    def code(self) -> Code | None:
+        return Code.read(self.cuda)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rbee.base.errors import NodeError
+from rbee.base.errors import ConnectError, NodeError
 from rbee.base.events import Emit, Notice
 from rbee.base.files import LocalFile
 from rbee.setup.base import node_scripts
 from rbee.setup.base.platforms import Target
 from rbee.setup.base.put_files import put_files
 from rbee.setup.base.stoppable import in_thread
-from rbee.setup.wheels import building, portable
+from rbee.setup.wheels import building, portable, toolkit
+from rbee.setup.wheels.kept import nonce
 from rbee.transport.connection import Connection, quote
 from rbee_remote.protocol import ErrorCode
 
@@ -54,14 +55,26 @@ class NodeBuilder:
         source = await building.fetch_source(folder, emit)
         archive = LocalFile.of(source)
         tools = await self.cache.tool_wheels(target, emit)
-        files = [(file, node_scripts.wheel_path(self.place.home, file)) for file in (*tools, archive)]
+        # A node's own toolkit is not looked for: where the locked one serves its GPUs, that is what compiles.
+        takes_cuda = building.is_for_cuda(flags) and toolkit.has_wheels(target)
+        cuda = await self.cache.toolkit_wheels(target, emit) if takes_cuda else []
+        files = [(file, node_scripts.wheel_path(self.place.home, file)) for file in (*cuda, *tools, archive)]
         await put_files(self.connection, files, key="source", text=f"uploading the source to {self.name}", emit=emit)
-        staging = node_scripts.staging_path(self.place.home, uuid.uuid4().hex[:12])
+        staging = node_scripts.staging_path(self.place.home, f"build-{nonce(folder)}")
+        placed, wheels = files[: len(cuda)], files[len(cuda) : -1]
+        script = node_scripts.build_wheel(self.place, staging, files[-1], wheels, flags, placed)
         try:
-            script = node_scripts.build_wheel(self.place, staging, files[-1][1], files[:-1], flags)
-            return await self._compile(script, folder, emit)
-        finally:
-            await self.connection.run(f"rm -rf {quote(staging)}")
+            built = await self._compile(script, folder, emit)
+        except (ConnectError, asyncio.CancelledError, KeyboardInterrupt):
+            raise  # the next build goes on there
+        except BaseException:
+            await self._remove(staging)
+            raise
+        await self._remove(staging)
+        return built
+
+    async def _remove(self, staging: str) -> None:
+        await self.connection.run(f"rm -rf {quote(staging)}")
 
     async def _compile(self, script: str, folder: Path, emit: Emit) -> tuple[Path, portable.FindLibrary]:
         with building.BuildLog(self.log, emit) as build_log:

@@ -104,7 +104,8 @@ def make_portable(wheel: Path, target: Path, find_library: FindLibrary, stop: St
     with opened(wheel) as source:
         record = _record_name(source)
         files = [entry for entry in source.infolist() if not entry.is_dir()]
-        kept = [entry for entry in files if not _UNUSED.search(entry.filename)]
+        names = {entry.filename for entry in files}
+        kept = [entry for entry in files if not (_UNUSED.search(entry.filename) or _is_copy(entry.filename, names))]
     if not extra and kept == files:
         shutil.copyfile(wheel, part)
         part.rename(target)
@@ -120,6 +121,11 @@ def make_portable(wheel: Path, target: Path, find_library: FindLibrary, stop: St
                 rows.append(_add(sink, f"{_BUNDLE_FOLDER}/{name}", file, 0o100755 << 16, stop))
         sink.writestr(record, "\n".join([*rows, f"{record},,", ""]))
     part.rename(target)
+
+
+def _is_copy(name: str, names: Set[str]) -> bool:
+    """Whether it is a backend that lies in bin/ too, where ggml looks for it: one for GPUs is the most of a wheel."""
+    return name.startswith("llama_cpp/lib/libggml-") and f"bin/{Path(name).name}" in names
 
 
 def local_library(name: str) -> Path | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
@@ -148,6 +149,7 @@ class _Hive:
             socket=str(self._layout.hive_socket),
             workers=len(self.supervisor.live()),
             draining=self.supervisor.draining,
+            runtime=_own_runtime(),
         )
 
     def stop(self, request: StopRequest) -> None:
@@ -181,3 +183,9 @@ class _Hive:
             if time.monotonic() - busy_at >= self._options.idle_exit:
                 _log.info("nothing to do for %.0f s", self._options.idle_exit)
                 return self.stop(StopRequest())
+
+
+def _own_runtime() -> str:
+    """The key of the runtime that this Python is of, "" for one that no bootstrap made."""
+    name = Path(sys.prefix).name
+    return name if re.fullmatch(r"[0-9a-f]{16}", name) else ""

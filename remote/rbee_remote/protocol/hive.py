@@ -16,6 +16,7 @@ class HiveInfo:
 
     instance: 16 hex digits, made at start. started_at: Unix seconds on the node's clock.
     payload: digest of the payload it runs from. boot_id and start_ticks identify the process across reboots.
+    runtime: the key of the runtime that its Python is of, which its workers run in, too; "" for another Python.
     """
 
     protocol: int
@@ -30,6 +31,7 @@ class HiveInfo:
     socket: str
     workers: int
     draining: bool
+    runtime: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

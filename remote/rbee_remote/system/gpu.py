@@ -16,6 +16,7 @@ class Gpu:
 
     index: the driver's, in the order of the PCI bus. Memory in MB (10**6 bytes). uuid: by which CUDA and ROCm take it,
     "" where the driver does not tell. instance: its number within the GPU `parent` (a UUID), None for a whole one.
+    part: the ids of its GPU instance and compute instance, such as 1/0.
     integrated: it has no memory of its own; total and free are then those of the machine's RAM.
     """
 
@@ -28,6 +29,7 @@ class Gpu:
     instance: int | None = None
     parent: str = ""
     integrated: bool = False
+    part: str = ""
 
     @property
     def id(self) -> str:

@@ -160,7 +160,10 @@ def _instances(nvml: Any, index: int, whole: Any) -> Iterator[Seen | SilentGpu]:
         uuid = asked(nvml, nvml.nvmlDeviceGetUUID, handle) or ""
         name = asked(nvml, nvml.nvmlDeviceGetName, handle) or "MIG instance"
         total, free = int(memory.total) // MB, int(memory.free) // MB
-        yield Seen(Gpu(index, name, total, free, uuid=uuid, instance=number, parent=parent), handle, whole)
+        ids = (nvml.nvmlDeviceGetGpuInstanceId, nvml.nvmlDeviceGetComputeInstanceId)
+        part = "/".join(str(asked(nvml, question, handle)) for question in ids)
+        gpu = Gpu(index, name, total, free, uuid=uuid, instance=number, parent=parent, part=part)
+        yield Seen(gpu, handle, whole)
         found += 1
     if not found:
         yield SilentGpu(index, Reason.NO_INSTANCE)

@@ -22,6 +22,8 @@ from rbee_remote.system.gpu import Gpu
 #: What a batch system calls the job, and a name for it.
 _JOBS = {"SLURM_JOB_ID": "Slurm", "PBS_JOBID": "PBS", "LSB_JOBID": "LSF"}
 
+_UUIDS = ("GPU-", "MIG-")
+
 #: That say for a process which devices it sees; the worker's are written anew.
 CUDA, ROCR, HIP = "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"
 
@@ -72,8 +74,9 @@ def granted_by_pbs(env: Mapping[str, str]) -> tuple[int, ...]:
 def _nvidia(gpus: list[Gpu], env: Mapping[str, str], pbs: Sequence[int]) -> tuple[list[Gpu], list[str]]:
     followed = []
     container = env.get("NVIDIA_VISIBLE_DEVICES", "")
-    if container and container != "all":
-        gpus = _in_container(gpus, container)
+    given = _in_container(gpus, container)
+    if given is not None:
+        gpus = given
         followed.append(f"NVIDIA_VISIBLE_DEVICES={container}")
     if CUDA in env:
         return named(gpus, env[CUDA]), [*followed, f"{CUDA}={env[CUDA]}"]
@@ -85,14 +88,21 @@ def _nvidia(gpus: list[Gpu], env: Mapping[str, str], pbs: Sequence[int]) -> tupl
     return gpus, followed
 
 
-def _in_container(gpus: list[Gpu], wanted: str) -> list[Gpu]:
-    """What the container runtime was asked for, which a privileged container sees more than. Indices are the host's."""
+def _in_container(gpus: list[Gpu], wanted: str) -> list[Gpu] | None:
+    """What the container runtime was asked for, which a privileged container sees more than. Indices are the host's,
+    `0:1` an instance. None for no limit: all, nothing, and words that name no GPU, such as the folder of volume mounts.
+    """
     if wanted in ("void", "none"):
         return []
     words = [word.strip() for word in wanted.split(",")]
-    if all(word.isdigit() for word in words):
+    if all(re.fullmatch(r"\d{1,4}", word) for word in words):
         return _granted(gpus, [int(word) for word in words])
-    return [gpu for gpu in gpus if any(word and word in (gpu.uuid, gpu.parent) for word in words)]
+    if all(re.fullmatch(r"\d{1,4}:\d{1,4}", word) for word in words):
+        shown = [gpu for gpu in gpus if f"{gpu.index}:{gpu.instance}" in words]
+        return gpus if len(gpus) <= len(words) else shown
+    if all(word.startswith(_UUIDS) for word in words):
+        return [gpu for gpu in gpus if gpu.uuid in words or gpu.parent in words]
+    return None
 
 
 def _granted(gpus: list[Gpu], indices: Sequence[int]) -> list[Gpu]:
@@ -137,7 +147,7 @@ def named(gpus: Sequence[Gpu], text: str, number: Callable[[Gpu], int] = lambda 
 
 
 def _find(gpus: Sequence[Gpu], word: str, number: Callable[[Gpu], int]) -> Gpu | None:
-    if word.upper().startswith(("GPU-", "MIG-")):
+    if word.upper().startswith(_UUIDS):
         return find_uuid(gpus, word)
     digits = re.match(r"\d{1,4}(?!\d)", word)
     # Of a GPU in MIG mode CUDA takes the first instance.
@@ -145,8 +155,13 @@ def _find(gpus: Sequence[Gpu], word: str, number: Callable[[Gpu], int]) -> Gpu |
 
 
 def find_uuid(gpus: Sequence[Gpu], beginning: str) -> Gpu | None:
-    """The one whose UUID begins so, or the first instance of a GPU whose does; None for none, and for several."""
+    """The one whose UUID begins so, or the first instance of a GPU whose does; None for none, and for several.
+
+    `MIG-GPU-UUID/1/0` names an instance by GPU instance and compute instance, as drivers before 470 did.
+    """
     low = beginning.lower()
+    if low.startswith("mig-gpu-") and not any(gpu.uuid.lower().startswith(low) for gpu in gpus):
+        return next((gpu for gpu in gpus if low == f"mig-{gpu.parent}/{gpu.part}".lower()), None)
     matches = [gpu for gpu in gpus if gpu.uuid.lower().startswith(low)]
     if not matches:
         matches = [gpu for gpu in gpus if gpu.parent.lower().startswith(low)][:1]

@@ -164,6 +164,9 @@ static int processes(const char *gpu, const char *kind, unsigned *count, process
   return OK;
 }
 
+int nvmlDeviceGetGpuInstanceId(const char *gpu, unsigned *to) { return whole(gpu, "gi", to); }
+int nvmlDeviceGetComputeInstanceId(const char *gpu, unsigned *to) { return whole(gpu, "ci", to); }
+
 /* `gpu0.process0 4711 20000000000`: pid and bytes. */
 int nvmlDeviceGetComputeRunningProcesses_v3(const char *gpu, unsigned *count, process_t *to) {
   return processes(gpu, "process", count, to);

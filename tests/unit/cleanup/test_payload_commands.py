@@ -12,12 +12,14 @@ import pytest
 
 from rbee.base.errors import NodeError
 from rbee.cleanup import payload_commands
-from rbee.cleanup.payload_commands import run_payload, survey, tidy
+from rbee.cleanup.payload_commands import gpus, run_payload, survey, tidy
 from rbee.node.probe import Probe, Python
 from rbee.setup.base.payload import build_payload
 from rbee.transport.connection import Completed
 from rbee.transport.local import LocalConnection
-from rbee_remote.protocol import ErrorCode, FileSeen, Survey, TidyRequest, encode
+from rbee_remote.protocol import ErrorCode, FileSeen, GpuReport, Survey, TidyRequest, encode
+from rbee_remote.protocol.gpus import GpuSilent
+from tests.doubles import nvml
 from tests.doubles.connection import FakeConnection
 
 SYSTEM = Python(sys.executable, sys.version_info[:3], has_ensurepip=False)
@@ -149,3 +151,28 @@ async def test_a_command_that_dies_without_a_word_is_told_with_the_end_of_its_er
     with pytest.raises(NodeError, match="MemoryError") as caught:
         await survey(fake, found)
     assert caught.value.details["status"] == 1
+
+
+async def test_a_node_that_has_nothing_of_rbee_tells_of_its_gpus(
+    connection: LocalConnection, found: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library is found as the driver's is: by the dynamic linker."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(nvml.library().parent))
+    monkeypatch.setenv("NVML_DOUBLE", str(nvml.fixture("one_lost")))
+    told = await gpus(connection, found)
+    assert (told.driver, told.cuda, told.silent) == ("535.183.01", "12.2", (GpuSilent(0, "lost", "GPU is lost"),))
+    assert [(gpu.id, gpu.free_mb, gpu.ecc_errors) for gpu in told.gpus if gpu.vendor == "nvidia"] == [
+        ("CUDA1", 42300, 3)
+    ]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"nonsense", b"[]", json.dumps(encode(GpuReport(silent=(GpuSilent(0, "lost"),) * 1000))).encode()],
+)
+async def test_a_report_on_gpus_that_makes_no_sense_is_refused(found: Probe, answer: bytes) -> None:
+    fake = FakeConnection()
+    fake.answer("gpus", answer)
+    with pytest.raises(NodeError) as failure:
+        await gpus(fake, found)
+    assert failure.value.code is ErrorCode.INVALID_RESPONSE

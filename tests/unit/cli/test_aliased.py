@@ -71,7 +71,9 @@ def test_infer_asks_as_the_alias_says(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("rbee.infer.infer.infer", infer)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
     cli.main(["infer", "-i", str(path), "--model", "chat", "--slots", "1", "Hi"])
-    (request,) = asked
+    cli.main(["infer", "-i", str(path), "--model", "chat", "--wait-for-gpu", "Hi"])
+    request, waiting = asked
+    assert (request.wait_for_gpu, waiting.wait_for_gpu) == (False, True)
     assert request.messages == (Message("system", "Be brief."), Message("user", "Hi"))
     assert (request.model, request.among, request.load) == ("smollm2:135m", ("@lab",), LoadOptions(ctx=512, slots=1))
 

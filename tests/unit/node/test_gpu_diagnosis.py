@@ -19,14 +19,14 @@ from rbee_remote.system import gpu_kernel, gpu_report
 from tests.doubles import nvml
 
 H100 = GpuSeen("CUDA0", 0, "H100", "nvidia", 80000, 79000, ecc=True, ecc_errors=0, persistence=True)
-HEALTHY = GpuReport(driver="550.54.15", cuda="12.4", gpus=(H100,))
+HEALTHY = GpuReport(driver="550.54.15", cuda="12.4", gpus=(H100,), log_read=True)
 
 
 @pytest.fixture(autouse=True)
 def no_other_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the machine that runs the tests has is out of it."""
     monkeypatch.setattr(gpu_report, "amd_gpus", lambda: iter(()))
-    monkeypatch.setattr(gpu_kernel, "log_lines", lambda: None)
+    monkeypatch.setattr(gpu_kernel, "log_lines", list)
     monkeypatch.setattr(gpu_kernel, "on_bus", lambda: ())
 
 
@@ -148,6 +148,13 @@ def test_the_kernels_log_tells_of_errors() -> None:
     assert (program.level, hardware.level) == ("ok", "warn")
     assert hardware.detail == "PCI 0000:65:00: it fell off the bus, 2 times since boot: again"
     assert Xid(79, "0000:65:00", 2, "again") == found[1]
+
+
+def test_a_log_that_cannot_be_read_is_not_taken_for_one_without_errors() -> None:
+    assert [finding.title for finding in gpu_diagnosis.findings(replace(HEALTHY, log_read=False))] == [
+        "GPUs",
+        "kernel log",
+    ]
 
 
 def test_the_report_stands_for_what_the_probe_saw_where_it_tells_more() -> None:

@@ -15,7 +15,7 @@ from rbee.base.files import LocalFile
 from rbee.cleanup import payload_commands
 from rbee.inventory import Node
 from rbee.node.probe import Probe, parse
-from rbee.setup import attach, bootstrap
+from rbee.setup import attach, bootstrap, prerequisites
 from rbee.setup.base import node_scripts
 from rbee.setup.base.node_scripts import Place
 from rbee.setup.base.payload import build_payload
@@ -96,7 +96,8 @@ def test_a_lie_has_no_say_in_what_the_keeper_does_with_its_own_disk_and_time(out
     runtime = Runtime.choose(found, NODE, WheelCache(Path("/nowhere"), Path("/nowhere")))
     assert PurePosixPath(runtime.key).name == runtime.key
     try:
-        bootstrap.check(found, bootstrap.plan(found, "d" * 16, runtime.key))
+        bootstrap.plan(found, "d" * 16, runtime.key)
+        prerequisites.check(found, runtime.backend, makes_runtime=True)
     except RbeeError as error:
         assert error.code is not ErrorCode.INTERNAL
     else:
@@ -157,7 +158,7 @@ async def _scripts(found: Probe) -> list[str]:
         node_scripts.fetch_python(place, "3.12", 60),
         node_scripts.unpack_python(place, "n" * 12, "rbee-3.11-0", placed),
         node_scripts.create_runtime(place, "n" * 12, "k" * 16, [wheel]),
-        node_scripts.build_wheel(place, staging, placed, [(wheel, placed)], "-DX=ON"),
+        node_scripts.build_wheel(place, staging, (wheel, placed), [(wheel, placed)], "-DX=ON"),
         upload._script(upload.Upload.of(b"", f"{found.home}/payloads/p", sha256="a" * 64, mode=0o644, keeper_id="k")),
         " ".join(map(quote, (*ready.command, "pipe", f"{found.run_dir}/hive.sock", "--ready"))),
     ]

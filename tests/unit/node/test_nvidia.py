@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbee.node import nvidia
+from rbee.node.diagnosis import ConnectionFacts, findings
 from rbee.node.nvidia import Card
 from rbee.node.probe import Gpu, Probe, parse, script
 from rbee.setup.base.platforms import Target
@@ -92,6 +93,19 @@ def test_without_nvidia_smi_the_drivers_library_is_asked(tmp_path: Path) -> None
     assert found.gpus[:1] == (Gpu("nvidia", "NVIDIA L4", 24152, 0, "", (8, 9)),)
     target = Target.of(found, (3, 11))
     assert (target.cuda, target.gpus) == ((12, 4), {(8, 9)})
+
+
+@pytest.mark.parametrize(
+    ("free_mb", "gpus", "level"),
+    [(1400, (), "warn"), (1400, (Gpu("nvidia", "NVIDIA L4"),), "fail"), (1600, (Gpu("nvidia", "NVIDIA L4"),), "warn")],
+)
+def test_cudas_libraries_count_in_what_a_runtime_takes_of_the_disk(
+    free_mb: int, gpus: tuple[Gpu, ...], level: str
+) -> None:
+    told = findings(
+        Probe(system="Linux", home="/h", disk_free_mb=free_mb, gpus=gpus), ConnectionFacts(local=False, forwarding=None)
+    )
+    assert [finding.level for finding in told if finding.title == "disk"] == [level]
 
 
 def _probed(home: Path, **variables: str) -> Probe:

@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,20 +20,24 @@ import pytest
 
 from rbee.base.errors import NodeError
 from rbee.base.events import Event, Notice, Progress
+from rbee.base.files import LocalFile
 from rbee.base.settings import Settings
 from rbee.context import Context
 from rbee.inventory import Inventory, Node, WheelIndex
 from rbee.node import traces
+from rbee.node.diagnosis import needed_mb
 from rbee.node.probe import Gpu, Probe
-from rbee.node.session import NodeSession
-from rbee.setup import bootstrap, interpreter
+from rbee.node.session import NodeSession, PerNode
+from rbee.setup import bootstrap, elsewhere, interpreter
 from rbee.setup.base import node_scripts, requirements
 from rbee.setup.base.node_scripts import IMPORTS
 from rbee.setup.base.payload import build_compiled, build_payload
 from rbee.setup.base.platforms import Target
-from rbee.setup.bootstrap import Step, check, plan
-from rbee.setup.index.builders import OFFICIAL_URL
+from rbee.setup.bootstrap import Step, plan
+from rbee.setup.index.builders import OFFICIAL_URL, Builders
 from rbee.setup.interpreter import Interpreter
+from rbee.setup.prerequisites import check
+from rbee.setup.wheels import building
 from rbee.setup.wheels.cache import WheelCache
 from rbee.transport.connection import Completed
 from rbee.transport.local import LocalConnection
@@ -41,6 +45,7 @@ from rbee_remote.protocol import ErrorCode
 from tests.doubles.connection import FakeConnection
 from tests.doubles.session import session_over
 from tests.patience import PATIENCE_S
+from tests.unit.setup.cuda_library import CC, container, library
 from tests.unit.setup.package_index import PackageIndex
 from tests.unit.setup.tiny_packages import write_source, write_wheel
 from tests.unit.setup.wheel_server import make_wheel, serving
@@ -94,7 +99,7 @@ def test_what_cannot_work_is_said_before_anything_is_written(
     change: dict[str, object], code: ErrorCode, words: str
 ) -> None:
     with pytest.raises(NodeError) as caught:
-        check(replace(BARE, **change), list(Step))  # type: ignore[arg-type]
+        check(replace(BARE, **change), makes_runtime=True)  # type: ignore[arg-type]
     assert caught.value.code is code
     assert words in caught.value.message
     assert caught.value.hint
@@ -112,9 +117,9 @@ async def test_a_musl_node_without_a_compiler_is_refused_before_anything_is_writ
 
 
 def test_a_full_disk_does_not_stop_a_new_payload() -> None:
-    check(replace(BARE, disk_free_mb=5), [Step.PAYLOAD])
+    check(replace(BARE, disk_free_mb=5), makes_runtime=False)
     with pytest.raises(NodeError):
-        check(replace(BARE, disk_free_mb=5), [Step.RUNTIME])
+        check(replace(BARE, disk_free_mb=5), makes_runtime=True)
 
 
 # --- the steps, for real --------------------------------------------------------------------------------------------
@@ -516,6 +521,40 @@ async def test_what_a_bootstrap_would_take_is_gathered_before_it_and_built_on_th
     assert not bed.home.exists(), "what the cache has needs nothing of the node"
 
 
+async def test_a_node_without_a_compiler_has_another_one_build_that_it_names(
+    bed: Testbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bed.index.lock(requirements.LLAMA, write_source(bed.index.folder, "llama_cpp_python", tag=LLAMA_TAG))
+    bed.index.lock(requirements.BUILD, write_wheel(bed.index.folder, "cmake", {"cmake.py": b""}))
+    older = f"{HERE.libc} 2.17"
+    gpu1, big = Node("gpu1", host="gpu1", builds_from=("big",)), Node("big", host="big")
+    context = replace(bed.context, inventory=Inventory({"gpu1": gpu1, "big": big}))
+    asked = bed.probe(libc=older, compiler="/usr/bin/cc", cores=64)
+
+    @asynccontextmanager
+    async def opened(_: Context, node: Node) -> AsyncIterator[NodeSession]:
+        assert node == big
+        yield session_over(bed.connection, node, context)
+
+    async def probed(_: NodeSession) -> Probe:
+        return asked
+
+    async def seen(_: Context, nodes: Sequence[Node], *_more: object, **_named: object) -> list[PerNode[Probe]]:
+        return [PerNode(node, asked) for node in nodes]
+
+    monkeypatch.setattr(bootstrap, "open_session", opened)
+    monkeypatch.setattr(elsewhere, "on_each", seen)
+    monkeypatch.setattr(NodeSession, "probe", probed)
+    nowhere = session_over(FakeConnection(), gpu1, context)
+    gathered = await bootstrap.gather(nowhere, bed.probe(libc=older, compiler=""))
+    assert (bed.home / "runtimes").is_dir(), "which is where `big` has its home"
+    allowed, forbidden = (Builders.of(node, context.inventory.nodes) for node in (gpu1, replace(gpu1, builds_from=())))
+    assert bed.cache.find_llama(gathered.target, "cpu", allowed) == gathered.llama
+    assert bed.cache.find_llama(gathered.target, "cpu", forbidden) is None
+    assert any(isinstance(event, Notice) and "built on big" in event.text for event in bed.events)
+    assert bed.left_over() == []
+
+
 async def test_a_failed_build_on_the_node_names_it_and_the_log_here(bed: Testbed) -> None:
     body = "print('part.c:1: error: out of luck')\nsys.exit(1)"
     bed.index.lock(requirements.LLAMA, write_source(bed.index.folder, "llama_cpp_python", tag=LLAMA_TAG, body=body))
@@ -549,7 +588,7 @@ async def test_a_step_that_fails_says_why(bed: Testbed) -> None:
 async def test_a_step_that_fills_the_disk_says_how_much_it_takes_and_what_is_left(bed: Testbed) -> None:
     error = await _failure_of_a_step(bed, "mkdir: No space left on device")
     assert error.code is ErrorCode.DISK_FULL
-    assert error.details == {"needed_mb": bootstrap.NEEDED_MB, "free_mb": 20}
+    assert error.details == {"needed_mb": needed_mb("cpu"), "free_mb": 20}
 
 
 async def _failure_of_a_step(bed: Testbed, said: str) -> NodeError:
@@ -580,7 +619,7 @@ async def test_a_gpu_without_a_wheel_for_it_falls_back_to_the_cpu_and_says_so_on
         pytest.skip("this machine can build for CUDA")
     ready = await bed.ensure(bed.probe(gpus=NVIDIA))
     assert ready.backend == "cpu"
-    assert sum(isinstance(event, Notice) and "NVIDIA" in event.text for event in bed.events) == 1
+    assert sum(isinstance(event, Notice) and "rbee wheels build" in event.text for event in bed.events) == 1
     bed.events.clear()
     await bed.ensure(bed.probe(gpus=NVIDIA))
     assert bed.events == []
@@ -595,11 +634,74 @@ async def test_a_gpu_gets_the_wheel_for_it_from_the_cache(bed: Testbed) -> None:
     assert cpu.python != cuda.python
 
 
+async def test_a_node_that_answers_from_its_cpu_is_not_ready_for_who_waits_for_its_gpu(
+    bed: Testbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bed.provide_llama()
+    monkeypatch.setattr(building, "missing_tool", lambda _backend, _target: None)
+    await bed.ensure(bed.probe(gpus=NVIDIA))
+    session, found, payload = bed.session(), bed.probe(gpus=NVIDIA), build_payload()
+    assert bootstrap.is_complete(session, found, payload)
+    assert not bootstrap.is_complete(session, found, payload, wait_for_gpu=True)
+
+
+@pytest.mark.skipif(CC is None or HERE.libc != "glibc", reason="needs cc, and glibc")
+async def test_cudas_libraries_travel_once_and_the_next_runtime_has_the_same_files(
+    bed: Testbed, tmp_path: Path
+) -> None:
+    code = library(tmp_path, container("sm_90"), needs="libcudart.so.13").getvalue()
+    bindings = {"llama_cpp/__init__.py": b"", "llama_cpp/llama_cpp.py": b"", "bin/libggml-cuda.so": code}
+    llama = write_wheel(bed.index.folder, "llama_cpp_python", bindings, tag=LLAMA_TAG)
+    bed.index.lock(requirements.LLAMA, llama)
+    bed.cache.add_wheel(llama, "cuda")
+    tag = f"py3-none-manylinux_2_27_{HERE.machine}"
+    blas = {"nvidia/cu13/lib/libcublas.so.13": b"blas", "nvidia/cu13/include/cublas.h": b""}
+    runtime = {"nvidia/cu13/lib/libcudart.so.13": b"rt"}
+    parts = [
+        write_wheel(bed.index.folder, "nvidia_cublas", blas, tag=tag),
+        write_wheel(bed.index.folder, "nvidia_cuda_runtime", runtime, tag=tag),
+    ]
+    bed.index.lock("cuda13.txt", *parts)
+    hashes = {LocalFile.of(part).sha256 for part in parts}
+    h100, h200 = (Gpu("nvidia", "H", compute=(9, 0)),), (Gpu("nvidia", "H", compute=(9, 0)), *NVIDIA)
+    ready = await bed.ensure(bed.probe(gpus=h100, cuda=(13, 0)))
+    assert ready.backend == "cuda"
+    assert {path.name for path in Path(ready.runtime).glob("libraries/*")} == hashes
+    files = sorted(Path(ready.runtime).glob("libraries/*/*"))
+    assert sorted(path.read_bytes() for path in files) == [b"blas", b"rt"]
+
+    known = Path(ready.runtime).rename(bed.home / "runtimes" / ("0" * 16))  # one of an earlier lock
+    shutil.rmtree(bed.home / "runtimes/wheels")
+    again = await bed.ensure(bed.probe(gpus=h200, cuda=(13, 0), libraries=frozenset(hashes)))
+    linked = sorted(Path(again.runtime).glob("libraries/*/*"))
+    assert [path.stat().st_ino for path in linked] == [
+        path.stat().st_ino for path in sorted(known.glob("libraries/*/*"))
+    ]
+    assert not list(bed.home.glob("runtimes/wheels/*/nvidia_*"))
+
+    shutil.rmtree(known)
+    shutil.rmtree(again.runtime)
+    third = await bed.ensure(bed.probe(gpus=h100, cuda=(13, 0), libraries=frozenset(hashes)))  # no longer true
+    assert len(list(Path(third.runtime).glob("libraries/*/*"))) == 2
+
+
+async def test_a_node_with_its_own_toolkit_is_sent_none_of_its_libraries(bed: Testbed, tmp_path: Path) -> None:
+    code = library(tmp_path, container("sm_90"), needs="libcudart.so.13").getvalue()
+    bindings = {"llama_cpp/__init__.py": b"", "llama_cpp/llama_cpp.py": b"", "bin/libggml-cuda.so": code}
+    llama = write_wheel(bed.index.folder, "llama_cpp_python", bindings, tag=LLAMA_TAG)
+    bed.index.lock(requirements.LLAMA, llama)
+    bed.cache.add_wheel(llama, "cuda")
+    ready = await bed.ensure(bed.probe(gpus=NVIDIA, cuda=(13, 0), cudart=frozenset({13})))
+    assert ready.backend == "cuda"
+    assert not (Path(ready.runtime) / "libraries").exists()
+
+
 async def test_a_gpu_gets_the_wheel_for_it_from_an_index_and_the_cpu_where_that_does_not_keep_its_word(
     bed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The real bindings, which are read here, cannot be imported without packages that this index has not.
-    wheel = make_wheel(tmp_path / "made", {"llama_cpp/importable.py": b""})
+    code = library(tmp_path, container("sm_90"), needs="libcudart.so.12").getvalue()
+    wheel = make_wheel(tmp_path / "made", {"llama_cpp/importable.py": b"", "llama_cpp/lib/libggml-cuda.so": code})
     monkeypatch.setattr(node_scripts, "_BINDINGS", "llama_cpp.importable")
     bed.index.lock(requirements.LLAMA, wheel)
     bed.cache.add_wheel(wheel, "cpu")
@@ -616,13 +718,13 @@ async def test_a_gpu_gets_the_wheel_for_it_from_an_index_and_the_cpu_where_that_
         assert any(isinstance(event, Notice) and "HTTP Error 404" in event.text for event in bed.events)
         shutil.rmtree(bed.home)
         server.offer(wheel, backend="cuda")
-        assert (await bed.ensure(bed.probe(gpus=NVIDIA, cpu=found.cpu), node)).backend == "cuda"
+        assert (await bed.ensure(bed.probe(gpus=NVIDIA, cudart=found.cudart, cpu=found.cpu), node)).backend == "cuda"
         (fetched,) = bed.cache.root.glob("llama/cuda-*")
         shutil.rmtree(fetched)
-        bare = bed.probe(gpus=NVIDIA, cpu=found.cpu, runtimes=frozenset())
+        bare = bed.probe(gpus=NVIDIA, cudart=found.cudart, cpu=found.cpu, runtimes=frozenset())
         gathered = await bootstrap.gather(bed.session(node), bare)
         assert (gathered.backend, gathered.was_there) == ("cuda", False)
-    again = bed.probe(gpus=NVIDIA, cpu=found.cpu)
+    again = bed.probe(gpus=NVIDIA, cudart=found.cudart, cpu=found.cpu)
     assert bootstrap.is_complete(bed.session(node), again, build_payload())
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rbee.base.files import LocalFile
 from rbee.inventory import Node
 from rbee.node.graphics import Card, Graphics, Icd
 from rbee.node.probe import Gpu, Probe, parse
@@ -25,14 +26,14 @@ def probe(*gpus: Gpu, graphics: Graphics = Graphics()) -> Probe:  # noqa: B008 -
 
 
 class Cache(WheelCache):
-    """One that can get what it is told."""
+    """One that has what it is told."""
 
     def __init__(self, *backends: str) -> None:
         super().__init__(Path("/nowhere"), Path("/nowhere"))
         self.backends = backends
 
-    def can_get(self, target: object, backend: str, builders: object = None) -> bool:
-        return backend in self.backends
+    def find_llama(self, target: object, backend: str, builders: object = None) -> LocalFile | None:
+        return LocalFile(Path("/nowhere/llama.whl"), "0" * 64) if backend in self.backends else None
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_the_first_backend_that_can_be_had(node: Probe, cache: tuple[str, ...], 
 
 def test_a_gpu_that_is_left_idle_for_want_of_a_wheel_is_told_with_what_helps() -> None:
     runtime = Runtime.choose(probe(AMD, graphics=WITH_ROCM), Node("n"), Cache())
-    assert "rocm and vulkan" in runtime.notice
-    assert "apt install glslc" in runtime.notice
+    assert "no llama.cpp for rocm yet; there is no llama.cpp for vulkan yet" in runtime.notice
+    assert "`rbee wheels build --for n`" in runtime.notice
     assert Runtime.choose(probe(), Node("n"), Cache()).notice == ""
     assert Runtime.choose(probe(AMD, graphics=WITH_ROCM), Node("n", backend="cpu"), Cache()).notice == ""

@@ -61,7 +61,7 @@ class Estimate:
     """A model and how it is to be loaded; tells what that needs at any context size and slot count.
 
     size: of the model's file in bytes. memory: RAM or VRAM, which the weights go to. gpus: how many share the model, 0
-    in RAM. answer: what llama.cpp said, where it was asked.
+    on the processor; in RAM, those that have no memory of their own. answer: what llama.cpp said, where it was asked.
     """
 
     meta: ModelMeta
@@ -101,6 +101,7 @@ class Estimate:
         else:
             samplers = point.at.slots * self.meta.n_vocab * _SLOT_VOCAB_ENTRY_BYTES
             compute = self.answer.process + _WORKER_BYTES + samplers + point.host_compute
+            compute += self.gpus * _GPU_CONTEXT_BYTES + (point.device_compute if self.gpus else 0)
         return Need(self._weights(twice=self.answer.repacked), point.kv, compute)
 
     def _weights(self, *, twice: bool) -> int:
@@ -120,7 +121,8 @@ class Estimate:
             graph += _UBATCH * _padded(ctx) * 4 * max(meta.n_head, 1)
         if self.memory == VRAM:
             return self.gpus * (_GPU_CONTEXT_BYTES + graph) + (slots + _EMBEDDED_AT_ONCE) * meta.n_vocab * 4
-        return _PROCESS_BYTES + graph + meta.n_vocab * (_VOCAB_ENTRY_BYTES + slots * _SLOT_VOCAB_ENTRY_BYTES)
+        process = _PROCESS_BYTES + self.gpus * _GPU_CONTEXT_BYTES
+        return process + graph + meta.n_vocab * (_VOCAB_ENTRY_BYTES + slots * _SLOT_VOCAB_ENTRY_BYTES)
 
 
 def kv_bytes(meta: ModelMeta, kv_type: str = "f16", *, ctx: int, slots: int) -> int:

@@ -9,6 +9,11 @@ engine ─┬─ load       a model and its context, from a WorkerConfig; what l
         └─ log        llama.cpp's log to ours
 """
 
-from rbee_remote.system.alone import import_alone
+import sys
+from pathlib import Path
 
+from rbee_remote.system.alone import import_alone
+from rbee_remote.system.cuda_libraries import preload
+
+preload(Path(sys.prefix))
 import_alone("llama_cpp.llama_cpp")  # before the others name it

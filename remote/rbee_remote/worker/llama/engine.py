@@ -110,6 +110,8 @@ class LlamaEngine:
         result = llama.llama_decode(self._context, c_batch)
         if result not in (0, _ABORTED):
             raise RuntimeError(f"llama_decode failed with {result} on a batch of {len(batch)} tokens")
+        # A GPU is only told what to do by then. Whoever samples would wait for it, under the lock of the event loop.
+        llama.llama_synchronize(self._context)
         return bool(result == 0)
 
     def sample(self, seq: int, row: int) -> Sampled:

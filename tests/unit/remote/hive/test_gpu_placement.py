@@ -162,3 +162,25 @@ def test_a_worker_with_another_gpu_is_no_answer_to_who_names_one(there: list[Gpu
         first.key, asked=replace(first.key.asked, devices=("CUDA0",))
     )
     assert plan(tmp_path, size=5, live=(record,), devices=("1",)).placement.gpu_ids == {"CUDA1"}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "options", "expected"),
+    [
+        ((BIG, SMALL, TINY), {}, {"CUDA0", "CUDA1"}),  # TINY is too full for a part
+        ((BIG, SMALL), {"devices": ("CUDA1",)}, {"CUDA1"}),
+        (
+            (replace(SMALL, uuid="MIG-1", instance=0), replace(SMALL, uuid="MIG-2", instance=1, free_mb=9000)),
+            {},
+            {"CUDA1.0"},
+        ),
+    ],
+)
+def test_what_could_fit_is_said_of_the_most_that_one_worker_can_have(
+    there: list[Gpu], tmp_path: Path, gpus: tuple[Gpu, ...], options: dict[str, Any], expected: set[str]
+) -> None:
+    there[:] = gpus
+    catalog = cast("Catalog", OneModel(tmp_path / "m.gguf", 5))
+    loading = planning.widest(planning.make_loading(catalog, "m", WorkerOptions(**options)), ())
+    assert loading.placement.gpu_ids == expected
+    assert loading.estimate.gpus == len(expected)

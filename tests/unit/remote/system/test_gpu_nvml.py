@@ -39,6 +39,7 @@ def test_instances_stand_for_the_gpu_that_mig_divides(monkeypatch: pytest.Monkey
     assert isinstance(large, Gpu)
     assert isinstance(small, Gpu)
     assert (large.id, large.total_mb, large.parent) == ("CUDA0.0", 20937, MIG_PARENT)
+    assert large.part == "2/0"
     assert (small.id, small.visible_as) == ("CUDA0.2", "MIG-cba663e8-9bed-5b25-b243-5985ef7c9beb")
     assert isinstance(empty, SilentGpu)
     assert (empty.index, empty.reason) == (1, Reason.NO_INSTANCE)

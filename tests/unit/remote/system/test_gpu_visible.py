@@ -14,7 +14,9 @@ from rbee_remote.system.gpu_visible import environment, granted_by_pbs, named, v
 ZERO = Gpu(0, "zero", 1000, 900, uuid="GPU-8932f937-d72c-4106-c12f-20bd9faed9f6")
 ONE = Gpu(1, "one", 1000, 900, uuid="GPU-8932aaaa-d72c-4106-c12f-20bd9faed9f7")
 TWO = Gpu(2, "two", 1000, 900, uuid="GPU-00000002-d72c-4106-c12f-20bd9faed9f8")
-MIG = Gpu(3, "mig", 500, 400, uuid="MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f", instance=0, parent="GPU-33333333")
+MIG = Gpu(
+    3, "mig", 500, 400, uuid="MIG-c6d4f1ef-42e4-5de3-91c7-45d71c87eb3f", instance=0, parent="GPU-33333333", part="2/0"
+)
 MIG2 = Gpu(3, "mig", 500, 400, uuid="MIG-cba663e8-9bed-5b25-b243-5985ef7c9beb", instance=1, parent="GPU-33333333")
 ALL = (ZERO, ONE, TWO, MIG, MIG2)
 AMD0 = Gpu(0, "amd zero", 1000, 900, vendor="amd", uuid="GPU-f3a1c0de00000000")
@@ -42,6 +44,8 @@ AMD1 = Gpu(1, "amd one", 1000, 900, vendor="amd", uuid="GPU-f3a1c0de00000001")
         ("MIG-cba663e8-9bed-5b25-b243-5985ef7c9beb", (MIG2,)),
         ("MIG-c6d4", (MIG,)),
         ("GPU-33333333", (MIG,)),
+        ("MIG-GPU-33333333/2/0", (MIG,)),
+        ("MIG-GPU-33333333/2/1", ()),
         ("3", (MIG,)),
         ("99999999999999999999", ()),
     ],
@@ -59,6 +63,8 @@ def test_cuda_visible_devices(text: str, expected: tuple[Gpu, ...]) -> None:
         ({"NVIDIA_VISIBLE_DEVICES": "void"}, (), "NVIDIA_VISIBLE_DEVICES=void"),
         ({"NVIDIA_VISIBLE_DEVICES": ONE.uuid}, (ONE,), f"NVIDIA_VISIBLE_DEVICES={ONE.uuid}"),
         ({"NVIDIA_VISIBLE_DEVICES": "1"}, (ONE,), "NVIDIA_VISIBLE_DEVICES=1"),
+        ({"NVIDIA_VISIBLE_DEVICES": "/var/run/nvidia-container-devices"}, (ZERO, ONE, TWO), ""),
+        ({"NVIDIA_VISIBLE_DEVICES": "nvidia.com/gpu=0"}, (ZERO, ONE, TWO), ""),
         # The container sees as many as it was given: they were counted anew, and the host's numbers mean nothing.
         ({"NVIDIA_VISIBLE_DEVICES": "3,5,7"}, (ZERO, ONE, TWO), "NVIDIA_VISIBLE_DEVICES=3,5,7"),
         ({"SLURM_JOB_GPUS": "0,2", "SLURM_JOB_ID": "7"}, (ZERO, TWO), "SLURM_JOB_GPUS=0,2 (Slurm job 7)"),
@@ -129,3 +135,16 @@ def test_hip_does_not_count_again_what_rocr_has_chosen() -> None:
     env = environment((AMD1,), {"HIP_VISIBLE_DEVICES": "1", "CUDA_VISIBLE_DEVICES": "1"})
     assert env == {"ROCR_VISIBLE_DEVICES": AMD1.uuid}
     assert visible((AMD0, AMD1), env).gpus == (AMD1,)
+
+
+@pytest.mark.parametrize(
+    ("text", "there", "expected"),
+    [
+        ("3:1", ALL, (MIG2,)),
+        ("0:4,0:5", (MIG, MIG2), (MIG, MIG2)),  # counted anew in the container
+        ("GPU-33333333", ALL, (MIG, MIG2)),
+        (MIG2.uuid, ALL, (MIG2,)),
+    ],
+)
+def test_instances_in_containers(text: str, there: tuple[Gpu, ...], expected: tuple[Gpu, ...]) -> None:
+    assert visible(there, {"NVIDIA_VISIBLE_DEVICES": text}).gpus == expected

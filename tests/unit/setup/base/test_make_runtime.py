@@ -186,3 +186,33 @@ def _made(
     program = Path(compile_later.__file__).read_text(encoding="utf-8")
     compiling = json.dumps(["-I", "-c", program, *later])
     return make_runtime.main(folder / staged, folder / "final", packages, llama, compiling, *words)
+
+
+LIBRARIES = {
+    "nvidia/cu13/lib/libcublas.so.13": b"cublas",
+    "nvidia/cu13/lib/libcublasLt.so.13": b"cublasLt",
+    "nvidia/cu13/lib/libnvblas.so.13": b"not loaded",
+    "nvidia/cu13/include/cublas.h": b"",
+}
+
+
+def test_cudas_libraries_lie_apart_and_are_the_same_files_in_the_next_runtime(tmp_path: Path) -> None:
+    wheel = LocalFile.of(write_wheel(tmp_path, "nvidia_cublas", LIBRARIES))
+    runtimes = tmp_path / "runtimes"
+    for key in ("0" * 16, "1" * 16):
+        later = json.dumps(["-c", ""])
+        words = (wheel.sha256, str(wheel.path))
+        compiling = make_runtime.main(runtimes / f".staging-{key}", runtimes / key, "", "", later, *words)
+        assert compiling is not None
+        compiling.wait()
+        wheel.path.unlink(missing_ok=True)  # the second one finds the first one's
+    first, second = (sorted((runtimes / key / "libraries" / wheel.sha256).iterdir()) for key in ("0" * 16, "1" * 16))
+    assert [path.name for path in first] == ["libcublas.so.13", "libcublasLt.so.13"]
+    assert [path.stat().st_ino for path in first] == [path.stat().st_ino for path in second]
+    assert not list((runtimes / ("0" * 16)).glob("lib/*/site-packages/nvidia"))
+
+
+def test_a_library_with_another_hash_is_not_unpacked(tmp_path: Path) -> None:
+    wheel = write_wheel(tmp_path, "nvidia_cublas", LIBRARIES)
+    with pytest.raises(SystemExit, match="another SHA-256"):
+        make_runtime.bring_libraries(wheel, "0" * 64, tmp_path / "staged" / "libraries", tmp_path / "runtimes")

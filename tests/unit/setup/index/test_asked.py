@@ -13,8 +13,9 @@ import asyncssh
 import psutil
 import pytest
 
-from rbee.base.errors import ConfigError, NodeError
+from rbee.base.errors import ConfigError, NodeError, UsageError
 from rbee.base.events import Event, Notice
+from rbee.fleet.wheels import choose
 from rbee.inventory import Node, WheelIndex
 from rbee.setup.base import requirements
 from rbee.setup.base.platforms import Target
@@ -25,7 +26,9 @@ from rbee.setup.index.asked import OFFICIAL, folders, indexes
 from rbee.setup.index.builders import KEEPER, OFFICIAL_URL, Builders
 from rbee.setup.wheels import building
 from rbee.setup.wheels.cache import WheelCache
+from rbee.setup.wheels.llama_wheel import LlamaWheel
 from tests.tls import server_context
+from tests.unit.setup.cuda_library import CC, container, library
 from tests.unit.setup.package_index import PackageIndex
 from tests.unit.setup.tiny_packages import write_source
 from tests.unit.setup.wheel_server import (
@@ -111,7 +114,25 @@ async def test_a_hash_in_the_variable_counts_on_every_machine(
     server.offer(wheel)
     monkeypatch.setenv("RBEE_WHEEL_INDEX", f"{server.url}#sha256={WRONG},sha256={sha256_of(wheel)}")
     assert cache.may_get(HERE, "cpu")
-    assert await cache.llama_wheel(HERE, "cpu", lambda _: None) == cache.find_llama(HERE, "cpu", KEEPER)
+    fetched_one = await cache.llama_wheel(HERE, "cpu", lambda _: None)
+    assert fetched_one == cache.find_llama(HERE, "cpu", KEEPER) == cache.find_llama(HERE, "cpu", asking())
+    assert cache.is_prebuilt(fetched_one.sha256), "one that does not start on a node has another one built"
+
+
+async def test_a_hash_in_the_variable_counts_as_long_as_it_is_set(
+    cache: WheelCache, server: WheelServer, wheel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not become what this machine built, which every node runs and `rbee wheels push` signs."""
+    server.offer(wheel)
+    monkeypatch.setenv("RBEE_WHEEL_INDEX", f"{server.url}#sha256={sha256_of(wheel)}")
+    found = await cache.llama_wheel(HERE, "cpu", lambda _: None)
+    for unset in ("off", f"{server.url}#sha256={WRONG}"):
+        monkeypatch.setenv("RBEE_WHEEL_INDEX", unset)
+        assert cache.find_llama(HERE, "cpu", KEEPER) is None
+    with pytest.raises(UsageError, match="has no llama"):
+        choose(cache.root, [])
+    (offer,) = choose(cache.root, [f"sha256:{sha256_of(wheel)}"]).offers
+    assert offer.file == found
 
 
 async def test_without_hash_and_key_its_wheels_are_for_nodes_that_name_it(
@@ -529,10 +550,12 @@ def official_page(other: str, version: str = VERSION) -> str:
     return "<h1>Links</h1>" + "".join(f'<h2>v</h2>\n    <a href="{link}">{link}</a>\n<br>' for link in (old, *links))
 
 
-@pytest.mark.skipif(HERE.machine != "x86_64", reason="the page has wheels for x86-64")
+@pytest.mark.skipif(HERE.machine != "x86_64" or CC is None, reason="the page has wheels for x86-64; needs cc")
 async def test_the_official_page_is_understood(
-    cache: WheelCache, server: WheelServer, wheel: Path, monkeypatch: pytest.MonkeyPatch
+    cache: WheelCache, server: WheelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    code = library(tmp_path, container("sm_90"), needs="libcudart.so.12").getvalue()
+    wheel = make_wheel(tmp_path / "made", {"llama_cpp/lib/libggml-cuda.so": code})
     official = WheelIndex(server.url)
     monkeypatch.setattr(wheel_index, "OFFICIAL", official)
     builders = Builders("", frozenset({OFFICIAL_URL, server.url}))
@@ -543,15 +566,22 @@ async def test_the_official_page_is_understood(
         server.page(official_page(other.url), "cu124/llama-cpp-python/")
         other.paths[f"/v{VERSION}/{name}"] = body(wheel.read_bytes())
         target = replace(HERE, cudart=frozenset({12}))
+        said: list[Event] = []
         for backend in ("cpu", "cuda"):
             found = await cache.from_indexes(target, backend, lambda _: None, builders)
             assert found
             assert found.name == name
         assert cache.find_llama(target, "cuda", builders)
         assert cache.find_llama(target, "cuda", KEEPER) is None
+        (known,) = (LlamaWheel.read(path) for path in cache.root.glob("llama/cuda-*/wheel.json"))
+        assert known.cuda == "12 sass 9.0 ptx by"
+        ada = replace(target, cuda=(12, 4), gpus=frozenset({(8, 9)}))
+        assert cache.find_llama(ada, "cuda", builders) is None
+        assert await cache.from_indexes(ada, "cuda", said.append, builders) is None
+        assert any("compute capability 8.9" in str(event) for event in said)
         assert set(other.asked) == {f"/v{VERSION}/{name}"}
     folders = [path.split("/")[1] for path in server.asked]
-    assert folders == ["cpu", "cu121", "cu122", "cu123", "cu124"]
+    assert folders[:5] == ["cpu", "cu121", "cu122", "cu123", "cu124"]
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rbee.base.errors import ConfigError, NodeError, UsageError
+from rbee.base.errors import ConfigError, ConnectError, NodeError, UsageError
 from rbee.base.events import Event, silent
 from rbee.base.files import LocalFile
 from rbee.inventory import Node, WheelIndex
@@ -281,6 +281,40 @@ async def test_a_signed_index_stays_signed_and_takes_no_push_without_its_key(
             await push(connection, there, *offers, signer=other)
     assert verifies(there, tmp_path / "key")
     assert is_whole(there)
+
+
+@needs_ssh_keygen
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_a_push_that_was_killed_between_signature_and_sums_is_finished_by_the_next(
+    connection: LocalConnection, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_first: bool
+) -> None:
+    signer = await Signer.of(key(tmp_path))
+    if not is_first:
+        await push(connection, there, offer(tmp_path / "1"), signer=signer)
+    commit = index_scripts.commit
+
+    def killed(root: str, seen: str, moves: Mapping[str, str]) -> str:
+        rename = next(line for line in commit(root, seen, moves).splitlines() if line.endswith(" SHA256SUMS || exit 1"))
+        return commit(root, seen, moves).replace(rename, "kill -9 $$")
+
+    second = offer(tmp_path / "2", version="2.0")
+    with monkeypatch.context() as patched:
+        patched.setattr(index_scripts, "commit", killed)
+        patched.setattr(Publisher, "_discard", _nothing)
+        with pytest.raises((NodeError, ConnectError)):
+            await push(connection, there, second, signer=signer)
+    assert not ((there / "SHA256SUMS").exists() and verifies(there, tmp_path / "key"))
+    for file in there.glob(".incoming-*"):  # the next one comes days later
+        os.utime(file, (1, 1))
+    pushed = await push(connection, there, offer(tmp_path / "3", version="3.0"), signer=signer)
+    assert pushed.total == 3 - is_first
+    assert verifies(there, tmp_path / "key")
+    assert is_whole(there)
+    assert list(there.glob(".incoming-*")) == []
+
+
+async def _nothing(*_: object) -> None:
+    """Nobody is left who could clean up."""
 
 
 @needs_ssh_keygen

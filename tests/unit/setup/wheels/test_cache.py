@@ -18,6 +18,7 @@ from rbee.setup.base import requirements
 from rbee.setup.base.platforms import Target
 from rbee.setup.wheels import building, portable
 from rbee.setup.wheels.cache import WheelCache
+from rbee.setup.wheels.kept import PREFIX
 from rbee_remote.protocol import ErrorCode
 from rbee_remote.protocol.load_options import COMPILED_BACKENDS
 from tests.patience import PATIENCE_S
@@ -302,7 +303,7 @@ async def test_a_failed_build_names_the_error_and_its_log(index: PackageIndex, c
 
 
 @pytest.mark.usefixtures("compiler")
-async def test_a_canceled_build_ends_its_processes_and_leaves_no_trace(
+async def test_a_canceled_build_ends_its_processes_and_keeps_nothing_but_its_folder(
     index: PackageIndex, cache: WheelCache, tmp_path: Path
 ) -> None:
     pid_file = tmp_path / "pid"
@@ -321,7 +322,7 @@ async def test_a_canceled_build_ends_its_processes_and_leaves_no_trace(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not psutil.pid_exists(int(pid_file.read_text()))
-    assert in_progress(cache.root) == []
+    assert [path.name[: len(PREFIX)] for path in cache.root.glob(".*")] == [PREFIX]
     assert cache.find_llama(HERE, "cpu") is None
 
 

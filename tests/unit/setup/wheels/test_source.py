@@ -19,6 +19,10 @@ FILES = {
     "CMakeLists.txt": 'set(LLAMA_BUILD_COMMON ON CACHE BOOL "Build llama.cpp common library" FORCE)\n'
     'set(LLAMA_BUILD_COMMON OFF CACHE BOOL "Build llama.cpp common library" FORCE)\n',
     "vendor/llama.cpp/CMakeLists.txt": "add_subdirectory(src)\n\nadd_subdirectory(vendor)\n\nif (LLAMA_BUILD_COMMON)\n",
+    "vendor/llama.cpp/ggml/src/ggml-cpu/CMakeLists.txt": """
+    target_sources(${GGML_CPU_NAME} PRIVATE ${GGML_CPU_SOURCES})
+    target_compile_options(${GGML_CPU_NAME} PRIVATE ${ARCH_FLAGS})
+""",
     "vendor/llama.cpp/ggml/src/CMakeLists.txt": """\
         ggml_add_cpu_backend_variant(x64)
             ggml_add_cpu_backend_variant(ivybridge      SSE42 AVX F16C)
@@ -93,6 +97,17 @@ def test_the_cpu_variants_that_make_a_difference_stay(tmp_path: Path) -> None:
     names = [line.partition("(")[2].split()[0].rstrip(")") for line in lines if "variant" in line]
     assert names == ["x64", "ivybridge", "haswell", "armv8.6_1", "android_armv9.2_1"]
     assert 'elseif (CMAKE_SYSTEM_NAME MATCHES "Android")' in lines[-2]
+
+
+def test_the_small_files_of_a_variant_are_one_unit_and_the_large_ones_their_own(tmp_path: Path) -> None:
+    text = cut(tmp_path, FILES)["vendor/llama.cpp/ggml/src/ggml-cpu/CMakeLists.txt"]
+    before, properties, source = text.partition("    set_target_properties(")
+    assert before.endswith('PRIVATE ${GGML_CPU_SOURCES})\n    if (GGML_SYSTEM_ARCH STREQUAL "x86")\n')
+    assert "${GGML_CPU_NAME} PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE GROUP)\n" in properties + source
+    assert "ggml-cpu/vec.cpp\n        PROPERTIES UNITY_GROUP small)\n    endif()\n" in source
+    assert "/ops.cpp" not in source
+    assert "/mmq.cpp" not in source  # reads ggml-common.h as C, the others as C++
+    assert source.endswith("    target_compile_options(${GGML_CPU_NAME} PRIVATE ${ARCH_FLAGS})\n")
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith((".txt", "-vulkan.cpp"))])

@@ -50,5 +50,18 @@ def test_what_is_brought_along(tmp_path: Path, needed: str, brought: set[str]) -
     assert inside == brought
 
 
+def test_a_backend_travels_once(tmp_path: Path) -> None:
+    names = ["bin/libggml-vulkan.so", "llama_cpp/lib/libggml-vulkan.so", "llama_cpp/lib/libggml-base.so"]
+    elsewhere = ["llama_cpp/lib/libggml-cuda.so", "llama_cpp/lib/libllama.so"]
+    files = dict.fromkeys([*names, *elsewhere], b"no library at all")
+    wheel = write_wheel(tmp_path, "llama_cpp_python", files, tag="py3-none-linux_x86_64")
+    target = tmp_path / "portable" / wheel.name
+    target.parent.mkdir()
+    portable.make_portable(wheel, target, lambda _: None)
+    with portable.opened(target) as archive:
+        inside = {name for name in archive.namelist() if name.endswith(".so")}
+    assert inside == {*files} - {"llama_cpp/lib/libggml-vulkan.so"}
+
+
 def test_a_wheel_of_somebody_else_may_leave_the_loader_to_the_node() -> None:
     assert portable.not_provided({"libvulkan.so.1", "libc.so.6", "libzstd.so.1"}) == {"libzstd.so.1"}

@@ -174,3 +174,12 @@ def test_the_need_is_what_a_worker_takes(
         resident_mb = psutil.Process(worker["pid"]).memory_info().rss / 10**6
         assert resident_mb <= min(fit["needed_mb"], table["points"][0]["needed_mb"])
     assert max(fit["needed_mb"], table["points"][0]["needed_mb"]) <= 1.1 * resident_mb
+
+
+def test_an_integrated_gpu_takes_from_the_ram_what_another_has_of_its_own() -> None:
+    point = Measured(Point(4096, 1), kv=10**6, host_compute=10**6, device_compute=50 * 10**6)
+    meta = ModelMeta("llama", 9, 8192, 100, 1000, 10, 50, 50, n_head=10, kv_per_token=1000)
+    for answer, extra in ((None, 500), (MeasureAnswer(80 * 10**6, False, (point,)), 550)):
+        on_processor = Estimate(meta, 10**8, answer=answer)
+        integrated = replace(on_processor, gpus=1)
+        assert integrated.need(4096, 1).total_mb - on_processor.need(4096, 1).total_mb == extra
