@@ -48,6 +48,12 @@ FILES = {
     vk::InstanceCreateInfo instance_create_info({}, &app_info, layers, extensions, &layer_setting_info);
     vk_instance.instance = vk::createInstance(instance_create_info);
 """,
+    "vendor/llama.cpp/src/CMakeLists.txt": """
+target_include_directories(llama PUBLIC ../include)
+target_compile_features   (llama PRIVATE cxx_std_17) # don't bump
+
+target_link_libraries(llama PUBLIC ggml)
+""",
     "vendor/llama.cpp/src/llama.cpp": "int x;\n",
     "vendor/llama.cpp/docs/build.md": "long\n",
     "vendor/llama.cpp/models/big.gguf": "longer\n",
@@ -108,6 +114,12 @@ def test_the_small_files_of_a_variant_are_one_unit_and_the_large_ones_their_own(
     assert "/ops.cpp" not in source
     assert "/mmq.cpp" not in source  # reads ggml-common.h as C, the others as C++
     assert source.endswith("    target_compile_options(${GGML_CPU_NAME} PRIVATE ${ARCH_FLAGS})\n")
+
+
+def test_the_units_of_libllama_read_their_headers_once(tmp_path: Path) -> None:
+    text = cut(tmp_path, FILES)["vendor/llama.cpp/src/CMakeLists.txt"]
+    header = "$<$<COMPILE_LANGUAGE:CXX>:${CMAKE_CURRENT_SOURCE_DIR}/models/models.h>"
+    assert f"# don't bump\ntarget_precompile_headers(llama PRIVATE {header})\n\ntarget_link" in text
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith((".txt", "-vulkan.cpp"))])
