@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import anyio
+import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from rbee_remote.hive import planning, worker_calls
@@ -157,7 +158,9 @@ class Supervisor:
     async def _ggml_gpus(self, options: WorkerOptions, env: Mapping[str, str]) -> tuple[Gpu, ...]:
         """Those that ggml has to be asked for, as they are with the workers that there are; nothing is awaited after
         the last look at these."""
-        cuda = any(gpu.vendor == "nvidia" for gpu in resources.gpus(os.environ | env))
+        # In a thread: a driver that starts its GPUs, or hangs, must not keep everybody else waiting.
+        found = await anyio.to_thread.run_sync(resources.gpus, os.environ | env, abandon_on_cancel=True)
+        cuda = any(gpu.vendor == "nvidia" for gpu in found)
         if not ggml_devices.has_to_be_asked(options, resources.runtime_backends(), cuda=cuda):
             return ()
         while True:

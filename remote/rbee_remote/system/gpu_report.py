@@ -20,6 +20,10 @@ from rbee_remote.system.gpu import Gpu, SilentGpu
 from rbee_remote.system.gpu_holders import holders
 from rbee_remote.system.gpu_sysfs import amd_gpus
 from rbee_remote.system.gpu_visible import granted_by_pbs, visible
+from rbee_remote.system.time_limit import TimeLimit
+
+#: Below the keeper's patience, so that it is told the rest: the bus, and the kernel's log.
+_TIMEOUT_S = 15.0
 
 
 def main(argv: list[str]) -> int:
@@ -30,8 +34,9 @@ def main(argv: list[str]) -> int:
 
 def report(env: Mapping[str, str]) -> GpuReport:
     """env: by which what is visible is judged."""
-    with gpu_nvml.opened() as nvml:
-        found = _told(nvml)
+    found = TimeLimit[GpuReport](_TIMEOUT_S).ask(_by_nvml)
+    if found is None:
+        found = GpuReport(reason=Reason.TIMEOUT.value, said=f"no answer within {_TIMEOUT_S:.0f} s")
     if found.reason == Reason.NO_BINDING:
         found = gpu_smi.ask() or found
     seen, silent = _amd()
@@ -51,6 +56,11 @@ def report(env: Mapping[str, str]) -> GpuReport:
         limits=shown.limits,
         on_bus=gpu_kernel.on_bus(),
     )
+
+
+def _by_nvml() -> GpuReport:
+    with gpu_nvml.opened() as nvml:
+        return _told(nvml)
 
 
 def _value(gpu: GpuSeen) -> Gpu:

@@ -7,12 +7,19 @@ import subprocess
 
 from rbee_remote.protocol.gpus import Reason
 from rbee_remote.system import gpu_nvml
+from rbee_remote.system.time_limit import TimeLimit
 
 _TIMEOUT_S = 10.0
+_DRIVER: TimeLimit[frozenset[int]] = TimeLimit(_TIMEOUT_S)
 
 
 def gpu_pids() -> frozenset[int]:
-    """Empty where there is no NVIDIA GPU, or none that tells. In a container the driver may name the host's pids."""
+    """Empty where there is no NVIDIA GPU, or none that tells in time. In a container the driver may name the host's
+    pids."""
+    return _DRIVER.ask(_ask) or frozenset()
+
+
+def _ask() -> frozenset[int]:
     with gpu_nvml.opened() as nvml:
         if not isinstance(nvml, gpu_nvml.Trouble):
             seen = [each for each in gpu_nvml.gpus(nvml) if isinstance(each, gpu_nvml.Seen)]

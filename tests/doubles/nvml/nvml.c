@@ -2,11 +2,12 @@
 
    A line is a key and its value, such as `gpu0.uuid GPU-8932f937-...`; `!15` as a value is the code of nvmlReturn_t that
    the question is answered with. What the file does not have is NVML_ERROR_NOT_SUPPORTED, as for a real GPU that cannot
-   tell. Without a file there is no driver. Signatures and codes are those of nvml.h. */
+   tell. `hang` is for how many seconds it does not answer at all. Without a file there is no driver. Signatures and codes are those of nvml.h. */
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { OK = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, NOT_LOADED = 9 };
 enum { MOST = 400, LINE = 200, GPUS = 8, INSTANCES = 8 };
@@ -80,6 +81,7 @@ int nvmlInitWithFlags(unsigned flags) {
   int status = load();
   (void)flags;
   if (status) return status;
+  if (!look(NULL, "hang", &value)) sleep((unsigned)atoi(value));
   status = look(NULL, "init", &value);
   return status == NOT_SUPPORTED ? OK : status;
 }

@@ -24,6 +24,7 @@ from rbee_remote.system.gpu import Gpu as Gpu
 from rbee_remote.system.gpu_choice import are_named, choose_gpus, used_ones
 from rbee_remote.system.gpu_sysfs import amd_gpus
 from rbee_remote.system.gpu_visible import granted_by_pbs, visible
+from rbee_remote.system.time_limit import TimeLimit
 
 _log = logging.getLogger(__name__)
 
@@ -246,8 +247,20 @@ def gpus(env: Mapping[str, str] | None = None) -> tuple[Gpu, ...]:
     return visible(that_answer(), env, granted_by_pbs(env)).gpus
 
 
+#: A driver that starts eight GPUs anew takes some seconds.
+_DRIVERS: TimeLimit[list[Gpu]] = TimeLimit(20.0)
+
+
 def that_answer() -> list[Gpu]:
-    """All of the node, whatever the environment hides."""
+    """All of the node, whatever the environment hides; none while a driver does not answer. Takes seconds where the
+    driver starts its GPUs anew: an event loop asks in a thread first."""
+    found = _DRIVERS.ask(_ask_drivers)
+    if found is None:
+        _say_once("a GPU's driver does not answer in time: no GPU is used until it does")
+    return found or []
+
+
+def _ask_drivers() -> list[Gpu]:
     with gpu_nvml.opened() as nvml:
         seen = [] if isinstance(nvml, gpu_nvml.Trouble) else list(gpu_nvml.gpus(nvml))
     found = [each.gpu if isinstance(each, gpu_nvml.Seen) else each for each in seen] + list(amd_gpus())

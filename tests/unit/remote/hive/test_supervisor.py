@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,7 +17,7 @@ import anyio
 import pytest
 
 from rbee_remote.hive import watch
-from rbee_remote.hive.fit import meter
+from rbee_remote.hive.fit import meter, resources
 from rbee_remote.hive.fit.meter import Job
 from rbee_remote.hive.models.catalog import Catalog
 from rbee_remote.hive.record import WorkerRecord
@@ -35,7 +36,11 @@ from rbee_remote.protocol import (
 )
 from rbee_remote.protocol.load_options import MOST_CTX, MOST_SLOTS
 from rbee_remote.protocol.measuring import MeasureAnswer, Point
+from rbee_remote.system import gpu_users
+from rbee_remote.system.gpu import Gpu
 from rbee_remote.system.layout import Layout
+from rbee_remote.system.time_limit import TimeLimit
+from tests.doubles import nvml
 from tests.patience import PATIENCE_S
 
 META = ModelMeta("llama", 2, 2048, 64, 256, 2, 16, 16)
@@ -370,3 +375,23 @@ async def test_a_worker_spins_long_while_it_has_the_cores_to_itself(layout: Layo
         told = spawn("three")
         told = replace(told, env={**told.env, "GOMP_SPINCOUNT": "7"})
         assert (spins(alone), spins(beside), spins(await serving(supervisor, told))) == (b"300000", b"300", b"7")
+
+
+async def test_a_gpu_driver_that_hangs_keeps_neither_the_others_waiting_nor_the_cpu_from_work(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[threading.Thread] = []
+
+    class Drivers(TimeLimit[list[Gpu]]):
+        def ask(self, question: Callable[[], list[Gpu]]) -> list[Gpu] | None:
+            if self._stuck is None:
+                waited.append(threading.current_thread())
+            return super().ask(question)
+
+    nvml.install(monkeypatch, "hangs")
+    monkeypatch.setattr(resources, "_DRIVERS", Drivers(0.1))
+    monkeypatch.setattr(gpu_users, "_DRIVER", TimeLimit(0.1))
+    async with supervising(layout) as supervisor:
+        await serving(supervisor, spawn())
+    assert waited
+    assert threading.current_thread() not in waited, "the event loop waited for the driver"
