@@ -7,7 +7,7 @@ nvidia=
 if have nvidia-smi; then
   nvidia=$(soon nvidia-smi "--query-gpu=$query,compute_cap" --format=csv,noheader,nounits) ||
     nvidia=$(soon nvidia-smi "--query-gpu=$query" --format=csv,noheader,nounits)
-  printf '%s\n' "$nvidia" | while read -r line; do [ -z "$line" ] || say nvidia "$line"; done
+  printf '%s\n' "$nvidia" | head -n 64 | while read -r line; do [ -z "$line" ] || say nvidia "$line"; done
   soon ldconfig -p | sed -n 's/^[[:space:]]*libcudart\.so\.\([0-9][0-9]*\)[. ].*/\1/p' |
     while read -r line; do say cudart "$line"; done
 fi

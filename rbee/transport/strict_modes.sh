@@ -3,7 +3,9 @@ LC_ALL=C; export LC_ALL
 newline='
 '
 have() { command -v "$1" >/dev/null 2>&1; }
-if have timeout && timeout 5 true 2>/dev/null; then
+if have timeout && timeout -k 1 5 true 2>/dev/null; then
+  soon() { timeout -k 1 5 "$@" 2>/dev/null; }
+elif have timeout && timeout 5 true 2>/dev/null; then
   soon() { timeout 5 "$@" 2>/dev/null; }
 else
   soon() { "$@" 2>/dev/null; }

@@ -34,11 +34,9 @@ def main(argv: list[str]) -> int:
 
 def report(env: Mapping[str, str]) -> GpuReport:
     """env: by which what is visible is judged."""
-    found = TimeLimit[GpuReport](_TIMEOUT_S).ask(_by_nvml)
+    found = TimeLimit[GpuReport](_TIMEOUT_S).ask(_by_driver)
     if found is None:
         found = GpuReport(reason=Reason.TIMEOUT.value, said=f"no answer within {_TIMEOUT_S:.0f} s")
-    if found.reason == Reason.NO_BINDING:
-        found = gpu_smi.ask() or found
     seen, silent = _amd()
     shown = visible([_value(gpu) for gpu in (*found.gpus, *seen)], env, granted_by_pbs(env))
     kept = {(gpu.vendor, gpu.id) for gpu in shown.gpus}
@@ -58,9 +56,10 @@ def report(env: Mapping[str, str]) -> GpuReport:
     )
 
 
-def _by_nvml() -> GpuReport:
+def _by_driver() -> GpuReport:
     with gpu_nvml.opened() as nvml:
-        return _told(nvml)
+        found = _told(nvml)
+    return found if found.reason != Reason.NO_BINDING else gpu_smi.ask() or found
 
 
 def _value(gpu: GpuSeen) -> Gpu:

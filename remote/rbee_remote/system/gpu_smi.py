@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
+import re
 import shutil
 import subprocess
 
 from rbee_remote.protocol.gpus import GpuReport, GpuSeen, Reason
 
-_TIMEOUT_S = 15.0
+_TIMEOUT_S = 10.0
 #: In the order in which `parse` takes them. MiB.
 FIELDS = (
     "index", "uuid", "name", "memory.total", "memory.free", "driver_version", "persistence_mode", "ecc.mode.current",
@@ -35,8 +35,9 @@ def ask() -> GpuReport | None:
 
 def parse(output: str) -> GpuReport:
     """What nvidia-smi cannot do it says where the rows would be, and its words are kept."""
-    rows = [row for row in csv.reader(output.splitlines(), skipinitialspace=True) if len(row) == len(FIELDS)]
-    gpus = tuple(_gpu(row) for row in rows if row[0].isdigit())
+    lines = ([word.strip() for word in line.split(",")] for line in output.splitlines())
+    rows = [row for row in lines if len(row) == len(FIELDS) and _number(row[0]) is not None]
+    gpus = tuple(map(_gpu, rows))
     if gpus:
         return GpuReport(driver=rows[0][5], gpus=gpus)
     reason = Reason.MISMATCH if "version mismatch" in output else Reason.UNKNOWN
@@ -56,10 +57,15 @@ def _gpu(row: list[str]) -> GpuSeen:
         uuid=uuid if uuid.startswith("GPU-") else "",
         persistence=_YES_OR_NO.get(persistence),
         ecc=_YES_OR_NO.get(ecc),
-        ecc_errors=int(errors) if errors.isdigit() else None,
+        ecc_errors=_number(errors),
     )
 
 
 def _mb(mebibytes: str) -> int:
     """0 for [N/A] and [Not Supported]."""
-    return int(mebibytes) * 2**20 // 10**6 if mebibytes.isdigit() else 0
+    return (_number(mebibytes) or 0) * 2**20 // 10**6
+
+
+def _number(text: str) -> int | None:
+    """Eighteen digits hold any size; more is nonsense."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None

@@ -4,6 +4,7 @@ for `granted_by_pbs`.
 Rules
 - CUDA_VISIBLE_DEVICES is read as CUDA does: indices, or UUIDs and unique beginnings of them; empty means none; what is
   invalid ends the list; one named twice makes it none (CUDA C++ Programming Guide, "CUDA Environment Variables").
+  But an index always counts in the order of the PCI bus, as nvidia-smi does: which GPU is fastest CUDA alone knows.
 - ROCR_VISIBLE_DEVICES comes first, and HIP_VISIBLE_DEVICES counts among what it leaves.
 - A batch system says what a job was granted in CUDA_VISIBLE_DEVICES; its own variables count only without that one.
 - A limit never adds a GPU: one that the driver hides already, as by a control group, is not looked for.
@@ -79,13 +80,23 @@ def _nvidia(gpus: list[Gpu], env: Mapping[str, str], pbs: Sequence[int]) -> tupl
         gpus = given
         followed.append(f"NVIDIA_VISIBLE_DEVICES={container}")
     if CUDA in env:
-        return named(gpus, env[CUDA]), [*followed, f"{CUDA}={env[CUDA]}"]
+        order = ", counted as nvidia-smi does" if _counts_may_differ(gpus, env) else ""
+        return named(gpus, env[CUDA]), [*followed, f"{CUDA}={env[CUDA]}{order}"]
     for variable in ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS"):
         if env.get(variable):
             return _granted(gpus, _indices(env[variable])), [*followed, f"{variable}={env[variable]}"]
     if pbs:
         return _granted(gpus, pbs), [*followed, f"PBS_GPUFILE={env['PBS_GPUFILE']}"]
     return gpus, followed
+
+
+def _counts_may_differ(gpus: list[Gpu], env: Mapping[str, str]) -> bool:
+    """Whether an index could mean another GPU to a program that leaves CUDA its own order, the fastest first; batch
+    systems count as the driver does."""
+    if any(env.get(job) for job in _JOBS) or env.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID":
+        return False
+    models = {gpu.name for gpu in gpus if gpu.instance is None}
+    return len(models) > 1 and any(word.strip().isdigit() for word in env[CUDA].split(","))
 
 
 def _in_container(gpus: list[Gpu], wanted: str) -> list[Gpu] | None:

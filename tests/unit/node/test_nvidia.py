@@ -17,6 +17,7 @@ from rbee.node.nvidia import Card
 from rbee.node.probe import Gpu, Probe, parse, script
 from rbee.setup.base.platforms import Target
 
+TIMEOUT = shutil.which("timeout")
 CC = shutil.which("cc")
 
 #: libcuda of a machine with one L4 and a driver for CUDA 12.4.
@@ -79,6 +80,23 @@ def test_nvidia_smi_is_asked_and_what_it_does_not_know_is_left_open(tmp_path: Pa
     assert old.gpus[:1] == (Gpu("nvidia", "Tesla V100", 17179, 16777, "470.82.01"),)
     if not Path("/usr/lib/wsl/lib/libcuda.so.1").exists() and found.cuda == old.cuda:
         assert found.cuda == (11, 4)
+
+
+@pytest.mark.skipif(TIMEOUT is None, reason="needs timeout of coreutils")
+def test_an_nvidia_smi_that_floods_or_cannot_be_ended_does_not_take_the_probe_along(tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    smi = tools / "nvidia-smi"
+    smi.write_text("#!/bin/sh\ntrap '' TERM HUP\nwhile :; do sleep 1; done\n")
+    smi.chmod(0o755)
+    patience = f'case $1 in -k) shift 3; exec {TIMEOUT} -k 0.1 0.5 "$@" ;; *) shift; exec {TIMEOUT} 0.5 "$@" ;; esac'
+    (tools / "timeout").write_text(f"#!/bin/sh\n{patience}\n")
+    (tools / "timeout").chmod(0o755)
+    path = f"{tools}:{os.environ['PATH']}"
+    assert _probed(tmp_path, PATH=path).home == str(tmp_path / "node")
+    (tools / "timeout").unlink()
+    smi.write_text("#!/bin/sh\nyes 'A100, 40960, 40000, 550.54.15, 8.0' | head -n 300000\n")
+    assert len(_probed(tmp_path, PATH=path).gpus) == 64
 
 
 @pytest.mark.skipif(CC is None or shutil.which("nvidia-smi") is not None, reason="needs cc, and no nvidia-smi")

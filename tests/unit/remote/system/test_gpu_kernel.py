@@ -111,6 +111,15 @@ def test_nvidia_smi_says_why_it_tells_nothing(output: str, reason: Reason) -> No
     assert gpu_smi.parse(output).reason == reason.value
 
 
+@pytest.mark.parametrize("name", ['a "quoted', "A" * 200_000, "nul\0"])
+@pytest.mark.parametrize("number", ["[N/A]", "[Not Supported]", "\u00b2", "9" * 5000, "80.5", "-1"])
+def test_nonsense_of_nvidia_smi_is_not_said_and_hides_no_other_gpu(name: str, number: str) -> None:
+    odd = f"0, GPU-1, {name}, {number}, {number}, 550.1, {number}, {number}, {number}"
+    other = "1, GPU-2, H100, 81559, 80000, 550.1, Enabled, Enabled, 0"
+    report = gpu_smi.parse(f"{number}, x, y, 1, 1, 550.1, a, b, c\n{odd}\n{other}\n")
+    assert [(gpu.index, gpu.total_mb, gpu.ecc_errors) for gpu in report.gpus] == [(0, 0, None), (1, 85520, 0)]
+
+
 def test_a_worker_is_ours_and_what_cannot_be_seen_is_nobodys(tmp_path: Path) -> None:
     argv = ["/r/bin/python", "-I", "/h/payloads/0123456789abcdef.zip", "worker", "--id=1", "--home=/h"]
     write(tmp_path, {"7/cmdline": "\0".join(argv) + "\0", "8/cmdline": "python\0train.py\0"})

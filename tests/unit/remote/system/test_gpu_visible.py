@@ -148,3 +148,24 @@ def test_hip_does_not_count_again_what_rocr_has_chosen() -> None:
 )
 def test_instances_in_containers(text: str, there: tuple[Gpu, ...], expected: tuple[Gpu, ...]) -> None:
     assert visible(there, {"NVIDIA_VISIBLE_DEVICES": text}).gpus == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "order", "names", "told"),
+    [
+        ("0", "", ("RTX 4090", "GT 1030"), True),
+        ("0,1", "FASTEST_FIRST", ("RTX 4090", "GT 1030"), True),
+        ("0", "PCI_BUS_ID", ("RTX 4090", "GT 1030"), False),
+        ("0", "", ("RTX 4090", "RTX 4090"), False),
+        ("GPU-0", "", ("RTX 4090", "GT 1030"), False),
+        ("", "", ("RTX 4090", "GT 1030"), False),
+    ],
+)
+def test_an_index_that_cuda_could_count_otherwise_is_told(
+    text: str, order: str, names: tuple[str, ...], told: bool
+) -> None:
+    gpus = [Gpu(number, name, 8000, 8000, uuid=f"GPU-{number}") for number, name in enumerate(names)]
+    env = {"CUDA_VISIBLE_DEVICES": text} | ({"CUDA_DEVICE_ORDER": order} if order else {})
+    seen = visible(gpus, env)
+    assert seen.limits == f"CUDA_VISIBLE_DEVICES={text}" + ", counted as nvidia-smi does" * told
+    assert seen.gpus == (tuple(gpus[:1]) if text in ("0", "GPU-0") else tuple(gpus[: 2 * bool(text)]))
