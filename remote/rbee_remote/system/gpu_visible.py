@@ -80,7 +80,7 @@ def _nvidia(gpus: list[Gpu], env: Mapping[str, str], pbs: Sequence[int]) -> tupl
         gpus = given
         followed.append(f"NVIDIA_VISIBLE_DEVICES={container}")
     if CUDA in env:
-        order = ", counted as nvidia-smi does" if _counts_may_differ(gpus, env) else ""
+        order = " (counted as nvidia-smi does)" if _counts_may_differ(gpus, env) else ""
         return named(gpus, env[CUDA]), [*followed, f"{CUDA}={env[CUDA]}{order}"]
     for variable in ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS"):
         if env.get(variable):

@@ -21,6 +21,7 @@ from rbee_remote.protocol.load_options import BACKENDS
 from rbee_remote.system import gpu_nvml
 from rbee_remote.system.gpu import GGML, SilentGpu
 from rbee_remote.system.gpu import Gpu as Gpu
+from rbee_remote.system.gpu_awake import StayAwake
 from rbee_remote.system.gpu_choice import are_named, choose_gpus, used_ones
 from rbee_remote.system.gpu_sysfs import amd_gpus
 from rbee_remote.system.gpu_visible import granted_by_pbs, visible
@@ -249,6 +250,7 @@ def gpus(env: Mapping[str, str] | None = None) -> tuple[Gpu, ...]:
 
 #: A driver that starts eight GPUs anew takes some seconds.
 _DRIVERS: TimeLimit[list[Gpu]] = TimeLimit(20.0)
+_stay_awake = StayAwake(10.0)
 
 
 def that_answer() -> list[Gpu]:
@@ -261,6 +263,7 @@ def that_answer() -> list[Gpu]:
 
 
 def _ask_drivers() -> list[Gpu]:
+    _stay_awake()
     with gpu_nvml.opened() as nvml:
         seen = [] if isinstance(nvml, gpu_nvml.Trouble) else list(gpu_nvml.gpus(nvml))
     found = [each.gpu if isinstance(each, gpu_nvml.Seen) else each for each in seen] + list(amd_gpus())

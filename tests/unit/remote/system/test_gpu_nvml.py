@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
+import pynvml
 import pytest
 
 from rbee_remote.protocol.gpus import Reason
 from rbee_remote.system import gpu_nvml
 from rbee_remote.system.gpu import Gpu, SilentGpu
+from rbee_remote.system.gpu_awake import StayAwake
 from tests.doubles import nvml
 
 H100 = Gpu(0, "NVIDIA H100 80GB HBM3", 85520, 84918, uuid="GPU-8932f937-d72c-4106-c12f-20bd9faed9f6")
@@ -83,3 +86,20 @@ def test_a_driver_without_gpus_has_none(monkeypatch: pytest.MonkeyPatch, tmp_pat
         (tmp_path / str(number)).write_text(text)
         nvml.install(monkeypatch, tmp_path / str(number))
         assert read() == []
+
+
+def test_the_driver_is_kept_awake_for_a_while_and_then_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml.install(monkeypatch, "two")
+    opened, closed = threading.Event(), threading.Event()
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: (assert_first(opened), opened.set()))
+    monkeypatch.setattr(pynvml, "nvmlShutdown", closed.set)
+    stay = StayAwake(1.0)
+    stay()
+    stay()
+    assert opened.is_set()
+    assert not closed.is_set()
+    assert closed.wait(10)
+
+
+def assert_first(event: threading.Event) -> None:
+    assert not event.is_set(), "each call opened the driver anew"

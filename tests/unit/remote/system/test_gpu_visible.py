@@ -167,5 +167,5 @@ def test_an_index_that_cuda_could_count_otherwise_is_told(
     gpus = [Gpu(number, name, 8000, 8000, uuid=f"GPU-{number}") for number, name in enumerate(names)]
     env = {"CUDA_VISIBLE_DEVICES": text} | ({"CUDA_DEVICE_ORDER": order} if order else {})
     seen = visible(gpus, env)
-    assert seen.limits == f"CUDA_VISIBLE_DEVICES={text}" + ", counted as nvidia-smi does" * told
+    assert seen.limits == f"CUDA_VISIBLE_DEVICES={text}" + " (counted as nvidia-smi does)" * told
     assert seen.gpus == (tuple(gpus[:1]) if text in ("0", "GPU-0") else tuple(gpus[: 2 * bool(text)]))
