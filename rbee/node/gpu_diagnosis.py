@@ -113,7 +113,8 @@ def _those_there_are(report: GpuReport) -> Finding:
         driver = f"; driver {report.driver}" if report.driver else ""
         return Finding("ok", "GPUs", f"{names}{driver}{f', CUDA {report.cuda}' if report.cuda else ''}")
     if not report.on_bus:
-        return Finding("ok", "GPUs", "none was found: models run on the CPU")
+        none = "none answers" if report.reason == Reason.TIMEOUT else "none was found"
+        return Finding("ok", "GPUs", f"{none}: models run on the CPU")
     there = ", ".join(f"{_MAKERS.get(gpu.vendor, gpu.vendor)} at {gpu.address}" for gpu in report.on_bus)
     if report.reason == Reason.NO_BINDING and any(gpu.driver == "nvidia" for gpu in report.on_bus):
         return Finding("ok", "GPUs", f"{there}; what it is shows once rbee has run there")

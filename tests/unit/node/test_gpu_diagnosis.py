@@ -64,6 +64,13 @@ def test_each_trouble_is_named(monkeypatch: pytest.MonkeyPatch, name: str, title
     assert warnings(of_fixture(monkeypatch, name)) == titles
 
 
+def test_a_driver_that_hangs_is_no_absence_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_report, "_TIMEOUT_S", 0.05)
+    driver, gpus = of_fixture(monkeypatch, "hangs")
+    assert (driver.level, driver.detail) == ("warn", "it does not answer in time")
+    assert gpus.detail == "none answers: models run on the CPU"
+
+
 def test_who_holds_the_memory_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     answers = nvml.fixture("two").read_text().replace("4711", str(os.getpid()))
     (tmp_path / "two.txt").write_text(answers)
