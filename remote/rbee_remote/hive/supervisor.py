@@ -158,15 +158,17 @@ class Supervisor:
     async def _ggml_gpus(self, options: WorkerOptions, env: Mapping[str, str]) -> tuple[Gpu, ...]:
         """Those that ggml has to be asked for, as they are with the workers that there are; nothing is awaited after
         the last look at these."""
+        env = os.environ | env
         # In a thread: a driver that starts its GPUs, or hangs, must not keep everybody else waiting.
-        found = await anyio.to_thread.run_sync(resources.gpus, os.environ | env, abandon_on_cancel=True)
+        there = await anyio.to_thread.run_sync(resources.that_answer, abandon_on_cancel=True)
+        found = resources.gpus(env)
         cuda = any(gpu.vendor == "nvidia" for gpu in found)
         if not ggml_devices.has_to_be_asked(options, resources.runtime_backends(), cuda=cuda):
             return ()
         while True:
-            question = Question.of(os.environ | env, [(worker.id, worker.state) for worker in self.live()])
+            question = Question.of(env, [(worker.id, worker.state) for worker in self.live()])
             if (known := self._ggml.known(question)) is not None:
-                return known
+                return ggml_devices.not_hidden(known, there, found, env)
             await self._ggml.ask(question)
 
     # --- changing -------------------------------------------------------------------------------------------

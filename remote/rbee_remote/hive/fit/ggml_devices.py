@@ -79,6 +79,21 @@ def _gpu(device: GgmlDevice) -> Gpu | None:
     return Gpu(int(named[1]), device.name, total, free, vendor=GGML, integrated=device.integrated)
 
 
+def not_hidden(
+    ggml: Sequence[Gpu], there: Sequence[Gpu], visible: Sequence[Gpu], env: Mapping[str, str]
+) -> tuple[Gpu, ...]:
+    """Without those of NVIDIA's that the environment hides, as a batch system's does: Vulkan shows them all the same.
+    It tells no UUID, so that of like GPUs, of which one is hidden, none is left. there: all that the driver tells of.
+
+    GGML_VK_VISIBLE_DEVICES is a choice made for Vulkan, and counts alone.
+    """
+    if env.get("GGML_VK_VISIBLE_DEVICES"):
+        return tuple(ggml)
+    shown = {gpu.id for gpu in visible}
+    hidden = {gpu.name for gpu in there if gpu.vendor == "nvidia" and gpu.id not in shown}
+    return tuple(gpu for gpu in ggml if gpu.name not in hidden)
+
+
 def has_to_be_asked(options: WorkerOptions, available: frozenset[str], *, cuda: bool) -> bool:
     """Whether a worker with these options could get such a GPU. available: what the runtime has. cuda: whether there
     is a GPU of NVIDIA's."""

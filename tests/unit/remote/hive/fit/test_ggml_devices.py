@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rbee_remote.hive.fit import ggml_devices, resources
-from rbee_remote.hive.fit.ggml_devices import GgmlDevices, Question, has_to_be_asked
+from rbee_remote.hive.fit.ggml_devices import GgmlDevices, Question, has_to_be_asked, not_hidden
 from rbee_remote.hive.fit.meter import subject_of
 from rbee_remote.hive.fit.resources import Placement, free_vram_mb, place
 from rbee_remote.protocol import ErrorCode, RemoteError, WorkerOptions, encode
@@ -170,3 +170,15 @@ async def test_the_real_process_tells_what_ggml_finds() -> None:
     found = devices.known(question)
     assert found is not None
     assert all(gpu.id and 0 <= gpu.free_mb <= gpu.total_mb for gpu in found)
+
+
+def test_vulkan_does_not_give_what_the_environment_hides() -> None:
+    """A batch system that grants one GPU of several by CUDA_VISIBLE_DEVICES, and a runtime that has Vulkan alone."""
+    there = [Gpu(0, "RTX 4090", 24000, 23000), Gpu(1, "RTX 3090", 24000, 23000)]
+    ggml = [Gpu(number, name, 24000, 23000, vendor=GGML) for number, name in enumerate(("RTX 3090", "RTX 4090", "RX"))]
+    assert not_hidden(ggml, there, there, {}) == tuple(ggml)
+    assert not_hidden(ggml, there, there[:1], {}) == (ggml[1], ggml[2])
+    assert not_hidden(ggml, there, [], {}) == (ggml[2],)
+    assert not_hidden(ggml, there, [], {"GGML_VK_VISIBLE_DEVICES": "0"}) == tuple(ggml)
+    like = [replace(gpu, name="RTX 4090") for gpu in there]
+    assert not_hidden(ggml, like, like[:1], {}) == (ggml[0], ggml[2]), "which of the two it is nobody can tell"
