@@ -89,6 +89,16 @@ def missing_tool(backend: str, target: Target) -> str | None:
     return None
 
 
+def needed_on_node(flags: str, target: Target) -> tuple[str, str] | None:
+    """A program that a build with `flags` takes besides a compiler, where a node builds for itself, and how to install
+    it; None for nothing."""
+    if is_for_cuda(flags):
+        return None if toolkit.has_wheels(target) else ("nvcc", toolkit.HOW_TO_INSTALL)
+    if "-DGGML_VULKAN=ON" in flags.split():
+        return "glslc", vulkan_sdk.HOW_TO_INSTALL
+    return ("hipcc", rocm_sdk.HOW_TO_INSTALL) if "-DGGML_HIP=ON" in flags.split() else None
+
+
 def how_to_install(backend: str, target: Target) -> str:
     """What helps where `missing_tool` names something."""
     tool = missing_tool(backend, target)
@@ -128,10 +138,14 @@ def no_way(target: Target, backend: str, built_elsewhere: str = "") -> NodeError
     )
 
 
-def forecast(where: str, cores: int, backend: str) -> Notice:
-    """What to tell before a build. where: whose cores those are. GPU backends have kernels of their own to compile."""
+def forecast(where: str, cores: int, backend: str, *, is_begun: bool = False) -> Notice:
+    """What to tell before a build. where: whose cores those are. GPU backends have kernels of their own to compile.
+    is_begun: it was interrupted, and how much of it is done shows when it goes on."""
     minutes = math.ceil((BUILD_CPU_S / cores + BUILD_REST_S) / 60)
     about = f"about {minutes} min" if backend == "cpu" else f"{minutes} min and more, because of {backend}"
+    if is_begun:
+        whole = f"the whole build takes {about} on {cores} core{'s' * (cores > 1)}"
+        return Notice(f"llama.cpp for {where} is built on from where that was interrupted; {whole}")
     return Notice(
         f"llama.cpp has to be compiled once for {where}: {about} on {cores} core{'s' * (cores > 1)}, and seconds from "
         f"then on; an index of prebuilt wheels (wheel_indexes) saves that"
