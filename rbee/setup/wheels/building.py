@@ -44,6 +44,10 @@ _BACKEND_FLAGS: dict[str, tuple[str, ...]] = {
 BUILD_CPU_S = 700.0
 BUILD_REST_S = 30.0
 
+#: MB of disk for a build for CUDA: 500 the toolkit's wheels, 320 the toolkit, 130 the source and uv's cache; the rest
+#: is what is compiled.
+CUDA_MB = 1500
+
 _STEP = re.compile(r"^\s*\[([0-9]{1,6})/([0-9]{1,6})\]")
 #: What a build says that has something to go on with: the steps that an interrupted one has done.
 _GOING_ON = re.compile(r"^going on: *([1-9][0-9]{0,5})$")
@@ -150,6 +154,18 @@ def forecast(where: str, cores: int, backend: str, *, is_begun: bool = False) ->
         f"llama.cpp has to be compiled once for {where}: {about} on {cores} core{'s' * (cores > 1)}, and seconds from "
         f"then on; an index of prebuilt wheels (wheel_indexes) saves that"
     )
+
+
+def check_room(folder: Path) -> None:
+    """Before a build for CUDA begins here, which else finds out after half an hour. Raises NodeError DISK_FULL."""
+    free_mb = shutil.disk_usage(folder).free // 10**6
+    if free_mb < CUDA_MB:
+        raise NodeError(
+            ErrorCode.DISK_FULL,
+            f"building llama.cpp for cuda takes {CUDA_MB} MB of disk here, and {folder.parent} has {free_mb} MB free",
+            hint="free some space, or set RBEE_WHEEL_CACHE to a folder on another disk",
+            details={"needed_mb": CUDA_MB, "free_mb": free_mb},
+        )
 
 
 def cores_here() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -156,6 +157,20 @@ async def test_a_node_without_the_tools_for_a_gpu_is_sent_nothing(
         folder.mkdir(parents=True)
         (folder / tool).touch(0o755)
         await builder._check_tools(flags, node)
+
+
+async def test_a_disk_without_room_for_a_build_for_cuda_is_told_of_first(
+    cache: WheelCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "missing_tool", lambda *_: None)
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=(building.CUDA_MB - 1) * 10**6))
+    said: list[Event] = []
+    with pytest.raises(NodeError, match="MB of disk here") as raised:
+        await cache.llama_wheel(HERE, "cuda", said.append)
+    assert raised.value.code is ErrorCode.DISK_FULL
+    assert not [event for event in said if isinstance(event, Progress)]
+    assert list(cache.root.glob(".*")) == []
 
 
 def test_a_toolkit_that_is_brought_is_not_looked_for() -> None:
