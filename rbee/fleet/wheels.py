@@ -103,7 +103,7 @@ def choose(root: Path, built_by: Sequence[str]) -> Chosen:
         raise UsageError(f"--built-by: there is nothing in the cache that {strangers[0]} has built")
     offers: dict[str, Offer] = {}
     for folder, wheel in sorted(wheels, key=lambda item: item[1].built_on):  # this machine's come first
-        path = index_files.wheel_path(wheel.backend, wheel.file, wheel.libc, wheel.libc_version)
+        path = index_files.wheel_path(wheel.backend, wheel.file, wheel.libc, wheel.libc_version, wheel.code)
         if path in offers or (wheel.built_on and who_built(wheel.built_on) not in built_by):
             continue
         if file_sha256(folder / wheel.file) != wheel.sha256:

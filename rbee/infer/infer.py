@@ -155,7 +155,8 @@ def _choose(session: InferSession, nodes: Sequence[Node]) -> Reuse | Spawn:
     with session.clock.phase(Phase.REGISTRY, "workers.db") as outcome:
         rows = session.registry.fresh_rows()
         session.ref(nodes[0])  # an invalid model ref is rejected before anything is touched
-        chosen = place(nodes, rows, lambda node: session.ref(node).canonical, session.request.load)
+        wait = session.request.wait_for_gpu
+        chosen = place(nodes, rows, lambda node: session.ref(node).canonical, session.request.load, wait_for_gpu=wait)
         outcome.text = (
             f"{chosen.row.model} runs on {chosen.node.name}" if isinstance(chosen, Reuse) else "no warm worker"
         )

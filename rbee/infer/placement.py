@@ -16,6 +16,8 @@ from rbee.registry import WorkerRow, as_text
 from rbee_remote.protocol import LoadOptions
 from rbee_remote.protocol.load_options import AUTO_CTX, is_open
 
+#: What a worker's device is called that is no GPU.
+CPU = "cpu"
 _NOTHING_SAID = LoadOptions()
 
 
@@ -39,19 +41,23 @@ def place(
     rows: Sequence[WorkerRow],
     model_of: Callable[[Node], str],
     load: LoadOptions = _NOTHING_SAID,
+    *,
+    wait_for_gpu: bool = False,
 ) -> Reuse | Spawn:
     """Choose among `nodes`, in this order: a usable worker that holds the model; a node with room; the first.
 
     nodes: what `--node` means; one node is an explicit choice. Of several, `local` is the last resort.
     model_of: the canonical ref of the model on a node, which may be another on each.
     rows: what the registry holds that is fresh enough to believe. load: what the request asks for; else a worker has to
-    be loaded as the node's entry says. Raises UsageError for no nodes.
+    be loaded as the node's entry says. wait_for_gpu: a worker on a CPU is no answer: whether the node could do better
+    is seen there. Raises UsageError for no nodes.
     """
     if not nodes:
         raise UsageError("the inventory has no nodes", hint="`rbee nodes add` adds one")
+    reusable = [row for row in rows if not wait_for_gpu or row.device != CPU]
     ordered = sorted(nodes, key=lambda node: node.is_local)
     for node in () if _is_for_the_hive(load) else ordered:
-        row = _usable(node, rows, model_of, load.over(node.load))
+        row = _usable(node, reusable, model_of, load.over(node.load))
         if row:
             return Reuse(node, row)
     return Spawn(next((node for node in ordered if _has_room(node, rows)), ordered[-1]))

@@ -157,13 +157,16 @@ class Meter:
         return self.clock() - self.began
 
     def figures(self, progress: Progress) -> str:
-        """How far it is: amount, share, rate, time left; what is unknown is left out."""
+        """How far it is: amount, share, rate, time left; what is unknown is left out.
+
+        Steps differ by minutes: what the last seconds took of them tells nothing of the others.
+        """
         rate, parts = self.rate(), [_how_far(progress)]
         if progress.total:
             parts.append(f"{min(progress.done / progress.total, 1):.0%}" if progress.unit != "percent" else "")
         if progress.unit == "bytes" and rate:
             parts.append(f"{amount(rate)}/s")
-        if progress.total and rate and progress.done < progress.total:
+        if progress.total and rate and progress.unit != "steps" and progress.done < progress.total:
             parts.append(f"{clock_time((progress.total - progress.done) / rate)} left")
         return "  ".join(part for part in parts if part)
 

@@ -35,7 +35,7 @@ from rbee.setup.base.put_files import Sendable, put_files
 from rbee.setup.base.stoppable import alongside
 from rbee.setup.index.builders import Builders
 from rbee.setup.runtime import OWN_PYTHON, Runtime, better, has_usable_python, say_how
-from rbee.setup.wheels import building, portable
+from rbee.setup.wheels import building, kept, portable
 from rbee.setup.wheels.cache import BuildOnNode, WheelCache, uv_version
 from rbee.setup.wheels.node_build import NodeBuilder
 from rbee_remote.protocol import OLDEST_PYTHON, ErrorCode
@@ -301,7 +301,8 @@ class _Bootstrap:
         there = place or await self._ready_to_build()
         await self._upload_uv()
         log, name = self.cache.build_log(self.runtime.backend), self.session.node.name
-        forecast = building.forecast(name, self.probe.cores, self.runtime.backend)
+        begun = kept.is_begun(folder)
+        forecast = building.forecast(name, self.probe.cores, self.runtime.backend, is_begun=begun)
         builder = NodeBuilder(self.session.connection, name, there, log, self.cache, forecast)
         return await builder.build(self.runtime.target, flags, folder, emit)
 

@@ -87,6 +87,16 @@ class Code:
         sass, ptx = (" ".join(each.text for each in sorted(some)) for some in (self.sass, self.ptx))
         return " ".join(f"{self.line} sass {sass} ptx {ptx} by {'.'.join(map(str, self.ptx_by))}".split())
 
+    @property
+    def build_tag(self) -> str:
+        """For `of_build_tag`: `text` in a wheel's name, as what PEP 427 calls its build tag."""
+        return self.text.replace(" ", "_")
+
+    @classmethod
+    def of_build_tag(cls, tag: str) -> Code | None:
+        """From `build_tag`; None for another one."""
+        return cls.read(tag.replace("_", " "))
+
     @classmethod
     def read(cls, text: str) -> Code | None:
         """From `text`; None for what is none."""

@@ -118,6 +118,8 @@ async def fetch(index: WheelIndex, backend: str, target: Target, folder: Path, e
         index.key,
         _LARGEST.get(backend, _LARGEST_GPU),
         str(folder),
+        target.cuda,
+        sorted(target.gpus),
     )
     hear = pip.report_bytes(emit, "llama", f"fetching {wanted.name} {wanted.version} for {backend} from {index.name}")
     said = [""]

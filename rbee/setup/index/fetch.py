@@ -22,6 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from rbee.setup.base.cuda import Code, obstacle
+from rbee.setup.base.platforms import Target
 from rbee.setup.base.requirements_file import TROUBLE, Link, Reader
 
 PROJECT = "llama-cpp-python"
@@ -45,6 +47,7 @@ class Request:
     """url, folders: of an index, each folder with its own page. platforms: wheel tags, the best first.
 
     sha256: one of these, or whatever the index gives where there is none and no key. most: bytes of a wheel.
+    cuda, gpus: as of a `Target`.
     """
 
     url: str
@@ -56,6 +59,8 @@ class Request:
     key: str
     most: int
     folder: str
+    cuda: Sequence[int] = ()
+    gpus: Sequence[Sequence[int]] = ()
 
     def text(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -89,7 +94,7 @@ def fetch(request: Request) -> Path:
 
 
 def _fitting(links: list[Link], request: Request) -> Iterator[Link]:
-    """Wheels of the version for this platform and Python, the best first."""
+    """Wheels of the version for this platform, Python and GPUs, as far as their names tell, the best first."""
     from packaging.utils import InvalidWheelFilename, parse_wheel_filename
     from packaging.version import Version
 
@@ -99,15 +104,21 @@ def _fitting(links: list[Link], request: Request) -> Iterator[Link]:
         try:
             if len(link.name) > _LONGEST_NAME:  # each tag of one part counts with each of the others
                 continue
-            name, found, _, tags = parse_wheel_filename(link.name)
+            name, found, build, tags = parse_wheel_filename(link.name)
         except InvalidWheelFilename:
             continue
         platforms = {tag.platform for tag in tags if tag.interpreter in ("py3", f"cp{python}")}
         ranks = [rank for rank, platform in enumerate(request.platforms) if platform in platforms]
-        if name == PROJECT and found == version and ranks:
+        if name == PROJECT and found == version and ranks and _is_for_gpus("".join(map(str, build)), request):
             ranked.append((min(ranks), link))
     ranked.sort(key=lambda item: item[0])
     return (link for _, link in ranked)
+
+
+def _is_for_gpus(build_tag: str, request: Request) -> bool:
+    code = Code.of_build_tag(build_tag)
+    gpus = frozenset(map(tuple, request.gpus))
+    return code is None or not obstacle(code, Target("Linux", "", "", (), (), cuda=tuple(request.cuda), gpus=gpus))
 
 
 def _wanted(link: Link, folder: str, request: Request, signed: dict[str, str] | None) -> set[str] | None:

@@ -6,7 +6,8 @@
     BACKEND/llama-cpp-python/….whl
 
 SHA256SUMS decides: the pages are made from it. A wheel's name there says what it needs, as pip and uv read it: one that
-was built with glibc 2.34 is called manylinux_2_34, which is more than its builder knew.
+was built with glibc 2.34 is called manylinux_2_34, which is more than its builder knew. What it has for NVIDIA's GPUs
+is its build tag, so that builds for several kinds of GPUs have room beside each other, and a node finds its own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import urllib.parse
 from collections.abc import Mapping
 
 from rbee.base.errors import NodeError
+from rbee.setup.base.cuda import Code
 from rbee.setup.base.platforms import Version
 from rbee_remote.protocol import ErrorCode
 from rbee_remote.protocol.load_options import COMPILED_BACKENDS
@@ -69,10 +71,14 @@ def page_path(backend: str) -> str:
     return f"{backend}/{PROJECT}/index.html"
 
 
-def wheel_path(backend: str, name: str, libc: str, libc_version: Version) -> str:
-    """Where a wheel lies in an index: under its own name, but for what that does not say of the C library."""
+def wheel_path(backend: str, name: str, libc: str, libc_version: Version, code: Code | None = None) -> str:
+    """Where a wheel lies in an index: under its own name, but for what that does not say of the C library and of what
+    it has for CUDA."""
     needed = {"glibc": "manylinux", "musl": "musllinux"}.get(libc)
     if needed and len(libc_version) == 2:
         tag = "_".join((needed, *map(str, libc_version)))
         name = re.sub(r"-linux_(\w+)\.whl$", rf"-{tag}_\1.whl", name)
+    project, version, *tags = name.split("-")
+    if code and len(tags) == 3:  # no build tag so far
+        name = "-".join((project, version, code.build_tag, *tags))
     return f"{backend}/{PROJECT}/{name}"

@@ -44,6 +44,10 @@ _BACKEND_FLAGS: dict[str, tuple[str, ...]] = {
 BUILD_CPU_S = 700.0
 BUILD_REST_S = 30.0
 
+#: MB of disk for a build for CUDA: 500 the toolkit's wheels, 320 the toolkit, 130 the source and uv's cache; the rest
+#: is what is compiled.
+CUDA_MB = 1500
+
 _STEP = re.compile(r"^\s*\[([0-9]{1,6})/([0-9]{1,6})\]")
 #: What a build says that has something to go on with: the steps that an interrupted one has done.
 _GOING_ON = re.compile(r"^going on: *([1-9][0-9]{0,5})$")
@@ -89,6 +93,16 @@ def missing_tool(backend: str, target: Target) -> str | None:
     return None
 
 
+def needed_on_node(flags: str, target: Target) -> tuple[str, str] | None:
+    """A program that a build with `flags` takes besides a compiler, where a node builds for itself, and how to install
+    it; None for nothing."""
+    if is_for_cuda(flags):
+        return None if toolkit.has_wheels(target) else ("nvcc", toolkit.HOW_TO_INSTALL)
+    if "-DGGML_VULKAN=ON" in flags.split():
+        return "glslc", vulkan_sdk.HOW_TO_INSTALL
+    return ("hipcc", rocm_sdk.HOW_TO_INSTALL) if "-DGGML_HIP=ON" in flags.split() else None
+
+
 def how_to_install(backend: str, target: Target) -> str:
     """What helps where `missing_tool` names something."""
     tool = missing_tool(backend, target)
@@ -128,14 +142,30 @@ def no_way(target: Target, backend: str, built_elsewhere: str = "") -> NodeError
     )
 
 
-def forecast(where: str, cores: int, backend: str) -> Notice:
-    """What to tell before a build. where: whose cores those are. GPU backends have kernels of their own to compile."""
+def forecast(where: str, cores: int, backend: str, *, is_begun: bool = False) -> Notice:
+    """What to tell before a build. where: whose cores those are. GPU backends have kernels of their own to compile.
+    is_begun: it was interrupted, and how much of it is done shows when it goes on."""
     minutes = math.ceil((BUILD_CPU_S / cores + BUILD_REST_S) / 60)
     about = f"about {minutes} min" if backend == "cpu" else f"{minutes} min and more, because of {backend}"
+    if is_begun:
+        whole = f"the whole build takes {about} on {cores} core{'s' * (cores > 1)}"
+        return Notice(f"llama.cpp for {where} is built on from where that was interrupted; {whole}")
     return Notice(
         f"llama.cpp has to be compiled once for {where}: {about} on {cores} core{'s' * (cores > 1)}, and seconds from "
         f"then on; an index of prebuilt wheels (wheel_indexes) saves that"
     )
+
+
+def check_room(folder: Path) -> None:
+    """Before a build for CUDA begins here, which else finds out after half an hour. Raises NodeError DISK_FULL."""
+    free_mb = shutil.disk_usage(folder).free // 10**6
+    if free_mb < CUDA_MB:
+        raise NodeError(
+            ErrorCode.DISK_FULL,
+            f"building llama.cpp for cuda takes {CUDA_MB} MB of disk here, and {folder.parent} has {free_mb} MB free",
+            hint="free some space, or set RBEE_WHEEL_CACHE to a folder on another disk",
+            details={"needed_mb": CUDA_MB, "free_mb": free_mb},
+        )
 
 
 def cores_here() -> int:

@@ -272,7 +272,10 @@ class WheelCache:
             flags = building.cmake_flags(target, backend)
             with kept.build_folder(self.root, flags, built_on) as folder:
                 if build is None:
-                    emit(building.forecast("this machine", building.cores_here(), backend))
+                    begun, cores = kept.is_begun(folder), building.cores_here()
+                    if backend == "cuda" and not begun:
+                        await asyncio.to_thread(building.check_room, folder)
+                    emit(building.forecast("this machine", cores, backend, is_begun=begun))
                     tools = await self.tool_wheels(Target.here(), emit)
                     takes_cuda = backend == "cuda" and toolkit.has_wheels(target)
                     parts = await self.toolkit_wheels(Target.here(), emit) if takes_cuda else []

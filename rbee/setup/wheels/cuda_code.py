@@ -9,7 +9,9 @@ cuobjdump tells; it is the same in toolkits 11 to 13:
                 at 24: u16 minor, u16 major (of PTX: the version of its language), u32 architecture (89), …
                 at 40: u32 flags; 0x100000 for "89a", 0x200000 for "100f"
 
-A library can do for a GPU what all its containers can.
+A library can do for a GPU what all its containers can. Two kinds of containers tell nothing: one without entries, of a
+file without kernels; and one that alone has no PTX, which is the device linker's, since files are compiled alike. It
+has no kernel that PTX could be of.
 """
 
 from __future__ import annotations
@@ -80,10 +82,12 @@ def _code(library: IO[bytes] | portable.Headers, start: int, size: int, line: in
     sass: list[set[Architecture]] = []
     ptx: list[set[Architecture]] = []
     by: Version = ()
-    for container in _containers(library, start, start + size):
+    for container in filter(None, _containers(library, start, start + size)):
         sass.append({architecture for kind, architecture, _ in container if kind == _SASS})
         ptx.append({architecture for kind, architecture, _ in container if kind == _PTX})
         by = max([by, *(_PTX_BY.get(version, _UNKNOWN_PTX) for kind, _, version in container if kind == _PTX)])
+    if len(ptx) > 1 and sum(not each for each in ptx) == 1:
+        ptx.remove(set())
     common_sass = frozenset(set.intersection(*sass)) if sass else frozenset[Architecture]()
     common_ptx = frozenset(set.intersection(*ptx)) if ptx else frozenset[Architecture]()
     # Where CUDA's libraries are linked in, their version is the one of the PTX.

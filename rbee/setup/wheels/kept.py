@@ -3,7 +3,8 @@
 Rules
 - Who uses one holds the cache's lock for builds. What an interrupted build left running is waited for by the next
   (hold_build.py).
-- A folder's name says what is built from what: the locked source and what is changed in it, for whom, and by whom.
+- A folder's name says what is built from what: the locked source and what is changed in it, with
+  a CUDA toolkit made in which way, for whom, and by whom.
 - It stays where the build was interrupted: by Ctrl-C, a signal, or a lost connection. It goes when the build is done,
   and when it failed: what is there may be why, and a full disk is to be free again.
 - Few are kept, and none for long. `rbee wheels prune` and `rbee gc` know them as half made, as nodes do theirs.
@@ -55,6 +56,11 @@ def build_folder(root: Path, flags: str, built_on: str) -> Iterator[Path]:
     _remove(path)
 
 
+def is_begun(folder: Path) -> bool:
+    """Whether an interrupted build left something in `folder`, or on the node that it named."""
+    return (folder / "build" / "made-with").exists() or (folder / "nonce").exists()
+
+
 def nonce(folder: Path) -> str:
     """Names the folder on the node where what is built in `folder` is compiled: no other keeper has it."""
     file = folder / "nonce"
@@ -68,7 +74,8 @@ def nonce(folder: Path) -> str:
 
 def _key(flags: str, built_on: str) -> str:
     changes = resources.files("rbee.setup.wheels").joinpath("source.py").read_text(encoding="utf-8")
-    parts = [requirements.llama().line(), changes, flags, built_on or Target.here().name]
+    makes = resources.files("rbee.setup.base").joinpath("make_toolkit.py").read_text(encoding="utf-8")
+    parts = [requirements.llama().line(), changes, makes, flags, built_on or Target.here().name]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

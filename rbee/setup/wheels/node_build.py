@@ -29,6 +29,9 @@ PIECE_TIMEOUT_S = 300.0
 LARGEST_WHEEL = 2 * 2**30
 LARGEST_LIBRARY = 64 * 2**20
 
+#: Where the tools for GPUs are besides PATH, as the shell of a node writes it.
+_TOOL_FOLDERS = "${VULKAN_SDK:-/usr}/bin:${ROCM_PATH:-/opt/rocm}/bin:${CUDA_PATH:-/usr/local/cuda}/bin"
+
 _WHEEL = re.compile(r"llama_cpp_python-[0-9][\w.+]*-[\w.]+-[\w.]+-[\w.]+\.whl", re.ASCII)
 
 
@@ -51,6 +54,7 @@ class NodeBuilder:
 
         Raises NodeError BOOTSTRAP_FAILED and ConnectError.
         """
+        await self._check_tools(flags, target)
         emit(self.forecast)
         source = await building.fetch_source(folder, emit)
         archive = LocalFile.of(source)
@@ -72,6 +76,19 @@ class NodeBuilder:
             raise
         await self._remove(staging)
         return built
+
+    async def _check_tools(self, flags: str, target: Target) -> None:
+        """Before anything is sent: CMake would miss them minutes later. Looked for where CMake does."""
+        needed = building.needed_on_node(flags, target)
+        if needed is None:
+            return
+        tool, how = needed
+        script = f'PATH="$PATH:{_TOOL_FOLDERS}"; command -v {tool} >/dev/null'
+        if tool == "nvcc":
+            script += ' || command -v "${CUDACXX:-nvcc}" >/dev/null'
+        if (await self.connection.run(script)).status != 0:
+            message = f"{self.name} has no `{tool}`, which building llama.cpp for its GPU takes"
+            raise NodeError(ErrorCode.BOOTSTRAP_FAILED, message, hint=f"there: {how}")
 
     async def _remove(self, staging: str) -> None:
         await self.connection.run(f"rm -rf {quote(staging)}")

@@ -28,6 +28,7 @@ def row(
     free: int = 1,
     ctx: int = 4096,
     secret: str = "5ec2e75f" * 4,
+    device: str = "cpu",
     **loaded: str,
 ) -> WorkerRow:
     loaded_as = {"kv_type": "f16", "flash_attention": "auto", "devices": "", "tensor_split": ""}
@@ -36,7 +37,7 @@ def row(
         worker_id="0" * 16,
         model=model,
         backend="cpu",
-        device="cpu",
+        device=device,
         state=state,
         socket="/s",
         slots=4,
@@ -114,6 +115,15 @@ def test_what_the_request_says_goes_before_what_the_node_does(
 def test_where_no_row_can_tell_the_hive_is_asked(load: LoadOptions, is_asked: bool) -> None:
     hint = row("local")
     assert place([A, LOCAL], [hint], model_of, load) == (Spawn(A) if is_asked else Reuse(LOCAL, hint))
+
+
+def test_who_waits_for_a_gpu_gets_no_warm_worker_of_a_cpu() -> None:
+    on_cpu, on_gpu = row("a"), row("b", device="NVIDIA L4")
+    assert place([A, B], [on_cpu, on_gpu], model_of) == Reuse(A, on_cpu)
+    assert place([A, B], [on_cpu, on_gpu], model_of, wait_for_gpu=True) == Reuse(B, on_gpu)
+    assert place([A], [on_cpu], model_of, wait_for_gpu=True) == Spawn(A)
+    # It counts among the workers of its node all the same.
+    assert place([B, A], [row("b", state="ready")], model_of, wait_for_gpu=True) == Spawn(A)
 
 
 def test_of_two_workers_the_one_with_more_free_slots() -> None:

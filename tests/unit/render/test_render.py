@@ -390,6 +390,16 @@ def test_the_meter_knows_rate_and_time_left() -> None:
     assert meter.figures(restart) == "10.0 MB of 100.0 MB  10%"
 
 
+def test_of_steps_the_meter_foretells_nothing() -> None:
+    """A build says itself how long it will take: by all that it has done."""
+    now = [0.0]
+    meter = Meter(lambda: now[0])
+    meter.add(Progress("build", "t", 10, 300, "steps"))
+    now[0] = 5.0
+    meter.add(event := Progress("build", "t", 30, 300, "steps"))
+    assert meter.figures(event) == "30/300  10%"
+
+
 @pytest.mark.parametrize(
     ("event", "text"),
     [

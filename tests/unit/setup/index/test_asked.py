@@ -18,10 +18,12 @@ from rbee.base.events import Event, Notice
 from rbee.fleet.wheels import choose
 from rbee.inventory import Node, WheelIndex
 from rbee.setup.base import requirements
+from rbee.setup.base.cuda import Code
 from rbee.setup.base.platforms import Target
 from rbee.setup.base.requirements_file import Link, Reader
 from rbee.setup.index import asked as wheel_index
 from rbee.setup.index import fetch as wheel_fetch
+from rbee.setup.index import files as index_files
 from rbee.setup.index.asked import OFFICIAL, folders, indexes
 from rbee.setup.index.builders import KEEPER, OFFICIAL_URL, Builders
 from rbee.setup.wheels import building
@@ -322,6 +324,29 @@ def test_a_name_of_many_tags_is_not_read() -> None:
     link = Link(f"https://w.example/llama_cpp_python-{VERSION}-{'-'.join(parts)}.whl", "")
     request = wheel_fetch.Request("", (), VERSION, [f"linux_{HERE.machine}"], (3, 12), (), "", 1, "")
     assert not list(wheel_fetch._fitting([link], request))
+
+
+@pytest.mark.parametrize(
+    ("cuda", "gpu", "fitting"),
+    [
+        ((13, 0), (7, 5), ["unknown", "turing"]),
+        ((13, 0), (8, 9), ["unknown", "ada"]),
+        ((13, 0), (9, 0), ["unknown"]),
+        ((12, 4), (8, 9), ["unknown"]),
+        ((), (), ["unknown", "turing", "ada"]),
+    ],
+)
+def test_of_builds_for_several_gpus_a_node_takes_its_own(
+    cuda: tuple[int, ...], gpu: tuple[int, ...], fitting: list[str]
+) -> None:
+    codes = {"unknown": None, "turing": Code.read("13 sass 7.5 ptx by"), "ada": Code.read("13 sass 8.9 ptx by")}
+    name = f"llama_cpp_python-{VERSION}-py3-none-linux_x86_64.whl"
+    names = {index_files.wheel_path("cuda", name, "glibc", (2, 17), code): what for what, code in codes.items()}
+    assert len(names) == len(codes)
+    links = [Link(f"https://w.example/{name}", "") for name in names]
+    platforms, gpus = ["manylinux_2_17_x86_64"], [list(gpu)] if gpu else []
+    request = wheel_fetch.Request("", (), VERSION, platforms, (3, 12), (), "", 1, "", list(cuda), gpus)
+    assert [names[f"cuda/llama-cpp-python/{link.name}"] for link in wheel_fetch._fitting(links, request)] == fitting
 
 
 def _fails(server: WheelServer, _: Path) -> None:

@@ -12,12 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from packaging.utils import parse_wheel_filename
 
 from rbee.base.errors import ConfigError, ConnectError, NodeError, UsageError
 from rbee.base.events import Event, silent
 from rbee.base.files import LocalFile
 from rbee.inventory import Node, WheelIndex
 from rbee.setup.base import requirements
+from rbee.setup.base.cuda import Architecture, Code
 from rbee.setup.base.platforms import Target
 from rbee.setup.index import files as index_files
 from rbee.setup.index import scripts as index_scripts
@@ -249,6 +253,30 @@ async def test_what_is_pushed_is_what_a_keeper_fetches(
 def test_a_wheels_name_says_what_it_needs(libc: str, version: tuple[int, ...], tag: str) -> None:
     name = "llama_cpp_python-1.0-py3-none-linux_x86_64.whl"
     assert index_files.wheel_path("cpu", name, libc, version).endswith(f"-{tag}.whl")
+
+
+def test_what_a_wheel_has_for_cuda_is_in_its_name_once() -> None:
+    code = Code.read("13 sass 7.5 12.0a ptx 9.0 by 13.0")
+    assert code
+    path = index_files.wheel_path("cuda", "llama_cpp_python-1.0-py3-none-linux_x86_64.whl", "glibc", (2, 34), code)
+    name = "llama_cpp_python-1.0-13_sass_7.5_12.0a_ptx_9.0_by_13.0-py3-none-manylinux_2_34_x86_64.whl"
+    assert path == f"cuda/llama-cpp-python/{name}"
+    assert index_files.read(f"{'0' * 64}  {path}", "there") == {path: "0" * 64}
+    assert index_files.wheel_path("cuda", name, "glibc", (2, 34), code) == path
+
+
+architectures = st.frozensets(
+    st.builds(Architecture, st.tuples(st.integers(5, 12), st.integers(0, 9)), st.sampled_from(["", "a", "f"]))
+)
+versions = st.just(()) | st.tuples(st.integers(12, 13), st.integers(0, 9))
+
+
+@given(st.builds(Code, st.sampled_from([12, 13]), architectures, architectures, versions))
+def test_a_build_tag_tells_all_and_is_one(code: Code) -> None:
+    assert Code.of_build_tag(code.build_tag) == code
+    path = index_files.wheel_path("cuda", "llama_cpp_python-1.0-py3-none-linux_x86_64.whl", "glibc", (2, 34), code)
+    *_, build, _ = parse_wheel_filename(path.rpartition("/")[2])
+    assert "".join(map(str, build)) == code.build_tag
 
 
 # --- signed ---------------------------------------------------------------------------------------------------------

@@ -45,6 +45,24 @@ def test_what_is_not_understood_is_refused(damaged: bytes, tmp_path: Path) -> No
         cuda_code.of_library(library(tmp_path, damaged))
 
 
+def code(*containers: bytes) -> str:
+    data = b"".join(containers)
+    return cuda_code._code(io.BytesIO(data), 0, len(data), 13).text
+
+
+def test_a_file_without_kernels_takes_nothing_from_the_others() -> None:
+    assert code(container("sm_75", "compute_90"), container()) == "13 sass 7.5 ptx 9.0 by 13.0"
+
+
+def test_of_ptx_the_device_linkers_container_has_none() -> None:
+    linker, files = container("sm_75"), [container("sm_75", "compute_90")] * 2
+    assert code(linker, *files) == code(*files, linker) == "13 sass 7.5 ptx 9.0 by 13.0"
+    assert code(linker, linker, *files) == "13 sass 7.5 ptx by"
+    assert code(linker) == "13 sass 7.5 ptx by"
+    # Which of its own code it has counts: with what else it has, it may be a file of another kind.
+    assert code(container("sm_90"), *files) == "13 sass ptx 9.0 by 13.0"
+
+
 @given(st.binary(max_size=300), st.integers(0, 200))
 def test_nothing_in_it_is_believed(noise: bytes, at: int) -> None:
     whole = bytearray(container("sm_75", "compute_90"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -82,6 +83,7 @@ async def test_an_interrupted_build_goes_on_where_it_was(
     await _interrupt(cache)
     (item,) = (item for item in cached.contents(cache.root) if item.state is cached.State.HALF_MADE)
     assert item.path.name.startswith(kept.PREFIX)
+    assert kept.is_begun(item.path)
     (index.folder / "llama_cpp_python-1.0.tar.gz").unlink()  # which is not fetched again
 
     monkeypatch.setenv("CXXFLAGS", "-O1")
@@ -89,6 +91,7 @@ async def test_an_interrupted_build_goes_on_where_it_was(
 
     events: list[Event] = []
     await cache.llama_wheel(HERE, "cpu", events.append)
+    assert any(isinstance(event, Notice) and "from where that was interrupted" in event.text for event in events)
     assert any(isinstance(event, Notice) and "goes on: 4 files are done" in event.text for event in events)
     steps = [(event.done, event.total) for event in events if isinstance(event, Progress) and event.key == building.KEY]
     assert [step for step in steps if step[1] == 10] == [(float(done), 10.0) for done in range(5, 11)]
@@ -113,9 +116,67 @@ async def test_a_build_on_a_node_goes_on_in_its_folder_there(
         (there,) = (home / "runtimes").glob(".staging-*")
         assert survey_files._STAGING.fullmatch(there.name)  # which the node's own clean-up knows
         events: list[Event] = []
+        (begun,) = cache.root.glob(f"{kept.PREFIX}*")
+        assert kept.is_begun(begun)
         await get(events.append)
     assert any(isinstance(event, Notice) and "goes on: 4 files are done" in event.text for event in events)
     assert list((home / "runtimes").glob(".staging-*")) == list(cache.root.glob(".*")) == []
+
+
+def _programs_without(folder: Path, tool: str) -> str:
+    """A PATH with all that this machine has but one."""
+    folder.mkdir()
+    for program in (program for place in os.get_exec_path() for program in Path(place).glob("*")):
+        if program.name != tool and not (folder / program.name).is_symlink():
+            (folder / program.name).symlink_to(program)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("backend", "tool", "how"),
+    [("vulkan", "glslc", "apt install glslc"), ("rocm", "hipcc", "ROCm 6.1"), ("cuda", "nvcc", "CUDA toolkit")],
+)
+async def test_a_node_without_the_tools_for_a_gpu_is_sent_nothing(
+    backend: str, tool: str, how: str, cache: WheelCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = replace(HERE, libc="glibc", libc_version=(2, 17))  # too old for the toolkit that rbee would bring
+    flags = building.cmake_flags(node, backend)
+    for name in ("VULKAN_SDK", "ROCM_PATH", "CUDA_PATH"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setenv("PATH", _programs_without(tmp_path / "bin", tool))
+    monkeypatch.delenv("CUDACXX", raising=False)
+    said: list[Event] = []
+    async with LocalConnection(keeper_id="k1") as connection:
+        place = Place(str(tmp_path / "node"), find_uv_bin(), sys.executable)
+        builder = NodeBuilder(connection, "gpu1", place, tmp_path / "log", cache, building.forecast("gpu1", 2, backend))
+        with pytest.raises(NodeError, match=f"gpu1 has no `{tool}`") as raised:
+            await builder.build(node, flags, tmp_path, said.append)
+        assert how in str(raised.value.hint)
+        assert not said
+        folder = tmp_path / {"glslc": "VULKAN_SDK", "hipcc": "ROCM_PATH", "nvcc": "CUDA_PATH"}[tool] / "bin"
+        folder.mkdir(parents=True)
+        (folder / tool).touch(0o755)
+        await builder._check_tools(flags, node)
+
+
+async def test_a_disk_without_room_for_a_build_for_cuda_is_told_of_first(
+    cache: WheelCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "missing_tool", lambda *_: None)
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=(building.CUDA_MB - 1) * 10**6))
+    said: list[Event] = []
+    with pytest.raises(NodeError, match="MB of disk here") as raised:
+        await cache.llama_wheel(HERE, "cuda", said.append)
+    assert raised.value.code is ErrorCode.DISK_FULL
+    assert not [event for event in said if isinstance(event, Progress)]
+    assert list(cache.root.glob(".*")) == []
+
+
+def test_a_toolkit_that_is_brought_is_not_looked_for() -> None:
+    node = replace(HERE, machine="x86_64", libc="glibc", libc_version=(2, 31), cuda=(13, 0), gpus=frozenset({(8, 9)}))
+    assert building.needed_on_node(building.cmake_flags(node, "cuda"), node) is None
+    assert building.needed_on_node(building.cmake_flags(node, "cpu"), node) is None
 
 
 async def _no_tools(*_: object) -> list[LocalFile]:
