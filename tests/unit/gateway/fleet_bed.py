@@ -60,8 +60,8 @@ class Bed:
             finally:
                 self.open_now -= 1
 
-    async def attach(self, session: NodeSession, meanwhile: object = None) -> Attached:
-        del meanwhile  # nothing is made here
+    async def attach(self, session: NodeSession, meanwhile: object = None, *, wait_for_gpu: bool = False) -> Attached:
+        del meanwhile, wait_for_gpu  # nothing is made here
         self.attached.append(session.node.name)
         if self.attach_error:
             raise self.attach_error
