@@ -83,11 +83,13 @@ async def _current_hive(session: NodeSession, found: Probe, ready: bootstrap.Rea
         from rbee.node.hung_hive import does_not_answer
 
         raise does_not_answer(session.node.name, error) from error
-    outdated = (
-        info is not None and _is_outdated(info, ready) and not await _is_shared(hive, info, session.context.keeper_id)
-    )
-    if info and (outdated or info.draining):
-        what = f"replacing the hive of rbee {info.version}" if outdated else "waiting for the hive that is stopping"
+    replaced = _why_replaced(info, ready) if info else ""
+    if info and replaced and await _is_shared(hive, info, session.context.keeper_id):
+        if info.payload == ready.digest:
+            session.emit(Notice(f"another keeper's worker runs in {replaced}: that hive stays for now"))
+        replaced = ""
+    if info and (replaced or info.draining):
+        what = f"replacing {replaced}" if replaced else "waiting for the hive that is stopping"
         session.emit(Notice(f"{what} (its workers finish what they do first)"))
         await hive.stop(StopRequest(drain=True))
         info = None
@@ -99,9 +101,10 @@ async def _current_hive(session: NodeSession, found: Probe, ready: bootstrap.Rea
     return hive, info
 
 
-def _is_outdated(info: HiveInfo, ready: bootstrap.Ready) -> bool:
-    """Whether to replace this hive. The same version with another payload is a development checkout: ours counts. One
-    of another runtime has workers without the llama.cpp that the node has by now, such as its GPU's.
+def _why_replaced(info: HiveInfo, ready: bootstrap.Ready) -> str:
+    """Which hive it is that is to be replaced, in words; "" for one that is not. The same version with another payload
+    is a development checkout: ours counts. One of another runtime has workers without the llama.cpp that the node has
+    by now, such as its GPU's.
 
     Raises NodeError VERSION_MISMATCH for a hive that speaks a newer protocol.
     """
@@ -113,8 +116,10 @@ def _is_outdated(info: HiveInfo, ready: bootstrap.Ready) -> bool:
             details={"hive": info.version, "keeper": VERSION},
         )
     if info.payload == ready.digest:
-        return info.runtime not in ("", ready.runtime.rpartition("/")[2])
-    return info.protocol < PROTOCOL or _numbers(info.version) <= _numbers(VERSION)
+        others = info.runtime not in ("", ready.runtime.rpartition("/")[2])
+        return f"the hive, which has another llama.cpp than the one for {ready.backend}" if others else ""
+    older = info.protocol < PROTOCOL or _numbers(info.version) <= _numbers(VERSION)
+    return f"the hive of rbee {info.version}" if older else ""
 
 
 async def _is_shared(hive: HiveClient, info: HiveInfo, keeper_id: str) -> bool:

@@ -42,6 +42,9 @@ _BACKEND_FLAGS: dict[str, tuple[str, ...]] = {
 #: Seconds that all cores together need for a wheel for the CPU, and those of what is not compiling (fetching, linking).
 #: 697 by `benchmarks/newcomer.py` with gcc 12 on two cores of a server of 2022 that had much else to do, so at most.
 BUILD_CPU_S = 700.0
+#: What the kernels of a backend for GPUs take besides: CUDA's for one architecture (156 files, 39 min with one job),
+#: and Vulkan's shaders. ROCm's were not measured.
+KERNELS_CPU_S = {"cuda": 2400.0, "vulkan": 850.0}
 BUILD_REST_S = 30.0
 
 #: MB of disk for a build for CUDA: 500 the toolkit's wheels, 320 the toolkit, 130 the source and uv's cache; the rest
@@ -143,10 +146,11 @@ def no_way(target: Target, backend: str, built_elsewhere: str = "") -> NodeError
 
 
 def forecast(where: str, cores: int, backend: str, *, is_begun: bool = False) -> Notice:
-    """What to tell before a build. where: whose cores those are. GPU backends have kernels of their own to compile.
+    """What to tell before a build. where: whose cores those are. Of CUDA, for one architecture; more take longer.
     is_begun: it was interrupted, and how much of it is done shows when it goes on."""
-    minutes = math.ceil((BUILD_CPU_S / cores + BUILD_REST_S) / 60)
-    about = f"about {minutes} min" if backend == "cpu" else f"{minutes} min and more, because of {backend}"
+    known = backend != "rocm"
+    minutes = math.ceil(((BUILD_CPU_S + KERNELS_CPU_S.get(backend, 0.0)) / cores + BUILD_REST_S) / 60)
+    about = f"about {minutes} min" if known else f"{minutes} min and more, because of {backend}"
     if is_begun:
         whole = f"the whole build takes {about} on {cores} core{'s' * (cores > 1)}"
         return Notice(f"llama.cpp for {where} is built on from where that was interrupted; {whole}")

@@ -10,13 +10,10 @@ import pytest
 from rbee.inventory import Node
 from rbee.node.graphics import Card, Graphics, Icd
 from rbee.node.probe import Gpu, Probe
-from rbee.setup import attach
-from rbee.setup.bootstrap import Ready
 from rbee.setup.index.builders import KEEPER
 from rbee.setup.runtime import Runtime, target_of
 from rbee.setup.wheels import building, toolkit
 from rbee.setup.wheels.cache import WheelCache
-from rbee_remote.protocol import PROTOCOL, VERSION, HiveInfo
 from tests.unit.setup.cuda_library import CC, container, library
 from tests.unit.setup.wheel_server import make_wheel
 
@@ -118,13 +115,6 @@ def test_amds_gpus_are_named_as_idle_too(cache: WheelCache) -> None:
     assert (found.backend, found.better) == ("cpu", ("vulkan",))
     assert "Radeon" in found.notice
     assert "llama.cpp for vulkan" in found.notice
-
-
-@pytest.mark.parametrize(("runs", "outdated"), [("", False), ("a" * 16, False), ("b" * 16, True)])
-def test_a_hive_of_another_runtime_is_replaced(runs: str, outdated: bool) -> None:
-    ready = Ready(f"/h/runtimes/{'a' * 16}/bin/python", "/h/payloads/x.zip", "d" * 16, "cuda")
-    info = HiveInfo(PROTOCOL, VERSION, "d" * 16, "i", 1, 1, "b", 0.0, "/h", "/r", 0, draining=False, runtime=runs)
-    assert attach._is_outdated(info, ready) is outdated
 
 
 def _libc_here() -> str:

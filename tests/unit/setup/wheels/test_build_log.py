@@ -72,7 +72,8 @@ def test_a_build_says_first_how_long_it_takes_and_how_to_do_without() -> None:
     assert "on 1 core," in few
     assert "about 1 min on 64 cores" in many
     assert "wheel_indexes" in many
-    assert "because of cuda" in forecast("gpu1", 8, "cuda").text
+    assert "because of rocm" in forecast("gpu1", 8, "rocm").text
+    assert "about 53 min" in forecast("gpu1", 1, "cuda").text
     begun = forecast("gpu1", 2, "cuda", is_begun=True).text
     assert "from where that was interrupted; the whole build takes" in begun
     assert "wheel_indexes" not in begun
