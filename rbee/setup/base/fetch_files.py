@@ -68,7 +68,8 @@ def main(limits: str, *words: str) -> int:
         for number, (sha256, url, target) in enumerate(files):
             fetch.file(number, sha256, url, target)
     except (GivenUpError, BrokenError, OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
+        is_status = isinstance(error, urllib.error.HTTPError)
+        reason = error if is_status else getattr(error, "reason", None) or error
         say(f"failed {' '.join(str(reason).split())[:200] or type(error).__name__}")
         return 1
     say("fetched")
