@@ -1,20 +1,23 @@
-"""CUDA's libraries by a node's own way: what it is told is pure; the rest runs for real, with this machine as a node."""
+"""CUDA's libraries by a node's own way: what it is told is pure; the rest runs for real, this machine is the node."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from rbee.base.events import Event, Notice, Progress
-from rbee.inventory import Node
+from rbee.base.settings import Settings
+from rbee.context import Context
+from rbee.inventory import Inventory, Node
 from rbee.node.session import NodeSession
 from rbee.setup import own_way
-from rbee.setup.base import node_scripts, requirements
+from rbee.setup.base import node_scripts, pip, requirements
 from rbee.setup.base.platforms import Target
 from rbee.setup.base.requirements import Locked
 from rbee.setup.base.requirements_file import Link, links_to
@@ -71,6 +74,14 @@ def test_the_wheel_of_the_lock_for_the_platform_is_chosen() -> None:
     assert found == own_way.There(NAME, DIGEST, wanted.url)
 
 
+FIND_LOCKED = pip.find_locked
+
+
+async def find_here(line: Locked, _: Path) -> list[Link]:
+    """As `find_locked`, without processes of its own."""
+    return await asyncio.to_thread(links_to, line.name, line.hashes)
+
+
 @dataclass
 class Bed:
     """An index by TLS that has CUDA's libraries in tiny, and this machine as a node, whose folder is `home`."""
@@ -107,7 +118,7 @@ class Bed:
 
 
 @pytest.fixture
-async def bed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bed]:  # type: ignore[misc]
+async def bed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bed]:
     context, trusted = server_context(tmp_path)
     for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -115,6 +126,7 @@ async def bed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bed]:
     home, cache = tmp_path / "a home", tmp_path / "cache"
     home.mkdir()
     cache.mkdir()
+    monkeypatch.setattr(pip, "find_locked", find_here)
     names = ("nvidia_cublas", "nvidia_cuda_runtime")
     tag = "py3-none-manylinux_2_27_x86_64"
     wheels = [write_wheel(tmp_path / "wheels", name, {"x": name.encode()}, tag=tag) for name in names]
@@ -127,15 +139,19 @@ async def bed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bed]:
             monkeypatch.delenv(name)
         monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
         async with LocalConnection(keeper_id="0" * 16) as connection:
-            session = session_over(connection, Node("gpu1"))
-            session.context = replace(session.context, emit=events.append)
+            settings, inventory = Settings(home=tmp_path / "rbee"), Inventory({})
+            keeper = Context(settings, inventory, None, "0" * 16, emit=events.append)  # type: ignore[arg-type]
+            session = session_over(connection, Node("gpu1"), keeper)
             bed = Bed(server, index, home, cache, wheels, trusted, events, session)
             for wheel in wheels:
                 bed.offer(wheel)
             yield bed
 
 
-async def test_a_node_with_a_way_out_fetches_them_and_tells_how_far_it_is(bed: Bed) -> None:
+async def test_a_node_with_a_way_out_fetches_them_and_tells_how_far_it_is(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pip, "find_locked", FIND_LOCKED)
     assert await bed.fetch() == [wheel.name for wheel in bed.wheels]
     assert bed.there() == {wheel.name: wheel.read_bytes() for wheel in bed.wheels}
     assert bed.notices() == []
