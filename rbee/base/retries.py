@@ -74,6 +74,15 @@ STALLED_LOAD_S = 600.0
 INSTALL_TIMEOUT_S = 600.0
 #: uv, for fetching a Python; its script has ten more.
 PYTHON_TIMEOUT_S = 60
+#: CUDA's libraries, which a node fetches itself where it can: for this machine to learn where they are; for the first
+#: server to answer the node, since it has no way out as a rule where none does; for all of it.
+LIBRARIES_FIND_S = 10.0
+LIBRARIES_ANSWER_S = 3.0
+LIBRARIES_WHOLE_S = 1800.0
+#: Without a byte, or with less than 1 MiB, until they are uploaded; tries in a row that break and bring as little.
+LIBRARIES_STALL_S = 20.0
+LIBRARIES_TRIES = 3
+LIBRARIES_PAUSE_S = 0.5
 #: A hive starts in a fraction of a second; on a node that swaps or has a slow home it may take a while.
 HIVE_START_S = 45.0
 

@@ -4,7 +4,8 @@ Rules
 - What to do is decided by `plan`, from what the probe saw; the steps act.
 - What stands under its final name is whole: everything is staged beside it, verified, and renamed. So an interrupted
   bootstrap never looks like a finished one, and of two at once the second finds its work done.
-- Nothing on the node reaches for the internet, except where it has no Python at all and this keeper has none to bring.
+- Nothing on the node reaches for the internet, except for CUDA's libraries (own_way.py), and for a Python where it has
+  none and this keeper has none to bring.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from rbee.base.retries import INSTALL_TIMEOUT_S, PYTHON_TIMEOUT_S
 from rbee.inventory import Node
 from rbee.node.probe import Probe
 from rbee.node.session import NodeSession, open_session
-from rbee.setup import elsewhere, interpreter, prerequisites
+from rbee.setup import elsewhere, interpreter, own_way, prerequisites
 from rbee.setup.base import bytecode, cuda, node_scripts
 from rbee.setup.base.bundle import Bundle
 from rbee.setup.base.make_runtime import LLAMA_FAILS
 from rbee.setup.base.payload import Payload, build_compiled, build_payload
 from rbee.setup.base.platforms import Target
-from rbee.setup.base.put_files import Sendable, put_files
+from rbee.setup.base.put_files import Named, Sendable, put_files
 from rbee.setup.base.stoppable import alongside
 from rbee.setup.index.builders import Builders
 from rbee.setup.runtime import OWN_PYTHON, Runtime, better, has_usable_python, say_how
-from rbee.setup.wheels import building, kept, portable
+from rbee.setup.wheels import building, kept, portable, toolkit
 from rbee.setup.wheels.cache import BuildOnNode, WheelCache, uv_version
 from rbee.setup.wheels.node_build import NodeBuilder
 from rbee_remote.protocol import OLDEST_PYTHON, ErrorCode
@@ -188,7 +189,7 @@ class _Bootstrap:
 
     async def _take(self, steps: list[Step]) -> node_scripts.Place:
         place = self._place
-        files: list[Sendable] = []
+        files: list[Named] = []
         for step in steps:
             match step:
                 case Step.PYTHON:
@@ -246,10 +247,11 @@ class _Bootstrap:
             details={"uv": result.stderr.strip()[-300:]},
         )
 
-    async def _upload_wheels(self, place: node_scripts.Place) -> list[Sendable]:
+    async def _upload_wheels(self, place: node_scripts.Place) -> list[Named]:
         """Everything of the runtime; only what is not there travels. Returns all of it."""
         *packages, llama = await self.get_wheels(place)
-        libraries = await self.get_libraries(llama)
+        fetched = await self._fetch_libraries(place, llama)
+        libraries = [] if fetched else await self.get_libraries(llama)
         bundle = await asyncio.to_thread(_bundle, packages, self.runtime.target)
         wheels: list[Sendable] = [bundle, *libraries, llama]
         there = frozenset() if self._again else self.probe.libraries
@@ -257,7 +259,7 @@ class _Bootstrap:
             (wheel, node_scripts.wheel_path(self.probe.home, wheel)) for wheel in wheels if wheel.sha256 not in there
         ]
         await put_files(self.session.connection, files, key="wheels", text=Step.WHEELS.value, emit=self.session.emit)
-        return wheels
+        return [bundle, *libraries, *fetched, llama]
 
     async def get_wheels(self, place: node_scripts.Place | None) -> list[LocalFile]:
         """Everything of the runtime, in the cache, llama-cpp-python last.
@@ -289,10 +291,21 @@ class _Bootstrap:
 
     async def get_libraries(self, llama: LocalFile) -> list[LocalFile]:
         """In the cache: CUDA's that `llama` loads and the node has not installed."""
-        line = await asyncio.to_thread(self.cache.cuda_line, llama.sha256)
-        if line not in cuda.brought(self.runtime.target) - self.probe.cudart:
+        line = await self._cuda_line(llama)
+        return await self.cache.cuda_libraries(line, self.runtime.target, self.session.emit) if line else []
+
+    async def _fetch_libraries(self, place: node_scripts.Place, llama: LocalFile) -> Sequence[Named]:
+        """On the node, which fetched them itself: as `get_libraries`, or none."""
+        line = 0 if self.session.node.is_local or self._again else await self._cuda_line(llama)
+        if not line:
             return []
-        return await self.cache.cuda_libraries(line, self.runtime.target, self.session.emit)
+        wanted, target = toolkit.libraries(line), toolkit.fetched_for(self.runtime.target)
+        return await own_way.fetch(self.session, place, wanted, target, self.cache.root, self.probe.libraries)
+
+    async def _cuda_line(self, llama: LocalFile) -> int:
+        """The line of CUDA whose libraries `llama` loads and the node lacks, 0 for none."""
+        line = await asyncio.to_thread(self.cache.cuda_line, llama.sha256)
+        return line if line in cuda.brought(self.runtime.target) - self.probe.cudart else 0
 
     async def _build(
         self, place: node_scripts.Place | None, flags: str, folder: Path, emit: Emit
@@ -322,7 +335,7 @@ class _Bootstrap:
         await self.prepare()
         return await self.take([step for step in steps if step is Step.PYTHON])
 
-    async def _create_runtime(self, place: node_scripts.Place, files: list[Sendable]) -> None:
+    async def _create_runtime(self, place: node_scripts.Place, files: list[Named]) -> None:
         try:
             await self._make_runtime(place, files)
         except NodeError as error:
@@ -338,7 +351,7 @@ class _Bootstrap:
                 await self._run(node_scripts.discard(place), "could not remove what may be damaged")
             await self._make_runtime(place, await self._upload_wheels(place))
 
-    async def _make_runtime(self, place: node_scripts.Place, files: Sequence[Sendable]) -> None:
+    async def _make_runtime(self, place: node_scripts.Place, files: Sequence[Named]) -> None:
         self.session.emit(Progress("runtime", Step.RUNTIME.value, 0.0, None, "steps"))
         script = node_scripts.create_runtime(place, uuid.uuid4().hex[:12], self.runtime.key, files)
         await self._run(script, "its runtime could not be made")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
 from rbee.base.files import LocalFile
 from rbee.node.traces import NOTE
 from rbee.setup.base.payload import package_folder
-from rbee.setup.base.put_files import Sendable
+from rbee.setup.base.put_files import Named
 from rbee.transport.connection import quote
 
 #: Minutes after which a leftover belongs to nobody any more.
@@ -67,7 +67,7 @@ def prepare(home: str) -> str:
     )
 
 
-def wheel_path(home: str, wheel: Sendable) -> str:
+def wheel_path(home: str, wheel: Named) -> str:
     """Where a wheel lies on a node: its folder tells its contents, its own name is what uv goes by."""
     return f"{home}/runtimes/wheels/{wheel.sha256[:16]}/{wheel.name}"
 
@@ -116,7 +116,7 @@ def unpack_python(place: Place, nonce: str, name: str, archive: str) -> str:
     )
 
 
-def create_runtime(place: Place, nonce: str, key: str, files: Sequence[Sendable]) -> str:
+def create_runtime(place: Place, nonce: str, key: str, files: Sequence[Named]) -> str:
     """Make the runtime `key` from wheels and archives of wheels that are on the node: staged, verified, renamed."""
     program, later = _program("make_runtime.py"), _program("compile_later.py")
     modules = [(package_folder() / "system" / name).read_text(encoding="utf-8") for name in _WITH_LLAMA]
@@ -131,6 +131,18 @@ def create_runtime(place: Place, nonce: str, key: str, files: Sequence[Sendable]
         *_environment(place.home),
         *staging(place.home, nonce),
         f'{quote(place.python)} -I -c {quote(program)} "$staging/venv" {" ".join(map(quote, words))}',
+    )
+
+
+def fetch_files(place: Place, limits: Mapping[str, float], files: Sequence[tuple[Named, str]]) -> str:
+    """Fetch files by their addresses, limits as `Fetch` has them; prints what fetch_files.py does, or `ended N`."""
+    words = [json.dumps(dict(limits))]
+    for file, url in files:
+        words += [file.sha256, url, wheel_path(place.home, file)]
+    program = quote(_program("fetch_files.py"))
+    return _lines(
+        *_environment(place.home),
+        f"{quote(place.python)} -I -c {program} {' '.join(map(quote, words))} || echo ended $?",
     )
 
 

@@ -7,6 +7,7 @@ Rules
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -65,6 +66,16 @@ async def fetch_locked(line: Locked, target: Path, *, on_line: child.OnLine) -> 
             )
         publish(folder / "files", target)
     return next(target.iterdir())  # noqa: ASYNC240 (one small folder)
+
+
+async def find_locked(line: Locked, folder: Path) -> list[requirements_file.Link]:
+    """Where the indexes have the files that a line of a lock names, as `links_to`. folder: for what it works with."""
+    async with staging(folder) as work:
+        script = [sys.executable, "-I", requirements_file.__file__]
+        words = [*script, line.name, line.version, "", *line.hashes]
+        _, said = await _run(words, lambda _: None, await environment(work))
+    found = [json.loads(text.removeprefix("Link ")) for text in said if text.startswith("Link [")]
+    return [requirements_file.Link(url, sha256) for sha256, url in found]
 
 
 async def download(

@@ -14,20 +14,24 @@ from rbee.transport.connection import Connection, OnBytes, quote
 AT_ONCE = 4
 
 
-class Sendable(Protocol):
-    """A file of this machine, or one that is only in memory. size: bytes. sha256: lower-case hex of all of them."""
+class Named(Protocol):
+    """A file, wherever it is. sha256: lower-case hex of all its bytes."""
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+
+class Sendable(Named, Protocol):
+    """A file of this machine, or one that is only in memory. size: bytes."""
 
     @property
     def source(self) -> Path | bytes: ...
 
     @property
     def size(self) -> int: ...
-
-    @property
-    def sha256(self) -> str: ...
 
 
 async def put_files(

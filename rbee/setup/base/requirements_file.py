@@ -1,6 +1,6 @@
 """Fetches one file of a lock from the package index, by its SHA-256, without running anything of it.
 
-    python -I requirements_file.py NAME VERSION FOLDER sha256:HEX...
+    python -I requirements_file.py NAME VERSION FOLDER sha256:HEX...     or, to be told where it is, with "" for FOLDER
 
 pip cannot do that: it asks a source archive for its metadata, which runs what is in the archive and whatever its build
 needs. tools/setup_venv.py uses this file before there is a pip, so it needs the standard library and nothing else.
@@ -104,6 +104,17 @@ def fetch(
     raise NotFoundError(f"{name} {version} with the locked SHA-256 was not found: {said}")
 
 
+def links_to(name: str, hashes: Sequence[str], settings: Mapping[str, str] = os.environ) -> list[Link]:
+    """Where files with one of `hashes` are, as far as pages say so; none that takes a password."""
+    wanted = {value.removeprefix("sha256:") for value in hashes}
+    reader = Reader(settings)
+    found: list[Link] = []
+    for place in _places(name, settings):
+        with contextlib.suppress(*TROUBLE):
+            found += [link for link in reader.links(place) if link.sha256 in wanted]
+    return [link for link in found if not reader.has_password(link.url)]
+
+
 def _places(name: str, settings: Mapping[str, str]) -> Iterator[str]:
     """The addresses of all pages, the user's folders first: they cost nothing."""
     for place in settings.get("PIP_FIND_LINKS", "").split():
@@ -183,6 +194,12 @@ class Reader:
             return part.rename(folder / link.name)
         finally:
             part.unlink(missing_ok=True)
+
+    def has_password(self, url: str) -> bool:
+        """Whether one was given for its host."""
+        parts = urllib.parse.urlsplit(url)
+        hosts = {urllib.parse.urlsplit(origin).hostname for origin in self._passwords} | self._netrc.keys()
+        return "@" in parts.netloc or parts.hostname in hosts
 
     def _open(self, url: str, accept: str) -> Any:
         parts = urllib.parse.urlsplit(url)
@@ -267,6 +284,10 @@ def shown(url: str) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Says how far it is in the words of pip's raw progress, and what went wrong in those of pip's errors."""
     name, version, folder, *hashes = arguments
+    if not folder:
+        for link in links_to(name, hashes):
+            sys.stdout.write(f"Link {json.dumps([link.sha256, link.url])}\n")
+        return 0
 
     def say(done: int, total: int) -> None:
         sys.stdout.write(f"Progress {done} of {total}\n")

@@ -68,12 +68,16 @@ OUTAGE_S = 2 * ANSWER_TRY_S + keeper.OUTAGE_S + keeper.OUTAGE_LONGEST_PAUSE_S
 BUSY_S = sum(keeper.BUSY_DELAYS_S)
 INFERENCE_S = (len(keeper.BUSY_DELAYS_S) + 1) * OUTAGE_S + BUSY_S + keeper.NOTICED_S
 
+#: Where this machine first asks its index.
+LIBRARIES_S = keeper.LIBRARIES_FIND_S + keeper.LIBRARIES_ANSWER_S + keeper.LIBRARIES_WHOLE_S
+
 RUNTIME_SCRIPTS = 3  # made, removed, made again
 STOP_S = keeper.REQUEST_S + keeper.STOP_TIMEOUT_S + STOP_STEPS * StopRequest().patience_s
 #: Each step of phases 2 to 7 that has a limit, once; a bootstrap probes twice.
 PHASES_S = (
     2 * keeper.PROBE_S
     + (keeper.PYTHON_TIMEOUT_S + 10)
+    + LIBRARIES_S
     + RUNTIME_SCRIPTS * keeper.INSTALL_TIMEOUT_S
     + keeper.HEALTH_TIMEOUT_S
     + STOP_S
@@ -150,6 +154,16 @@ POLICIES = (
         number(keeper.INSTALL_TIMEOUT_S),
         RUNTIME_SCRIPTS * keeper.INSTALL_TIMEOUT_S,
         ("INSTALL_TIMEOUT_S",),
+    ),
+    Policy(
+        "a node's own download of CUDA's libraries breaks, without 1 MiB more; then they are uploaded",
+        "rbee/setup/own_way.py",
+        f"{keeper.LIBRARIES_TRIES}; 1 where no server answers, or one stalls",
+        f"{number(keeper.LIBRARIES_PAUSE_S)} doubled",
+        f"{number(keeper.LIBRARIES_ANSWER_S)} for the first answer, then {number(keeper.LIBRARIES_STALL_S)} idle; "
+        f"{number(keeper.LIBRARIES_WHOLE_S)} in all",
+        LIBRARIES_S,
+        ("LIBRARIES_TRIES", "LIBRARIES_PAUSE_S", "LIBRARIES_ANSWER_S", "LIBRARIES_STALL_S", "LIBRARIES_WHOLE_S"),
     ),
     Policy(
         "a hive is started",

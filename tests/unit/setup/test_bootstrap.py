@@ -28,7 +28,7 @@ from rbee.node import traces
 from rbee.node.diagnosis import needed_mb
 from rbee.node.probe import Gpu, Probe
 from rbee.node.session import NodeSession, PerNode
-from rbee.setup import bootstrap, elsewhere, interpreter
+from rbee.setup import bootstrap, elsewhere, interpreter, own_way
 from rbee.setup.base import node_scripts, requirements
 from rbee.setup.base.node_scripts import IMPORTS
 from rbee.setup.base.payload import build_compiled, build_payload
@@ -45,10 +45,11 @@ from rbee_remote.protocol import ErrorCode
 from tests.doubles.connection import FakeConnection
 from tests.doubles.session import session_over
 from tests.patience import PATIENCE_S
+from tests.tls import server_context
 from tests.unit.setup.cuda_library import CC, container, library
 from tests.unit.setup.package_index import PackageIndex
 from tests.unit.setup.tiny_packages import write_source, write_wheel
-from tests.unit.setup.wheel_server import make_wheel, serving
+from tests.unit.setup.wheel_server import body, make_wheel, serving
 
 HERE = Target.here()
 LOCAL = Node("local")
@@ -645,10 +646,8 @@ async def test_a_node_that_answers_from_its_cpu_is_not_ready_for_who_waits_for_i
     assert not bootstrap.is_complete(session, found, payload, wait_for_gpu=True)
 
 
-@pytest.mark.skipif(CC is None or HERE.libc != "glibc", reason="needs cc, and glibc")
-async def test_cudas_libraries_travel_once_and_the_next_runtime_has_the_same_files(
-    bed: Testbed, tmp_path: Path
-) -> None:
+def _provide_cuda(bed: Testbed, tmp_path: Path) -> list[LocalFile]:
+    """A llama.cpp for CUDA 13 in the cache, and its libraries in the index and the lock."""
     code = library(tmp_path, container("sm_90"), needs="libcudart.so.13").getvalue()
     bindings = {"llama_cpp/__init__.py": b"", "llama_cpp/llama_cpp.py": b"", "bin/libggml-cuda.so": code}
     llama = write_wheel(bed.index.folder, "llama_cpp_python", bindings, tag=LLAMA_TAG)
@@ -662,7 +661,14 @@ async def test_cudas_libraries_travel_once_and_the_next_runtime_has_the_same_fil
         write_wheel(bed.index.folder, "nvidia_cuda_runtime", runtime, tag=tag),
     ]
     bed.index.lock("cuda13.txt", *parts)
-    hashes = {LocalFile.of(part).sha256 for part in parts}
+    return [LocalFile.of(part) for part in parts]
+
+
+@pytest.mark.skipif(CC is None or HERE.libc != "glibc", reason="needs cc, and glibc")
+async def test_cudas_libraries_travel_once_and_the_next_runtime_has_the_same_files(
+    bed: Testbed, tmp_path: Path
+) -> None:
+    hashes = {part.sha256 for part in _provide_cuda(bed, tmp_path)}
     h100, h200 = (Gpu("nvidia", "H", compute=(9, 0)),), (Gpu("nvidia", "H", compute=(9, 0)), *NVIDIA)
     ready = await bed.ensure(bed.probe(gpus=h100, cuda=(13, 0)))
     assert ready.backend == "cuda"
@@ -683,6 +689,35 @@ async def test_cudas_libraries_travel_once_and_the_next_runtime_has_the_same_fil
     shutil.rmtree(again.runtime)
     third = await bed.ensure(bed.probe(gpus=h100, cuda=(13, 0), libraries=frozenset(hashes)))  # no longer true
     assert len(list(Path(third.runtime).glob("libraries/*/*"))) == 2
+
+
+@pytest.mark.skipif(CC is None or HERE.libc != "glibc", reason="needs cc, and glibc")
+async def test_a_node_that_fetches_cudas_libraries_itself_is_sent_none_and_one_that_cannot_is(
+    bed: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts, (context, trusted) = _provide_cuda(bed, tmp_path), server_context(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+    h100, node = (Gpu("nvidia", "H", compute=(9, 0)),), Node("gpu1", "192.0.2.1")
+    with serving(context) as server:
+        found = [own_way.There(part.name, part.sha256, f"{server.url}/{part.name}") for part in parts]
+
+        async def find(*_: object) -> list[own_way.There]:
+            return found
+
+        monkeypatch.setattr(own_way, "find", find)
+        server.paths |= {f"/{part.name}": body(part.path.read_bytes()) for part in parts}
+        ready = await bed.ensure(bed.probe(gpus=h100, cuda=(13, 0)), node)
+        assert len(list(Path(ready.runtime).glob("libraries/*/*"))) == 2
+        assert not list(bed.cache.root.glob("cuda13-*"))
+        assert not [event for event in bed.events if isinstance(event, Notice) and "uploaded" in event.text]
+
+        shutil.rmtree(bed.home / "runtimes")
+        server.paths.clear()
+        again = await bed.ensure(bed.probe(gpus=h100, cuda=(13, 0)), node)
+        assert len(list(Path(again.runtime).glob("libraries/*/*"))) == 2
+        assert list(bed.cache.root.glob("cuda13-*"))
+        (said,) = [event.text for event in bed.events if isinstance(event, Notice) and "uploaded" in event.text]
+        assert "HTTP Error 404" in said
 
 
 async def test_a_node_with_its_own_toolkit_is_sent_none_of_its_libraries(bed: Testbed, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -44,7 +45,7 @@ def make_wheel(folder: Path, changes: Mapping[str, bytes] | None = None) -> Path
 class WheelServer:
     """paths: what answers where; anything else is a 404. ended: set when the test is over."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.paths: dict[str, Answer] = {}
         self.asked: list[str] = []
         self.ended = threading.Event()
@@ -60,7 +61,9 @@ class WheelServer:
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.http.server_address[1]}"
+        if tls:
+            self.http.socket = tls.wrap_socket(self.http.socket, server_side=True)
 
     def offer(self, wheel: Path, *, name: str = NAME, sha256: str | None = None, backend: str = "cpu") -> None:
         """Put a wheel there. sha256: what its page says, by default the truth."""
@@ -88,8 +91,8 @@ class WheelServer:
 
 
 @contextmanager
-def serving() -> Iterator[WheelServer]:
-    server = WheelServer()
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[WheelServer]:
+    server = WheelServer(tls)
     thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
@@ -112,6 +115,24 @@ def body(data: bytes, kind: str = "application/zip") -> Answer:
     def answer(request: BaseHTTPRequestHandler) -> None:
         _head(request, kind, len(data))
         request.wfile.write(data)
+
+    return answer
+
+
+def ranges(data: bytes, most: int | None = None) -> Answer:
+    """From where it is asked for on; the connection ends after `most` bytes."""
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        begin = int(request.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        if begin >= len(data):
+            request.send_error(416)
+            return
+        request.send_response(206 if begin else 200)
+        request.send_header("Content-Length", str(len(data) - begin))
+        if begin:
+            request.send_header("Content-Range", f"bytes {begin}-{len(data) - 1}/{len(data)}")
+        request.end_headers()
+        request.wfile.write(data[begin:] if most is None else data[begin : begin + most])
 
     return answer
 

@@ -265,7 +265,8 @@ def checkout(tmp_path: Path) -> Path:
     """This checkout, as far as its set-up goes, with a lock of two tiny packages."""
     folder = tmp_path / "checkout"
     shutil.copytree(ROOT / "tools", folder / "tools")
-    shutil.copytree(ROOT / "rbee/setup", folder / "rbee/setup", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("base", "setup"):
+        shutil.copytree(ROOT / "rbee" / name, folder / "rbee" / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "remote/rbee_remote", folder / "remote/rbee_remote")
     shutil.copy(ROOT / "rbee/__init__.py", folder / "rbee")
     shutil.copy(ROOT / "pyproject.toml", folder)
