@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from rbee.setup.wheels.prune import Judged
 
 ForOption = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
-        "--for", metavar="NODE", help="For this node, as a bootstrap would. [default: this machine]",
+        "--for",
+        metavar="NODE",
+        help="For this node (@TAG or all for several), as a bootstrap would; may be repeated, and one build for CUDA "
+        "serves all that can share it. [default: this machine]",
         autocompletion=complete_node,
     ),
 ]  # fmt: skip
@@ -93,11 +96,11 @@ def build(shell: Shell, for_: ForOption = None, backend: BackendOption = None) -
     from rbee.inventory import LOCAL
 
     context = shell.context
-    node = context.inventory.node(for_ or LOCAL)
+    nodes = list({node.name: node for name in for_ or [LOCAL] for node in context.inventory.select(name)}.values())
     if backend is not None:
-        node = replace(node, backend=_backend(backend))
-    gathered = shell.run(wheels.build(context, node))
-    shell.renderer.done(*wheels_view.built(node, gathered))
+        nodes = [replace(node, backend=_backend(backend)) for node in nodes]
+    done = shell.run(wheels.build_all(context, nodes))
+    shell.renderer.done(*wheels_view.all_built(done))
 
 
 def _backend(name: str) -> str:

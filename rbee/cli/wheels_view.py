@@ -105,6 +105,14 @@ def built(node: Node, gathered: Gathered) -> tuple[str, dict[str, Any]]:
     return text, data
 
 
+def all_built(done: Sequence[tuple[Node, Gathered]]) -> tuple[str, dict[str, Any]]:
+    """One node's as it is, several as `nodes`."""
+    each = [built(node, gathered) for node, gathered in done]
+    if len(each) == 1:
+        return each[0]
+    return "\n".join(text for text, _ in each), {"nodes": [data for _, data in each]}
+
+
 def inventory_entries(offers: Sequence[Offer], url: str, signer: Signer | None) -> list[dict[str, Any]]:
     """What `wheel_indexes` of an inventory has to say, a table for each backend."""
     by_backend: dict[str, list[str]] = {}

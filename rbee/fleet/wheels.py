@@ -9,13 +9,14 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from rbee.base.errors import ConfigError, UsageError
+from rbee.base.events import Notice
 from rbee.base.files import LocalFile, file_sha256
 from rbee.base.locks import keeper_lock
 from rbee.context import Context
 from rbee.inventory import Inventory, Node
-from rbee.node.session import open_session
+from rbee.node.session import on_each, open_session
 from rbee.registry import OpenRegistry
-from rbee.setup import bootstrap
+from rbee.setup import bootstrap, shared_builds
 from rbee.setup.base.platforms import Target
 from rbee.setup.index import files as index_files
 from rbee.setup.index.asked import named_now
@@ -23,6 +24,7 @@ from rbee.setup.index.builders import Builders, who_built
 from rbee.setup.index.publishing import Offer, Publisher, Pushed
 from rbee.setup.index.signature import Signer
 from rbee.setup.wheels import cached
+from rbee.setup.wheels.cache import WheelCache
 from rbee.setup.wheels.cached import Cached, State
 
 if TYPE_CHECKING:
@@ -75,13 +77,36 @@ def _platform(node: Node, registry: Registry) -> tuple[Target, str] | None:
     return target, node.backend if node.backend != "auto" else (facts.backend if facts else "") or "cpu"
 
 
-async def build(context: Context, node: Node) -> bootstrap.Gathered:
-    """Have in the cache what a bootstrap of the node takes from there, built here or there as a bootstrap would."""
+async def build_all(context: Context, nodes: Sequence[Node]) -> list[tuple[Node, bootstrap.Gathered]]:
+    """`build` for several: one build for CUDA serves all that can share it, which is told. Raises also where a node
+    does not answer, before anything is built."""
+    if len(nodes) == 1:
+        return [(nodes[0], await build(context, nodes[0]))]
+    seen = await on_each(context, nodes, lambda session: session.probe())
+    for each in seen:
+        if each.error:
+            raise each.error
+    probes = [(each.node, each.value) for each in seen if each.value]
+    builds = shared_builds.plan(probes, context.inventory.nodes, WheelCache.of(context.settings))
+    if said := shared_builds.said(builds):
+        context.emit(Notice(said))
+    along = {build.head: build.along for build in builds}
+    done: dict[str, bootstrap.Gathered] = {}
+    for node in sorted(nodes, key=lambda node: node.name not in along):  # who takes a shared one finds it made
+        done[node.name] = await build(context, node, list(along.get(node.name, {}).values()))
+    return [(node, done[node.name]) for node in nodes]
+
+
+async def build(context: Context, node: Node, along: Sequence[Target] = ()) -> bootstrap.Gathered:
+    """Have in the cache what a bootstrap of the node takes from there, built here or there as a bootstrap would.
+
+    along: as of `gather`.
+    """
     async with (
         open_session(context, node) as session,
         keeper_lock(context.settings, f"bootstrap-{node.name}", f"prepares {node.name}", context.emit),
     ):
-        return await bootstrap.gather(session, await session.probe())
+        return await bootstrap.gather(session, await session.probe(), along)
 
 
 @dataclass(frozen=True, slots=True)

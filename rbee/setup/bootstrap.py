@@ -145,10 +145,10 @@ class Gathered:
     was_there: bool
 
 
-async def gather(session: NodeSession, probe: Probe) -> Gathered:
+async def gather(session: NodeSession, probe: Probe, along: Sequence[Target] = ()) -> Gathered:
     """Have in the cache all that a bootstrap of the node would take from there; one that has to build it, builds it.
 
-    Raises as `ensure`.
+    along: other machines that a build for CUDA is to serve too. Raises as `ensure`.
     """
     prerequisites.check_system(probe)
     cache = WheelCache.of(session.context.settings)
@@ -158,8 +158,10 @@ async def gather(session: NodeSession, probe: Probe) -> Gathered:
     if runtime is chosen and chosen.better:
         runtime = chosen = Runtime.choose(probe, session.node, cache, builders, wait_for_gpu=True)
     say_how(runtime, session, probe, cache, builders)
-    was_there = runtime is chosen and cache.find_llama(runtime.target, runtime.backend, builders) is not None
     work = _Bootstrap(session, probe, build_payload(), cache, builders, runtime)
+    if runtime is chosen and runtime.backend == "cuda":
+        work.serves = cuda.joined(runtime.target, along)
+    was_there = runtime is chosen and cache.find_llama(work.serves, runtime.backend, builders) is not None
     *packages, llama = await work.get_wheels(None)
     await work.get_libraries(llama)
     uv = await cache.uv_binary(runtime.target, session.emit)
@@ -176,8 +178,12 @@ class _Bootstrap:
     cache: WheelCache
     builders: Builders
     runtime: Runtime
+    serves: Target = field(init=False)  # what a build of llama.cpp is made for: the runtime's platform, perhaps more
     _again: bool = field(default=False, init=False)  # what the probe saw of libraries is not relied on
     _without: str = field(default="", init=False)  # the SHA-256 of a prebuilt llama.cpp that does not run there
+
+    def __post_init__(self) -> None:
+        self.serves = self.runtime.target
 
     async def take(self, steps: list[Step]) -> node_scripts.Place:
         """Do them, the payload beside the others. Returns where the node has what its runtimes are made with."""
@@ -266,7 +272,7 @@ class _Bootstrap:
 
         place: where the node can build; None has it made ready for that first, if it comes to it.
         """
-        target, backend = self.runtime.target, self.runtime.backend
+        target, backend = self.serves, self.runtime.backend
 
         async def on_node(flags: str, folder: Path, emit: Emit) -> tuple[Path, portable.FindLibrary]:
             return await self._build(place, flags, folder, emit)
@@ -287,7 +293,7 @@ class _Bootstrap:
             without=self._without,
             choose=choose,
         )
-        return [*await self.cache.base_wheels(target, self.session.emit), llama]
+        return [*await self.cache.base_wheels(self.runtime.target, self.session.emit), llama]
 
     async def get_libraries(self, llama: LocalFile) -> list[LocalFile]:
         """In the cache: CUDA's that `llama` loads and the node has not installed."""

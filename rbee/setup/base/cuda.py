@@ -10,8 +10,8 @@ Rules (NVIDIA's "CUDA Compatibility" and "Blackwell Compatibility Guide", and th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from rbee.setup.base.platforms import Target, Version
 
@@ -155,6 +155,31 @@ def obstacle(code: Code, target: Target) -> str:
             has = ", ".join(each.text for each in sorted(code.sass | code.ptx)) or "none"
             return f"it has nothing for GPUs of compute capability {_dotted(gpu)} (it has {has})"
     return ""
+
+
+def groups(targets: Mapping[str, Target]) -> list[list[str]]:
+    """Machines by what one build can serve: a system, a processor's kind, a C library, a line of toolkits.
+
+    targets: of machines, by name. The oldest C library of a group comes first: what is built for it runs on the others.
+    """
+    found: dict[tuple[str, str, str, Line | None], list[str]] = {}
+    for name, target in sorted(targets.items(), key=lambda item: item[1].libc_version):
+        found.setdefault((target.system, target.machine, target.libc, line(target)), []).append(name)
+    return list(found.values())
+
+
+def joined(target: Target, others: Iterable[Target]) -> Target:
+    """`target` as a build sees it that serves others of its group too: all their GPUs, the oldest of their drivers and
+    C libraries."""
+    every = (target, *others)
+    return replace(
+        target,
+        libc_version=min(each.libc_version for each in every),
+        cpu=frozenset.intersection(*(each.cpu for each in every)),
+        cudart=frozenset.intersection(*(each.cudart for each in every)),
+        cuda=min(each.cuda for each in every),
+        gpus=frozenset[Version]().union(*(each.gpus for each in every)),
+    )
 
 
 def architectures(targets: Iterable[Target]) -> str:

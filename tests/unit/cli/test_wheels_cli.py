@@ -8,19 +8,25 @@ import re
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from rbee.base.files import LocalFile
 from rbee.base.locks import held_at_once
 from rbee.cli import main as cli
+from rbee.context import Context
+from rbee.fleet import wheels
 from rbee.inventory import Node
+from rbee.node.probe import Gpu, Probe
+from rbee.node.session import PerNode
 from rbee.registry import NodeFacts, Registry
 from rbee.setup.base import requirements
 from rbee.setup.base.platforms import Target
+from rbee.setup.bootstrap import Gathered
 from rbee.setup.index.builders import Builders
 from rbee.setup.wheels.cache import WheelCache
 from tests.unit.setup.package_index import PackageIndex
@@ -117,6 +123,39 @@ def test_the_list_says_who_built_what_and_who_takes_it(
         (None, ["local"], "good"),
         ("gpu1 192.0.2.1", ["gpu1", "gpu2"], "good"),
     ]
+
+
+def test_several_nodes_are_prepared_at_once_and_share_a_build_for_cuda(
+    inventory: Path, cache: WheelCache, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the nodes say and what is built is doubled."""
+    compute, asked = {"gpu1": (8, 9), "gpu2": (9, 0)}, []
+
+    async def seen(_: Context, nodes: Sequence[Node], _ask: object) -> list[PerNode[Probe]]:
+        return [PerNode(node, gpu_probe(compute[node.name])) for node in nodes]
+
+    async def made(_: Context, node: Node, along: Sequence[Target] = ()) -> Gathered:
+        asked.append((node.name, [sorted(target.gpus) for target in along]))
+        (wheel,) = cache.root.glob("llama/*/*.whl")
+        return Gathered(HERE, "cuda", LocalFile.of(wheel), cache.root, cache.root / "uv", was_there=bool(asked[1:]))
+
+    monkeypatch.setattr(wheels, "on_each", seen)
+    monkeypatch.setattr(wheels, "build", made)
+    monkeypatch.setattr(WheelCache, "can_get", lambda *_: True)
+    words = ("build", "--backend", "cuda", "-i", str(inventory), "--for", "gpu2", "--for", "gpu1", "--for", "gpu2")
+    status, out, err = run(capsys, *words, "--json")
+    assert (status, asked) == (0, [("gpu2", [[(8, 9)]]), ("gpu1", [])])
+    assert [(each["node"], each["was_there"]) for each in json.loads(out.splitlines()[-1])["nodes"]] == [
+        ("gpu2", False),
+        ("gpu1", True),
+    ]
+    assert "one llama.cpp for CUDA serves gpu2, gpu1" in out + err
+
+
+def gpu_probe(compute: tuple[int, int]) -> Probe:
+    gpus = (Gpu(name="a GPU", vendor="nvidia", compute=compute),)
+    libc = "glibc 2.36"
+    return Probe(system="Linux", machine="x86_64", libc=libc, home="/home/bee/.rbee/node", gpus=gpus, cuda=(13, 0))
 
 
 def test_the_list_of_an_empty_cache(

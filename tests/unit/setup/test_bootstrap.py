@@ -522,6 +522,29 @@ async def test_what_a_bootstrap_would_take_is_gathered_before_it_and_built_on_th
     assert not bed.home.exists(), "what the cache has needs nothing of the node"
 
 
+async def test_a_build_for_cuda_is_made_for_the_nodes_that_share_it_and_the_runtime_for_its_own(
+    bed: Testbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_for: list[Target] = []
+    wheel = write_wheel(bed.index.folder, "llama_cpp_python", {"llama_cpp/__init__.py": b""}, tag=LLAMA_TAG)
+    bed.index.lock(requirements.LLAMA, wheel)
+
+    async def make(_: WheelCache, target: Target, *_more: object, **_named: object) -> LocalFile:
+        made_for.append(target)
+        return LocalFile.of(wheel)
+
+    monkeypatch.setattr(WheelCache, "llama_wheel", make)
+    own = bed.probe(gpus=NVIDIA, cuda=(13, 1), compiler="/usr/bin/cc")
+    other = replace(Target.here(), cuda=(13, 0), gpus=frozenset({(8, 9)}))
+    node = Node("gpu1", host="gpu1", backend="cuda")
+    gathered = await bootstrap.gather(bed.session(node), own, [other])
+    assert [(target.cuda, target.gpus) for target in made_for] == [((13, 0), gathered.target.gpus | {(8, 9)})]
+    assert gathered.target.cuda == (13, 1)
+    cpu = replace(node, backend="cpu")
+    await bootstrap.gather(bed.session(cpu), own, [other])
+    assert made_for[-1].gpus == gathered.target.gpus
+
+
 async def test_a_node_without_a_compiler_has_another_one_build_that_it_names(
     bed: Testbed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
