@@ -1,4 +1,4 @@
-"""`python payload.zip COMMAND` on a node: hive, worker, download, inspect, digest, measure, devices, render, pipe,
+"""`python payload.zip COMMAND` on a node: hive, worker, download, inspect, digest, measure, ggml_gpus, render, pipe,
 survey, tidy, gpus.
 
 Each command imports only what it needs: `pipe` runs once per channel and has to be there at once.
@@ -60,10 +60,10 @@ def _run(command: str, arguments: list[str]) -> int:
         from rbee_remote.worker import measure
 
         return measure.main(arguments)
-    if command == "devices":
-        from rbee_remote.worker import devices
+    if command == "ggml_gpus":
+        from rbee_remote.worker import ggml_gpus
 
-        return devices.main(arguments)
+        return ggml_gpus.main(arguments)
     if command == "render":
         from rbee_remote.worker.templates import render_process
 

@@ -7,8 +7,12 @@ import socket
 
 import pytest
 
-#: Where there is no such machine, its tests are not even skipped.
-collect_ignore = [] if os.environ.get("RBEE_TEST_GPU") else ["test_gpu.py"]
+#: What takes a machine with a GPU, or half an hour, is not even skipped elsewhere.
+collect_ignore = [
+    name
+    for name, variable in {"test_gpu.py": "RBEE_TEST_GPU", "test_vulkan.py": "TEST_VULKAN"}.items()
+    if not os.environ.get(variable)
+]
 
 
 @pytest.fixture

@@ -202,6 +202,11 @@ class WorkerOptions:
     devices: tuple[str, ...] = ()
     tensor_split: tuple[float, ...] = ()
 
+    @property
+    def uses_gpus(self) -> bool:
+        """Whether anything of the model may lie on a GPU, where there is one."""
+        return self.backend != "cpu" and self.gpu_layers != 0
+
 
 #: What a worker has that computes on the processor.
 ON_CPU: dict[str, Any] = {"gpu_layers": 0, "devices": (), "tensor_split": ()}

@@ -10,7 +10,7 @@ import dataclasses
 
 #: The payload's commands that are a hive, or belong to one: what can be left behind. A pipe ends with its channel, a
 #: survey with its answer, and another keeper's bootstrap is nobody's leftover.
-HIVE_COMMANDS = ("hive", "worker", "download", "inspect", "digest", "measure", "devices", "render")
+HIVE_COMMANDS = ("hive", "worker", "download", "inspect", "digest", "measure", "ggml_gpus", "render")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

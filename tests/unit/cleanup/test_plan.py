@@ -147,7 +147,7 @@ class TestProcesses:
     def test_an_orphan_without_work_gets_a_minute_to_end_by_itself(self, age_s: float, expected: list[type]) -> None:
         assert decided(seen(orphan(answers=True, age_s=age_s))) == expected
 
-    @pytest.mark.parametrize("command", ["download", "inspect", "measure", "devices", "render"])
+    @pytest.mark.parametrize("command", ["download", "inspect", "measure", "ggml_gpus", "render"])
     def test_helpers_of_a_dead_hive_are_ended(self, command: str) -> None:
         helper = orphan(command=command, instance="", answers=None)
         assert decided(seen(helper)) == [EndProcess]
@@ -196,7 +196,7 @@ PROCESSES = st.lists(
         pid=st.integers(1, 30),
         start_ticks=st.integers(1, 3),
         boot_id=st.sampled_from([BOOT, "0" * 32]),
-        command=st.sampled_from(["hive", "worker", "download", "measure", "devices", "render"]),
+        command=st.sampled_from(["hive", "worker", "download", "measure", "ggml_gpus", "render"]),
         payload=st.just("p"),
         instance=IDS | st.just(""),
         owner=st.just("10.100") | st.just(""),

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from rbee_remote.hive.fit.scheduler import MB
 from rbee_remote.protocol import ProtocolError, RemoteError, WorkerOptions, decode
-from rbee_remote.protocol.devices import DevicesAnswer, GgmlDevice
+from rbee_remote.protocol.ggml_gpus import GgmlAnswer, GgmlGpu
 from rbee_remote.system.gpu import GGML, Gpu
 from rbee_remote.system.gpu_visible import vulkan_settings
 from rbee_remote.system.helper import run_helper
@@ -63,15 +63,15 @@ class GgmlDevices:
     async def ask(self, question: Question) -> None:
         env = os.environ | dict(question.env)
         try:
-            answer = decode(DevicesAnswer, await run_helper("devices", env=env, timeout_s=_TIMEOUT_S))
-            found = tuple(filter(None, map(_gpu, answer.devices)))
+            answer = decode(GgmlAnswer, await run_helper("ggml_gpus", env=env, timeout_s=_TIMEOUT_S))
+            found = tuple(filter(None, map(_gpu, answer.gpus)))
         except (RemoteError, ProtocolError, TimeoutError) as error:
             _log.warning("ggml does not tell which GPUs there are: %s", error)
             found = ()
         self._asked, self._at, self._gpus = question, self._clock(), found
 
 
-def _gpu(device: GgmlDevice) -> Gpu | None:
+def _gpu(device: GgmlGpu) -> Gpu | None:
     named = _VULKAN.fullmatch(device.id)
     if named is None:
         return None
@@ -97,7 +97,7 @@ def not_hidden(
 def has_to_be_asked(options: WorkerOptions, available: frozenset[str], *, cuda: bool) -> bool:
     """Whether a worker with these options could get such a GPU. available: what the runtime has. cuda: whether there
     is a GPU of NVIDIA's."""
-    if options.gpu_layers == 0 or "vulkan" not in available:
+    if not options.uses_gpus or "vulkan" not in available:
         return False
     preferred = available.intersection(("metal", "rocm")) or (cuda and "cuda" in available)
     return options.backend == "vulkan" or (options.backend == "auto" and not preferred)

@@ -67,7 +67,7 @@ def place(options: WorkerOptions, gpus: tuple[Gpu, ...], ggml: tuple[Gpu, ...] =
         raise RemoteError(ErrorCode.USAGE, f"{backend!r} is not a backend", hint=f"one of {', '.join(BACKENDS)}")
     if backend == "auto":
         backend = _best_backend(gpus, ggml)
-    if backend == "cpu" or options.gpu_layers == 0:
+    if backend == "cpu" or not options.uses_gpus:
         if are_named(options) or options.tensor_split:
             raise RemoteError(
                 ErrorCode.USAGE,

@@ -87,7 +87,7 @@ def choose(available: Sequence[Device], options: WorkerOptions) -> list[Device]:
 def _of_backend(available: Sequence[Device], options: WorkerOptions) -> list[Device]:
     backend = options.backend
     gpus = [device for device in available if device.is_gpu]
-    if backend == "cpu" or options.gpu_layers == 0 or (backend == "auto" and not gpus):
+    if not options.uses_gpus or (backend == "auto" and not gpus):
         return []
     name = gpus[0].backend if backend == "auto" else backend
     chosen = [device for device in gpus if device.backend == name]

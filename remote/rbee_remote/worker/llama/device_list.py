@@ -7,23 +7,23 @@ from pathlib import Path
 
 from llama_cpp import llama_cpp as llama
 
-from rbee_remote.protocol.devices import DevicesAnswer, GgmlDevice
+from rbee_remote.protocol.ggml_gpus import GgmlAnswer, GgmlGpu
 from rbee_remote.worker.llama import backends, log
 from rbee_remote.worker.llama.backends import Device
 
 
-def device_list() -> DevicesAnswer:
+def device_list() -> GgmlAnswer:
     """Raises RemoteError BACKEND_UNAVAILABLE."""
     log.install()
     found = backends.load(llama._lib, Path(llama.__file__).parent.parent)
-    return DevicesAnswer(tuple(_seen(llama._lib, device) for device in found if device.is_gpu))
+    return GgmlAnswer(tuple(_seen(llama._lib, device) for device in found if device.is_gpu))
 
 
-def _seen(lib: ctypes.CDLL, device: Device) -> GgmlDevice:
+def _seen(lib: ctypes.CDLL, device: Device) -> GgmlGpu:
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     lib.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, *[ctypes.POINTER(ctypes.c_size_t)] * 2]
     lib.ggml_backend_dev_memory.restype = None
     lib.ggml_backend_dev_memory(ctypes.c_void_p(device.handle), ctypes.byref(free), ctypes.byref(total))
     # A driver that counts what it is not allowed to give as used says a free size that wraps around.
     sane = min(free.value, total.value)
-    return GgmlDevice(device.id, device.name, device.backend, device.integrated, total.value, sane)
+    return GgmlGpu(device.id, device.name, device.backend, device.integrated, total.value, sane)

@@ -13,7 +13,7 @@ from rbee_remote.hive.fit.ggml_devices import GgmlDevices, Question, has_to_be_a
 from rbee_remote.hive.fit.meter import subject_of
 from rbee_remote.hive.fit.resources import Placement, free_vram_mb, place
 from rbee_remote.protocol import ErrorCode, RemoteError, WorkerOptions, encode
-from rbee_remote.protocol.devices import DevicesAnswer, GgmlDevice
+from rbee_remote.protocol.ggml_gpus import GgmlAnswer, GgmlGpu
 from rbee_remote.system.gpu import GGML, Gpu
 from rbee_remote.system.gpu_visible import environment, vulkan_settings
 
@@ -117,13 +117,13 @@ class Asked:
     """Stands in for the process `devices`: what it was given, and what it says."""
 
     def __init__(self) -> None:
-        self.answer: DevicesAnswer | Exception = DevicesAnswer(
-            (GgmlDevice("Vulkan0", RX.name, "vulkan", False, 24000 * 10**6, 23000 * 10**6),)
+        self.answer: GgmlAnswer | Exception = GgmlAnswer(
+            (GgmlGpu("Vulkan0", RX.name, "vulkan", False, 24000 * 10**6, 23000 * 10**6),)
         )
         self.envs: list[dict[str, str]] = []
 
     async def run(self, *arguments: str, env: dict[str, str], timeout_s: float) -> Any:
-        assert arguments == ("devices",)
+        assert arguments == ("ggml_gpus",)
         assert timeout_s >= 60, "a driver takes seconds on a GPU that nobody uses"
         self.envs.append(dict(vulkan_settings(env)))
         if isinstance(self.answer, Exception):

@@ -1,4 +1,4 @@
-"""What the hive and its `devices` process say to each other: the GPUs that ggml finds. Standard library."""
+"""What the hive and its `ggml_gpus` process say to each other: the GPUs that ggml finds. Standard library."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class GgmlDevice:
+class GgmlGpu:
     """A GPU as ggml sees it. id: ggml's own name for it, Vulkan0. name: what its maker calls it. backend: ours.
 
     integrated: its memory is the machine's. Bytes; free is what the driver would give this process now.
@@ -21,5 +21,5 @@ class GgmlDevice:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class DevicesAnswer:
-    devices: tuple[GgmlDevice, ...]
+class GgmlAnswer:
+    gpus: tuple[GgmlGpu, ...]

@@ -1,4 +1,4 @@
-"""`devices`: the GPUs that ggml finds on this node, and what memory they have. Prints a DevicesAnswer.
+"""`ggml_gpus`: the GPUs that ggml finds on this node, and what memory they have. Prints a GgmlAnswer.
 
 A process of its own: a driver that is initialised holds memory of its GPU for as long as the process lives, and can
 crash it. It reads nothing that a stranger wrote.
@@ -18,7 +18,7 @@ from rbee_remote.system.reader import end_with_reader
 
 def main(argv: list[str]) -> int:
     """Raises RemoteError BACKEND_UNAVAILABLE."""
-    parser = argparse.ArgumentParser(prog="rbee_remote devices", description=__doc__)
+    parser = argparse.ArgumentParser(prog="rbee_remote ggml_gpus", description=__doc__)
     accept_tags(parser)
     parser.parse_args(argv)
     harden(privileges=False)  # a driver may have to start a setuid program of its own
