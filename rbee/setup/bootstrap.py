@@ -331,6 +331,8 @@ class _Bootstrap:
             probe = await session.probe()
             builders = Builders.of(other, session.context.inventory.nodes)
             runtime = Runtime.choose(probe, replace(other, backend=self.runtime.backend), self.cache, builders)
+            target = replace(runtime.target, cuda=self.serves.cuda, gpus=self.serves.gpus)  # whose toolkit compiles
+            runtime = replace(runtime, target=target)
             there = _Bootstrap(session, probe, self.payload, self.cache, builders, runtime)
             return await there._build(None, flags, folder, emit)
 

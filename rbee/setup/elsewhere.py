@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from rbee.base.events import Notice
@@ -13,9 +14,10 @@ from rbee.node.session import NodeSession, PerNode, on_each
 from rbee.setup.base.platforms import Target
 from rbee.setup.index.builders import Place, best_place, may_build_for
 from rbee.setup.runtime import OWN_PYTHON
-from rbee.setup.wheels.building import cores_here
+from rbee.setup.wheels import toolkit
+from rbee.setup.wheels.building import CUDA_MB, cores_here
 
-#: MB that a build takes: the tools, the source, and what is compiled.
+#: MB that a build for the CPU takes: the tools, the source, and what is compiled.
 BUILD_MB = 1000
 #: Seconds for a look at a node that may not be there.
 LOOK_S = 15.0
@@ -29,45 +31,51 @@ async def choose(
 
     builds_here: whether this machine can, into `cache`. The choice is told, with why.
     """
-    allowed = may_build_for(session.node, session.context.inventory.nodes, backend)
+    anywhere = toolkit.compiles_anywhere(target, backend)
+    allowed = may_build_for(session.node, session.context.inventory.nodes, anywhere=anywhere)
     if not allowed:
         return None
-    obstacle = await asyncio.to_thread(_no_room_in, cache) if builds_here else "it cannot build for that node"
+    obstacle = await asyncio.to_thread(_no_room_in, cache, backend) if builds_here else "it cannot build for that node"
     places = [
         Place(HERE, cores_here(), obstacle),
-        Place(session.node.name, probe.cores, obstacle_of(probe, target)),
+        Place(session.node.name, probe.cores, obstacle_of(probe, target, backend)),
     ]
     seen = await on_each(session.context, allowed, lambda other: other.probe(), deadline_s=LOOK_S)
-    places += [_place(each, target) for each in seen]
+    places += [_place(each, target, backend) for each in seen]
     best = best_place(places)
     if best is None:
         return None
     others = "; ".join(place.said for place in places if place is not best)
-    session.emit(Notice(f"llama.cpp is built on {best.name}, which has most cores, {best.cores} ({others})"))
+    what = "llama.cpp for cuda" if backend == "cuda" else "llama.cpp"
+    session.emit(Notice(f"{what} is built on {best.name}, which has most cores, {best.cores} ({others})"))
     return next((each.node for each in seen if each.node.name == best.name), None)
 
 
-def obstacle_of(probe: Probe, target: Target) -> str:
+def obstacle_of(probe: Probe, target: Target, backend: str) -> str:
     """What keeps a node from building for `target`, a clause; "" for nothing."""
     if not probe.compiler:
         return "no compiler"
     if probe.system not in {"Linux", "Darwin"} or not target.runs_what_is_built_on(Target.of(probe, OWN_PYTHON)):
         return "what it builds does not run there"
+    own = replace(Target.of(probe, OWN_PYTHON), cuda=target.cuda, gpus=target.gpus)
+    if backend == "cuda" and not toolkit.has_wheels(own):
+        return "CUDA's compiler does not run there"
     if not probe.home_writable or probe.home_noexec:
         return f"{probe.home} cannot be used"
-    return _no_room(probe.disk_free_mb)
+    return _no_room(probe.disk_free_mb, backend)
 
 
-def _no_room_in(cache: Path) -> str:
+def _no_room_in(cache: Path, backend: str) -> str:
     there = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
-    return _no_room(shutil.disk_usage(there).free // 10**6)
+    return _no_room(shutil.disk_usage(there).free // 10**6, backend)
 
 
-def _no_room(free_mb: int) -> str:
-    return f"{free_mb} MB free, {BUILD_MB} needed" if free_mb < BUILD_MB else ""
+def _no_room(free_mb: int, backend: str) -> str:
+    needed = CUDA_MB if backend == "cuda" else BUILD_MB
+    return f"{free_mb} MB free, {needed} needed" if free_mb < needed else ""
 
 
-def _place(each: PerNode[Probe], target: Target) -> Place:
+def _place(each: PerNode[Probe], target: Target, backend: str) -> Place:
     if each.value is None:
         return Place(each.node.name, 0, each.error.message if each.error else "no answer")
-    return Place(each.node.name, each.value.cores, obstacle_of(each.value, target))
+    return Place(each.node.name, each.value.cores, obstacle_of(each.value, target, backend))

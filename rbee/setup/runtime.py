@@ -114,7 +114,8 @@ def say_how(runtime: Runtime, session: NodeSession, probe: Probe, cache: WheelCa
     to a wheel."""
     if not cache.may_get(runtime.target, runtime.backend, builders):
         elsewhere = cache.built_elsewhere(runtime.target, runtime.backend)
-        if may_build_for(session.node, session.context.inventory.nodes, runtime.backend):
+        anywhere = toolkit.compiles_anywhere(runtime.target, runtime.backend)
+        if may_build_for(session.node, session.context.inventory.nodes, anywhere=anywhere):
             return  # who of them does is seen when it comes to it
         if not probe.compiler:
             raise building.no_way(runtime.target, runtime.backend, elsewhere)

@@ -11,6 +11,7 @@ from rbee.setup.base import cuda
 from rbee.setup.base.platforms import Target
 from rbee.setup.index.builders import Builders, may_build_for
 from rbee.setup.runtime import Runtime
+from rbee.setup.wheels import toolkit
 from rbee.setup.wheels.cache import WheelCache
 
 
@@ -57,7 +58,7 @@ def plan(probes: Sequence[tuple[Node, Probe]], nodes: Mapping[str, Node], cache:
 def _may_build(node: Node, target: Target, nodes: Mapping[str, Node], cache: WheelCache) -> set[str]:
     """Who it may be that builds for a node, as `Builders` calls them: who takes a build trusts all of these."""
     own = Builders.of(node, nodes).own
-    others = may_build_for(node, nodes, "cuda")
+    others = may_build_for(node, nodes, anywhere=toolkit.compiles_anywhere(target, "cuda"))
     here = cache.can_get(target, "cuda")
     return {*(Builders.of(other, nodes).own for other in others), *({own} if others or not here else {""})}
 

@@ -76,12 +76,9 @@ def best_place(places: Sequence[Place]) -> Place | None:
     return max((place for place in places if not place.why_not), key=lambda place: place.cores, default=None)
 
 
-def may_build_for(node: Node, nodes: Mapping[str, Node], backend: str) -> list[Node]:
-    """The other nodes that may build llama.cpp for this one.
-
-    For the CPU alone: that a node has a GPU's toolkit is not known before it builds.
-    """
-    if node.is_local or backend != "cpu":
+def may_build_for(node: Node, nodes: Mapping[str, Node], *, anywhere: bool) -> list[Node]:
+    """The other nodes that may build llama.cpp for this one. anywhere: whether a compiler for C++ is all it takes."""
+    if node.is_local or not anywhere:
         return []
     named = (nodes[name] for name in dict.fromkeys(node.builds_from) if name in nodes and name != node.name)
     return [other for other in named if not other.is_local]

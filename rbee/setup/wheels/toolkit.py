@@ -32,6 +32,12 @@ def has_wheels(target: Target) -> bool:
     return fits and line is not None and line.major == MAJOR
 
 
+def compiles_anywhere(target: Target, backend: str) -> bool:
+    """Whether a machine with a compiler for C++ is all that a build takes. What Vulkan, ROCm and CUDA 12 need besides
+    is not known of a node before it builds."""
+    return backend == "cpu" or (backend == "cuda" and has_wheels(target))
+
+
 def compiler(major: int = MAJOR) -> list[requirements.Locked]:
     """The lines of the lock that only a build needs."""
     return [line for line in _lock(major) if not _LIBRARIES.fullmatch(line.name)]

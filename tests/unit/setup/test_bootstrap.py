@@ -37,8 +37,9 @@ from rbee.setup.bootstrap import Step, plan
 from rbee.setup.index.builders import OFFICIAL_URL, Builders
 from rbee.setup.interpreter import Interpreter
 from rbee.setup.prerequisites import check
-from rbee.setup.wheels import building
+from rbee.setup.wheels import building, toolkit
 from rbee.setup.wheels.cache import WheelCache
+from rbee.setup.wheels.node_build import NodeBuilder
 from rbee.transport.connection import Completed
 from rbee.transport.local import LocalConnection
 from rbee_remote.protocol import ErrorCode
@@ -577,6 +578,43 @@ async def test_a_node_without_a_compiler_has_another_one_build_that_it_names(
     assert bed.cache.find_llama(gathered.target, "cpu", forbidden) is None
     assert any(isinstance(event, Notice) and "built on big" in event.text for event in bed.events)
     assert bed.left_over() == []
+
+
+async def test_a_node_without_a_gpu_compiles_for_another_ones_with_the_toolkit_for_that(
+    bed: Testbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What compiles is doubled: whether that takes the toolkit is seen by what it is asked for."""
+    bed.index.lock(requirements.LLAMA, write_source(bed.index.folder, "llama_cpp_python", tag=LLAMA_TAG))
+    gpu1 = Node("gpu1", host="gpu1", backend="cuda", builds_from=("big",))
+    big = Node("big", host="big")
+    context = replace(bed.context, inventory=Inventory({"gpu1": gpu1, "big": big}))
+    asked: list[tuple[Target, str]] = []
+    bare = bed.probe(libc="glibc 2.28", compiler="/usr/bin/cc", cores=64)
+
+    @asynccontextmanager
+    async def opened(_: Context, node: Node) -> AsyncIterator[NodeSession]:
+        yield session_over(bed.connection, node, context)
+
+    async def probed(_: NodeSession) -> Probe:
+        return bare
+
+    async def seen(_: Context, nodes: Sequence[Node], *_more: object, **_named: object) -> list[PerNode[Probe]]:
+        return [PerNode(node, bare) for node in nodes]
+
+    async def compiled(_: NodeBuilder, target: Target, flags: str, *_more: object) -> object:
+        asked.append((target, flags))
+        raise NodeError(ErrorCode.BOOTSTRAP_FAILED, "far enough")
+
+    monkeypatch.setattr(bootstrap, "open_session", opened)
+    monkeypatch.setattr(elsewhere, "on_each", seen)
+    monkeypatch.setattr(NodeSession, "probe", probed)
+    monkeypatch.setattr(NodeBuilder, "build", compiled)
+    own = bed.probe(libc="glibc 2.28", compiler="", gpus=(Gpu("nvidia", "L4", compute=(8, 9)),), cuda=(13, 0))
+    with pytest.raises(NodeError, match="far enough"):
+        await bootstrap.gather(session_over(FakeConnection(), gpu1, context), own)
+    ((target, flags),) = asked
+    assert toolkit.has_wheels(target)
+    assert "-DCMAKE_CUDA_ARCHITECTURES=89-real" in flags
 
 
 async def test_a_failed_build_on_the_node_names_it_and_the_log_here(bed: Testbed) -> None:

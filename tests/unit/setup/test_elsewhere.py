@@ -19,6 +19,8 @@ from rbee.setup import elsewhere
 from rbee.setup.base.platforms import Target
 from rbee.setup.elsewhere import BUILD_MB, obstacle_of
 from rbee.setup.index.builders import Place, best_place, may_build_for
+from rbee.setup.wheels import toolkit
+from rbee.setup.wheels.building import CUDA_MB
 from rbee_remote.protocol import ErrorCode
 from tests.doubles.connection import FakeConnection
 from tests.doubles.session import session_over
@@ -58,17 +60,17 @@ def test_the_one_with_most_cores_that_can_and_of_several_the_first(places: list[
 
 
 @pytest.mark.parametrize(
-    ("node", "backend", "allowed"),
+    ("node", "anywhere", "allowed"),
     [
-        (GPU1, "cpu", ["big", "small"]),
-        (GPU1, "cuda", []),
-        (replace(GPU1, builds_from=()), "cpu", []),
-        (replace(GPU1, builds_from=("gpu1", "local", "nobody", "https://w.example", "big", "big")), "cpu", ["big"]),
-        (Node("local", builds_from=("big",)), "cpu", []),
+        (GPU1, True, ["big", "small"]),
+        (GPU1, False, []),
+        (replace(GPU1, builds_from=()), True, []),
+        (replace(GPU1, builds_from=("gpu1", "local", "nobody", "https://w.example", "big", "big")), True, ["big"]),
+        (Node("local", builds_from=("big",)), True, []),
     ],
 )
-def test_who_may_build_for_a_node_is_what_the_inventory_says(node: Node, backend: str, allowed: list[str]) -> None:
-    assert [other.name for other in may_build_for(node, NODES, backend)] == allowed
+def test_who_may_build_for_a_node_is_what_the_inventory_says(node: Node, anywhere: bool, allowed: list[str]) -> None:
+    assert [other.name for other in may_build_for(node, NODES, anywhere=anywhere)] == allowed
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,40 @@ def test_who_may_build_for_a_node_is_what_the_inventory_says(node: Node, backend
     ],
 )
 def test_what_keeps_a_node_from_building(change: dict[str, object], said: str) -> None:
-    assert obstacle_of(replace(PROBE, **change), TARGET) == said  # type: ignore[arg-type]
+    assert obstacle_of(replace(PROBE, **change), TARGET, "cpu") == said  # type: ignore[arg-type]
+
+
+GPU_TARGET = replace(TARGET, cuda=(13, 0), gpus=frozenset({(8, 9)}))
+
+
+@pytest.mark.parametrize(
+    ("target", "backend", "anywhere"),
+    [
+        (TARGET, "cpu", True),
+        (GPU_TARGET, "cuda", True),
+        (replace(GPU_TARGET, cuda=(12, 4)), "cuda", False),
+        (replace(GPU_TARGET, libc="musl"), "cuda", False),
+        (TARGET, "cuda", False),
+        (TARGET, "vulkan", False),
+        (TARGET, "rocm", False),
+    ],
+)
+def test_where_a_compiler_for_cpp_is_all_it_takes(target: Target, backend: str, anywhere: bool) -> None:
+    assert toolkit.compiles_anywhere(target, backend) is anywhere
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, ""),
+        ({"libc": "glibc 2.26"}, "CUDA's compiler does not run there"),
+        ({"disk_free_mb": CUDA_MB - 1}, f"{CUDA_MB - 1} MB free, {CUDA_MB} needed"),
+    ],
+)
+def test_a_node_without_a_gpu_builds_for_cuda_with_the_toolkit_that_is_fetched(
+    change: dict[str, object], said: str
+) -> None:
+    assert obstacle_of(replace(PROBE, **change), GPU_TARGET, "cuda") == said  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -123,8 +158,12 @@ async def test_the_choice_is_told_with_why(
     root = context[0].settings.home / "not/there/yet"
     node = await elsewhere.choose(session, probe, TARGET, "cpu", root, builds_here=keeper is not None)
     assert (node.name if node else None) == chosen
-    (notice,) = (event for event in context[1] if isinstance(event, Notice))
+    again = await elsewhere.choose(session, probe, GPU_TARGET, "cuda", root, builds_here=keeper is not None)
+    assert again == node
+    assert await elsewhere.choose(session, probe, TARGET, "vulkan", root, builds_here=True) is None
+    notice, for_cuda = (event for event in context[1] if isinstance(event, Notice))
     assert said in notice.text
+    assert for_cuda.text == notice.text.replace("llama.cpp", "llama.cpp for cuda", 1)
 
 
 async def test_without_builds_from_nobody_is_asked(
