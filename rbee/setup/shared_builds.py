@@ -43,15 +43,20 @@ def plan(probes: Sequence[tuple[Node, Probe]], nodes: Mapping[str, Node], cache:
         if runtime.backend == "cuda" and not cache.find_llama(runtime.target, "cuda", builders[node.name]):
             wanted[node.name] = runtime.target
     by_name = {node.name: node for node, _ in probes}
+    trusted = {name: _may_build(by_name[name], wanted[name], nodes, cache) for name in wanted}
+
+    def takers(head: str, group: Sequence[str]) -> list[str]:
+        return [name for name in group if name != head and all(map(builders[name].include, trusted[head]))]
+
     found = []
     for group in cuda.groups(wanted):
         left = group
         while left:
-            head, *others = left
-            trusted = _may_build(by_name[head], wanted[head], nodes, cache)
-            along = [name for name in others if all(map(builders[name].include, trusted))]
+            oldest = [name for name in left if wanted[name].libc_version == wanted[left[0]].libc_version]
+            head = max(oldest, key=lambda name: len(takers(name, left)))
+            along = takers(head, left)
             found.append(SharedBuild(head, wanted[head], {name: wanted[name] for name in along}))
-            left = [name for name in others if name not in along]
+            left = [name for name in left if name not in (head, *along)]
     return found
 
 

@@ -144,12 +144,12 @@ def test_several_nodes_are_prepared_at_once_and_share_a_build_for_cuda(
     monkeypatch.setattr(WheelCache, "can_get", lambda *_: True)
     words = ("build", "--backend", "cuda", "-i", str(inventory), "--for", "gpu2", "--for", "gpu1", "--for", "gpu2")
     status, out, err = run(capsys, *words, "--json")
-    assert (status, asked) == (0, [("gpu2", [[(8, 9)]]), ("gpu1", [])])
+    assert (status, asked) == (0, [("gpu1", [[(9, 0)]]), ("gpu2", [])]), "gpu1 does not run what gpu2 builds"
     assert [(each["node"], each["was_there"]) for each in json.loads(out.splitlines()[-1])["nodes"]] == [
-        ("gpu2", False),
-        ("gpu1", True),
+        ("gpu2", True),
+        ("gpu1", False),
     ]
-    assert "one llama.cpp for CUDA serves gpu2, gpu1" in out + err
+    assert "one llama.cpp for CUDA serves gpu1, gpu2" in out + err
 
 
 def gpu_probe(compute: tuple[int, int]) -> Probe:
