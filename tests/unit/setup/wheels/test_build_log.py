@@ -73,7 +73,7 @@ def test_a_build_says_first_how_long_it_takes_and_how_to_do_without() -> None:
     assert "about 1 min on 64 cores" in many
     assert "wheel_indexes" in many
     assert "because of rocm" in forecast("gpu1", 8, "rocm").text
-    assert "about 53 min" in forecast("gpu1", 1, "cuda").text
+    assert "about 50 min" in forecast("gpu1", 1, "cuda").text
     begun = forecast("gpu1", 2, "cuda", is_begun=True).text
     assert "from where that was interrupted; the whole build takes" in begun
     assert "wheel_indexes" not in begun
