@@ -8,8 +8,12 @@ if have nvidia-smi; then
   nvidia=$(soon nvidia-smi "--query-gpu=$query,compute_cap" --format=csv,noheader,nounits) ||
     nvidia=$(soon nvidia-smi "--query-gpu=$query" --format=csv,noheader,nounits)
   printf '%s\n' "$nvidia" | head -n 64 | while read -r line; do [ -z "$line" ] || say nvidia "$line"; done
-  soon ldconfig -p | sed -n 's/^[[:space:]]*libcudart\.so\.\([0-9][0-9]*\)[. ].*/\1/p' |
-    while read -r line; do say cudart "$line"; done
+  # A toolkit may be there without cuBLAS, which llama.cpp loads as well.
+  libraries=$(soon ldconfig -p)
+  printf '%s\n' "$libraries" | sed -n 's/^[[:space:]]*libcudart\.so\.\([0-9][0-9]*\)[. ].*/\1/p' |
+    while read -r line; do
+      case $libraries in *"libcublas.so.$line "* | *"libcublas.so.$line."*) say cudart "$line" ;; esac
+    done
 fi
 cuda=
 if [ "$system" = Linux ] && [ -n "$a_python" ]; then

@@ -72,9 +72,9 @@ class Probe:
     runtimes: keys. libraries: SHA-256 of the wheels that they have CUDA's libraries of. uv: names of binaries such as
     uv-0.9.1. rtt_s: seconds that the probe took.
     kill_user_processes: logind ends what a session started with it; user_scope: what `systemd-run --user --scope`
-    starts stays nevertheless. cpu: what the processor can, in the kernel's words. cudart: major versions of CUDA's
-    runtime library that are installed. cuda: the newest CUDA that NVIDIA's driver knows, (12, 4). graphics: what there
-    is for Vulkan and ROCm. landlock: the number of the kernel's ABI, 0 for none, None where nobody could ask.
+    starts stays nevertheless. cpu: what the processor can, in the kernel's words. cudart: major versions of CUDA
+    whose runtime library and cuBLAS are installed. cuda: the newest CUDA that NVIDIA's driver knows, (12, 4). graphics:
+    what there is for Vulkan and ROCm. landlock: the number of the kernel's ABI, 0 for none, None where nobody could ask.
     """
 
     system: str

@@ -242,7 +242,7 @@ def test_the_script_works_without_an_environment() -> None:
 
 
 def test_the_script_says_what_the_processor_can_and_which_toolkits_there_are(tmp_path: Path) -> None:
-    lines = ("libcudart.so.12", "libcudart.so.11.0", "libcublas.so.13")
+    lines = ("libcudart.so.12", "libcudart.so.11.0", "libcudart.so.13", "libcublas.so.12", "libcublas.so.11.9")
     (tmp_path / "list").write_text("".join(f"\t{name} (libc6,x86-64) => /usr/lib/{name}\n" for name in lines))
     programs = {"nvidia-smi": "echo 'H100, 81559, 80000, 550'", "ldconfig": f"cat {tmp_path}/list"}
     for name, text in programs.items():
@@ -250,7 +250,7 @@ def test_the_script_says_what_the_processor_can_and_which_toolkits_there_are(tmp
         (tmp_path / name).chmod(0o755)
     found = _run(None, {"HOME": str(tmp_path), "PATH": f"{tmp_path}:/usr/bin:/bin"})
     assert found.cpu == Target.here().cpu
-    assert found.cudart == {11, 12}
+    assert found.cudart == {11, 12}, "a toolkit without cuBLAS is not enough"
     target = Target.of(found, (3, 11))
     assert (target.cpu, target.cudart) == (found.cpu, found.cudart)
 
