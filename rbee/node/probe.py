@@ -74,7 +74,7 @@ class Probe:
     kill_user_processes: logind ends what a session started with it; user_scope: what `systemd-run --user --scope`
     starts stays nevertheless. cpu: what the processor can, in the kernel's words. cudart: major versions of CUDA
     whose runtime library and cuBLAS are installed. cuda: the newest CUDA that NVIDIA's driver knows, (12, 4). graphics:
-    what there is for Vulkan and ROCm. landlock: the number of the kernel's ABI, 0 for none, None where nobody could ask.
+    what there is for Vulkan and ROCm. landlock: the number of the kernel's ABI, 0 for none, None where none could ask.
     """
 
     system: str
