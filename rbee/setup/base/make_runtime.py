@@ -123,8 +123,9 @@ def unpack_these(files: Sequence[tuple[Path, str]], wheels: Collection[Wheel], s
             unpack(path, sha256, site, wanted)
 
 
-def unpack(path: Path, sha256: str, site: Path, wanted: Collection[str]) -> None:
-    """What is unpacked is what was hashed: both read the one open file. wanted: of an archive's wheels."""
+@contextlib.contextmanager
+def checked(path: Path, sha256: str) -> Iterator[IO[bytes]]:
+    """The file, open, once it was hashed: what is read of it is what was hashed."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while piece := file.read(PIECE):
@@ -132,6 +133,12 @@ def unpack(path: Path, sha256: str, site: Path, wanted: Collection[str]) -> None
         if digest.hexdigest() != sha256:
             raise SystemExit(f"{path} has another SHA-256 than it should have")
         file.seek(0)
+        yield file
+
+
+def unpack(path: Path, sha256: str, site: Path, wanted: Collection[str]) -> None:
+    """wanted: of an archive's wheels."""
+    with checked(path, sha256) as file:
         if path.suffix == ".whl":
             install(file, site)
             return
@@ -170,17 +177,11 @@ def bring_libraries(wheel: Path, sha256: str, folder: Path, runtimes: Path) -> N
             return
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    with wheel.open("rb") as file:
-        digest = hashlib.sha256()
-        while piece := file.read(PIECE):
-            digest.update(piece)
-        if digest.hexdigest() != sha256:
-            raise SystemExit(f"{wheel} has another SHA-256 than it should have")
-        with zipfile.ZipFile(file) as archive:
-            for name in archive.namelist():
-                if LIBRARY.fullmatch(name):
-                    with archive.open(name) as packed, (folder / name.rpartition("/")[2]).open("wb") as unpacked:
-                        shutil.copyfileobj(packed, unpacked, PIECE)
+    with checked(wheel, sha256) as file, zipfile.ZipFile(file) as archive:
+        for name in archive.namelist():
+            if LIBRARY.fullmatch(name):
+                with archive.open(name) as packed, (folder / name.rpartition("/")[2]).open("wb") as unpacked:
+                    shutil.copyfileobj(packed, unpacked, PIECE)
 
 
 def check(runtime: Path, packages: str, llama: str) -> None:
