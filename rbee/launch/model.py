@@ -42,7 +42,7 @@ class _Roomy(InferSession):
             return load
         if trained < FIRST_PROMPT:
             raise UsageError(
-                f"{model.model} was trained for {trained:,} tokens, and prompts of agents begin at some {FIRST_PROMPT:,}",
+                f"{model.model} was trained for {trained:,} tokens; prompts of agents begin at {FIRST_PROMPT:,}",
                 hint=f"take another model with --model, or --ctx {trained} to try it all the same",
             )
         return replace(load, ctx=min(ROOMY_CTX, trained))
@@ -67,9 +67,7 @@ async def load(context: Context, asked: InferRequest, alias: ModelAlias | None) 
                 context.emit(Notice(f"{error.message}; one request at once is tried"))
     info = ready.info
     if info.ctx < FIRST_PROMPT:
-        context.emit(
-            Notice(f"{info.ctx:,} tokens of context are few: prompts of agents begin at some {FIRST_PROMPT:,}")
-        )
+        context.emit(Notice(f"{info.ctx:,} tokens of context are few: prompts of agents begin at {FIRST_PROMPT:,}"))
     name = alias.name if alias else _NO_WORD.sub("-", info.model.rpartition("/")[2]).strip("-.")
     loaded = LoadOptions(ctx=info.ctx, slots=info.slots).over(asked.load)
     known = replace(alias, load=loaded) if alias else ModelAlias(name, info.model, load=loaded)
