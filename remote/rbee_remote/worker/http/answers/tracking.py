@@ -28,11 +28,12 @@ from rbee_remote.protocol import (
     decode,
     encode,
 )
-from rbee_remote.worker.http.openai.fields import SEEDS
 from rbee_remote.worker.requests.tracking import Tracking, refused
 
 _WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MOST_MODEL = 1024
+#: Seeds are llama.cpp's uint32, whose largest means "choose one".
+SEEDS = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +157,10 @@ class Tracker:
         missing = lines[self._left[NO_CHOICE].lines :]
         return self._comment(NO_CHOICE, (), len(missing), usage) + "".join(missing)
 
-    def error(self, line: str, usage: TrackedUsage) -> str:
-        """What to send for the line that ends a stream before its time."""
+    def error(self, lines: Sequence[str], usage: TrackedUsage) -> str:
+        """What to send for the lines that end a stream before its time."""
         so_far = TrackedUsage(usage.prompt, usage.cached, sum(self._counts.values()))
-        return self._comment(NO_CHOICE, (), 1, so_far) + line
+        return self._comment(NO_CHOICE, (), len(lines), so_far) + "".join(lines)
 
     def _comment(self, choice: int, tokens: tuple[int, ...], lines: int, usage: TrackedUsage | None = None) -> str:
         """A `Tracked`, without what is None."""
