@@ -85,10 +85,10 @@ def _tracker(service: Service, job: Job, asked: Asked) -> Tracker | None:
             return None
         state = _new_state(service, job, tuple(sampling.resolve_seed(part.request.sampling) for part in job.parts))
     else:
-        if not job.stream:
-            raise refused("only a stream can be resumed")
+        if not (job.stream and job.can_resume):
+            raise refused("only a stream can be resumed" if not job.stream else "this answer cannot be resumed")
         state = state_of(asked.resume, [part.request.sampling.seed for part in job.parts])
-    return Tracker(state, sent_of(asked.resume, len(job.parts)), told=asked.told)
+    return Tracker(state, sent_of(asked.resume, len(job.parts)), told=asked.told, has_state=job.can_resume)
 
 
 async def _submit(

@@ -73,13 +73,18 @@ class Form(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What one HTTP request asks for. warnings: what of it is not honoured as asked, before a worker looks at it."""
+    """What one HTTP request asks for.
+
+    warnings: what of it is not honoured as asked, before a worker looks at it. can_resume: whether its stream can go on
+    on another worker; not where lines say more of earlier tokens than follows from the tokens alone.
+    """
 
     id: str
     parts: tuple[Part, ...]
     stream: bool
     form: Form
     warnings: tuple[str, ...] = ()
+    can_resume: bool = True
 
     @property
     def one_prompt(self) -> bool:

@@ -118,14 +118,15 @@ class _Left:
 
 
 class Tracker:
-    """Of one stream. told: by comments."""
+    """Of one stream. told: by comments. has_state: whether the answer can go on elsewhere, for which they tell its
+    state."""
 
-    def __init__(self, state: State, sent: Mapping[int, Sent], *, told: bool) -> None:
+    def __init__(self, state: State, sent: Mapping[int, Sent], *, told: bool, has_state: bool = True) -> None:
         self.state = state
         self._told = told
         self._sent = sent
         self._left = {choice: _Left(len(each.tokens), each.lines) for choice, each in sent.items()}
-        self._state_is_told = False
+        self._state_is_told = not has_state
         self._counts: dict[int, int] = {}
 
     def trackings(self) -> list[Tracking]:

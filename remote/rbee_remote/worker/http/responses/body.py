@@ -74,6 +74,7 @@ def read(data: Any, most: int = 1) -> Job:
         stream=body.stream,
         form=ResponseForm(choice, data, request),
         warnings=(*without_tools, *without_items),
+        can_resume=request.sampling.logprobs is None,  # its last events tell those of all tokens
     )
 
 

@@ -12,6 +12,7 @@ from rbee_remote.worker.http.answers.summary import Summary, Taken
 from rbee_remote.worker.http.answers.tracking import State
 from rbee_remote.worker.http.openai import errors
 from rbee_remote.worker.http.responses.choice import ResponseChoice
+from rbee_remote.worker.http.responses.tools import served
 
 #: Fields that are told as they came, and what they are where they did not.
 _ECHOED: dict[str, Any] = {
@@ -21,9 +22,7 @@ _ECHOED: dict[str, Any] = {
     "metadata": {},
     "prompt_cache_key": None,
     "safety_identifier": None,
-    "service_tier": "default",
     "tool_choice": "auto",
-    "tools": [],
     "top_logprobs": 0,
     "truncation": "disabled",
     "user": None,
@@ -118,8 +117,10 @@ def _echo(data: dict[str, Any], request: GenerateRequest) -> dict[str, Any]:
         "parallel_tool_calls": True if parallel is None else parallel,
         "previous_response_id": None,
         "reasoning": {"effort": reasoning.get("effort"), "summary": None},
+        "service_tier": "default",
         "store": False,
         "temperature": request.sampling.temperature,
+        "tools": served(data.get("tools") or []),
         "text": {**text, "format": text.get("format") or {"type": "text"}},
         "top_p": request.sampling.top_p,
     }

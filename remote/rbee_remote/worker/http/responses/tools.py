@@ -28,6 +28,13 @@ def tools_of(tools: Any, choice: Any, parallel: bool | None, names: ToolNames) -
     return read_tools(tuple(functions), _choice(choice), parallel, names), tuple(left_out)
 
 
+def served(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that are not left out, as a response tells of them. tools: as `tools_of` has taken them."""
+    functions = [tool for tool in tools if tool["type"] == "function"]
+    given = [tool["function"] if isinstance(tool.get("function"), dict) else tool for tool in functions]
+    return [{"type": "function", **{key: each.get(key) for key in _OF_FUNCTIONS}} for each in given]
+
+
 def _function(where: str, tool: dict[str, Any]) -> dict[str, Any]:
     """As chat completions have it; some clients send that form itself."""
     given = tool["function"] if isinstance(tool.get("function"), dict) else tool
