@@ -13,7 +13,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -25,6 +25,7 @@ from starlette.types import Receive, Scope, Send
 from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError, TrackedUsage, WorkerConfig, encode
 from rbee_remote.serving import sse
 from rbee_remote.system.caller import Caller, caller_of
+from rbee_remote.system.together import all_or_none
 from rbee_remote.worker.http.openai import errors
 from rbee_remote.worker.http.openai.summary import Summary, Taken
 from rbee_remote.worker.http.openai.tracking import NOTHING, Asked, State, Tracker, sent_of, state_of, usage_headers
@@ -184,17 +185,6 @@ async def _settle(journals: list[Journal]) -> None:
             record = await anext(journal.follow(sse.HEARTBEAT_S))
             if record is not None and record.event == "error":
                 raise RemoteError.decode(record.data)
-
-
-async def all_or_none(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Their results. Where one fails, or this is canceled, all of them are over when it ends."""
-    tasks = [asyncio.create_task(call) for call in calls]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
 
 
 async def when_gone(receive: Receive, cancel: Callable[[], object]) -> None:
