@@ -58,10 +58,10 @@ def write_bert(path: Path, pooling: gguf.PoolingType | None, *, trained: int = T
     return _written(writer, weights)
 
 
-def hidden(weights: Weights, tokens: list[int]) -> Floats:
+def hidden(weights: Weights, tokens: list[int]) -> Any:
     """The last layer's state of each token, alone in its text."""
     positions = weights["position_embd.weight"][: len(tokens)]
-    states = weights["token_embd.weight"][tokens] + weights["token_types.weight"][0] + positions
+    states: Any = weights["token_embd.weight"][tokens] + weights["token_types.weight"][0] + positions
     states = _normed(states, weights, "token_embd_norm")
     for layer in range(LAYERS):
         at = f"blk.{layer}."

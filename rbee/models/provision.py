@@ -67,8 +67,8 @@ class Ahead:
 async def ensure_model(
     session: NodeSession, ref: ModelRef, *, placed: Stored | None = None, ability: str = ""
 ) -> ModelInfo:
-    """The model in the catalog of a node that is attached, brought there if need be. placed: as of `Ahead`. ability: what
-    it is wanted for, one of the words of `abilities`; one that cannot serve it is not downloaded.
+    """The model in the catalog of a node that is attached, brought there if need be. placed: as of `Ahead`. ability:
+    what it is wanted for, one of the words of `abilities`; one that cannot serve it is not downloaded.
 
     Raises NodeError MODEL_NOT_FOUND, MODEL_INVALID, DOWNLOAD_FAILED or DISK_FULL, ConfigError for a hub token that
     others can read, UsageError where the model cannot serve what it is wanted for, and ConnectError.

@@ -111,8 +111,8 @@ class Estimate:
         return self.size + (self.meta.tied_bytes if twice and self.memory == RAM else 0)
 
     def _compute(self, ctx: int, slots: int) -> int:
-        """What computing takes, the process itself included, for a micro-batch of 512 tokens, or of the longest text where
-        a text has to be computed at once.
+        """What computing takes, the process itself included, for a micro-batch of 512 tokens, or of the longest text
+        where a text has to be computed at once.
 
         llama.cpp reserves a buffer for the worst graph (graph_reserve in src/llama-context.cpp): activations in f32,
         the attention mask in f16, without flash attention each head's scores in f32, the logits of as many tokens as a
