@@ -16,6 +16,7 @@ import pytest
 from rbee_remote.protocol import WorkerConfig, WorkerOptions
 from rbee_remote.worker.engine.interface import Engine, Progress
 from tests import tiny_encoders as tiny
+from tests.testbed import minilm
 from tests.unit.remote.worker.http.test_app import Worker, running
 
 pytestmark = pytest.mark.model
@@ -222,3 +223,19 @@ def last_states(model: Path, texts: list[str] | list[list[int]]) -> list[Any]:
     finally:
         engine.close()
     return found
+
+
+async def test_a_real_encoder_gives_what_its_page_tells(folder: Path) -> None:
+    """all-MiniLM-L6-v2: the cosines on its page at the hub, and a text of its trained length beside short ones."""
+    source, others = (
+        "That is a happy person",
+        ["That is a happy dog", "That is a very happy person", "Today is a sunny day"],
+    )
+    async with serving(folder, minilm.model(), ctx=512) as (worker, _):
+        first, *found = await vectors(worker, [source, *others])
+        long, alone = await vectors(worker, ["hello " * 510, source])
+        refused = await worker.client.post("/v1/embeddings", json={"input": "hello " * 511})
+    assert [float(np.dot(first, vector)) for vector in found] == pytest.approx([0.695, 0.943, 0.257], abs=2e-3)
+    assert alone == pytest.approx(first, abs=2e-3)
+    assert np.linalg.norm(long) == pytest.approx(1, abs=1e-3)
+    assert refused.json()["error"]["n_prompt_tokens"] == 513
