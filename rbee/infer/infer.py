@@ -176,7 +176,7 @@ async def _attach(session: InferSession, node: Node) -> tuple[NodeSession, Store
 
     with session.clock.phase(Phase.NODE, node.name) as outcome:
         on = await session.on(node)
-        ahead = Ahead(on, session.ref(node))
+        ahead = Ahead(on, session.ref(node), session.request.ability)
         attached = await attach(on, ahead.bring, wait_for_gpu=session.request.wait_for_gpu)
         outcome.text = f"{node.name}: {attached.probe.summary}"
     return on, ahead.placed
@@ -188,7 +188,7 @@ async def _provide_model(session: InferSession, on: NodeSession, placed: Stored 
 
     ref = session.ref(on.node)
     with session.clock.phase(Phase.MODEL, ref.canonical) as outcome:
-        model = await ensure_model(on, ref, placed=placed)
+        model = await ensure_model(on, ref, placed=placed, ability=session.request.ability)
         outcome.text = f"{model.model} is on {on.node.name} ({model.size / 1e6:,.0f} MB)"
     return model
 

@@ -17,6 +17,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 
 from rbee.base.errors import ConfigError, NodeError, UsageError
@@ -30,18 +31,21 @@ from rbee.node.hive_client import HiveClient
 from rbee.node.session import NodeSession
 from rbee.setup.base.payload import build_payload
 from rbee_remote.protocol import DENIED, DownloadProgress, DownloadRequest, ErrorCode, ModelInfo, RegisterRequest
+from rbee_remote.protocol.abilities import refusal
 from rbee_remote.protocol.retries import DOWNLOAD_TRIES
 
 KEY = "model"
+_OTHER_MODEL = "name a model that chats (rbee models list), or ask this one over HTTP: rbee workers start, rbee serve"
 
 
 class Ahead:
     """A model for a node that has no hive yet. placed: what was put there, None for nothing."""
 
-    def __init__(self, session: NodeSession, ref: ModelRef) -> None:
+    def __init__(self, session: NodeSession, ref: ModelRef, ability: str = "") -> None:
         self.placed: Stored | None = None
         self._session = session
         self._ref = ref
+        self._ability = ability
 
     async def bring(self, home: str) -> None:
         """Fetch the model and put it below the node's home. Raises as `ensure_model`, which registers it, but for
@@ -51,7 +55,7 @@ class Ahead:
             return
         try:
             async with _turn(session, ref.canonical):
-                stored = await _fetch(session, ref)
+                stored = await _fetch(session, ref, self._ability)
                 await _put(session, home, ref.canonical, stored)
                 self.placed = stored
         except NodeError as error:
@@ -60,12 +64,22 @@ class Ahead:
             session.emit(Notice(f"{error.message}; it is tried again once {session.node.name} is ready"))
 
 
-async def ensure_model(session: NodeSession, ref: ModelRef, *, placed: Stored | None = None) -> ModelInfo:
-    """The model in the catalog of a node that is attached, brought there if need be. placed: as of `Ahead`.
+async def ensure_model(
+    session: NodeSession, ref: ModelRef, *, placed: Stored | None = None, ability: str = ""
+) -> ModelInfo:
+    """The model in the catalog of a node that is attached, brought there if need be. placed: as of `Ahead`. ability:
+    what it is wanted for, one of the words of `abilities`; one that cannot serve it is not downloaded.
 
     Raises NodeError MODEL_NOT_FOUND, MODEL_INVALID, DOWNLOAD_FAILED or DISK_FULL, ConfigError for a hub token that
-    others can read, and ConnectError.
+    others can read, UsageError where the model cannot serve what it is wanted for, and ConnectError.
     """
+    found = await _ensured(session, ref, placed, ability)
+    if why := refusal(found.model, found.meta.able, ability) if ability else "":
+        raise UsageError(why, hint=_OTHER_MODEL)
+    return found
+
+
+async def _ensured(session: NodeSession, ref: ModelRef, placed: Stored | None, ability: str) -> ModelInfo:
     hive, node = session.attached.hive, session.node
     if found := await _in_catalog(hive, ref):
         return found
@@ -77,8 +91,8 @@ async def ensure_model(session: NodeSession, ref: ModelRef, *, placed: Stored | 
         if placed:
             return await _register(session, ref.canonical, placed)
         if _is_sent(ref):
-            return await _by_push(session, ref)
-        request = download_request(ref, with_token=node.is_local or node.hub_token)
+            return await _by_push(session, ref, ability)
+        request = replace(download_request(ref, with_token=node.is_local or node.hub_token), ability=ability)
         try:
             return await _by_pull(session, request)
         except NodeError as error:
@@ -89,7 +103,7 @@ async def ensure_model(session: NodeSession, ref: ModelRef, *, placed: Stored | 
             else:
                 raise
         session.emit(Notice(f"{why}: downloading here and sending it there"))
-        return await _by_push(session, ref)
+        return await _by_push(session, ref, ability)
 
 
 async def push_model(session: NodeSession, ref: ModelRef) -> ModelInfo:
@@ -137,9 +151,9 @@ async def _by_pull(session: NodeSession, request: DownloadRequest) -> ModelInfo:
     raise NodeError(ErrorCode.DOWNLOAD_FAILED, f"the hive ended the download of {request.model}", hint="try again")
 
 
-async def _by_push(session: NodeSession, ref: ModelRef) -> ModelInfo:
+async def _by_push(session: NodeSession, ref: ModelRef, ability: str = "") -> ModelInfo:
     """From the keeper's cache, filled first if need be."""
-    return await _send(session, ref.canonical, await _fetch(session, ref))
+    return await _send(session, ref.canonical, await _fetch(session, ref, ability))
 
 
 def _is_sent(ref: ModelRef) -> bool:
@@ -147,10 +161,11 @@ def _is_sent(ref: ModelRef) -> bool:
     return ref.sources[0].kind == "wheel"
 
 
-async def _fetch(session: NodeSession, ref: ModelRef) -> Stored:
+async def _fetch(session: NodeSession, ref: ModelRef, ability: str = "") -> Stored:
     store = ModelStore.of(session.context.settings, build_payload())
     report = download_reporter(f"downloading {ref.canonical}", session.emit)
-    return await store.fetch(ref, download_request(ref, with_token=True), report, session.emit)
+    request = replace(download_request(ref, with_token=True), ability=ability)
+    return await store.fetch(ref, request, report, session.emit)
 
 
 async def _send(session: NodeSession, model: str, stored: Stored) -> ModelInfo:

@@ -17,6 +17,7 @@ from typing import Any
 from rbee_remote.hive.fit.needs import KV_BLOCK, Estimate, Need
 from rbee_remote.hive.fit.scheduler import MB, RAM
 from rbee_remote.protocol import ErrorCode, ModelMeta, RemoteError, WorkerOptions
+from rbee_remote.protocol.abilities import ENCODERS
 from rbee_remote.protocol.load_options import (
     AUTO_CTX,
     DEFAULT_CTX,
@@ -60,9 +61,12 @@ def closed(options: WorkerOptions, meta: ModelMeta, *, backend: str, on_gpu: boo
     """
     _check(options, meta)
     options = options if on_gpu else replace(options, **ON_CPU)
+    ctx = meta.n_ctx_train if options.ctx is None and meta.n_ctx_train <= DEFAULT_CTX else options.ctx
+    if ctx and meta.architecture in ENCODERS:  # it has no position for a token behind those
+        ctx = min(ctx, meta.n_ctx_train)
     return replace(
         options,
-        ctx=meta.n_ctx_train if options.ctx is None and meta.n_ctx_train <= DEFAULT_CTX else options.ctx,
+        ctx=ctx,
         backend=backend,
         gpu_layers=_layers(options.gpu_layers, meta),
         threads=options.threads or threads,

@@ -16,6 +16,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -23,6 +24,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rbee_remote.hive.models import hub
+from rbee_remote.hive.models.early_look import EarlyLook
 from rbee_remote.hive.models.fetch import disk_full, fetch
 from rbee_remote.hive.models.http_library import httpx
 from rbee_remote.hive.models.part_file import Fetched, PartFile, Problem, Retryable, Wanted, open_part
@@ -60,6 +62,8 @@ PROGRESS_INTERVAL_S = 0.2
 #: uses 40; the longest answer of the hub adds up to 400 MB, and some systems map 200 MB of languages.
 MOST_MEMORY = 2**30
 
+#: After these no other source is tried.
+_FINAL = (ErrorCode.DISK_FULL, ErrorCode.REQUEST_CANCELED, ErrorCode.USAGE)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 #: What a header can carry; what cannot be a token must not come near the HTTP library, whose errors would quote it.
 _TOKEN = re.compile(r"[!-~]*")
@@ -129,9 +133,11 @@ def _redacted(error: RemoteError) -> RemoteError:
 
 
 class _Reporter:
-    """Writes progress lines: at once when a try begins, then a few times a second."""
+    """Writes progress lines: at once when a try begins, then a few times a second. look: called with the bytes that are
+    there, each time that some have come."""
 
-    def __init__(self) -> None:
+    def __init__(self, look: Callable[[int], None]) -> None:
+        self._look = look
         self.attempt = 1
         self.reason = ""
         self._written_at = 0.0
@@ -140,6 +146,7 @@ class _Reporter:
         self.attempt, self.reason, self._written_at = attempt, redact(reason), 0.0
 
     def __call__(self, done: int, total: int | None) -> None:
+        self._look(done)
         now = time.monotonic()
         if done == total or now - self._written_at >= PROGRESS_INTERVAL_S:
             self._written_at = now
@@ -153,7 +160,7 @@ class _Download:
         self._request = request
         self._target = target
         self._patience = patience
-        self._report = _Reporter()
+        self._report = _Reporter(EarlyLook(request, target))
 
     def run(self) -> tuple[Source, Fetched]:
         """The source that had the model, pinned, and what came. Raises RemoteError, OSError."""
@@ -168,7 +175,7 @@ class _Download:
                 try:
                     return self._with_token_if_need_be(client, source, part)
                 except RemoteError as error:
-                    if error.code is ErrorCode.DISK_FULL or error.code is ErrorCode.REQUEST_CANCELED:
+                    if error.code in _FINAL:
                         raise
                     failures.append(error)
         raise _worst(failures, self._request)
