@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable
 
 #: More than any model has; a name that claims more is no part's.
-MAX_PARTS = 2048
+MAX_PARTS = 512
 
 _PART = re.compile(
     r"(?P<stem>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})(?P<end>\.gguf)", re.IGNORECASE | re.DOTALL
