@@ -57,8 +57,8 @@ class Seen:
 @dataclass
 class Hub:
     """token: what private content needs; empty for none. gated: everybody may ask what there is, and files are refused
-    with the hub's code for that. redirects: of paths, to an address, at the server `redirects_of`.
-    trusted: with TLS, the file of what its clients trust.
+    with the hub's code for that. sizes: by name, what the hub says of files that have another. redirects: of paths, to
+    an address, at the server `redirects_of`. trusted: with TLS, the file of what its clients trust.
     """
 
     url: str = ""
@@ -73,6 +73,7 @@ class Hub:
     gated: bool = False
     trouble: Trouble = field(default_factory=Trouble)
     seen: list[Seen] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
     closing: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -202,7 +203,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif revision not in (None, "main", COMMIT):
             self._error(404, "RevisionNotFound")
         else:
-            siblings = [_sibling(name, content) for name, content in files.items()]
+            sizes = self.server.hub.sizes
+            siblings = [_sibling(name, content, sizes.get(name)) for name, content in files.items()]
             body = {"id": repo, "modelId": repo, "sha": COMMIT, "tags": [], "siblings": siblings}
             self._send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
@@ -266,10 +268,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
-def _sibling(name: str, content: bytes) -> dict[str, Any]:
+def _sibling(name: str, content: bytes, size: int | None) -> dict[str, Any]:
     sha256 = hashlib.sha256(content).hexdigest()
-    lfs = {"sha256": sha256, "size": len(content), "pointerSize": 134}
-    return {"rfilename": name, "size": len(content), "blobId": sha256[:40], "lfs": lfs}
+    said = len(content) if size is None else size
+    lfs = {"sha256": sha256, "size": said, "pointerSize": 134}
+    return {"rfilename": name, "size": said, "blobId": sha256[:40], "lfs": lfs}
 
 
 def _range_start(headers: Any, etag: str) -> int:

@@ -31,6 +31,7 @@ from rbee.node.session import NodeSession
 from rbee.setup.base.payload import build_payload
 from rbee_remote.protocol import DENIED, DownloadProgress, DownloadRequest, ErrorCode, ModelInfo, RegisterRequest
 from rbee_remote.protocol.retries import DOWNLOAD_TRIES
+from rbee_remote.protocol.splits import numbered, parts_of
 
 KEY = "model"
 
@@ -104,12 +105,26 @@ async def push_model(session: NodeSession, ref: ModelRef) -> ModelInfo:
 
 
 async def push_file(session: NodeSession, path: Path) -> ModelInfo:
-    """Send a file of this machine. Its ref afterwards is `file:` and where it lies on the node."""
+    """Send a file of this machine, or all parts of the split model that it is a part of. Its ref afterwards is `file:`
+    and where it, or the first part, lies on the node. Raises UsageError where a part is missing."""
+    paths = local_parts(path)
     session.emit(Progress("hash", f"reading {path.name}", 0.0, None, "steps"))
-    file = await asyncio.to_thread(lambda: LocalFile.of(path.absolute()))
-    async with _turn(session, file.sha256):
-        stored = Stored(file, source=f"file:{file.path}")
-        return await _send(session, f"file:{_blob(session.attached.probe.home, file.sha256)}", stored)
+    files = [await asyncio.to_thread(LocalFile.of, part) for part in paths]
+    stored = Stored(tuple(files), source=f"file:{paths[0]}")
+    async with _turn(session, stored.sha256):
+        return await _send(session, f"file:{_blobs(session.attached.probe.home, stored)[0]}", stored)
+
+
+def local_parts(path: Path) -> list[Path]:
+    """The files of a model on this machine, in order. Raises UsageError where a part is missing."""
+    paths = [path.absolute().with_name(name) for name in parts_of(path.name)]
+    missing = [part.name for part in paths if not part.is_file()]
+    if missing:
+        raise UsageError(
+            f"{path.name} is one of {len(paths)} parts of a split model, and {missing[0]} is not beside it",
+            hint=f"put all parts into {path.parent}, under the names that they came with",
+        )
+    return paths
 
 
 async def _in_catalog(hive: HiveClient, ref: ModelRef) -> ModelInfo | None:
@@ -154,31 +169,34 @@ async def _fetch(session: NodeSession, ref: ModelRef) -> Stored:
 
 
 async def _send(session: NodeSession, model: str, stored: Stored) -> ModelInfo:
-    """Put a file into the node's models folder and have the hive register it."""
+    """Put a model's files into the node's models folder and have the hive register it."""
     await _put(session, session.attached.probe.home, model, stored)
     return await _register(session, model, stored)
 
 
 async def _put(session: NodeSession, home: str, model: str, stored: Stored) -> None:
-    target = _blob(home, stored.file.sha256)
-    if not (session.node.is_local and _link(stored.file.path, Path(target))):
-        text = f"sending {model} to {session.node.name}"
+    text, size, sent = f"sending {model} to {session.node.name}", float(stored.size), 0
 
-        def on_bytes(done: int, total: int) -> None:
-            session.emit(Progress("send", text, float(done), float(total)))
+    def on_bytes(done: int, _: int) -> None:
+        session.emit(Progress("send", text, float(sent + done), size))
 
-        await session.connection.put(stored.file.path, target, sha256=stored.file.sha256, on_bytes=on_bytes)
+    for file, target in zip(stored.files, _blobs(home, stored), strict=True):
+        if not (session.node.is_local and _link(file.path, Path(target))):
+            await session.connection.put(file.path, target, sha256=file.sha256, on_bytes=on_bytes)
+        sent += file.size
 
 
 async def _register(session: NodeSession, model: str, stored: Stored) -> ModelInfo:
-    target = _blob(session.attached.probe.home, stored.file.sha256)
+    target = _blobs(session.attached.probe.home, stored)[0]
     session.emit(Progress("check", f"checking {model}", 0.0, None, "steps"))
-    request = RegisterRequest(model=model, path=target, sha256=stored.file.sha256, source=stored.source)
+    request = RegisterRequest(model=model, path=target, sha256=stored.sha256, source=stored.source)
     return await session.attached.hive.register(request)
 
 
-def _blob(home: str, sha256: str) -> str:
-    return f"{home}/models/{sha256}.gguf"
+def _blobs(home: str, stored: Stored) -> list[str]:
+    """Where a model's files lie on a node, in their order."""
+    count = len(stored.files)
+    return [f"{home}/models/{numbered(f'{stored.sha256}.gguf', number, count)}" for number in range(1, count + 1)]
 
 
 def _link(source: Path, target: Path) -> bool:
