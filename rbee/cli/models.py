@@ -106,7 +106,9 @@ def rm(shell: Shell, node: NodeArgument, model: RefArgument) -> None:
 
 def file_or_ref(text: str) -> Path | str:
     """A path where `text` looks like one or is a file here, else a model's name. Raises UsageError for no such file."""
-    if text.startswith(("hf:", "file:", "https:", "http:")):
+    from rbee.models.hub_address import is_page
+
+    if text.startswith(("hf:", "file:", "https:", "http:")) or is_page(text):
         return text
     path = expand(text)
     if path.is_file():
