@@ -16,7 +16,7 @@ import re
 from urllib.parse import parse_qs, unquote, urlsplit
 
 _PAGE = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<rest>.+)", re.IGNORECASE)
-_REPO = re.compile(r"(?P<repo>[^/:@]+/[^/:@]+?)(?P<file>:[^/@]+)?/?")
+_REPO = re.compile(r"(?P<repo>[^/:@]+/[^/:@]+?)(?P<more>[:@].+?)?/?")
 _TREE = re.compile(r"(?P<repo>[^/:@]+/[^/:@]+)/tree/(?P<revision>[^/]+)(?:/(?P<folder>.*?))?/?")
 _BLOB = re.compile(r"(?P<repo>/[^/]+/[^/]+)/blob/(?P<file>[^/]+/.+)")
 #: What has pages of that form, and its files elsewhere.
@@ -36,7 +36,7 @@ def as_ref(text: str) -> str:
     path, _, query = page["rest"].partition("#")[0].partition("?")
     if repo := _REPO.fullmatch(path):
         shown = parse_qs(query).get("show_file_info", [""])[0]
-        return f"hf:{repo['repo']}" + (f":{shown}" if shown else repo["file"] or "")
+        return f"hf:{repo['repo']}" + (f":{shown}" if shown else repo["more"] or "")
     if tree := _TREE.fullmatch(path):
         folder, revision = unquote(tree["folder"] or ""), unquote(tree["revision"])
         at = "" if revision == "main" else f"@{revision}"

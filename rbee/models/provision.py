@@ -23,13 +23,22 @@ from rbee.base.errors import ConfigError, NodeError, UsageError
 from rbee.base.events import Emit, Notice, Progress, Retry
 from rbee.base.files import LocalFile
 from rbee.base.locks import keeper_lock
+from rbee.inventory import Node
 from rbee.models.hub_token import hub_token
 from rbee.models.ref import ModelRef
 from rbee.models.store import ModelStore, Stored
 from rbee.node.hive_client import HiveClient
 from rbee.node.session import NodeSession
 from rbee.setup.base.payload import build_payload
-from rbee_remote.protocol import DENIED, DownloadProgress, DownloadRequest, ErrorCode, ModelInfo, RegisterRequest
+from rbee_remote.protocol import (
+    DENIED,
+    DownloadProgress,
+    DownloadRequest,
+    ErrorCode,
+    ModelInfo,
+    NewestModel,
+    RegisterRequest,
+)
 from rbee_remote.protocol.retries import DOWNLOAD_TRIES
 from rbee_remote.protocol.splits import numbered, parts_of
 
@@ -67,30 +76,70 @@ async def ensure_model(session: NodeSession, ref: ModelRef, *, placed: Stored | 
     Raises NodeError MODEL_NOT_FOUND, MODEL_INVALID, DOWNLOAD_FAILED or DISK_FULL, ConfigError for a hub token that
     others can read, and ConnectError.
     """
-    hive, node = session.attached.hive, session.node
-    if found := await _in_catalog(hive, ref):
+    hive = session.attached.hive
+    if found := await in_catalog(hive, ref):
         return found
     if path := ref.path_on_node:
         return await hive.register(RegisterRequest(model=ref.canonical, path=path, source=ref.canonical))
     async with _turn(session, ref.canonical):
-        if found := await _in_catalog(hive, ref):
+        if found := await in_catalog(hive, ref):
             return found
         if placed:
             return await _register(session, ref.canonical, placed)
-        if _is_sent(ref):
-            return await _by_push(session, ref)
-        request = download_request(ref, with_token=node.is_local or node.hub_token)
-        try:
-            return await _by_pull(session, request)
-        except NodeError as error:
-            if error.code is ErrorCode.DOWNLOAD_FAILED and error.details.get("network") is False:
-                why = f"{node.name} cannot reach {_host(ref)}"
-            elif _token_would_help(error, request, ref):
-                why = f"{node.name} may not have the hub token, which {ref.canonical} needs"
-            else:
-                raise
-        session.emit(Notice(f"{why}: downloading here and sending it there"))
+        return await _bring(session, ref)
+
+
+async def refresh_model(session: NodeSession, ref: ModelRef) -> ModelInfo:
+    """The model brought to the node again, in place of the copy there, which stays until the other is whole.
+
+    Raises as `ensure_model` does.
+    """
+    async with _turn(session, ref.canonical):
+        return await _bring(session, ref, refresh=True)
+
+
+async def newest_model(session: NodeSession, ref: ModelRef) -> NewestModel:
+    """What a hub ref stands for now, asked from the node, or from here where the node has no way out.
+
+    Raises NodeError MODEL_NOT_FOUND, DOWNLOAD_FAILED.
+    """
+    request = request_for(session.node, ref)
+    try:
+        return await session.attached.hive.newest(request)
+    except NodeError as error:
+        if not (_why_not_there(session.node, ref, request, error)):
+            raise
+    store = ModelStore.of(session.context.settings, build_payload())
+    return await store.newest(download_request(ref, with_token=True))
+
+
+async def _bring(session: NodeSession, ref: ModelRef, *, refresh: bool = False) -> ModelInfo:
+    """By the node itself where it can. refresh: not from this keeper's cache."""
+    if _is_sent(ref):
         return await _by_push(session, ref)
+    request = request_for(session.node, ref)
+    try:
+        return await _by_pull(session, request)
+    except NodeError as error:
+        why = _why_not_there(session.node, ref, request, error)
+        if not why:
+            raise
+    session.emit(Notice(f"{why}: downloading here and sending it there"))
+    return await _by_push(session, ref, refresh=refresh)
+
+
+def request_for(node: Node, ref: ModelRef) -> DownloadRequest:
+    """For the node's own download. Raises ConfigError."""
+    return download_request(ref, with_token=node.is_local or node.hub_token)
+
+
+def _why_not_there(node: Node, ref: ModelRef, request: DownloadRequest, error: NodeError) -> str:
+    """Why the node cannot have what this machine could; "" where that would make no difference."""
+    if error.code is ErrorCode.DOWNLOAD_FAILED and error.details.get("network") is False:
+        return f"{node.name} cannot reach {_host(ref)}"
+    if _token_would_help(error, request, ref):
+        return f"{node.name} may not have the hub token, which {ref.canonical} needs"
+    return ""
 
 
 async def push_model(session: NodeSession, ref: ModelRef) -> ModelInfo:
@@ -127,7 +176,8 @@ def local_parts(path: Path) -> list[Path]:
     return paths
 
 
-async def _in_catalog(hive: HiveClient, ref: ModelRef) -> ModelInfo | None:
+async def in_catalog(hive: HiveClient, ref: ModelRef) -> ModelInfo | None:
+    """What a node has under this ref."""
     return next((model for model in await hive.models() if model.model == ref.canonical), None)
 
 
@@ -152,9 +202,9 @@ async def _by_pull(session: NodeSession, request: DownloadRequest) -> ModelInfo:
     raise NodeError(ErrorCode.DOWNLOAD_FAILED, f"the hive ended the download of {request.model}", hint="try again")
 
 
-async def _by_push(session: NodeSession, ref: ModelRef) -> ModelInfo:
+async def _by_push(session: NodeSession, ref: ModelRef, *, refresh: bool = False) -> ModelInfo:
     """From the keeper's cache, filled first if need be."""
-    return await _send(session, ref.canonical, await _fetch(session, ref))
+    return await _send(session, ref.canonical, await _fetch(session, ref, refresh=refresh))
 
 
 def _is_sent(ref: ModelRef) -> bool:
@@ -162,10 +212,10 @@ def _is_sent(ref: ModelRef) -> bool:
     return ref.sources[0].kind == "wheel"
 
 
-async def _fetch(session: NodeSession, ref: ModelRef) -> Stored:
+async def _fetch(session: NodeSession, ref: ModelRef, *, refresh: bool = False) -> Stored:
     store = ModelStore.of(session.context.settings, build_payload())
     report = download_reporter(f"downloading {ref.canonical}", session.emit)
-    return await store.fetch(ref, download_request(ref, with_token=True), report, session.emit)
+    return await store.fetch(ref, download_request(ref, with_token=True), report, session.emit, refresh=refresh)
 
 
 async def _send(session: NodeSession, model: str, stored: Stored) -> ModelInfo:

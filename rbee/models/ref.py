@@ -144,6 +144,8 @@ def _parse_file(text: str, path: str) -> ModelRef:
     parts = [part for part in path.split("/") if part not in {"", "."}]
     if ".." in parts:
         raise _malformed(text, "a path with .. in it is not taken")
+    if not parts:
+        raise _malformed(text, "after file: comes the absolute path of a file on the node")
     path = first_part("/" + "/".join(parts))
     return ModelRef(f"file:{path}", (Source(kind="file", path=path),))
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rbee.base import archives, trusted_files
 from rbee.base.errors import NodeError
@@ -29,6 +30,7 @@ from rbee_remote.protocol import (
     DownloadProgress,
     DownloadRequest,
     ErrorCode,
+    NewestModel,
     ProtocolError,
     RemoteError,
     Source,
@@ -73,9 +75,15 @@ class ModelStore:
         return cls(settings.cache / "models", payload, settings.log / "download.log")
 
     async def fetch(
-        self, ref: ModelRef, request: DownloadRequest, report: Callable[[DownloadProgress], None], emit: Emit
+        self,
+        ref: ModelRef,
+        request: DownloadRequest,
+        report: Callable[[DownloadProgress], None],
+        emit: Emit,
+        *,
+        refresh: bool = False,
     ) -> Stored:
-        """The model, from here or from the first source that has it.
+        """The model, from here or from the first source that has it. refresh: not from here.
 
         Raises NodeError MODEL_NOT_FOUND, DOWNLOAD_FAILED or DISK_FULL; ConfigError where others can write the cache.
         """
@@ -84,7 +92,8 @@ class ModelStore:
         name = hashlib.sha256(ref.canonical.encode()).hexdigest()[:32]
         note = self._folder / f"{name}.json"
         async with file_lock(self._folder / f"{name}.lock", f"downloads {ref.canonical}", emit):
-            if known := self._known(note):
+            known = self._known(note)
+            if known and not refresh:
                 return known
             stored = await self._fetch(ref, request, report, emit)
             part = note.with_suffix(".part")
@@ -92,7 +101,21 @@ class ModelStore:
             noted = {"sha256": stored.sha256, "source": stored.source} | ({"parts": parts} if len(parts) > 1 else {})
             part.write_text(json.dumps(noted), encoding="utf-8")
             part.replace(note)
+            if known and known.sha256 != stored.sha256:
+                self._forget(known)
             return stored
+
+    async def newest(self, request: DownloadRequest) -> NewestModel:
+        """What a hub source stands for now, asked from here. Raises NodeError MODEL_NOT_FOUND, DOWNLOAD_FAILED."""
+        trusted_files.check(self._folder, _WHAT)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return decode(NewestModel, await self._run(["--ask"], request, lambda _: None))
+
+    def _forget(self, stored: Stored) -> None:
+        """Delete the files of a model in whose place another has come, unless another ref stands for them."""
+        if all(stored.sha256 not in note.read_text(encoding="utf-8") for note in self._folder.glob("*.json")):
+            for file in stored.files:
+                file.path.unlink(missing_ok=True)
 
     def _known(self, note: Path) -> Stored | None:
         if not note.is_file():
@@ -148,6 +171,15 @@ class ModelStore:
         """By the same `download` process that a hive runs; an interrupted one is continued the next time."""
         name = request.sha256 or f"incoming-{hashlib.sha256(request.model.encode()).hexdigest()[:32]}"
         target = self._folder / f"{name}.gguf"
+        answer = await self._run(["--target", target], request, report)
+        resolved = decode(Source, answer["resolved"])
+        paths = [self._folder / name for name in parts_of(Path(str(answer["path"])).name)]
+        return Stored(self._keep(paths, _strings(answer["parts"])), resolved.describe())
+
+    async def _run(
+        self, options: Sequence[str | Path], request: DownloadRequest, report: Callable[[DownloadProgress], None]
+    ) -> dict[str, Any]:
+        """The last line of a `download` process. Raises NodeError."""
         answer: object = None
 
         def hear(line: str) -> None:
@@ -158,17 +190,15 @@ class ModelStore:
             except ProtocolError:
                 return  # the last line: the result, or an error
 
-        words: list[str | Path] = [sys.executable, "-I", self._payload_file(), "download", "--target", target]
+        words: list[str | Path] = [sys.executable, "-I", self._payload_file(), "download", *options]
         stdin = json.dumps(encode(request)).encode()
         status = await child.run(words, hear, stdin=stdin, errors=self._log, secrets=False)
         if isinstance(answer, dict) and "error" in answer:
             raise NodeError.from_remote(RemoteError.decode(answer))
-        if status != 0 or not isinstance(answer, dict) or "parts" not in answer:
+        if status != 0 or not isinstance(answer, dict):
             why = f"the download ended with status {status}"
             raise NodeError(ErrorCode.DOWNLOAD_FAILED, why, hint=f"try again; {self._log} may say more")
-        resolved = decode(Source, answer["resolved"])
-        paths = [self._folder / name for name in parts_of(Path(str(answer["path"])).name)]
-        return Stored(self._keep(paths, _strings(answer["parts"])), resolved.describe())
+        return answer
 
     def _keep(self, paths: Sequence[Path], sha256s: Sequence[str]) -> tuple[LocalFile, ...]:
         """Give the whole and checked files of a model their final names."""

@@ -58,6 +58,17 @@ class DownloadRequest:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class NewestModel:
+    """POST /v1/models/newest answers a DownloadRequest of one hub source: what that stands for now.
+
+    source: as `Source.describe` has it, with the commit. sha256: as in ModelInfo, "" where the hub does not say.
+    """
+
+    source: str
+    sha256: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class DownloadProgress:
     """A line of the `download` process's stdout, and a `progress` event of a pull. total: bytes, None when unknown.
 

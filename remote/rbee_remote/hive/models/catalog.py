@@ -19,6 +19,7 @@ import logging
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from rbee_remote.protocol import ErrorCode, ModelInfo, ProtocolError, RemoteError, decode, encode
@@ -55,6 +56,7 @@ class Catalog:
 
     def __init__(self, folder: Path) -> None:
         self.changed = Changes()
+        self._replaced: list[Path] = []
         self._folder = folder
         self._real = folder.resolve()
 
@@ -76,7 +78,10 @@ class Catalog:
         return info
 
     def add(self, info: ModelInfo) -> None:
-        """Write the record, in place of one for the same model."""
+        """Write the record, in place of one for the same model, whose file `discard_replaced` deletes."""
+        before = self._load(self._record(info.model))
+        if before and before.owned and before.path != info.path:
+            self._replaced.append(Path(before.path))
         stored = info
         if info.owned:
             stored = dataclasses.replace(info, path=str(Path(info.path).relative_to(self._folder)))
@@ -100,6 +105,12 @@ class Catalog:
         if all(other.path != str(path) for other in self.list()):
             for file in files_of(path):
                 file.unlink(missing_ok=True)
+
+    def discard_replaced(self, in_use: Callable[[str], bool]) -> None:
+        """Delete the owned files in whose place others have come, but for those that are in use, by path."""
+        for path in [path for path in self._replaced if not in_use(str(path))]:
+            self._replaced.remove(path)
+            self.discard(path)
 
     def locate(self, path: str) -> Path:
         """The path of an owned file, absolute or relative to the models folder. Raises RemoteError USAGE outside it."""

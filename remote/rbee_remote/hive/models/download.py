@@ -3,6 +3,7 @@
 stdin: a DownloadRequest. stdout: DownloadProgress lines, then {"path", "resolved", "size", "sha256", "parts"}, or a
 RemoteError.
 Of a split model the files are FILE's name with the parts' numbers in it, and path is the first one's.
+With `--ask` instead of a target: what the source stands for now, as NewestModel, and nothing is fetched.
 Runs on a node as a child of the hive, and at the keeper for a node without a way out. SIGTERM ends it,
 and so does the end of whoever reads its stdout; the part stays.
 """
@@ -12,9 +13,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
 import random
-import re
 import resource
 import signal
 import sys
@@ -26,6 +27,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rbee_remote.hive.models import hub
+from rbee_remote.hive.models.asked import newest, read_request, redacted, with_token_if_need_be
 from rbee_remote.hive.models.fetch import disk_full
 from rbee_remote.hive.models.http_library import httpx
 from rbee_remote.hive.models.part_file import Fetched, PartFile, Problem, Retryable, Wanted, open_part
@@ -37,10 +39,8 @@ from rbee_remote.protocol import (
     DownloadProgress,
     DownloadRequest,
     ErrorCode,
-    ProtocolError,
     RemoteError,
     Source,
-    decode,
     encode,
 )
 from rbee_remote.protocol.retries import (
@@ -67,8 +67,6 @@ PROGRESS_INTERVAL_S = 0.2
 MOST_MEMORY = 2**30
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-#: What a header can carry; what cannot be a token must not come near the HTTP library, whose errors would quote it.
-_TOKEN = re.compile(r"[!-~]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,9 @@ class Patience:
 def main(argv: list[str]) -> int:
     """Raises RemoteError: MODEL_NOT_FOUND, DOWNLOAD_FAILED, DISK_FULL, USAGE, REQUEST_CANCELED."""
     parser = argparse.ArgumentParser(prog="rbee_remote download")
-    parser.add_argument("--target", type=Path, required=True, help="the file to make; its part lies beside it")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--target", type=Path, help="the file to make; its part lies beside it")
+    what.add_argument("--ask", action="store_true", help="say what the source stands for now, and fetch nothing")
     parser.add_argument(
         "--first-delay", type=float, default=DOWNLOAD_FIRST_DELAY_S, help="seconds before the second try"
     )
@@ -94,17 +94,14 @@ def main(argv: list[str]) -> int:
     if sys.platform.startswith("linux"):  # what macOS counts is another thing
         limits.lower(resource.RLIMIT_AS, MOST_MEMORY)
     end_with_reader()
+    request = read_request()
     try:
-        request = decode(DownloadRequest, json.load(sys.stdin))
-    except (ProtocolError, ValueError) as error:
-        raise RemoteError(ErrorCode.USAGE, str(error)) from error
-    if not _TOKEN.fullmatch(request.token):
-        raise RemoteError(ErrorCode.USAGE, "the hub token has characters that no token has")
-    patience = Patience(first_delay=options.first_delay, stall=options.stall)
-    try:
-        resolved, fetched = _Download(request, options.target, patience).run()
+        if options.ask:
+            _write_line(encode(newest(request)))
+        else:
+            _write_line(_fetched(request, options.target, Patience(options.first_delay, options.stall)))
     except RemoteError as error:
-        raise _redacted(error) from error
+        raise redacted(error) from error
     except BrokenPipeError:
         # Nobody reads our progress any more. The part stays for the one who asks next.
         sys.stdout = open("/dev/null", "w")  # noqa: PTH123, SIM115 - for the flush at exit
@@ -114,24 +111,26 @@ def main(argv: list[str]) -> int:
         raise RemoteError(
             ErrorCode.DOWNLOAD_FAILED, "the download needs more memory than any download should", hint=hint
         ) from error
+    return 0
+
+
+def _fetched(request: DownloadRequest, target: Path, patience: Patience) -> dict[str, Any]:
+    """The result's line. Raises RemoteError."""
+    try:
+        resolved, fetched = _Download(request, target, patience).run()
+    except BrokenPipeError:
+        raise
     except OSError as error:
         if is_full(error):
-            raise disk_full(options.target) from error
+            raise disk_full(target) from error
         message = f"the model cannot be written: {error.strerror or error}"
-        raise RemoteError(ErrorCode.DOWNLOAD_FAILED, message, details={"target": str(options.target)}) from error
-    path = options.target.with_name(numbered(options.target.name, 1, len(fetched.parts)))
-    _write_line({"path": str(path), "resolved": encode(resolved)} | dataclasses.asdict(fetched))
-    return 0
+        raise RemoteError(ErrorCode.DOWNLOAD_FAILED, message, details={"target": str(target)}) from error
+    path = target.with_name(numbered(target.name, 1, len(fetched.parts)))
+    return {"path": str(path), "resolved": encode(resolved)} | dataclasses.asdict(fetched)
 
 
 def _on_sigterm(_: int, __: FrameType | None) -> None:
     raise RemoteError(ErrorCode.REQUEST_CANCELED, "the download was ended; the next one goes on from there")
-
-
-def _redacted(error: RemoteError) -> RemoteError:
-    """Without the queries of addresses: it is shown and logged."""
-    details = {name: redact(value) if isinstance(value, str) else value for name, value in error.details.items()}
-    return RemoteError(error.code, redact(error.message), hint=redact(error.hint), details=details)
 
 
 class _Reporter:
@@ -172,25 +171,13 @@ class _Download:
                 if source.kind not in ("hf", "https"):
                     continue
                 try:
-                    return self._with_token_if_need_be(client, source, parts)
+                    fetch = functools.partial(self._from_source, client, source, parts)
+                    return with_token_if_need_be(self._request, source, fetch)
                 except RemoteError as error:
                     if error.code is ErrorCode.DISK_FULL or error.code is ErrorCode.REQUEST_CANCELED:
                         raise
                     failures.append(error)
         raise _worst(failures, self._request)
-
-    def _with_token_if_need_be(self, client: httpx.Client, source: Source, parts: PartSet) -> tuple[Source, Fetched]:
-        """What everybody may have is fetched by nobody in particular."""
-        try:
-            return self._from_source(client, source, parts, token="")
-        except RemoteError as error:
-            token, endpoint = self._request.token, self._request.endpoint
-            if source.kind != "hf" or not token or not error.details.get(DENIED):
-                raise
-            if endpoint and urlsplit(endpoint).scheme != "https":
-                hint = "a hub token is only sent over https: set HF_ENDPOINT to an https:// address"
-                raise RemoteError(error.code, error.message, hint=hint, details=error.details) from error
-        return self._from_source(client, source, parts, token=token)
 
     def _already_there(self, part: PartFile) -> Fetched | None:
         """The target, if the process we waited for or one before it has brought what is asked for."""
@@ -200,9 +187,7 @@ class _Download:
         part.path.unlink()
         return Fetched(self._target.stat().st_size, sha256, (sha256,))
 
-    def _from_source(
-        self, client: httpx.Client, source: Source, parts: PartSet, *, token: str
-    ) -> tuple[Source, Fetched]:
+    def _from_source(self, client: httpx.Client, source: Source, parts: PartSet, token: str) -> tuple[Source, Fetched]:
         """Up to `DOWNLOAD_TRIES` tries with growing delays, and as many again after each part of a split model that has
         come whole. Raises RemoteError when they are used up, OSError."""
         reason, attempt, whole, counts = "", 0, 0, dict.fromkeys(Problem, 0)
