@@ -57,8 +57,9 @@ class Seen:
 @dataclass
 class Hub:
     """token: what private content needs; empty for none. gated: everybody may ask what there is, and files are refused
-    with the hub's code for that. sizes: by name, what the hub says of files that have another. redirects: of paths, to
-    an address, at the server `redirects_of`. trusted: with TLS, the file of what its clients trust.
+    with the hub's code for that. sizes: by name, what the hub says of files that have another. commits: by repository,
+    its newest, where that is not COMMIT. redirects: of paths, to an address, at the server `redirects_of`.
+    trusted: with TLS, the file of what its clients trust.
     """
 
     url: str = ""
@@ -74,6 +75,7 @@ class Hub:
     trouble: Trouble = field(default_factory=Trouble)
     seen: list[Seen] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
+    commits: dict[str, str] = field(default_factory=dict)
     closing: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -196,26 +198,29 @@ class _Handler(BaseHTTPRequestHandler):
         token = self.server.hub.token
         return not token or headers.get("authorization") == f"Bearer {token}"
 
+    def _commit(self, repo: str) -> str:
+        return self.server.hub.commits.get(repo, COMMIT)
+
     def _model(self, repo: str, revision: str | None) -> None:
         files = self.server.hub.files.get(repo)
         if files is None:
             self._error(404, "RepoNotFound")
-        elif revision not in (None, "main", COMMIT):
+        elif revision not in (None, "main", self._commit(repo)):
             self._error(404, "RevisionNotFound")
         else:
             sizes = self.server.hub.sizes
             siblings = [_sibling(name, content, sizes.get(name)) for name, content in files.items()]
-            body = {"id": repo, "modelId": repo, "sha": COMMIT, "tags": [], "siblings": siblings}
+            body = {"id": repo, "modelId": repo, "sha": self._commit(repo), "tags": [], "siblings": siblings}
             self._send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
     def _redirect(self, repo: str, revision: str, name: str) -> None:
         content = self.server.hub.files.get(repo, {}).get(name)
-        if content is None or revision not in ("main", COMMIT):
+        if content is None or revision not in ("main", self._commit(repo)):
             self._error(404, "EntryNotFound")
             return
         headers = {
             "Location": f"{self.server.hub.content_url}/content/{repo}/{name}",
-            "X-Repo-Commit": COMMIT,
+            "X-Repo-Commit": self._commit(repo),
             "X-Linked-Etag": f'"{hashlib.sha256(content).hexdigest()}"',
             "X-Linked-Size": str(len(content)),
         }

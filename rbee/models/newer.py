@@ -13,7 +13,8 @@ from dataclasses import replace
 
 from rbee.base.errors import NodeError, UsageError
 from rbee.base.events import Notice, Progress
-from rbee.models.provision import KEY, ensure_model, in_catalog, newest_model, refresh_model
+from rbee.models.downloads import KEY
+from rbee.models.provision import ensure_model, in_catalog, newest_model, refresh_model
 from rbee.models.ref import ModelRef, parse_ref
 from rbee.node.session import NodeSession
 from rbee_remote.protocol import ErrorCode, ModelInfo, NewestModel
@@ -77,7 +78,7 @@ def of_copy(ref: ModelRef, found: ModelInfo) -> ModelRef:
     """The ref, with the very file that the copy was made of: which one a quantisation means may depend on the node."""
     source = ref.sources[0]
     if not found.source.startswith(f"hf:{source.repo}:"):
-        return ref
+        return replace(ref, sources=(source,))
     file = parse_ref(found.source).sources[0].file
     return replace(ref, sources=(replace(source, file=file),))
 

@@ -15,16 +15,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-from rbee.base.errors import ConfigError, NodeError, UsageError
-from rbee.base.events import Emit, Notice, Progress, Retry
+from rbee.base.errors import NodeError, UsageError
+from rbee.base.events import Notice, Progress
 from rbee.base.files import LocalFile
 from rbee.base.locks import keeper_lock
 from rbee.inventory import Node
-from rbee.models.hub_token import hub_token
+from rbee.models.downloads import download_reporter, download_request
 from rbee.models.ref import ModelRef
 from rbee.models.store import ModelStore, Stored
 from rbee.node.hive_client import HiveClient
@@ -32,17 +31,13 @@ from rbee.node.session import NodeSession
 from rbee.setup.base.payload import build_payload
 from rbee_remote.protocol import (
     DENIED,
-    DownloadProgress,
     DownloadRequest,
     ErrorCode,
     ModelInfo,
     NewestModel,
     RegisterRequest,
 )
-from rbee_remote.protocol.retries import DOWNLOAD_TRIES
 from rbee_remote.protocol.splits import numbered, parts_of
-
-KEY = "model"
 
 
 class Ahead:
@@ -259,48 +254,6 @@ def _link(source: Path, target: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def download_request(ref: ModelRef, *, with_token: bool) -> DownloadRequest:
-    """For the `download` process, there or here. with_token: where it runs, the user's hub token may be.
-
-    Raises ConfigError for a hub token that others can read, and for HF_ENDPOINT with a password in it.
-    """
-    uses_hub = any(source.kind == "hf" for source in ref.sources)
-    return DownloadRequest(
-        model=ref.canonical,
-        sources=ref.sources,
-        sha256=ref.sha256,
-        size=ref.size,
-        token=hub_token() if uses_hub and with_token else "",
-        endpoint=_endpoint() if uses_hub else "",
-    )
-
-
-def _endpoint() -> str:
-    """$HF_ENDPOINT, which shows up in errors and logs. Raises ConfigError."""
-    endpoint = os.environ.get("HF_ENDPOINT", "")
-    if "@" in endpoint:
-        raise ConfigError(
-            "HF_ENDPOINT has a user or a password in it, which would end up in logs",
-            hint="set it to the address alone; HF_TOKEN is the place for a token",
-        )
-    return endpoint
-
-
-def download_reporter(text: str, emit: Emit) -> Callable[[DownloadProgress], None]:
-    """Turns a download's progress into events: bytes, and each try that failed."""
-    tries = 1
-
-    def report(progress: DownloadProgress) -> None:
-        nonlocal tries
-        if progress.attempt > tries:
-            emit(Retry(text, progress.attempt - 1, DOWNLOAD_TRIES, progress.reason, 0.0))
-            tries = progress.attempt
-        total = None if progress.total is None else float(progress.total)
-        emit(Progress(KEY, text, float(progress.done), total))
-
-    return report
 
 
 def _host(ref: ModelRef) -> str:

@@ -18,8 +18,9 @@ from rbee.base.events import Event, Notice, Progress, Retry
 from rbee.base.settings import Settings
 from rbee.context import Context
 from rbee.inventory import Inventory, Node
+from rbee.models.downloads import download_request
 from rbee.models.hub_token import hub_token
-from rbee.models.provision import Ahead, download_request, ensure_model, push_file, push_model
+from rbee.models.provision import Ahead, ensure_model, push_file, push_model
 from rbee.models.ref import ModelRef, parse_ref
 from rbee.node.probe import Probe
 from rbee.node.session import NodeSession
