@@ -49,8 +49,9 @@ def download_reporter(text: str, emit: Emit) -> Callable[[DownloadProgress], Non
 
     def report(progress: DownloadProgress) -> None:
         nonlocal tries
-        if progress.attempt > tries:
-            emit(Retry(text, progress.attempt - 1, DOWNLOAD_TRIES, progress.reason, 0.0))
+        if progress.attempt != tries:  # fewer where a part of a split model has come whole since
+            if progress.attempt > 1:
+                emit(Retry(text, progress.attempt - 1, DOWNLOAD_TRIES, progress.reason, 0.0))
             tries = progress.attempt
         total = None if progress.total is None else float(progress.total)
         emit(Progress(KEY, text, float(progress.done), total))

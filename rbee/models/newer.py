@@ -59,7 +59,7 @@ async def _newest(session: NodeSession, ref: ModelRef, found: ModelInfo, *, requ
     try:
         return await newest_model(session, of_copy(ref, found))
     except NodeError as error:
-        if required or error.code not in {ErrorCode.DOWNLOAD_FAILED, ErrorCode.MODEL_NOT_FOUND}:
+        if required:
             raise
         if error.code is ErrorCode.MODEL_NOT_FOUND:
             session.emit(Notice(f"{error.message}; the copy on {session.node.name} stays as it is"))

@@ -198,7 +198,7 @@ def _is_socket(entry: _Entry) -> bool:
 
 def _catalogued(home: str) -> set[str]:
     """Names of files that a record names: a downloaded model gets its final name a moment after its record may."""
-    names = set()
+    names: set[str] = set()
     with contextlib.suppress(OSError), opened(home, ("models",)) as folder:
         for entry in _entries(folder):
             if _RECORD.fullmatch(entry.name) and entry.status.st_size <= _MAX_RECORD:

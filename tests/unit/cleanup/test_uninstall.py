@@ -48,7 +48,7 @@ OURS = (
     "log/audit.log",
     f"models/{HEX64}.gguf.part",
 )
-MODELS = (f"models/{HEX64}.gguf", f"models/{HEX32}.json")
+MODELS = (f"models/{HEX64}.gguf", f"models/{HEX64}-00002-of-00003.gguf", f"models/{HEX32}.json")
 FOREIGN = ("notes.txt", "models/mine of 7 GB.gguf", ".hidden/thing", "runtimes/my venv/x", "log/-rf")
 
 

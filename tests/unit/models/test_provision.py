@@ -339,7 +339,7 @@ async def test_all_parts_of_a_split_model_are_pushed_whichever_is_named(bed: Bed
 async def test_a_part_that_is_missing_here_is_named(bed: Bed, tmp_path: Path) -> None:
     path = tmp_path / "mine-00001-of-00002.gguf"
     path.write_bytes(CONTENT)
-    with pytest.raises(UsageError, match="mine-00002-of-00002.gguf is not beside it"):
+    with pytest.raises(UsageError, match=r"mine-00002-of-00002\.gguf is not beside it"):
         await push_file(bed.session(), path)
 
 
