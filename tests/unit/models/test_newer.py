@@ -20,7 +20,15 @@ from rbee.node.probe import Probe
 from rbee.node.session import NodeSession
 from rbee.setup.base.payload import build_payload
 from rbee.transport.local import LocalConnection
-from rbee_remote.protocol import DownloadProgress, DownloadRequest, ErrorCode, ModelInfo, ModelMeta, NewestModel
+from rbee_remote.protocol import (
+    DownloadProgress,
+    DownloadRequest,
+    ErrorCode,
+    ModelInfo,
+    ModelMeta,
+    NewestModel,
+    RegisterRequest,
+)
 from tests.doubles.session import session_over
 from tests.hub import COMMIT, Hub, running_hub
 
@@ -52,7 +60,12 @@ class ScriptedHive:
 
     async def pull(self, request: DownloadRequest) -> AsyncIterator[DownloadProgress | ModelInfo]:
         self.pulled.append(request)
+        if isinstance(self.answer, NodeError):
+            raise self.answer
         yield TAKEN
+
+    async def register(self, request: RegisterRequest) -> ModelInfo:
+        return replace(COPY, path=request.path, sha256=request.sha256, source=request.source)
 
 
 @dataclass
@@ -174,6 +187,26 @@ async def test_the_keepers_copy_is_replaced_once_the_new_one_is_whole(hub: Hub, 
     assert second.sha256 == sha256
     assert second.files[0].path.read_bytes() == b"two"
     assert not first.files[0].path.exists()
+
+
+async def test_for_a_node_without_a_way_out_the_newest_is_asked_for_and_fetched_here(
+    session: tuple[NodeSession, list[Event]], hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on, events = session
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    hive_of(on).answer = NodeError(ErrorCode.DOWNLOAD_FAILED, "no way out", details={"network": False})
+    first = hub.add("o/r", FILE, b"one")
+    hive_of(on).catalog = ()
+    copy = await pull_model(on, REF, refresh=False)
+    assert copy.sha256 == first
+    hive_of(on).catalog = (copy,)
+    second = hub.add("o/r", FILE, b"two")
+    hub.commits["o/r"] = NEXT
+    assert await pull_model(on, REF, refresh=False) == copy
+    assert f"commit {NEXT[:12]}" in notices(events)
+    taken = await pull_model(on, REF, refresh=True)
+    assert (taken.sha256, taken.source) == (second, f"hf:o/r:{FILE}@{NEXT}")
+    assert (Path(on.attached.probe.home) / f"models/{second}.gguf").read_bytes() == b"two"
 
 
 async def test_a_split_model_is_kept_by_the_keeper_as_its_parts(hub: Hub, tmp_path: Path) -> None:
