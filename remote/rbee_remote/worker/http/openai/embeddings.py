@@ -12,8 +12,8 @@ from typing import Any
 
 from rbee_remote.protocol import Served
 from rbee_remote.system.caller import Caller
+from rbee_remote.worker.http.answers.waiting import all_or_none
 from rbee_remote.worker.http.openai import fields
-from rbee_remote.worker.http.openai.answer import all_or_none
 from rbee_remote.worker.http.openai.errors import wrong
 from rbee_remote.worker.requests.prompt import check_text
 from rbee_remote.worker.service.service import Service
