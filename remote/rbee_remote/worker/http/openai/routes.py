@@ -109,7 +109,11 @@ def _of_texts(answer: Any, tokens: int, asked: Asked) -> Response:
 def unknown_endpoint(routes: Sequence[Route]) -> Callable[[Request, Exception], Awaitable[Response]]:
     """For starlette: what no route serves, told with what there is, in the form that most clients here read."""
     served = sorted(
-        f"{method} {route.path}" for route in routes for method in route.methods or () if _is_shown(method, route.path)
+        f"{method} {route.path}"
+        for route in routes
+        if route.include_in_schema
+        for method in route.methods or ()
+        if _is_shown(method, route.path)
     )
 
     async def on_unknown(request: Request, error: Exception) -> Response:

@@ -39,7 +39,12 @@ def responses_routes(service: Service) -> list[Route]:
 
     routes = [
         Route("/v1/responses", guarded(create, errors.response), methods=["POST"]),
-        Route("/v1/responses/{rest:path}", guarded(of_kept, errors.response), methods=["GET", "DELETE"]),
+        Route(
+            "/v1/responses/{rest:path}",
+            guarded(of_kept, errors.response),
+            methods=["GET", "DELETE"],
+            include_in_schema=False,  # nothing that is served
+        ),
     ]
     bare = [Route(each.path.removeprefix("/v1"), each.endpoint, methods=list(each.methods or ())) for each in routes]
     return [*routes, *bare]
