@@ -214,7 +214,7 @@ async def test_what_codex_sends_is_served(folder: Path) -> None:
     final = events[-1]["response"]
     assert [item["type"] for item in final["output"]] == ["function_call"]
     assert (final["tools"], final["prompt_cache_key"]) == ([{**WEATHER, "description": None}], "k")
-    assert len(final["warnings"]) == 4, "two kinds of tools, one of items, and an effort that the template does not know"
+    assert len(final["warnings"]) == 4, "two kinds of tools, one of items, and an effort"
     assert all(isinstance(final["usage"][name], int) for name in ("input_tokens", "output_tokens", "total_tokens"))
 
 
