@@ -55,7 +55,10 @@ if sys.argv[1:] == ["gpus"] and lib.cuInit(0) == 0 and lib.cuDeviceGetCount(c.by
     say cuda "$(soon nvidia-smi | sed -n 's/.*CUDA [A-Za-z ]*Version: *\([0-9][0-9]*\.[0-9][0-9]*\).*/\1/p' | head -n 1)"
   fi
 }
-nvidia_says 2>/dev/null </dev/null &
+(
+  exec 2>/dev/null </dev/null # a redirection of the call would be kept open besides, to be undone after it
+  nvidia_says
+) &
 asks=$!
 (
   trap 'kill "$pause"; exit' TERM
