@@ -244,6 +244,19 @@ def test_a_build_that_takes_too_long_is_ended_as_by_ctrl_c_with_all_that_it_star
     assert build.run_for(["sh", "-c", "exit 3"], dict(os.environ), log, 20.0) == 3
 
 
+def test_one_comparison_that_fails_on_a_node_leaves_the_next(capsys: pytest.CaptureFixture[str]) -> None:
+    def fails() -> list[Comparison]:
+        raise FileNotFoundError("llama-bench")
+
+    good = [Comparison("tg128", 1.0, 2.0, "x")]
+    figures = speed.each(fails, lambda: good)
+    assert next(figures) == good[0]
+    with pytest.raises(RuntimeError, match="1 of 2 comparisons failed"):
+        next(figures)
+    assert "FileNotFoundError: llama-bench" in capsys.readouterr().err
+    assert list(speed.each(lambda: good)) == good
+
+
 def test_an_unfinished_build_is_told_and_is_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
