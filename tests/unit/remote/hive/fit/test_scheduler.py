@@ -66,6 +66,9 @@ STOPPING: dict[str, Any] = {"state": WorkerState.STOPPING, "in_use": True}
 FAILED: dict[str, Any] = {"state": WorkerState.FAILED, "in_use": True}
 ON_GPUS: dict[str, Any] = {"memory": "vram", "gpus": frozenset({"CUDA0", "CUDA1"})}
 
+#: Of which one is three times as large.
+UNEQUAL: dict[str, Any] = {**ON_GPUS, "shares": (("CUDA0", 72000.0), ("CUDA1", 24000.0))}
+
 
 def on_gpus(*gpus: str) -> Demand:
     """50 MB short, which is half of what a worker on two GPUs has."""
@@ -100,6 +103,9 @@ LOADING: dict[str, Any] = {"state": WorkerState.LOADING, "in_use": True}
         (demand(free=450), [worker("gpu", memory="vram", mb=9000)], NoMemory(500, 450, 450)),
         (on_gpus("CUDA1"), [worker("a", **ON_GPUS)], MakeRoom(("a",), ())),
         (on_gpus("CUDA0", "CUDA1"), [worker("a", **ON_GPUS)], MakeRoom(("a",), ())),
+        (on_gpus("CUDA1"), [worker("a", **UNEQUAL)], NoMemory(500, 475, 475)),
+        (on_gpus("CUDA0"), [worker("a", **UNEQUAL)], MakeRoom(("a",), ())),
+        (on_gpus("CUDA0", "CUDA1", "CUDA2"), [worker("a", **UNEQUAL)], MakeRoom(("a",), ())),
         (on_gpus("CUDA2"), [worker("a", **ON_GPUS)], NoMemory(500, 450, 450)),
         (on_gpus(), [worker("a", **ON_GPUS)], MakeRoom(("a",), ())),
     ],
