@@ -14,9 +14,9 @@ from rbee.setup.index.builders import who_built
 if TYPE_CHECKING:
     from rbee.fleet.wheels import Listed, Listing
     from rbee.inventory import Node
-    from rbee.setup.bootstrap import Gathered
     from rbee.setup.index.publishing import Offer, Pushed
     from rbee.setup.index.signature import Signer
+    from rbee.setup.supplies import Gathered
     from rbee.setup.wheels.prune import Judged
 
 

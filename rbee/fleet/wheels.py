@@ -16,7 +16,7 @@ from rbee.context import Context
 from rbee.inventory import Inventory, Node
 from rbee.node.session import on_each, open_session
 from rbee.registry import OpenRegistry
-from rbee.setup import bootstrap, shared_builds
+from rbee.setup import shared_builds, supplies
 from rbee.setup.base.platforms import Target
 from rbee.setup.index import files as index_files
 from rbee.setup.index.asked import named_now
@@ -77,7 +77,7 @@ def _platform(node: Node, registry: Registry) -> tuple[Target, str] | None:
     return target, node.backend if node.backend != "auto" else (facts.backend if facts else "") or "cpu"
 
 
-async def build_all(context: Context, nodes: Sequence[Node]) -> list[tuple[Node, bootstrap.Gathered]]:
+async def build_all(context: Context, nodes: Sequence[Node]) -> list[tuple[Node, supplies.Gathered]]:
     """`build` for several: one build for CUDA serves all that can share it, which is told. Raises also where a node
     does not answer, before anything is built."""
     if len(nodes) == 1:
@@ -91,13 +91,13 @@ async def build_all(context: Context, nodes: Sequence[Node]) -> list[tuple[Node,
     if said := shared_builds.said(builds):
         context.emit(Notice(said))
     along = {build.head: build.along for build in builds}
-    done: dict[str, bootstrap.Gathered] = {}
+    done: dict[str, supplies.Gathered] = {}
     for node in sorted(nodes, key=lambda node: node.name not in along):  # who takes a shared one finds it made
         done[node.name] = await build(context, node, list(along.get(node.name, {}).values()))
     return [(node, done[node.name]) for node in nodes]
 
 
-async def build(context: Context, node: Node, along: Sequence[Target] = ()) -> bootstrap.Gathered:
+async def build(context: Context, node: Node, along: Sequence[Target] = ()) -> supplies.Gathered:
     """Have in the cache what a bootstrap of the node takes from there, built here or there as a bootstrap would.
 
     along: as of `gather`.
@@ -106,7 +106,7 @@ async def build(context: Context, node: Node, along: Sequence[Target] = ()) -> b
         open_session(context, node) as session,
         keeper_lock(context.settings, f"bootstrap-{node.name}", f"prepares {node.name}", context.emit),
     ):
-        return await bootstrap.gather(session, await session.probe(), along)
+        return await supplies.gather(session, await session.probe(), along)
 
 
 @dataclass(frozen=True, slots=True)

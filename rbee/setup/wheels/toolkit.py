@@ -7,6 +7,7 @@ nvcc that is installed.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from rbee.setup.base import cuda, requirements
 from rbee.setup.base.platforms import Target
@@ -30,6 +31,11 @@ def has_wheels(target: Target) -> bool:
     line = cuda.line(target)
     fits = target.system == "Linux" and target.libc == "glibc" and target.libc_version >= _GLIBC
     return fits and line is not None and line.major == MAJOR
+
+
+def compiles_on(builder: Target, target: Target) -> bool:
+    """Whether it has one that runs on `builder` and compiles for the GPUs and the driver of `target`."""
+    return has_wheels(replace(builder, cuda=target.cuda, gpus=target.gpus))
 
 
 def compiles_anywhere(target: Target, backend: str) -> bool:

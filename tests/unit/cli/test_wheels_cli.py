@@ -26,9 +26,9 @@ from rbee.node.session import PerNode
 from rbee.registry import NodeFacts, Registry
 from rbee.setup.base import requirements
 from rbee.setup.base.platforms import Target
-from rbee.setup.bootstrap import Gathered
 from rbee.setup.index.builders import Builders
-from rbee.setup.wheels.cache import WheelCache
+from rbee.setup.supplies import Gathered
+from rbee.setup.wheels.cache import Origin, WheelCache
 from tests.unit.setup.package_index import PackageIndex
 from tests.unit.setup.tiny_packages import write_source, write_wheel
 
@@ -88,7 +88,7 @@ def inventory(tmp_path: Path, cache: WheelCache) -> Path:
 
 def add_build_of(cache: WheelCache, tmp_path: Path, node: Node) -> Path:
     wheel = write_wheel(tmp_path / node.name, "llama_cpp_python", {"llama_cpp.py": b"theirs"}, tag=TAG)
-    return cache.add_wheel(wheel, "cuda", built_on=Builders.of(node, {}).own).path.parent
+    return cache.add_wheel(wheel, "cuda", origin=Origin(Builders.of(node, {}).own)).path.parent
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
