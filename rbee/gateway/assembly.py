@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 
 from rbee.context import Context
+from rbee.gateway.nodes import gpu_builds
 from rbee.gateway.nodes.fleet import NodeFleet
 from rbee.gateway.requests.app import Gateway, make_app
 from rbee.gateway.requests.model_list import ModelNames
@@ -18,10 +19,11 @@ from rbee.node.pool import Pool
 
 
 class Assembly:
-    """`serve.Constructors`. commands: runs what comes over the link."""
+    """`serve.Constructors`. commands: runs what comes over the link. build_for_gpus: as of gpu_builds.py."""
 
-    def __init__(self, commands: Commands) -> None:
+    def __init__(self, commands: Commands, *, build_for_gpus: bool = False) -> None:
         self._commands = commands
+        self._build_for_gpus = build_for_gpus
 
     @asynccontextmanager
     async def fleet(self, context: Context, nodes: str | None) -> AsyncIterator[NodeFleet]:
@@ -29,7 +31,8 @@ class Assembly:
         self._pool = Pool(context)
         try:
             async with NodeFleet(replace(context, connections=self._pool), nodes) as fleet:
-                yield fleet
+                async with gpu_builds.beside(fleet, context) if self._build_for_gpus else nullcontext():
+                    yield fleet
         finally:
             await self._pool.aclose()
 

@@ -43,6 +43,8 @@ async def choose(
     places += [_place(each, target, backend) for each in seen]
     best = best_place(places)
     if best is None:
+        tried = "; ".join(place.said for place in places)
+        session.emit(Notice(f"no machine can build llama.cpp for {session.node.name} ({backend}): {tried}"))
         return None
     others = "; ".join(place.said for place in places if place is not best)
     what = "llama.cpp for cuda" if backend == "cuda" else "llama.cpp"

@@ -54,6 +54,12 @@ def libraries(major: int) -> list[requirements.Locked]:
     return [line for line in _lock(major) if _LIBRARIES.fullmatch(line.name)]
 
 
+def brought(target: Target) -> list[requirements.Locked]:
+    """Those that a runtime on a machine may have been given: of each line that its driver knows, and it lacks."""
+    majors = sorted(cuda.brought(target) - target.cudart)
+    return [line for major in majors for line in libraries(major)]
+
+
 def fetched_for(target: Target) -> Target:
     """Whose wheels are fetched: the same ones for every Linux of a processor's kind, whatever its Python."""
     return Target("Linux", target.machine, "glibc", _GLIBC, _PYTHON)
