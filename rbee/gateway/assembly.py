@@ -30,9 +30,11 @@ class Assembly:
         """Its connections are those that commands over the link use."""
         self._pool = Pool(context)
         try:
-            async with NodeFleet(replace(context, connections=self._pool), nodes) as fleet:
-                async with gpu_builds.beside(fleet, context) if self._build_for_gpus else nullcontext():
-                    yield fleet
+            async with (
+                NodeFleet(replace(context, connections=self._pool), nodes) as fleet,
+                gpu_builds.beside(fleet, context) if self._build_for_gpus else nullcontext(),
+            ):
+                yield fleet
         finally:
             await self._pool.aclose()
 

@@ -58,7 +58,7 @@ async def attach(
 async def make_ready(
     session: NodeSession, meanwhile: bootstrap.Meanwhile | None = None, *, wait_for_gpu: bool = False
 ) -> tuple[Probe, bootstrap.Ready, float]:
-    """All but the hive, which stays as it is; and when the node was probed, as of `time.monotonic`. Raises as `attach`."""
+    """All but the hive, which stays as it is; and when the node was probed (`time.monotonic`). Raises as `attach`."""
     payload = build_payload()
     found = await _probe(session)
     probed = time.monotonic()

@@ -141,7 +141,7 @@ def in_a_process(context: Context) -> Build:
         where = ["--inventory", str(context.inventory.path.absolute())] if context.inventory.path else []
         nodes = [word for name in names for word in ("--for", name)]
         words = ["nice", "-n", str(NICE), *installation.command(), "wheels", "build", *where, *nodes]
-        status = await child.run(words, hear)
+        status = await child.run(words, hear, env={"RBEE_LINK": "off"})  # no connection is left behind
         return f"{last or 'no output'} (status {status})" if status else ""
 
     return build
