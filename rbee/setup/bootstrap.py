@@ -20,6 +20,7 @@ from typing import Any
 from rbee.base.errors import NodeError
 from rbee.base.events import Notice, Progress
 from rbee.base.files import LocalFile
+from rbee.base.retries import INSTALL_TIMEOUT_S
 from rbee.node.probe import Probe
 from rbee.node.session import NodeSession
 from rbee.setup import prerequisites
@@ -198,7 +199,7 @@ class _Bootstrap:
     async def _make_runtime(self, place: node_scripts.Place, files: Sequence[Named]) -> None:
         self._session.emit(Progress("runtime", Step.RUNTIME.value, 0.0, None, "steps"))
         script = node_scripts.create_runtime(place, uuid.uuid4().hex[:12], self.supplies.runtime.key, files)
-        await self._ground.run(script, "its runtime could not be made")
+        await self._ground.run(script, "its runtime could not be made", INSTALL_TIMEOUT_S)
 
     async def _upload_payload(self) -> None:
         """With bytecode, where it is this rbee's own."""

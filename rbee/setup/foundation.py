@@ -87,9 +87,9 @@ class Foundation:
             details={"uv": result.stderr.strip()[-300:]},
         )
 
-    async def run(self, script: str, failure: str) -> None:
+    async def run(self, script: str, failure: str, timeout_s: float = INSTALL_TIMEOUT_S) -> None:
         """Run a step's script. Raises NodeError with the last line of what it said."""
-        result = await self.session.connection.run(script, timeout=INSTALL_TIMEOUT_S)
+        result = await self.session.connection.run(script, timeout=timeout_s)
         if result.status == 0:
             return
         said = [line.strip() for line in (result.stderr or result.stdout.decode(errors="replace")).splitlines()]

@@ -53,7 +53,8 @@ class Outlook:
         """running: the key of the runtime that its hive has."""
         now = Runtime.choose(probe, node, cache, builders)
         if now.backend != "cpu":
-            return cls(use=now.key) if running and running != now.key else cls()
+            is_made = now.key in probe.runtimes or cache.find_llama(now.target, now.backend, builders)
+            return cls(use=now.key) if is_made and running and running != now.key else cls()
         if not now.better:
             return cls()
         later = Runtime.choose(probe, node, cache, builders, wait_for_gpu=True)
@@ -90,7 +91,9 @@ class GpuBuilds:
         for link, outlook in outlooks:
             key = (link.node.name, outlook.use)
             if outlook.use and key not in self._used:
-                self._used[key] = asyncio.create_task(self._put_to_use(link), name=f"better runtime on {key[0]}")
+                self._used[key] = asyncio.create_task(
+                    self._put_to_use(link, outlook.use), name=f"better runtime on {key[0]}"
+                )
         wanted = {(link.node.name, outlook.build) for link, outlook in outlooks if outlook.build} - self._tried
         if wanted:
             self._tried |= wanted
@@ -113,7 +116,7 @@ class GpuBuilds:
         else:
             self.context.emit(Notice(f"llama.cpp for the GPU of {said} is ready"))
 
-    async def _put_to_use(self, link: NodeLink) -> None:
+    async def _put_to_use(self, link: NodeLink, runtime: str) -> None:
         from rbee.setup.attach import attach, make_ready
 
         try:
@@ -121,7 +124,10 @@ class GpuBuilds:
             while link.in_flight:
                 await self.fleet.wait_changed(self.fleet.version)
             attached = await attach(link.session)
-            self.context.emit(Notice(f"{link.node.name} uses {attached.info.runtime}, made for its GPU, from now on"))
+            if attached.info.runtime == runtime:
+                self.context.emit(Notice(f"{link.node.name} uses its GPU from now on"))
+            else:  # why has been said
+                self.context.emit(Notice(f"{link.node.name} uses its GPU once its hive is replaced"))
         except (RbeeError, OSError) as error:
             self.context.emit(Notice(f"{link.node.name} goes on without its GPU: {error}"))
 

@@ -41,6 +41,14 @@ PROBE = Probe(
         (False, True, (), "auto", False, False),
         (False, True, (L4,), "cpu", False, False),
         (True, True, (L4,), "auto", False, True),
+        (
+            False,
+            True,
+            (L4,),
+            "cuda",
+            False,
+            False,
+        ),  # what an inventory names is made when it is used, and not from here
     ],
 )
 def test_for_whom_it_is_built_and_where_it_only_has_to_be_put_to_use(
@@ -122,6 +130,7 @@ async def test_a_node_that_answers_is_made_ready_and_its_hive_left_until_it_has_
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     assert trial.made_ready == ["gpu1"], "once"
+    assert "gpu1 uses its GPU once its hive is replaced" in trial.bed.notices, "the doubled hive has no such runtime"
     assert trial.asked == []
 
 
