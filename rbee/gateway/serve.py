@@ -51,6 +51,7 @@ class ServeOptions:
     """listen: TCP addresses. socket: a unix socket's path. nodes: which to use, as `Inventory.select` has it.
 
     keys: the file of keys, which may be missing. certificate, key: both or neither. origins: sites whose pages may ask.
+    build_for_gpus: build llama.cpp for GPUs that idle for want of it.
     """
 
     keys: Path
@@ -60,6 +61,7 @@ class ServeOptions:
     certificate: Path | None = None
     key: Path | None = None
     origins: tuple[str, ...] = ()
+    build_for_gpus: bool = False
 
 
 @dataclass(frozen=True, slots=True)

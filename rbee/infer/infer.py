@@ -81,6 +81,10 @@ async def on_some_node(
     chosen = _choose(session, nodes)
     row = chosen.row if isinstance(chosen, Reuse) else None
     remaining = [chosen.node, *(node for node in nodes if node != chosen.node)]
+    if request.wait_for_gpu and row is None and len(remaining) > 1:
+        from rbee.infer.gpu_nodes import gpus_first
+
+        remaining = await gpus_first(session, remaining)
     while True:
         node = remaining.pop(0)
         try:

@@ -90,6 +90,11 @@ class NodeFleet:
         return self._nodes[1]
 
     @property
+    def links(self) -> tuple[NodeLink, ...]:
+        """To the nodes of the inventory."""
+        return tuple(self._links.values())
+
+    @property
     def version(self) -> int:
         return self._changes.count
 
