@@ -35,7 +35,7 @@ from rbee_remote.protocol.abilities import refusal
 from rbee_remote.protocol.retries import DOWNLOAD_TRIES
 
 KEY = "model"
-_OTHER_MODEL = "name a model that chats (rbee models list), or ask this one over HTTP: rbee workers start, rbee serve"
+_OTHER_MODEL = "name a model that chats (rbee models list), or ask this one over HTTP (rbee serve)"
 
 
 class Ahead:

@@ -103,9 +103,14 @@ class Estimate:
             compute = self.gpus * _GPU_CONTEXT_BYTES + point.device_compute
         else:
             samplers = point.at.slots * self.meta.n_vocab * _SLOT_VOCAB_ENTRY_BYTES
-            compute = self.answer.process + _WORKER_BYTES + samplers + point.host_compute
+            compute = self.answer.process + _WORKER_BYTES + samplers + point.host_compute + self.outputs(point.at.ctx)
             compute += self.gpus * _GPU_CONTEXT_BYTES + (point.device_compute if self.gpus else 0)
         return Need(self._weights(twice=self.answer.repacked), point.kv, compute)
+
+    def outputs(self, ctx: int) -> int:
+        """Bytes in RAM, wherever the model is, that llama.cpp clears for the logits of each token of the longest step,
+        though there are none (output_reserve in src/llama-context.cpp); 0 of a model that generates."""
+        return max(_UBATCH, ctx) * self.meta.n_vocab * 4 if self.meta.whole else 0
 
     def _weights(self, *, twice: bool) -> int:
         return self.size + (self.meta.tied_bytes if twice and self.memory == RAM else 0)
@@ -128,9 +133,9 @@ class Estimate:
         ):
             graph += step * seen * 4 * max(meta.n_head, 1)
         if self.memory == VRAM:
-            outputs = 0 if meta.whole else slots + _EMBEDDED_AT_ONCE
-            return self.gpus * (_GPU_CONTEXT_BYTES + graph) + outputs * meta.n_vocab * 4
-        process = _PROCESS_BYTES + self.gpus * _GPU_CONTEXT_BYTES
+            logits = 0 if meta.whole else (slots + _EMBEDDED_AT_ONCE) * meta.n_vocab * 4
+            return self.gpus * (_GPU_CONTEXT_BYTES + graph) + logits
+        process = _PROCESS_BYTES + self.gpus * _GPU_CONTEXT_BYTES + self.outputs(ctx)
         return process + graph + meta.n_vocab * (_VOCAB_ENTRY_BYTES + slots * _SLOT_VOCAB_ENTRY_BYTES)
 
 
