@@ -12,6 +12,8 @@ from rbee_remote.hive.models.early_look import EarlyLook
 from rbee_remote.protocol import DownloadRequest, ErrorCode, RemoteError
 from tests import tiny_encoders as tiny
 from tests import tiny_models
+from tests.hub import Hub
+from tests.unit.remote.hive.models.test_download import FILE, REPO, download, failure
 
 MANY = 2**22
 
@@ -55,3 +57,14 @@ def test_a_model_that_chats_is_fetched(tmp_path: Path) -> None:
     tiny_models.write(tmp_path / "abc.gguf.part", "llama")
     EarlyLook(DownloadRequest("m", (), ability="chat"), tmp_path / "abc.gguf")(MANY)
     EarlyLook(DownloadRequest("m", (), ability="chat"), tmp_path / "none.gguf")(MANY)
+
+
+def test_the_download_process_fetches_no_encoder_for_a_chat(hub: Hub, tmp_path: Path) -> None:
+    tiny.write_bert(tmp_path / "m.gguf", gguf.PoolingType.MEAN)
+    hub.add(REPO, FILE, (tmp_path / "m.gguf").read_bytes() + bytes(50_000_000))
+    (tmp_path / "to").mkdir()
+    error = failure(download(hub, tmp_path / "to/m.gguf", ability="chat"))
+    assert error["code"] == "USAGE"
+    assert "m only embeds texts" in error["message"]
+    (part,) = (tmp_path / "to").glob("*.part")
+    assert part.stat().st_size < 10_000_000
