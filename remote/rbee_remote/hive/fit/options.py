@@ -67,7 +67,7 @@ def closed(options: WorkerOptions, meta: ModelMeta, *, backend: str, on_gpu: boo
     _check(options, meta)
     options = options if on_gpu else replace(options, **ON_CPU)
     ctx = meta.n_ctx_train if options.ctx is None and meta.n_ctx_train <= DEFAULT_CTX else options.ctx
-    if meta.whole and ctx is None:
+    if meta.is_whole and ctx is None:
         ctx = min(WHOLE_CTX, meta.n_ctx_train)
     if ctx and meta.architecture in ENCODERS:  # it has no position for a token behind those
         ctx = min(ctx, meta.n_ctx_train)
