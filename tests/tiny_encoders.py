@@ -83,8 +83,9 @@ def score(weights: Weights, tokens: list[int]) -> float:
     return float(_linear(pooled, weights, "cls.output")[0, 0])
 
 
-def write_decoder(path: Path, pooling: gguf.PoolingType | None, template: str = "") -> Weights:
-    """template: of a reranker. The same weights each time, with a head of two classes for RANK."""
+def write_decoder(path: Path, pooling: gguf.PoolingType | None, template: str = "", *, causal: bool = True) -> Weights:
+    """template: of a reranker. causal: whether a token sees those before it alone. The same weights each time, with a
+    head of two classes for RANK."""
     writer, head = gguf.GGUFWriter(str(path), "qwen3"), WIDTH // HEADS
     shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (259, WIDTH)}
     norms = {"output_norm.weight": WIDTH}
@@ -108,6 +109,8 @@ def write_decoder(path: Path, pooling: gguf.PoolingType | None, template: str = 
     writer.add_rope_freq_base(10000.0)
     if pooling is not None:
         writer.add_pooling_type(pooling)
+    if not causal:
+        writer.add_causal_attention(False)
     _add_bytes(writer)
     return _written(writer, weights)
 

@@ -41,7 +41,7 @@ from rbee_remote.protocol import (
 from rbee_remote.protocol.abilities import refusal
 from rbee_remote.protocol.splits import numbered, parts_of
 
-_OTHER_MODEL = "name a model that chats (rbee models list), or ask this one over HTTP: rbee workers start, rbee serve"
+_OTHER_MODEL = "name a model that chats (rbee models list), or ask this one over HTTP (rbee serve)"
 
 
 class Ahead:

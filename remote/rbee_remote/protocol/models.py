@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from rbee_remote.protocol.abilities import abilities
+from rbee_remote.protocol.abilities import ENCODERS, abilities
 from rbee_remote.protocol.load_options import WorkerOptions
 
 
@@ -127,6 +127,11 @@ class ModelMeta:
     tied_bytes: int = 0
     pooling: str = ""
     whole: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """As `whole`; also of an encoder whose file was read before that was looked for."""
+        return self.whole or self.architecture in ENCODERS
 
     @property
     def able(self) -> tuple[str, ...]:

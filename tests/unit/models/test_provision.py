@@ -151,6 +151,16 @@ def site() -> Iterator[str]:
 # --- where it comes from --------------------------------------------------------------------------------------------
 
 
+async def test_a_model_that_only_embeds_is_not_brought_for_a_chat(bed: Bed) -> None:
+    bed.hive.catalog.append(replace(info("hf:a/b"), meta=replace(META, architecture="bert")))
+    with pytest.raises(UsageError, match="hf:a/b only embeds texts"):
+        await ensure_model(bed.session(), parse_ref("hf:a/b"), ability="chat")
+    assert (await bed.ensure(parse_ref("hf:a/b"))).model == "hf:a/b"
+    bed.hive.answers = [info("hf:c/d")]
+    await ensure_model(bed.session(), parse_ref("hf:c/d"), ability="chat")
+    assert [request.ability for request in bed.hive.pulled] == ["chat"]  # by which the node sees it early
+
+
 async def test_a_model_in_the_catalog_is_left_alone(bed: Bed) -> None:
     bed.hive.catalog.append(info("hf:a/b"))
     assert await bed.ensure(parse_ref("hf:a/b")) == info("hf:a/b")

@@ -103,9 +103,14 @@ class Estimate:
             compute = self.gpus * _GPU_CONTEXT_BYTES + point.device_compute
         else:
             samplers = point.at.slots * self.meta.n_vocab * _SLOT_VOCAB_ENTRY_BYTES
-            compute = self.answer.process + _WORKER_BYTES + samplers + point.host_compute
+            compute = self.answer.process + _WORKER_BYTES + samplers + point.host_compute + self.outputs(point.at.ctx)
             compute += self.gpus * _GPU_CONTEXT_BYTES + (point.device_compute if self.gpus else 0)
         return Need(self._weights(twice=self.answer.repacked), point.kv, compute)
+
+    def outputs(self, ctx: int) -> int:
+        """Bytes in RAM, wherever the model is, that llama.cpp clears for the logits of each token of the longest step,
+        though there are none (output_reserve in src/llama-context.cpp); 0 of a model that generates."""
+        return max(_UBATCH, ctx) * self.meta.n_vocab * 4 if self.meta.is_whole else 0
 
     def _weights(self, *, twice: bool) -> int:
         return self.size + (self.meta.tied_bytes if twice and self.memory == RAM else 0)
@@ -120,17 +125,21 @@ class Estimate:
         written to counts: one token's logits per slot.
         """
         meta = self.meta
-        step = max(_UBATCH, _padded(ctx)) if meta.whole else _UBATCH
-        seen = step if meta.architecture in ENCODERS else _padded(ctx)  # tokens that each of a step is compared with
-        graph = step * (meta.n_embd * 4 * _ACTIVATIONS + seen * (_MASKS if meta.whole else 2))
+        step = max(_UBATCH, _padded(ctx)) if meta.is_whole else _UBATCH
+        encodes = meta.architecture in ENCODERS
+        # Tokens that each of a step is compared with: slots have a common cache where a text is computed at once.
+        seen = step if encodes else _padded(ctx) * (slots if meta.is_whole else 1)
+        graph = step * (meta.n_embd * 4 * _ACTIVATIONS + seen * (_MASKS if meta.is_whole else 2))
+        if meta.is_whole and not encodes:
+            graph += step * meta.n_vocab * 4  # logits of all of them
         if self.options.flash_attention == "off" or (
-            meta.whole and self.memory == VRAM and meta.head_dim_k < _LEAST_FLASH
+            meta.is_whole and self.memory == VRAM and meta.head_dim_k < _LEAST_FLASH
         ):
             graph += step * seen * 4 * max(meta.n_head, 1)
         if self.memory == VRAM:
-            outputs = 0 if meta.whole else slots + _EMBEDDED_AT_ONCE
-            return self.gpus * (_GPU_CONTEXT_BYTES + graph) + outputs * meta.n_vocab * 4
-        process = _PROCESS_BYTES + self.gpus * _GPU_CONTEXT_BYTES
+            logits = 0 if meta.is_whole else (slots + _EMBEDDED_AT_ONCE) * meta.n_vocab * 4
+            return self.gpus * (_GPU_CONTEXT_BYTES + graph) + logits
+        process = _PROCESS_BYTES + self.gpus * _GPU_CONTEXT_BYTES + self.outputs(ctx)
         return process + graph + meta.n_vocab * (_VOCAB_ENTRY_BYTES + slots * _SLOT_VOCAB_ENTRY_BYTES)
 
 

@@ -10,6 +10,7 @@ Rules
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -46,6 +47,10 @@ _GROWTH = 0.5
 #: starts, at 2 GB/s on two cores of a small machine; reading the weights takes about as long for half of that.
 _CLEARED_FOR_READ = 2
 
+#: Tokens of a model whose texts are computed at once, unless somebody said: with them grows what a step takes, by a
+#: megabyte a token for a large vocabulary.
+WHOLE_CTX = 2048
+
 _THREADS = Number(1, 512)
 #: Up to this share of the available memory the formula's upper bound is good enough, and llama.cpp is not asked.
 _PLENTY = 0.5
@@ -62,6 +67,8 @@ def closed(options: WorkerOptions, meta: ModelMeta, *, backend: str, on_gpu: boo
     _check(options, meta)
     options = options if on_gpu else replace(options, **ON_CPU)
     ctx = meta.n_ctx_train if options.ctx is None and meta.n_ctx_train <= DEFAULT_CTX else options.ctx
+    if meta.is_whole and ctx is None:
+        ctx = min(WHOLE_CTX, meta.n_ctx_train)
     if ctx and meta.architecture in ENCODERS:  # it has no position for a token behind those
         ctx = min(ctx, meta.n_ctx_train)
     return replace(
@@ -244,11 +251,13 @@ def need_of(options: WorkerOptions, estimate: Estimate) -> Need:
 
 
 def host_mb(options: WorkerOptions, estimate: Estimate) -> int:
-    """What stays in RAM of a model of which GPUs hold some layers; 0 where one memory has it all."""
+    """What stays in RAM of a model of which GPUs hold some layers, or all; 0 where one memory has it all."""
     every = estimate.meta.n_layers + 1
-    if estimate.memory == RAM or options.gpu_layers is None or options.gpu_layers >= every:
-        return 0
     assert options.ctx is not None
     assert options.slots is not None
+    if estimate.memory == RAM:
+        return 0
+    if options.gpu_layers is None or options.gpu_layers >= every:
+        return math.ceil(estimate.outputs(options.ctx) / MB)
     rest = replace(estimate, memory=RAM, gpus=0).need(options.ctx, options.slots)
     return rest.part(1 - options.gpu_layers / every).total_mb

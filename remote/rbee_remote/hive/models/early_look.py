@@ -31,7 +31,7 @@ class EarlyLook:
             with contextlib.suppress(OSError):
                 able = first_abilities(path)
             if why := refusal(self._request.model, able, self._request.ability):
-                hint = "name another model, or ask it over HTTP: rbee serve"
+                hint = "name a model that chats, or ask this one over HTTP (rbee serve)"
                 raise RemoteError(ErrorCode.USAGE, why, hint=hint, details={"able": list(able)})
             if able:
                 return

@@ -114,7 +114,8 @@ def context_params(options: WorkerOptions, use: Use, *, ctx: int, slots: int) ->
     # every token of a step looks at the cells of all, which costs 8 % at 8 streams.
     params.n_seq_max = sequences(use, slots)
     params.n_ctx = ctx * params.n_seq_max
-    params.kv_unified = False
+    # Texts of unequal length would then be computed in several goes, which tokens that see each other both ways forbid.
+    params.kv_unified = use.whole
     # Layers that see a window keep no more than that: with all of it, five sixths of some models' cache would be there
     # only for prompts that branch off further back.
     params.swa_full = False

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbee_remote.hive.fit.needs import Estimate
-from rbee_remote.hive.fit.options import closed, context_sizes, host_mb, need_of, points_of_interest, resolve
+from rbee_remote.hive.fit.options import WHOLE_CTX, closed, context_sizes, host_mb, need_of, points_of_interest, resolve
 from rbee_remote.hive.fit.scheduler import WorkerKey
 from rbee_remote.protocol import ErrorCode, ModelMeta, RemoteError, WorkerOptions
+from rbee_remote.protocol.load_options import AUTO_CTX
 from rbee_remote.protocol.measuring import Point
 
 #: 100 MB of weights; 1 MB of cache for 500 tokens in f16.
@@ -237,3 +238,22 @@ def test_a_worker_with_less_because_memory_was_short_is_found_again() -> None:
     assert worker.serves(WorkerKey("m", "/m", asked(), asked()))
     largest = resolve(asked(ctx=0, slots=1), RAM, RAM.need(4096, 1).total_mb)
     assert WorkerKey("m", "/m", largest, asked(ctx=0)).serves(WorkerKey("m", "/m", asked(ctx=0), asked(ctx=0)))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "trained", "asked", "ctx"),
+    [
+        ("bert", 512, None, 512),
+        ("bert", 512, 4096, 512),  # it has no positions for more
+        ("bert", 512, 256, 256),
+        ("nomic-bert", 8192, None, WHOLE_CTX),
+        ("nomic-bert", 8192, 8192, 8192),
+        ("nomic-bert", 8192, AUTO_CTX, AUTO_CTX),
+    ],
+)
+def test_the_context_of_an_encoder_is_its_longest_text(
+    architecture: str, trained: int, asked: int | None, ctx: int
+) -> None:
+    meta = ModelMeta(architecture, 2, trained, 32, 100, 2, 16, 16, pooling="mean", whole=True)
+    found = closed(WorkerOptions(ctx=asked), meta, backend="cpu", on_gpu=False, threads=1)
+    assert found.ctx == ctx

@@ -185,6 +185,20 @@ async def test_a_decoder_embeds_by_its_last_token(folder: Path, tmp_path: Path) 
     assert refused.status_code == 400
 
 
+async def test_a_decoder_whose_tokens_see_each_other_computes_a_text_at_once(folder: Path, tmp_path: Path) -> None:
+    """As gte-Qwen2 does: texts of unequal length in one step are what each is alone, and more than a step's 512 tokens
+    are one text."""
+    tiny.write_decoder(tmp_path / "m.gguf", POOLING.MEAN, causal=False)
+    texts = ["one", "another text", "x" * 600, "the last", "y" * 90]
+    async with serving(folder, tmp_path / "m.gguf", ctx=1024, slots=4) as (worker, steps):
+        together = await vectors(worker, texts)
+        most = max(steps)
+        alone = [(await vectors(worker, text))[0] for text in texts]
+    assert most > 1
+    for vector, wanted in zip(together, alone, strict=True):
+        assert vector == pytest.approx(wanted, abs=5e-3)
+
+
 async def test_a_decoder_ranks_by_its_template(folder: Path, tmp_path: Path) -> None:
     weights = tiny.write_decoder(tmp_path / "m.gguf", POOLING.RANK, TEMPLATE)
     tiny.write_decoder(tmp_path / "plain.gguf", None)
