@@ -235,7 +235,7 @@ async def _register(session: NodeSession, model: str, stored: Stored) -> ModelIn
     target = _blobs(session.attached.probe.home, stored)[0]
     session.emit(Progress("check", f"checking {model}", 0.0, None, "steps"))
     request = RegisterRequest(model=model, path=target, sha256=stored.sha256, source=stored.source)
-    return await session.attached.hive.register(request)
+    return await session.attached.hive.register(request, stored.size)
 
 
 def _blobs(home: str, stored: Stored) -> list[str]:
