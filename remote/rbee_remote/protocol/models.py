@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
+from rbee_remote.protocol.abilities import abilities
 from rbee_remote.protocol.load_options import WorkerOptions
 
 
@@ -46,7 +47,8 @@ class DownloadRequest:
 
     sha256: lower-case hex, empty when nobody knows it. size: bytes, None when unknown.
     token: a hub token, used where nothing is given without one; travels in the body alone, never in argv, environment
-    or logs. endpoint: the keeper's HF_ENDPOINT, empty for none.
+    or logs. endpoint: the keeper's HF_ENDPOINT, empty for none. ability: what the model is fetched for, one of the
+    words of `abilities`: one that cannot serve it is given up as soon as that is seen; empty for anything.
     """
 
     model: str
@@ -55,6 +57,7 @@ class DownloadRequest:
     size: int | None = None
     token: str = dataclasses.field(default="", repr=False)
     endpoint: str = ""
+    ability: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -102,7 +105,8 @@ class ModelMeta:
     kv_per_token: values that all layers together keep of a token in the KV cache; kv_per_token_swa: those of the
     layers that keep the last n_swa tokens only; state_per_slot: values of the recurrent layers' states, whatever the
     context. tied_bytes: of the embedding where it is the output's matrix too, in a type that llama.cpp rearranges
-    for some processors: it is kept twice then. All 0 where the file was read before they were looked for.
+    for some processors: it is kept twice then. All 0 where the file was read before they were looked for. pooling,
+    whole: as in `Use`.
     """
 
     architecture: str
@@ -121,6 +125,13 @@ class ModelMeta:
     n_swa: int = 0
     state_per_slot: int = 0
     tied_bytes: int = 0
+    pooling: str = ""
+    whole: bool = False
+
+    @property
+    def able(self) -> tuple[str, ...]:
+        """What the model can be asked for, as in `abilities`."""
+        return abilities(self.architecture, self.pooling)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
