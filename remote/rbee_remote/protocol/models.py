@@ -46,7 +46,8 @@ class DownloadRequest:
 
     sha256: lower-case hex, empty when nobody knows it. size: bytes, None when unknown.
     token: a hub token, used where nothing is given without one; travels in the body alone, never in argv, environment
-    or logs. endpoint: the keeper's HF_ENDPOINT, empty for none.
+    or logs. endpoint: the keeper's HF_ENDPOINT, empty for none. room: bytes of a model that has space where it is to
+    run, None where that is not known; decides between a repository's files.
     """
 
     model: str
@@ -55,6 +56,7 @@ class DownloadRequest:
     size: int | None = None
     token: str = dataclasses.field(default="", repr=False)
     endpoint: str = ""
+    room: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,13 +74,15 @@ class NewestModel:
 class DownloadProgress:
     """A line of the `download` process's stdout, and a `progress` event of a pull. total: bytes, None when unknown.
 
-    attempt: 1 for the first try; reason says why the try before it ended.
+    attempt: 1 for the first try; reason says why the try before it ended. chosen: which file of a repository was taken,
+    and why, where the ref left that open.
     """
 
     done: int
     total: int | None
     attempt: int = 1
     reason: str = ""
+    chosen: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
