@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rbee_remote.protocol import DownloadRequest, Source, encode
+from rbee_remote.protocol import DownloadProgress, DownloadRequest, Source, encode
 from rbee_remote.system.command import payload_command
 from tests.hub import COMMIT, Hub, Trouble
 from tests.patience import PATIENCE_S
