@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from rbee.base.errors import ConfigError
-from rbee.base.events import Emit, Progress, Retry
+from rbee.base.events import Emit, Notice, Progress, Retry
 from rbee.models.hub_token import hub_token
 from rbee.models.ref import ModelRef
 from rbee_remote.protocol import DownloadProgress, DownloadRequest
@@ -44,11 +44,14 @@ def _endpoint() -> str:
 
 
 def download_reporter(text: str, emit: Emit) -> Callable[[DownloadProgress], None]:
-    """Turns a download's progress into events: bytes, and each try that failed."""
-    tries = 1
+    """Turns a download's progress into events: bytes, each try that failed, and which file was chosen."""
+    tries, chosen = 1, ""
 
     def report(progress: DownloadProgress) -> None:
-        nonlocal tries
+        nonlocal tries, chosen
+        if progress.chosen and progress.chosen != chosen:
+            chosen = progress.chosen
+            emit(Notice(f"taking {chosen}"))
         if progress.attempt != tries:  # fewer where a part of a split model has come whole since
             if progress.attempt > 1:
                 emit(Retry(text, progress.attempt - 1, DOWNLOAD_TRIES, progress.reason, 0.0))

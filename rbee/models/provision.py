@@ -26,6 +26,7 @@ from rbee.base.locks import keeper_lock
 from rbee.inventory import Node
 from rbee.models.downloads import download_reporter, download_request
 from rbee.models.ref import ModelRef
+from rbee.models.room import with_room
 from rbee.models.store import ModelStore, Stored
 from rbee.node.hive_client import HiveClient
 from rbee.node.session import NodeSession
@@ -113,21 +114,21 @@ async def newest_model(session: NodeSession, ref: ModelRef) -> NewestModel:
 
     Raises NodeError MODEL_NOT_FOUND, DOWNLOAD_FAILED.
     """
-    request = request_for(session.node, ref)
+    request = await with_room(session, request_for(session.node, ref))
     try:
         return await session.attached.hive.newest(request)
     except NodeError as error:
         if not (_why_not_there(session.node, ref, request, error)):
             raise
     store = ModelStore.of(session.context.settings, build_payload())
-    return await store.newest(download_request(ref, with_token=True))
+    return await store.newest(replace(request, token=download_request(ref, with_token=True).token))
 
 
 async def _bring(session: NodeSession, ref: ModelRef, *, ability: str = "", refresh: bool = False) -> ModelInfo:
     """By the node itself where it can. ability: as in `ensure_model`. refresh: not from this keeper's cache."""
     if _is_sent(ref):
         return await _by_push(session, ref, ability)
-    request = replace(request_for(session.node, ref), ability=ability)
+    request = await with_room(session, replace(request_for(session.node, ref), ability=ability))
     try:
         return await _by_pull(session, request)
     except NodeError as error:
@@ -225,7 +226,7 @@ def _is_sent(ref: ModelRef) -> bool:
 async def _fetch(session: NodeSession, ref: ModelRef, ability: str = "", *, refresh: bool = False) -> Stored:
     store = ModelStore.of(session.context.settings, build_payload())
     report = download_reporter(f"downloading {ref.canonical}", session.emit)
-    request = replace(download_request(ref, with_token=True), ability=ability)
+    request = await with_room(session, replace(download_request(ref, with_token=True), ability=ability))
     return await store.fetch(ref, request, report, session.emit, refresh=refresh)
 
 
@@ -251,7 +252,7 @@ async def _register(session: NodeSession, model: str, stored: Stored) -> ModelIn
     target = _blobs(session.attached.probe.home, stored)[0]
     session.emit(Progress("check", f"checking {model}", 0.0, None, "steps"))
     request = RegisterRequest(model=model, path=target, sha256=stored.sha256, source=stored.source)
-    return await session.attached.hive.register(request)
+    return await session.attached.hive.register(request, stored.size)
 
 
 def _blobs(home: str, stored: Stored) -> list[str]:

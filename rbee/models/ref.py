@@ -71,7 +71,10 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class BuiltIn:
-    """A model with a short name. size: bytes, None where models.toml leaves it to the source; likewise sha256 ""."""
+    """A model with a short name. size: bytes, None where models.toml leaves it to the source; likewise sha256 "".
+
+    kind: what it is asked for first, chat, embedding or rerank. default: it is meant by its name up to the colon.
+    """
 
     name: str
     title: str
@@ -79,6 +82,8 @@ class BuiltIn:
     sources: tuple[Source, ...]
     sha256: str = ""
     size: int | None = None
+    kind: str = "chat"
+    default: bool = False
 
 
 def parse_ref(text: str) -> ModelRef:
@@ -108,16 +113,29 @@ def _parse_name(text: str) -> ModelRef:
     name = text.lower()
     if not _NAME.fullmatch(name):
         raise _malformed(text, "that is neither a built-in name nor one of the other forms")
-    model = built_in().get(name)
+    model = built_in().get(name) or _defaults().get(name.removesuffix(":latest"))
     if model:
-        return ModelRef(name, model.sources, model.sha256, model.size)
-    nearest = difflib.get_close_matches(name, built_in(), n=1, cutoff=0.4)
-    hint = f"did you mean {nearest[0]}? " if nearest else ""
+        return ModelRef(model.name, model.sources, model.sha256, model.size)
+    nearest = _nearest(name)
+    hint = f"did you mean {' or '.join(nearest)}? " if nearest else ""
     raise NodeError(
         ErrorCode.MODEL_NOT_FOUND,
         f"there is no built-in model {name}",
-        hint=f"{hint}Built in are {', '.join(built_in())}; others: hf:OWNER/REPO, file:/PATH, https://…",
+        hint=f"{hint}`rbee models list --available` shows all names; others: hf:OWNER/REPO, file:/PATH, https://…",
     )
+
+
+@functools.cache
+def _defaults() -> dict[str, BuiltIn]:
+    """By the name up to the colon."""
+    return {name.partition(":")[0]: model for name, model in built_in().items() if model.default}
+
+
+def _nearest(name: str) -> list[str]:
+    """Those of the same family, or else the one whose name is most like it."""
+    family = name.partition(":")[0]
+    same = [known for known in built_in() if known.partition(":")[0] == family]
+    return same or difflib.get_close_matches(name, built_in(), n=1, cutoff=0.4)
 
 
 def _parse_hf(text: str, rest: str) -> ModelRef:

@@ -48,7 +48,8 @@ class DownloadRequest:
     sha256: lower-case hex, empty when nobody knows it. size: bytes, None when unknown.
     token: a hub token, used where nothing is given without one; travels in the body alone, never in argv, environment
     or logs. endpoint: the keeper's HF_ENDPOINT, empty for none. ability: what the model is fetched for, one of the
-    words of `abilities`: one that cannot serve it is given up as soon as that is seen; empty for anything.
+    words of `abilities`: one that cannot serve it is given up as soon as that is seen; empty for anything. room: bytes
+    of a model that has space where it is to run, None where that is not known; decides between a repository's files.
     """
 
     model: str
@@ -58,6 +59,7 @@ class DownloadRequest:
     token: str = dataclasses.field(default="", repr=False)
     endpoint: str = ""
     ability: str = ""
+    room: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,13 +77,15 @@ class NewestModel:
 class DownloadProgress:
     """A line of the `download` process's stdout, and a `progress` event of a pull. total: bytes, None when unknown.
 
-    attempt: 1 for the first try; reason says why the try before it ended.
+    attempt: 1 for the first try; reason says why the try before it ended. chosen: which file of a repository was taken,
+    and why, where the ref left that open.
     """
 
     done: int
     total: int | None
     attempt: int = 1
     reason: str = ""
+    chosen: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from rbee_remote.protocol import (
     Source,
 )
 from rbee_remote.protocol.splits import digest_of_parts
+from rbee_remote.system.model_files import files_of
 from tests.doubles.session import session_over
 from tests.unit.setup.package_index import PackageIndex
 from tests.unit.setup.tiny_packages import write_wheel
@@ -57,8 +58,9 @@ class ScriptedHive:
     async def models(self) -> list[ModelInfo]:
         return list(self.catalog)
 
-    async def register(self, request: RegisterRequest) -> ModelInfo:
+    async def register(self, request: RegisterRequest, size: int = 0) -> ModelInfo:
         self.registered.append(request)
+        assert not size or size == sum(path.stat().st_size for path in files_of(Path(request.path)))
         self.catalog.append(info(request.model, request.path))
         return self.catalog[-1]
 

@@ -189,11 +189,42 @@ def test_an_unknown_name_is_answered_with_the_nearest_one() -> None:
     assert "did you mean smollm2:135m?" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("qwen3", "qwen3:8b"),
+        ("llama3.2", "llama3.2:3b"),
+        ("Gemma3:latest", "gemma3:4b"),
+        ("gpt-oss", "gpt-oss:20b"),
+        ("mistral-small", "mistral-small:24b"),
+        ("nomic-embed-text", "nomic-embed-text:v1.5"),
+        ("bge-reranker-v2-m3", "bge-reranker-v2-m3"),
+    ],
+)
+def test_a_name_alone_means_its_usual_size(text: str, expected: str) -> None:
+    ref = parse_ref(text)
+    assert ref.canonical == expected
+    assert parse_ref(ref.canonical) == ref
+
+
+def test_a_size_that_is_not_there_is_answered_with_those_that_are() -> None:
+    with pytest.raises(NodeError) as caught:
+        parse_ref("llama3.2:90b")
+    assert "did you mean llama3.2:1b or llama3.2:3b?" in caught.value.hint
+
+
+def test_each_family_has_one_default_at_most() -> None:
+    families = [name.partition(":")[0] for name, model in built_in().items() if model.default]
+    assert len(families) == len(set(families))
+    assert not set(families) & set(built_in())
+
+
 def test_every_built_in_model_can_be_named_and_fetched() -> None:
     for name, model in built_in().items():
         assert parse_ref(name).canonical == name
         assert model.title
         assert model.license
+        assert model.kind in ("chat", "embedding", "rerank")
         assert model.sources
         assert not model.sha256 or re.fullmatch("[0-9a-f]{64}", model.sha256)
         for source in model.sources:

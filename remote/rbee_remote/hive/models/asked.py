@@ -69,7 +69,9 @@ def newest(request: DownloadRequest) -> NewestModel:
     (source,) = request.sources
     try:
         found = with_token_if_need_be(
-            request, source, lambda token: hub.resolve(source, token=token, endpoint=request.endpoint)
+            request,
+            source,
+            lambda token: hub.resolve(source, token=token, endpoint=request.endpoint, room=request.room),
         )
     except Retryable as error:
         message = f"the hub does not say what {source.describe()} is now: {error.reason}"

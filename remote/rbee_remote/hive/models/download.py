@@ -145,6 +145,7 @@ class _Reporter:
         self._look = look
         self.attempt = 1
         self.reason = ""
+        self.chosen = ""
         self._written_at = 0.0
 
     def begin(self, attempt: int, reason: str) -> None:
@@ -155,7 +156,7 @@ class _Reporter:
         now = time.monotonic()
         if done == total or now - self._written_at >= PROGRESS_INTERVAL_S:
             self._written_at = now
-            _write_line(encode(DownloadProgress(done, total, self.attempt, self.reason)))
+            _write_line(encode(DownloadProgress(done, total, self.attempt, self.reason, self.chosen)))
 
 
 class _Download:
@@ -225,7 +226,8 @@ class _Download:
             if len(urls) > 1:
                 return replace(source, url=urls[0]), promised(client, urls)
             return source, (Wanted(source.url, request.sha256, request.size),)
-        found = hub.resolve(source, token=token, endpoint=request.endpoint)
+        found = hub.resolve(source, token=token, endpoint=request.endpoint, room=request.room)
+        self._report.chosen = f"{found.source.file}: {found.why}" if found.why else ""
         wanted = tuple(Wanted(file.url, file.sha256, file.size, token=token) for file in found.files)
         if request.sha256 and len(wanted) == 1:
             wanted = (replace(wanted[0], sha256=request.sha256, size=request.size),)

@@ -7,8 +7,7 @@ The real huggingface_hub client asks; the bytes are fetched by `fetch`, which ca
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +16,9 @@ from rbee_remote.hive.models.http_library import httpx
 from rbee_remote.hive.models.part_file import Problem, Retryable
 from rbee_remote.hive.models.redirects import Guard
 from rbee_remote.protocol import DENIED, ErrorCode, RemoteError, Source
+from rbee_remote.protocol.quants import Choice, NotChosen, choose
 from rbee_remote.protocol.retries import HUB_API_S
-from rbee_remote.protocol.splits import FileGroup, digest_of_parts, first_part, grouped, parts_of
+from rbee_remote.protocol.splits import digest_of_parts, parts_of
 
 #: Where a token goes when the keeper has no HF_ENDPOINT: what this machine's variables say is not the keeper's word.
 PUBLIC_HUB = "https://huggingface.co"
@@ -26,9 +26,6 @@ PUBLIC_HUB = "https://huggingface.co"
 #: Bytes of an answer, which is read at once and takes up to 25 times as much once it is parsed. A file of a repository
 #: is some 350 of them: this is 45,000 files, and repositories with GGUF files have tens to hundreds.
 _MOST_OF_ANSWER = 16 * 2**20
-
-#: What to take of a repository when nobody said: the usual balance of size and quality first.
-_PREFERRED = ("Q4_K_M", "Q4_K_S", "Q5_K_M", "Q4_0", "Q4_1", "Q8_0", "F16", "BF16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +39,12 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class HubModel:
-    """source: the model at a commit, by its file or its first part. files: that one, or all parts in their order."""
+    """source: the model at a commit, by its file or its first part. files: that one, or all parts in their order.
+    why: as in Choice."""
 
     source: Source
     files: tuple[HubFile, ...]
+    why: str = ""
 
     @property
     def sha256(self) -> str:
@@ -54,10 +53,11 @@ class HubModel:
         return digest_of_parts(known) if all(known) else ""
 
 
-def resolve(source: Source, *, token: str, endpoint: str) -> HubModel:
+def resolve(source: Source, *, token: str, endpoint: str, room: int | None = None) -> HubModel:
     """Pin `source` to a commit and a file, or to the parts of a split model.
 
     token: "" for none. endpoint: "" for the hub of this machine's HF_ENDPOINT; with a token, for the hub itself.
+    room: as in DownloadRequest.
     Raises RemoteError MODEL_NOT_FOUND or DOWNLOAD_FAILED where a further try would not help, else Retryable; with
     details DENIED where another token, or one at all, might.
     """
@@ -72,16 +72,17 @@ def resolve(source: Source, *, token: str, endpoint: str) -> HubModel:
     api = HfApi(endpoint=endpoint or None, token=token or False, library_name="rbee")
     info = _ask(api, source)
     sizes = {file.rfilename: file for file in info.siblings or ()}
-    name = choose_file(sizes, source.file, source.repo)
+    choice = choose_file({name: file.size for name, file in sizes.items()}, source.file, source.repo, room=room)
     files = tuple(
         HubFile(
             url=hf_hub_url(source.repo, part, revision=info.sha, endpoint=endpoint or None),
             size=sizes[part].size,
             sha256=sizes[part].lfs.sha256 if sizes[part].lfs else "",
         )
-        for part in parts_of(name)
+        for part in parts_of(choice.name)
     )
-    return HubModel(Source(kind="hf", repo=source.repo, file=name, revision=info.sha), files)
+    pinned = Source(kind="hf", repo=source.repo, file=choice.name, revision=info.sha)
+    return HubModel(pinned, files, choice.why)
 
 
 def _ask(api: Any, source: Source) -> Any:
@@ -117,55 +118,13 @@ def _ask(api: Any, source: Source) -> Any:
         raise Retryable(Problem.BROKEN, f"the hub's answer cannot be read: {error}") from error
 
 
-def choose_file(names: Iterable[str], wanted: str, repo: str) -> str:
-    """The file that `wanted` means: its name, a quantisation such as Q4_K_M, or nothing at all.
-
-    Raises RemoteError MODEL_NOT_FOUND, which lists what there is.
-    """
-    groups = {group.name: group for group in grouped(names)}
-    named = groups.get(first_part(wanted))
-    if named and not named.is_whole:
-        raise _incomplete(named, repo)
-    if named:
-        return named.name
-    models = sorted(
-        (name for name, group in groups.items() if _is_model(name) and group.is_whole),
-        key=lambda name: (name.count("/"), len(name), name),
-    )
-    for quantization in (wanted,) if wanted else _PREFERRED:
-        fitting = [name for name in models if _says(name, quantization)]
-        if fitting:
-            return fitting[0]
-    if not wanted and len(models) == 1:
-        return models[0]
-    for name, group in groups.items():
-        if wanted and not group.is_whole and _says(name, wanted):
-            raise _incomplete(group, repo)
-    what = f"no file {wanted}" if wanted else "no GGUF file that is an obvious choice"
-    raise RemoteError(
-        ErrorCode.MODEL_NOT_FOUND,
-        f"{repo} has {what}",
-        hint="choose one of the files",
-        details={"files": ", ".join(models[:20])},
-    )
-
-
-def _says(name: str, quantization: str) -> bool:
-    part = rf"(?<![A-Za-z0-9]){re.escape(quantization)}(?![A-Za-z0-9_])"
-    return re.search(part, name, re.IGNORECASE) is not None
-
-
-def _incomplete(group: FileGroup, repo: str) -> RemoteError:
-    """A split model of which the repository does not have all parts."""
-    return _not_found(
-        f"{repo} has only {len(group.files) - len(group.missing)} of the {len(group.files)} parts of {group.name}",
-        f"{group.missing[0]} is not there; choose another file, or another revision",
-    )
-
-
-def _is_model(name: str) -> bool:
-    """GGUF files, without the projectors of multimodal ones."""
-    return name.lower().endswith(".gguf") and "mmproj" not in name.lower()
+def choose_file(sizes: Mapping[str, int | None], wanted: str, repo: str, *, room: int | None = None) -> Choice:
+    """As `quants.choose`. Raises RemoteError MODEL_NOT_FOUND, which lists what there is."""
+    try:
+        return choose(sizes, wanted, repo, room=room)
+    except NotChosen as error:
+        details = {"files": ", ".join(error.candidates)} if error.candidates else {}
+        raise RemoteError(ErrorCode.MODEL_NOT_FOUND, error.message, hint=error.hint, details=details) from error
 
 
 def _not_found(message: str, hint: str) -> RemoteError:
