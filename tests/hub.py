@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from tests.tls import server_context
 
@@ -187,6 +187,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(404, "EntryNotFound") if content is None else self._content(content)
         elif not (self._authorized(headers) or (hub.gated and path.startswith("/api/"))):
             self._error(403 if hub.gated else 401, "GatedRepo" if hub.gated else "RepoNotFound")
+        elif path == "/api/models":
+            self._search(dict(parse_qsl(urlsplit(self.path).query)))
         elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
             self._model(match[1], match[2])
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
@@ -200,6 +202,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _commit(self, repo: str) -> str:
         return self.server.hub.commits.get(repo, COMMIT)
+
+    def _search(self, query: dict[str, str]) -> None:
+        """As the real one: every word is in the name, of those with GGUF files, what is downloaded most first."""
+        words = query.get("search", "").lower().split()
+        found = [
+            {"id": repo, "modelId": repo, "downloads": 1000 - 10 * at, "tags": ["gguf", "license:apache-2.0"]}
+            for at, (repo, files) in enumerate(self.server.hub.files.items())
+            if all(word in repo.lower() for word in words) and any(name.endswith(".gguf") for name in files)
+        ]
+        body = json.dumps(found[: int(query.get("limit", "1000"))]).encode()
+        self._send(200, body, {"Content-Type": "application/json"})
 
     def _model(self, repo: str, revision: str | None) -> None:
         files = self.server.hub.files.get(repo)
@@ -233,6 +246,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
         start = 0 if trouble.ignore_range else _range_start(self.headers, etag)
+        if (first := re.fullmatch(r"bytes=0-(\d+)", self.headers.get("Range", ""))) and not trouble.ignore_range:
+            content = content[: int(first[1]) + 1]
         if start > len(content):
             self._send(416, b"", {"Content-Range": f"bytes */{len(content)}"})
             return

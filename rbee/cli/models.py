@@ -13,6 +13,7 @@ from rbee.base.settings import expand
 from rbee.cli.collected import takes
 from rbee.cli.failed_nodes import error_value, partial_failure, why
 from rbee.cli.load_options import collect_load_options
+from rbee.cli.models_search import available_table, search
 from rbee.cli.options import NodeArgument, NodeOption, NodesArgument
 from rbee.cli.shell import Shell, command, group
 from rbee.render import Table
@@ -33,16 +34,24 @@ RefArgument = Annotated[
 def register(app: typer.Typer) -> None:
     models = group(app, "models", "The models on the nodes' disks.")
     command(models, "list", example="rbee models list gpu1")(list_)
+    command(models, "search", example="rbee models search qwen3 8b --node gpu1")(search)
     command(models, "show", example="rbee models show smollm2:135m --node gpu1 --kv-type q8_0")(show)
     command(models, "pull", example="rbee models pull gpu1 hf:HuggingFaceTB/SmolLM2-360M-Instruct-GGUF:Q8_0")(pull)
     command(models, "push", example="rbee models push gpu1 ./my-model.gguf")(push)
     command(models, "rm", example="rbee models rm gpu1 smollm2:135m")(rm)
 
 
-def list_(shell: Shell, nodes: NodesArgument = None) -> None:
+def list_(
+    shell: Shell,
+    nodes: NodesArgument = None,
+    available: Annotated[bool, typer.Option("--available", help="The short names that rbee knows, instead.")] = False,
+) -> None:
     """List the models of all nodes; a node that does not answer is a row."""
     from rbee.fleet import models
 
+    if available:
+        shell.renderer.table(available_table())
+        return
     context = shell.context
     shell.renderer.table(models_table(shell.run(models.models(context, context.inventory.select(nodes)))))
 

@@ -11,6 +11,7 @@ from rbee.models.hub_token import hub_token
 from rbee.models.ref import ModelRef
 from rbee_remote.protocol import DownloadProgress, DownloadRequest
 from rbee_remote.protocol.retries import DOWNLOAD_TRIES
+from rbee_remote.protocol.search import Room, SearchRequest
 
 #: Of the events.
 KEY = "model"
@@ -30,6 +31,11 @@ def download_request(ref: ModelRef, *, with_token: bool) -> DownloadRequest:
         token=hub_token() if uses_hub and with_token else "",
         endpoint=_endpoint() if uses_hub else "",
     )
+
+
+def search_request(words: str, limit: int, rooms: tuple[Room, ...], ctx: int) -> SearchRequest:
+    """For the `search` process here. Raises as `download_request` does."""
+    return SearchRequest(words, limit, rooms, ctx=ctx, token=hub_token(), endpoint=_endpoint())
 
 
 def _endpoint() -> str:

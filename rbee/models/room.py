@@ -8,6 +8,7 @@ from rbee.inventory import Node
 from rbee.node.probe import Probe
 from rbee.node.session import NodeSession
 from rbee_remote.protocol import DownloadRequest
+from rbee_remote.protocol.search import Room
 
 #: Of a memory: the rest is for the context, for what computing takes, and for the system.
 _SHARE = 0.8
@@ -17,12 +18,17 @@ _MB = 10**6
 def room_of(node: Node, probe: Probe) -> int | None:
     """Bytes of a model's file that the node's GPUs hold, or its RAM where it computes on the processor, whoever has
     that memory now; None where it is not known."""
-    load, by_vendor = node.load, dict[str, int]()
+    return int(memory_of(node, probe).mb * _MB * _SHARE) or None
+
+
+def memory_of(node: Node, probe: Probe) -> Room:
+    """All memory of the GPUs that a worker would use, or of the RAM."""
+    by_vendor: dict[str, list[int]] = {}
     for gpu in probe.gpus:
-        by_vendor[gpu.vendor] = by_vendor.get(gpu.vendor, 0) + gpu.memory_total_mb
-    on_gpu = node.backend != "cpu" and load.gpu_layers != 0
-    memory_mb = (max(by_vendor.values(), default=0) if on_gpu else 0) or probe.ram_total_mb
-    return int(memory_mb * _MB * _SHARE) or None
+        by_vendor.setdefault(gpu.vendor, []).append(gpu.memory_total_mb)
+    on_gpu = node.backend != "cpu" and node.load.gpu_layers != 0
+    most = max(by_vendor.values(), key=sum, default=[]) if on_gpu else []
+    return Room(node.name, sum(most), len(most)) if sum(most) else Room(node.name, probe.ram_total_mb)
 
 
 async def with_room(session: NodeSession, request: DownloadRequest) -> DownloadRequest:

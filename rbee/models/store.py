@@ -37,6 +37,7 @@ from rbee_remote.protocol import (
     decode,
     encode,
 )
+from rbee_remote.protocol.search import SearchAnswer, SearchRequest
 from rbee_remote.protocol.splits import digest_of_parts, numbered, parts_of
 
 _WHAT = "the keeper's cache"
@@ -111,6 +112,12 @@ class ModelStore:
         self._folder.mkdir(parents=True, exist_ok=True)
         return decode(NewestModel, await self._run(["--ask"], request, lambda _: None))
 
+    async def search(self, request: SearchRequest) -> SearchAnswer:
+        """What the hub has, asked from here. Raises NodeError DOWNLOAD_FAILED."""
+        trusted_files.check(self._folder, _WHAT)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return decode(SearchAnswer, await self._run([], request, lambda _: None, command="search"))
+
     def _forget(self, stored: Stored) -> None:
         """Delete the files of a model in whose place another has come, unless another ref stands for them."""
         if all(stored.sha256 not in note.read_text(encoding="utf-8") for note in self._folder.glob("*.json")):
@@ -177,9 +184,14 @@ class ModelStore:
         return Stored(self._keep(paths, _strings(answer["parts"])), resolved.describe())
 
     async def _run(
-        self, options: Sequence[str | Path], request: DownloadRequest, report: Callable[[DownloadProgress], None]
+        self,
+        options: Sequence[str | Path],
+        request: DownloadRequest | SearchRequest,
+        report: Callable[[DownloadProgress], None],
+        *,
+        command: str = "download",
     ) -> dict[str, Any]:
-        """The last line of a `download` process. Raises NodeError."""
+        """The last line of a `download` or `search` process. Raises NodeError."""
         answer: object = None
 
         def hear(line: str) -> None:
@@ -190,13 +202,13 @@ class ModelStore:
             except ProtocolError:
                 return  # the last line: the result, or an error
 
-        words: list[str | Path] = [sys.executable, "-I", self._payload_file(), "download", *options]
+        words: list[str | Path] = [sys.executable, "-I", self._payload_file(), command, *options]
         stdin = json.dumps(encode(request)).encode()
         status = await child.run(words, hear, stdin=stdin, errors=self._log, secrets=False)
         if isinstance(answer, dict) and "error" in answer:
             raise NodeError.from_remote(RemoteError.decode(answer))
         if status != 0 or not isinstance(answer, dict):
-            why = f"the download ended with status {status}"
+            why = f"the {command} ended with status {status}"
             raise NodeError(ErrorCode.DOWNLOAD_FAILED, why, hint=f"try again; {self._log} may say more")
         return answer
 

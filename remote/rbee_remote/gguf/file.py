@@ -60,7 +60,7 @@ def read_gguf(path: Path) -> GgufFile:
     """Raises ValueError for what is no GGUF or ends too early, OSError."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
-            return _Head(data).read()
+            return Head(data).read()
         except struct.error as error:
             raise ValueError("it ends within its header") from error
 
@@ -68,38 +68,30 @@ def read_gguf(path: Path) -> GgufFile:
 def first_values(data: bytes) -> dict[str, Any]:
     """The keys at the beginning of a file, as far as the bytes that are there tell them. Raises ValueError or
     struct.error for what is no GGUF."""
-    return _Head(data).read_first()
+    return Head(data).read_first()
 
 
-class _Head:
+class Head:
     """A position that moves through the head of the file."""
 
     def __init__(self, data: mmap.mmap | bytes) -> None:
         self._data = data
         self._at = 0
-        self._lengths: dict[str, int] = {}
+        self.lengths: dict[str, int] = {}
         self._room = _KEPT_IN_ALL
 
     def read_first(self) -> dict[str, Any]:
         values: dict[str, Any] = {}
         try:
-            for _ in range(self._begin()[1]):
-                values.update([self._entry()])
+            for _ in range(self.begin()[1]):
+                values.update([self.entry()])
         except (struct.error, ValueError):
             if self._at <= _FIRST_KEY:
                 raise
         return values
 
-    def read(self) -> GgufFile:
-        n_tensors, n_keys = self._begin()
-        values = dict(self._entry() for _ in range(n_keys))
-        tensors = [self._tensor() for _ in range(n_tensors)]
-        begin = self._data_begin(values.get("general.alignment", 32))
-        placed = tuple(Tensor(tensor.name, tensor.shape, tensor.kind, begin + tensor.offset) for tensor in tensors)
-        return GgufFile(values, self._lengths, placed, len(self._data))
-
-    def _begin(self) -> tuple[int, int]:
-        """How many tensors and keys there are."""
+    def begin(self) -> tuple[int, int]:
+        """How many tensors and keys the file claims to have. Raises ValueError, struct.error."""
         if self._data[:4] != b"GGUF":
             raise ValueError("it does not begin with GGUF")
         self._at = 4
@@ -110,18 +102,26 @@ class _Head:
             raise ValueError(f"its header claims {n_keys} keys and {n_tensors} tensors")
         return n_tensors, n_keys
 
+    def read(self) -> GgufFile:
+        n_tensors, n_keys = self.begin()
+        values = dict(self.entry() for _ in range(n_keys))
+        tensors = [self._tensor() for _ in range(n_tensors)]
+        begin = self._data_begin(values.get("general.alignment", 32))
+        placed = tuple(Tensor(tensor.name, tensor.shape, tensor.kind, begin + tensor.offset) for tensor in tensors)
+        return GgufFile(values, self.lengths, placed, len(self._data))
+
     def _data_begin(self, alignment: Any) -> int:
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             raise ValueError(f"its alignment is {alignment}, which is not a power of 2")
         return -(-self._at // alignment) * alignment
 
-    def _entry(self) -> tuple[str, Any]:
+    def entry(self) -> tuple[str, Any]:
         key, kind = self._name(), self._take("I")
         return key, self._array(key) if kind == _ARRAY else self._value(kind)
 
     def _array(self, key: str) -> list[Any] | None:
         kind, count = self._take("I"), self._take("Q")
-        self._lengths[key] = count
+        self.lengths[key] = count
         if kind == _STRING:
             for _ in range(count):
                 self._skip(self._take("Q"))

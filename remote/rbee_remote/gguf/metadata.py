@@ -56,7 +56,7 @@ def read_meta(path: Path) -> ModelMeta:
     import_alone("gguf.constants")  # before the others name it
     try:
         files = [_read_whole(part) for part in files_of(path)]
-        return _meta(joined(files))
+        return meta_of(joined(files))
     except OSError as error:
         raise RemoteError(ErrorCode.MODEL_INVALID, f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -105,7 +105,8 @@ def _tied_bytes(file: GgufFile) -> int:
     return embedding.elements // int(elements) * int(size)
 
 
-def _meta(file: GgufFile) -> ModelMeta:
+def meta_of(file: GgufFile) -> ModelMeta:
+    """Raises ValueError."""
     architecture = file.values.get("general.architecture")
     if not isinstance(architecture, str):
         raise ValueError("the key general.architecture is missing")  # noqa: TRY004 - reported as a bad file

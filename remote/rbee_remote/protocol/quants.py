@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from rbee_remote.protocol.splits import FileGroup, first_part, grouped, part_of
 
@@ -181,12 +181,13 @@ def _whole(group: FileGroup, repo: str) -> FileGroup:
 
 def _fitting(there: list[Candidate], wanted: str) -> list[Candidate]:
     """Of that quantisation exactly; else of it with something before or behind; else with all words of it."""
-    for fits in (
+    ways: tuple[Callable[[Candidate], bool], ...] = (
         lambda each: _is_quant(each.quant, wanted),
         lambda each: _is_quant(each.quant.removeprefix("UD-"), wanted),
         lambda each: _is_quant(each.quant, f"{wanted}_MOE") or _is_quant(f"{each.quant}_MOE", wanted),
         lambda each: _says(each, wanted),
-    ):
+    )
+    for fits in ways:
         if found := [each for each in there if fits(each)]:
             return found
     return []
