@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -12,13 +13,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from rbee_remote.protocol import ErrorCode, RemoteError, TrackedUsage
+from rbee_remote.protocol import RESUME_FIELD, ErrorCode, RemoteError, TrackedUsage
 from rbee_remote.serving.body import read_json
 from rbee_remote.serving.digests import digests_of
 from rbee_remote.system.caller import caller_of
 from rbee_remote.worker.http.answers import guard
 from rbee_remote.worker.http.answers.answer import respond
 from rbee_remote.worker.http.answers.guard import Endpoint
+from rbee_remote.worker.http.answers.ignored import IgnoredFields
 from rbee_remote.worker.http.answers.tracking import asked_of, usage_headers
 from rbee_remote.worker.http.answers.waiting import when_gone
 from rbee_remote.worker.http.openai import chat, completions, embeddings, errors, fields
@@ -33,6 +35,14 @@ def openai_routes(service: Service) -> list[Route]:
     started_at = int(time.time())
     # More at once would find the queue full each time that they came.
     most = min(fields.MOST_CHOICES, service.config.slots + service.config.queue)
+    unread = {
+        path: IgnoredFields(f"/v1/{path}", known | {RESUME_FIELD})
+        for path, known in (
+            ("chat/completions", chat.FIELDS),
+            ("completions", completions.FIELDS),
+            ("embeddings", {field.name for field in dataclasses.fields(embeddings.EmbeddingsBody)}),
+        )
+    }
 
     async def list_models(_: Request) -> Response:
         return JSONResponse({"object": "list", "data": [_model(service, started_at)]})
@@ -43,16 +53,19 @@ def openai_routes(service: Service) -> list[Route]:
 
     async def chat_completions(request: Request) -> Response:
         body = await read_json(request)
+        unread["chat/completions"].note(body)
         job, asked = chat.read(await with_token_biases(service, body), most), asked_of(request.headers, body)
         return await respond(service, job, request, asked, await digests_of(request, body))
 
     async def text_completions(request: Request) -> Response:
         body = await read_json(request)
+        unread["completions"].note(body)
         job, asked = completions.read(await with_token_biases(service, body), most), asked_of(request.headers, body)
         return await respond(service, job, request, asked, await digests_of(request, body))
 
     async def make_embeddings(request: Request) -> Response:
         data = await read_json(request)
+        unread["embeddings"].note(data)
         body, asked = embeddings.read(data), asked_of(request.headers, data)
         task = asyncio.create_task(embeddings.embed(service, body, caller_of(request.headers)))
         watcher = asyncio.create_task(when_gone(request.receive, task.cancel))
