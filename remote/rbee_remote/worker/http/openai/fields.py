@@ -96,12 +96,10 @@ def sampling(data: dict[str, Any], **values: Any) -> Sampling:
     """
     given = {own: data[name] for name, own in _ALIASES.items() if name in data}
     given |= {name: data[name] for name in _SAMPLING & data.keys() if data[name] is not None}
-    if type(given.get("seed")) is int:  # longer ones than the protocol has are somebody's hash
-        given["seed"] %= 2**32
+    if type(seed := _as(int, given.get("seed"))) is int:  # longer ones than the protocol has are somebody's hash
+        given["seed"] = seed % 2**32
     read_so_far = read(Sampling, {**given, **values})
-    seed = read_so_far.seed
-    if seed is not None:
-        seed = None if seed % 2**32 == SEEDS else seed % 2**32
+    seed = None if read_so_far.seed == SEEDS else read_so_far.seed
     return dataclasses.replace(read_so_far, seed=seed, top_k=max(0, read_so_far.top_k))
 
 
