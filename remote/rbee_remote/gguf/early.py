@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 
-from rbee_remote.gguf.file import first_values
+from rbee_remote.gguf.beginning import first_values
 from rbee_remote.gguf.use import read_use
 from rbee_remote.protocol.abilities import abilities
 
@@ -18,8 +17,8 @@ def first_abilities(path: Path) -> tuple[str, ...]:
     with path.open("rb") as file:
         head = file.read(LOOKED_AT)
     try:
-        values = first_values(head)
-    except (ValueError, struct.error):
+        values = first_values(head).values
+    except ValueError:
         return ()
     architecture = values.get("general.architecture")
     if not isinstance(architecture, str):

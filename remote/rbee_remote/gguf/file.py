@@ -26,8 +26,6 @@ _KEPT = 4096
 #: … and of all of them together: what is kept of a number takes eight times the memory that it takes in the file.
 _KEPT_IN_ALL = 1 << 22
 
-#: Where the first key begins: behind what the file is, its version, and two counts.
-_FIRST_KEY = 24
 _STRING, _ARRAY = 8, 9
 _SCALARS = dict(enumerate("BbHhIif?", start=0)) | {10: "Q", 11: "q", 12: "d"}
 
@@ -65,12 +63,6 @@ def read_gguf(path: Path) -> GgufFile:
             raise ValueError("it ends within its header") from error
 
 
-def first_values(data: bytes) -> dict[str, Any]:
-    """The keys at the beginning of a file, as far as the bytes that are there tell them. Raises ValueError or
-    struct.error for what is no GGUF."""
-    return Head(data).read_first()
-
-
 class Head:
     """A position that moves through the head of the file."""
 
@@ -79,16 +71,6 @@ class Head:
         self._at = 0
         self.lengths: dict[str, int] = {}
         self._room = _KEPT_IN_ALL
-
-    def read_first(self) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        try:
-            for _ in range(self.begin()[1]):
-                values.update([self.entry()])
-        except (struct.error, ValueError):
-            if self._at <= _FIRST_KEY:
-                raise
-        return values
 
     def begin(self) -> tuple[int, int]:
         """How many tensors and keys the file claims to have. Raises ValueError, struct.error."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import instructor
@@ -24,7 +25,7 @@ def client(mode: Any) -> Any:
 
 def made(mode: Any, **more: Any) -> Any:
     return client(mode).chat.completions.create(
-        model=MODEL, messages=HELLO, max_tokens=60, temperature=0, max_retries=0, **more
+        model=MODEL, messages=HELLO, max_tokens=40, temperature=0, max_retries=0, **more
     )
 
 
@@ -36,7 +37,7 @@ def by_a_tool() -> None:
 
 @check
 def by_several_tools_at_once() -> None:
-    bees = list(made(instructor.Mode.PARALLEL_TOOLS, response_model=list[Bee]))
+    bees = list(made(instructor.Mode.PARALLEL_TOOLS, response_model=Iterable[Bee]))
     assert bees
     assert all(isinstance(bee, Bee) for bee in bees)
 
@@ -48,7 +49,7 @@ def by_a_schema() -> None:
 
 @check
 def streamed_in_parts() -> None:
-    asked: dict[str, Any] = {"model": MODEL, "messages": HELLO, "max_tokens": 60, "temperature": 0}
+    asked: dict[str, Any] = {"model": MODEL, "messages": HELLO, "max_tokens": 40, "temperature": 0}
     *_, last = client(instructor.Mode.TOOLS).chat.completions.create_partial(response_model=Bee, **asked)
     assert last.kind in ("worker", "queen")
 

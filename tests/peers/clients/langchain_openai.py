@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import openai
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
+from langchain_openai.chat_models.base import OpenAIContextOverflowError, OpenAIModelNotFoundError
 from pydantic import BaseModel
 
 from tests.peers.clients.checks import (
@@ -30,7 +31,7 @@ class Bee(BaseModel):
 
 
 def chat(**more: Any) -> Any:
-    given = {"model": MODEL, "base_url": BASE, "api_key": KEY, "max_retries": 0, "temperature": 0, "max_tokens": 60}
+    given = {"model": MODEL, "base_url": BASE, "api_key": KEY, "max_retries": 0, "temperature": 0, "max_tokens": 40}
     return ChatOpenAI(**{**given, **more})
 
 
@@ -52,7 +53,7 @@ def logprobs() -> None:
 
 @check
 def tools() -> None:
-    bound = chat().bind_tools([WEATHER_TOOL], tool_choice="any")
+    bound = chat().bind_tools([WEATHER_TOOL], tool_choice="any", parallel_tool_calls=False)
     answer = bound.invoke("How is the weather in Rome?")
     assert answer.tool_calls[0]["args"]["city"] in ("Paris", "Rome")
     streamed = None
@@ -80,14 +81,10 @@ def embeddings() -> None:
 
 @check
 def errors_are_the_client_s_own() -> None:
-    with raises(openai.NotFoundError, NO_MODEL):
+    with raises(OpenAIModelNotFoundError, NO_MODEL):
         chat(model=NO_MODEL).invoke("Hello")
-    try:
+    with raises(OpenAIContextOverflowError):
         chat().invoke(ENDLESS)
-    except openai.BadRequestError as error:  # LangChain has a class of its own, made of this one
-        assert error.code == "context_length_exceeded", error.code
-    else:
-        raise AssertionError("a context cannot hold this")
     with raises(openai.RateLimitError):
         until_refused(lambda: chat(api_key=HASTY_KEY, max_tokens=1).invoke("Hello"))
 
@@ -97,7 +94,11 @@ def responses() -> None:
     model = chat(use_responses_api=True, max_tokens=16)
     assert model.invoke("Say hello.").text
     assert "".join(chunk.text for chunk in model.stream("Say hello."))
-    answer = chat(use_responses_api=True).bind_tools([WEATHER_TOOL], tool_choice="any").invoke("The weather?")
+    answer = (
+        chat(use_responses_api=True)
+        .bind_tools([WEATHER_TOOL], tool_choice="any", parallel_tool_calls=False)
+        .invoke("The weather?")
+    )
     assert answer.tool_calls[0]["args"]["city"] in ("Paris", "Rome")
     assert isinstance(chat(use_responses_api=True).with_structured_output(Bee).invoke("A bee."), Bee)
 

@@ -46,8 +46,8 @@ def chat_and_stream_say_the_same() -> None:
 
 @check
 def tools_and_structure() -> None:
-    asked = {**ASKED, "model": f"openai/{MODEL}", "messages": HELLO, "max_tokens": 60, "temperature": 0}
-    answer = complete(**asked, tools=[WEATHER_TOOL], tool_choice="required")
+    asked = {**ASKED, "model": f"openai/{MODEL}", "messages": HELLO, "max_tokens": 40, "temperature": 0}
+    answer = complete(**asked, tools=[WEATHER_TOOL], tool_choice="required", parallel_tool_calls=False)
     assert json.loads(answer.choices[0].message.tool_calls[0].function.arguments)["city"] in ("Paris", "Rome")
     parsed = complete(**asked, response_format=Bee)
     Bee.model_validate_json(parsed.choices[0].message.content)

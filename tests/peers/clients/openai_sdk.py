@@ -66,8 +66,7 @@ def tools_are_called_and_answered() -> None:
     assert answer.choices[0].finish_reason == "tool_calls"
     messages += [answer.choices[0].message]
     messages += [
-        {"role": "tool", "tool_call_id": each.id, "content": "sunny"}
-        for each in answer.choices[0].message.tool_calls
+        {"role": "tool", "tool_call_id": each.id, "content": "sunny"} for each in answer.choices[0].message.tool_calls
     ]
     assert client.chat.completions.create(messages=messages, **{**asked, "max_tokens": 4, "tool_choice": "none"})
 
@@ -158,15 +157,16 @@ def responses_are_created_and_streamed() -> None:
 def responses_call_tools_and_parse() -> None:
     answer = client.responses.create(
         model=MODEL, input="How is the weather?", tools=[{"type": "function", "strict": True, **WEATHER}],
-        tool_choice="required", temperature=0, max_output_tokens=40,
+        tool_choice="required", parallel_tool_calls=False, temperature=0, max_output_tokens=40,
     )  # fmt: skip
     call = next(item for item in answer.output if item.type == "function_call")
     assert json.loads(call.arguments)["city"] in ("Paris", "Rome")
     items = [*answer.output, {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}]
     assert client.responses.create(model=MODEL, input=items, max_output_tokens=4).output_text
-    parsed = client.responses.parse(model=MODEL, input="A bee.", text_format=Bee, max_output_tokens=40)
+    short: dict[str, Any] = {"temperature": 0, "max_output_tokens": 40}
+    parsed = client.responses.parse(model=MODEL, input="A bee.", text_format=Bee, **short)
     assert isinstance(parsed.output_parsed, Bee)
-    with client.responses.stream(model=MODEL, input="A bee.", text_format=Bee, max_output_tokens=40) as stream:
+    with client.responses.stream(model=MODEL, input="A bee.", text_format=Bee, **short) as stream:
         for _ in stream:
             pass
         assert isinstance(stream.get_final_response().output_parsed, Bee)

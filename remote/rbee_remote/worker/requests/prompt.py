@@ -149,9 +149,10 @@ class Prompter:
             raise _usage("", "the prompt is empty")
         room = self._ctx - len(tokens)
         if room < 1:
+            # LangChain, LiteLLM and Claude Code know by "prompt is too long" that a shorter one would be served.
             raise RemoteError(
                 ErrorCode.USAGE,
-                f"the prompt has {len(tokens)} tokens, the context holds {self._ctx}",
+                f"the prompt is too long: {len(tokens)} tokens, and the context holds {self._ctx}",
                 hint="shorten the prompt, or load the model with a larger --ctx",
                 details={"prompt_tokens": len(tokens), "ctx": self._ctx},
             )

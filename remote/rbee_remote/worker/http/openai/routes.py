@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from rbee_remote.protocol import ErrorCode, RemoteError, TrackedUsage
+from rbee_remote.protocol import RESUME_FIELD, ErrorCode, RemoteError, TrackedUsage
 from rbee_remote.protocol.abilities import CHAT
 from rbee_remote.serving.body import read_json
 from rbee_remote.serving.digests import digests_of
@@ -20,6 +21,7 @@ from rbee_remote.system.caller import caller_of
 from rbee_remote.worker.http.answers import guard
 from rbee_remote.worker.http.answers.answer import respond
 from rbee_remote.worker.http.answers.guard import Endpoint
+from rbee_remote.worker.http.answers.ignored import IgnoredFields
 from rbee_remote.worker.http.answers.tracking import Asked, asked_of, usage_headers
 from rbee_remote.worker.http.answers.waiting import when_gone
 from rbee_remote.worker.http.openai import chat, completions, embeddings, errors, fields, rerank
@@ -36,6 +38,14 @@ def openai_routes(service: Service) -> list[Route]:
     started_at = int(time.time())
     # More at once would find the queue full each time that they came.
     most = min(fields.MOST_CHOICES, service.config.slots + service.config.queue)
+    unread = {
+        path: IgnoredFields(f"/v1/{path}", known | {RESUME_FIELD})
+        for path, known in (
+            ("chat/completions", chat.FIELDS),
+            ("completions", completions.FIELDS),
+            ("embeddings", {field.name for field in dataclasses.fields(embeddings.EmbeddingsBody)}),
+        )
+    }
 
     async def list_models(_: Request) -> Response:
         return JSONResponse({"object": "list", "data": [_model(service, started_at)]})
@@ -46,16 +56,19 @@ def openai_routes(service: Service) -> list[Route]:
 
     async def chat_completions(request: Request) -> Response:
         body = await read_json(request)
+        unread["chat/completions"].note(body)
         job, asked = chat.read(await with_token_biases(service, body), most), asked_of(request.headers, body)
         return await respond(service, job, request, asked, await digests_of(request, body))
 
     async def text_completions(request: Request) -> Response:
         body = await read_json(request)
+        unread["completions"].note(body)
         job, asked = completions.read(await with_token_biases(service, body), most), asked_of(request.headers, body)
         return await respond(service, job, request, asked, await digests_of(request, body))
 
     async def make_embeddings(request: Request) -> Response:
         data = await read_json(request)
+        unread["embeddings"].note(data)
         body, asked = embeddings.read(data), asked_of(request.headers, data)
         answer = await _while_there(request, embeddings.embed(service, body, caller_of(request.headers)))
         return _of_texts(answer, answer["usage"]["prompt_tokens"], asked)
