@@ -294,4 +294,4 @@ class Passage:
         refusal = failure.refusal or refusal_of(failure.error)
         if failure.refusal and refusal.status == 410:  # of a worker, which the caller knows nothing of
             refusal = Refusal(503, refusal.code, refusal.message, headers={"Retry-After": "1"})
-        await self._answer.refuse(refusal, failure.said)
+        await self._answer.refuse(refusal, failure.said, self._progress.lines)

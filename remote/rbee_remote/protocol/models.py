@@ -61,6 +61,17 @@ class DownloadRequest:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class NewestModel:
+    """POST /v1/models/newest answers a DownloadRequest of one hub source: what that stands for now.
+
+    source: as `Source.describe` has it, with the commit. sha256: as in ModelInfo, "" where the hub does not say.
+    """
+
+    source: str
+    sha256: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class DownloadProgress:
     """A line of the `download` process's stdout, and a `progress` event of a pull. total: bytes, None when unknown.
 
@@ -77,8 +88,8 @@ class DownloadProgress:
 class RegisterRequest:
     """POST /v1/models: take a file that the keeper put on the node, or one that was there, into the catalog.
 
-    path: absolute, or relative to the node's models folder. The hive checks size and sha256 (where given) itself,
-    reads the GGUF metadata, and only then registers.
+    path: absolute, or relative to the node's models folder; of a split model a part's, the others lie beside it. The
+    hive checks sha256 (where given; as in ModelInfo) itself, reads the GGUF metadata, and only then registers.
     """
 
     model: str
@@ -132,7 +143,8 @@ class ModelMeta:
 class ModelInfo:
     """A line of a node's catalog: GET /v1/models. path: absolute on the node. owned: rbee put it there.
 
-    sha256: "" while unknown. stamp: how somebody else's file looked when it was read (`system.hashing.stamp`).
+    Of a split model, path: its first part's; size: of all parts; sha256: of `splits.digest_of_parts`.
+    sha256: "" while unknown. stamp: how somebody else's file looked when it was read (`model_files.look`).
     """
 
     model: str
@@ -144,6 +156,7 @@ class ModelInfo:
     added_at: float
     meta: ModelMeta
     stamp: str = ""
+    parts: int = 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

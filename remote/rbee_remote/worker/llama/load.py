@@ -12,6 +12,7 @@ from rbee_remote.protocol import ErrorCode, RemoteError, WorkerConfig, WorkerOpt
 from rbee_remote.protocol.abilities import Use, use_of
 from rbee_remote.protocol.load_options import FLASH_ATTENTION, KV_TYPES, OPTIONS, QUANTISED_KV, Choice
 from rbee_remote.system.cores import usable_cores
+from rbee_remote.system.model_files import files_of
 from rbee_remote.worker.compute.batching import EMBEDDED_AT_ONCE
 from rbee_remote.worker.engine.interface import LoadAborted, Progress
 from rbee_remote.worker.llama.backends import Device
@@ -174,13 +175,14 @@ def check_options(config: WorkerConfig) -> None:
 
 def check_file(path: Path) -> None:
     """llama.cpp says the same of every file it does not like. Raises RemoteError MODEL_NOT_FOUND, MODEL_INVALID."""
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise RemoteError(ErrorCode.MODEL_NOT_FOUND, f"cannot read the model: {error.strerror}: {path}") from error
-    if magic != b"GGUF":
-        raise RemoteError(ErrorCode.MODEL_INVALID, f"not a GGUF file: {path}")
+    for part in files_of(path):  # which llama.cpp finds by the first one's name
+        try:
+            with part.open("rb") as file:
+                magic = file.read(4)
+        except OSError as error:
+            raise RemoteError(ErrorCode.MODEL_NOT_FOUND, f"cannot read the model: {error.strerror}: {part}") from error
+        if magic != b"GGUF":
+            raise RemoteError(ErrorCode.MODEL_INVALID, f"not a GGUF file: {part}")
 
 
 def _load_error(code: ErrorCode, what: str, errors: Sequence[str], *, on_gpu: bool) -> RemoteError:

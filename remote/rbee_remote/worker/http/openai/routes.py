@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
@@ -19,19 +17,19 @@ from rbee_remote.protocol.abilities import CHAT
 from rbee_remote.serving.body import read_json
 from rbee_remote.serving.digests import digests_of
 from rbee_remote.system.caller import caller_of
+from rbee_remote.worker.http.answers import guard
+from rbee_remote.worker.http.answers.answer import respond
+from rbee_remote.worker.http.answers.guard import Endpoint
+from rbee_remote.worker.http.answers.tracking import Asked, asked_of, usage_headers
+from rbee_remote.worker.http.answers.waiting import when_gone
 from rbee_remote.worker.http.openai import chat, completions, embeddings, errors, fields, rerank
-from rbee_remote.worker.http.openai.answer import respond, when_gone
 from rbee_remote.worker.http.openai.biases import with_token_biases
-from rbee_remote.worker.http.openai.tracking import Asked, asked_of, usage_headers
 from rbee_remote.worker.service.service import Service
 
 T = TypeVar("T")
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 #: What a worker serves for rbee itself, under /v1.
 _OWN = {"admin", "inference", "loading", "news", "ready", "requests"}
-
-_log = logging.getLogger("rbee.worker")
 
 
 def openai_routes(service: Service) -> list[Route]:
@@ -111,7 +109,11 @@ def _of_texts(answer: Any, tokens: int, asked: Asked) -> Response:
 def unknown_endpoint(routes: Sequence[Route]) -> Callable[[Request, Exception], Awaitable[Response]]:
     """For starlette: what no route serves, told with what there is, in the form that most clients here read."""
     served = sorted(
-        f"{method} {route.path}" for route in routes for method in route.methods or () if _is_shown(method, route.path)
+        f"{method} {route.path}"
+        for route in routes
+        if route.include_in_schema
+        for method in route.methods or ()
+        if _is_shown(method, route.path)
     )
 
     async def on_unknown(request: Request, error: Exception) -> Response:
@@ -131,22 +133,7 @@ def _is_shown(method: str, path: str) -> bool:
 
 def _guarded(endpoint: Endpoint) -> Endpoint:
     """The endpoint with its errors in OpenAI's form."""
-
-    @functools.wraps(endpoint)
-    async def guarded(request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except RemoteError as error:
-            return errors.response(error)
-        except RecursionError:
-            return errors.response(errors.wrong("", "the body is nested too deeply"))
-        except HTTPException as error:
-            return errors.response(RemoteError(ErrorCode.USAGE, error.detail), error.status_code)
-        except Exception as error:
-            _log.exception("%s failed", request.url.path)
-            return errors.response(RemoteError(ErrorCode.INTERNAL, f"{type(error).__name__}: {error}"))
-
-    return guarded
+    return guard.guarded(endpoint, errors.response)
 
 
 def _check_model(service: Service, model: str) -> None:
