@@ -73,12 +73,19 @@ def show(shell: Shell, model: RefArgument, node: NodeOption = None, *, load: Loa
         raise failure
 
 
-def pull(shell: Shell, node: NodeArgument, model: RefArgument) -> None:
+def pull(
+    shell: Shell,
+    node: NodeArgument,
+    model: RefArgument,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Take the newest version, where the node's copy is older.")
+    ] = False,
+) -> None:
     """Download a model to a node; where the node has no internet, this machine downloads it and sends it."""
     from rbee.fleet import models
 
     context = shell.context
-    info = shell.run(models.pull(context, context.inventory.node(node), model))
+    info = shell.run(models.pull(context, context.inventory.node(node), model, refresh=refresh))
     shell.renderer.done(f"{info.model} is on {node}", {"node": node, **model_data(info)})
 
 
@@ -106,7 +113,9 @@ def rm(shell: Shell, node: NodeArgument, model: RefArgument) -> None:
 
 def file_or_ref(text: str) -> Path | str:
     """A path where `text` looks like one or is a file here, else a model's name. Raises UsageError for no such file."""
-    if text.startswith(("hf:", "file:", "https:", "http:")):
+    from rbee.models.hub_address import is_page
+
+    if text.startswith(("hf:", "file:", "https:", "http:")) or is_page(text):
         return text
     path = expand(text)
     if path.is_file():
@@ -125,23 +134,25 @@ def models_table(answers: Sequence[PerNode[list[ModelInfo]]]) -> Table:
     for answer in answers:
         name = answer.node.name
         if answer.error:
-            rows.append((name, "-", "-", "-", why(answer.error)))
+            rows.append((name, "-", "-", "-", "-", why(answer.error)))
             data.append({"node": name, **error_value(answer.error)})
         for model in answer.value or ():
-            rows.append((name, model.model, amount(model.size), model.meta.quantization or "-", model.source))
+            meta = model.meta
+            rows.append((name, model.model, amount(model.size), meta.quantization or "-", meta.able[0], model.source))
             data.append({"node": name, **model_data(model)})
-    return Table(("NODE", "MODEL", "SIZE", "QUANTIZATION", "SOURCE"), rows, data)
+    return Table(("NODE", "MODEL", "SIZE", "QUANTIZATION", "FOR", "SOURCE"), rows, data)
 
 
 def model_data(model: ModelInfo) -> dict[str, Any]:
     from rbee_remote.protocol import encode
 
-    return encode(model)
+    return {**encode(model), "capabilities": list(model.meta.able)}
 
 
 def summary(node: Node, needs: ModelNeeds) -> dict[str, Any]:
     """The model and the node's memory, a line each."""
     info, meta = needs.info, needs.info.meta
+    parts = f" and {info.parts - 1} more parts" if info.parts > 1 else ""
     room = "; ".join(
         f"{point.ctx:,} tokens with {_slots(point.slots)}" if point.ctx else f"none with {_slots(point.slots)}"
         for point in needs.largest
@@ -149,10 +160,11 @@ def summary(node: Node, needs: ModelNeeds) -> dict[str, Any]:
     return {
         "node": node.name,
         "model": info.model,
-        "file": info.path,
+        "file": f"{info.path}{parts}",
         "size": amount(info.size),
         "quantization": meta.quantization or "-",
         "architecture": meta.architecture,
+        "serves": ", ".join(meta.able),
         "parameters": f"{meta.parameters / 1e6:,.0f} M" if meta.parameters else "-",
         "layers": meta.n_layers,
         "trained_context": f"{meta.n_ctx_train:,} tokens",

@@ -11,7 +11,8 @@ from rbee.base.errors import NodeError
 from rbee.base.events import silent
 from rbee.context import Context
 from rbee.inventory import Node
-from rbee.models.provision import ensure_model, push_file, push_model
+from rbee.models.newer import pull_model
+from rbee.models.provision import local_parts, push_file, push_model
 from rbee.models.ref import parse_ref
 from rbee.node.hive_client import HiveClient
 from rbee.node.session import NodeSession, PerNode, on_each, open_session
@@ -62,14 +63,14 @@ async def _hive_where_set_up(session: NodeSession) -> HiveClient | None:
     return (await attach(session)).hive if found.runtimes and found.payloads else None
 
 
-async def pull(context: Context, node: Node, ref: str) -> ModelInfo:
-    """Have a model on a node: downloaded there, or pushed when the node has no way out."""
+async def pull(context: Context, node: Node, ref: str, *, refresh: bool = False) -> ModelInfo:
+    """Have a model on a node: downloaded there, or pushed when the node has no way out. refresh: the newest one."""
     wanted = parse_ref(ref)  # before anything is put on the node for its sake
     recorded = audit.recorded(context.settings, "model.pull", emit=context.emit, node=node.name, model=wanted.canonical)
     with recorded as details:
         async with open_session(context, node) as session:
             await attach(session)
-            info = await ensure_model(session, wanted)
+            info = await pull_model(session, wanted, refresh=refresh)
         details["bytes"] = info.size
         return info
 
@@ -77,6 +78,8 @@ async def pull(context: Context, node: Node, ref: str) -> ModelInfo:
 async def push(context: Context, node: Node, model: Path | str) -> ModelInfo:
     """Send a model from here: a file of this machine, or what a ref names, downloaded here first."""
     wanted = model if isinstance(model, Path) else parse_ref(model)
+    if isinstance(wanted, Path):
+        local_parts(wanted)  # before anything is put on the node for its sake
     name = str(wanted) if isinstance(wanted, Path) else wanted.canonical
     with audit.recorded(context.settings, "model.push", emit=context.emit, node=node.name, model=name) as details:
         async with open_session(context, node) as session:

@@ -5,7 +5,10 @@
     file:/PATH                                    a file that is on the node
     https://HOST/PATH                             a file behind a URL
 
+The addresses of the hub's pages are taken as well: `hub_address`.
+
 Rules
+- Of a split model, any part's name stands for the first one's.
 - A ref that was parsed is safe: no control characters, no way out of a folder, no password in it.
 - `parse_ref(ref.canonical).canonical == ref.canonical`: the canonical form is what registry, catalog and hive compare.
 - A URL's query may be a key to the file (a presigned one), so it stays in the source, and out of the canonical form:
@@ -24,7 +27,9 @@ from importlib.resources import files
 from urllib.parse import urlsplit
 
 from rbee.base.errors import NodeError, UsageError
+from rbee.models.hub_address import as_ref, file_of_page
 from rbee_remote.protocol import ErrorCode, Source
+from rbee_remote.protocol.splits import first_part
 
 #: What runs where neither a request nor the inventory names a model.
 DEFAULT_MODEL = "smollm2:135m"
@@ -80,6 +85,7 @@ def parse_ref(text: str) -> ModelRef:
     """Raises UsageError for what cannot be a ref, NodeError MODEL_NOT_FOUND for a name that is not built in."""
     if not text or len(text) > MAX_LENGTH or not text.isprintable():
         raise _malformed(text, "a model ref is one line of printable characters")
+    text = as_ref(text)
     scheme, colon, rest = text.partition(":")
     match scheme.lower() if colon else "":
         case "hf":
@@ -123,7 +129,7 @@ def _parse_hf(text: str, rest: str) -> ModelRef:
         raise _malformed(text, "after the repository comes a quantisation such as Q4_K_M, or the path of a file in it")
     if at and not _is_safe(revision, _REVISION):
         raise _malformed(text, "after @ comes a branch, a tag or a commit")
-    source = Source(kind="hf", repo=repo, file=file, revision=revision)
+    source = Source(kind="hf", repo=repo, file=first_part(file), revision=revision)
     return ModelRef(source.describe(), (source,))
 
 
@@ -138,13 +144,15 @@ def _parse_file(text: str, path: str) -> ModelRef:
     parts = [part for part in path.split("/") if part not in {"", "."}]
     if ".." in parts:
         raise _malformed(text, "a path with .. in it is not taken")
-    path = "/" + "/".join(parts)
+    if not parts:
+        raise _malformed(text, "after file: comes the absolute path of a file on the node")
+    path = first_part("/" + "/".join(parts))
     return ModelRef(f"file:{path}", (Source(kind="file", path=path),))
 
 
 def _parse_url(text: str) -> ModelRef:
     try:
-        url = urlsplit(text)
+        url = urlsplit(file_of_page(text))
         host, _ = url.hostname, url.port
     except ValueError as error:
         raise _malformed(text, f"that is not a URL ({error})") from error
@@ -154,7 +162,7 @@ def _parse_url(text: str) -> ModelRef:
         raise _malformed(text, "a URL needs a host and a path")
     if url.username is not None or url.password is not None:
         raise _malformed("https://…", "a URL with a password in it would end up in logs; it is not taken")
-    address = url._replace(scheme=url.scheme.lower(), fragment="")
+    address = url._replace(scheme=url.scheme.lower(), path=first_part(url.path), fragment="")
     name = _query_digest(url.query) if url.query else url.fragment
     fragment = name if _DIGEST.fullmatch(name) else ""
     canonical = address._replace(query="", fragment=fragment).geturl()

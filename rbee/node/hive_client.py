@@ -40,6 +40,7 @@ from rbee_remote.protocol import (
     ModelInfo,
     ModelNeeds,
     NeedsRequest,
+    NewestModel,
     RegisterRequest,
     SpawnRequest,
     StopRequest,
@@ -133,6 +134,11 @@ class HiveClient:
         """What a model on the node needs. Raises NodeError MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE."""
         answer = await self._http.request("POST", "/v1/models/needs", encode(request), timeout=NEEDS_TIMEOUT_S)
         return checked(ModelNeeds, answer)
+
+    async def newest(self, request: DownloadRequest) -> NewestModel:
+        """What a hub source stands for now, asked from the node. Raises NodeError MODEL_NOT_FOUND, DOWNLOAD_FAILED."""
+        answer = await self._http.request("POST", "/v1/models/newest", encode(request), timeout=NEEDS_TIMEOUT_S)
+        return checked(NewestModel, answer)
 
     async def pull(self, request: DownloadRequest) -> AsyncIterator[DownloadProgress | ModelInfo]:
         """Download on the node: progress, and the model as the last item. Closing the generator cancels."""

@@ -26,6 +26,8 @@ _KEPT = 4096
 #: … and of all of them together: what is kept of a number takes eight times the memory that it takes in the file.
 _KEPT_IN_ALL = 1 << 22
 
+#: Where the first key begins: behind what the file is, its version, and two counts.
+_FIRST_KEY = 24
 _STRING, _ARRAY = 8, 9
 _SCALARS = dict(enumerate("BbHhIif?", start=0)) | {10: "Q", 11: "q", 12: "d"}
 
@@ -63,16 +65,41 @@ def read_gguf(path: Path) -> GgufFile:
             raise ValueError("it ends within its header") from error
 
 
+def first_values(data: bytes) -> dict[str, Any]:
+    """The keys at the beginning of a file, as far as the bytes that are there tell them. Raises ValueError or
+    struct.error for what is no GGUF."""
+    return _Head(data).read_first()
+
+
 class _Head:
     """A position that moves through the head of the file."""
 
-    def __init__(self, data: mmap.mmap) -> None:
+    def __init__(self, data: mmap.mmap | bytes) -> None:
         self._data = data
         self._at = 0
         self._lengths: dict[str, int] = {}
         self._room = _KEPT_IN_ALL
 
+    def read_first(self) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        try:
+            for _ in range(self._begin()[1]):
+                values.update([self._entry()])
+        except (struct.error, ValueError):
+            if self._at <= _FIRST_KEY:
+                raise
+        return values
+
     def read(self) -> GgufFile:
+        n_tensors, n_keys = self._begin()
+        values = dict(self._entry() for _ in range(n_keys))
+        tensors = [self._tensor() for _ in range(n_tensors)]
+        begin = self._data_begin(values.get("general.alignment", 32))
+        placed = tuple(Tensor(tensor.name, tensor.shape, tensor.kind, begin + tensor.offset) for tensor in tensors)
+        return GgufFile(values, self._lengths, placed, len(self._data))
+
+    def _begin(self) -> tuple[int, int]:
+        """How many tensors and keys there are."""
         if self._data[:4] != b"GGUF":
             raise ValueError("it does not begin with GGUF")
         self._at = 4
@@ -81,11 +108,7 @@ class _Head:
             raise ValueError(f"it is of GGUF version {version}, not 2 or 3")
         if n_keys > MAX_KEYS or n_tensors > MAX_TENSORS:
             raise ValueError(f"its header claims {n_keys} keys and {n_tensors} tensors")
-        values = dict(self._entry() for _ in range(n_keys))
-        tensors = [self._tensor() for _ in range(n_tensors)]
-        begin = self._data_begin(values.get("general.alignment", 32))
-        placed = tuple(Tensor(tensor.name, tensor.shape, tensor.kind, begin + tensor.offset) for tensor in tensors)
-        return GgufFile(values, self._lengths, placed, len(self._data))
+        return n_tensors, n_keys
 
     def _data_begin(self, alignment: Any) -> int:
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):

@@ -79,6 +79,7 @@ class HiveApi:
             ("DELETE", "/v1/models", self.remove_model),
             ("POST", "/v1/models/needs", self.model_needs),
             ("POST", "/v1/models/pull", self.pull_model),
+            ("POST", "/v1/models/newest", self.newest_model),
             ("POST", "/v1/stop", self.stop_hive),
         ]
         return Starlette(
@@ -180,6 +181,11 @@ class HiveApi:
             )
         self.audit.note("model.remove", caller_of(request.headers), model=model.model)
         return JSONResponse(encode(self.catalog.remove(model.model)))
+
+    async def newest_model(self, request: Request) -> Response:
+        what = await read_message(request, DownloadRequest, most=MAX_BODY)
+        check_ref(what.model)
+        return JSONResponse(encode(await self.pulls.newest(what)))
 
     async def pull_model(self, request: Request) -> Response:
         what = await read_message(request, DownloadRequest, most=MAX_BODY)

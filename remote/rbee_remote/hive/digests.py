@@ -45,6 +45,7 @@ class Digests:
 
     async def look(self) -> None:
         """Once at each file: tell who has loaded it how it is, and read those that have been left alone."""
+        self._catalog.discard_replaced(lambda path: self._supervisor.uses(path) is not None)
         foreign = [info for info in self._catalog.list() if not info.owned]
         before, self._looks = self._looks, {info.path: info.stamp for info in foreign}
         for info in foreign:

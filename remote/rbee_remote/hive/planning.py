@@ -117,7 +117,8 @@ def make_plan(
     if isinstance(chosen, Job):
         return chosen
     placement, estimate = chosen.placement, chosen.estimate
-    options = load_options.resolve(asked, estimate, available_mb(placement, live))
+    now = resources.that_answer() if placement.gpus else ()
+    options = load_options.resolve(asked, estimate, available_mb(placement, live, now), free_mb(placement, live, now))
     if placement.gpus:
         options = with_gpus(options, placement.gpus)
         env = environment(placement.gpus, env)

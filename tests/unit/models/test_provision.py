@@ -18,8 +18,9 @@ from rbee.base.events import Event, Notice, Progress, Retry
 from rbee.base.settings import Settings
 from rbee.context import Context
 from rbee.inventory import Inventory, Node
+from rbee.models.downloads import download_request
 from rbee.models.hub_token import hub_token
-from rbee.models.provision import Ahead, download_request, ensure_model, push_file, push_model
+from rbee.models.provision import Ahead, ensure_model, push_file, push_model
 from rbee.models.ref import ModelRef, parse_ref
 from rbee.node.probe import Probe
 from rbee.node.session import NodeSession
@@ -33,6 +34,7 @@ from rbee_remote.protocol import (
     RegisterRequest,
     Source,
 )
+from rbee_remote.protocol.splits import digest_of_parts
 from tests.doubles.session import session_over
 from tests.unit.setup.package_index import PackageIndex
 from tests.unit.setup.tiny_packages import write_wheel
@@ -315,6 +317,30 @@ async def test_a_file_of_this_machine_gets_a_ref_that_works_on_the_node(bed: Bed
     assert parse_ref(pushed.model).path_on_node == str(bed.blob)
     assert bed.blob.read_bytes() == CONTENT
     assert await bed.ensure(parse_ref(pushed.model)) == pushed
+
+
+@pytest.mark.parametrize("named", [1, 2])
+async def test_all_parts_of_a_split_model_are_pushed_whichever_is_named(bed: Bed, tmp_path: Path, named: int) -> None:
+    parts = [tmp_path / f"mine-0000{number}-of-00002.gguf" for number in (1, 2)]
+    for number, part in enumerate(parts):
+        part.write_bytes(CONTENT[number:])
+    pushed = await push_file(bed.session(), parts[named - 1])
+    digest = digest_of_parts(hashlib.sha256(part.read_bytes()).hexdigest() for part in parts)
+    (request,) = bed.hive.registered
+    assert (request.sha256, request.path) == (digest, str(bed.blob.with_name(f"{digest}-00001-of-00002.gguf")))
+    assert pushed.model == f"file:{request.path}"
+    there = sorted(bed.blob.parent.glob("*.gguf"))
+    assert [path.read_bytes() for path in there] == [part.read_bytes() for part in parts]
+    sent = [event for event in bed.events if isinstance(event, Progress) and event.key == "send"]
+    assert {event.total for event in sent} == {2.0 * len(CONTENT) - 1}
+    assert sent[-1].done == sent[-1].total
+
+
+async def test_a_part_that_is_missing_here_is_named(bed: Bed, tmp_path: Path) -> None:
+    path = tmp_path / "mine-00001-of-00002.gguf"
+    path.write_bytes(CONTENT)
+    with pytest.raises(UsageError, match=r"mine-00002-of-00002\.gguf is not beside it"):
+        await push_file(bed.session(), path)
 
 
 async def test_a_ref_to_a_file_on_the_node_cannot_be_pushed(bed: Bed) -> None:

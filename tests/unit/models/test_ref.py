@@ -33,12 +33,63 @@ from rbee_remote.protocol import ErrorCode, Source
             Source(kind="https", url="https://h.example/m.gguf"),
         ),
         ("http://127.0.0.1:80/m", "http://127.0.0.1:80/m", Source(kind="https", url="http://127.0.0.1:80/m")),
+        (
+            "hf:a/b:Q8/m-00002-of-00003.gguf",
+            "hf:a/b:Q8/m-00001-of-00003.gguf",
+            Source(kind="hf", repo="a/b", file="Q8/m-00001-of-00003.gguf"),
+        ),
+        (
+            "file:/m/a-00003-of-00003.gguf",
+            "file:/m/a-00001-of-00003.gguf",
+            Source("file", path="/m/a-00001-of-00003.gguf"),
+        ),
+        (
+            "https://h.example/m-00002-of-00002.gguf",
+            "https://h.example/m-00001-of-00002.gguf",
+            Source(kind="https", url="https://h.example/m-00001-of-00002.gguf"),
+        ),
     ],
 )
 def test_each_form(text: str, canonical: str, source: Source) -> None:
     ref = parse_ref(text)
     assert (ref.canonical, ref.sources) == (canonical, (source,))
     assert source.describe() == canonical
+
+
+@pytest.mark.parametrize(
+    ("address", "canonical"),
+    [
+        ("https://huggingface.co/a/b", "hf:a/b"),
+        ("https://huggingface.co/a/b/", "hf:a/b"),
+        ("https://www.huggingface.co/a/b#readme", "hf:a/b"),
+        ("huggingface.co/a/b", "hf:a/b"),
+        ("hf.co/a/b:Q4_K_M", "hf:a/b:Q4_K_M"),
+        ("https://hf.co/a/b:m-00002-of-00002.gguf", "hf:a/b:m-00001-of-00002.gguf"),
+        ("https://huggingface.co/a/b?show_file_info=x%2Fm.gguf", "hf:a/b:x/m.gguf"),
+        ("https://huggingface.co/a/b/tree/main", "hf:a/b"),
+        ("https://huggingface.co/a/b/tree/v1", "hf:a/b@v1"),
+        ("https://huggingface.co/a/b/tree/main/Q4_K_M", "hf:a/b:Q4_K_M"),
+        ("https://huggingface.co/a/b/tree/refs%2Fpr%2F1", "hf:a/b@refs/pr/1"),
+        (
+            "https://huggingface.co/a/b/blob/main/x/m.gguf",
+            "https://huggingface.co/a/b/resolve/main/x/m.gguf",
+        ),
+        ("hf.co/a/b/blob/v1/m.gguf", "https://hf.co/a/b/resolve/v1/m.gguf"),
+        ("https://mirror.example/a/b/blob/main/m.gguf", "https://mirror.example/a/b/resolve/main/m.gguf"),
+        ("https://github.com/a/b/blob/main/m.gguf", "https://github.com/a/b/blob/main/m.gguf"),
+        ("https://h.example/blob/main/m.gguf", "https://h.example/blob/main/m.gguf"),
+        ("https://huggingface.co/a/b/resolve/main/m.gguf", "https://huggingface.co/a/b/resolve/main/m.gguf"),
+    ],
+)
+def test_addresses_of_the_hubs_pages_are_refs(address: str, canonical: str) -> None:
+    assert parse_ref(address).canonical == canonical
+    assert parse_ref(canonical).canonical == canonical
+
+
+@pytest.mark.parametrize("address", ["hf.co/a/..", "https://huggingface.co/../b", "hf.co/a/b:../m.gguf"])
+def test_a_page_is_no_way_out_of_its_repository(address: str) -> None:
+    with pytest.raises(UsageError):
+        parse_ref(address)
 
 
 SIGNED = "X-Amz-Signature=s3cret&X-Amz-Date=1&x-amz-security-token=s3cret"

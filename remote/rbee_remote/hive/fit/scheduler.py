@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 from rbee_remote.protocol import WorkerOptions, WorkerState
-from rbee_remote.protocol.load_options import AUTO_CTX, is_open
+from rbee_remote.protocol.load_options import AUTO_CTX, DEFAULT_CTX, is_open
 
 #: Bytes.
 MB = 10**6
@@ -27,6 +27,9 @@ def matches(has: WorkerOptions, given: WorkerOptions, asked: WorkerOptions) -> b
         wanted = getattr(asked, field.name)
         if field.name == "ctx" and wanted == AUTO_CTX:
             if given.ctx != AUTO_CTX:
+                return False
+        elif field.name == "ctx" and wanted is None:
+            if given.ctx is not None and (has.ctx or 0) < DEFAULT_CTX:
                 return False
         elif not is_open(wanted) and wanted != getattr(has, field.name):
             return False

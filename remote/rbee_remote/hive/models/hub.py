@@ -1,4 +1,5 @@
-"""What stands behind `hf:OWNER/REPO[:QUANT or FILE][@REVISION]`: one file at one commit, asked of the hub's API.
+"""What stands behind `hf:OWNER/REPO[:QUANT or FILE][@REVISION]`: one file at one commit, or all parts of a split model,
+asked of the hub's API.
 
 The real huggingface_hub client asks; the bytes are fetched by `fetch`, which can resume and report.
 """
@@ -17,6 +18,7 @@ from rbee_remote.hive.models.part_file import Problem, Retryable
 from rbee_remote.hive.models.redirects import Guard
 from rbee_remote.protocol import DENIED, ErrorCode, RemoteError, Source
 from rbee_remote.protocol.retries import HUB_API_S
+from rbee_remote.protocol.splits import FileGroup, digest_of_parts, first_part, grouped, parts_of
 
 #: Where a token goes when the keeper has no HF_ENDPOINT: what this machine's variables say is not the keeper's word.
 PUBLIC_HUB = "https://huggingface.co"
@@ -27,21 +29,33 @@ _MOST_OF_ANSWER = 16 * 2**20
 
 #: What to take of a repository when nobody said: the usual balance of size and quality first.
 _PREFERRED = ("Q4_K_M", "Q4_K_S", "Q5_K_M", "Q4_0", "Q4_1", "Q8_0", "F16", "BF16")
-_SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
     """sha256 is empty for a file that does not lie in large-file storage; size is None where the hub does not say."""
 
-    source: Source
     url: str
     size: int | None
     sha256: str
 
 
-def resolve(source: Source, *, token: str, endpoint: str) -> HubFile:
-    """Pin `source` to a commit and a file.
+@dataclass(frozen=True, slots=True)
+class HubModel:
+    """source: the model at a commit, by its file or its first part. files: that one, or all parts in their order."""
+
+    source: Source
+    files: tuple[HubFile, ...]
+
+    @property
+    def sha256(self) -> str:
+        """As in ModelInfo; "" where the hub does not say."""
+        known = [file.sha256 for file in self.files]
+        return digest_of_parts(known) if all(known) else ""
+
+
+def resolve(source: Source, *, token: str, endpoint: str) -> HubModel:
+    """Pin `source` to a commit and a file, or to the parts of a split model.
 
     token: "" for none. endpoint: "" for the hub of this machine's HF_ENDPOINT; with a token, for the hub itself.
     Raises RemoteError MODEL_NOT_FOUND or DOWNLOAD_FAILED where a further try would not help, else Retryable; with
@@ -59,13 +73,15 @@ def resolve(source: Source, *, token: str, endpoint: str) -> HubFile:
     info = _ask(api, source)
     sizes = {file.rfilename: file for file in info.siblings or ()}
     name = choose_file(sizes, source.file, source.repo)
-    lfs = sizes[name].lfs
-    return HubFile(
-        source=Source(kind="hf", repo=source.repo, file=name, revision=info.sha),
-        url=hf_hub_url(source.repo, name, revision=info.sha, endpoint=endpoint or None),
-        size=sizes[name].size,
-        sha256=lfs.sha256 if lfs else "",
+    files = tuple(
+        HubFile(
+            url=hf_hub_url(source.repo, part, revision=info.sha, endpoint=endpoint or None),
+            size=sizes[part].size,
+            sha256=sizes[part].lfs.sha256 if sizes[part].lfs else "",
+        )
+        for part in parts_of(name)
     )
+    return HubModel(Source(kind="hf", repo=source.repo, file=name, revision=info.sha), files)
 
 
 def _ask(api: Any, source: Source) -> Any:
@@ -106,30 +122,50 @@ def choose_file(names: Iterable[str], wanted: str, repo: str) -> str:
 
     Raises RemoteError MODEL_NOT_FOUND, which lists what there is.
     """
-    available = list(names)
-    if wanted in available and not _SPLIT.search(wanted):
-        return wanted
+    groups = {group.name: group for group in grouped(names)}
+    named = groups.get(first_part(wanted))
+    if named and not named.is_whole:
+        raise _incomplete(named, repo)
+    if named:
+        return named.name
     models = sorted(
-        (name for name in available if _is_model(name)), key=lambda name: (name.count("/"), len(name), name)
+        (name for name, group in groups.items() if _is_model(name) and group.is_whole),
+        key=lambda name: (name.count("/"), len(name), name),
     )
     for quantization in (wanted,) if wanted else _PREFERRED:
-        part = re.compile(rf"(?<![A-Za-z0-9]){re.escape(quantization)}(?![A-Za-z0-9_])", re.IGNORECASE)
-        fitting = [name for name in models if part.search(name)]
+        fitting = [name for name in models if _says(name, quantization)]
         if fitting:
             return fitting[0]
     if not wanted and len(models) == 1:
         return models[0]
+    for name, group in groups.items():
+        if wanted and not group.is_whole and _says(name, wanted):
+            raise _incomplete(group, repo)
     what = f"no file {wanted}" if wanted else "no GGUF file that is an obvious choice"
-    split = any(_SPLIT.search(name) for name in available)
-    hint = "models that are split into several files cannot be loaded" if split else "choose one of the files"
     raise RemoteError(
-        ErrorCode.MODEL_NOT_FOUND, f"{repo} has {what}", hint=hint, details={"files": ", ".join(models[:20])}
+        ErrorCode.MODEL_NOT_FOUND,
+        f"{repo} has {what}",
+        hint="choose one of the files",
+        details={"files": ", ".join(models[:20])},
+    )
+
+
+def _says(name: str, quantization: str) -> bool:
+    part = rf"(?<![A-Za-z0-9]){re.escape(quantization)}(?![A-Za-z0-9_])"
+    return re.search(part, name, re.IGNORECASE) is not None
+
+
+def _incomplete(group: FileGroup, repo: str) -> RemoteError:
+    """A split model of which the repository does not have all parts."""
+    return _not_found(
+        f"{repo} has only {len(group.files) - len(group.missing)} of the {len(group.files)} parts of {group.name}",
+        f"{group.missing[0]} is not there; choose another file, or another revision",
     )
 
 
 def _is_model(name: str) -> bool:
-    """GGUF files, without the parts of split ones and the projectors of multimodal ones."""
-    return name.lower().endswith(".gguf") and not _SPLIT.search(name) and "mmproj" not in name.lower()
+    """GGUF files, without the projectors of multimodal ones."""
+    return name.lower().endswith(".gguf") and "mmproj" not in name.lower()
 
 
 def _not_found(message: str, hint: str) -> RemoteError:

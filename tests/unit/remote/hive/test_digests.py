@@ -157,10 +157,11 @@ async def test_what_rbee_owns_is_left_alone(layout: Layout) -> None:
 
 
 def test_a_file_that_is_written_to_meanwhile_has_no_checksum(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def add_file(_: object, path: Path) -> None:
+    def read_and_write(path: Path) -> str:
         path.write_bytes(path.read_bytes() + b" ")
+        return "0" * 64
 
-    monkeypatch.setattr(file_digest, "add_file", add_file)
+    monkeypatch.setattr(file_digest, "sha256_of", read_and_write)
     with pytest.raises(RemoteError) as failure:
         file_digest.digest_of(file)
     assert failure.value.code is ErrorCode.MODEL_INVALID

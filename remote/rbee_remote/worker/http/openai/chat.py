@@ -6,10 +6,11 @@ import dataclasses
 from typing import Any
 
 from rbee_remote.protocol import ChatOptions, GenerateRequest
+from rbee_remote.worker.http.answers.form import Job, Part, part_ids
 from rbee_remote.worker.http.openai import fields
-from rbee_remote.worker.http.openai.answer import Job, Part, part_ids
 from rbee_remote.worker.http.openai.chat_choice import ChatChoice
 from rbee_remote.worker.http.openai.errors import wrong
+from rbee_remote.worker.http.openai.form import ChunkForm
 from rbee_remote.worker.http.openai.formats import answer_format
 from rbee_remote.worker.http.openai.messages import read_messages
 from rbee_remote.worker.http.openai.tools import ToolNames, read_tools
@@ -64,11 +65,9 @@ def read(data: Any, most: int = fields.MOST_CHOICES) -> Job:
     )
     return Job(
         id=f"chatcmpl-{ids[0]}",
-        kind="chat.completion",
-        chunk_kind="chat.completion.chunk",
         parts=parts,
         stream=body.stream,
-        include_usage=fields.include_usage(body),
+        form=ChunkForm("chat.completion", "chat.completion.chunk", include_usage=fields.include_usage(body)),
     )
 
 

@@ -6,9 +6,10 @@ import dataclasses
 from typing import Any
 
 from rbee_remote.protocol import GenerateRequest
+from rbee_remote.worker.http.answers.form import Job, Part, part_ids
 from rbee_remote.worker.http.openai import fields
-from rbee_remote.worker.http.openai.answer import Job, Part, part_ids
 from rbee_remote.worker.http.openai.errors import wrong
+from rbee_remote.worker.http.openai.form import ChunkForm
 from rbee_remote.worker.http.openai.formats import answer_format
 from rbee_remote.worker.http.openai.logprobs import CompletionLogprobs, joined
 
@@ -42,11 +43,9 @@ def read(data: Any, most: int = fields.MOST_CHOICES) -> Job:
         parts.append(Part(request, choice, counts_prompt=number % body.n == 0))
     return Job(
         id=f"cmpl-{ids[0]}",
-        kind="text_completion",
-        chunk_kind="text_completion",
         parts=tuple(parts),
         stream=body.stream,
-        include_usage=fields.include_usage(body),
+        form=ChunkForm("text_completion", "text_completion", include_usage=fields.include_usage(body)),
     )
 
 

@@ -8,13 +8,11 @@ import typing
 from typing import Any, TypeVar
 
 from rbee_remote.protocol import GenerateRequest, ProtocolError, Sampling, decode
+from rbee_remote.worker.http.answers.tracking import SEEDS
 from rbee_remote.worker.http.openai.errors import wrong
 
 #: OpenAI's own limit.
 MOST_CHOICES = 128
-
-#: Seeds are llama.cpp's uint32, whose largest means "choose one".
-SEEDS = 2**32 - 1
 
 _SAMPLING = frozenset(field.name for field in dataclasses.fields(Sampling)) - {"logprobs"}
 #: Other servers' names for fields of `Sampling`.

@@ -40,6 +40,27 @@ def demand(*, free: int = 1000, needed: int = 500, limit: int | None = None) -> 
     return Demand(key("wanted"), "ram", needed, free, limit)
 
 
+@pytest.mark.parametrize(
+    ("has", "given", "wanted", "serves"),
+    [
+        (16384, None, None, True),
+        (4096, 4096, None, True),
+        (8192, 8192, None, True),
+        (512, 512, None, False),
+        (2048, None, None, True),
+        (16384, None, 4096, False),
+        (16384, None, 16384, True),
+        (16384, None, 0, False),
+    ],
+)
+def test_a_context_that_nobody_named_is_any_that_is_large_enough(
+    has: int, given: int | None, wanted: int | None, serves: bool
+) -> None:
+    there = WorkerKey("m", "/m", replace(OPTIONS, ctx=has), replace(OPTIONS, ctx=given))
+    asked = replace(OPTIONS, ctx=wanted)
+    assert there.serves(WorkerKey("m", "/m", asked, asked)) is serves
+
+
 BUSY: dict[str, Any] = {"state": WorkerState.BUSY, "in_use": True}
 STOPPING: dict[str, Any] = {"state": WorkerState.STOPPING, "in_use": True}
 FAILED: dict[str, Any] = {"state": WorkerState.FAILED, "in_use": True}

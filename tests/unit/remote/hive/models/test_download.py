@@ -84,7 +84,8 @@ def test_a_quantisation_becomes_a_file_at_a_commit(hub: Hub, target: Path) -> No
     sha256 = hub.add(REPO, FILE, CONTENT)
     *progress, result = download(hub, target)
     resolved = encode(Source(kind="hf", repo=REPO, file=FILE, revision=COMMIT))
-    assert result == {"path": str(target), "size": len(CONTENT), "sha256": sha256, "resolved": resolved}
+    told = {"path": str(target), "size": len(CONTENT), "sha256": sha256, "parts": [sha256], "resolved": resolved}
+    assert result == told
     assert target.read_bytes() == CONTENT
     assert left(target) == {target.name}
     assert progress[-1] == {"done": len(CONTENT), "total": len(CONTENT), "attempt": 1, "reason": ""}
