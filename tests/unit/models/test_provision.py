@@ -34,6 +34,7 @@ from rbee_remote.protocol import (
     RegisterRequest,
     Source,
 )
+from rbee_remote.protocol.elsewhere import FoundElsewhere
 from rbee_remote.protocol.splits import digest_of_parts
 from tests.doubles.session import session_over
 from tests.unit.setup.package_index import PackageIndex
@@ -53,9 +54,13 @@ class ScriptedHive:
     answers: list[DownloadProgress | ModelInfo | RbeeError] = field(default_factory=list)
     registered: list[RegisterRequest] = field(default_factory=list)
     pulled: list[DownloadRequest] = field(default_factory=list)
+    found: list[FoundElsewhere] = field(default_factory=list)
 
     async def models(self) -> list[ModelInfo]:
         return list(self.catalog)
+
+    async def elsewhere(self) -> list[FoundElsewhere]:
+        return list(self.found)
 
     async def register(self, request: RegisterRequest) -> ModelInfo:
         self.registered.append(request)

@@ -59,7 +59,7 @@ def test_a_head_that_is_cut_says_what_is_before_the_cut(head: bytes) -> None:
     with pytest.raises(ValueError, match="GGUF"):
         first_values(b"<html>")
     for length in (4, 10, 24, 100):
-        with pytest.raises(ValueError, match="missing|header"):
+        with pytest.raises(ValueError, match=r"missing|header"):
             meta_of(first_values(head[:length]))
 
 
