@@ -25,6 +25,7 @@ from rbee.base.files import LocalFile
 from rbee.base.locks import keeper_lock
 from rbee.inventory import Node
 from rbee.models.downloads import download_reporter, download_request
+from rbee.models.elsewhere import use_elsewhere
 from rbee.models.ref import ModelRef
 from rbee.models.room import with_room
 from rbee.models.store import ModelStore, Stored
@@ -93,7 +94,7 @@ async def _ensured(session: NodeSession, ref: ModelRef, placed: Stored | None, a
     if path := ref.path_on_node:
         return await hive.register(RegisterRequest(model=ref.canonical, path=path, source=ref.canonical))
     async with _turn(session, ref.canonical):
-        if found := await in_catalog(hive, ref):
+        if found := await in_catalog(hive, ref) or await use_elsewhere(session, ref):
             return found
         if placed:
             return await _register(session, ref.canonical, placed)

@@ -29,6 +29,7 @@ from rbee_remote.protocol import (
     NewestModel,
     RegisterRequest,
 )
+from rbee_remote.protocol.elsewhere import FoundElsewhere
 from tests.doubles.session import session_over
 from tests.hub import COMMIT, Hub, running_hub
 
@@ -48,9 +49,13 @@ class ScriptedHive:
     asked: list[DownloadRequest] = field(default_factory=list)
     pulled: list[DownloadRequest] = field(default_factory=list)
     catalog: tuple[ModelInfo, ...] = (COPY,)
+    found: tuple[FoundElsewhere, ...] = ()
 
     async def models(self) -> list[ModelInfo]:
         return list(self.catalog)
+
+    async def elsewhere(self) -> list[FoundElsewhere]:
+        return list(self.found)
 
     async def newest(self, request: DownloadRequest) -> NewestModel:
         self.asked.append(request)
