@@ -75,7 +75,7 @@ def structure_by_every_method() -> None:
 @check
 def embeddings() -> None:
     """By the tokens of OpenAI's own models it would ask where it is not told otherwise."""
-    made: Any = OpenAIEmbeddings(model=MODEL, base_url=BASE, api_key=KEY, check_embedding_ctx_length=False)  # type: ignore[arg-type]
+    made: Any = OpenAIEmbeddings(model=MODEL, base_url=BASE, api_key=KEY, check_embedding_ctx_length=False)
     assert len(made.embed_documents(["a bee", "a wasp"])) == 2
 
 
