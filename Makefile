@@ -46,6 +46,7 @@ unit: dev
 
 test: lint
 	@$(VENV)/python -m tests.testbed.assets
+	@$(VENV)/python -m tests.peers.environments
 	$(VENV)/pytest -rs -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 bench: dev

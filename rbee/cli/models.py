@@ -145,23 +145,25 @@ def models_table(answers: Sequence[PerNode[Listed]]) -> Table:
     for answer in answers:
         name = answer.node.name
         if answer.error:
-            rows.append((name, "-", "-", "-", why(answer.error)))
+            rows.append((name, "-", "-", "-", "-", why(answer.error)))
             data.append({"node": name, **error_value(answer.error)})
         for model in answer.value.catalog if answer.value else ():
-            rows.append((name, model.model, amount(model.size), model.meta.quantization or "-", model.source))
+            meta = model.meta
+            rows.append((name, model.model, amount(model.size), meta.quantization or "-", meta.able[0], model.source))
             data.append({"node": name, **model_data(model)})
         for found in answer.value.elsewhere if answer.value else ():
-            rows.append((name, found.name, amount(found.size), quant_of(found.file) or "-", f"found: {found.program}"))
+            quant, source = quant_of(found.file) or "-", f"found: {found.program}"
+            rows.append((name, found.name, amount(found.size), quant, "-", source))
             data.append(
                 {"node": name, "model": found.name, "path": found.path, "size": found.size, "found": found.program}
             )
-    return Table(("NODE", "MODEL", "SIZE", "QUANTIZATION", "SOURCE"), rows, data)
+    return Table(("NODE", "MODEL", "SIZE", "QUANTIZATION", "FOR", "SOURCE"), rows, data)
 
 
 def model_data(model: ModelInfo) -> dict[str, Any]:
     from rbee_remote.protocol import encode
 
-    return encode(model)
+    return {**encode(model), "capabilities": list(model.meta.able)}
 
 
 def summary(node: Node, needs: ModelNeeds) -> dict[str, Any]:
@@ -179,6 +181,7 @@ def summary(node: Node, needs: ModelNeeds) -> dict[str, Any]:
         "size": amount(info.size),
         "quantization": meta.quantization or "-",
         "architecture": meta.architecture,
+        "serves": ", ".join(meta.able),
         "parameters": f"{meta.parameters / 1e6:,.0f} M" if meta.parameters else "-",
         "layers": meta.n_layers,
         "trained_context": f"{meta.n_ctx_train:,} tokens",

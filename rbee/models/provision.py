@@ -40,16 +40,20 @@ from rbee_remote.protocol import (
     NewestModel,
     RegisterRequest,
 )
+from rbee_remote.protocol.abilities import refusal
 from rbee_remote.protocol.splits import numbered, parts_of
+
+_OTHER_MODEL = "name a model that chats (rbee models list), or ask this one over HTTP (rbee serve)"
 
 
 class Ahead:
     """A model for a node that has no hive yet. placed: what was put there, None for nothing."""
 
-    def __init__(self, session: NodeSession, ref: ModelRef) -> None:
+    def __init__(self, session: NodeSession, ref: ModelRef, ability: str = "") -> None:
         self.placed: Stored | None = None
         self._session = session
         self._ref = ref
+        self._ability = ability
 
     async def bring(self, home: str) -> None:
         """Fetch the model and put it below the node's home. Raises as `ensure_model`, which registers it, but for
@@ -59,7 +63,7 @@ class Ahead:
             return
         try:
             async with _turn(session, ref.canonical):
-                stored = await _fetch(session, ref)
+                stored = await _fetch(session, ref, self._ability)
                 await _put(session, home, ref.canonical, stored)
                 self.placed = stored
         except NodeError as error:
@@ -68,12 +72,22 @@ class Ahead:
             session.emit(Notice(f"{error.message}; it is tried again once {session.node.name} is ready"))
 
 
-async def ensure_model(session: NodeSession, ref: ModelRef, *, placed: Stored | None = None) -> ModelInfo:
-    """The model in the catalog of a node that is attached, brought there if need be. placed: as of `Ahead`.
+async def ensure_model(
+    session: NodeSession, ref: ModelRef, *, placed: Stored | None = None, ability: str = ""
+) -> ModelInfo:
+    """The model in the catalog of a node that is attached, brought there if need be. placed: as of `Ahead`. ability:
+    what it is wanted for, one of the words of `abilities`; one that cannot serve it is not downloaded.
 
     Raises NodeError MODEL_NOT_FOUND, MODEL_INVALID, DOWNLOAD_FAILED or DISK_FULL, ConfigError for a hub token that
-    others can read, and ConnectError.
+    others can read, UsageError where the model cannot serve what it is wanted for, and ConnectError.
     """
+    found = await _ensured(session, ref, placed, ability)
+    if why := refusal(found.model, found.meta.able, ability) if ability else "":
+        raise UsageError(why, hint=_OTHER_MODEL)
+    return found
+
+
+async def _ensured(session: NodeSession, ref: ModelRef, placed: Stored | None, ability: str) -> ModelInfo:
     hive = session.attached.hive
     if found := await in_catalog(hive, ref):
         return found
@@ -84,7 +98,7 @@ async def ensure_model(session: NodeSession, ref: ModelRef, *, placed: Stored | 
             return found
         if placed:
             return await _register(session, ref.canonical, placed)
-        return await _bring(session, ref)
+        return await _bring(session, ref, ability=ability)
 
 
 async def refresh_model(session: NodeSession, ref: ModelRef) -> ModelInfo:
@@ -111,11 +125,11 @@ async def newest_model(session: NodeSession, ref: ModelRef) -> NewestModel:
     return await store.newest(replace(request, token=download_request(ref, with_token=True).token))
 
 
-async def _bring(session: NodeSession, ref: ModelRef, *, refresh: bool = False) -> ModelInfo:
-    """By the node itself where it can. refresh: not from this keeper's cache."""
+async def _bring(session: NodeSession, ref: ModelRef, *, ability: str = "", refresh: bool = False) -> ModelInfo:
+    """By the node itself where it can. ability: as in `ensure_model`. refresh: not from this keeper's cache."""
     if _is_sent(ref):
-        return await _by_push(session, ref)
-    request = await with_room(session, request_for(session.node, ref))
+        return await _by_push(session, ref, ability)
+    request = await with_room(session, replace(request_for(session.node, ref), ability=ability))
     try:
         return await _by_pull(session, request)
     except NodeError as error:
@@ -123,7 +137,7 @@ async def _bring(session: NodeSession, ref: ModelRef, *, refresh: bool = False) 
         if not why:
             raise
     session.emit(Notice(f"{why}: downloading here and sending it there"))
-    return await _by_push(session, ref, refresh=refresh)
+    return await _by_push(session, ref, ability, refresh=refresh)
 
 
 def request_for(node: Node, ref: ModelRef) -> DownloadRequest:
@@ -200,9 +214,9 @@ async def _by_pull(session: NodeSession, request: DownloadRequest) -> ModelInfo:
     raise NodeError(ErrorCode.DOWNLOAD_FAILED, f"the hive ended the download of {request.model}", hint="try again")
 
 
-async def _by_push(session: NodeSession, ref: ModelRef, *, refresh: bool = False) -> ModelInfo:
+async def _by_push(session: NodeSession, ref: ModelRef, ability: str = "", *, refresh: bool = False) -> ModelInfo:
     """From the keeper's cache, filled first if need be."""
-    return await _send(session, ref.canonical, await _fetch(session, ref, refresh=refresh))
+    return await _send(session, ref.canonical, await _fetch(session, ref, ability, refresh=refresh))
 
 
 def _is_sent(ref: ModelRef) -> bool:
@@ -210,10 +224,10 @@ def _is_sent(ref: ModelRef) -> bool:
     return ref.sources[0].kind == "wheel"
 
 
-async def _fetch(session: NodeSession, ref: ModelRef, *, refresh: bool = False) -> Stored:
+async def _fetch(session: NodeSession, ref: ModelRef, ability: str = "", *, refresh: bool = False) -> Stored:
     store = ModelStore.of(session.context.settings, build_payload())
     report = download_reporter(f"downloading {ref.canonical}", session.emit)
-    request = await with_room(session, download_request(ref, with_token=True))
+    request = await with_room(session, replace(download_request(ref, with_token=True), ability=ability))
     return await store.fetch(ref, request, report, session.emit, refresh=refresh)
 
 
@@ -239,7 +253,7 @@ async def _register(session: NodeSession, model: str, stored: Stored) -> ModelIn
     target = _blobs(session.attached.probe.home, stored)[0]
     session.emit(Progress("check", f"checking {model}", 0.0, None, "steps"))
     request = RegisterRequest(model=model, path=target, sha256=stored.sha256, source=stored.source)
-    return await session.attached.hive.register(request)
+    return await session.attached.hive.register(request, stored.size)
 
 
 def _blobs(home: str, stored: Stored) -> list[str]:

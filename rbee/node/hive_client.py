@@ -14,6 +14,7 @@ from rbee.base.retries import (
     NEEDS_TIMEOUT_S,
     NEWS_SILENCE_S,
     REGISTER_S,
+    REGISTER_S_PER_GB,
     STALLED_LOAD_S,
     STOP_TIMEOUT_S,
     STREAM_SILENCE_S,
@@ -132,9 +133,11 @@ class HiveClient:
         answer = await self._http.request("GET", "/v1/models/elsewhere", timeout=NEEDS_TIMEOUT_S)
         return [checked(FoundElsewhere, item) for item in listed(answer, "models")]
 
-    async def register(self, request: RegisterRequest) -> ModelInfo:
-        """Take a file on the node into the catalog; checking its SHA-256 takes seconds per gigabyte."""
-        return checked(ModelInfo, await self._http.request("POST", "/v1/models", encode(request), timeout=REGISTER_S))
+    async def register(self, request: RegisterRequest, size: int = 0) -> ModelInfo:
+        """Take a file on the node into the catalog; checking its SHA-256 takes seconds per gigabyte. size: bytes, where
+        they are known here."""
+        timeout = REGISTER_S + size / 10**9 * REGISTER_S_PER_GB
+        return checked(ModelInfo, await self._http.request("POST", "/v1/models", encode(request), timeout=timeout))
 
     async def needs(self, request: NeedsRequest) -> ModelNeeds:
         """What a model on the node needs. Raises NodeError MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE."""

@@ -49,7 +49,7 @@ ALLOWED = {
     "remote/rbee_remote/system/common.py": AGE,
     "remote/rbee_remote/worker/templates/jinja.py": SHOWN,
     "remote/rbee_remote/worker/templates/render_process.py": "so that the time zone is read while files can be",
-    "remote/rbee_remote/worker/http/openai/answer.py": SHOWN,
+    "remote/rbee_remote/worker/http/answers/answer.py": SHOWN,
     "remote/rbee_remote/worker/http/openai/routes.py": SHOWN,
 }
 WALL_CLOCK = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "utcnow"), ("date", "today")}

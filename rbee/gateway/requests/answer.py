@@ -85,8 +85,8 @@ class Answer:
         await self._send({"type": "http.response.body", "body": content, "more_body": False})
         self._exchange.over_at = time.monotonic()
 
-    async def refuse(self, refusal: Refusal, said: bytes = b"") -> None:
-        """End with an error. said: a body that tells it in the client's form already."""
+    async def refuse(self, refusal: Refusal, said: bytes = b"", lines: int = 0) -> None:
+        """End with an error. said: a body that tells it in the client's form already. lines: data lines before it."""
         self._exchange.finish = errors.recorded(refusal.status, refusal.code)
         if not self.began:
             content = said or errors.body_of(refusal, self._form)
@@ -94,7 +94,7 @@ class Answer:
         elif not self.is_over:
             self.is_over = True
             if self._is_stream:
-                await self._body(errors.event_of(refusal, self._form))
+                await self._body(errors.event_of(refusal, self._form, lines))
 
     async def _begin(self, status: int, head: Mapping[str, str]) -> None:
         self._is_stream = headers.is_stream(head)

@@ -142,6 +142,8 @@ class Gateway:
         word, taken = _word(path), _taken(path)
         if not path.startswith("/") or not path.isprintable():
             raise _refused(404, f"{path!r:.200} is no path")
+        if word == "responses" and path.rstrip("/").count("/") > path.startswith("/v1/") + 1:
+            raise _refused(404, f"{path:.200}: no worker keeps responses, whatever store says; send the whole input")
         if method not in taken and (word in _READ or path.startswith("/v1/")) and word not in _OWN:
             raise _refused(405, f"{path} takes {taken}, not {method}", {"Allow": taken})
         if method != "POST" or word in _OWN | _READ:

@@ -138,11 +138,16 @@ def body_of(refusal: Refusal, form: Form) -> bytes:
     return _json({"error": error})
 
 
-def event_of(refusal: Refusal, form: Form) -> bytes:
-    """The same as an event of a stream that has begun."""
+def event_of(refusal: Refusal, form: Form, lines: int = 0) -> bytes:
+    """The same as an event of a stream that has begun. lines: data lines that went before it, which Responses count.
+
+    Its error stands beside the documented fields too: OpenAI's library takes a stream as failed by that alone.
+    """
     if form is Form.RESPONSES:
-        error = {"type": "error", "code": refusal.code, "message": refusal.message, "param": refusal.param or None}
-        return b"event: error\ndata: %b\n\n" % _json(error)
+        error = {"code": refusal.code, "message": refusal.message, "param": refusal.param or None}
+        kind = "invalid_request_error" if refusal.status < 500 else "server_error"
+        told = {"type": "error", **error, "sequence_number": lines, "error": {"type": kind, **error}}
+        return b"event: error\ndata: %b\n\n" % _json(told)
     named = b"event: error\n" if form is Form.ANTHROPIC else b""
     return b"%bdata: %b\n\n" % (named, body_of(refusal, form))
 

@@ -200,11 +200,14 @@ class Progress:
 
 
 def error_word(body: bytes) -> str:
-    """The code, or type, of an error in OpenAI's or Anthropic's form; "" for what is none."""
+    """The code, or type, of an error in OpenAI's or Anthropic's form, or of a response that failed; "" for what is
+    none."""
     try:
         said = parse_json(body)
     except ProtocolError:
         return ""
+    if isinstance(said, dict) and isinstance(said.get("response"), dict):
+        said = said["response"]
     error = said.get("error") if isinstance(said, dict) else None
     if not isinstance(error, dict):
         return ""

@@ -17,6 +17,7 @@ from typing import Any
 from rbee_remote.gguf.file import GgufFile, read_gguf
 from rbee_remote.gguf.memory import cache_shape
 from rbee_remote.gguf.parts import joined
+from rbee_remote.gguf.use import read_use
 from rbee_remote.protocol import ErrorCode, ModelMeta, RemoteError, encode
 from rbee_remote.sandbox import confine_reader
 from rbee_remote.system.alone import import_alone
@@ -125,6 +126,7 @@ def meta_of(file: GgufFile) -> ModelMeta:
     n_embd, n_head = number("embedding_length"), number("attention.head_count", 1, least=0)
     head_dim = n_embd // max(n_head, 1)
     cache = cache_shape(architecture, file.values, number)
+    use = read_use(architecture, file.values)
     return ModelMeta(
         architecture=architecture,
         n_layers=number("block_count"),
@@ -142,6 +144,8 @@ def meta_of(file: GgufFile) -> ModelMeta:
         n_swa=cache.n_swa,
         state_per_slot=cache.state_per_slot,
         tied_bytes=_tied_bytes(file),
+        pooling=use.pooling,
+        whole=use.whole,
     )
 
 

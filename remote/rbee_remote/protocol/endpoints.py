@@ -4,7 +4,16 @@ else: what it starts is of its own version."""
 from __future__ import annotations
 
 #: Those of the worker's routes that take a POST and are not rbee's own; a test compares them.
-SERVED = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
+SERVED = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/rerank",
+        "/v1/reranking",
+        "/v1/responses",
+    }
+)
 
 
 def is_served(path: str) -> bool:

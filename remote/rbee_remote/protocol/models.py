@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
+from rbee_remote.protocol.abilities import ENCODERS, abilities
 from rbee_remote.protocol.load_options import WorkerOptions
 
 
@@ -47,8 +48,9 @@ class DownloadRequest:
 
     sha256: lower-case hex, empty when nobody knows it. size: bytes, None when unknown.
     token: a hub token, used where nothing is given without one; travels in the body alone, never in argv, environment
-    or logs. endpoint: the keeper's HF_ENDPOINT, empty for none. room: bytes of a model that has space where it is to
-    run, None where that is not known; decides between a repository's files.
+    or logs. endpoint: the keeper's HF_ENDPOINT, empty for none. ability: what the model is fetched for, one of the
+    words of `abilities`: one that cannot serve it is given up as soon as that is seen; empty for anything. room: bytes
+    of a model that has space where it is to run, None where that is not known; decides between a repository's files.
     """
 
     model: str
@@ -57,6 +59,7 @@ class DownloadRequest:
     size: int | None = None
     token: str = dataclasses.field(default="", repr=False)
     endpoint: str = ""
+    ability: str = ""
     room: int | None = None
 
 
@@ -107,7 +110,8 @@ class ModelMeta:
     kv_per_token: values that all layers together keep of a token in the KV cache; kv_per_token_swa: those of the
     layers that keep the last n_swa tokens only; state_per_slot: values of the recurrent layers' states, whatever the
     context. tied_bytes: of the embedding where it is the output's matrix too, in a type that llama.cpp rearranges
-    for some processors: it is kept twice then. All 0 where the file was read before they were looked for.
+    for some processors: it is kept twice then. All 0 where the file was read before they were looked for. pooling,
+    whole: as in `Use`.
     """
 
     architecture: str
@@ -126,6 +130,18 @@ class ModelMeta:
     n_swa: int = 0
     state_per_slot: int = 0
     tied_bytes: int = 0
+    pooling: str = ""
+    whole: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """As `whole`; also of an encoder whose file was read before that was looked for."""
+        return self.whole or self.architecture in ENCODERS
+
+    @property
+    def able(self) -> tuple[str, ...]:
+        """What the model can be asked for, as in `abilities`."""
+        return abilities(self.architecture, self.pooling)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

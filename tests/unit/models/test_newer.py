@@ -69,7 +69,7 @@ class ScriptedHive:
             raise self.answer
         yield TAKEN
 
-    async def register(self, request: RegisterRequest) -> ModelInfo:
+    async def register(self, request: RegisterRequest, size: int = 0) -> ModelInfo:
         return replace(COPY, path=request.path, sha256=request.sha256, source=request.source)
 
 

@@ -36,6 +36,7 @@ from rbee_remote.protocol import (
 )
 from rbee_remote.protocol.elsewhere import FoundElsewhere
 from rbee_remote.protocol.splits import digest_of_parts
+from rbee_remote.system.model_files import files_of
 from tests.doubles.session import session_over
 from tests.unit.setup.package_index import PackageIndex
 from tests.unit.setup.tiny_packages import write_wheel
@@ -62,8 +63,9 @@ class ScriptedHive:
     async def elsewhere(self) -> list[FoundElsewhere]:
         return list(self.found)
 
-    async def register(self, request: RegisterRequest) -> ModelInfo:
+    async def register(self, request: RegisterRequest, size: int = 0) -> ModelInfo:
         self.registered.append(request)
+        assert self.found or not size or size == sum(path.stat().st_size for path in files_of(Path(request.path)))
         self.catalog.append(info(request.model, request.path))
         return self.catalog[-1]
 
@@ -154,6 +156,16 @@ def site() -> Iterator[str]:
 
 
 # --- where it comes from --------------------------------------------------------------------------------------------
+
+
+async def test_a_model_that_only_embeds_is_not_brought_for_a_chat(bed: Bed) -> None:
+    bed.hive.catalog.append(replace(info("hf:a/b"), meta=replace(META, architecture="bert")))
+    with pytest.raises(UsageError, match="hf:a/b only embeds texts"):
+        await ensure_model(bed.session(), parse_ref("hf:a/b"), ability="chat")
+    assert (await bed.ensure(parse_ref("hf:a/b"))).model == "hf:a/b"
+    bed.hive.answers = [info("hf:c/d")]
+    await ensure_model(bed.session(), parse_ref("hf:c/d"), ability="chat")
+    assert [request.ability for request in bed.hive.pulled] == ["chat"]  # by which the node sees it early
 
 
 async def test_a_model_in_the_catalog_is_left_alone(bed: Bed) -> None:
@@ -436,7 +448,7 @@ async def test_a_name_that_ollama_has_not_is_said(bed: Bed) -> None:
 async def test_a_file_that_is_not_the_one_is_left_and_the_model_downloaded(
     bed: Bed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refuse(_: RegisterRequest) -> ModelInfo:
+    async def refuse(_: RegisterRequest, size: int = 0) -> ModelInfo:
         raise NodeError(ErrorCode.DOWNLOAD_FAILED, "the checksum of m-Q8_0.gguf is wrong")
 
     monkeypatch.setattr(bed.hive, "register", refuse)

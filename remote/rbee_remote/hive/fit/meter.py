@@ -69,7 +69,7 @@ def subject_of(
     except OSError as error:
         raise RemoteError(ErrorCode.MODEL_NOT_FOUND, f"cannot read the model: {error.strerror}: {path}") from error
     kept = replace(seeing_no_others(options, gpus) if gpus else options, ctx=None, slots=None, threads=None)
-    same = tuple(replace(gpu, free_mb=0) for gpu in gpus)  # however much of it is free
+    same = tuple(replace(gpu, free_mb=0, reserved=False) for gpu in gpus)  # however much of it is free
     return Subject(path, seen.size, seen.changed_ns, kept, sandbox, same, env)
 
 

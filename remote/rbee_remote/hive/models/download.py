@@ -20,6 +20,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -28,6 +29,7 @@ from urllib.parse import urlsplit
 
 from rbee_remote.hive.models import hub
 from rbee_remote.hive.models.asked import newest, read_request, redacted, with_token_if_need_be
+from rbee_remote.hive.models.early_look import EarlyLook
 from rbee_remote.hive.models.fetch import disk_full
 from rbee_remote.hive.models.http_library import httpx
 from rbee_remote.hive.models.part_file import Fetched, PartFile, Problem, Retryable, Wanted, open_part
@@ -66,6 +68,8 @@ PROGRESS_INTERVAL_S = 0.2
 #: uses 40; the longest answer of the hub adds up to 400 MB, and some systems map 200 MB of languages.
 MOST_MEMORY = 2**30
 
+#: After these no other source is tried.
+_FINAL = (ErrorCode.DISK_FULL, ErrorCode.REQUEST_CANCELED, ErrorCode.USAGE)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -134,9 +138,11 @@ def _on_sigterm(_: int, __: FrameType | None) -> None:
 
 
 class _Reporter:
-    """Writes progress lines: at once when a try begins, then a few times a second."""
+    """Writes progress lines: at once when a try begins, then a few times a second. look: called with the bytes that are
+    there, each time that some have come."""
 
-    def __init__(self) -> None:
+    def __init__(self, look: Callable[[int], None]) -> None:
+        self._look = look
         self.attempt = 1
         self.reason = ""
         self.chosen = ""
@@ -146,6 +152,7 @@ class _Reporter:
         self.attempt, self.reason, self._written_at = attempt, redact(reason), 0.0
 
     def __call__(self, done: int, total: int | None) -> None:
+        self._look(done)
         now = time.monotonic()
         if done == total or now - self._written_at >= PROGRESS_INTERVAL_S:
             self._written_at = now
@@ -159,7 +166,7 @@ class _Download:
         self._request = request
         self._target = target
         self._patience = patience
-        self._report = _Reporter()
+        self._report = _Reporter(EarlyLook(request, target))
 
     def run(self) -> tuple[Source, Fetched]:
         """The source that had the model, pinned, and what came. Raises RemoteError, OSError."""
@@ -175,7 +182,7 @@ class _Download:
                     fetch = functools.partial(self._from_source, client, source, parts)
                     return with_token_if_need_be(self._request, source, fetch)
                 except RemoteError as error:
-                    if error.code is ErrorCode.DISK_FULL or error.code is ErrorCode.REQUEST_CANCELED:
+                    if error.code in _FINAL:
                         raise
                     failures.append(error)
         raise _worst(failures, self._request)

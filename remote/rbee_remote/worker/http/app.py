@@ -46,6 +46,7 @@ from rbee_remote.serving.digests import digests_of
 from rbee_remote.system.caller import Caller, caller_of
 from rbee_remote.worker.http.bench import bench_endpoint
 from rbee_remote.worker.http.openai.routes import openai_routes, unknown_endpoint
+from rbee_remote.worker.http.responses.routes import responses_routes
 from rbee_remote.worker.requests.journal import Journal
 from rbee_remote.worker.service.service import Service
 
@@ -115,6 +116,7 @@ def make_app(service: Service) -> ASGIApp:
         Route("/v1/admin/bench", bench_endpoint(service), methods=["POST"]),
         Route("/metrics", metrics),
         *openai_routes(service),
+        *responses_routes(service),
     ]
     handlers = errors.handlers("worker", errors.WORKER, hint="see the worker's log")
     unknown = unknown_endpoint(routes)

@@ -15,7 +15,7 @@ from rbee.gateway.base.views import NodeState, Waiting, WorkerKey
 from rbee.gateway.requests.app import make_app
 from rbee.gateway.requests.parts import AppSettings
 from rbee.inventory.aliases import ModelAlias
-from rbee_remote.protocol import NO_CHOICE, ErrorCode
+from rbee_remote.protocol import NO_CHOICE, ErrorCode, ModelInfo, ModelMeta
 from tests.doubles.gateway import (
     MODEL,
     USAGE,
@@ -242,6 +242,10 @@ async def test_what_is_rbees_own_on_a_worker_is_not_passed_on(path: str, method:
         ("GET", "/v1/chat/completions", 405, "POST"),
         ("DELETE", "/v1/chat/completions", 405, "POST"),
         ("GET", "/favicon.ico", 404, None),
+        ("GET", "/v1/responses", 405, "POST"),
+        ("GET", "/v1/responses/resp_1", 404, None),
+        ("DELETE", "/responses/resp_1", 404, None),
+        ("POST", "/v1/responses/resp_1/cancel", 404, None),
         ("POST", "/v1/models", 405, "GET, HEAD"),
         ("POST", "/", 405, "GET, HEAD"),
         ("OPTIONS", "/v1/chat/completions", 204, "POST, OPTIONS"),
@@ -287,6 +291,20 @@ async def test_the_models() -> None:
     assert (heard.status, heard.json["error"]["code"]) == (404, "model_not_found")
     assert (await ask(app, b"", "/v1/models", method="GET")).status == 401
     assert len(world.recorder.requests) == 5
+
+
+async def test_a_model_that_only_embeds_is_not_asked_to_chat() -> None:
+    worker = ScriptedWorker(OK)
+    world = setting(a=worker)
+    meta = ModelMeta("bert", 2, 512, 32, 100, 2, 16, 16)
+    world.fleet.models[MODEL] = ModelInfo(MODEL, "/m", 1, "", True, "", 0.0, meta)
+    app = make_app(world.parts)
+    for path in ("/v1/chat/completions", "/v1/responses"):
+        heard = await ask(app, chat(), path)
+        assert heard.status == 400
+        assert f"{MODEL} only embeds texts (/v1/embeddings)" in heard.json["error"]["message"]
+    assert worker.requests == []
+    assert (await ask(app, {"model": MODEL, "input": "x"}, "/v1/embeddings")).status == 200
 
 
 async def test_what_no_worker_serves_starts_none() -> None:

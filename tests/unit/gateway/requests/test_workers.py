@@ -13,7 +13,7 @@ import pytest
 
 from rbee.gateway.requests.app import make_app
 from tests.doubles.engine import ScriptedEngine, loads
-from tests.doubles.gateway import Heard, Setting, SocketWorker, ask, chat, setting
+from tests.doubles.gateway import MODEL, Heard, Setting, SocketWorker, ask, chat, setting
 from tests.unit.remote.worker.http.test_app import running
 from tests.unit.remote.worker.http.test_openai import TellingEngine
 
@@ -81,6 +81,44 @@ async def test_an_answer_of_two_workers_is_the_answer_of_one(folder: Path, value
             assert (ended.usage.prompt, ended.usage.completion) == (usage.prompt, usage.completion)
         text = "".join(each["choices"][0]["delta"].get("content") or "" for each in undisturbed if each["choices"])
     assert sorted(text) == sorted(ANSWER * int(values.get("n", 1)) * (values.get("max_tokens") != 0))
+
+
+async def test_a_response_of_two_workers_is_the_response_of_one(folder: Path) -> None:
+    body = {"model": MODEL, "input": "x", "stream": True, "temperature": 0, "seed": 3}
+    async with world_of(folder, None) as world:
+        app = make_app(world.parts)
+        whole = await ask(app, body, "/v1/responses")
+        undisturbed, size = events(whole), len(whole.body)
+        for at in range(1, size, max(1, size // 12)):
+            world.fleet.workers["a"]._breaks_at = [at]  # type: ignore[attr-defined]
+            assert events(await ask(app, body, "/v1/responses")) == undisturbed
+            ended = world.recorder.requests[-1]
+            assert (ended.failovers, ended.finish) == (1, "")
+            assert ended.usage is not None
+            assert ended.usage.completion == undisturbed[-1]["response"]["usage"]["output_tokens"]
+    assert undisturbed[-1]["response"]["output"][0]["content"][0]["text"] == ANSWER
+
+
+def events(heard: Heard) -> list[dict[str, Any]]:
+    """Without what is another in each answer."""
+    assert heard.is_complete, heard.body
+    found: list[dict[str, Any]] = []
+    ids: set[str] = set()
+    for block in heard.body.decode().removesuffix("\n\n").split("\n\n"):
+        if block.startswith(":"):
+            continue
+        named, told = block.split("\n")
+        event = json.loads(told.removeprefix("data: "))
+        assert (named, event["sequence_number"]) == (f"event: {event['type']}", len(found))
+        response = event.get("response", {})
+        ids |= {response["id"]} if response else set()
+        for each in [response, *response.get("output", []), event, event.get("item", {})]:
+            for own in ("id", "created_at", "timings", "item_id"):
+                each.pop(own, None)
+        (response.get("usage") or {}).pop("input_tokens_details", None)
+        found.append(event)
+    assert len(ids) == 1
+    return found
 
 
 async def test_a_whole_answer_tells_its_usage_and_a_refusal_is_the_workers_own(folder: Path) -> None:

@@ -61,11 +61,14 @@ def same(line: str) -> str:
     """A line without what depends on the time, and on what was computed before."""
     if line == "data: [DONE]":
         return line
-    data = json.loads(line.removeprefix("data: "))
-    data.pop("timings", None)
-    if data.get("usage"):
-        del data["usage"]["prompt_tokens_details"]
-    return json.dumps(data)
+    name, _, told = line.rpartition("data: ")
+    data = json.loads(told)
+    whole = data.get("response", data)
+    whole.pop("timings", None)
+    if usage := whole.get("usage"):
+        for details in ("prompt_tokens_details", "input_tokens_details"):
+            usage.pop(details, None)
+    return name + json.dumps(data)
 
 
 def lines_of(told: Sequence[Told]) -> Lines:

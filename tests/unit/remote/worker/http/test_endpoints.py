@@ -7,11 +7,13 @@ from typing import Any
 
 from rbee_remote.protocol import endpoints
 from rbee_remote.worker.http.openai.routes import openai_routes
+from rbee_remote.worker.http.responses.routes import responses_routes
 
 
 def test_each_route_that_takes_a_post_is_known_to_who_starts_workers() -> None:
     service: Any = SimpleNamespace(config=SimpleNamespace(slots=1, queue=1))
-    served = {route.path for route in openai_routes(service) if "POST" in (route.methods or ())}
+    routes = [*openai_routes(service), *responses_routes(service)]
+    served = {route.path for route in routes if "POST" in (route.methods or ())}
     assert served
     assert [path for path in served if not endpoints.is_served(path)] == []
     assert {f"/v1{path.removeprefix('/v1')}" for path in served} == endpoints.SERVED

@@ -67,10 +67,14 @@ def requests(draw: st.DrawFn) -> tuple[str, Body, str]:
         "seed": draw(st.none() | st.just(7)),
     }
     pieces: tuple[str, ...] = PIECES
-    if draw(st.booleans()):
+    path = draw(st.sampled_from(("/v1/chat/completions", "/v1/completions", "/v1/responses")))
+    if path == "/v1/responses":
+        body |= {"n": None, "input": "x", "logprobs": None, "tools": [_flat(WEATHER)] if draw(st.booleans()) else None}
+        return path, body, "".join(draw(st.lists(st.sampled_from(pieces), max_size=12)))
+    if path == "/v1/completions":
         logprobs = draw(st.none() | st.just(1))
         return (
-            "/v1/completions",
+            path,
             {**body, "prompt": draw(st.sampled_from(("x", ["x", "y"]))), "logprobs": logprobs},
             ("".join(draw(st.lists(st.sampled_from(pieces), max_size=12)))),
         )
@@ -79,7 +83,12 @@ def requests(draw: st.DrawFn) -> tuple[str, Body, str]:
     if draw(st.booleans()):
         body["think_budget"] = draw(st.integers(0, 4))
         pieces = tuple(piece for piece in pieces if piece != "</think>")  # the script cannot tell it from a forced one
-    return "/v1/chat/completions", {**chat("x"), **body}, "".join(draw(st.lists(st.sampled_from(pieces), max_size=12)))
+    return path, {**chat("x"), **body}, "".join(draw(st.lists(st.sampled_from(pieces), max_size=12)))
+
+
+def _flat(tool: Body) -> Body:
+    """As Responses have it."""
+    return {"type": "function", **tool["function"]}
 
 
 SHARES = st.lists(st.floats(0, 1), min_size=5, max_size=5)
@@ -89,7 +98,7 @@ def test_any_answer_cut_anywhere_goes_on() -> None:
     with Running() as worker:
 
         @given(request=requests(), cuts=st.lists(SHARES, min_size=1, max_size=2))
-        @settings(max_examples=60)
+        @settings(max_examples=90)
         def goes_on(request: tuple[str, Body, str], cuts: list[list[float]]) -> None:
             path, body, worker.script = request
             told = worker.do(tracked(worker.client, path, body))

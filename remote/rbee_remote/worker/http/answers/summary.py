@@ -1,9 +1,12 @@
-"""What a job took: tokens in OpenAI's words, times in llama-server's."""
+"""What a job took: its tokens, and times in llama-server's words."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
+
+from rbee_remote.protocol import TrackedUsage
 
 
 @dataclasses.dataclass
@@ -28,8 +31,8 @@ class Taken:
 class Summary:
     """Of a job, as its events tell of it. warnings: what of the requests could not be honoured as asked, each once."""
 
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
+    def __init__(self, warnings: Iterable[str] = ()) -> None:
+        self.warnings = list(warnings)
         self._prompt = 0
         self._cached = 0
         self._all = Taken()
@@ -47,14 +50,10 @@ class Summary:
         for field in dataclasses.fields(Taken):
             setattr(self._all, field.name, getattr(self._all, field.name) + getattr(part, field.name))
 
-    def usage(self) -> dict[str, Any]:
+    @property
+    def tokens(self) -> TrackedUsage:
         """A prompt that several choices share counts once."""
-        return {
-            "prompt_tokens": self._prompt,
-            "completion_tokens": self._all.generated,
-            "total_tokens": self._prompt + self._all.generated,
-            "prompt_tokens_details": {"cached_tokens": self._cached},
-        }
+        return TrackedUsage(self._prompt, self._cached, self._all.generated)
 
     def timings(self) -> dict[str, Any]:
         """Of all choices together."""

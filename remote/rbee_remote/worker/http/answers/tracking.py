@@ -28,11 +28,12 @@ from rbee_remote.protocol import (
     decode,
     encode,
 )
-from rbee_remote.worker.http.openai.fields import SEEDS
 from rbee_remote.worker.requests.tracking import Tracking, refused
 
 _WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MOST_MODEL = 1024
+#: Seeds are llama.cpp's uint32, whose largest means "choose one".
+SEEDS = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +118,15 @@ class _Left:
 
 
 class Tracker:
-    """Of one stream. told: by comments."""
+    """Of one stream. told: by comments. has_state: whether the answer can go on elsewhere, for which they tell its
+    state."""
 
-    def __init__(self, state: State, sent: Mapping[int, Sent], *, told: bool) -> None:
+    def __init__(self, state: State, sent: Mapping[int, Sent], *, told: bool, has_state: bool = True) -> None:
         self.state = state
         self._told = told
         self._sent = sent
         self._left = {choice: _Left(len(each.tokens), each.lines) for choice, each in sent.items()}
-        self._state_is_told = False
+        self._state_is_told = not has_state
         self._counts: dict[int, int] = {}
 
     def trackings(self) -> list[Tracking]:
@@ -156,10 +158,10 @@ class Tracker:
         missing = lines[self._left[NO_CHOICE].lines :]
         return self._comment(NO_CHOICE, (), len(missing), usage) + "".join(missing)
 
-    def error(self, line: str, usage: TrackedUsage) -> str:
-        """What to send for the line that ends a stream before its time."""
+    def error(self, lines: Sequence[str], usage: TrackedUsage) -> str:
+        """What to send for the lines that end a stream before its time."""
         so_far = TrackedUsage(usage.prompt, usage.cached, sum(self._counts.values()))
-        return self._comment(NO_CHOICE, (), 1, so_far) + line
+        return self._comment(NO_CHOICE, (), len(lines), so_far) + "".join(lines)
 
     def _comment(self, choice: int, tokens: tuple[int, ...], lines: int, usage: TrackedUsage | None = None) -> str:
         """A `Tracked`, without what is None."""
