@@ -78,7 +78,7 @@ def test_the_commands_of_the_specification_are_there() -> None:
         *(f"nodes {name}" for name in ("add", "list", "show", "remove", "ping", "check")),
         *(f"workers {name}" for name in ("list", "show", "stop", "sync", "health")),
         *(f"audit {name}" for name in ("list", "verify")),
-        *(f"models {name}" for name in ("list", "search", "show", "pull", "push", "rm", "search")),
+        *(f"models {name}" for name in ("list", "show", "pull", "push", "rm", "search")),
         *(f"hive {name}" for name in ("status", "stop")),
         *(f"link {name}" for name in ("status", "stop")),
         *(f"self {name}" for name in ("check", "clean")),
