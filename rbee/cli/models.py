@@ -152,8 +152,8 @@ def models_table(answers: Sequence[PerNode[Listed]]) -> Table:
             rows.append((name, model.model, amount(model.size), meta.quantization or "-", meta.able[0], model.source))
             data.append({"node": name, **model_data(model)})
         for found in answer.value.elsewhere if answer.value else ():
-            quant = quant_of(found.file) or "-"
-            rows.append((name, found.name, amount(found.size), quant, "-", f"found: {found.program}"))
+            quant, source = quant_of(found.file) or "-", f"found: {found.program}"
+            rows.append((name, found.name, amount(found.size), quant, "-", source))
             data.append(
                 {"node": name, "model": found.name, "path": found.path, "size": found.size, "found": found.program}
             )

@@ -28,7 +28,7 @@ async def use_elsewhere(session: NodeSession, ref: ModelRef) -> ModelInfo | None
     session.emit(Progress("check", f"checking {found.path}", 0.0, None, "steps"))
     request = RegisterRequest(ref.canonical, found.path, ref.sha256 or found.sha256, source=found.name)
     try:
-        info = await hive.register(request)
+        info = await hive.register(request, found.size)
     except NodeError as error:
         if ref.sources[0].kind == "ollama" or error.code not in (ErrorCode.DOWNLOAD_FAILED, ErrorCode.MODEL_INVALID):
             raise
