@@ -39,6 +39,7 @@ ELSEWHERE = {
     "test_sleep": "llama-server's way to unload; workers have keep-alive",
     "test_slot_save": "slots that a client saves and restores",
     "test_speculative": "draft models",
+    "test_stream": "streams of several models behind one address",
     "test_tools_builtin": "tools that llama-server runs itself",
     "test_vision_api": "pictures",
 }
