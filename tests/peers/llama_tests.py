@@ -1,7 +1,7 @@
 """llama.cpp's own tests of its server, run against a worker: `python -m tests.peers.llama_tests [FILE…]`.
 
-They come out of the sources that the lock names, into the cache. What they found is written to README.md beside this,
-by file; a file that is about something else than a worker is told with why and not run.
+They come out of the sources that the lock names, into the cache. Prints what they found as the table of README.md
+beside this; a file that is about something else than a worker is told with why and not run.
 """
 
 from __future__ import annotations
@@ -39,11 +39,18 @@ ELSEWHERE = {
     "test_sleep": "llama-server's way to unload; workers have keep-alive",
     "test_slot_save": "slots that a client saves and restores",
     "test_speculative": "draft models",
+    "test_stream": "streams of several models behind one address",
     "test_tools_builtin": "tools that llama-server runs itself",
     "test_vision_api": "pictures",
 }
 #: Why a test fails that is no fault of the worker's: a pattern in its trace.
 REASONS = (
+    (r"system_fingerprint", "a fingerprint of llama.cpp's build; OpenAI's form here"),
+    (r"content\W* is None", "null as the first delta's content; empty text here, as OpenAI has it"),
+    (r"__verbose", "a field for debugging llama-server"),
+    (r"last_progress", "progress of the prompt in the stream"),
+    (r"exceed_context_size_error", "llama-server's error type; OpenAI's code here"),
+    (r"assert \(?200 == [45]0", "refused there, served here"),
     (r"match_regex|re_content|re_matches", "expects the text of another model"),
     (r"test_server_unix|Name or service not known|died with return code", "a way to listen that is llama-server's"),
     (r"n_prompt|n_predicted|prompt_tokens|tokens_cached|truncated", "expects the tokens of another model"),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import openai
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
-from langchain_openai.chat_models.base import OpenAIContextOverflowError, OpenAIModelNotFoundError
+from langchain_openai.chat_models.base import OpenAIContextOverflowError, OpenAIModelNotFoundError, OpenAIRateLimitError
 from pydantic import BaseModel
 
 from tests.peers.clients.checks import (
@@ -85,7 +84,7 @@ def errors_are_the_client_s_own() -> None:
         chat(model=NO_MODEL).invoke("Hello")
     with raises(OpenAIContextOverflowError):
         chat().invoke(ENDLESS)
-    with raises(openai.RateLimitError):
+    with raises(OpenAIRateLimitError):
         until_refused(lambda: chat(api_key=HASTY_KEY, max_tokens=1).invoke("Hello"))
 
 
