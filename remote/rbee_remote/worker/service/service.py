@@ -200,7 +200,7 @@ class Service:
         return await asyncio.to_thread(self._engine.pieces, tokens)
 
     async def render(self, request: GenerateRequest) -> str:
-        """A chat as the text that the model is given. Raises RemoteError: USAGE, WORKER_GONE, or why the load failed."""
+        """A chat as the text that the model is given. Raises as `tokenize`, and RemoteError USAGE."""
         prompt.check(request)
         rendered = await self._prompts.render(request, await self.wait_able(CHAT))
         return rendered.text.replace(rendered.seam, "") if rendered.seam else rendered.text

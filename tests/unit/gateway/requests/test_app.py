@@ -285,6 +285,9 @@ async def test_the_models() -> None:
         assert heard.json == {
             "object": "list",
             "data": [{"id": MODEL, "object": "model"}, {"id": "brief", "object": "model"}],
+            "has_more": False,
+            "first_id": MODEL,
+            "last_id": "brief",
         }
     assert (await ask(app, b"", f"/v1/models/{MODEL}", key, method="GET")).json["id"] == MODEL
     heard = await ask(app, b"", "/v1/models/hf:a/b", key, method="GET")
@@ -299,7 +302,7 @@ async def test_a_model_that_only_embeds_is_not_asked_to_chat() -> None:
     meta = ModelMeta("bert", 2, 512, 32, 100, 2, 16, 16)
     world.fleet.models[MODEL] = ModelInfo(MODEL, "/m", 1, "", True, "", 0.0, meta)
     app = make_app(world.parts)
-    for path in ("/v1/chat/completions", "/v1/responses"):
+    for path in ("/v1/chat/completions", "/v1/responses", "/v1/messages", "/messages/count_tokens"):
         heard = await ask(app, chat(), path)
         assert heard.status == 400
         assert f"{MODEL} only embeds texts (/v1/embeddings)" in heard.json["error"]["message"]
