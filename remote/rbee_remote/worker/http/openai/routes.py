@@ -45,6 +45,7 @@ def openai_routes(service: Service) -> list[Route]:
             ("chat/completions", chat.FIELDS),
             ("completions", completions.FIELDS),
             ("embeddings", {field.name for field in dataclasses.fields(embeddings.EmbeddingsBody)}),
+            ("rerank", {field.name for field in dataclasses.fields(rerank.RerankBody)}),
         )
     }
 
@@ -76,6 +77,7 @@ def openai_routes(service: Service) -> list[Route]:
 
     async def make_ranking(request: Request) -> Response:
         data = await read_json(request)
+        unread["rerank"].note(data)
         body, asked = rerank.read(data), asked_of(request.headers, data)
         answer, tokens = await _while_there(request, rerank.rerank(service, body, caller_of(request.headers)))
         return _of_texts(answer, tokens, asked)
