@@ -140,6 +140,41 @@ async def test_a_file_that_the_hub_has_no_more_is_told(session: tuple[NodeSessio
     assert "stays as it is" in notices(events)
 
 
+async def test_a_file_that_was_renamed_is_taken_by_what_the_ref_means_now(
+    session: tuple[NodeSession, list[Event]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on, _ = session
+    hive = hive_of(on)
+
+    async def newest(request: DownloadRequest) -> NewestModel:
+        raise NodeError(ErrorCode.MODEL_NOT_FOUND, f"o/r has no file {request.sources[0].file}")
+
+    monkeypatch.setattr(hive, "newest", newest)
+    assert await pull_model(on, REF, refresh=True) == TAKEN
+    assert hive.pulled[0].sources == REF.sources
+
+
+@pytest.mark.parametrize("file", ["m (v2)-Q8_0.gguf", "m@home:Q8_0.gguf", "módel-Q8_0.gguf"])
+async def test_a_file_that_no_ref_could_name_is_asked_for_all_the_same(
+    session: tuple[NodeSession, list[Event]], file: str
+) -> None:
+    on, events = session
+    hive_of(on).catalog = (replace(COPY, source=f"hf:o/r:{file}@{COMMIT}"),)
+    await pull_model(on, REF, refresh=False)
+    assert hive_of(on).asked[0].sources[0].file == file
+    assert f"commit {NEXT[:12]}" in notices(events)
+
+
+async def test_a_copy_of_an_unknown_commit_is_not_called_old(session: tuple[NodeSession, list[Event]]) -> None:
+    on, events = session
+    copy = replace(COPY, owned=False, sha256="", source=f"hf:o/r:{FILE}")
+    hive_of(on).catalog = (copy,)
+    assert await pull_model(on, REF, refresh=False) == copy
+    assert notices(events) == ""
+    assert hive_of(on).asked[0].sources[0].file == FILE
+    assert await pull_model(on, REF, refresh=True) == TAKEN
+
+
 @pytest.mark.parametrize("ref", ["smollm2:135m", f"hf:o/r:Q8_0@{COMMIT}", "file:/m.gguf"])
 async def test_what_cannot_change_is_not_asked_for(session: tuple[NodeSession, list[Event]], ref: str) -> None:
     on, _ = session
