@@ -260,3 +260,20 @@ async def test_a_split_model_is_kept_by_the_keeper_as_its_parts(hub: Hub, tmp_pa
     hub.seen.clear()
     assert await store.fetch(REF, request, lambda _: None, lambda _: None) == stored
     assert hub.seen == []
+
+
+async def test_a_node_with_less_space_gets_a_file_of_its_own(hub: Hub, tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "models", build_payload(), tmp_path / "download.log")
+    ref = parse_ref("hf:o/r")
+    for name, size in (("m-Q4_K_M.gguf", 1000), ("m-Q3_K_M.gguf", 600), ("m-Q2_K.gguf", 300)):
+        hub.add("o/r", name, name[2:4].encode() * (size // 2))
+    request = DownloadRequest(ref.canonical, ref.sources, endpoint=hub.url)
+    sizes = []
+    for room in (5000, 700, 100, 5000, 700, 100):
+        stored = await store.fetch(ref, replace(request, room=room), lambda _: None, lambda _: None)
+        sizes.append(stored.size)
+        assert stored.files[0].path.is_file()
+        if len(sizes) == 3:
+            hub.seen.clear()
+    assert sizes == [1000, 600, 300] * 2
+    assert hub.seen == []
