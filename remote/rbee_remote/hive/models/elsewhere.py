@@ -65,8 +65,7 @@ def _of_ollama(root: Path) -> Iterator[FoundElsewhere]:
         if blob is None:
             continue
         prefix = "" if (host, namespace) == (_OLLAMA_HOST, "library") else f"{namespace}/"
-        if host != _OLLAMA_HOST and host not in ("hf.co", "huggingface.co"):
-            prefix = f"{host}/{prefix}"
+        prefix = prefix if host == _OLLAMA_HOST else f"{host}/{prefix}"  # as `ollama list` shows it
         repo = f"{namespace}/{name}" if host in ("hf.co", "huggingface.co") else ""
         path, size = blob
         yield FoundElsewhere(

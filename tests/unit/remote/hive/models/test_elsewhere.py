@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rbee.models.ref import parse_ref
 from rbee_remote.hive.models import elsewhere as module
 from rbee_remote.hive.models.elsewhere import found_elsewhere
 from rbee_remote.protocol import Source
@@ -48,7 +49,8 @@ def test_another_folder_of_ollama_and_other_namespaces_are_found(tmp_path: Path)
     for name in ("registry.ollama.ai/somebody/coder/7b", "hf.co/Owner/Repo-GGUF/Q4_K_M"):
         ollama(tmp_path / "m", name)
     found = found_elsewhere(tmp_path / "home", {"OLLAMA_MODELS": str(tmp_path / "m")})
-    assert sorted(each.name for each in found) == ["ollama:owner/repo-gguf:q4_k_m", "ollama:somebody/coder:7b"]
+    assert all(parse_ref(each.name).canonical == each.name for each in found)
+    assert sorted(each.name for each in found) == ["ollama:hf.co/owner/repo-gguf:q4_k_m", "ollama:somebody/coder:7b"]
 
 
 def test_a_file_with_several_tags_is_found_by_each(tmp_path: Path) -> None:
