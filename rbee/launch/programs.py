@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 KEY_VARIABLE = "RBEE_API_KEY"
 #: Of the context, what an answer may take where a program wants to know.
 _ANSWER_SHARE = 4
-#: Milliseconds that codex waits for an event: comments, which tell it that a long prompt is being read, are none to it.
-#: Its own 300,000 are less than a node without a GPU needs for a first prompt.
+#: Milliseconds that claude and codex wait for an event: comments, by which they hear that a long prompt is being read,
+#: are none to them. Their own 300,000 are less than a node without a GPU needs for a first prompt.
 _PATIENCE_MS = 3_600_000
 #: Hosts that are asked without a proxy.
 _LOOPBACK = ("127.0.0.1", "localhost")
@@ -74,6 +74,7 @@ def _claude(offer: Offer) -> Told:
             "CLAUDE_CODE_SUBAGENT_MODEL": offer.model,
             "CLAUDE_CODE_AUTO_COMPACT_WINDOW": str(offer.ctx),
             "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(offer.ctx // _ANSWER_SHARE),
+            "CLAUDE_STREAM_IDLE_TIMEOUT_MS": str(_PATIENCE_MS),
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
             "CLAUDE_CODE_USE_BEDROCK": None,

@@ -32,6 +32,7 @@ def test_claude_asks_the_gateway_for_whatever_model_and_no_cloud() -> None:
     assert env["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:4711", "it adds /v1 itself"
     models = {value for name, value in env.items() if name.endswith("_MODEL")}
     assert models == {"qwen3-8b"}
+    assert env["CLAUDE_STREAM_IDLE_TIMEOUT_MS"] == "3600000"
     assert (env["CLAUDE_CODE_AUTO_COMPACT_WINDOW"], env["CLAUDE_CODE_MAX_OUTPUT_TOKENS"]) == ("32768", "8192")
     assert (
         environment(told("claude"), {"ANTHROPIC_API_KEY": "sk-x", "CLAUDE_CODE_USE_VERTEX": "1"}).keys()
