@@ -45,10 +45,11 @@ class Offer:
 @dataclass(frozen=True, slots=True)
 class Told:
     """What a program is started with. arguments: before the user's. env: None for a variable that must not be there.
-    files: contents, by their names in the offer's folder."""
+    limits: variables that the user's own go before. files: contents, by their names in the offer's folder."""
 
     arguments: tuple[str, ...] = ()
     env: Mapping[str, str | None] = field(default_factory=dict)
+    limits: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -72,15 +73,17 @@ def _claude(offer: Offer) -> Told:
             "ANTHROPIC_API_KEY": None,
             **{f"ANTHROPIC_{name}": offer.model for name in names},
             "CLAUDE_CODE_SUBAGENT_MODEL": offer.model,
-            "CLAUDE_CODE_AUTO_COMPACT_WINDOW": str(offer.ctx),
-            "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(offer.ctx // _ANSWER_SHARE),
-            "CLAUDE_STREAM_IDLE_TIMEOUT_MS": str(_PATIENCE_MS),
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
             "CLAUDE_CODE_USE_BEDROCK": None,
             "CLAUDE_CODE_USE_VERTEX": None,
             "CLAUDE_CODE_USE_FOUNDRY": None,
-        }
+        },
+        limits={
+            "CLAUDE_CODE_AUTO_COMPACT_WINDOW": str(offer.ctx),
+            "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(offer.ctx // _ANSWER_SHARE),
+            "CLAUDE_STREAM_IDLE_TIMEOUT_MS": str(_PATIENCE_MS),
+        },
     )
 
 
@@ -156,7 +159,7 @@ PROGRAMS = {
 
 def environment(told: Told, environ: Mapping[str, str]) -> dict[str, str]:
     """`environ` with what the program is told; its proxy is not asked for the gateway."""
-    changed = {**environ, **told.env}
+    changed = {**told.limits, **environ, **told.env}
     if any(f"{scheme}_proxy" in {key.lower() for key in environ} for scheme in ("http", "https", "all")):
         names = ("no_proxy", "NO_PROXY")
         spared = dict.fromkeys(filter(None, (*(environ.get(name, "") for name in names), *_LOOPBACK)))
