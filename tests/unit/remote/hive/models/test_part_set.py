@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import httpx
 import pytest
 
 from rbee_remote.hive.models import part_set
+from rbee_remote.hive.models.http_library import httpx
 from rbee_remote.hive.models.part_file import PartFile, Wanted, open_part
 from rbee_remote.hive.models.part_set import PartSet
 
