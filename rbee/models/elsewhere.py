@@ -9,6 +9,11 @@ from rbee.node.session import NodeSession
 from rbee_remote.protocol import ErrorCode, ModelInfo, RegisterRequest
 from rbee_remote.protocol.elsewhere import match
 
+#: Why a file is not used: it is damaged, or it has gone or become another since it was found.
+_NOT_THAT_FILE = frozenset({
+    ErrorCode.DOWNLOAD_FAILED, ErrorCode.MODEL_INVALID, ErrorCode.MODEL_NOT_FOUND, ErrorCode.USAGE,
+})  # fmt: skip
+
 
 async def use_elsewhere(session: NodeSession, ref: ModelRef) -> ModelInfo | None:
     """The model in the catalog, where another program has its file; None where none has, or not that very file.
@@ -30,9 +35,9 @@ async def use_elsewhere(session: NodeSession, ref: ModelRef) -> ModelInfo | None
     try:
         info = await hive.register(request, found.size)
     except NodeError as error:
-        if ref.sources[0].kind == "ollama" or error.code not in (ErrorCode.DOWNLOAD_FAILED, ErrorCode.MODEL_INVALID):
+        if ref.sources[0].kind == "ollama" or error.code not in _NOT_THAT_FILE:
             raise
-        session.emit(Notice(f"{found.program} on {name} has {ref.canonical}, but not whole: {error.message}"))
+        session.emit(Notice(f"{found.program} on {name} has {ref.canonical}, but not so that it can be used: {error}"))
         return None
     session.emit(Notice(f"using {found.path}, which {found.program} has on {name}: nothing is downloaded"))
     return info

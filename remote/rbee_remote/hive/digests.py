@@ -1,5 +1,6 @@
 """The checksums of files that are not rbee's: `file:` models, of which a request may go on where the same file is.
-And the end of files that are: those in whose place others have come, once no worker has them.
+And the end of files that are: those in whose place others have come, once no worker has them. And what files say of
+themselves, once, where an older rbee has read less of it.
 
 Rules
 - Such a file can have any size, and belongs to somebody who may write to it at any moment. So it is read in the
@@ -11,6 +12,7 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +43,7 @@ class Digests:
     async def run(self) -> None:
         """Runs until cancelled."""
         try:
+            await self._read_again()
             while True:
                 await self.look()
                 await anyio.sleep(INTERVAL_S)
@@ -60,6 +63,15 @@ class Digests:
             is_settled = before.get(info.path) == info.stamp
             if is_settled and not info.sha256 and self._failed.get(info.path) != info.stamp:
                 await self._read(info)
+
+    async def _read_again(self) -> None:
+        """What a model is for decides who is sent to it, and an old record does not say that."""
+        for info in self._catalog.outdated():
+            with contextlib.suppress(RemoteError, ProtocolError, OSError):  # it stays as it was read once
+                meta = await registration.inspect(Path(info.path))
+                now = self._catalog.find(info.model)
+                if (now.path, now.stamp) == (info.path, info.stamp):
+                    self._catalog.add(replace(now, meta=meta))
 
     def _discard_replaced(self) -> None:
         self._catalog.discard_replaced(lambda path: self._supervisor.uses(path) is not None)

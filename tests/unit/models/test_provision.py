@@ -447,11 +447,16 @@ async def test_a_name_that_ollama_has_not_is_said(bed: Bed) -> None:
     assert "ollama pull llama3.2:3b" in failure.value.hint
 
 
+@pytest.mark.parametrize(
+    "code",
+    [ErrorCode.DOWNLOAD_FAILED, ErrorCode.MODEL_INVALID, ErrorCode.MODEL_NOT_FOUND, ErrorCode.USAGE],
+    ids=["another", "damaged", "gone", "gone before the hive looked"],
+)
 async def test_a_file_that_is_not_the_one_is_left_and_the_model_downloaded(
-    bed: Bed, monkeypatch: pytest.MonkeyPatch
+    bed: Bed, monkeypatch: pytest.MonkeyPatch, code: ErrorCode
 ) -> None:
     async def refuse(_: RegisterRequest, size: int = 0) -> ModelInfo:
-        raise NodeError(ErrorCode.DOWNLOAD_FAILED, "the checksum of m-Q8_0.gguf is wrong")
+        raise NodeError(code, "m-Q8_0.gguf is not what it was")
 
     monkeypatch.setattr(bed.hive, "register", refuse)
     bed.hive.found, bed.hive.answers = [LM_STUDIO], [info("hf:a/b:Q8_0")]

@@ -22,7 +22,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from rbee_remote.protocol import ErrorCode, ModelInfo, ProtocolError, RemoteError, decode, encode
+from rbee_remote.protocol import ErrorCode, ModelInfo, ModelMeta, ProtocolError, RemoteError, decode, encode
 from rbee_remote.protocol.splits import numbered
 from rbee_remote.system.changes import Changes
 from rbee_remote.system.model_files import Look, files_of, look
@@ -64,6 +64,19 @@ class Catalog:
         # Downloads keep notes of their own in the folder; only these names are records.
         found = [self._load(path) for path in sorted(self._folder.glob("*.json")) if _RECORD.fullmatch(path.name)]
         return sorted((info for info in found if info is not None), key=lambda info: info.model)
+
+    def outdated(self) -> list[ModelInfo]:
+        """Those whose file was read by an rbee that did not look for all that this one does."""
+        wanted = {field.name for field in dataclasses.fields(ModelMeta)}
+        return [info for info in self.list() if wanted - self._read_of(info.model)]
+
+    def _read_of(self, model: str) -> set[str]:
+        """What the record has of the file's metadata."""
+        try:
+            meta = json.loads(self._record(model).read_bytes())["meta"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return set()
+        return set(meta) if isinstance(meta, dict) else set()
 
     def find(self, model: str) -> ModelInfo:
         """Raises RemoteError MODEL_NOT_FOUND, USAGE."""

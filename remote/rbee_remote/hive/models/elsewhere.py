@@ -115,7 +115,10 @@ def _of_hub(root: Path) -> Iterator[FoundElsewhere]:
             path, size = seen
             sha256 = path.name if _SHA256.fullmatch(path.name) else ""
             each = FoundElsewhere("", str(path), size, "the Hugging Face cache", sha256, repo, name)
-            came = path.stat().st_mtime
+            try:
+                came = path.stat().st_mtime
+            except OSError:  # it went meanwhile
+                continue
             if came >= found.get((repo, name), (came, each))[0]:
                 found[repo, name] = came, each
     yield from (each for _, each in found.values())

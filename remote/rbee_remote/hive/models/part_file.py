@@ -156,10 +156,14 @@ class PartFile:
             self.restart(wanted, etag="")
             raise Retryable(Problem.CORRUPT, what)
 
-    def finish(self) -> None:
-        """Make the part the target, durably."""
+    def sync(self) -> None:
+        """What has come is on the disk afterwards; of gigabytes that takes seconds."""
         self._file.flush()
         os.fsync(self._file.fileno())
+
+    def finish(self) -> None:
+        """Make the part the target, durably."""
+        self.sync()
         self.path.replace(self.target)
         self._note.unlink(missing_ok=True)
         sync_folder(self.target.parent)

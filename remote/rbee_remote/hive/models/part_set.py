@@ -59,6 +59,8 @@ class PartSet:
             for part in parts:
                 part.discard()
             raise Retryable(Problem.CORRUPT, "the checksum of all parts is wrong")
+        for part in parts:  # before the first is renamed: who is killed meanwhile goes on with all of them
+            part.sync()
         for part in parts:
             part.finish()
         return Fetched(sum(part.size for part in parts), found, digests)

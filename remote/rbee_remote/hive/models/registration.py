@@ -53,7 +53,11 @@ async def register(catalog: Catalog, request: RegisterRequest) -> ModelInfo:
 
 async def elsewhere() -> list[FoundElsewhere]:
     """What other programs of this user have."""
-    return await anyio.to_thread.run_sync(found_elsewhere, Path.home(), os.environ)
+    try:
+        home = Path.home()
+    except RuntimeError:  # of a user whom the system does not know
+        return []
+    return await anyio.to_thread.run_sync(found_elsewhere, home, os.environ)
 
 
 async def is_elsewhere(path: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ import anyio.lowlevel
 import pytest
 
 from rbee_remote.hive.digests import Digests
-from rbee_remote.hive.models import file_digest
+from rbee_remote.hive.models import file_digest, registration
 from rbee_remote.hive.models.catalog import Catalog
 from rbee_remote.hive.models.registration import register
 from rbee_remote.hive.supervisor import Supervisor
@@ -186,3 +187,35 @@ async def test_a_file_in_whose_place_another_came_stays_until_its_worker_has_end
             tasks.cancel_scope.cancel()
         assert not Path(before.path).exists()
         assert Path(after.path).exists()
+
+
+async def test_what_an_older_rbee_has_read_of_a_file_is_read_again_once(
+    layout: Layout, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog, model = await registered(layout, file)
+    whole = catalog.find(model)
+    record = catalog._record(model)
+    kept = json.loads(record.read_text())
+    for name in ("pooling", "whole", "kv_per_token"):
+        del kept["meta"][name]
+    record.write_text(json.dumps(kept))
+    assert model in [info.model for info in catalog.outdated()]
+    async with supervising(layout) as supervisor:
+        digests = Digests(catalog, supervisor)
+        await digests._read_again()
+        assert catalog.find(model) == whole
+        assert model not in [info.model for info in catalog.outdated()]
+        monkeypatch.setattr(registration, "inspect", None)
+        await digests._read_again()
+
+
+async def test_a_file_that_cannot_be_read_again_keeps_its_record(layout: Layout, file: Path) -> None:
+    catalog, model = await registered(layout, file)
+    record = catalog._record(model)
+    kept = json.loads(record.read_text())
+    del kept["meta"]["pooling"]
+    record.write_text(json.dumps(kept))
+    file.write_bytes(b"no GGUF any more")
+    async with supervising(layout) as supervisor:
+        await Digests(catalog, supervisor)._read_again()
+    assert catalog.find(model).meta.architecture == "llama"

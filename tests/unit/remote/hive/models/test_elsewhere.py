@@ -11,6 +11,7 @@ import pytest
 
 from rbee.models.ref import parse_ref
 from rbee_remote.hive.models import elsewhere as module
+from rbee_remote.hive.models import registration
 from rbee_remote.hive.models.elsewhere import found_elsewhere
 from rbee_remote.protocol import Source
 from rbee_remote.protocol.elsewhere import FoundElsewhere, match
@@ -189,6 +190,20 @@ def test_what_else_the_hubs_cache_has_costs_nothing(tmp_path: Path, monkeypatch:
         put(hub / f"models--o--r/blobs/{number}")
     put(hub / "models--o--r/snapshots/0/BF16/m-BF16.gguf")
     assert list(names(tmp_path)) == ["hf:o/r:BF16/m-BF16.gguf"]
+
+
+def test_what_goes_while_it_is_looked_at_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / ".cache/huggingface/hub/models--o--r/snapshots/0/m-Q8_0.gguf")
+    monkeypatch.setattr(module, "_size_of", lambda *_: (tmp_path / "gone", 1))
+    assert not names(tmp_path)
+
+
+async def test_a_user_without_a_home_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", unknown)
+    assert await registration.elsewhere() == []
 
 
 FOUND = [
