@@ -39,6 +39,8 @@ _WHOLE = (
     "system",
     "instructions",
 )
+#: How strongly adapters are applied: it changes what each token becomes.
+_ADAPTERS = "lora"
 _LISTS = ("messages", "input", "prompt", "tokens")
 #: What `chat`, `tools` and `thinking`, where they are objects, say of the answer and not of the prompt's start.
 _OF_ANSWERS = frozenset(
@@ -86,6 +88,8 @@ def _pieces(body: Any) -> Iterator[bytes]:
     if not isinstance(body, Mapping):
         return
     try:
+        if (scales := body.get(_ADAPTERS)) is not None:  # an empty list says that none is applied
+            yield _bytes({_ADAPTERS: _plain(scales, 0)})
         for name in _WHOLE:
             value = body.get(name)
             if isinstance(value, Mapping):
