@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rbee_remote.protocol.abilities import Use, use_of
-from rbee_remote.protocol.load_options import ADAPTER_TYPE
+from rbee_remote.protocol.load_options import LORA
 
 
 def is_adapter(values: Mapping[str, Any]) -> bool:
@@ -14,7 +14,7 @@ def is_adapter(values: Mapping[str, Any]) -> bool:
     kind."""
     if values.get("general.type") != "adapter":
         return False
-    if (kind := values.get("adapter.type")) != ADAPTER_TYPE:
+    if (kind := values.get("adapter.type")) != LORA:
         raise ValueError(f"it is an adapter of the type {str(kind)[:40]!r}, and LoRA alone is known")
     return True
 

@@ -93,8 +93,8 @@ class Adapters:
 
 Form = Number | Choice | Names | Shares | Adapters
 
-#: What the file of an adapter calls the only type that llama.cpp has.
-ADAPTER_TYPE = "lora"
+#: The only type of adapter, as its file says, and its name where a request's body has scales.
+LORA = "lora"
 #: Adapters of a worker.
 MOST_ADAPTERS = 32
 _SCHEME = re.compile(r"(?:hf|file|https?):", re.IGNORECASE)

@@ -16,6 +16,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rbee_remote.protocol.load_options import LORA
+
 #: Bytes of text that one digest stands for. A shared system prompt of fifty words is worth one.
 BLOCK = 256
 #: Bytes of text beyond which nothing is told apart any more: some 500,000 tokens.
@@ -39,8 +41,6 @@ _WHOLE = (
     "system",
     "instructions",
 )
-#: How strongly adapters are applied: it changes what each token becomes.
-_ADAPTERS = "lora"
 _LISTS = ("messages", "input", "prompt", "tokens")
 #: What `chat`, `tools` and `thinking`, where they are objects, say of the answer and not of the prompt's start.
 _OF_ANSWERS = frozenset(
@@ -88,8 +88,8 @@ def _pieces(body: Any) -> Iterator[bytes]:
     if not isinstance(body, Mapping):
         return
     try:
-        if (scales := body.get(_ADAPTERS)) is not None:  # an empty list says that none is applied
-            yield _bytes({_ADAPTERS: _plain(scales, 0)})
+        if (scales := body.get(LORA)) is not None:  # an empty list says that none is applied
+            yield _bytes({LORA: _plain(scales, 0)})
         for name in _WHOLE:
             value = body.get(name)
             if isinstance(value, Mapping):
