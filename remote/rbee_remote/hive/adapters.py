@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rbee_remote.hive.models.catalog import Catalog
 from rbee_remote.protocol import ErrorCode, ModelInfo, RemoteError, WorkerOptions
-from rbee_remote.protocol.abilities import CHAT, refusal
+from rbee_remote.protocol.abilities import ADAPTER_HINT, CHAT, refusal
 from rbee_remote.protocol.load import AdapterFile
 
 
@@ -12,9 +12,7 @@ def find_adapters(catalog: Catalog, model: ModelInfo, asked: WorkerOptions) -> l
     """In the order of their ids. Raises RemoteError: MODEL_NOT_FOUND; USAGE where the model is an adapter itself, or an
     adapter is none, or one for models of another architecture."""
     if model.meta.adapter:
-        raise RemoteError(
-            ErrorCode.USAGE, refusal(model.model, model.meta.able, CHAT), hint="name the model, and this one as adapter"
-        )
+        raise RemoteError(ErrorCode.USAGE, refusal(model.model, model.meta.able, CHAT), hint=ADAPTER_HINT)
     try:
         wanted = asked.adapters
     except ValueError as error:

@@ -11,6 +11,8 @@ import dataclasses
 CHAT, COMPLETIONS, EMBEDDINGS, RERANK = "chat", "completions", "embeddings", "rerank"
 #: What is no model, and only changes one.
 ADAPTER = "adapter"
+#: What to do where it was taken for a model.
+ADAPTER_HINT = "name that model, and this one as its adapter"
 
 #: Architectures without a KV cache, whose tokens see each other in both directions: they read and do not write.
 ENCODERS = frozenset({

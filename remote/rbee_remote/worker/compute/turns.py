@@ -12,7 +12,8 @@ Item = TypeVar("Item")
 
 @dataclass(slots=True)
 class Turns(Generic[Kind]):
-    """The kind whose last step lies longest back comes next, so that each has one after as many as there are kinds."""
+    """The kind whose last step lies longest back comes next, so that each has one after as many as there are kinds,
+    also where others come and go."""
 
     _last: dict[Kind, int] = field(default_factory=dict)
     _steps: int = 0
@@ -22,7 +23,8 @@ class Turns(Generic[Kind]):
         kinds = dict.fromkeys(map(kind_of, items))
         if len(kinds) < 2:
             return list(items)
+        last = {kind: self._last.get(kind, self._steps) for kind in kinds}  # who comes, or comes again, is the last
+        turn = min(kinds, key=last.__getitem__)
         self._steps += 1
-        turn = min(kinds, key=lambda kind: self._last.get(kind, 0))
-        self._last = {kind: self._last.get(kind, 0) for kind in kinds} | {turn: self._steps}
+        self._last = last | {turn: self._steps}
         return [item for item in items if kind_of(item) == turn]
