@@ -156,7 +156,12 @@ def test_tokens_that_begin_alike_have_digests_in_common(tokens: list[int], count
 
 
 def test_what_adapters_compute_is_another_prompt() -> None:
-    bodies = [{}, {"lora": []}, {"lora": [{"id": 0, "scale": 0.5}]}, {"lora": [{"id": 0, "scale": 1.0}]}]
+    bodies: list[dict[str, Any]] = [
+        {},
+        {"lora": []},
+        {"lora": [{"id": 0, "scale": 0.5}]},
+        {"lora": [{"id": 0, "scale": 1.0}]},
+    ]
     chains = [prompt_digests(chat(long("a"), **body)) for body in bodies]
     assert len({chain[0] for chain in chains}) == len(bodies)
     assert prompt_digests(chat(long("a"), lora=None)) == chains[0]

@@ -33,7 +33,7 @@ async def test_requests_name_scales(tmp_path: Path) -> None:
         return load_engine(dataclasses.replace(config, path=str(model)), progress)
 
     adapters = (AdapterFile("file:/a.gguf", path, 1.0),)
-    settings = {"ctx": 512, "slots": 2, "options": WorkerOptions(threads=1), "adapters": adapters}
+    settings: dict[str, Any] = {"ctx": 512, "slots": 2, "options": WorkerOptions(threads=1), "adapters": adapters}
     (folder := tmp_path / "w").mkdir()
     async with running(folder, load, **settings) as worker:
         listed = await worker.client.get("/lora-adapters")
@@ -49,10 +49,11 @@ async def test_requests_name_scales(tmp_path: Path) -> None:
         texts = [each["choices"][0]["text"] for each in await asyncio.gather(*asked)]
         assert texts[0] == texts[1] == texts[2]
         assert len(set(texts)) == 3
+        plain_and_without: tuple[dict[str, Any], ...] = ({}, {"lora": []})
         chat: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
         with_it, without = [
             (await answer(worker, "/v1/chat/completions", **chat, **body))["choices"][0]["message"]["content"]
-            for body in ({}, {"lora": []})
+            for body in plain_and_without
         ]
         assert with_it != without
         for wrong, words in (
