@@ -20,8 +20,10 @@ from rbee.render import Table
 from rbee.render.text import amount
 from rbee_remote.protocol import ErrorCode, LoadOptions
 from rbee_remote.protocol.load_options import OPTIONS
+from rbee_remote.protocol.quants import quant_of
 
 if TYPE_CHECKING:
+    from rbee.fleet.models import Listed
     from rbee.inventory import Node
     from rbee.node.session import PerNode
     from rbee_remote.protocol import ModelInfo, ModelNeeds, NeedPoint
@@ -136,7 +138,7 @@ def file_or_ref(text: str) -> Path | str:
     return text
 
 
-def models_table(answers: Sequence[PerNode[list[ModelInfo]]]) -> Table:
+def models_table(answers: Sequence[PerNode[Listed]]) -> Table:
     """A node that does not answer is a row."""
     rows: list[Sequence[str]] = []
     data: list[Mapping[str, Any]] = []
@@ -145,10 +147,16 @@ def models_table(answers: Sequence[PerNode[list[ModelInfo]]]) -> Table:
         if answer.error:
             rows.append((name, "-", "-", "-", "-", why(answer.error)))
             data.append({"node": name, **error_value(answer.error)})
-        for model in answer.value or ():
+        for model in answer.value.catalog if answer.value else ():
             meta = model.meta
             rows.append((name, model.model, amount(model.size), meta.quantization or "-", meta.able[0], model.source))
             data.append({"node": name, **model_data(model)})
+        for found in answer.value.elsewhere if answer.value else ():
+            quant, source = quant_of(found.file) or "-", f"found: {found.program}"
+            rows.append((name, found.name, amount(found.size), quant, "-", source))
+            data.append(
+                {"node": name, "model": found.name, "path": found.path, "size": found.size, "found": found.program}
+            )
     return Table(("NODE", "MODEL", "SIZE", "QUANTIZATION", "FOR", "SOURCE"), rows, data)
 
 

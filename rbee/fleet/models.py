@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rbee import audit
@@ -18,15 +18,28 @@ from rbee.node.hive_client import HiveClient
 from rbee.node.session import NodeSession, PerNode, on_each, open_session
 from rbee.setup.attach import attach
 from rbee_remote.protocol import ErrorCode, LoadOptions, ModelInfo, ModelNeeds, NeedsRequest
+from rbee_remote.protocol.elsewhere import FoundElsewhere
 from rbee_remote.protocol.load_options import NO_ADAPTERS
 
 
-async def models(context: Context, nodes: Sequence[Node]) -> list[PerNode[list[ModelInfo]]]:
-    """The catalog of each node; a node that rbee never set up has none, and is left as it is."""
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """catalog: what rbee knows. elsewhere: what other programs of the node have beside that."""
 
-    async def ask(session: NodeSession) -> list[ModelInfo]:
+    catalog: Sequence[ModelInfo] = ()
+    elsewhere: Sequence[FoundElsewhere] = ()
+
+
+async def models(context: Context, nodes: Sequence[Node]) -> list[PerNode[Listed]]:
+    """The models of each node; a node that rbee never set up has none, and is left as it is."""
+
+    async def ask(session: NodeSession) -> Listed:
         hive = await _hive_where_set_up(session)
-        return await hive.models() if hive else []
+        if not hive:
+            return Listed()
+        models = await hive.models()
+        paths = {model.path for model in models}
+        return Listed(models, [each for each in await hive.elsewhere() if each.path not in paths])
 
     return await on_each(replace(context, emit=silent), nodes, ask)
 

@@ -4,6 +4,7 @@
     hf:OWNER/REPO[:QUANT or FILE][@REVISION]      a file of a repository on the hub
     file:/PATH                                    a file that is on the node
     https://HOST/PATH                             a file behind a URL
+    ollama:NAME[:TAG]                             what Ollama has on the node
 
 The addresses of the hub's pages are taken as well: `hub_address`.
 
@@ -39,6 +40,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(:[a-z0-9][a-z0-9._-]*)?")
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+/ -]*(?<! )")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]*")
+_OLLAMA = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}(/[a-z0-9][a-z0-9._-]{0,79}){0,2}")
+_OLLAMA_TAG = re.compile(r"[a-z0-9_][a-z0-9._-]{0,79}")
 _DIGEST_LENGTH = 12
 _DIGEST = re.compile(f"[0-9a-f]{{{_DIGEST_LENGTH}}}")
 #: Parts of a query that say who may have the file, and not which it is: of S3, Google's, Azure's and CloudFront's.
@@ -99,6 +102,8 @@ def parse_ref(text: str) -> ModelRef:
             return _parse_file(text, rest)
         case "https" | "http":
             return _parse_url(text)
+        case "ollama":
+            return _parse_ollama(text, rest)
     return _parse_name(text)
 
 
@@ -154,6 +159,16 @@ def _parse_hf(text: str, rest: str) -> ModelRef:
 def _is_safe(path: str, pattern: re.Pattern[str]) -> bool:
     """Whether a relative path matches and stays inside its root."""
     return bool(pattern.fullmatch(path)) and not any(part in {"", ".", ".."} for part in path.split("/"))
+
+
+def _parse_ollama(text: str, rest: str) -> ModelRef:
+    """NAME or NAME:TAG, with a namespace where it has one. Ollama's names know no case."""
+    name = rest.lower()
+    body, colon, tag = name.rpartition(":") if ":" in name else (name, ":", "latest")
+    if not _OLLAMA.fullmatch(body) or not _OLLAMA_TAG.fullmatch(tag):
+        raise _malformed(text, "after ollama: comes a name of Ollama's, such as llama3.2:3b")
+    found = f"{body}{colon}{tag}"
+    return ModelRef(f"ollama:{found}", (Source(kind="ollama", requirement=found),))
 
 
 def _parse_file(text: str, path: str) -> ModelRef:

@@ -52,6 +52,7 @@ from rbee_remote.protocol import (
     greeting,
     keeper_socket,
 )
+from rbee_remote.protocol.elsewhere import FoundElsewhere
 
 STOP_STEPS = 3
 #: What of a load counts as progress, as a share of the whole.
@@ -126,6 +127,11 @@ class HiveClient:
 
     async def models(self) -> list[ModelInfo]:
         return [checked(ModelInfo, item) for item in listed(await self._http.request("GET", "/v1/models"), "models")]
+
+    async def elsewhere(self) -> list[FoundElsewhere]:
+        """Models of other programs on the node."""
+        answer = await self._http.request("GET", "/v1/models/elsewhere", timeout=NEEDS_TIMEOUT_S)
+        return [checked(FoundElsewhere, item) for item in listed(answer, "models")]
 
     async def register(self, request: RegisterRequest, size: int = 0) -> ModelInfo:
         """Take a file on the node into the catalog; checking its SHA-256 takes seconds per gigabyte. size: bytes, where

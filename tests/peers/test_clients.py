@@ -68,7 +68,7 @@ def gateway(shared_rbee: Rbee) -> Iterator[Gateway]:
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_client_gets_what_it_asks_for(program: str, gateway: Gateway, tmp_path: Path) -> None:
     python = environments.python(PROGRAMS[program])
-    words = [python, "-m", f"tests.peers.clients.{program}"]
+    words = [str(python), "-m", f"tests.peers.clients.{program}"]
     home = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     done = subprocess.run(
         [*words, gateway.address, "bee", gateway.key, gateway.hasty_key],

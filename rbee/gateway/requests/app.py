@@ -33,6 +33,7 @@ from rbee.gateway.requests.patience import ClientGoneError
 from rbee.gateway.requests.presence import until_known
 from rbee.gateway.requests.proxy import pass_on
 from rbee_remote.protocol import VERSION, ErrorCode, RemoteError
+from rbee_remote.protocol.model_lists import model_list
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -164,7 +165,7 @@ class Gateway:
         return Response(content, media_type=media_type)
 
     async def _show_models(self, request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": await self._listing(request)})
+        return JSONResponse(model_list(await self._listing(request)))
 
     async def _show_model(self, request: Request) -> Response:
         wanted = request.path_params["id"]

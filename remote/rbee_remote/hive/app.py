@@ -77,6 +77,7 @@ class HiveApi:
             ("GET", "/v1/models", self.list_models),
             ("POST", "/v1/models", self.register_model),
             ("DELETE", "/v1/models", self.remove_model),
+            ("GET", "/v1/models/elsewhere", self.models_elsewhere),
             ("POST", "/v1/models/needs", self.model_needs),
             ("POST", "/v1/models/pull", self.pull_model),
             ("POST", "/v1/models/newest", self.newest_model),
@@ -160,6 +161,9 @@ class HiveApi:
 
     async def list_models(self, _: Request) -> Response:
         return JSONResponse({"models": [encode(model) for model in self.catalog.list()]})
+
+    async def models_elsewhere(self, _: Request) -> Response:
+        return JSONResponse({"models": [encode(model) for model in await registration.elsewhere()]})
 
     async def model_needs(self, request: Request) -> Response:
         what = await read_message(request, NeedsRequest, most=MAX_BODY)

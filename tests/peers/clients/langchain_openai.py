@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import openai
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
-from langchain_openai.chat_models.base import OpenAIContextOverflowError, OpenAIModelNotFoundError
+from langchain_openai.chat_models.base import OpenAIContextOverflowError, OpenAIModelNotFoundError, OpenAIRateLimitError
 from pydantic import BaseModel
 
 from tests.peers.clients.checks import (
@@ -75,7 +74,7 @@ def structure_by_every_method() -> None:
 @check
 def embeddings() -> None:
     """By the tokens of OpenAI's own models it would ask where it is not told otherwise."""
-    made: Any = OpenAIEmbeddings(model=MODEL, base_url=BASE, api_key=KEY, check_embedding_ctx_length=False)  # type: ignore[arg-type]
+    made: Any = OpenAIEmbeddings(model=MODEL, base_url=BASE, api_key=KEY, check_embedding_ctx_length=False)
     assert len(made.embed_documents(["a bee", "a wasp"])) == 2
 
 
@@ -85,7 +84,7 @@ def errors_are_the_client_s_own() -> None:
         chat(model=NO_MODEL).invoke("Hello")
     with raises(OpenAIContextOverflowError):
         chat().invoke(ENDLESS)
-    with raises(openai.RateLimitError):
+    with raises(OpenAIRateLimitError):
         until_refused(lambda: chat(api_key=HASTY_KEY, max_tokens=1).invoke("Hello"))
 
 

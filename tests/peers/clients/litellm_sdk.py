@@ -6,6 +6,7 @@ import json
 from typing import Any, Literal
 
 import litellm
+from litellm import exceptions
 from pydantic import BaseModel
 
 from tests.peers.clients.checks import (
@@ -69,11 +70,11 @@ def text_completions() -> None:
 
 @check
 def errors_are_the_client_s_own() -> None:
-    with raises(litellm.NotFoundError, NO_MODEL):
+    with raises(exceptions.NotFoundError, NO_MODEL):
         complete(**ASKED, model=f"openai/{NO_MODEL}", messages=HELLO)
-    with raises(litellm.ContextWindowExceededError):
+    with raises(exceptions.ContextWindowExceededError):
         complete(**ASKED, model=f"openai/{MODEL}", messages=ENDLESS)
-    with raises(litellm.RateLimitError):
+    with raises(exceptions.RateLimitError):
         hasty = {**ASKED, "api_key": HASTY_KEY, "model": f"openai/{MODEL}", "messages": HELLO, "max_tokens": 1}
         until_refused(lambda: complete(**hasty))
 

@@ -15,6 +15,7 @@ import pytest
 
 from rbee.base.errors import ConfigError, NodeError, RbeeError, UsageError
 from rbee.base.events import Event, Notice, Progress, Retry
+from rbee.base.files import LocalFile
 from rbee.base.settings import Settings
 from rbee.context import Context
 from rbee.inventory import Inventory, Node
@@ -22,6 +23,7 @@ from rbee.models.downloads import download_request
 from rbee.models.hub_token import hub_token
 from rbee.models.provision import Ahead, ensure_model, push_file, push_model
 from rbee.models.ref import ModelRef, parse_ref
+from rbee.models.store import Stored
 from rbee.node.probe import Probe
 from rbee.node.session import NodeSession
 from rbee.transport.local import LocalConnection
@@ -34,6 +36,7 @@ from rbee_remote.protocol import (
     RegisterRequest,
     Source,
 )
+from rbee_remote.protocol.elsewhere import FoundElsewhere
 from rbee_remote.protocol.splits import digest_of_parts
 from rbee_remote.system.model_files import files_of
 from tests.doubles.session import session_over
@@ -54,13 +57,17 @@ class ScriptedHive:
     answers: list[DownloadProgress | ModelInfo | RbeeError] = field(default_factory=list)
     registered: list[RegisterRequest] = field(default_factory=list)
     pulled: list[DownloadRequest] = field(default_factory=list)
+    found: list[FoundElsewhere] = field(default_factory=list)
 
     async def models(self) -> list[ModelInfo]:
         return list(self.catalog)
 
+    async def elsewhere(self) -> list[FoundElsewhere]:
+        return list(self.found)
+
     async def register(self, request: RegisterRequest, size: int = 0) -> ModelInfo:
         self.registered.append(request)
-        assert not size or size == sum(path.stat().st_size for path in files_of(Path(request.path)))
+        assert self.found or not size or size == sum(path.stat().st_size for path in files_of(Path(request.path)))
         self.catalog.append(info(request.model, request.path))
         return self.catalog[-1]
 
@@ -412,3 +419,60 @@ def test_what_cannot_be_a_token_is_refused_and_not_shown(token: str) -> None:
         hub_token({"HF_TOKEN": token})
     assert "HF_TOKEN" in failure.value.message
     assert "secr" not in failure.value.message + failure.value.hint
+
+
+LM_STUDIO = FoundElsewhere("", "/u/.lmstudio/models/a/b/m-Q8_0.gguf", 5, "LM Studio", "", "a/b", "m-Q8_0.gguf")
+OLLAMA = FoundElsewhere("ollama:llama3.2:3b", "/u/.ollama/models/blobs/sha256-0", 5, "Ollama", "c" * 64)
+
+
+async def test_what_another_program_has_is_used_in_place_of_a_download_and_told(bed: Bed) -> None:
+    bed.hive.found = [OLLAMA, LM_STUDIO]
+    got = await bed.ensure(parse_ref("hf:a/b:q8-0"))
+    assert got.path == LM_STUDIO.path
+    assert not bed.hive.pulled
+    assert bed.hive.registered == [RegisterRequest("hf:a/b:q8-0", LM_STUDIO.path, "", source="hf:a/b:m-Q8_0.gguf")]
+    assert any(isinstance(event, Notice) and "which LM Studio has on gpu1" in event.text for event in bed.events)
+
+
+async def test_a_name_of_ollama_is_checked_by_its_checksum(bed: Bed) -> None:
+    bed.hive.found = [OLLAMA]
+    assert (await bed.ensure(parse_ref("ollama:llama3.2:3b"))).path == OLLAMA.path
+    assert bed.hive.registered[0].sha256 == OLLAMA.sha256
+
+
+async def test_a_name_that_ollama_has_not_is_said(bed: Bed) -> None:
+    with pytest.raises(NodeError, match=r"Ollama on gpu1 has no llama3\.2:3b") as failure:
+        await bed.ensure(parse_ref("ollama:llama3.2:3b"))
+    assert failure.value.code is ErrorCode.MODEL_NOT_FOUND
+    assert "ollama pull llama3.2:3b" in failure.value.hint
+
+
+async def test_a_file_that_is_not_the_one_is_left_and_the_model_downloaded(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_: RegisterRequest, size: int = 0) -> ModelInfo:
+        raise NodeError(ErrorCode.DOWNLOAD_FAILED, "the checksum of m-Q8_0.gguf is wrong")
+
+    monkeypatch.setattr(bed.hive, "register", refuse)
+    bed.hive.found, bed.hive.answers = [LM_STUDIO], [info("hf:a/b:Q8_0")]
+    await bed.ensure(parse_ref("hf:a/b:Q8_0"))
+    assert [request.model for request in bed.hive.pulled] == ["hf:a/b:Q8_0"]
+
+
+async def test_a_name_of_ollama_is_neither_fetched_here_nor_sent(bed: Bed) -> None:
+    ref = parse_ref("ollama:llama3.2:3b")
+    ahead = Ahead(bed.session(Node("local", host="local")), ref)
+    await ahead.bring(bed.attached.probe.home)
+    assert (ahead.placed, bed.events) == (None, [])
+    with pytest.raises(UsageError, match="on the node already"):
+        await push_model(bed.session(), ref)
+
+
+async def test_what_was_put_there_already_goes_before_what_another_program_has(bed: Bed, tmp_path: Path) -> None:
+    ref = replace(parse_ref("hf:o/r:Q8_0"), sha256=OLLAMA.sha256)
+    bed.hive.found = [OLLAMA]
+    bed.blob.parent.mkdir(parents=True, exist_ok=True)
+    bed.blob.write_bytes(CONTENT)
+    placed = Stored((LocalFile(bed.blob, SHA256),), "hf:o/r:m-Q8_0.gguf")
+    found = await ensure_model(bed.session(), ref, placed=placed)
+    assert found.path == str(bed.blob)

@@ -207,6 +207,26 @@ def test_a_name_alone_means_its_usual_size(text: str, expected: str) -> None:
     assert parse_ref(ref.canonical) == ref
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ollama:llama3.2:3b", "ollama:llama3.2:3b"),
+        ("ollama:Llama3.2", "ollama:llama3.2:latest"),
+        ("ollama:somebody/coder:7b", "ollama:somebody/coder:7b"),
+    ],
+)
+def test_names_of_ollama_are_refs(text: str, expected: str) -> None:
+    ref = parse_ref(text)
+    assert ref.canonical == ref.sources[0].describe() == expected
+    assert parse_ref(expected) == ref
+
+
+@pytest.mark.parametrize("text", ["ollama:", "ollama:../x", "ollama:a b", "ollama:a:b/c", "ollama:a:"])
+def test_what_ollama_cannot_have_is_no_ref(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_ref(text)
+
+
 def test_a_size_that_is_not_there_is_answered_with_those_that_are() -> None:
     with pytest.raises(NodeError) as caught:
         parse_ref("llama3.2:90b")

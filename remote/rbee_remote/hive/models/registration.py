@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import anyio.to_thread
 
 from rbee_remote.hive.models.catalog import Catalog, check_path, check_ref
+from rbee_remote.hive.models.elsewhere import found_elsewhere
 from rbee_remote.protocol import ErrorCode, ModelInfo, ModelMeta, RegisterRequest, RemoteError, decode
+from rbee_remote.protocol.elsewhere import FoundElsewhere
 from rbee_remote.protocol.splits import digest_of_parts
 from rbee_remote.system.hashing import sha256_of
 from rbee_remote.system.helper import run_helper
@@ -31,7 +34,7 @@ async def register(catalog: Catalog, request: RegisterRequest) -> ModelInfo:
     check_ref(request.model)
     check_sha256(request.sha256)
     owned = catalog.owns(check_path(request.path))
-    if not owned and not request.model.startswith("file:"):
+    if not owned and not request.model.startswith("file:") and not await is_elsewhere(request.path):
         raise RemoteError(ErrorCode.USAGE, f"{request.model} has to lie in the models folder of this node")
     named = catalog.locate(request.path) if owned else Path(request.path)
     path = files_of(named)[0]
@@ -46,6 +49,15 @@ async def register(catalog: Catalog, request: RegisterRequest) -> ModelInfo:
             details={"expected": request.sha256, "found": sha256},
         )
     return await admit(catalog, request, path, sha256=sha256 if owned else "", owned=owned)
+
+
+async def elsewhere() -> list[FoundElsewhere]:
+    """What other programs of this user have."""
+    return await anyio.to_thread.run_sync(found_elsewhere, Path.home(), os.environ)
+
+
+async def is_elsewhere(path: str) -> bool:
+    return any(each.path == path for each in await elsewhere())
 
 
 def _check_all_there(path: Path) -> None:

@@ -44,7 +44,9 @@ from rbee_remote.serving import errors, sse
 from rbee_remote.serving.body import read_message
 from rbee_remote.serving.digests import digests_of
 from rbee_remote.system.caller import Caller, caller_of
+from rbee_remote.worker.http.anthropic.routes import anthropic_routes
 from rbee_remote.worker.http.bench import bench_endpoint
+from rbee_remote.worker.http.llama_server import llama_server_routes
 from rbee_remote.worker.http.openai.routes import openai_routes, unknown_endpoint
 from rbee_remote.worker.http.responses.routes import responses_routes
 from rbee_remote.worker.requests.journal import Journal
@@ -117,6 +119,8 @@ def make_app(service: Service) -> ASGIApp:
         Route("/metrics", metrics),
         *openai_routes(service),
         *responses_routes(service),
+        *anthropic_routes(service),
+        *llama_server_routes(service),
     ]
     handlers = errors.handlers("worker", errors.WORKER, hint="see the worker's log")
     unknown = unknown_endpoint(routes)

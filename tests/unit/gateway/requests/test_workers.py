@@ -99,6 +99,39 @@ async def test_a_response_of_two_workers_is_the_response_of_one(folder: Path) ->
     assert undisturbed[-1]["response"]["output"][0]["content"][0]["text"] == ANSWER
 
 
+async def test_a_message_of_two_workers_is_the_message_of_one(folder: Path) -> None:
+    body = {**chat(temperature=0, seed=3), "max_tokens": 640}
+    async with world_of(folder, None) as world:
+        app = make_app(world.parts)
+        whole = await ask(app, body, "/v1/messages")
+        undisturbed, size = message_events(whole), len(whole.body)
+        for at in range(1, size, max(1, size // 12)):
+            world.fleet.workers["a"]._breaks_at = [at]  # type: ignore[attr-defined]
+            assert message_events(await ask(app, body, "/v1/messages")) == undisturbed
+            ended = world.recorder.requests[-1]
+            assert (ended.failovers, ended.finish) == (1, "")
+    texts = [each["delta"]["text"] for each in undisturbed if each["type"] == "content_block_delta"]
+    assert "".join(texts) == ANSWER
+
+
+def message_events(heard: Heard) -> list[dict[str, Any]]:
+    """Without what is another in each answer: its id, and how much of the prompt a worker had."""
+    assert heard.is_complete, heard.body
+    found = []
+    for block in heard.body.decode().removesuffix("\n\n").split("\n\n"):
+        if block.startswith(":"):
+            continue
+        named, told = block.split("\n")
+        event = json.loads(told.removeprefix("data: "))
+        assert named == f"event: {event['type']}"
+        event.get("message", {}).pop("id", None)
+        for holder in (event, event.get("message", {})):
+            usage = holder.get("usage", {})
+            usage["input_tokens"] = usage.pop("input_tokens", 0) + usage.pop("cache_read_input_tokens", 0)
+        found.append(event)
+    return found
+
+
 def events(heard: Heard) -> list[dict[str, Any]]:
     """Without what is another in each answer."""
     assert heard.is_complete, heard.body

@@ -44,7 +44,8 @@ def read(cls: type[T], data: Any) -> T:
     """A `cls` from JSON values; null counts as left out, 40.0 and "40" as 40, and "true" and 1 as true."""
     if not isinstance(data, dict):
         raise wrong("", "the body must be a JSON object")
-    kinds = _plain_kinds(cls)
+    kind: Any = cls
+    kinds = _plain_kinds(kind)
     given = {
         name: _as(kinds[name], value) if name in kinds else value for name, value in data.items() if value is not None
     }

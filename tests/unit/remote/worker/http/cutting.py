@@ -65,6 +65,9 @@ def same(line: str) -> str:
     data = json.loads(told)
     whole = data.get("response", data)
     whole.pop("timings", None)
+    for holder in (whole, whole.get("message", {})):
+        if "cache_read_input_tokens" in (usage := holder.get("usage") or {}):
+            usage["input_tokens"] += usage.pop("cache_read_input_tokens")
     if usage := whole.get("usage"):
         for details in ("prompt_tokens_details", "input_tokens_details"):
             usage.pop(details, None)

@@ -1,0 +1,53 @@
+"""The routes of the Messages API, for the worker's application to mount."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from rbee_remote.protocol import RESUME_FIELD, ErrorCode, RemoteError
+from rbee_remote.serving.body import read_json
+from rbee_remote.serving.digests import digests_of
+from rbee_remote.system.caller import caller_of
+from rbee_remote.worker.http.answers.answer import respond
+from rbee_remote.worker.http.answers.guard import guarded
+from rbee_remote.worker.http.answers.ignored import IgnoredFields
+from rbee_remote.worker.http.answers.tracking import asked_of
+from rbee_remote.worker.http.anthropic import body, errors
+from rbee_remote.worker.service.service import Service
+
+_PATHS = ("/v1/messages", "/v1/messages/count_tokens")
+
+
+def anthropic_routes(service: Service) -> list[Route]:
+    ignored = IgnoredFields(_PATHS[0], body.FIELDS | {RESUME_FIELD})
+
+    async def create(request: Request) -> Response:
+        data = await read_json(request)
+        ignored.note(data)
+        job, asked = body.read(data), asked_of(request.headers, data)
+        return await respond(service, job, request, asked, await digests_of(request, data))
+
+    async def count_tokens(request: Request) -> Response:
+        """Of what `create` would make of the same body."""
+        job = body.read(await read_json(request))
+        with service.keep_alive.leased(caller_of(request.headers).keeper):
+            return JSONResponse({"input_tokens": await service.count_tokens(job.parts[0].request)})
+
+    async def unknown(request: Request) -> Response:
+        told = f"{request.url.path:.200} is not served: there are {', '.join(_PATHS)}"
+        return errors.response(RemoteError(ErrorCode.USAGE, told), 404)
+
+    endpoints = dict(zip(_PATHS, (create, count_tokens), strict=True))
+    return [
+        route
+        for prefix in ("/v1", "")
+        for route in (
+            *(
+                Route(prefix + path.removeprefix("/v1"), guarded(endpoint, errors.response), methods=["POST"])
+                for path, endpoint in endpoints.items()
+            ),
+            Route(f"{prefix}/messages/{{rest:path}}", guarded(unknown, errors.response), methods=["GET", "DELETE"]),
+        )
+    ]
