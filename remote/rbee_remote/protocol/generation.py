@@ -205,8 +205,10 @@ class WorkerTimings:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Done:
-    """Event `done`. finish_reason: stop (end of text or a stop string), tool_calls, length, canceled or deadline."""
+    """Event `done`. finish_reason: stop (end of text or a stop string), tool_calls, length, canceled or deadline.
+    stop: the request's stop string that ended it, "" for none."""
 
     finish_reason: str
     usage: Usage
     timings: WorkerTimings
+    stop: str = ""

@@ -6,7 +6,8 @@ tokens. Two requests whose bodies begin alike have as many leading digests in co
 Rules
 - Whatever JSON a body is, it has digests; what cannot be told apart ends the chain. Nothing is raised.
 - Bodies that mean the same prompt have the same digests, where that can be seen without the model's template: text as a
-  string or in parts, keys in any order, fields that are empty or left out, marks for another server's cache.
+  string or in parts, keys in any order, fields that are empty or left out, marks for another server's cache, a billing
+  header before the system prompt.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from rbee_remote.protocol.billing_header import system_without_header
 
 #: Bytes of text that one digest stands for. A shared system prompt of fifty words is worth one.
 BLOCK = 256
@@ -88,6 +91,8 @@ def _pieces(body: Any) -> Iterator[bytes]:
     try:
         for name in _WHOLE:
             value = body.get(name)
+            if name == "system":
+                value = system_without_header(value)
             if isinstance(value, Mapping):
                 value = {key: item for key, item in value.items() if key not in _OF_ANSWERS}
             if not _is_empty(plain := _plain(value, 0)):

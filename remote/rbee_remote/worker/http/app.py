@@ -13,8 +13,8 @@
     POST   /v1/admin/lease          LeaseRequest -> 202; 410 WORKER_GONE
     POST   /v1/admin/bench          BenchRequest -> SSE `progress`…, `done` or `error`
 
-Errors are RemoteError.encode() with a status of 4xx or 5xx, or the `error` event once a stream has begun. `openai` adds
-OpenAI's API to these, with errors in its form.
+Errors are RemoteError.encode() with a status of 4xx or 5xx, or the `error` event once a stream has begun. `openai`,
+`responses` and `anthropic` add the APIs of these names, with errors in their forms.
 """
 
 from __future__ import annotations
@@ -44,7 +44,11 @@ from rbee_remote.serving import errors, sse
 from rbee_remote.serving.body import read_message
 from rbee_remote.serving.digests import digests_of
 from rbee_remote.system.caller import Caller, caller_of
+from rbee_remote.worker.http.answers.guard import Respond
+from rbee_remote.worker.http.anthropic import errors as anthropic_errors
+from rbee_remote.worker.http.anthropic.routes import anthropic_routes
 from rbee_remote.worker.http.bench import bench_endpoint
+from rbee_remote.worker.http.openai import errors as openai_errors
 from rbee_remote.worker.http.openai.routes import openai_routes, unknown_endpoint
 from rbee_remote.worker.http.responses.routes import responses_routes
 from rbee_remote.worker.requests.journal import Journal
@@ -117,12 +121,19 @@ def make_app(service: Service) -> ASGIApp:
         Route("/metrics", metrics),
         *openai_routes(service),
         *responses_routes(service),
+        *anthropic_routes(service),
     ]
     handlers = errors.handlers("worker", errors.WORKER, hint="see the worker's log")
-    unknown = unknown_endpoint(routes)
+    unknown = unknown_endpoint(routes, _form_of)
     app = Starlette(routes=routes, exception_handlers={**handlers, 404: unknown, 405: unknown})
     app.router.redirect_slashes = False  # to where? the client's address is the gateway's, or a tunnel's
     return _Addressed(app, service.config.id)
+
+
+def _form_of(path: str) -> Respond:
+    """How errors are told to who asks for a path."""
+    words = path.removeprefix("/v1").split("/")
+    return anthropic_errors.response if words[1:2] == ["messages"] else openai_errors.response
 
 
 class _Addressed:

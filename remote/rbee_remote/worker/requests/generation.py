@@ -117,7 +117,8 @@ class Generation:
                 reason = "tool_calls"
         self.finish_reason = reason
         prompt_tokens = len(self.prompt.tokens) if self.prompt and self._seated else 0
-        done = Done(reason, Usage(prompt_tokens, self.tokens), self._timings())
+        stop = self._stream.stopped_by if reason == "stop" and self._stream.stopped_by in self.request.stop else ""
+        done = Done(reason, Usage(prompt_tokens, self.tokens), self._timings(), stop)
         held = text or reasoning or calls
         return [TokenEvent(text, self.tokens, None, reasoning, calls), done] if held else [done]
 

@@ -10,14 +10,18 @@ class TextStream:
     """Feed it token bytes; it gives text that is whole and surely not part of a stop string.
 
     Text that could still become a stop string is held back until the next token decides. A stop string itself, and
-    what follows it, never comes out. Bytes that are no UTF-8 become U+FFFD.
+    what follows it, never comes out. Bytes that are no UTF-8 become U+FFFD. stopped_by: the one that came, "" for none.
     """
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = [text for text in stop if text]
         self._held = ""
-        self.stopped = False
+        self.stopped_by = ""
+
+    @property
+    def stopped(self) -> bool:
+        return bool(self.stopped_by)
 
     def feed(self, piece: bytes) -> str:
         """Text that became certain with this token; empty while a character or a stop string is open."""
@@ -36,17 +40,17 @@ class TextStream:
         self._held += text
         found = self._first_stop()
         if found is not None:
-            self.stopped = True
-            text, self._held = self._held[:found], ""
+            at, self.stopped_by = found
+            text, self._held = self._held[:at], ""
             return text
         certain = len(self._held) - self._open_end()
         text, self._held = self._held[:certain], self._held[certain:]
         return text
 
-    def _first_stop(self) -> int | None:
-        """Where the stop string begins that is complete first, so that it matters not how tokens cut the text."""
-        found = [(at + len(stop), at) for stop in self._stop if (at := self._held.find(stop)) >= 0]
-        return min(found)[1] if found else None
+    def _first_stop(self) -> tuple[int, str] | None:
+        """Where the stop string begins that is complete first, however tokens cut the text; and that string."""
+        found = [(at + len(stop), at, stop) for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        return min(found)[1:] if found else None
 
     def _open_end(self) -> int:
         """Length of the longest end of the held text that begins a stop string."""

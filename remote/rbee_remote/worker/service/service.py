@@ -186,6 +186,20 @@ class Service:
         await self.state.wait_loaded()
         return await asyncio.to_thread(self._engine.tokenize, text, alone=alone)
 
+    async def count_tokens(self, request: GenerateRequest) -> int:
+        """Of a request's prompt, even where the context cannot hold it. Raises RemoteError: USAGE, WORKER_GONE, or why
+        the load failed."""
+        prompt.check(request)
+        info = await self.state.wait_loaded()
+        try:
+            made = await self._prompts.make(request, info)
+        except RemoteError as error:
+            if isinstance(count := error.details.get("prompt_tokens"), int):
+                return count
+            raise
+        assert made is not None
+        return len(made.tokens)
+
     async def end_tokens(self) -> list[int]:
         """The tokens that end an answer. Raises as `tokenize` does."""
         await self.state.wait_loaded()

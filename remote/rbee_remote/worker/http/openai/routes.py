@@ -18,7 +18,7 @@ from rbee_remote.serving.digests import digests_of
 from rbee_remote.system.caller import caller_of
 from rbee_remote.worker.http.answers import guard
 from rbee_remote.worker.http.answers.answer import respond
-from rbee_remote.worker.http.answers.guard import Endpoint
+from rbee_remote.worker.http.answers.guard import Endpoint, Respond
 from rbee_remote.worker.http.answers.tracking import asked_of, usage_headers
 from rbee_remote.worker.http.answers.waiting import when_gone
 from rbee_remote.worker.http.openai import chat, completions, embeddings, errors, fields
@@ -86,8 +86,10 @@ def openai_routes(service: Service) -> list[Route]:
     return [*routes, *bare, Route("/health", _guarded(health))]
 
 
-def unknown_endpoint(routes: Sequence[Route]) -> Callable[[Request, Exception], Awaitable[Response]]:
-    """For starlette: what no route serves, told with what there is, in the form that most clients here read."""
+def unknown_endpoint(
+    routes: Sequence[Route], respond: Callable[[str], Respond]
+) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """For starlette: what no route serves, told with what there is. respond: the form of errors for a path."""
     served = sorted(
         f"{method} {route.path}" for route in routes for method in route.methods or () if _is_shown(method, route.path)
     )
@@ -95,7 +97,7 @@ def unknown_endpoint(routes: Sequence[Route]) -> Callable[[Request, Exception], 
     async def on_unknown(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         told = f"this worker does not serve {request.method} {request.url.path:.200}; it serves {', '.join(served)}"
-        answer = errors.response(RemoteError(ErrorCode.USAGE, told), error.status_code)
+        answer = respond(request.url.path)(RemoteError(ErrorCode.USAGE, told), error.status_code)
         answer.headers.update(error.headers or {})
         return answer
 

@@ -1,0 +1,1 @@
+"""Anthropic's Messages API: chats as Claude Code and Anthropic's libraries speak them."""

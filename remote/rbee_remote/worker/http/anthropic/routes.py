@@ -1,0 +1,51 @@
+"""The routes of the Messages API, for the worker's application to mount."""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from rbee_remote.serving.body import read_json
+from rbee_remote.serving.digests import digests_of
+from rbee_remote.system.caller import caller_of
+from rbee_remote.worker.http.answers.answer import respond
+from rbee_remote.worker.http.answers.guard import guarded
+from rbee_remote.worker.http.answers.tracking import asked_of
+from rbee_remote.worker.http.anthropic import body, errors
+from rbee_remote.worker.service.service import Service
+
+_log = logging.getLogger("rbee.worker")
+
+
+def anthropic_routes(service: Service) -> list[Route]:
+    async def create(request: Request) -> Response:
+        data = await read_json(request)
+        job, asked = body.read(data), asked_of(request.headers, data)
+        for ignored in (*job.warnings, *(f"field {name:.80} is ignored" for name in body.unknown_fields(data))):
+            _log_once(ignored)
+        return await respond(service, job, request, asked, await digests_of(request, data))
+
+    async def count_tokens(request: Request) -> Response:
+        """Of what `create` would make of the same body."""
+        job = body.read(await read_json(request))
+        with service.keep_alive.leased(caller_of(request.headers).keeper):
+            return JSONResponse({"input_tokens": await service.count_tokens(job.parts[0].request)})
+
+    endpoints = dict(zip(_PATHS, (create, count_tokens), strict=True))
+    return [
+        Route(prefix + path.removeprefix("/v1"), guarded(endpoint, errors.response), methods=["POST"])
+        for prefix in ("/v1", "")
+        for path, endpoint in endpoints.items()
+    ]
+
+
+_PATHS = ("/v1/messages", "/v1/messages/count_tokens")
+
+
+@functools.lru_cache(maxsize=256)
+def _log_once(what: str) -> None:
+    _log.info("a request's %s", what)
