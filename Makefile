@@ -13,7 +13,7 @@ export RBEE_WHEEL_CACHE ?= $(HOME)/.cache/rbee/wheels
 # Tests start hundreds of processes: what they run is compiled once, not by each of them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup dev infer test lint unit bench gpu-pack dist release clean
+.PHONY: help setup dev infer test lint unit peers bench gpu-pack dist release clean
 
 help:
 	@echo 'make infer PROMPT="..."  set up and ask the built-in model on this machine'
@@ -21,6 +21,7 @@ help:
 	@echo 'make unit                the tests that need neither a model nor containers'
 	@echo 'make lint                ruff and mypy alone'
 	@echo 'make bench [NAME=warm]   the benchmarks, or one of them'
+	@echo "make peers               llama.cpp's own tests of its server, against a worker"
 	@echo 'make gpu-pack            .gpu-pack/: what a GPU machine without internet needs for benchmarks/gpu'
 	@echo 'make dist                dist/rbee-linux-*: rbee in one file'
 	@echo 'make release             dist/: sdist, wheel, one file and signed checksums, once all that is checked'
@@ -46,7 +47,11 @@ unit: dev
 
 test: lint
 	@$(VENV)/python -m tests.testbed.assets
+	@$(VENV)/python -m tests.peers.environments
 	$(VENV)/pytest -rs -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST)
+
+peers: dev
+	@$(VENV)/python -m tests.peers.llama_tests $(NAME)
 
 bench: dev
 	$(VENV)/python -m benchmarks $(NAME)

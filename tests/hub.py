@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from tests.tls import server_context
 
@@ -57,7 +57,8 @@ class Seen:
 @dataclass
 class Hub:
     """token: what private content needs; empty for none. gated: everybody may ask what there is, and files are refused
-    with the hub's code for that. redirects: of paths, to an address, at the server `redirects_of`.
+    with the hub's code for that. sizes: by name, what the hub says of files that have another. commits: by repository,
+    its newest, where that is not COMMIT. redirects: of paths, to an address, at the server `redirects_of`.
     trusted: with TLS, the file of what its clients trust.
     """
 
@@ -73,6 +74,8 @@ class Hub:
     gated: bool = False
     trouble: Trouble = field(default_factory=Trouble)
     seen: list[Seen] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
+    commits: dict[str, str] = field(default_factory=dict)
     closing: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -184,6 +187,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(404, "EntryNotFound") if content is None else self._content(content)
         elif not (self._authorized(headers) or (hub.gated and path.startswith("/api/"))):
             self._error(403 if hub.gated else 401, "GatedRepo" if hub.gated else "RepoNotFound")
+        elif path == "/api/models":
+            self._search(dict(parse_qsl(urlsplit(self.path).query)))
         elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
             self._model(match[1], match[2])
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
@@ -195,25 +200,40 @@ class _Handler(BaseHTTPRequestHandler):
         token = self.server.hub.token
         return not token or headers.get("authorization") == f"Bearer {token}"
 
+    def _commit(self, repo: str) -> str:
+        return self.server.hub.commits.get(repo, COMMIT)
+
+    def _search(self, query: dict[str, str]) -> None:
+        """As the real one: every word is in the name, of those with GGUF files, what is downloaded most first."""
+        words = query.get("search", "").lower().split()
+        found = [
+            {"id": repo, "modelId": repo, "downloads": 1000 - 10 * at, "tags": ["gguf", "license:apache-2.0"]}
+            for at, (repo, files) in enumerate(self.server.hub.files.items())
+            if all(word in repo.lower() for word in words) and any(name.endswith(".gguf") for name in files)
+        ]
+        body = json.dumps(found[: int(query.get("limit", "1000"))]).encode()
+        self._send(200, body, {"Content-Type": "application/json"})
+
     def _model(self, repo: str, revision: str | None) -> None:
         files = self.server.hub.files.get(repo)
         if files is None:
             self._error(404, "RepoNotFound")
-        elif revision not in (None, "main", COMMIT):
+        elif revision not in (None, "main", self._commit(repo)):
             self._error(404, "RevisionNotFound")
         else:
-            siblings = [_sibling(name, content) for name, content in files.items()]
-            body = {"id": repo, "modelId": repo, "sha": COMMIT, "tags": [], "siblings": siblings}
+            sizes = self.server.hub.sizes
+            siblings = [_sibling(name, content, sizes.get(name)) for name, content in files.items()]
+            body = {"id": repo, "modelId": repo, "sha": self._commit(repo), "tags": [], "siblings": siblings}
             self._send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
     def _redirect(self, repo: str, revision: str, name: str) -> None:
         content = self.server.hub.files.get(repo, {}).get(name)
-        if content is None or revision not in ("main", COMMIT):
+        if content is None or revision not in ("main", self._commit(repo)):
             self._error(404, "EntryNotFound")
             return
         headers = {
             "Location": f"{self.server.hub.content_url}/content/{repo}/{name}",
-            "X-Repo-Commit": COMMIT,
+            "X-Repo-Commit": self._commit(repo),
             "X-Linked-Etag": f'"{hashlib.sha256(content).hexdigest()}"',
             "X-Linked-Size": str(len(content)),
         }
@@ -226,6 +246,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
         start = 0 if trouble.ignore_range else _range_start(self.headers, etag)
+        if (first := re.fullmatch(r"bytes=0-(\d+)", self.headers.get("Range", ""))) and not trouble.ignore_range:
+            content = content[: int(first[1]) + 1]
         if start > len(content):
             self._send(416, b"", {"Content-Range": f"bytes */{len(content)}"})
             return
@@ -266,10 +288,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
-def _sibling(name: str, content: bytes) -> dict[str, Any]:
+def _sibling(name: str, content: bytes, size: int | None) -> dict[str, Any]:
     sha256 = hashlib.sha256(content).hexdigest()
-    lfs = {"sha256": sha256, "size": len(content), "pointerSize": 134}
-    return {"rfilename": name, "size": len(content), "blobId": sha256[:40], "lfs": lfs}
+    said = len(content) if size is None else size
+    lfs = {"sha256": sha256, "size": said, "pointerSize": 134}
+    return {"rfilename": name, "size": said, "blobId": sha256[:40], "lfs": lfs}
 
 
 def _range_start(headers: Any, etag: str) -> int:

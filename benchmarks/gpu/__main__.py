@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +21,8 @@ from benchmarks.harness import Comparison, Report, machine
 from rbee_remote.hive.fit.resources import gpus
 
 LARGE = "qwen2.5-7b"
+#: The status of a build that the next call goes on with: EX_TEMPFAIL.
+UNFINISHED = 75
 #: Seconds from a bare node to the first token, the model being there; and once all runs.
 COLD_S, WARM_S = 60.0, 1.0
 
@@ -36,6 +39,13 @@ def main() -> None:
     parser.add_argument("step", choices=steps)
     parser.add_argument("--backend", default="cuda", choices=("cuda", "cpu"), help="cpu for a rehearsal")
     parser.add_argument("--shape", default=LARGE, choices=shape.SHAPES, help="of the model whose speed counts")
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=build.LIMIT_S,
+        metavar="SECONDS",
+        help="of one call's build, which the next goes on with",
+    )
     parser.add_argument("--pack", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     asked = parser.parse_args()
@@ -43,6 +53,7 @@ def main() -> None:
     work.write()
     work.enter()
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what a step began it ends
     try:
         status = steps[asked.step](work, asked)
     except subprocess.CalledProcessError as error:
@@ -52,8 +63,12 @@ def main() -> None:
     sys.exit(status)
 
 
-def _build(work: Work, _: argparse.Namespace) -> int:
-    build.build(work)
+def _build(work: Work, asked: argparse.Namespace) -> int:
+    try:
+        build.build(work, asked.limit)
+    except build.UnfinishedError as error:
+        print(f"build: {error}", flush=True)
+        return UNFINISHED
     return 0
 
 

@@ -3,7 +3,8 @@
 Rules
 - Built for the GPU of this machine alone, and for processors with AVX2 without variants: minutes count here, and
   what is compared is the programs around llama.cpp, which all run the same libraries.
-- A build that was cut off goes on where it was, by ninja's own state.
+- A build that was cut off goes on where it was, by ninja's own state. One that takes longer than a call may is
+  stopped before, so that ninja notes what it has.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from benchmarks import llama_cpp
@@ -27,12 +30,21 @@ from rbee.setup.wheels.cache import WheelCache
 
 #: What is said of a build that nobody reads line by line.
 _LOG = "build.log"
+#: Seconds that a call's build takes at most, of the ten minutes that it has, and for a stopped one to end.
+LIMIT_S = 540.0
+_END_S = 10.0
 
 
-def build(work: Work) -> None:
-    """Build what is not there yet, and put it where keepers, this Python and the benchmarks find it."""
+class UnfinishedError(Exception):
+    """The time of this call is over; the next goes on."""
+
+
+def build(work: Work, limit_s: float = LIMIT_S) -> None:
+    """Build what is not there yet, and put it where keepers, this Python and the benchmarks find it.
+
+    Raises UnfinishedError after `limit_s` seconds, CalledProcessError."""
     source = _unpack(work)
-    wheel = _wheel(work, source)
+    wheel = _wheel(work, source, limit_s)
     cache = WheelCache(work.wheel_cache, Settings.from_environment().log)
     cache.add_wheel(wheel, work.backend, libc=Target.here().libc)
     _pip("install", "--no-index", "--no-deps", "--force-reinstall", str(wheel))
@@ -88,7 +100,7 @@ def _unpack(work: Work) -> Path:
     return source
 
 
-def _wheel(work: Work, source: Path) -> Path:
+def _wheel(work: Work, source: Path, limit_s: float) -> Path:
     """The wheel as scikit-build-core makes it; the programs are built with it, and are not in it."""
     made = work.folder / "wheel"
     if not list(made.glob("*.whl")):
@@ -98,7 +110,8 @@ def _wheel(work: Work, source: Path) -> Path:
         words += ["--config-settings", f"build-dir={work.tree}", str(source)]
         args = " ".join(flags(work.backend))
         try:
-            _pip(*words, env={"CMAKE_ARGS": args, "CMAKE_BUILD_PARALLEL_LEVEL": str(building.cores_here())}, log=log)
+            env = {"CMAKE_ARGS": args, "CMAKE_BUILD_PARALLEL_LEVEL": str(building.cores_here())}
+            _pip(*words, env=env, log=log, limit_s=limit_s)
         except subprocess.CalledProcessError:
             work.keep_logs(log)
             raise
@@ -106,14 +119,42 @@ def _wheel(work: Work, source: Path) -> Path:
     return wheel
 
 
-def _pip(*words: str, env: dict[str, str] | None = None, log: Path | None = None) -> None:
-    """Raises CalledProcessError, with the end of the log shown."""
+def _pip(*words: str, env: dict[str, str] | None = None, log: Path | None = None, limit_s: float | None = None) -> None:
+    """Raises CalledProcessError, with the end of the log shown, UnfinishedError."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # ninja of the pack
-    command: Sequence[str] = [sys.executable, "-m", "pip", *words]
-    with (log or Path(os.devnull)).open("a") as sink:
-        done = subprocess.run(
-            command, stdout=sink, stderr=subprocess.STDOUT, env={**os.environ, "PATH": path, **(env or {})}, check=False
-        )
-    if done.returncode and log:
+    command = [sys.executable, "-m", "pip", *words]
+    status = run_for(command, {**os.environ, "PATH": path, **(env or {})}, log or Path(os.devnull), limit_s)
+    if status is None:
+        raise UnfinishedError(f"not done after {limit_s:.0f} s{_at(log)}: the same step again goes on there")
+    if status and log:
         print(log.read_text(errors="replace")[-4000:])
-    done.check_returncode()
+    if status:
+        raise subprocess.CalledProcessError(status, command)
+
+
+def run_for(command: Sequence[str], env: dict[str, str], log: Path, limit_s: float | None) -> int | None:
+    """The exit status; None where it did not end within `limit_s` seconds, and was ended with all that it started, as
+    by Ctrl-C: ninja then removes what is half written."""
+    with log.open("a") as sink:
+        process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=env, start_new_session=True)
+        try:
+            return process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for sign in (signal.SIGINT, signal.SIGKILL):
+        if process.poll() is None:
+            os.killpg(process.pid, sign)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_END_S)
+
+
+def _at(log: Path | None) -> str:
+    """How far ninja said that it is: of what was left when it began."""
+    text = log.read_text(errors="replace") if log else ""
+    steps = re.findall(r"^ *\[(\d+)/(\d+)\]", text, re.MULTILINE)
+    return f", {steps[-1][0]} of {steps[-1][1]} files of this call" if steps else ""

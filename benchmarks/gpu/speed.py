@@ -7,7 +7,8 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -69,6 +70,21 @@ def _on_node(work: Work, measure: Callable[[Rbee, GpuNode], Iterator[Comparison]
         yield from measure(rbee, node)
 
 
+def each(*measures: Callable[[], Sequence[Comparison]]) -> Iterator[Comparison]:
+    """What they find on one node, whatever ends one of them. Raises RuntimeError at the end, where one did."""
+    failed = 0
+    for measure in measures:
+        try:
+            found = measure()
+        except Exception:
+            traceback.print_exc()
+            failed += 1
+        else:
+            yield from found
+    if failed:
+        raise RuntimeError(f"{failed} of {len(measures)} comparisons failed; why stands above")
+
+
 def faster(name: str, samples: Mapping[str, tuple[float, ...]], least: float) -> Comparison:
     """Of tokens per second: those of "rbee" over those of the other."""
     (against,) = (side for side in samples if side != "rbee")
@@ -82,9 +98,11 @@ def faster(name: str, samples: Mapping[str, tuple[float, ...]], least: float) ->
 
 
 def _one_stream(rbee: Rbee, node: GpuNode) -> Iterator[Comparison]:
-    yield _against_bench(f"pp{PROMPT}, as the worker measures itself", rbee, node.work, PROMPT, 0)
-    yield _against_bench(f"tg{GENERATED}, as the worker measures itself", rbee, node.work, 0, GENERATED)
-    yield _infer_against_bench(rbee, node.work)
+    yield from each(
+        lambda: [_against_bench(f"pp{PROMPT}, as the worker measures itself", rbee, node.work, PROMPT, 0)],
+        lambda: [_against_bench(f"tg{GENERATED}, as the worker measures itself", rbee, node.work, 0, GENERATED)],
+        lambda: [_infer_against_bench(rbee, node.work)],
+    )
 
 
 def _against_bench(name: str, rbee: Rbee, work: Work, prompt: int, generated: int) -> Comparison:
@@ -120,19 +138,25 @@ def _theirs(work: Work, prompt: int, generated: int) -> float:
 def _memory(rbee: Rbee, node: GpuNode) -> Iterator[Comparison]:
     _stop_workers(rbee)
     before = memory.settled_mb(node, 0.0)  # what the worker before had is free by then
-    for case in CASES:
-        (shown,) = rbee("models", "show", f"file:{node.work.large}", "--node", NAME, "--json", *case.words).json()[
-            "models"
-        ]
-        (point,) = shown["points"]
+    yield from each(*(partial(_memory_of, case, before, rbee, node) for case in CASES))
+
+
+def _memory_of(case: Case, before: float, rbee: Rbee, node: GpuNode) -> list[Comparison]:
+    """What was said that a worker takes, against what it took; and what its end left. before: MB without one."""
+    (shown,) = rbee("models", "show", f"file:{node.work.large}", "--node", NAME, "--json", *case.words).json()["models"]
+    (point,) = shown["points"]
+    try:
         rbee("infer", "--node", NAME, *case.words, "--max-tokens", "8", "--raw", "word " * 600)
         real = round(memory.used_mb(node) - before, 1)
-        ours = float(point["needed_mb"])
-        ratio = round(ours / real, 3)
-        yield Comparison(case.name, ratio, 1.1, "x", "taken", (ours,), (real,), least=1.0, samples_in="MB")
+    finally:
         _stop_workers(rbee)
-        left = round(memory.settled_mb(node, before + 1) - before, 1)
-        yield Comparison(f"{case.name}, left after the worker's end", max(0.0, left), 1.0, "MB")
+    left = round(memory.settled_mb(node, before + 1) - before, 1)
+    ours = float(point["needed_mb"])
+    ratio = round(ours / real, 3)
+    return [
+        Comparison(case.name, ratio, 1.1, "x", "taken", (ours,), (real,), least=1.0, samples_in="MB"),
+        Comparison(f"{case.name}, left after the worker's end", max(0.0, left), 1.0, "MB"),
+    ]
 
 
 def _stop_workers(rbee: Rbee) -> None:

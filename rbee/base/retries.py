@@ -65,6 +65,8 @@ STOP_TIMEOUT_S = 180.0
 NEEDS_TIMEOUT_S = 90.0
 #: Checking a SHA-256 takes seconds for each gigabyte.
 REGISTER_S = 600.0
+#: … and so long more for each of a model that was sent: 10 s are a disk of 100 MB/s.
+REGISTER_S_PER_GB = 10.0
 #: A hive gives a load up after five minutes without progress; one that does not, does not work.
 STALLED_LOAD_S = 600.0
 

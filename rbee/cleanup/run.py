@@ -45,7 +45,7 @@ from rbee.node.session import NodeSession
 from rbee.node.socket_http import SilenceError
 from rbee.registry import Registry, WorkerRow
 from rbee.setup.base.payload import build_payload
-from rbee.setup.wheels.cache import uv_version
+from rbee.setup.wheels.locked import uv_version
 from rbee_remote.protocol import ErrorCode, HiveInfo, WorkerInfo
 
 #: Nodes that are looked at together. More would wait for each other's encryption on a small machine, and a step that a

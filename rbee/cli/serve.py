@@ -46,6 +46,13 @@ CorsOption = Annotated[
         "--cors", metavar="ORIGIN", help="A web site whose pages may ask, such as https://chat.example; repeatable."
     ),
 ]
+BuildOption = Annotated[
+    bool,
+    typer.Option(
+        "--build-for-gpus",
+        help="Build llama.cpp in the background, with the least priority, for nodes whose GPU idles for want of it.",
+    ),
+]
 InstallOption = Annotated[
     bool, typer.Option("--install", help="Show how systemd runs this by itself; install nothing.")
 ]
@@ -77,6 +84,7 @@ def serve(
     tls_cert: CertificateOption = None,
     tls_key: KeyOption = None,
     cors: CorsOption = None,
+    build_for_gpus: BuildOption = False,
     install: InstallOption = False,
 ) -> None:
     """One address for all nodes, which OpenAI's clients can use. Runs until Ctrl-C."""
@@ -95,6 +103,7 @@ def serve(
         certificate=tls_cert,
         key=tls_key,
         origins=tuple(_origin(each) for each in cors or ()),
+        build_for_gpus=build_for_gpus,
     )
     if install:
         _show_unit(shell, options, [str(address) for address in options.listen] if listen else [])
@@ -126,7 +135,7 @@ def _serve(shell: Shell, options: ServeOptions) -> None:
             shell.renderer.write(f"serving on {' and '.join(serving.urls)} ({nodes})\n")
 
     log_warnings_to_stderr()
-    shell.run(serve(shell.context, options, Assembly(run_for_client), tell=tell))
+    shell.run(serve(shell.context, options, Assembly(run_for_client, build_for_gpus=options.build_for_gpus), tell=tell))
 
 
 def _show_unit(shell: Shell, options: ServeOptions, listen: list[str]) -> None:
@@ -147,7 +156,8 @@ def _show_unit(shell: Shell, options: ServeOptions, listen: list[str]) -> None:
         "--cors": options.origins,
     }
     cache = {ENV_CACHE: str(WheelCache.of(shell.settings).root)} if os.environ.get(ENV_CACHE) else {}
-    unit = gateway_unit(command_words(shell, "serve", given), variables(shell) | cache, DRAIN_S)
+    words = command_words(shell, "serve", given) + ["--build-for-gpus"] * options.build_for_gpus
+    unit = gateway_unit(words, variables(shell) | cache, DRAIN_S)
     text = (
         f"# For systemd: ~/.config/systemd/user/rbee-serve.service\n{unit}\n"
         "# Then: systemctl --user enable --now rbee-serve; loginctl enable-linger, to go on while logged out.\n"

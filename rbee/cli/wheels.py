@@ -92,6 +92,7 @@ def build(shell: Shell, for_: ForOption = None, backend: BackendOption = None) -
     from dataclasses import replace
 
     from rbee.cli import wheels_view
+    from rbee.cli.failed_nodes import partial_failure
     from rbee.fleet import wheels
     from rbee.inventory import LOCAL
 
@@ -100,7 +101,11 @@ def build(shell: Shell, for_: ForOption = None, backend: BackendOption = None) -
     if backend is not None:
         nodes = [replace(node, backend=_backend(backend)) for node in nodes]
     done = shell.run(wheels.build_all(context, nodes))
-    shell.renderer.done(*wheels_view.all_built(done))
+    failure = partial_failure([each.error for each in done])
+    if len(done) > 1 or not failure:
+        shell.renderer.done(*wheels_view.all_built(done))
+    if failure:
+        raise failure
 
 
 def _backend(name: str) -> str:

@@ -6,17 +6,18 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rbee.cli.failed_nodes import error_value, why
 from rbee.registry.rows import iso_time
 from rbee.render import Table
 from rbee.render.text import amount
 from rbee.setup.index.builders import who_built
 
 if TYPE_CHECKING:
-    from rbee.fleet.wheels import Listed, Listing
+    from rbee.fleet.wheels import Built, Listed, Listing
     from rbee.inventory import Node
-    from rbee.setup.bootstrap import Gathered
     from rbee.setup.index.publishing import Offer, Pushed
     from rbee.setup.index.signature import Signer
+    from rbee.setup.supplies import Gathered
     from rbee.setup.wheels.prune import Judged
 
 
@@ -105,12 +106,16 @@ def built(node: Node, gathered: Gathered) -> tuple[str, dict[str, Any]]:
     return text, data
 
 
-def all_built(done: Sequence[tuple[Node, Gathered]]) -> tuple[str, dict[str, Any]]:
-    """One node's as it is, several as `nodes`."""
-    each = [built(node, gathered) for node, gathered in done]
+def all_built(done: Sequence[Built]) -> tuple[str, dict[str, Any]]:
+    """One node's as it is, several as `nodes`; of one that failed its error."""
+    each = [built(one.node, one.gathered) if one.gathered else _not_built(one) for one in done]
     if len(each) == 1:
         return each[0]
     return "\n".join(text for text, _ in each), {"nodes": [data for _, data in each]}
+
+
+def _not_built(one: Built) -> tuple[str, dict[str, Any]]:
+    return f"no llama.cpp for {one.node.name}: {why(one.error)}", {"node": one.node.name, **error_value(one.error)}
 
 
 def inventory_entries(offers: Sequence[Offer], url: str, signer: Signer | None) -> list[dict[str, Any]]:

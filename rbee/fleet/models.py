@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rbee import audit
@@ -11,20 +11,34 @@ from rbee.base.errors import NodeError
 from rbee.base.events import silent
 from rbee.context import Context
 from rbee.inventory import Node
-from rbee.models.provision import ensure_model, push_file, push_model
+from rbee.models.newer import pull_model
+from rbee.models.provision import local_parts, push_file, push_model
 from rbee.models.ref import parse_ref
 from rbee.node.hive_client import HiveClient
 from rbee.node.session import NodeSession, PerNode, on_each, open_session
 from rbee.setup.attach import attach
 from rbee_remote.protocol import ErrorCode, LoadOptions, ModelInfo, ModelNeeds, NeedsRequest
+from rbee_remote.protocol.elsewhere import FoundElsewhere
 
 
-async def models(context: Context, nodes: Sequence[Node]) -> list[PerNode[list[ModelInfo]]]:
-    """The catalog of each node; a node that rbee never set up has none, and is left as it is."""
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """catalog: what rbee knows. elsewhere: what other programs of the node have beside that."""
 
-    async def ask(session: NodeSession) -> list[ModelInfo]:
+    catalog: Sequence[ModelInfo] = ()
+    elsewhere: Sequence[FoundElsewhere] = ()
+
+
+async def models(context: Context, nodes: Sequence[Node]) -> list[PerNode[Listed]]:
+    """The models of each node; a node that rbee never set up has none, and is left as it is."""
+
+    async def ask(session: NodeSession) -> Listed:
         hive = await _hive_where_set_up(session)
-        return await hive.models() if hive else []
+        if not hive:
+            return Listed()
+        models = await hive.models()
+        paths = {model.path for model in models}
+        return Listed(models, [each for each in await hive.elsewhere() if each.path not in paths])
 
     return await on_each(replace(context, emit=silent), nodes, ask)
 
@@ -62,14 +76,14 @@ async def _hive_where_set_up(session: NodeSession) -> HiveClient | None:
     return (await attach(session)).hive if found.runtimes and found.payloads else None
 
 
-async def pull(context: Context, node: Node, ref: str) -> ModelInfo:
-    """Have a model on a node: downloaded there, or pushed when the node has no way out."""
+async def pull(context: Context, node: Node, ref: str, *, refresh: bool = False) -> ModelInfo:
+    """Have a model on a node: downloaded there, or pushed when the node has no way out. refresh: the newest one."""
     wanted = parse_ref(ref)  # before anything is put on the node for its sake
     recorded = audit.recorded(context.settings, "model.pull", emit=context.emit, node=node.name, model=wanted.canonical)
     with recorded as details:
         async with open_session(context, node) as session:
             await attach(session)
-            info = await ensure_model(session, wanted)
+            info = await pull_model(session, wanted, refresh=refresh)
         details["bytes"] = info.size
         return info
 
@@ -77,6 +91,8 @@ async def pull(context: Context, node: Node, ref: str) -> ModelInfo:
 async def push(context: Context, node: Node, model: Path | str) -> ModelInfo:
     """Send a model from here: a file of this machine, or what a ref names, downloaded here first."""
     wanted = model if isinstance(model, Path) else parse_ref(model)
+    if isinstance(wanted, Path):
+        local_parts(wanted)  # before anything is put on the node for its sake
     name = str(wanted) if isinstance(wanted, Path) else wanted.canonical
     with audit.recorded(context.settings, "model.push", emit=context.emit, node=node.name, model=name) as details:
         async with open_session(context, node) as session:

@@ -8,7 +8,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from rbee.base.errors import ConfigError, UsageError
+from rbee.base.errors import ConfigError, RbeeError, UsageError
 from rbee.base.events import Notice
 from rbee.base.files import LocalFile, file_sha256
 from rbee.base.locks import keeper_lock
@@ -16,7 +16,7 @@ from rbee.context import Context
 from rbee.inventory import Inventory, Node
 from rbee.node.session import on_each, open_session
 from rbee.registry import OpenRegistry
-from rbee.setup import bootstrap, shared_builds
+from rbee.setup import shared_builds, supplies
 from rbee.setup.base.platforms import Target
 from rbee.setup.index import files as index_files
 from rbee.setup.index.asked import named_now
@@ -77,27 +77,43 @@ def _platform(node: Node, registry: Registry) -> tuple[Target, str] | None:
     return target, node.backend if node.backend != "auto" else (facts.backend if facts else "") or "cpu"
 
 
-async def build_all(context: Context, nodes: Sequence[Node]) -> list[tuple[Node, bootstrap.Gathered]]:
-    """`build` for several: one build for CUDA serves all that can share it, which is told. Raises also where a node
-    does not answer, before anything is built."""
+@dataclass(frozen=True, slots=True)
+class Built:
+    """Of one node: what it takes from the cache, or why that is not there."""
+
+    node: Node
+    gathered: supplies.Gathered | None = None
+    error: RbeeError | None = None
+
+
+async def build_all(context: Context, nodes: Sequence[Node]) -> list[Built]:
+    """`build` for several: one build for CUDA serves all that can share it, which is told. A node that fails keeps no
+    other from having its own."""
     if len(nodes) == 1:
-        return [(nodes[0], await build(context, nodes[0]))]
+        return [await _built(context, nodes[0], ())]
     seen = await on_each(context, nodes, lambda session: session.probe())
-    for each in seen:
-        if each.error:
-            raise each.error
     probes = [(each.node, each.value) for each in seen if each.value]
     builds = shared_builds.plan(probes, context.inventory.nodes, WheelCache.of(context.settings))
     if said := shared_builds.said(builds):
         context.emit(Notice(said))
     along = {build.head: build.along for build in builds}
-    done: dict[str, bootstrap.Gathered] = {}
-    for node in sorted(nodes, key=lambda node: node.name not in along):  # who takes a shared one finds it made
-        done[node.name] = await build(context, node, list(along.get(node.name, {}).values()))
-    return [(node, done[node.name]) for node in nodes]
+    done = {each.node.name: Built(each.node, error=each.error) for each in seen if each.error}
+    left = [node for node in nodes if node.name not in done]
+    for node in sorted(left, key=lambda node: node.name not in along):  # who takes a shared one finds it made
+        done[node.name] = await _built(context, node, list(along.get(node.name, {}).values()))
+        if error := done[node.name].error:
+            context.emit(Notice(f"{node.name}: {error.message}"))
+    return [done[node.name] for node in nodes]
 
 
-async def build(context: Context, node: Node, along: Sequence[Target] = ()) -> bootstrap.Gathered:
+async def _built(context: Context, node: Node, along: Sequence[Target]) -> Built:
+    try:
+        return Built(node, await build(context, node, along))
+    except RbeeError as error:
+        return Built(node, error=error)
+
+
+async def build(context: Context, node: Node, along: Sequence[Target] = ()) -> supplies.Gathered:
     """Have in the cache what a bootstrap of the node takes from there, built here or there as a bootstrap would.
 
     along: as of `gather`.
@@ -106,7 +122,7 @@ async def build(context: Context, node: Node, along: Sequence[Target] = ()) -> b
         open_session(context, node) as session,
         keeper_lock(context.settings, f"bootstrap-{node.name}", f"prepares {node.name}", context.emit),
     ):
-        return await bootstrap.gather(session, await session.probe(), along)
+        return await supplies.gather(session, await session.probe(), along)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ import logging
 import resource
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -31,7 +31,7 @@ from rbee.gateway.access.listen import Address, bound, load_certificate, tls_con
 from rbee.gateway.access.readers import Room
 from rbee.gateway.base.interfaces import Dispatcher, Fleet, Gate, Recorder
 from rbee.gateway.life import DrainableApp, Life, Link, Server
-from rbee.gateway.records import loop_lag
+from rbee.gateway.records import loop_lag, request_log
 from rbee.gateway.records.metrics import Metrics
 from rbee.gateway.records.records import Records
 from rbee.gateway.requests.presence import until_known
@@ -51,6 +51,7 @@ class ServeOptions:
     """listen: TCP addresses. socket: a unix socket's path. nodes: which to use, as `Inventory.select` has it.
 
     keys: the file of keys, which may be missing. certificate, key: both or neither. origins: sites whose pages may ask.
+    build_for_gpus: build llama.cpp for GPUs that idle for want of it.
     """
 
     keys: Path
@@ -60,6 +61,7 @@ class ServeOptions:
     certificate: Path | None = None
     key: Path | None = None
     origins: tuple[str, ...] = ()
+    build_for_gpus: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,13 @@ class HeldFleet(Fleet, Protocol):
 
     def reload(self) -> None:
         """Read the inventory again."""
+
+
+class CheckingGate(Gate, Protocol):
+    """A gate that says whether it lets anybody in without a key."""
+
+    @property
+    def needs_key(self) -> bool: ...
 
 
 FleetT = TypeVar("FleetT", bound=HeldFleet)
@@ -110,6 +119,18 @@ class Constructors(Protocol[FleetT, DispatcherT]):
         """There for as long as the context is entered."""
 
 
+@dataclass(frozen=True, slots=True)
+class Assembled(Generic[FleetT]):
+    """A gateway that answers once its server runs. urls: where, with a unix socket's path."""
+
+    server: Server
+    app: DrainableApp
+    entrance: Entrance
+    fleet: FleetT
+    urls: tuple[str, ...]
+    tls: ssl.SSLContext | None
+
+
 async def serve(
     context: Context,
     options: ServeOptions,
@@ -125,13 +146,33 @@ async def serve(
     gate = KeyGate(options.keys)
     gate.check()
     _check_who_may_come(context, options, gate)
+    with _the_one_gateway(context.settings):
+        async with assembled(context, options, parts, gate) as it:
+            serving = Serving(it.urls, len(it.fleet.nodes))
+            it.server.on_startup = lambda: _tell(context, serving, tell)
+            life = Life(it.server, it.app, it.entrance, lambda: _reload(it.fleet, it.tls, options))
+            await life.lead(context, parts.link(context, it.fleet))
+
+
+@asynccontextmanager
+async def assembled(
+    context: Context,
+    options: ServeOptions,
+    parts: Constructors[FleetT, DispatcherT],
+    gate: CheckingGate,
+    log: str = request_log.NAME,
+) -> AsyncIterator[Assembled[FleetT]]:
+    """A gateway whose sockets listen, and whose server is to be run. log: the name of its log's file.
+
+    Raises UsageError and RbeeError IN_USE where it cannot listen there, ConfigError.
+    """
     _raise_descriptor_limit()
-    with _the_one_gateway(context.settings), contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as opened:
         tls = tls_context(options.certificate, options.key) if options.certificate and options.key else None
         tcp = opened.enter_context(bound(options.listen))
         unix = [opened.enter_context(unix_listener(options.socket))] if options.socket else []
         metrics = Metrics()
-        records = opened.enter_context(Records(context.settings, metrics))
+        records = opened.enter_context(Records(context.settings, metrics, log))
         async with AsyncExitStack() as running:
             fleet = await running.enter_async_context(parts.fleet(context, options.nodes))
             dispatcher = await running.enter_async_context(parts.dispatcher(fleet))
@@ -145,9 +186,7 @@ async def serve(
             plain, encrypted = (unix, tcp) if tls else ([*tcp, *unix], [])
             server = Server(entrance, bounds, plain=plain, encrypted=encrypted, tls=tls)
             urls = _urls(tcp, options.socket, "https" if tls else "http")
-            server.on_startup = lambda: _tell(context, Serving(urls, len(fleet.nodes)), tell)
-            life = Life(server, app, entrance, lambda: _reload(fleet, tls, options))
-            await life.lead(context, parts.link(context, fleet))
+            yield Assembled(server, app, entrance, fleet, urls, tls)
 
 
 def _check_who_may_come(context: Context, options: ServeOptions, gate: KeyGate) -> None:

@@ -6,9 +6,9 @@ A warm worker, which the registry knows, needs phases 1 and 8 alone; else `_phas
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from rbee import audit
 from rbee.base.errors import ConnectError, NodeError
@@ -38,6 +38,8 @@ from rbee_remote.protocol import (
 if TYPE_CHECKING:
     from rbee.models.store import Stored
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class ReadyWorker:
@@ -64,22 +66,29 @@ async def infer(request: InferRequest, context: Context) -> Finished:
     """
     with context.open_registry() as registry:
         async with InferSession(request, context, registry) as session:
-            finished = await _on_some_node(session)
+            finished = await on_some_node(session, _on_node)
     context.emit(finished)
     return finished
 
 
-async def _on_some_node(session: InferSession) -> Finished:
-    """On the node that phase 1 chooses; where that one cannot, and the user named none, on the next."""
+async def on_some_node(
+    session: InferSession, work: Callable[[InferSession, Node, WorkerRow | None], Awaitable[T]]
+) -> T:
+    """Done on the node that phase 1 chooses; where that one cannot, and the user named none, on the next. work: gets
+    the row of a warm worker, if phase 1 found one."""
     request, inventory = session.request, session.context.inventory
     nodes = inventory.select(request.node) if request.node else inventory.among(request.among)
     chosen = _choose(session, nodes)
     row = chosen.row if isinstance(chosen, Reuse) else None
     remaining = [chosen.node, *(node for node in nodes if node != chosen.node)]
+    if request.wait_for_gpu and row is None and len(remaining) > 1:
+        from rbee.infer.gpu_nodes import gpus_first
+
+        remaining = await gpus_first(session, remaining)
     while True:
         node = remaining.pop(0)
         try:
-            return await _on_node(session, node, row)
+            return await work(session, node, row)
         except (NodeError, ConnectError) as error:
             if not remaining or not session.may_go_on(error):
                 raise
@@ -142,7 +151,7 @@ async def ready_worker(session: InferSession, node: Node) -> ReadyWorker:
 async def _phases_2_to_7(session: InferSession, node: Node) -> ReadyWorker:
     on, placed = await _attach(session, node)
     model = await _provide_model(session, on, placed)
-    spawn = _spawn_request(session, node, model.model)
+    spawn = _spawn_request(session, node, model)
     await _check_fit(session, on, spawn)
     info = await _start_worker(session, on, spawn)
     _register(session, on, info)
@@ -171,7 +180,7 @@ async def _attach(session: InferSession, node: Node) -> tuple[NodeSession, Store
 
     with session.clock.phase(Phase.NODE, node.name) as outcome:
         on = await session.on(node)
-        ahead = Ahead(on, session.ref(node))
+        ahead = Ahead(on, session.ref(node), session.request.ability)
         attached = await attach(on, ahead.bring, wait_for_gpu=session.request.wait_for_gpu)
         outcome.text = f"{node.name}: {attached.probe.summary}"
     return on, ahead.placed
@@ -183,16 +192,16 @@ async def _provide_model(session: InferSession, on: NodeSession, placed: Stored 
 
     ref = session.ref(on.node)
     with session.clock.phase(Phase.MODEL, ref.canonical) as outcome:
-        model = await ensure_model(on, ref, placed=placed)
+        model = await ensure_model(on, ref, placed=placed, ability=session.request.ability)
         outcome.text = f"{model.model} is on {on.node.name} ({model.size / 1e6:,.0f} MB)"
     return model
 
 
-def _spawn_request(session: InferSession, node: Node, model: str) -> SpawnRequest:
+def _spawn_request(session: InferSession, node: Node, model: ModelInfo) -> SpawnRequest:
     keep_alive_s = session.request.keep_alive_s
     return SpawnRequest(
-        model=model,
-        options=session.request.load.over(node.load).for_worker(node.backend),
+        model=model.model,
+        options=session.load(node, model).for_worker(node.backend),
         keep_alive_s=node.keep_alive_s if keep_alive_s is None else keep_alive_s,
         max_workers=node.max_workers,
         timeout_s=session.deadline.left(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rbee_remote.protocol import ChatOptions, LoadOptions, Message, Sampling, ToolOptions
+from rbee_remote.protocol.abilities import CHAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +37,8 @@ class InferRequest:
     timeout_s: float | None = None
     retry: int = 3
     wait_for_gpu: bool = False
+
+    @property
+    def ability(self) -> str:
+        """What the model is wanted for, one of the words of `abilities`; "" for a worker alone."""
+        return CHAT if self.messages or self.prompt is not None else ""

@@ -20,7 +20,7 @@ from rbee.inventory import Node
 from rbee.models.ref import DEFAULT_MODEL, ModelRef, parse_ref
 from rbee.node.session import NodeSession
 from rbee.registry import Registry
-from rbee_remote.protocol import ChatOptions, ErrorCode
+from rbee_remote.protocol import ChatOptions, ErrorCode, LoadOptions, ModelInfo
 
 #: Reasons to try the next node, where the user named none.
 NO_ROOM = frozenset({ErrorCode.RAM_EXHAUSTED, ErrorCode.VRAM_EXHAUSTED, ErrorCode.BACKEND_UNAVAILABLE})
@@ -58,6 +58,11 @@ class InferSession:
     def ref(self, node: Node) -> ModelRef:
         """The model to use on a node. Raises UsageError for a ref that is none."""
         return parse_ref(self.request.model or node.model or DEFAULT_MODEL)
+
+    def load(self, node: Node, model: ModelInfo) -> LoadOptions:
+        """How the model is to be loaded on a node, which has it. model: unused here, for who asks by what it can."""
+        del model
+        return self.request.load.over(node.load)
 
     def chat(self, node: Node) -> ChatOptions:
         """How the messages become a prompt on a node. Raises ConfigError for a template that cannot be read."""

@@ -4,8 +4,12 @@
     hf:OWNER/REPO[:QUANT or FILE][@REVISION]      a file of a repository on the hub
     file:/PATH                                    a file that is on the node
     https://HOST/PATH                             a file behind a URL
+    ollama:NAME[:TAG]                             what Ollama has on the node
+
+The addresses of the hub's pages are taken as well: `hub_address`.
 
 Rules
+- Of a split model, any part's name stands for the first one's.
 - A ref that was parsed is safe: no control characters, no way out of a folder, no password in it.
 - `parse_ref(ref.canonical).canonical == ref.canonical`: the canonical form is what registry, catalog and hive compare.
 - A URL's query may be a key to the file (a presigned one), so it stays in the source, and out of the canonical form:
@@ -24,7 +28,9 @@ from importlib.resources import files
 from urllib.parse import urlsplit
 
 from rbee.base.errors import NodeError, UsageError
+from rbee.models.hub_address import as_ref, file_of_page
 from rbee_remote.protocol import ErrorCode, Source
+from rbee_remote.protocol.splits import first_part
 
 #: What runs where neither a request nor the inventory names a model.
 DEFAULT_MODEL = "smollm2:135m"
@@ -34,6 +40,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(:[a-z0-9][a-z0-9._-]*)?")
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+/ -]*(?<! )")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]*")
+_OLLAMA = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}(/[a-z0-9][a-z0-9._-]{0,79}){0,2}")
+_OLLAMA_TAG = re.compile(r"[a-z0-9_][a-z0-9._-]{0,79}")
 _DIGEST_LENGTH = 12
 _DIGEST = re.compile(f"[0-9a-f]{{{_DIGEST_LENGTH}}}")
 #: Parts of a query that say who may have the file, and not which it is: of S3, Google's, Azure's and CloudFront's.
@@ -66,7 +74,10 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class BuiltIn:
-    """A model with a short name. size: bytes, None where models.toml leaves it to the source; likewise sha256 ""."""
+    """A model with a short name. size: bytes, None where models.toml leaves it to the source; likewise sha256 "".
+
+    kind: what it is asked for first, chat, embedding or rerank. default: it is meant by its name up to the colon.
+    """
 
     name: str
     title: str
@@ -74,12 +85,15 @@ class BuiltIn:
     sources: tuple[Source, ...]
     sha256: str = ""
     size: int | None = None
+    kind: str = "chat"
+    default: bool = False
 
 
 def parse_ref(text: str) -> ModelRef:
     """Raises UsageError for what cannot be a ref, NodeError MODEL_NOT_FOUND for a name that is not built in."""
     if not text or len(text) > MAX_LENGTH or not text.isprintable():
         raise _malformed(text, "a model ref is one line of printable characters")
+    text = as_ref(text)
     scheme, colon, rest = text.partition(":")
     match scheme.lower() if colon else "":
         case "hf":
@@ -88,6 +102,8 @@ def parse_ref(text: str) -> ModelRef:
             return _parse_file(text, rest)
         case "https" | "http":
             return _parse_url(text)
+        case "ollama":
+            return _parse_ollama(text, rest)
     return _parse_name(text)
 
 
@@ -102,16 +118,29 @@ def _parse_name(text: str) -> ModelRef:
     name = text.lower()
     if not _NAME.fullmatch(name):
         raise _malformed(text, "that is neither a built-in name nor one of the other forms")
-    model = built_in().get(name)
+    model = built_in().get(name) or _defaults().get(name.removesuffix(":latest"))
     if model:
-        return ModelRef(name, model.sources, model.sha256, model.size)
-    nearest = difflib.get_close_matches(name, built_in(), n=1, cutoff=0.4)
-    hint = f"did you mean {nearest[0]}? " if nearest else ""
+        return ModelRef(model.name, model.sources, model.sha256, model.size)
+    nearest = _nearest(name)
+    hint = f"did you mean {' or '.join(nearest)}? " if nearest else ""
     raise NodeError(
         ErrorCode.MODEL_NOT_FOUND,
         f"there is no built-in model {name}",
-        hint=f"{hint}Built in are {', '.join(built_in())}; others: hf:OWNER/REPO, file:/PATH, https://…",
+        hint=f"{hint}`rbee models list --available` shows all names; others: hf:OWNER/REPO, file:/PATH, https://…",
     )
+
+
+@functools.cache
+def _defaults() -> dict[str, BuiltIn]:
+    """By the name up to the colon."""
+    return {name.partition(":")[0]: model for name, model in built_in().items() if model.default}
+
+
+def _nearest(name: str) -> list[str]:
+    """Those of the same family, or else the one whose name is most like it."""
+    family = name.partition(":")[0]
+    same = [known for known in built_in() if known.partition(":")[0] == family]
+    return same or difflib.get_close_matches(name, built_in(), n=1, cutoff=0.4)
 
 
 def _parse_hf(text: str, rest: str) -> ModelRef:
@@ -123,7 +152,7 @@ def _parse_hf(text: str, rest: str) -> ModelRef:
         raise _malformed(text, "after the repository comes a quantisation such as Q4_K_M, or the path of a file in it")
     if at and not _is_safe(revision, _REVISION):
         raise _malformed(text, "after @ comes a branch, a tag or a commit")
-    source = Source(kind="hf", repo=repo, file=file, revision=revision)
+    source = Source(kind="hf", repo=repo, file=first_part(file), revision=revision)
     return ModelRef(source.describe(), (source,))
 
 
@@ -132,19 +161,31 @@ def _is_safe(path: str, pattern: re.Pattern[str]) -> bool:
     return bool(pattern.fullmatch(path)) and not any(part in {"", ".", ".."} for part in path.split("/"))
 
 
+def _parse_ollama(text: str, rest: str) -> ModelRef:
+    """NAME or NAME:TAG, with a namespace where it has one. Ollama's names know no case."""
+    name = rest.lower()
+    body, colon, tag = name.rpartition(":") if ":" in name else (name, ":", "latest")
+    if not _OLLAMA.fullmatch(body) or not _OLLAMA_TAG.fullmatch(tag):
+        raise _malformed(text, "after ollama: comes a name of Ollama's, such as llama3.2:3b")
+    found = f"{body}{colon}{tag}"
+    return ModelRef(f"ollama:{found}", (Source(kind="ollama", requirement=found),))
+
+
 def _parse_file(text: str, path: str) -> ModelRef:
     if not path.startswith("/") or path.endswith("/"):
         raise _malformed(text, "after file: comes the absolute path of a file on the node")
     parts = [part for part in path.split("/") if part not in {"", "."}]
     if ".." in parts:
         raise _malformed(text, "a path with .. in it is not taken")
-    path = "/" + "/".join(parts)
+    if not parts:
+        raise _malformed(text, "after file: comes the absolute path of a file on the node")
+    path = first_part("/" + "/".join(parts))
     return ModelRef(f"file:{path}", (Source(kind="file", path=path),))
 
 
 def _parse_url(text: str) -> ModelRef:
     try:
-        url = urlsplit(text)
+        url = urlsplit(file_of_page(text))
         host, _ = url.hostname, url.port
     except ValueError as error:
         raise _malformed(text, f"that is not a URL ({error})") from error
@@ -154,7 +195,7 @@ def _parse_url(text: str) -> ModelRef:
         raise _malformed(text, "a URL needs a host and a path")
     if url.username is not None or url.password is not None:
         raise _malformed("https://…", "a URL with a password in it would end up in logs; it is not taken")
-    address = url._replace(scheme=url.scheme.lower(), fragment="")
+    address = url._replace(scheme=url.scheme.lower(), path=first_part(url.path), fragment="")
     name = _query_digest(url.query) if url.query else url.fragment
     fragment = name if _DIGEST.fullmatch(name) else ""
     canonical = address._replace(query="", fragment=fragment).geturl()

@@ -10,6 +10,7 @@ from rbee.base.errors import NodeError
 from rbee.node import gpu_backends, gpu_diagnosis
 from rbee.node.finding import Finding as Finding
 from rbee_remote.protocol import OLDEST_PYTHON, ErrorCode
+from rbee_remote.protocol.gpus import Reason
 
 if TYPE_CHECKING:
     from rbee.node.probe import Probe
@@ -59,9 +60,11 @@ def _findings(probe: Probe, connection: ConnectionFacts, gpus: GpuReport | None)
     yield _home(probe)
     yield _disk(probe)
     yield _ram(probe)
-    told = gpu_diagnosis.findings(gpus, probe.cudart) if gpus else []
+    idle = gpu_backends.idle(probe)
+    closed = frozenset(path for each in idle for path in each.closed)
+    told = gpu_diagnosis.findings(gpus, probe.cudart, closed) if gpus else []
     yield from told if gpus and gpu_diagnosis.tells(gpus) else [_gpus(probe)]
-    yield from _backends(probe)
+    yield from _backends(probe, [each for each in idle if not (gpus and _is_told(each, gpus))])
     yield _run_dir(probe)
     yield _sandbox(probe)
     if not connection.local:
@@ -142,7 +145,8 @@ def _ram(probe: Probe) -> Finding:
 
 def _gpus(probe: Probe) -> Finding:
     if not probe.gpus:
-        return Finding("ok", "GPUs", "none was found: models run on the CPU")
+        none = "none answers" if probe.nvidia_hangs else "none was found"
+        return Finding("ok", "GPUs", f"{none}: models run on the CPU")
     names = [
         f"{gpu.name} ({gpu.memory_free_mb} of {gpu.memory_total_mb} MB free)" if gpu.memory_total_mb else gpu.name
         for gpu in probe.gpus
@@ -150,10 +154,16 @@ def _gpus(probe: Probe) -> Finding:
     return Finding("ok", "GPUs", ", ".join(names))
 
 
-def _backends(probe: Probe) -> Iterator[Finding]:
+def _is_told(idle: gpu_backends.Idle, gpus: GpuReport) -> bool:
+    """Whether the node has said since what there is to say of NVIDIA's driver."""
+    answers = any(gpu.vendor == "nvidia" for gpu in gpus.gpus)
+    return idle == gpu_backends.HANGING and (answers or gpus.reason == Reason.TIMEOUT)
+
+
+def _backends(probe: Probe, unused: Sequence[gpu_backends.Idle]) -> Iterator[Finding]:
     if used := ", ".join(gpu_backends.summary(probe)):
         yield Finding("ok", "GPU backends", used)
-    for idle in gpu_backends.idle(probe):
+    for idle in unused:
         yield Finding("warn", "idle GPU", f"{idle.gpu}: {idle.why}", idle.fix)
 
 

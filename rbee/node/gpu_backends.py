@@ -5,7 +5,7 @@ Pure: from the probe alone. That llama.cpp is there for a backend is another que
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,11 +34,16 @@ _NO_GROUPS = frozenset({"", "root", "wheel", "nobody", "nogroup", "UNKNOWN"})
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """A GPU that no backend can use. fix: what to do on the node."""
+    """A GPU that no backend can use. fix: what to do on the node. closed: the files that the user may not open."""
 
     gpu: str
     why: str
     fix: str
+    closed: tuple[str, ...] = ()
+
+
+#: What is there shows when the driver answers again.
+HANGING = Idle("NVIDIA's GPU", "its driver does not answer in time", "see `sudo dmesg | grep NVRM`; reboot the node")
 
 
 def usable(probe: Probe) -> tuple[str, ...]:
@@ -56,11 +61,20 @@ def usable(probe: Probe) -> tuple[str, ...]:
 
 
 def idle(probe: Probe) -> list[Idle]:
-    """AMD's and Intel's that nothing can use. NVIDIA's are what its own driver says of them."""
+    """AMD's and Intel's that nothing can use. NVIDIA's are what its own driver says of them, where that answers."""
     graphics = probe.graphics
     cards = [card for card in graphics.cards if card.vendor in {"amd", "intel"}]
     unused = [card for card in cards if not (_by_rocm(graphics, card) or _by_vulkan(graphics, card))]
-    return [Idle(card.name, *_obstacle(probe, card)) for card in unused]
+    hanging = [HANGING] * (probe.nvidia_hangs and not any(gpu.vendor == "nvidia" for gpu in probe.gpus))
+    return [*hanging, *(Idle(card.name, *_obstacle(probe, card), _closed(graphics, card)) for card in unused)]
+
+
+def _closed(graphics: Graphics, card: Card) -> tuple[str, ...]:
+    """The files that a user would have to be let open, by whom nothing else keeps from the GPU."""
+    if not card.driver or card.access != "no":
+        return ()
+    kfd = card.vendor == "amd" and graphics.kfd == "no"
+    return ("/dev/kfd", card.path) if kfd else (card.path,)
 
 
 def _by_rocm(graphics: Graphics, card: Card) -> bool:
@@ -88,20 +102,21 @@ def _obstacle(probe: Probe, card: Card) -> tuple[str, str]:
             f"if the node is a container, start it with --device /dev/dri{kfd}",
         )
     if card.access == "no":
-        return f"{probe.user or 'the user'} may not open {card.path}", _how_to_open(probe, card)
+        closed = _closed(probe.graphics, card)
+        return f"{probe.user or 'the user'} may not open {' and '.join(closed)}", _how_to_open(probe, card, closed)
     broken = next((icd for icd in probe.graphics.icds if icd.vendor == card.vendor and not icd.works), None)
     why = f"the library of {broken.file} is missing" if broken else "no driver for Vulkan is installed"
     return why, f"as root: {how_to_install_driver(probe.os_release, card.vendor)}"
 
 
-def _how_to_open(probe: Probe, card: Card) -> str:
+def _how_to_open(probe: Probe, card: Card, closed: Sequence[str]) -> str:
     user = probe.user or "USER"
-    if card.group in _NO_GROUPS:
-        return f'as root: setfacl -m u:{user}:rw {card.path} (a udev rule with GROUP="render" makes it last)'
+    groups = {card.group, probe.graphics.kfd_group} if "/dev/kfd" in closed else {card.group}
+    if groups & _NO_GROUPS:
+        return f'as root: setfacl -m u:{user}:rw {" ".join(closed)} (a udev rule with GROUP="render" makes it last)'
     # A hive keeps the groups of the session that started it.
-    return (
-        f"as root: usermod -aG {card.group} {user}; then `rbee hive stop` for the node, which starts it with the group"
-    )
+    names = ",".join(sorted(groups))
+    return f"as root: usermod -aG {names} {user}; then `rbee hive stop` for the node, which starts it with the group"
 
 
 def how_to_install_driver(os_release: str, vendor: str) -> str:

@@ -87,13 +87,17 @@ _DRIVERS_OF = {12: "525", 13: "580"}
 _TAKEN = 0.5
 
 
-def findings(report: GpuReport, cudart: frozenset[int] = frozenset()) -> list[Finding]:
-    """cudart: major versions of CUDA's runtime library that are installed."""
+def findings(
+    report: GpuReport, cudart: frozenset[int] = frozenset(), closed: frozenset[str] = frozenset()
+) -> list[Finding]:
+    """cudart: major versions of CUDA's runtime library that are installed. closed: files that this user may not open,
+    which is said elsewhere."""
     return [
         *_driver(report),
         _those_there_are(report),
         *_limits(report),
-        *(_silent(gpu) for gpu in report.silent),
+        *(_silent(gpu) for gpu in report.silent if gpu.said not in closed),
+        *_exclusive(report.gpus),
         *_taken(report.gpus),
         *_too_old(report, cudart),
         *_health(report.gpus),
@@ -168,12 +172,23 @@ def _by_word(table: Mapping[Reason, Words], word: str, otherwise: Words) -> Word
     return next((words for reason, words in table.items() if reason.value == word), otherwise)
 
 
+def _exclusive(gpus: Sequence[GpuSeen]) -> Iterator[Finding]:
+    """Of those only that answer: one that is prohibited is silent."""
+    for gpu in gpus:
+        if not gpu.exclusive:
+            continue
+        who = ", ".join(_holder(holder) for holder in gpu.holders[:3])
+        now = f", and that is {who}" if who else ": one worker, and nobody beside it"
+        detail = f"EXCLUSIVE_PROCESS lets one process compute{now}"
+        yield Finding("warn", f"{gpu.id} compute mode", detail, f"as root: nvidia-smi -i {gpu.index} -c DEFAULT (or 0)")
+
+
 def _taken(gpus: Sequence[GpuSeen]) -> Iterator[Finding]:
     for gpu in gpus:
         others = [holder for holder in gpu.holders if not holder.ours]
         ours = sum(holder.mb or 0 for holder in gpu.holders if holder.ours)
         taken = gpu.total_mb - gpu.free_mb - ours
-        if gpu.integrated or not gpu.total_mb or taken < gpu.total_mb * _TAKEN:
+        if gpu.integrated or not gpu.total_mb or taken < gpu.total_mb * _TAKEN or (gpu.exclusive and gpu.holders):
             continue
         who = ", ".join(_holder(holder) for holder in others[:3]) or "programs that the driver does not name"
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""

@@ -14,6 +14,7 @@ from rbee.base.retries import (
     NEEDS_TIMEOUT_S,
     NEWS_SILENCE_S,
     REGISTER_S,
+    REGISTER_S_PER_GB,
     STALLED_LOAD_S,
     STOP_TIMEOUT_S,
     STREAM_SILENCE_S,
@@ -40,6 +41,7 @@ from rbee_remote.protocol import (
     ModelInfo,
     ModelNeeds,
     NeedsRequest,
+    NewestModel,
     RegisterRequest,
     SpawnRequest,
     StopRequest,
@@ -50,6 +52,7 @@ from rbee_remote.protocol import (
     greeting,
     keeper_socket,
 )
+from rbee_remote.protocol.elsewhere import FoundElsewhere
 
 STOP_STEPS = 3
 #: What of a load counts as progress, as a share of the whole.
@@ -125,14 +128,26 @@ class HiveClient:
     async def models(self) -> list[ModelInfo]:
         return [checked(ModelInfo, item) for item in listed(await self._http.request("GET", "/v1/models"), "models")]
 
-    async def register(self, request: RegisterRequest) -> ModelInfo:
-        """Take a file on the node into the catalog; checking its SHA-256 takes seconds per gigabyte."""
-        return checked(ModelInfo, await self._http.request("POST", "/v1/models", encode(request), timeout=REGISTER_S))
+    async def elsewhere(self) -> list[FoundElsewhere]:
+        """Models of other programs on the node."""
+        answer = await self._http.request("GET", "/v1/models/elsewhere", timeout=NEEDS_TIMEOUT_S)
+        return [checked(FoundElsewhere, item) for item in listed(answer, "models")]
+
+    async def register(self, request: RegisterRequest, size: int = 0) -> ModelInfo:
+        """Take a file on the node into the catalog; checking its SHA-256 takes seconds per gigabyte. size: bytes, where
+        they are known here."""
+        timeout = REGISTER_S + size / 10**9 * REGISTER_S_PER_GB
+        return checked(ModelInfo, await self._http.request("POST", "/v1/models", encode(request), timeout=timeout))
 
     async def needs(self, request: NeedsRequest) -> ModelNeeds:
         """What a model on the node needs. Raises NodeError MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE."""
         answer = await self._http.request("POST", "/v1/models/needs", encode(request), timeout=NEEDS_TIMEOUT_S)
         return checked(ModelNeeds, answer)
+
+    async def newest(self, request: DownloadRequest) -> NewestModel:
+        """What a hub source stands for now, asked from the node. Raises NodeError MODEL_NOT_FOUND, DOWNLOAD_FAILED."""
+        answer = await self._http.request("POST", "/v1/models/newest", encode(request), timeout=NEEDS_TIMEOUT_S)
+        return checked(NewestModel, answer)
 
     async def pull(self, request: DownloadRequest) -> AsyncIterator[DownloadProgress | ModelInfo]:
         """Download on the node: progress, and the model as the last item. Closing the generator cancels."""

@@ -24,9 +24,13 @@ class Card:
     compute: tuple[int, ...] = ()
 
 
-def script() -> str:
+#: Seconds for all that the driver is asked; two questions that `timeout` can end, and what is between them.
+LIMIT_S = 14.0
+
+
+def script(limit_s: float = LIMIT_S) -> str:
     """What is appended to the probe's script."""
-    return files("rbee.node").joinpath("nvidia.sh").read_text(encoding="utf-8")
+    return f"nvidia_limit_s={limit_s:g}\n{files('rbee.node').joinpath('nvidia.sh').read_text(encoding='utf-8')}"
 
 
 def cards(lines: Sequence[str]) -> Iterator[Card]:

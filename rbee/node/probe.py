@@ -73,8 +73,9 @@ class Probe:
     uv-0.9.1. rtt_s: seconds that the probe took.
     kill_user_processes: logind ends what a session started with it; user_scope: what `systemd-run --user --scope`
     starts stays nevertheless. cpu: what the processor can, in the kernel's words. cudart: major versions of CUDA
-    whose runtime library and cuBLAS are installed. cuda: the newest CUDA that NVIDIA's driver knows, (12, 4). graphics:
-    what there is for Vulkan and ROCm. landlock: the number of the kernel's ABI, 0 for none, None where none could ask.
+    whose runtime library and cuBLAS are installed. cuda: the newest CUDA that NVIDIA's driver knows, (12, 4).
+    nvidia_hangs: it did not answer in time. graphics: what there is for Vulkan and ROCm. landlock: the number of the
+    kernel's ABI, 0 for none, None where none could ask.
     """
 
     system: str
@@ -106,6 +107,7 @@ class Probe:
     cpu: frozenset[str] = frozenset()
     cudart: frozenset[int] = frozenset()
     cuda: tuple[int, ...] = ()
+    nvidia_hangs: bool = False
     gpus: tuple[Gpu, ...] = ()
     graphics: Graphics = graphics.NONE
     payloads: frozenset[str] = frozenset()
@@ -196,6 +198,7 @@ def parse(output: bytes) -> Probe:
         cpu=frozenset(said.text("cpu").split()),
         cudart=frozenset(filter(None, map(_whole, said.texts("cudart")))),
         cuda=nvidia.version(said.text("cuda")),
+        nvidia_hangs=said.text("nvidia_hangs") == "yes",
     )
 
 

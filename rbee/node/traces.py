@@ -22,16 +22,17 @@ from rbee_remote.protocol import ErrorCode
 NOTE = ".made-by-rbee"
 
 _HEX = r"[0-9a-f]"
+_PART = r"(-[0-9]{5}-of-[0-9]{5})?"
 #: What rbee calls its files, by the folder they lie in. A suffix is that of a part or of a draft.
 _OURS = {
     "home": re.compile(rf"payloads|runtimes|models|log|{re.escape(NOTE)}|\.rbee-probe-\d+"),
     "payloads": re.compile(rf"{_HEX}{{16}}\.zip(\..+)?"),
     "runtimes": re.compile(rf"{_HEX}{{16}}|uv-[0-9][0-9.]*(\.part-.+)?|wheels|python|\.(staging|removed)-{_HEX}+"),
-    "models": re.compile(rf"\.?(incoming-)?({_HEX}{{32}}|{_HEX}{{64}})\.(gguf|json)(\..+)?"),
+    "models": re.compile(rf"\.?(incoming-)?({_HEX}{{32}}|{_HEX}{{64}}){_PART}\.(gguf|json)(\..+)?"),
     "log": re.compile(rf"\.?(hive|audit(-[0-9-]+)?|worker-{_HEX}{{16}})\.[\w.-]+"),
     "run": re.compile(rf"hive\.(sock|lock)|worker-{_HEX}{{16}}\.(sock|keeper)|\.\d+"),
 }
-_MODEL = re.compile(rf"{_HEX}{{64}}\.gguf|incoming-{_HEX}{{32}}\.gguf|{_HEX}{{32}}\.json")
+_MODEL = re.compile(rf"({_HEX}{{64}}|incoming-{_HEX}{{32}}){_PART}\.gguf|{_HEX}{{32}}\.json")
 _WORKER_SOCKET = re.compile(rf"/worker-({_HEX}{{16}})\.sock")
 
 

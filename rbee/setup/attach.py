@@ -45,6 +45,20 @@ async def attach(
     Raises NodeError NODE_UNSUPPORTED, BOOTSTRAP_FAILED, DISK_FULL or VERSION_MISMATCH, and ConnectError.
     """
     began = time.monotonic()
+    found, ready, probed = await make_ready(session, meanwhile, wait_for_gpu=wait_for_gpu)
+    session.connection.use_pipe((*ready.command, "pipe"))
+    hive, info = await _current_hive(session, found, ready)
+    attached = Attached(hive, info, found, probed - began, time.monotonic() - probed)
+    session.remember(
+        attached, python=ready.python, payload=ready.payload, platform=ready.platform, backend=ready.backend
+    )
+    return attached
+
+
+async def make_ready(
+    session: NodeSession, meanwhile: bootstrap.Meanwhile | None = None, *, wait_for_gpu: bool = False
+) -> tuple[Probe, bootstrap.Ready, float]:
+    """All but the hive, which stays as it is; and when the node was probed (`time.monotonic`). Raises as `attach`."""
     payload = build_payload()
     found = await _probe(session)
     probed = time.monotonic()
@@ -57,13 +71,7 @@ async def attach(
             if waited:
                 found = await _probe(session)
             ready = await bootstrap.ensure(session, found, payload, meanwhile, wait_for_gpu=wait_for_gpu)
-    session.connection.use_pipe((*ready.command, "pipe"))
-    hive, info = await _current_hive(session, found, ready)
-    attached = Attached(hive, info, found, probed - began, time.monotonic() - probed)
-    session.remember(
-        attached, python=ready.python, payload=ready.payload, platform=ready.platform, backend=ready.backend
-    )
-    return attached
+    return found, ready, probed
 
 
 async def _probe(session: NodeSession) -> Probe:

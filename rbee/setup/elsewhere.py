@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 from rbee.base.events import Notice
@@ -44,6 +43,8 @@ async def choose(
     places += [_place(each, target, backend) for each in seen]
     best = best_place(places)
     if best is None:
+        tried = "; ".join(place.said for place in places)
+        session.emit(Notice(f"no machine can build llama.cpp for {session.node.name} ({backend}): {tried}"))
         return None
     others = "; ".join(place.said for place in places if place is not best)
     what = "llama.cpp for cuda" if backend == "cuda" else "llama.cpp"
@@ -57,8 +58,7 @@ def obstacle_of(probe: Probe, target: Target, backend: str) -> str:
         return "no compiler"
     if probe.system not in {"Linux", "Darwin"} or not target.runs_what_is_built_on(Target.of(probe, OWN_PYTHON)):
         return "what it builds does not run there"
-    own = replace(Target.of(probe, OWN_PYTHON), cuda=target.cuda, gpus=target.gpus)
-    if backend == "cuda" and not toolkit.has_wheels(own):
+    if backend == "cuda" and not toolkit.compiles_on(Target.of(probe, OWN_PYTHON), target):
         return "CUDA's compiler does not run there"
     if not probe.home_writable or probe.home_noexec:
         return f"{probe.home} cannot be used"

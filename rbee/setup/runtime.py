@@ -58,7 +58,8 @@ class Runtime:
 
     @classmethod
     def _named(cls, target: Target, backend: str, notice: str = "", better: tuple[str, ...] = ()) -> Runtime:
-        key = requirements.runtime_key(target, backend, building.cmake_flags(target, backend))
+        libraries = toolkit.brought(target) if backend == "cuda" else []
+        key = requirements.runtime_key(target, backend, building.cmake_flags(target, backend), libraries)
         return cls(target, backend, key, notice, better)
 
 
@@ -79,7 +80,8 @@ def _obstacle(runtime: Runtime, probe: Probe, cache: WheelCache, builders: Build
     if not wait_for_gpu:
         return f"there is no llama.cpp for {backend} yet"
     node_can = bool(probe.compiler) and backend == "cuda" and toolkit.has_wheels(target)
-    if node_can or cache.can_get(target, backend, builders):
+    others_may = bool(builders.machines) and toolkit.compiles_anywhere(target, backend)
+    if node_can or others_may or cache.can_get(target, backend, builders):
         return ""
     return f"there is no llama.cpp for {backend}, and {building.what_lacks(target, backend)}"
 

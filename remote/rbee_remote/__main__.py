@@ -1,5 +1,5 @@
 """`python payload.zip COMMAND` on a node: hive, worker, download, inspect, digest, measure, ggml_gpus, render, pipe,
-survey, tidy, gpus.
+survey, tidy, gpus, search.
 
 Each command imports only what it needs: `pipe` runs once per channel and has to be there at once.
 """
@@ -16,7 +16,7 @@ from typing import NoReturn
 from rbee_remote.protocol import RemoteError
 from rbee_remote.protocol.sweep import HIVE_COMMANDS
 
-COMMANDS = (*HIVE_COMMANDS, "pipe", "survey", "tidy", "gpus")
+COMMANDS = (*HIVE_COMMANDS, "pipe", "survey", "tidy", "gpus", "search")
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -76,6 +76,10 @@ def _run(command: str, arguments: list[str]) -> int:
         from rbee_remote.sweep import tidy
 
         return tidy.main(arguments)
+    if command == "search":
+        from rbee_remote.hive.models import search
+
+        return search.main(arguments)
     if command == "gpus":
         from rbee_remote.system import gpu_report
 

@@ -163,9 +163,10 @@ class ScriptedEngine:
         _, answer = self._answers[seq]
         return answer[self._done[seq]] if self._done[seq] < len(answer) else END
 
-    def embedding(self, row: int) -> NDArray[np.float32]:
+    def embedding(self, row: int, seq: int) -> NDArray[np.float32]:
         """One dimension for each token there is."""
         assert self._embeddings
+        assert self._rows[row][0] == seq
         hidden = np.zeros(self.info.n_vocab, np.float32)
         hidden[self._rows[row][1]] = 1
         return hidden

@@ -26,6 +26,7 @@ from rbee_remote.protocol import (
     RESUME_FIELD,
     TRACK_COMMENT,
     ErrorCode,
+    ModelInfo,
     Resume,
     Tracked,
     TrackedUsage,
@@ -181,6 +182,7 @@ class FakeFleet:
         self._states: dict[str, NodeState] = {}
         self.gone: set[str] = set()
         self._doubtful: set[str] = set()
+        self.models: dict[str, ModelInfo] = {}  # of each node's catalog
         self._version = 1
         self._changed = asyncio.Event()
 
@@ -199,6 +201,7 @@ class FakeFleet:
             NodeView(
                 name,
                 self._states.get(name, NodeState.UP),
+                models=self.models,
                 workers=() if name in self._doubtful | self.gone else (self.view(name),),
                 in_doubt=frozenset({self.view(name).key} if name in self._doubtful else ()),
             )

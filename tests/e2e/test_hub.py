@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import gguf_split
 from tests.hub import COMMIT, Hub, Trouble, running_hub
 from tests.testbed.cli import Rbee
 from tests.testbed.node import ContainerNode
@@ -64,6 +65,37 @@ def test_a_download_that_breaks_goes_on_where_it_stopped(shared_rbee: Rbee, hub:
     ranges = [seen.headers.get("Range", seen.headers.get("range")) for seen in hub.content_requests()]
     assert any(value and not value.startswith("bytes=0-") for value in ranges), ranges
     assert shared_rbee("infer", "--model", REF, "--max-tokens", "4", "Hello", env=hub.env).stdout.strip()
+
+
+def test_a_split_model_is_one_model_and_answers_as_the_whole_file_does(
+    shared_rbee: Rbee, hub: Hub, model_path: Path, tmp_path: Path
+) -> None:
+    parts = gguf_split.split(model_path, tmp_path, 3)
+    for part in parts:
+        hub.add("bees/Split-GGUF", f"Q4_1/{part.name}", part.read_bytes())
+    size = sum(part.stat().st_size for part in parts)
+    ref = "hf:bees/Split-GGUF:Q4_1"
+    hub.trouble = Trouble(cut_after=size // 5, times=3)
+    pulled = shared_rbee("models", "pull", "local", ref, "--json", env=hub.env).lines()[-1]
+    assert (pulled["parts"], pulled["size"]) == (3, size)
+    assert [model["model"] for model in shared_rbee("models", "list", "local", "--json").json()] == [ref]
+    (shown,) = shared_rbee("models", "show", ref, "--json").json()["models"]
+    assert shown["info"]["meta"]["parameters"] > 100_000_000
+    shared_rbee("models", "pull", "local", REF, env=hub.env)
+    question = ("--temperature", "0", "--max-tokens", "24", "Name three rivers of Europe.")
+    answers = {model: shared_rbee("infer", "--model", model, *question, env=hub.env).stdout for model in (ref, REF)}
+    assert answers[ref].strip()
+    assert answers[ref] == answers[REF]
+    hub.commits["bees/Split-GGUF"] = "f" * 40
+    hub.add("bees/Split-GGUF", f"Q4_1/{parts[2].name}", parts[2].read_bytes() + bytes(32))
+    assert "newer" in shared_rbee("models", "pull", "local", ref, env=hub.env).stderr
+    newest = shared_rbee("models", "pull", "local", ref, "--refresh", "--json", env=hub.env).lines()[-1]
+    assert newest["size"] == size + 32
+    for worker in shared_rbee("workers", "list", "local", "--json").json():
+        shared_rbee("workers", "stop", worker["id"])
+    for model in (ref, REF):
+        shared_rbee("models", "rm", "local", model)
+    assert not list(shared_rbee.home.rglob("*-of-00003.gguf"))
 
 
 @pytest.mark.container

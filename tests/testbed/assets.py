@@ -88,8 +88,11 @@ def llama_models() -> Path:
 
 def prepare() -> None:
     """Have the model in the cache, before a run that copies it: fetched where it is not there, or not that model. And
-    what llama.cpp brings."""
+    what llama.cpp brings, and an encoder."""
+    from tests.testbed import minilm  # which needs this module
+
     llama_models()
+    minilm.model()
     path = model()
     if not os.environ.get("RBEE_TEST_MODEL") and file_sha256(path) != MODEL_SHA256:
         path.unlink()

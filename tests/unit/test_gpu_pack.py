@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import math
+import os
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -222,6 +225,48 @@ def test_llama_cpps_own_programs_find_the_driver_and_no_other_llama_cpp(
     (tmp_path / "other" / "libggml-base.so.0").touch()
     monkeypatch.setenv("LD_LIBRARY_PATH", f"{tmp_path}/driver:{tmp_path}/other:")
     assert llama_cpp._environment()["LD_LIBRARY_PATH"] == f"{tmp_path}/driver"
+
+
+def test_a_build_that_takes_too_long_is_ended_as_by_ctrl_c_with_all_that_it_started(tmp_path: Path) -> None:
+    log, done = tmp_path / "log", tmp_path / "done"
+    ninja = f"trap 'echo tidy > {done}; exit 2' INT; echo '  [7/231] g++'; while :; do sleep 0.05; done"
+    command = ["sh", "-c", f'trap "" INT; sh -c "$0" & echo $! > {tmp_path}/pid; wait', ninja]
+    began = time.monotonic()
+    assert build.run_for(["bash", "-c", ninja], dict(os.environ), log, 0.5) is None
+    assert done.read_text() == "tidy\n", "it could note what it has"
+    assert build._at(log) == ", 7 of 231 files of this call"
+    build._END_S, before = 0.3, build._END_S
+    try:
+        assert build.run_for(command, dict(os.environ), log, 0.5) is None, "who does not listen is killed"
+    finally:
+        build._END_S = before
+    assert time.monotonic() - began < 30
+    assert build.run_for(["sh", "-c", "exit 3"], dict(os.environ), log, 20.0) == 3
+
+
+def test_one_comparison_that_fails_on_a_node_leaves_the_next(capsys: pytest.CaptureFixture[str]) -> None:
+    def fails() -> list[Comparison]:
+        raise FileNotFoundError("llama-bench")
+
+    good = [Comparison("tg128", 1.0, 2.0, "x")]
+    figures = speed.each(fails, lambda: good)
+    assert next(figures) == good[0]
+    with pytest.raises(RuntimeError, match="1 of 2 comparisons failed"):
+        next(figures)
+    assert "FileNotFoundError: llama-bench" in capsys.readouterr().err
+    assert list(speed.each(lambda: good)) == good
+
+
+def test_an_unfinished_build_is_told_and_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unfinished(work: Work, limit_s: float) -> None:
+        raise build.UnfinishedError(f"not done after {limit_s:.0f} s")
+
+    monkeypatch.setattr(build, "build", unfinished)
+    asked = argparse.Namespace(limit=540.0)
+    assert steps._build(Work(tmp_path, tmp_path, "cpu"), asked) == 75
+    assert capsys.readouterr().out == "build: not done after 540 s\n"
 
 
 @pytest.mark.parametrize(("ours", "reached"), [((97.0, 99.0, 98.0), True), ((96.0, 96.9, 90.0), False)])

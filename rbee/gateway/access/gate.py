@@ -77,7 +77,7 @@ class KeyGate:
                 f"the gateway lets nobody in: its file of API keys, {self._path}, is missing or damaged; its log says "
                 "how, and `rbee keys list` too; mend the file, or put a good one in its place"
             )
-        given = _given(headers)
+        given = key_in(headers)
         if not given:
             raise self._refused("no API key was given: send it as `Authorization: Bearer rbee-…`", address)
         found = self._find(given)
@@ -203,7 +203,7 @@ class Refusals:
             self._count, self._said_at = 0, self._clock()
 
 
-def _given(headers: Mapping[str, str]) -> str:
+def key_in(headers: Mapping[str, str]) -> str:
     """The key that a request brings, "" for none."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "").strip()

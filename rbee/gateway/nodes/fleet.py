@@ -9,10 +9,10 @@ Rules
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from rbee.base.errors import ConnectError
@@ -26,6 +26,7 @@ from rbee.gateway.nodes.starts import Starts
 from rbee.gateway.nodes.watched_inventory import WatchedInventory, reached_alike
 from rbee.gateway.nodes.worker_http import LinkedWorker
 from rbee.inventory import Inventory, Node
+from rbee.inventory.aliases import ModelAlias
 from rbee.registry import Registry
 from rbee_remote.protocol import ErrorCode
 from rbee_remote.system.changes import Changes
@@ -33,15 +34,19 @@ from rbee_remote.system.changes import Changes
 
 class NodeFleet:
     """A `Fleet`. Used as `async with NodeFleet(context, selector) as fleet`, which returns at once; at its end no task,
-    stream or connection is left. selector: which nodes, as of `--node`; None for all.
+    stream or connection is left. selector: which nodes, as of `--node`; None for all. aliases: beside the inventory's.
 
     context: nobody is asked anything, whatever it has for that. Its `emit` hears notices. Raises UsageError for a
     selector that means no node, ConfigError for a registry that cannot be opened.
     """
 
-    def __init__(self, context: Context, selector: str | None = None) -> None:
-        self._watched = WatchedInventory(context, selector)
-        self._context = replace(context, ask=None, ask_passphrase=None, emit=_notices_to(context))
+    def __init__(
+        self, context: Context, selector: str | None = None, aliases: Mapping[str, ModelAlias] = MappingProxyType({})
+    ) -> None:
+        self._watched = WatchedInventory(context, selector, aliases)
+        self._context = replace(
+            context, inventory=self._watched.inventory, ask=None, ask_passphrase=None, emit=_notices_to(context)
+        )
         self._changes = Changes()
         self._starts = Starts()
         self._links: dict[str, NodeLink] = {}
@@ -83,6 +88,11 @@ class NodeFleet:
         if self._nodes[0] != self.version:
             self._nodes = (self.version, tuple(self._links[name].view for name in self._watched.nodes))
         return self._nodes[1]
+
+    @property
+    def links(self) -> tuple[NodeLink, ...]:
+        """To the nodes of the inventory."""
+        return tuple(self._links.values())
 
     @property
     def version(self) -> int:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from rbee import inventory
 from rbee.base.errors import ConfigError, UsageError
 from rbee.base.events import Notice
 from rbee.context import Context
 from rbee.inventory import Inventory, Node
+from rbee.inventory.aliases import ModelAlias
 
 #: What tells one state of a file from another: device, inode, size, time of change; None where there is no file.
 _Stamp = tuple[int, int, int, int] | None
@@ -19,16 +22,21 @@ _Stamp = tuple[int, int, int, int] | None
 class WatchedInventory:
     """context: with the inventory as it was read at the start. selector: as of `Inventory.select`, None for all nodes.
 
+    aliases: of the gateway's own, beside those of the file.
+
     A file that is broken, or that has no node any more which the selector means, leaves things as they are, and is told
     of once.
     """
 
-    def __init__(self, context: Context, selector: str | None = None) -> None:
+    def __init__(
+        self, context: Context, selector: str | None = None, aliases: Mapping[str, ModelAlias] = MappingProxyType({})
+    ) -> None:
+        self._aliases = aliases
         self._context = context
         self._selector = selector
         self._path = context.inventory.path
         self._stamp = self._look()
-        self.inventory = context.inventory
+        self.inventory = self._with_aliases(context.inventory)
         self.nodes = _selected(context.inventory, selector)
 
     def changed(self) -> bool:
@@ -40,7 +48,7 @@ class WatchedInventory:
     def read(self) -> bool:
         """Read the file again; whether that gave another inventory."""
         try:
-            read = inventory.load(self._path, self._context.settings)
+            read = self._with_aliases(inventory.load(self._path, self._context.settings))
             nodes = _selected(read, self._selector)
         except (ConfigError, UsageError) as error:
             self._context.emit(Notice(f"{error.message}; the inventory as it was read before stays in use"))
@@ -48,6 +56,9 @@ class WatchedInventory:
         is_another = read != self.inventory
         self.inventory, self.nodes = read, nodes
         return is_another
+
+    def _with_aliases(self, read: Inventory) -> Inventory:
+        return replace(read, models={**read.models, **self._aliases}) if self._aliases else read
 
     def _look(self) -> _Stamp:
         path: Path | None = self._path or inventory.find(None, self._context.settings)

@@ -27,7 +27,7 @@ from rbee.base.events import Event, Notice
 from rbee.base.settings import Settings, make_private_folder
 from rbee.gateway.base.interfaces import Ended
 from rbee.gateway.records import usage
-from rbee.gateway.records.request_log import RequestLog, line_of, logging_to
+from rbee.gateway.records.request_log import NAME, RequestLog, line_of, logging_to
 from rbee_remote.protocol import ErrorCode
 
 if TYPE_CHECKING:
@@ -57,10 +57,10 @@ class _Record:
 
 
 class Records:
-    """Used as `with Records(…) as records`: leaving it writes what is left. Raises ConfigError where the log cannot be
-    opened."""
+    """Used as `with Records(…) as records`: leaving it writes what is left. log: its file's name. Raises ConfigError
+    where the log cannot be opened."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, log: str = NAME) -> None:
         self._settings = settings
         self._metrics = metrics
         self._usage_path = usage.default_path(settings)
@@ -71,7 +71,7 @@ class Records:
         self._lost = 0
         try:
             make_private_folder(settings.log)
-            self._file = RequestLog(settings.log)
+            self._file = RequestLog(settings.log, log)
         except OSError as error:
             raise ConfigError(f"cannot write {settings.log}: {error.strerror}", hint="check who owns it") from error
         self._logging = logging_to(self._file)

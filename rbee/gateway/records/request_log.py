@@ -64,9 +64,9 @@ def iso(time: datetime) -> str:
 class RequestLog(logging.handlers.RotatingFileHandler):
     """The file. Never raises OSError: what cannot be written is left out, and said once until it can be again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = NAME) -> None:
         """Raises OSError where the file cannot be opened."""
-        super().__init__(folder / NAME, maxBytes=MAX_BYTES, backupCount=1, encoding="utf-8")
+        super().__init__(folder / name, maxBytes=MAX_BYTES, backupCount=1, encoding="utf-8")
         self.setFormatter(_JsonFormatter())
         self._failed = False
 

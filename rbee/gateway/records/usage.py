@@ -1,7 +1,8 @@
 """usage.db: requests, tokens and seconds of each key, model, node and day. Never what was asked or answered.
 
 Rules
-- The gateway is the one writer, in a thread of its own, some seconds after the requests: what a kill costs.
+- A gateway writes in a thread of its own, some seconds after the requests: what a kill costs. There can be several of
+  them (`rbee launch`): counts are added within a transaction, and one that another came between is tried again.
 - What cannot be written now (locked, no room) is kept and written later; a damaged file is set aside. No request fails.
 - sqlite-utils makes and fills the table; there is no SQL here.
 """

@@ -32,6 +32,7 @@ from rbee.gateway.requests.patience import WAITING, company, said_of
 from rbee.gateway.requests.presence import has_worker, is_there, until_back, when_known
 from rbee.gateway.requests.resuming import Course, Failure, GaveUpError, Kind, NoOtherError, ending, failure_of, gone
 from rbee.gateway.requests.tracking import LostCountError, Progress
+from rbee.gateway.routing.able import able
 from rbee_remote.protocol import ErrorCode, endpoints
 from rbee_remote.protocol.prompt_digest import prompt_digests
 
@@ -68,17 +69,19 @@ class Passage:
 
     async def prepare(self, deadline: float) -> Wanted:
         """What it needs of a worker. Raises RbeeError for a model that the client cannot have, RefusedStatusError 404
-        for what no worker serves, where none runs that could say so itself."""
+        for what no worker serves, where none runs that could say so itself, and 400 for what the model cannot do."""
         resolve = functools.partial(self._parts.names.resolve, self._asked.model, self._exchange.client)
         resolved = await when_known(self._parts.fleet, self._parts.settings.acquaint_s, resolve)
         path = self._exchange.path
         if not endpoints.is_served(path) and not has_worker(self._parts.fleet, resolved.targets):
             raise RefusedStatusError(Refusal(404, ErrorCode.USAGE.value, f"no worker serves {path:.200}"))
+        targets, why = able(resolved.targets, self._parts.fleet.nodes, path)
+        if not targets:
+            raise RefusedStatusError(Refusal(400, ErrorCode.USAGE.value, why, param="model"))
         self._body = with_defaults(self._asked.body, resolved.alias, self._exchange.path)
         self._content = await asked.written(self._asked, self._body)
         digests = await asked.beside(len(self._content), lambda: prompt_digests(self._body))
-        targets = resolved.targets
-        self._exchange.model = targets[0].model if targets else ""
+        self._exchange.model = targets[0].model
         return Wanted(targets, digests, self._exchange.client.priority, deadline)
 
     async def run(self, wanted: Wanted) -> None:

@@ -23,15 +23,12 @@ from rbee.gateway.base.views import NodeState, NodeView, Target, WorkerView
 from rbee.inventory import Inventory
 from rbee.inventory.aliases import ModelAlias
 from rbee.models.ref import DEFAULT_MODEL, built_in, parse_ref
-from rbee_remote.protocol import ErrorCode, ModelInfo, WorkerState
+from rbee_remote.protocol import ErrorCode, WorkerState
 
 #: How many of the nearest names an error tells.
 _NEAREST = 3
 #: Targets of one name: a chain of fallbacks can be no longer.
 _MOST_TARGETS = 16
-#: Families of models that read and do not write: what they give is embeddings alone. llama.cpp's names.
-_ENCODERS = ("bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "neo-bert", "modern-bert",
-             "eurobert", "gemma-embedding", "t5encoder")  # fmt: skip
 _SERVES = frozenset({WorkerState.IDLE, WorkerState.READY, WorkerState.BUSY})
 
 
@@ -54,7 +51,7 @@ class ModelEntry:
     for an alias. nodes: those that have it on their disks, and may serve it; loaded: those where a worker serves it.
 
     ctx: tokens, the most that a worker of it has, else what it was trained for, else 0. size: bytes, 0 while unknown.
-    capabilities: of chat, completions and embeddings; none while unknown. added_at: Unix seconds, 0 for unknown.
+    capabilities: as in `abilities`; none while unknown. added_at: Unix seconds, 0 for unknown.
     """
 
     name: str
@@ -232,7 +229,7 @@ def _entry(name: str, target: Target, nodes: Sequence[NodeView], *, is_alias: bo
         ctx=max((worker.ctx for worker in serving), default=trained),
         trained_ctx=trained,
         size=info.size if info else 0,
-        capabilities=_capabilities(info),
+        capabilities=info.meta.able if info else (),
         quantization=info.meta.quantization if info else "",
         added_at=min((each.added_at for _, each in infos), default=0.0),
         is_alias=is_alias,
@@ -241,12 +238,6 @@ def _entry(name: str, target: Target, nodes: Sequence[NodeView], *, is_alias: bo
 
 def _loaded(serving: Iterable[WorkerView]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(worker.key.node for worker in serving))
-
-
-def _capabilities(info: ModelInfo | None) -> tuple[str, ...]:
-    if info is None:
-        return ()
-    return ("embeddings",) if info.meta.architecture in _ENCODERS else ("chat", "completions", "embeddings")
 
 
 def _canonical(text: str) -> str | None:

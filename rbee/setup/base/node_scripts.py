@@ -16,6 +16,10 @@ from rbee.transport.connection import quote
 
 #: Minutes after which a leftover belongs to nobody any more.
 STALE_MINUTES = 24 * 60
+#: Days after which nobody comes back for a build that was broken off, wherever it lies; from its last beginning.
+BUILD_DAYS = 3
+#: How the name of a build's folder begins, on a node and on the keeper.
+BUILD_PREFIX = ".staging-build-"
 #: What the hive and the workers import before the first token; a runtime in which one of them fails never gets its
 #: name.
 IMPORTS = "anyio, jinja2, psutil, starlette.applications, uvicorn"
@@ -62,7 +66,8 @@ def prepare(home: str) -> str:
         'cd "$home"',
         f'[ -e {NOTE} ] || printf %s "$made" >{NOTE}',
         "mkdir -p payloads runtimes/wheels models log",
-        f"find runtimes -name '.staging-*' -prune -mmin +{STALE_MINUTES} -exec rm -rf {{}} +",
+        f"find runtimes -name '.staging-*' -prune ! -name '{BUILD_PREFIX}*' -mmin +{STALE_MINUTES} -exec rm -rf {{}} +",
+        f"find runtimes -name '{BUILD_PREFIX}*' -prune -mmin +{BUILD_DAYS * 24 * 60} -exec rm -rf {{}} +",
         f"find runtimes/wheels -type f -mmin +{STALE_MINUTES} -exec rm -f {{}} +",
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,13 +90,14 @@ def uv() -> Locked:
     return line
 
 
-def runtime_key(target: Target, backend: str, flags: str) -> str:
+def runtime_key(target: Target, backend: str, flags: str, libraries: Sequence[Locked] = ()) -> str:
     """The name of a runtime: equal keys, equal contents. flags: how llama-cpp-python is built for the backend.
+    libraries: what is brought along besides.
 
     The C library's version is part of it only where that decides what the runtime holds: one that works on a node goes
     on working after its upgrade.
     """
-    lines = [line.line() for line in (*for_runtime(target), llama())]
+    lines = [line.line() for line in (*for_runtime(target), llama(), *libraries)]
     platform = [target.system, target.machine, target.libc, *map(str, target.python)]
     text = "\n".join([*lines, *platform, backend, flags])
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]

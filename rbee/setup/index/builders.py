@@ -23,12 +23,13 @@ OFFICIAL_URL = "https://abetlen.github.io/llama-cpp-python/whl"
 class Builders:
     """Whose builds may run on a node, as `wheel.json` writes them. own: its own; "" is this machine, always trusted.
 
-    indexes: where its inventory looks for prebuilt ones.
+    indexes: where its inventory looks for prebuilt ones. machines: other nodes that may build for it.
     """
 
     own: str = ""
     others: frozenset[str] = frozenset()
     indexes: tuple[WheelIndex, ...] = ()
+    machines: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, node: Node, nodes: Mapping[str, Node]) -> Builders:
@@ -40,7 +41,7 @@ class Builders:
         others = (nodes[name] for name in node.builds_from if name in nodes)
         indexes = frozenset(name.rstrip("/") for name in node.builds_from if "://" in name)
         names = frozenset(_identity(other) for other in others if not other.is_local)
-        return cls(_identity(node), names | indexes | vouched, node.wheel_indexes)
+        return cls(_identity(node), names | indexes | vouched, node.wheel_indexes, names - {_identity(node)})
 
     def with_others(self, others: frozenset[str]) -> Builders:
         return replace(self, others=self.others | others)

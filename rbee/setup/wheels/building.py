@@ -18,6 +18,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rbee.base.errors import NodeError
@@ -31,13 +32,23 @@ from rbee.setup.wheels import rocm_sdk, toolkit, vulkan_sdk
 from rbee.setup.wheels.source import cut_down
 from rbee_remote.protocol import ErrorCode
 
-#: How each backend is switched on. Everything else is common to all of them; those of CUDA and ROCm depend on the GPUs.
-_BACKEND_FLAGS: dict[str, tuple[str, ...]] = {
-    "cpu": (),
-    "vulkan": ("-DGGML_VULKAN=ON",),
-    "metal": ("-DGGML_METAL=ON", "-DGGML_METAL_EMBED_LIBRARY=ON"),
-}
 
+@dataclass(frozen=True, slots=True)
+class Sdk:
+    """What compiling for a backend takes besides a compiler for C++. program: whose absence on a node tells.
+    missing: the first thing that this machine lacks."""
+
+    switch: str
+    program: str
+    how_to_install: str
+    missing: Callable[[], str | None]
+
+
+SDKS = {
+    "cuda": Sdk("-DGGML_CUDA=ON", "nvcc", toolkit.HOW_TO_INSTALL, lambda: None if shutil.which("nvcc") else "nvcc"),
+    "rocm": Sdk("-DGGML_HIP=ON", "hipcc", rocm_sdk.HOW_TO_INSTALL, rocm_sdk.missing),
+    "vulkan": Sdk("-DGGML_VULKAN=ON", "glslc", vulkan_sdk.HOW_TO_INSTALL, vulkan_sdk.missing),
+}
 
 #: Seconds that all cores together need for a wheel for the CPU, and those of what is not compiling (fetching, linking).
 #: 484 by `benchmarks/newcomer.py` with gcc 12 on two quiet cores; some 100 more beside other work.
@@ -74,45 +85,52 @@ def cmake_flags(target: Target, backend: str) -> str:
             own: Sequence[str] = cuda.flags([target])
         case "rocm":
             own = rocm_sdk.flags(target.amdgpu)
+        case "metal":
+            own = ("-DGGML_METAL=ON", "-DGGML_METAL_EMBED_LIBRARY=ON")
+        case "vulkan":
+            own = (SDKS[backend].switch,)
         case _:
-            own = _BACKEND_FLAGS[backend]
+            own = ()
     return " ".join([*common, *own])
 
 
 def is_for_cuda(flags: str) -> bool:
-    return "-DGGML_CUDA=ON" in flags.split()
+    return SDKS["cuda"].switch in flags.split()
+
+
+def has_toolkit_here(target: Target) -> bool:
+    """Whether the package index has a CUDA toolkit that runs on this machine and compiles for `target`."""
+    return toolkit.compiles_on(Target.here(), target)
+
+
+def builds_here(target: Target, backend: str) -> bool:
+    return target.runs_what_is_built_on(Target.here()) and missing_tool(backend, target) is None
 
 
 def missing_tool(backend: str, target: Target) -> str | None:
     """What this machine lacks to build for a backend: a program's or a file's name, None when it has all."""
     if not (os.environ.get("CXX") or any(map(shutil.which, ("c++", "g++", "clang++")))):
         return "c++"
-    if backend == "vulkan":
-        return vulkan_sdk.missing()
-    if backend == "rocm":
-        return rocm_sdk.missing()
-    if backend == "cuda":
-        return None if toolkit.has_wheels(target) or shutil.which("nvcc") else "nvcc"
-    return None
+    if backend not in SDKS or (backend == "cuda" and has_toolkit_here(target)):
+        return None
+    return SDKS[backend].missing()
 
 
 def needed_on_node(flags: str, target: Target) -> tuple[str, str] | None:
     """A program that a build with `flags` takes besides a compiler, where a node builds for itself, and how to install
     it; None for nothing."""
-    if is_for_cuda(flags):
-        return None if toolkit.has_wheels(target) else ("nvcc", toolkit.HOW_TO_INSTALL)
-    if "-DGGML_VULKAN=ON" in flags.split():
-        return "glslc", vulkan_sdk.HOW_TO_INSTALL
-    return ("hipcc", rocm_sdk.HOW_TO_INSTALL) if "-DGGML_HIP=ON" in flags.split() else None
+    if is_for_cuda(flags) and toolkit.has_wheels(target):
+        return None
+    needed = (sdk for sdk in SDKS.values() if sdk.switch in flags.split())
+    return next(((sdk.program, sdk.how_to_install) for sdk in needed), None)
 
 
 def how_to_install(backend: str, target: Target) -> str:
     """What helps where `missing_tool` names something."""
     tool = missing_tool(backend, target)
-    if tool == "c++":
+    if tool == "c++" or backend not in SDKS:
         return "apt install build-essential (dnf: gcc-c++; macOS: xcode-select --install)"
-    how = {"vulkan": vulkan_sdk.HOW_TO_INSTALL, "rocm": rocm_sdk.HOW_TO_INSTALL, "cuda": toolkit.HOW_TO_INSTALL}
-    return f'{how.get(backend, f"install what has `{tool}`")}, or set backend = "cpu" for the node'
+    return f'{SDKS[backend].how_to_install}, or set backend = "cpu" for the node'
 
 
 def what_lacks(target: Target, backend: str) -> str:

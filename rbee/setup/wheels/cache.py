@@ -19,31 +19,29 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import os
 import re
 import shutil
-import zipfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
-from rbee.base import trusted_files
 from rbee.base.errors import NodeError
 from rbee.base.events import Emit, Event, Notice
 from rbee.base.files import LocalFile, file_sha256
 from rbee.base.locks import file_lock
 from rbee.base.settings import Settings, expand
 from rbee.inventory import WheelIndex
-from rbee.setup.base import pip, requirements
+from rbee.setup.base import pip
 from rbee.setup.base.platforms import Target, Version
 from rbee.setup.base.stoppable import Stop, in_thread, never
 from rbee.setup.index import asked as wheel_index
 from rbee.setup.index.builders import KEEPER, Builders, is_of_index
-from rbee.setup.wheels import building, cuda_code, kept, portable, toolkit
+from rbee.setup.wheels import building, cuda_code, kept, portable
 from rbee.setup.wheels import check as wheel_check
-from rbee.setup.wheels.llama_wheel import WHAT, LlamaWheel
+from rbee.setup.wheels.llama_wheel import LlamaWheel
+from rbee.setup.wheels.locked import LockedWheels, check
 from rbee_remote.protocol import ErrorCode
 
 ENV_CACHE = "RBEE_WHEEL_CACHE"
@@ -58,11 +56,32 @@ BuildOnNode = Callable[[str, Path, Emit], Awaitable[tuple[Path, portable.FindLib
 ChooseBuilder = Callable[[bool], Awaitable[tuple[str, BuildOnNode] | None]]
 
 
-class WheelCache:
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a wheel comes from. built_on: who chose what is in it, as `Builders` calls it; "" for this machine.
+    find_library: the libraries that it needs and that may lack elsewhere. cpu: what a processor needs for it."""
+
+    built_on: str = ""
+    find_library: portable.FindLibrary = portable.local_library
+    cpu: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """How a wheel may be made besides here. on_node: on the node that it is for, None where that has no compiler.
+    choose: asked where one is built. without: the SHA-256 of a prebuilt one that does not run there; then no index is
+    asked."""
+
+    on_node: BuildOnNode | None = None
+    choose: ChooseBuilder | None = None
+    without: str = ""
+
+
+class WheelCache(LockedWheels):
     """The cache at `root`. logs: where the log of a failed build goes."""
 
     def __init__(self, root: Path, logs: Path) -> None:
-        self.root = root
+        super().__init__(root)
         self._logs = logs
 
     @classmethod
@@ -70,70 +89,6 @@ class WheelCache:
         """`$RBEE_WHEEL_CACHE`, which several homes can share, else below the keeper's home."""
         chosen = os.environ.get(ENV_CACHE)
         return cls(expand(chosen).absolute() if chosen else settings.cache / "wheels", settings.log)
-
-    async def base_wheels(self, target: Target, emit: Emit) -> list[LocalFile]:
-        """What a runtime needs besides llama-cpp-python. Raises NodeError NODE_UNSUPPORTED or BOOTSTRAP_FAILED."""
-        lines = requirements.for_runtime(target)
-        return await self._locked_wheels(requirements.BASE, lines, target, "the runtime's packages", emit)
-
-    async def tool_wheels(self, target: Target, emit: Emit) -> list[LocalFile]:
-        """What compiles llama-cpp-python on a node without internet."""
-        lines = requirements.for_target(requirements.BUILD, target)
-        return await self._locked_wheels(requirements.BUILD, lines, target, "the build tools", emit)
-
-    async def toolkit_wheels(self, target: Target, emit: Emit) -> list[LocalFile]:
-        """What a CUDA toolkit is made of, for a build on a machine of the target's kind."""
-        needed, what = toolkit.fetched_for(target), "CUDA's compiler (100 MB)"
-        lock = f"cuda{toolkit.MAJOR}.txt"
-        return [
-            *await self._locked_wheels(lock, toolkit.compiler(), needed, what, emit),
-            *await self.cuda_libraries(toolkit.MAJOR, target, emit),
-        ]
-
-    async def cuda_libraries(self, major: int, target: Target, emit: Emit) -> list[LocalFile]:
-        """The wheels with the libraries of a line of CUDA that a worker loads."""
-        lines, what = toolkit.libraries(major), "CUDA's libraries (400 MB)"
-        return await self._locked_wheels(f"cuda{major}.txt", lines, toolkit.fetched_for(target), what, emit)
-
-    async def _locked_wheels(
-        self, lock: str, lines: Sequence[requirements.Locked], target: Target, what: str, emit: Emit
-    ) -> list[LocalFile]:
-        folder = self.root / folder_name(lock.removesuffix(".txt"), lines, target)
-        _check(folder)
-        if not folder.is_dir():
-            hear = pip.report_files(emit, lock, f"fetching {what}", len(lines))
-            options = [*_platform_options(target), "--require-hashes"]
-            await pip.download([line.line() for line in lines], folder, options=options, on_line=hear)
-        files = [LocalFile.of(path) for path in sorted(folder.glob("*.whl"))]
-        named = {value for line in lines for value in line.hashes}
-        if other := [file for file in files if f"sha256:{file.sha256}" not in named]:
-            raise NodeError(
-                ErrorCode.BOOTSTRAP_FAILED,
-                f"{other[0].path} is not the file that the lock names",
-                hint=f"it was changed after it was fetched; `rm -r {folder}` has it fetched again",
-            )
-        return files
-
-    async def uv_binary(self, target: Target, emit: Emit) -> Path:
-        """The locked uv for a platform: this keeper's own where it is that one and runs there, else from its wheel."""
-        wanted = requirements.uv()
-        same = importlib.metadata.version("uv") == wanted.version
-        if same and target.runs_what_is_built_on(dataclasses.replace(Target.here(), libc_version=())):
-            from uv import find_uv_bin
-
-            return Path(find_uv_bin())
-        folder = self.root / folder_name("uv", [wanted], target)
-        _check(folder / "uv")
-        if not folder.is_dir():
-            hear = pip.report_bytes(emit, "uv", f"fetching uv for {target.name}")
-            async with pip.staging(self.root) as work:
-                options = [*_platform_options(target), "--require-hashes"]
-                await pip.download([wanted.line()], work / "wheel", options=options, on_line=hear)
-                (wheel,) = (work / "wheel").glob("*.whl")
-                (work / "uv").mkdir()
-                _extract_uv(wheel, work / "uv" / "uv")
-                pip.publish(work / "uv", folder)
-        return folder / "uv"
 
     def find_llama(self, target: Target, backend: str, builders: Builders = KEEPER) -> LocalFile | None:
         """The llama-cpp-python wheel of a backend that runs on `target`, if the cache has one by `builders`."""
@@ -172,7 +127,7 @@ class WheelCache:
         for folder in self._llama_folders():
             known = LlamaWheel.of(folder)
             if known and known.fits(target, backend):
-                _check(folder / known.file)
+                check(folder / known.file)
                 yield folder, known
 
     def _llama_folders(self) -> Sequence[Path]:
@@ -194,17 +149,13 @@ class WheelCache:
         backend: str,
         *,
         libc: str = "",
-        find_library: portable.FindLibrary = portable.local_library,
-        built_on: str = "",
-        cpu: str = "",
+        origin: Origin = Origin(),
         stop: Stop = never,
     ) -> LocalFile:
         """Take a llama-cpp-python wheel into the cache, made fit to travel; one that is there already serves as it is.
 
         libc: the C library it was built with, for a name that does not say it: by default that of this machine.
-        find_library: where the libraries come from that the wheel needs and that may lack elsewhere.
-        built_on: who chose what is in it, as `Builders` calls it. cpu: what a processor needs for it. Raises NodeError
-        for a wheel that is none.
+        Raises NodeError for a wheel that is none.
         """
         system, machine, named = _built_for(path)
         libc = named or libc or Target.here().libc
@@ -213,19 +164,17 @@ class WheelCache:
         try:
             wheel = folder / path.name
             if system == "Linux":
-                portable.make_portable(path, wheel, find_library, stop)
+                portable.make_portable(path, wheel, origin.find_library, stop)
             else:
                 shutil.copyfile(path, wheel)
             version = max(portable.needed_glibc(wheel, stop), _named_version(path))
             sha256, project = file_sha256(wheel), path.name.split("-")[1]
             code = cuda_code.of_wheel(wheel, stop) if backend == "cuda" else None
             text = code.text if code else ""
-            known = LlamaWheel(path.name, sha256, project, backend, system, machine, libc, version, built_on, cpu, text)
+            by, cpu = origin.built_on, origin.cpu
+            known = LlamaWheel(path.name, sha256, project, backend, system, machine, libc, version, by, cpu, text)
             (folder / "wheel.json").write_text(json.dumps(dataclasses.asdict(known), indent=1), encoding="utf-8")
-            built = Target(system, machine, libc, version, ())
-            other = f"{built_on} {cpu} {known.cuda}".strip()
-            by = f"-by-{hashlib.sha256(other.encode()).hexdigest()[:12]}" if other else ""
-            final = folder.with_name(f"{backend}-{known.version}-{built.name}{by}")
+            final = folder.with_name(_folder_name(known))
             there = LlamaWheel.of(final) if final.exists() else None
             if final.exists() and not (there and there.is_unchanged(final)):
                 final.rename(damaged := folder.with_name(f"{folder.name}-damaged"))
@@ -234,7 +183,7 @@ class WheelCache:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         known = LlamaWheel.read(final / "wheel.json")
-        _check(final / known.file)
+        check(final / known.file)
         return known.file_in(final)
 
     async def llama_wheel(
@@ -243,53 +192,52 @@ class WheelCache:
         backend: str,
         emit: Emit,
         *,
-        on_node: BuildOnNode | None = None,
         builders: Builders = KEEPER,
-        without: str = "",
-        choose: ChooseBuilder | None = None,
+        ways: Ways = Ways(),
     ) -> LocalFile:
         """The llama-cpp-python wheel of a backend: from the cache, an index of prebuilt ones, or built.
 
-        on_node: builds on the node, None where it has no compiler. builders: whose builds may run there. without: the
-        SHA-256 of a prebuilt one that does not run there; then no index is asked. choose: asked where one is built.
-        Raises NodeError NODE_UNSUPPORTED when there is no way to get one, BOOTSTRAP_FAILED when the way that was tried
-        failed.
+        builders: whose builds may run there. Raises NodeError NODE_UNSUPPORTED when there is no way to get one,
+        BOOTSTRAP_FAILED when the way that was tried failed.
         """
-        if found := await self._unchanged(target, backend, builders, without, emit):
+        if found := await self._unchanged(target, backend, builders, ways.without, emit):
             return found
-        if not without and (found := await self.from_indexes(target, backend, emit, builders)):
+        if not ways.without and (found := await self.from_indexes(target, backend, emit, builders)):
             return found
-        here = _builds_here(target, backend)
-        built_on, build = "" if here else builders.own, None if here else on_node
-        if choose and (other := await choose(here)):
+        here = building.builds_here(target, backend)
+        built_on, build = "" if here else builders.own, None if here else ways.on_node
+        if ways.choose and (other := await ways.choose(here)):
             built_on, build = other
         if not here and build is None:
             raise building.no_way(target, backend, self.built_elsewhere(target, backend, builders))
-        _check(self.root)
+        check(self.root)
         async with file_lock(self.root / BUILD_LOCK, "builds llama.cpp, which takes minutes", emit):
-            if found := await self._unchanged(target, backend, builders, without, _say_nothing):
+            if found := await self._unchanged(target, backend, builders, ways.without, _say_nothing):
                 return found
             flags = building.cmake_flags(target, backend)
             with kept.build_folder(self.root, flags, built_on) as folder:
                 if build is None:
-                    begun, cores = kept.is_begun(folder), building.cores_here()
-                    if backend == "cuda" and not begun:
-                        await asyncio.to_thread(building.check_room, folder)
-                    emit(building.forecast("this machine", cores, backend, is_begun=begun))
-                    tools = await self.tool_wheels(Target.here(), emit)
-                    takes_cuda = backend == "cuda" and toolkit.has_wheels(target)
-                    parts = await self.toolkit_wheels(Target.here(), emit) if takes_cuda else []
-                    wheel = await building.build_here(flags, folder, tools, self.build_log(backend), emit, parts)
-                    add = partial(self.add_wheel, wheel, backend, libc=target.libc)
+                    wheel, origin = await self._build_here(target, backend, flags, folder, emit), Origin()
                 else:
                     wheel, find = await build(flags, folder, emit)
-                    add = partial(self.add_wheel, wheel, backend, libc=target.libc, find_library=find)
-                    add = partial(add, built_on=built_on)
-                return await in_thread(lambda stop: add(stop=stop))
+                    origin = Origin(built_on, find)
+                return await in_thread(
+                    lambda stop: self.add_wheel(wheel, backend, libc=target.libc, origin=origin, stop=stop)
+                )
+
+    async def _build_here(self, target: Target, backend: str, flags: str, folder: Path, emit: Emit) -> Path:
+        begun, cores = kept.is_begun(folder), building.cores_here()
+        if backend == "cuda" and not begun:
+            await asyncio.to_thread(building.check_room, folder)
+        emit(building.forecast("this machine", cores, backend, is_begun=begun))
+        tools = await self.tool_wheels(Target.here(), emit)
+        takes_cuda = backend == "cuda" and building.has_toolkit_here(target)
+        parts = await self.toolkit_wheels(Target.here(), emit) if takes_cuda else []
+        return await building.build_here(flags, folder, tools, self.build_log(backend), emit, parts)
 
     def can_get(self, target: Target, backend: str, builders: Builders = KEEPER) -> bool:
         """Whether `llama_wheel` has a way that needs neither the node's compiler nor an index that keeps its word."""
-        return self.find_llama(target, backend, builders) is not None or _builds_here(target, backend)
+        return self.find_llama(target, backend, builders) is not None or building.builds_here(target, backend)
 
     def may_get(self, target: Target, backend: str, builders: Builders = KEEPER) -> bool:
         """Whether it has a way, perhaps, other than the node's own compiler."""
@@ -316,7 +264,7 @@ class WheelCache:
         return None
 
     async def _from_index(self, index: WheelIndex, target: Target, backend: str, emit: Emit) -> LocalFile:
-        _check(self.root)
+        check(self.root)
         async with pip.staging(self.root) as folder:
             wheel = await wheel_index.fetch(index, backend, target, folder, emit)
             vouched = f"sha256:{file_sha256(wheel)}" if index.sha256 else next(iter(index.vouchers()), index.name)
@@ -325,10 +273,8 @@ class WheelCache:
                 cpu = " ".join(sorted(wheel_check.needed_cpu(wheel, target, stop)))
                 if backend == "cuda":
                     wheel_check.check_cuda(wheel, target, stop)
-                find = wheel_check.local_libraries(target)
-                return self.add_wheel(
-                    wheel, backend, libc=target.libc, find_library=find, built_on=vouched, cpu=cpu, stop=stop
-                )
+                origin = Origin(vouched, wheel_check.local_libraries(target), cpu)
+                return self.add_wheel(wheel, backend, libc=target.libc, origin=origin, stop=stop)
 
             added = await in_thread(add)
         if self.find_llama(target, backend, Builders("", frozenset({vouched}))) is None:
@@ -339,40 +285,6 @@ class WheelCache:
 
 def _say_nothing(_: Event) -> None:
     """It has been said."""
-
-
-def _check(path: Path) -> None:
-    """Raises ConfigError where somebody else can write `path`, in the cache, or put another in its place."""
-    trusted_files.check(path, WHAT)
-
-
-def uv_version() -> str:
-    return requirements.uv().version
-
-
-def folder_name(kind: str, lines: Sequence[requirements.Locked], target: Target) -> str:
-    """Where in the cache what these lines are for a platform and its Python lies. kind: base, build or uv."""
-    return f"{kind}-{_key(lines, target)}"
-
-
-def _key(lines: Sequence[requirements.Locked], target: Target) -> str:
-    """Names the folder of what these lines are for a platform and its Python."""
-    parts = [*(line.line() for line in lines), *target.wheel_platforms(), *map(str, target.python)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def _platform_options(target: Target) -> Sequence[str]:
-    """pip's options for the wheels of another platform and Python."""
-    platforms = target.wheel_platforms()
-    options = ["--only-binary=:all:", "--implementation", "cp", "--python-version", ".".join(map(str, target.python))]
-    return [*options, *(word for platform in platforms for word in ("--platform", platform))]
-
-
-def _extract_uv(wheel: Path, target: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:  # the locked one, so there is nothing to fear from it
-        (name,) = (name for name in archive.namelist() if re.search(r"\.data/scripts/uv$", name))
-        target.write_bytes(archive.read(name))
-    target.chmod(0o700)
 
 
 def _built_for(wheel: Path) -> tuple[str, str, str]:
@@ -390,5 +302,9 @@ def _named_version(wheel: Path) -> Version:
     return min(named, default=())
 
 
-def _builds_here(target: Target, backend: str) -> bool:
-    return target.runs_what_is_built_on(Target.here()) and building.missing_tool(backend, target) is None
+def _folder_name(wheel: LlamaWheel) -> str:
+    """Of what differs in anything but its contents."""
+    other = f"{wheel.built_on} {wheel.cpu} {wheel.cuda}".strip()
+    by = f"-by-{hashlib.sha256(other.encode()).hexdigest()[:12]}" if other else ""
+    built = Target(wheel.system, wheel.machine, wheel.libc, tuple(wheel.libc_version), ())
+    return f"{wheel.backend}-{wheel.version}-{built.name}{by}"

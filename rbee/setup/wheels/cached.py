@@ -22,8 +22,8 @@ from rbee.setup.base import cuda, requirements
 from rbee.setup.base.platforms import Target, Version
 from rbee.setup.base.requirements import Locked
 from rbee.setup.wheels import toolkit
-from rbee.setup.wheels.cache import folder_name
 from rbee.setup.wheels.llama_wheel import LlamaWheel
+from rbee.setup.wheels.locked import folder_name
 from rbee_remote.protocol import OLDEST_PYTHON
 
 #: The newest versions that a folder's platform is looked for among: of Python 3, glibc 2, musl 1 and macOS.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rbee.base.errors import ConnectError, NodeError
+from rbee.base.errors import NodeError
 from rbee.base.events import Emit, Notice
 from rbee.base.files import LocalFile
 from rbee.setup.base import node_scripts
@@ -16,7 +15,7 @@ from rbee.setup.base.platforms import Target
 from rbee.setup.base.put_files import put_files
 from rbee.setup.base.stoppable import in_thread
 from rbee.setup.wheels import building, portable, toolkit
-from rbee.setup.wheels.kept import nonce
+from rbee.setup.wheels.kept import goes_on, nonce
 from rbee.transport.connection import Connection, quote
 from rbee_remote.protocol import ErrorCode
 
@@ -69,10 +68,9 @@ class NodeBuilder:
         script = node_scripts.build_wheel(self.place, staging, files[-1], wheels, flags, placed)
         try:
             built = await self._compile(script, folder, emit)
-        except (ConnectError, asyncio.CancelledError, KeyboardInterrupt):
-            raise  # the next build goes on there
-        except BaseException:
-            await self._remove(staging)
+        except BaseException as error:
+            if not goes_on(folder, error):
+                await self._remove(staging)
             raise
         await self._remove(staging)
         return built

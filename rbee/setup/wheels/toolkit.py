@@ -7,6 +7,7 @@ nvcc that is installed.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from rbee.setup.base import cuda, requirements
 from rbee.setup.base.platforms import Target
@@ -32,6 +33,11 @@ def has_wheels(target: Target) -> bool:
     return fits and line is not None and line.major == MAJOR
 
 
+def compiles_on(builder: Target, target: Target) -> bool:
+    """Whether it has one that runs on `builder` and compiles for the GPUs and the driver of `target`."""
+    return has_wheels(replace(builder, cuda=target.cuda, gpus=target.gpus))
+
+
 def compiles_anywhere(target: Target, backend: str) -> bool:
     """Whether a machine with a compiler for C++ is all that a build takes. What Vulkan, ROCm and CUDA 12 need besides
     is not known of a node before it builds."""
@@ -46,6 +52,12 @@ def compiler(major: int = MAJOR) -> list[requirements.Locked]:
 def libraries(major: int) -> list[requirements.Locked]:
     """The lines of the lock whose libraries a worker loads; a build links to them, too."""
     return [line for line in _lock(major) if _LIBRARIES.fullmatch(line.name)]
+
+
+def brought(target: Target) -> list[requirements.Locked]:
+    """Those that a runtime on a machine may have been given: of each line that its driver knows, and it lacks."""
+    majors = sorted(cuda.brought(target) - target.cudart)
+    return [line for major in majors for line in libraries(major)]
 
 
 def fetched_for(target: Target) -> Target:

@@ -58,21 +58,22 @@ def read_gguf(path: Path) -> GgufFile:
     """Raises ValueError for what is no GGUF or ends too early, OSError."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
-            return _Head(data).read()
+            return Head(data).read()
         except struct.error as error:
             raise ValueError("it ends within its header") from error
 
 
-class _Head:
+class Head:
     """A position that moves through the head of the file."""
 
-    def __init__(self, data: mmap.mmap) -> None:
+    def __init__(self, data: mmap.mmap | bytes) -> None:
         self._data = data
         self._at = 0
-        self._lengths: dict[str, int] = {}
+        self.lengths: dict[str, int] = {}
         self._room = _KEPT_IN_ALL
 
-    def read(self) -> GgufFile:
+    def begin(self) -> tuple[int, int]:
+        """How many tensors and keys the file claims to have. Raises ValueError, struct.error."""
         if self._data[:4] != b"GGUF":
             raise ValueError("it does not begin with GGUF")
         self._at = 4
@@ -81,24 +82,28 @@ class _Head:
             raise ValueError(f"it is of GGUF version {version}, not 2 or 3")
         if n_keys > MAX_KEYS or n_tensors > MAX_TENSORS:
             raise ValueError(f"its header claims {n_keys} keys and {n_tensors} tensors")
-        values = dict(self._entry() for _ in range(n_keys))
+        return n_tensors, n_keys
+
+    def read(self) -> GgufFile:
+        n_tensors, n_keys = self.begin()
+        values = dict(self.entry() for _ in range(n_keys))
         tensors = [self._tensor() for _ in range(n_tensors)]
         begin = self._data_begin(values.get("general.alignment", 32))
         placed = tuple(Tensor(tensor.name, tensor.shape, tensor.kind, begin + tensor.offset) for tensor in tensors)
-        return GgufFile(values, self._lengths, placed, len(self._data))
+        return GgufFile(values, self.lengths, placed, len(self._data))
 
     def _data_begin(self, alignment: Any) -> int:
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             raise ValueError(f"its alignment is {alignment}, which is not a power of 2")
         return -(-self._at // alignment) * alignment
 
-    def _entry(self) -> tuple[str, Any]:
+    def entry(self) -> tuple[str, Any]:
         key, kind = self._name(), self._take("I")
         return key, self._array(key) if kind == _ARRAY else self._value(kind)
 
     def _array(self, key: str) -> list[Any] | None:
         kind, count = self._take("I"), self._take("Q")
-        self._lengths[key] = count
+        self.lengths[key] = count
         if kind == _STRING:
             for _ in range(count):
                 self._skip(self._take("Q"))

@@ -1,4 +1,4 @@
-"""`inspect FILE`: what a GGUF file says of itself, as ModelMeta JSON.
+"""`inspect FILE`: what a GGUF model says of itself, as ModelMeta JSON. Of a split model FILE is the first part.
 
 A process of its own: a damaged file must not harm the hive. Of the gguf library its tables are used, which need none of
 what the rest of it brings.
@@ -16,10 +16,13 @@ from typing import Any
 
 from rbee_remote.gguf.file import GgufFile, read_gguf
 from rbee_remote.gguf.memory import cache_shape
+from rbee_remote.gguf.parts import joined
+from rbee_remote.gguf.use import read_use
 from rbee_remote.protocol import ErrorCode, ModelMeta, RemoteError, encode
 from rbee_remote.sandbox import confine_reader
 from rbee_remote.system.alone import import_alone
 from rbee_remote.system.command import accept_tags
+from rbee_remote.system.model_files import files_of
 from rbee_remote.system.reader import end_with_reader
 
 #: Types whose matrices llama.cpp copies into another order for some processors (ggml-cpu/repack.cpp).
@@ -47,13 +50,13 @@ def main(argv: list[str]) -> int:
 
 def read_meta(path: Path) -> ModelMeta:
     """Raises RemoteError MODEL_NOT_FOUND when there is no such file, MODEL_INVALID when it is no whole GGUF model."""
-    if not path.is_file():
-        raise RemoteError(ErrorCode.MODEL_NOT_FOUND, f"there is no file {path}")
+    for part in files_of(path):
+        if not part.is_file():
+            raise RemoteError(ErrorCode.MODEL_NOT_FOUND, f"there is no file {part}")
     import_alone("gguf.constants")  # before the others name it
     try:
-        file = read_gguf(path)
-        _check_whole(file)
-        return _meta(file)
+        files = [_read_whole(part) for part in files_of(path)]
+        return meta_of(joined(files))
     except OSError as error:
         raise RemoteError(ErrorCode.MODEL_INVALID, f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -64,15 +67,22 @@ def read_meta(path: Path) -> ModelMeta:
         ) from error
 
 
+def _read_whole(path: Path) -> GgufFile:
+    """Raises ValueError, which names a part of a split model."""
+    try:
+        file = read_gguf(path)
+        _check_whole(file)
+    except ValueError as error:
+        if len(files_of(path)) == 1:
+            raise
+        raise ValueError(f"{path.name}: {error}") from error
+    return file
+
+
 def _check_whole(file: GgufFile) -> None:
-    """Raises ValueError unless every tensor is inside the file, and the file is all of the model."""
+    """Raises ValueError unless every tensor is inside the file."""
     from gguf.constants import GGML_QUANT_SIZES
 
-    parts = file.values.get("split.count", 0)
-    if not isinstance(parts, int) or parts > 1:
-        raise ValueError(f"it is one of {parts} files of a split model, which is not supported")
-    if not file.tensors:
-        raise ValueError("it has no tensors")
     blocks = {kind.value: sizes for kind, sizes in GGML_QUANT_SIZES.items()}
     for tensor in file.tensors:
         # Of a type that is younger than the gguf library here the size is not known.
@@ -95,7 +105,8 @@ def _tied_bytes(file: GgufFile) -> int:
     return embedding.elements // int(elements) * int(size)
 
 
-def _meta(file: GgufFile) -> ModelMeta:
+def meta_of(file: GgufFile) -> ModelMeta:
+    """Raises ValueError."""
     architecture = file.values.get("general.architecture")
     if not isinstance(architecture, str):
         raise ValueError("the key general.architecture is missing")  # noqa: TRY004 - reported as a bad file
@@ -115,6 +126,7 @@ def _meta(file: GgufFile) -> ModelMeta:
     n_embd, n_head = number("embedding_length"), number("attention.head_count", 1, least=0)
     head_dim = n_embd // max(n_head, 1)
     cache = cache_shape(architecture, file.values, number)
+    use = read_use(architecture, file.values)
     return ModelMeta(
         architecture=architecture,
         n_layers=number("block_count"),
@@ -132,6 +144,8 @@ def _meta(file: GgufFile) -> ModelMeta:
         n_swa=cache.n_swa,
         state_per_slot=cache.state_per_slot,
         tied_bytes=_tied_bytes(file),
+        pooling=use.pooling,
+        whole=use.whole,
     )
 
 

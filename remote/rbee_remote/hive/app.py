@@ -77,8 +77,10 @@ class HiveApi:
             ("GET", "/v1/models", self.list_models),
             ("POST", "/v1/models", self.register_model),
             ("DELETE", "/v1/models", self.remove_model),
+            ("GET", "/v1/models/elsewhere", self.models_elsewhere),
             ("POST", "/v1/models/needs", self.model_needs),
             ("POST", "/v1/models/pull", self.pull_model),
+            ("POST", "/v1/models/newest", self.newest_model),
             ("POST", "/v1/stop", self.stop_hive),
         ]
         return Starlette(
@@ -160,6 +162,9 @@ class HiveApi:
     async def list_models(self, _: Request) -> Response:
         return JSONResponse({"models": [encode(model) for model in self.catalog.list()]})
 
+    async def models_elsewhere(self, _: Request) -> Response:
+        return JSONResponse({"models": [encode(model) for model in await registration.elsewhere()]})
+
     async def model_needs(self, request: Request) -> Response:
         what = await read_message(request, NeedsRequest, most=MAX_BODY)
         return JSONResponse(encode(await self.supervisor.needs(what)))
@@ -180,6 +185,11 @@ class HiveApi:
             )
         self.audit.note("model.remove", caller_of(request.headers), model=model.model)
         return JSONResponse(encode(self.catalog.remove(model.model)))
+
+    async def newest_model(self, request: Request) -> Response:
+        what = await read_message(request, DownloadRequest, most=MAX_BODY)
+        check_ref(what.model)
+        return JSONResponse(encode(await self.pulls.newest(what)))
 
     async def pull_model(self, request: Request) -> Response:
         what = await read_message(request, DownloadRequest, most=MAX_BODY)

@@ -1,4 +1,5 @@
 """The checksums of files that are not rbee's: `file:` models, of which a request may go on where the same file is.
+And the end of files that are: those in whose place others have come, once no worker has them.
 
 Rules
 - Such a file can have any size, and belongs to somebody who may write to it at any moment. So it is read in the
@@ -39,12 +40,16 @@ class Digests:
 
     async def run(self) -> None:
         """Runs until cancelled."""
-        while True:
-            await self.look()
-            await anyio.sleep(INTERVAL_S)
+        try:
+            while True:
+                await self.look()
+                await anyio.sleep(INTERVAL_S)
+        finally:
+            self._discard_replaced()
 
     async def look(self) -> None:
         """Once at each file: tell who has loaded it how it is, and read those that have been left alone."""
+        self._discard_replaced()
         foreign = [info for info in self._catalog.list() if not info.owned]
         before, self._looks = self._looks, {info.path: info.stamp for info in foreign}
         for info in foreign:
@@ -55,6 +60,9 @@ class Digests:
             is_settled = before.get(info.path) == info.stamp
             if is_settled and not info.sha256 and self._failed.get(info.path) != info.stamp:
                 await self._read(info)
+
+    def _discard_replaced(self) -> None:
+        self._catalog.discard_replaced(lambda path: self._supervisor.uses(path) is not None)
 
     async def _read(self, info: ModelInfo) -> None:
         """What the file says of itself is read as well: it may be another one than was registered."""

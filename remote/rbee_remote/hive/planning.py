@@ -117,7 +117,8 @@ def make_plan(
     if isinstance(chosen, Job):
         return chosen
     placement, estimate = chosen.placement, chosen.estimate
-    options = load_options.resolve(asked, estimate, available_mb(placement, live))
+    now = resources.that_answer() if placement.gpus else ()
+    options = load_options.resolve(asked, estimate, available_mb(placement, live, now), free_mb(placement, live, now))
     if placement.gpus:
         options = with_gpus(options, placement.gpus)
         env = environment(placement.gpus, env)
@@ -264,8 +265,20 @@ def refusal(decision: NoSlot | NoMemory, plan: Plan, memory: str = "") -> Remote
     return RemoteError(
         ErrorCode.VRAM_EXHAUSTED if vram else ErrorCode.RAM_EXHAUSTED,
         f"{plan.key.model} needs {decision.needed_mb} MB of {memory.upper()}, {decision.available_mb} MB are available",
-        hint=_how_to_need_less(plan.key.options),
+        hint=(_how_to_share(plan.placement) if vram else "") or _how_to_need_less(plan.key.options),
         details=details,
+    )
+
+
+def _how_to_share(placement: Placement) -> str:
+    """What mends a GPU that another process has for itself; "" where memory is what is short."""
+    reserved = [gpu for gpu in placement.gpus if gpu.reserved]
+    if not reserved:
+        return ""
+    names, numbers = ", ".join(gpu.id for gpu in reserved), ",".join(str(gpu.index) for gpu in reserved)
+    return (
+        f"the compute mode of {names} lets one process use it, and one does: end that, or as root: "
+        f"nvidia-smi -i {numbers} -c DEFAULT"
     )
 
 

@@ -277,6 +277,7 @@ class WorkerRecord:
             memory=self.placement.memory,
             memory_mb=self.need.total_mb,
             gpus=self.placement.gpu_ids,
+            shares=self.placement.shares,
         )
 
     def info(self) -> WorkerInfo:

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from rbee_remote.protocol.models import ModelNeeds as ModelNeeds
     from rbee_remote.protocol.models import NeedPoint as NeedPoint
     from rbee_remote.protocol.models import NeedsRequest as NeedsRequest
+    from rbee_remote.protocol.models import NewestModel as NewestModel
     from rbee_remote.protocol.models import RegisterRequest as RegisterRequest
     from rbee_remote.protocol.models import Source as Source
     from rbee_remote.protocol.resume import HEADER_REQUEST as HEADER_REQUEST
@@ -97,7 +98,7 @@ else:
         "load": "Lease LeaseRequest Served SlotMemory WorkerConfig WorkerNews WorkerState WorkerStatus",
         "load_options": "LoadOptions WorkerOptions",
         "models": "DENIED DownloadProgress DownloadRequest ModelInfo ModelMeta ModelNeeds NeedPoint "
-        "NeedsRequest RegisterRequest Source",
+        "NeedsRequest NewestModel RegisterRequest Source",
         "resume": "HEADER_REQUEST HEADER_TRACK HEADER_USAGE NO_CHOICE RESUME_FIELD TRACK_COMMENT Resume Sent "
         "Tracked TrackedUsage",
         "sweep": "FileSeen ProcessSeen Survey TidyReport TidyRequest TidyResult",

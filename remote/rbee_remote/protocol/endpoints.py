@@ -11,6 +11,8 @@ SERVED = frozenset(
         "/v1/embeddings",
         "/v1/messages",
         "/v1/messages/count_tokens",
+        "/v1/rerank",
+        "/v1/reranking",
         "/v1/responses",
     }
 )

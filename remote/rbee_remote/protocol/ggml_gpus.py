@@ -9,7 +9,8 @@ import dataclasses
 class GgmlGpu:
     """A GPU as ggml sees it. id: ggml's own name for it, Vulkan0. name: what its maker calls it. backend: ours.
 
-    integrated: its memory is the machine's. Bytes; free is what the driver would give this process now.
+    integrated: its memory is the machine's. Bytes; free is what the driver would give this process now. pci: its
+    address, 0000:c1:00.0, "" where ggml does not know it.
     """
 
     id: str
@@ -18,6 +19,7 @@ class GgmlGpu:
     integrated: bool
     total: int
     free: int
+    pci: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ class GpuSeen:
 
     None where the driver does not say: ecc: whether it is on; ecc_errors: uncorrected ones since the driver was
     loaded; persistence: whether the driver keeps the GPU initialised while nobody uses it.
+    exclusive: its compute mode lets one process on it at a time; while one is there, nothing is free.
     """
 
     id: str
@@ -68,6 +69,7 @@ class GpuSeen:
     ecc_errors: int | None = None
     persistence: bool | None = None
     holders: tuple[GpuHolder, ...] = ()
+    exclusive: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

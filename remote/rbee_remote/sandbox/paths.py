@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from rbee_remote.protocol.splits import parts_of
 from rbee_remote.sandbox.landlock import (
     EXECUTE,
     IOCTL_DEV,
@@ -51,8 +52,8 @@ _GPU_CACHES = (".nv", ".cache/nvidia", ".cache/mesa_shader_cache", ".cache/mesa_
 
 
 def reading(model: str) -> list[Rule]:
-    """For a process that reads a model file and writes nothing."""
-    return list(_safe([*_interpreter(os.environ), Rule(model, READ_FILE)]))
+    """For a process that reads a model, all its parts where it is split, and writes nothing."""
+    return list(_safe([*_interpreter(os.environ), *(Rule(file, READ_FILE) for file in parts_of(model))]))
 
 
 def serving(model: str, *, run_dir: str, logs: str) -> list[Rule]:

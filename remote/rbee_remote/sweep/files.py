@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rbee_remote.protocol import FileSeen
+from rbee_remote.protocol.splits import parts_of
 from rbee_remote.sweep.processes import Ours
 from rbee_remote.sweep.usage import Usage
 from rbee_remote.system.interface import System
@@ -39,7 +40,7 @@ _STAGING = re.compile(r"\.(staging|removed)-[\w.-]+")
 _RUNTIME = re.compile(r"[\w+-][\w.+-]*")
 _PYTHON = re.compile(r"\w[\w.+-]*")
 _DOWNLOAD = re.compile(r"[\w.+-]+\.gguf\.part(\.json)?")
-_INCOMING = re.compile(r"incoming-[0-9a-f]{32}\.gguf")
+_INCOMING = re.compile(r"incoming-[0-9a-f]{32}(-[0-9]{5}-of-[0-9]{5})?\.gguf")
 _RECORD = re.compile(r"[0-9a-f]{32}\.json")
 _RECORD_BEING_WRITTEN = re.compile(r"\.[0-9a-f]{32}\.json\.\w+")
 _WORKER_LOG = re.compile(r"worker-([0-9a-f]{16})\.log(\.1)?")
@@ -197,13 +198,13 @@ def _is_socket(entry: _Entry) -> bool:
 
 def _catalogued(home: str) -> set[str]:
     """Names of files that a record names: a downloaded model gets its final name a moment after its record may."""
-    names = set()
+    names: set[str] = set()
     with contextlib.suppress(OSError), opened(home, ("models",)) as folder:
         for entry in _entries(folder):
             if _RECORD.fullmatch(entry.name) and entry.status.st_size <= _MAX_RECORD:
                 with contextlib.suppress(OSError, ValueError, AttributeError):
                     record = json.loads(_content(entry.name, folder))
-                    names.add(os.path.basename(str(record.get("path", ""))))  # noqa: PTH119
+                    names.update(parts_of(os.path.basename(str(record.get("path", "")))))  # noqa: PTH119
     return names
 
 

@@ -17,7 +17,9 @@ class Gpu:
     index: the driver's, in the order of the PCI bus. Memory in MB (10**6 bytes). uuid: by which CUDA and ROCm take it,
     "" where the driver does not tell. instance: its number within the GPU `parent` (a UUID), None for a whole one.
     part: the ids of its GPU instance and compute instance, such as 1/0.
-    integrated: it has no memory of its own; total and free are then those of the machine's RAM.
+    integrated: it has no memory of its own; total and free are then those of the machine's RAM. pci: its address on
+    the bus, 0000:c1:00.0, "" where nobody knows. reserved: its compute mode lets one process on it, and one is there,
+    so that nothing is free however much memory is left.
     """
 
     index: int
@@ -30,6 +32,8 @@ class Gpu:
     parent: str = ""
     integrated: bool = False
     part: str = ""
+    pci: str = ""
+    reserved: bool = False
 
     @property
     def id(self) -> str:

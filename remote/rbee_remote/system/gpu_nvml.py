@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,11 +52,13 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """handle: NVML's, good while the library is open. whole: that of the GPU; another one for an instance of it."""
+    """handle: NVML's, good while the library is open. whole: that of the GPU; another one for an instance of it.
+    exclusive: its compute mode lets one process on it at a time."""
 
     gpu: Gpu
     handle: Any
     whole: Any
+    exclusive: bool = False
 
 
 T = TypeVar("T")
@@ -144,14 +146,15 @@ def _of_index(nvml: Any, index: int, meminfo: Path) -> Iterator[Seen | SilentGpu
         if not integrated:
             raise
         total, free = _ram(meminfo)
-    if mode in _EXCLUSIVE and running(nvml, handle):
-        free = 0  # no other process gets a context on it, however much memory is left
-    yield Seen(Gpu(index, name, total // MB, free // MB, uuid=uuid, integrated=integrated), handle, handle)
+    reserved = mode in _EXCLUSIVE and bool(running(nvml, handle))
+    free = 0 if reserved else free
+    gpu = Gpu(index, name, total // MB, free // MB, uuid=uuid, integrated=integrated)
+    yield Seen(replace(gpu, pci=_pci(nvml, handle), reserved=reserved), handle, handle, mode in _EXCLUSIVE)
 
 
 def _instances(nvml: Any, index: int, whole: Any) -> Iterator[Seen | SilentGpu]:
     """Of a GPU in MIG mode, which by itself computes nothing. Raises NVMLError."""
-    parent, found = asked(nvml, nvml.nvmlDeviceGetUUID, whole) or "", 0
+    parent, pci, found = asked(nvml, nvml.nvmlDeviceGetUUID, whole) or "", _pci(nvml, whole), 0
     for number in range(nvml.nvmlDeviceGetMaxMigDeviceCount(whole)):
         handle = asked(nvml, nvml.nvmlDeviceGetMigDeviceHandleByIndex, whole, number)
         memory = handle and asked(nvml, nvml.nvmlDeviceGetMemoryInfo, handle)
@@ -162,11 +165,20 @@ def _instances(nvml: Any, index: int, whole: Any) -> Iterator[Seen | SilentGpu]:
         total, free = int(memory.total) // MB, int(memory.free) // MB
         ids = (nvml.nvmlDeviceGetGpuInstanceId, nvml.nvmlDeviceGetComputeInstanceId)
         part = "/".join(str(asked(nvml, question, handle)) for question in ids)
-        gpu = Gpu(index, name, total, free, uuid=uuid, instance=number, parent=parent, part=part)
+        gpu = Gpu(index, name, total, free, uuid=uuid, instance=number, parent=parent, part=part, pci=pci)
         yield Seen(gpu, handle, whole)
         found += 1
     if not found:
         yield SilentGpu(index, Reason.NO_INSTANCE)
+
+
+def _pci(nvml: Any, handle: Any) -> str:
+    """As everybody else writes it: NVML's domain has eight digits."""
+    found = asked(nvml, nvml.nvmlDeviceGetPciInfo, handle)
+    said = found.busId if found else ""
+    text = said.decode(errors="replace") if isinstance(said, bytes) else said
+    domain, _, rest = text.lower().partition(":")
+    return f"{domain[-4:]}:{rest}" if rest else ""
 
 
 def _ram(meminfo: Path) -> tuple[int, int]:

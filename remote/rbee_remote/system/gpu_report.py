@@ -91,6 +91,7 @@ def _seen(nvml: Any, seen: gpu_nvml.Seen) -> GpuSeen:
         ecc_errors=gpu_nvml.asked(nvml, nvml.nvmlDeviceGetTotalEccErrors, seen.whole, *kind),
         persistence=None if persistence is None else bool(persistence),
         holders=holders(nvml, seen.handle),
+        exclusive=seen.exclusive,
     )
 
 

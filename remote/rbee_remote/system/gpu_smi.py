@@ -12,7 +12,7 @@ _TIMEOUT_S = 10.0
 #: In the order in which `parse` takes them. MiB.
 FIELDS = (
     "index", "uuid", "name", "memory.total", "memory.free", "driver_version", "persistence_mode", "ecc.mode.current",
-    "ecc.errors.uncorrected.volatile.total",
+    "ecc.errors.uncorrected.volatile.total", "compute_mode",
 )  # fmt: skip
 
 _YES_OR_NO = {"Enabled": True, "Disabled": False}
@@ -46,7 +46,7 @@ def parse(output: str) -> GpuReport:
 
 
 def _gpu(row: list[str]) -> GpuSeen:
-    index, uuid, name, total, free, _, persistence, ecc, errors = row
+    index, uuid, name, total, free, _, persistence, ecc, errors, mode = row
     return GpuSeen(
         id=f"CUDA{index}",
         index=int(index),
@@ -58,6 +58,7 @@ def _gpu(row: list[str]) -> GpuSeen:
         persistence=_YES_OR_NO.get(persistence),
         ecc=_YES_OR_NO.get(ecc),
         ecc_errors=_number(errors),
+        exclusive=mode.startswith("Exclusive"),
     )
 
 

@@ -8,6 +8,7 @@ Rules
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,7 +46,14 @@ def _gpu(index: int, properties: dict[str, str], name: str, sys: Path, dev: Path
         vendor="amd",
         uuid=f"GPU-{unique:016x}" if unique else "",
         integrated=_number(properties.get("cpu_cores_count", "")) > 0,
+        pci=_pci(device),
     )
+
+
+def _pci(device: Path) -> str:
+    """What the kernel's link to the device leads to."""
+    name = device.resolve().name
+    return name if re.fullmatch(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", name) else ""
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -116,6 +116,7 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, char **handle) {
 
 int nvmlDeviceGetName(const char *gpu, char *to, unsigned size) { return text(gpu, "name", to, size); }
 int nvmlDeviceGetUUID(const char *gpu, char *to, unsigned size) { return text(gpu, "uuid", to, size); }
+int nvmlDeviceGetPciInfo_v3(const char *gpu, char *to) { return text(gpu, "pci", to + 36, 32); } /* nvmlPciInfo_t.busId */
 int nvmlDeviceGetMinorNumber(const char *gpu, unsigned *to) { return whole(gpu, "minor", to); }
 int nvmlDeviceGetPersistenceMode(const char *gpu, unsigned *to) { return whole(gpu, "persistence", to); }
 int nvmlDeviceGetComputeMode(const char *gpu, unsigned *to) { return whole(gpu, "compute_mode", to); }

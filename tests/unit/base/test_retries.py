@@ -175,7 +175,8 @@ POLICIES = (
         ("HIVE_START_S",),
     ),
     Policy(
-        f"a download breaks, from each source; {node.DOWNLOAD_TRIES_WITHOUT_NETWORK} tries without a network, "
+        "a download breaks, from each source, and of a split model each part; "
+        f"{node.DOWNLOAD_TRIES_WITHOUT_NETWORK} tries without a network, "
         f"{node.DOWNLOAD_TRIES_WHEN_CORRUPT} where it comes wrong",
         "remote/rbee_remote/hive/models/download.py",
         f"{node.DOWNLOAD_TRIES}",

@@ -48,7 +48,7 @@ OURS = (
     "log/audit.log",
     f"models/{HEX64}.gguf.part",
 )
-MODELS = (f"models/{HEX64}.gguf", f"models/{HEX32}.json")
+MODELS = (f"models/{HEX64}.gguf", f"models/{HEX64}-00002-of-00003.gguf", f"models/{HEX32}.json")
 FOREIGN = ("notes.txt", "models/mine of 7 GB.gguf", ".hidden/thing", "runtimes/my venv/x", "log/-rf")
 
 
@@ -140,7 +140,7 @@ async def test_what_is_rbees_goes_and_everything_else_stays_and_is_named(bed: Be
     assert {Path(path).name for path in outcome.foreign} == {
         "notes.txt", "mine of 7 GB.gguf", ".hidden", "my venv", "-rf"
     }  # fmt: skip
-    assert (outcome.kept_models, outcome.home) == (2, str(bed.home))
+    assert (outcome.kept_models, outcome.home) == (len(MODELS), str(bed.home))
     outcome = await bed.uninstall(models=True, assume_yes=True)
     assert bed.files() == set(FOREIGN)
     assert (bed.settings.home / "inventory.toml").exists()
@@ -181,7 +181,7 @@ async def test_models_go_only_when_somebody_says_so(bed: Bed) -> None:
     bed.says_yes = False
     with pytest.raises(UsageError, match="nothing was removed"):
         await bed.uninstall(models=True)
-    assert "2 files of models on local" in bed.question
+    assert "3 files of models on local" in bed.question
     assert bed.files() == before
     bed.says_yes = True
     await bed.uninstall(models=True)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from rbee.base.errors import ConnectError, NodeError
 from rbee.base.files import LocalFile
 from rbee.base.locks import held_at_once
 from rbee.cli import main as cli
@@ -26,9 +27,10 @@ from rbee.node.session import PerNode
 from rbee.registry import NodeFacts, Registry
 from rbee.setup.base import requirements
 from rbee.setup.base.platforms import Target
-from rbee.setup.bootstrap import Gathered
 from rbee.setup.index.builders import Builders
-from rbee.setup.wheels.cache import WheelCache
+from rbee.setup.supplies import Gathered
+from rbee.setup.wheels.cache import Origin, WheelCache
+from rbee_remote.protocol import ErrorCode
 from tests.unit.setup.package_index import PackageIndex
 from tests.unit.setup.tiny_packages import write_source, write_wheel
 
@@ -88,7 +90,7 @@ def inventory(tmp_path: Path, cache: WheelCache) -> Path:
 
 def add_build_of(cache: WheelCache, tmp_path: Path, node: Node) -> Path:
     wheel = write_wheel(tmp_path / node.name, "llama_cpp_python", {"llama_cpp.py": b"theirs"}, tag=TAG)
-    return cache.add_wheel(wheel, "cuda", built_on=Builders.of(node, {}).own).path.parent
+    return cache.add_wheel(wheel, "cuda", origin=Origin(Builders.of(node, {}).own)).path.parent
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -150,6 +152,42 @@ def test_several_nodes_are_prepared_at_once_and_share_a_build_for_cuda(
         ("gpu1", False),
     ]
     assert "one llama.cpp for CUDA serves gpu1, gpu2" in out + err
+
+
+def test_a_node_that_fails_keeps_no_other_from_its_own(
+    inventory: Path, cache: WheelCache, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gpu1 fails as it is built for; a node that does not answer is told of, too."""
+    silent: set[str] = set()
+
+    async def seen(_: Context, nodes: Sequence[Node], _ask: object) -> list[PerNode[Probe]]:
+        gone = ConnectError(ErrorCode.CONNECTION_TIMEOUT, "gpu2 cannot be reached")
+        return [
+            PerNode(node, None, gone) if node.name in silent else PerNode(node, gpu_probe((8, 9))) for node in nodes
+        ]
+
+    async def made(_: Context, node: Node, _along: Sequence[Target] = ()) -> Gathered:
+        if node.name == "gpu1":
+            raise NodeError(ErrorCode.BOOTSTRAP_FAILED, "llama.cpp did not build here")
+        (wheel,) = cache.root.glob("llama/*/*.whl")
+        return Gathered(HERE, "cuda", LocalFile.of(wheel), cache.root, cache.root / "uv", was_there=False)
+
+    monkeypatch.setattr(wheels, "on_each", seen)
+    monkeypatch.setattr(wheels, "build", made)
+    monkeypatch.setattr(WheelCache, "can_get", lambda *_: True)
+    words = ("build", "--backend", "cuda", "-i", str(inventory), "--for", "gpu1", "--for", "gpu2")
+    status, out, err = run(capsys, *words)
+    assert status != 0
+    assert "no llama.cpp for gpu1: llama.cpp did not build here" in err
+    assert "llama.cpp for gpu2 (cuda" in err
+    assert "1 of 2 nodes failed" in err
+    silent.add("gpu2")
+    status, out, _ = run(capsys, *words, "--json")
+    (nodes,) = (said["nodes"] for line in out.splitlines() if "nodes" in (said := json.loads(line)))
+    assert (status != 0, [each["error"]["code"] for each in nodes]) == (
+        True,
+        ["BOOTSTRAP_FAILED", "CONNECTION_TIMEOUT"],
+    )
 
 
 def gpu_probe(compute: tuple[int, int]) -> Probe:

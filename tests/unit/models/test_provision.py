@@ -18,8 +18,9 @@ from rbee.base.events import Event, Notice, Progress, Retry
 from rbee.base.settings import Settings
 from rbee.context import Context
 from rbee.inventory import Inventory, Node
+from rbee.models.downloads import download_request
 from rbee.models.hub_token import hub_token
-from rbee.models.provision import Ahead, download_request, ensure_model, push_file, push_model
+from rbee.models.provision import Ahead, ensure_model, push_file, push_model
 from rbee.models.ref import ModelRef, parse_ref
 from rbee.node.probe import Probe
 from rbee.node.session import NodeSession
@@ -33,6 +34,9 @@ from rbee_remote.protocol import (
     RegisterRequest,
     Source,
 )
+from rbee_remote.protocol.elsewhere import FoundElsewhere
+from rbee_remote.protocol.splits import digest_of_parts
+from rbee_remote.system.model_files import files_of
 from tests.doubles.session import session_over
 from tests.unit.setup.package_index import PackageIndex
 from tests.unit.setup.tiny_packages import write_wheel
@@ -51,12 +55,17 @@ class ScriptedHive:
     answers: list[DownloadProgress | ModelInfo | RbeeError] = field(default_factory=list)
     registered: list[RegisterRequest] = field(default_factory=list)
     pulled: list[DownloadRequest] = field(default_factory=list)
+    found: list[FoundElsewhere] = field(default_factory=list)
 
     async def models(self) -> list[ModelInfo]:
         return list(self.catalog)
 
-    async def register(self, request: RegisterRequest) -> ModelInfo:
+    async def elsewhere(self) -> list[FoundElsewhere]:
+        return list(self.found)
+
+    async def register(self, request: RegisterRequest, size: int = 0) -> ModelInfo:
         self.registered.append(request)
+        assert self.found or not size or size == sum(path.stat().st_size for path in files_of(Path(request.path)))
         self.catalog.append(info(request.model, request.path))
         return self.catalog[-1]
 
@@ -147,6 +156,16 @@ def site() -> Iterator[str]:
 
 
 # --- where it comes from --------------------------------------------------------------------------------------------
+
+
+async def test_a_model_that_only_embeds_is_not_brought_for_a_chat(bed: Bed) -> None:
+    bed.hive.catalog.append(replace(info("hf:a/b"), meta=replace(META, architecture="bert")))
+    with pytest.raises(UsageError, match="hf:a/b only embeds texts"):
+        await ensure_model(bed.session(), parse_ref("hf:a/b"), ability="chat")
+    assert (await bed.ensure(parse_ref("hf:a/b"))).model == "hf:a/b"
+    bed.hive.answers = [info("hf:c/d")]
+    await ensure_model(bed.session(), parse_ref("hf:c/d"), ability="chat")
+    assert [request.ability for request in bed.hive.pulled] == ["chat"]  # by which the node sees it early
 
 
 async def test_a_model_in_the_catalog_is_left_alone(bed: Bed) -> None:
@@ -317,6 +336,30 @@ async def test_a_file_of_this_machine_gets_a_ref_that_works_on_the_node(bed: Bed
     assert await bed.ensure(parse_ref(pushed.model)) == pushed
 
 
+@pytest.mark.parametrize("named", [1, 2])
+async def test_all_parts_of_a_split_model_are_pushed_whichever_is_named(bed: Bed, tmp_path: Path, named: int) -> None:
+    parts = [tmp_path / f"mine-0000{number}-of-00002.gguf" for number in (1, 2)]
+    for number, part in enumerate(parts):
+        part.write_bytes(CONTENT[number:])
+    pushed = await push_file(bed.session(), parts[named - 1])
+    digest = digest_of_parts(hashlib.sha256(part.read_bytes()).hexdigest() for part in parts)
+    (request,) = bed.hive.registered
+    assert (request.sha256, request.path) == (digest, str(bed.blob.with_name(f"{digest}-00001-of-00002.gguf")))
+    assert pushed.model == f"file:{request.path}"
+    there = sorted(bed.blob.parent.glob("*.gguf"))
+    assert [path.read_bytes() for path in there] == [part.read_bytes() for part in parts]
+    sent = [event for event in bed.events if isinstance(event, Progress) and event.key == "send"]
+    assert {event.total for event in sent} == {2.0 * len(CONTENT) - 1}
+    assert sent[-1].done == sent[-1].total
+
+
+async def test_a_part_that_is_missing_here_is_named(bed: Bed, tmp_path: Path) -> None:
+    path = tmp_path / "mine-00001-of-00002.gguf"
+    path.write_bytes(CONTENT)
+    with pytest.raises(UsageError, match=r"mine-00002-of-00002\.gguf is not beside it"):
+        await push_file(bed.session(), path)
+
+
 async def test_a_ref_to_a_file_on_the_node_cannot_be_pushed(bed: Bed) -> None:
     with pytest.raises(UsageError):
         await push_model(bed.session(), parse_ref("file:/m.gguf"))
@@ -374,3 +417,41 @@ def test_what_cannot_be_a_token_is_refused_and_not_shown(token: str) -> None:
         hub_token({"HF_TOKEN": token})
     assert "HF_TOKEN" in failure.value.message
     assert "secr" not in failure.value.message + failure.value.hint
+
+
+LM_STUDIO = FoundElsewhere("", "/u/.lmstudio/models/a/b/m-Q8_0.gguf", 5, "LM Studio", "", "a/b", "m-Q8_0.gguf")
+OLLAMA = FoundElsewhere("ollama:llama3.2:3b", "/u/.ollama/models/blobs/sha256-0", 5, "Ollama", "c" * 64)
+
+
+async def test_what_another_program_has_is_used_in_place_of_a_download_and_told(bed: Bed) -> None:
+    bed.hive.found = [OLLAMA, LM_STUDIO]
+    got = await bed.ensure(parse_ref("hf:a/b:q8-0"))
+    assert got.path == LM_STUDIO.path
+    assert not bed.hive.pulled
+    assert bed.hive.registered == [RegisterRequest("hf:a/b:q8-0", LM_STUDIO.path, "", source="hf:a/b:m-Q8_0.gguf")]
+    assert any(isinstance(event, Notice) and "which LM Studio has on gpu1" in event.text for event in bed.events)
+
+
+async def test_a_name_of_ollama_is_checked_by_its_checksum(bed: Bed) -> None:
+    bed.hive.found = [OLLAMA]
+    assert (await bed.ensure(parse_ref("ollama:llama3.2:3b"))).path == OLLAMA.path
+    assert bed.hive.registered[0].sha256 == OLLAMA.sha256
+
+
+async def test_a_name_that_ollama_has_not_is_said(bed: Bed) -> None:
+    with pytest.raises(NodeError, match=r"Ollama on gpu1 has no llama3\.2:3b") as failure:
+        await bed.ensure(parse_ref("ollama:llama3.2:3b"))
+    assert failure.value.code is ErrorCode.MODEL_NOT_FOUND
+    assert "ollama pull llama3.2:3b" in failure.value.hint
+
+
+async def test_a_file_that_is_not_the_one_is_left_and_the_model_downloaded(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_: RegisterRequest, size: int = 0) -> ModelInfo:
+        raise NodeError(ErrorCode.DOWNLOAD_FAILED, "the checksum of m-Q8_0.gguf is wrong")
+
+    monkeypatch.setattr(bed.hive, "register", refuse)
+    bed.hive.found, bed.hive.answers = [LM_STUDIO], [info("hf:a/b:Q8_0")]
+    await bed.ensure(parse_ref("hf:a/b:Q8_0"))
+    assert [request.model for request in bed.hive.pulled] == ["hf:a/b:Q8_0"]

@@ -33,12 +33,63 @@ from rbee_remote.protocol import ErrorCode, Source
             Source(kind="https", url="https://h.example/m.gguf"),
         ),
         ("http://127.0.0.1:80/m", "http://127.0.0.1:80/m", Source(kind="https", url="http://127.0.0.1:80/m")),
+        (
+            "hf:a/b:Q8/m-00002-of-00003.gguf",
+            "hf:a/b:Q8/m-00001-of-00003.gguf",
+            Source(kind="hf", repo="a/b", file="Q8/m-00001-of-00003.gguf"),
+        ),
+        (
+            "file:/m/a-00003-of-00003.gguf",
+            "file:/m/a-00001-of-00003.gguf",
+            Source("file", path="/m/a-00001-of-00003.gguf"),
+        ),
+        (
+            "https://h.example/m-00002-of-00002.gguf",
+            "https://h.example/m-00001-of-00002.gguf",
+            Source(kind="https", url="https://h.example/m-00001-of-00002.gguf"),
+        ),
     ],
 )
 def test_each_form(text: str, canonical: str, source: Source) -> None:
     ref = parse_ref(text)
     assert (ref.canonical, ref.sources) == (canonical, (source,))
     assert source.describe() == canonical
+
+
+@pytest.mark.parametrize(
+    ("address", "canonical"),
+    [
+        ("https://huggingface.co/a/b", "hf:a/b"),
+        ("https://huggingface.co/a/b/", "hf:a/b"),
+        ("https://www.huggingface.co/a/b#readme", "hf:a/b"),
+        ("huggingface.co/a/b", "hf:a/b"),
+        ("hf.co/a/b:Q4_K_M", "hf:a/b:Q4_K_M"),
+        ("https://hf.co/a/b:m-00002-of-00002.gguf", "hf:a/b:m-00001-of-00002.gguf"),
+        ("https://huggingface.co/a/b?show_file_info=x%2Fm.gguf", "hf:a/b:x/m.gguf"),
+        ("https://huggingface.co/a/b/tree/main", "hf:a/b"),
+        ("https://huggingface.co/a/b/tree/v1", "hf:a/b@v1"),
+        ("https://huggingface.co/a/b/tree/main/Q4_K_M", "hf:a/b:Q4_K_M"),
+        ("https://huggingface.co/a/b/tree/refs%2Fpr%2F1", "hf:a/b@refs/pr/1"),
+        (
+            "https://huggingface.co/a/b/blob/main/x/m.gguf",
+            "https://huggingface.co/a/b/resolve/main/x/m.gguf",
+        ),
+        ("hf.co/a/b/blob/v1/m.gguf", "https://hf.co/a/b/resolve/v1/m.gguf"),
+        ("https://mirror.example/a/b/blob/main/m.gguf", "https://mirror.example/a/b/resolve/main/m.gguf"),
+        ("https://github.com/a/b/blob/main/m.gguf", "https://github.com/a/b/blob/main/m.gguf"),
+        ("https://h.example/blob/main/m.gguf", "https://h.example/blob/main/m.gguf"),
+        ("https://huggingface.co/a/b/resolve/main/m.gguf", "https://huggingface.co/a/b/resolve/main/m.gguf"),
+    ],
+)
+def test_addresses_of_the_hubs_pages_are_refs(address: str, canonical: str) -> None:
+    assert parse_ref(address).canonical == canonical
+    assert parse_ref(canonical).canonical == canonical
+
+
+@pytest.mark.parametrize("address", ["hf.co/a/..", "https://huggingface.co/../b", "hf.co/a/b:../m.gguf"])
+def test_a_page_is_no_way_out_of_its_repository(address: str) -> None:
+    with pytest.raises(UsageError):
+        parse_ref(address)
 
 
 SIGNED = "X-Amz-Signature=s3cret&X-Amz-Date=1&x-amz-security-token=s3cret"
@@ -138,11 +189,62 @@ def test_an_unknown_name_is_answered_with_the_nearest_one() -> None:
     assert "did you mean smollm2:135m?" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("qwen3", "qwen3:8b"),
+        ("llama3.2", "llama3.2:3b"),
+        ("Gemma3:latest", "gemma3:4b"),
+        ("gpt-oss", "gpt-oss:20b"),
+        ("mistral-small", "mistral-small:24b"),
+        ("nomic-embed-text", "nomic-embed-text:v1.5"),
+        ("bge-reranker-v2-m3", "bge-reranker-v2-m3"),
+    ],
+)
+def test_a_name_alone_means_its_usual_size(text: str, expected: str) -> None:
+    ref = parse_ref(text)
+    assert ref.canonical == expected
+    assert parse_ref(ref.canonical) == ref
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ollama:llama3.2:3b", "ollama:llama3.2:3b"),
+        ("ollama:Llama3.2", "ollama:llama3.2:latest"),
+        ("ollama:somebody/coder:7b", "ollama:somebody/coder:7b"),
+    ],
+)
+def test_names_of_ollama_are_refs(text: str, expected: str) -> None:
+    ref = parse_ref(text)
+    assert ref.canonical == ref.sources[0].describe() == expected
+    assert parse_ref(expected) == ref
+
+
+@pytest.mark.parametrize("text", ["ollama:", "ollama:../x", "ollama:a b", "ollama:a:b/c", "ollama:a:"])
+def test_what_ollama_cannot_have_is_no_ref(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_ref(text)
+
+
+def test_a_size_that_is_not_there_is_answered_with_those_that_are() -> None:
+    with pytest.raises(NodeError) as caught:
+        parse_ref("llama3.2:90b")
+    assert "did you mean llama3.2:1b or llama3.2:3b?" in caught.value.hint
+
+
+def test_each_family_has_one_default_at_most() -> None:
+    families = [name.partition(":")[0] for name, model in built_in().items() if model.default]
+    assert len(families) == len(set(families))
+    assert not set(families) & set(built_in())
+
+
 def test_every_built_in_model_can_be_named_and_fetched() -> None:
     for name, model in built_in().items():
         assert parse_ref(name).canonical == name
         assert model.title
         assert model.license
+        assert model.kind in ("chat", "embedding", "rerank")
         assert model.sources
         assert not model.sha256 or re.fullmatch("[0-9a-f]{64}", model.sha256)
         for source in model.sources:

@@ -56,7 +56,7 @@ def test_a_healthy_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         ("one_lost", ["GPU 0", "GPU 1 ECC"]),
         ("mig", ["GPU 1", "GPU 0 ECC"]),
         ("integrated", []),
-        ("unwell", ["GPU 0", "GPU 1", "GPU 2", "GPU 3", "CUDA4 memory", "GPU 5 ECC"]),
+        ("unwell", ["GPU 0", "GPU 1", "GPU 2", "GPU 3", "CUDA4 compute mode", "GPU 5 ECC"]),
         ("mismatch", ["NVIDIA driver"]),
     ],
 )
@@ -80,6 +80,14 @@ def test_who_holds_the_memory_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert taken.detail.startswith(f"23610 of 25757 MB are held by pid {os.getpid()} (")
     assert "python" in taken.detail
     assert "pid 1200 (not to be seen from here, 300 MB)" in taken.detail  # its windows, as an older driver tells
+
+
+def test_a_gpu_for_one_process_is_not_taken_for_one_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    (mode,) = [each for each in of_fixture(monkeypatch, "unwell") if each.title == "CUDA4 compute mode"]
+    assert mode.detail.startswith("EXCLUSIVE_PROCESS lets one process compute, and that is pid 4711 (")
+    assert mode.fix == "as root: nvidia-smi -i 4 -c DEFAULT (or 0)"
+    (alone,) = gpu_diagnosis.findings(replace(HEALTHY, gpus=(replace(H100, exclusive=True),)))[1:]
+    assert "one worker" in alone.detail
 
 
 def test_what_workers_of_rbee_hold_is_not_taken_by_others() -> None:

@@ -15,6 +15,7 @@ from rbee.node import gpu_backends, graphics
 from rbee.node.diagnosis import ConnectionFacts, findings
 from rbee.node.graphics import Card, Graphics, Icd
 from rbee.node.probe import Gpu, Probe, parse, script
+from rbee_remote.protocol.gpus import GpuReport, GpuSeen, GpuSilent
 from tests.patience import PATIENCE_S
 
 HEAD = b"system=Linux\nhome=/home/bee/.rbee/node\nuser=bee\nos=Debian GNU/Linux 12 (bookworm)\n"
@@ -113,6 +114,36 @@ def test_what_keeps_a_gpu_idle_has_its_fix(probe: Probe, why: str, fix: str) -> 
     assert fix in found.fix
     told = [finding for finding in findings(probe, ConnectionFacts(local=True, forwarding=None)) if finding.fix]
     assert any(finding.title == "idle GPU" and fix in finding.fix for finding in told)
+
+
+def test_an_amd_gpu_that_the_user_may_not_open_is_named_once() -> None:
+    """The node's report knows it by its number, the probe by its name and the groups that mend it."""
+    probe = node(replace(RX, access="no"), icds=(RADEON,), base=replace(ROCM, kfd="no", kfd_group="video"))
+    facts = ConnectionFacts(local=True, forwarding=None)
+    for path in ("/dev/kfd", "/dev/dri/renderD128"):
+        report = GpuReport(silent=(GpuSilent(0, "permission", path), GpuSilent(1, "permission", "another")))
+        warned = [each for each in findings(probe, facts, report) if "GPU" in each.title and each.level == "warn"]
+        assert [each.title for each in warned] == ["GPU 1", "idle GPU"]
+        assert "/dev/kfd and /dev/dri/renderD128" in warned[1].detail
+        assert "usermod -aG render,video bee" in warned[1].fix
+    usable = node(RX, icds=(RADEON,), base=replace(ROCM, kfd="no"))
+    report = GpuReport(silent=(GpuSilent(0, "permission", "/dev/kfd"),))
+    assert [each.title for each in findings(usable, facts, report) if each.level == "warn" and "GPU" in each.title] == [
+        "GPU 0"
+    ], "by Vulkan it computes; that ROCm may not is worth knowing"
+
+
+def test_what_a_node_says_of_a_driver_that_hung_stands_for_what_the_probe_saw() -> None:
+    facts = ConnectionFacts(local=True, forwarding=None)
+    probe = node(nvidia_hangs=True)
+    card = GpuSeen("CUDA0", 0, "H100", "nvidia", 80000, 79000)
+    for report, expected in (
+        (None, ["idle GPU"]),
+        (GpuReport(reason="timeout"), ["NVIDIA driver"]),
+        (GpuReport(gpus=(card,), log_read=True), []),
+    ):
+        told = [each.title for each in findings(probe, facts, report) if each.title in ("idle GPU", "NVIDIA driver")]
+        assert told == expected
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from rbee.node.diagnosis import ConnectionFacts, findings
 from rbee.node.nvidia import Card
 from rbee.node.probe import Gpu, Probe, parse, script
 from rbee.setup.base.platforms import Target
+from tests.patience import PATIENCE_S
 
 TIMEOUT = shutil.which("timeout")
 CC = shutil.which("cc")
@@ -99,6 +102,54 @@ def test_an_nvidia_smi_that_floods_or_cannot_be_ended_does_not_take_the_probe_al
     assert len(_probed(tmp_path, PATH=path).gpus) == 64
 
 
+@pytest.mark.skipif(TIMEOUT is None, reason="needs timeout of coreutils")
+@pytest.mark.parametrize("hangs", ["compute_cap", "libcuda"])
+def test_a_driver_whose_calls_nobody_can_kill_ends_the_look_soon_and_what_it_said_counts(
+    tmp_path: Path, hangs: str
+) -> None:
+    """What is in the kernel without end (state D) outlives SIGKILL, and `timeout` waits for it: so does this one."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "nvidia-smi").write_text(SMI)
+    waits = f'case "$*" in *{hangs}*) trap "" TERM; sleep 30 & wait; exit ;; esac'
+    (tools / "timeout").write_text(f'#!/bin/sh\n{waits}\nexec {TIMEOUT} "$@"\n')
+    for name in ("nvidia-smi", "timeout"):
+        (tools / name).chmod(0o755)
+    began = time.monotonic()
+    found = _probed(tmp_path, 1.0, PATH=f"{tools}:{os.environ['PATH']}", KNOWS_COMPUTE="8.0")
+    assert time.monotonic() - began < 15, "nothing of it is waited for, nor what it holds open"
+    assert found.nvidia_hangs
+    seen = [gpu.name for gpu in found.gpus if gpu.vendor == "nvidia"]
+    assert seen == ([] if hangs == "compute_cap" else ["NVIDIA A100-SXM4-40GB"])
+    told = findings(found, ConnectionFacts(local=False, forwarding=None))
+    warned = [finding for finding in told if finding.title == "idle GPU"]
+    assert [finding.detail for finding in warned] == (
+        ["NVIDIA's GPU: its driver does not answer in time"] if hangs == "compute_cap" else []
+    )
+
+
+def test_a_driver_that_answers_is_not_waited_for_and_leaves_nothing_running(tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "nvidia-smi").write_text(SMI)
+    (tools / "nvidia-smi").chmod(0o755)
+    limit = 39.517
+    found = _probed(tmp_path, limit, PATH=f"{tools}:{os.environ['PATH']}", KNOWS_COMPUTE="8.0")
+    assert not found.nvidia_hangs
+    deadline = time.monotonic() + PATIENCE_S
+    while _sleeps(limit):
+        assert time.monotonic() < deadline, "the clock of a look that is over"
+        time.sleep(0.05)
+
+
+def _sleeps(seconds: float) -> bool:
+    lines = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            lines.append(file.read_bytes())
+    return f"sleep\0{seconds:g}\0".encode() in lines
+
+
 @pytest.mark.skipif(CC is None or shutil.which("nvidia-smi") is not None, reason="needs cc, and no nvidia-smi")
 def test_without_nvidia_smi_the_drivers_library_is_asked(tmp_path: Path) -> None:
     assert CC is not None
@@ -126,10 +177,11 @@ def test_cudas_libraries_count_in_what_a_runtime_takes_of_the_disk(
     assert [finding.level for finding in told if finding.title == "disk"] == [level]
 
 
-def _probed(home: Path, **variables: str) -> Probe:
+def _probed(home: Path, limit_s: float = nvidia.LIMIT_S, **variables: str) -> Probe:
+    text = script(str(home / "node")).replace(nvidia.script(), nvidia.script(limit_s))
     told = subprocess.run(
         ["/bin/sh"],
-        input=script(str(home / "node")).encode(),
+        input=text.encode(),
         capture_output=True,
         env={**os.environ, "HOME": str(home), **variables},
         check=True,

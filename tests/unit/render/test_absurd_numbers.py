@@ -11,6 +11,7 @@ from rbee.base.events import Notice, Phase, PhaseDone, PhaseStarted, Progress, R
 from rbee.cli.hive import hives_table
 from rbee.cli.models import models_table
 from rbee.cli.workers import health_table, worker_record, workers_table
+from rbee.fleet.models import Listed
 from rbee.inventory import Node
 from rbee.node.session import PerNode
 from rbee.render import make_renderer
@@ -48,7 +49,7 @@ def shown(table: Any) -> str:
     ("name", "kind", "table"),
     [
         ("worker", WorkerInfo, lambda value: workers_table([PerNode(NODE, [value])])),
-        ("model", ModelInfo, lambda value: models_table([PerNode(NODE, [value])])),
+        ("model", ModelInfo, lambda value: models_table([PerNode(NODE, Listed([value]))])),
         ("hive", HiveInfo, lambda value: hives_table([PerNode(NODE, value)])),
     ],
 )

@@ -19,7 +19,8 @@ class PackageIndex:
         self.locks = root / "requirements"
         self.folder.mkdir(parents=True)
         self.locks.mkdir()
-        shutil.copy(requirements.folder() / requirements.UV, self.locks)
+        for name in (requirements.UV, "cuda12.txt", "cuda13.txt"):
+            shutil.copy(requirements.folder() / name, self.locks)
         self.lock(requirements.CONSTRAINTS)
         self.lock(requirements.BUILD, write_wheel(self.folder, "tool", {"tool.py": b""}))
         monkeypatch.setenv("PIP_NO_INDEX", "1")

@@ -28,7 +28,7 @@ from rbee.node import traces
 from rbee.node.diagnosis import needed_mb
 from rbee.node.probe import Gpu, Probe
 from rbee.node.session import NodeSession, PerNode
-from rbee.setup import bootstrap, elsewhere, interpreter, own_way
+from rbee.setup import bootstrap, elsewhere, interpreter, own_way, supplies
 from rbee.setup.base import node_scripts, requirements
 from rbee.setup.base.node_scripts import IMPORTS
 from rbee.setup.base.payload import build_compiled, build_payload
@@ -38,7 +38,7 @@ from rbee.setup.index.builders import OFFICIAL_URL, Builders
 from rbee.setup.interpreter import Interpreter
 from rbee.setup.prerequisites import check
 from rbee.setup.wheels import building, toolkit
-from rbee.setup.wheels.cache import WheelCache
+from rbee.setup.wheels.cache import Origin, WheelCache
 from rbee.setup.wheels.node_build import NodeBuilder
 from rbee.transport.connection import Completed
 from rbee.transport.local import LocalConnection
@@ -365,7 +365,7 @@ async def test_a_prebuilt_wheel_that_does_not_run_on_the_node_is_built_instead(
     bed.index.lock(
         requirements.LLAMA, write_source(bed.index.folder, "llama_cpp_python", tag=LLAMA_TAG, body="\n".join(lines))
     )
-    bed.cache.add_wheel(wheel, "cpu", built_on=OFFICIAL_URL)
+    bed.cache.add_wheel(wheel, "cpu", origin=Origin(OFFICIAL_URL))
     assert Path((await bed.ensure()).python).exists()
     said = [event.text for event in bed.events if isinstance(event, Notice)]
     assert ["built instead" in text for text in said].count(True) == 1, said
@@ -509,7 +509,7 @@ async def test_what_a_bootstrap_would_take_is_gathered_before_it_and_built_on_th
     source = write_source(bed.index.folder, "llama_cpp_python", tag=LLAMA_TAG)
     bed.index.lock(requirements.LLAMA, source)
     older = bed.probe(libc=f"{HERE.libc} 2.17", compiler="/usr/bin/cc")
-    gathered = await bootstrap.gather(bed.session(Node("gpu1", host="gpu1")), older)
+    gathered = await supplies.gather(bed.session(Node("gpu1", host="gpu1")), older)
     assert not gathered.was_there
     assert list(gathered.packages.glob("*.whl"))
     assert os.access(gathered.uv, os.X_OK)
@@ -518,7 +518,7 @@ async def test_what_a_bootstrap_would_take_is_gathered_before_it_and_built_on_th
     ]
     shutil.rmtree(bed.home)
     bed.index.vanish()
-    again = await bootstrap.gather(bed.session(Node("gpu1", host="gpu1")), older)
+    again = await supplies.gather(bed.session(Node("gpu1", host="gpu1")), older)
     assert again == replace(gathered, was_there=True)
     assert not bed.home.exists(), "what the cache has needs nothing of the node"
 
@@ -538,11 +538,11 @@ async def test_a_build_for_cuda_is_made_for_the_nodes_that_share_it_and_the_runt
     own = bed.probe(gpus=NVIDIA, cuda=(13, 1), compiler="/usr/bin/cc")
     other = replace(Target.here(), cuda=(13, 0), gpus=frozenset({(8, 9)}))
     node = Node("gpu1", host="gpu1", backend="cuda")
-    gathered = await bootstrap.gather(bed.session(node), own, [other])
+    gathered = await supplies.gather(bed.session(node), own, [other])
     assert [(target.cuda, target.gpus) for target in made_for] == [((13, 0), gathered.target.gpus | {(8, 9)})]
     assert gathered.target.cuda == (13, 1)
     cpu = replace(node, backend="cpu")
-    await bootstrap.gather(bed.session(cpu), own, [other])
+    await supplies.gather(bed.session(cpu), own, [other])
     assert made_for[-1].gpus == gathered.target.gpus
 
 
@@ -567,11 +567,11 @@ async def test_a_node_without_a_compiler_has_another_one_build_that_it_names(
     async def seen(_: Context, nodes: Sequence[Node], *_more: object, **_named: object) -> list[PerNode[Probe]]:
         return [PerNode(node, asked) for node in nodes]
 
-    monkeypatch.setattr(bootstrap, "open_session", opened)
+    monkeypatch.setattr(supplies, "open_session", opened)
     monkeypatch.setattr(elsewhere, "on_each", seen)
     monkeypatch.setattr(NodeSession, "probe", probed)
     nowhere = session_over(FakeConnection(), gpu1, context)
-    gathered = await bootstrap.gather(nowhere, bed.probe(libc=older, compiler=""))
+    gathered = await supplies.gather(nowhere, bed.probe(libc=older, compiler=""))
     assert (bed.home / "runtimes").is_dir(), "which is where `big` has its home"
     allowed, forbidden = (Builders.of(node, context.inventory.nodes) for node in (gpu1, replace(gpu1, builds_from=())))
     assert bed.cache.find_llama(gathered.target, "cpu", allowed) == gathered.llama
@@ -605,13 +605,13 @@ async def test_a_node_without_a_gpu_compiles_for_another_ones_with_the_toolkit_f
         asked.append((target, flags))
         raise NodeError(ErrorCode.BOOTSTRAP_FAILED, "far enough")
 
-    monkeypatch.setattr(bootstrap, "open_session", opened)
+    monkeypatch.setattr(supplies, "open_session", opened)
     monkeypatch.setattr(elsewhere, "on_each", seen)
     monkeypatch.setattr(NodeSession, "probe", probed)
     monkeypatch.setattr(NodeBuilder, "build", compiled)
     own = bed.probe(libc="glibc 2.28", compiler="", gpus=(Gpu("nvidia", "L4", compute=(8, 9)),), cuda=(13, 0))
     with pytest.raises(NodeError, match="far enough"):
-        await bootstrap.gather(session_over(FakeConnection(), gpu1, context), own)
+        await supplies.gather(session_over(FakeConnection(), gpu1, context), own)
     ((target, flags),) = asked
     assert toolkit.has_wheels(target)
     assert "-DCMAKE_CUDA_ARCHITECTURES=89-real" in flags
@@ -818,7 +818,7 @@ async def test_a_gpu_gets_the_wheel_for_it_from_an_index_and_the_cpu_where_that_
         (fetched,) = bed.cache.root.glob("llama/cuda-*")
         shutil.rmtree(fetched)
         bare = bed.probe(gpus=NVIDIA, cudart=found.cudart, cpu=found.cpu, runtimes=frozenset())
-        gathered = await bootstrap.gather(bed.session(node), bare)
+        gathered = await supplies.gather(bed.session(node), bare)
         assert (gathered.backend, gathered.was_there) == ("cuda", False)
     again = bed.probe(gpus=NVIDIA, cudart=found.cudart, cpu=found.cpu)
     assert bootstrap.is_complete(bed.session(node), again, build_payload())

@@ -10,7 +10,8 @@ import pytest
 from rbee.inventory import Node
 from rbee.node.graphics import Card, Graphics, Icd
 from rbee.node.probe import Gpu, Probe
-from rbee.setup.index.builders import KEEPER
+from rbee.setup.base.platforms import Target
+from rbee.setup.index.builders import KEEPER, Builders
 from rbee.setup.runtime import Runtime, target_of
 from rbee.setup.wheels import building, toolkit
 from rbee.setup.wheels.cache import WheelCache
@@ -110,6 +111,32 @@ def test_the_key_of_a_runtime_tells_the_nodes_own_gpus_apart_and_no_others(cache
     )
 
 
+def test_the_key_of_a_runtime_for_cuda_tells_what_is_brought_along(cache: WheelCache) -> None:
+    """A node that loses its own libraries gets another runtime. The CPU's has nothing to do with them."""
+    cuda, cpu = (replace(NODE, backend=backend) for backend in ("cuda", "cpu"))
+    bare, own = probe(L4), probe(L4, cudart=frozenset({12, 13}))
+    assert Runtime.choose(bare, cuda, cache).key != Runtime.choose(own, cuda, cache).key
+    assert Runtime.choose(bare, cpu, cache).key == Runtime.choose(own, cpu, cache).key
+
+
+def test_a_node_without_a_compiler_waits_for_the_build_of_another(cache: WheelCache) -> None:
+    """This machine has none either."""
+    builder = Node("big", host="192.0.2.7")
+    waiting = replace(NODE, builds_from=("big",))
+    builders = Builders.of(waiting, {"gpu1": waiting, "big": builder})
+    assert Runtime.choose(probe(L4), waiting, cache, KEEPER, wait_for_gpu=True).backend == "cpu"
+    assert Runtime.choose(probe(L4), waiting, cache, builders, wait_for_gpu=True).backend == "cuda"
+
+
+def test_the_toolkit_runs_where_it_compiles_whatever_the_node_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name, **_: "/usr/bin/c++" if name == "c++" else None)
+    node = target_of(probe(L4))
+    for glibc, missing in (((2, 27), None), ((2, 17), "nvcc")):
+        here = replace(node, libc_version=glibc, gpus=frozenset(), cuda=())
+        monkeypatch.setattr(Target, "here", lambda here=here: here)
+        assert building.missing_tool("cuda", node) == missing
+
+
 def test_amds_gpus_are_named_as_idle_too(cache: WheelCache) -> None:
     found = Runtime.choose(probe(Gpu("amd", "Radeon"), graphics=AMD, cuda=()), NODE, cache)
     assert (found.backend, found.better) == ("cpu", ("vulkan",))
@@ -118,8 +145,6 @@ def test_amds_gpus_are_named_as_idle_too(cache: WheelCache) -> None:
 
 
 def _libc_here() -> str:
-    from rbee.setup.base.platforms import Target
-
     here = Target.here()
     if here.libc != "glibc" or here.machine != "x86_64":
         pytest.skip("of another kind than the node")

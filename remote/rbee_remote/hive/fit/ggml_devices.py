@@ -22,7 +22,7 @@ from rbee_remote.hive.fit.scheduler import MB
 from rbee_remote.protocol import ProtocolError, RemoteError, WorkerOptions, decode
 from rbee_remote.protocol.ggml_gpus import GgmlAnswer, GgmlGpu
 from rbee_remote.system.gpu import GGML, Gpu
-from rbee_remote.system.gpu_visible import vulkan_settings
+from rbee_remote.system.gpu_visible import HIP, ROCR, vulkan_settings
 from rbee_remote.system.helper import run_helper
 
 _log = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ _TIMEOUT_S = 60.0
 _KEPT_S = 5.0
 
 _VULKAN = re.compile(r"Vulkan(\d{1,3})", re.ASCII)
+_AMD = re.compile(r"\b(AMD|Radeon)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +77,32 @@ def _gpu(device: GgmlGpu) -> Gpu | None:
     if named is None:
         return None
     free, total = device.free // MB, device.total // MB
-    return Gpu(int(named[1]), device.name, total, free, vendor=GGML, integrated=device.integrated)
+    return Gpu(int(named[1]), device.name, total, free, vendor=GGML, integrated=device.integrated, pci=device.pci)
 
 
 def not_hidden(
     ggml: Sequence[Gpu], there: Sequence[Gpu], visible: Sequence[Gpu], env: Mapping[str, str]
 ) -> tuple[Gpu, ...]:
-    """Without those of NVIDIA's that the environment hides, as a batch system's does: Vulkan shows them all the same.
-    It tells no UUID, so that of like GPUs, of which one is hidden, none is left. there: all that the driver tells of.
+    """Without those that the environment hides, as a batch system's does: Vulkan shows them all the same. there: all
+    that the drivers tell of. Of AMD's its own variables count: CUDA_VISIBLE_DEVICES means others where Vulkan computes.
 
+    They are told apart by their address on the bus. Where Vulkan's driver does not say it, by name: of like GPUs, of
+    which one is hidden, none is left, and of AMD's, which the kernel names in its own way, none at all.
     GGML_VK_VISIBLE_DEVICES is a choice made for Vulkan, and counts alone.
     """
     if env.get("GGML_VK_VISIBLE_DEVICES"):
         return tuple(ggml)
+    makers = {"nvidia", "amd"} if ROCR in env or HIP in env else {"nvidia"}
     shown = {gpu.id for gpu in visible}
-    hidden = {gpu.name for gpu in there if gpu.vendor == "nvidia" and gpu.id not in shown}
-    return tuple(gpu for gpu in ggml if gpu.name not in hidden)
+    hidden = [gpu for gpu in there if gpu.vendor in makers and gpu.id not in shown]
+    places = {gpu.pci for gpu in hidden} - {gpu.pci for gpu in there if gpu.id in shown}
+    names = {gpu.name for gpu in hidden}
+    amd = any(gpu.vendor == "amd" for gpu in hidden)
+
+    def is_hidden(gpu: Gpu) -> bool:
+        return gpu.pci in places if gpu.pci else gpu.name in names or (amd and bool(_AMD.search(gpu.name)))
+
+    return tuple(gpu for gpu in ggml if not is_hidden(gpu))
 
 
 def has_to_be_asked(options: WorkerOptions, available: frozenset[str], *, cuda: bool) -> bool:

@@ -22,6 +22,7 @@ from rbee_remote.system.gpu import Gpu
 from rbee_remote.system.gpu_choice import seeing_no_others
 from rbee_remote.system.gpu_visible import environment
 from rbee_remote.system.helper import run_helper
+from rbee_remote.system.model_files import look
 
 _log = logging.getLogger(__name__)
 
@@ -64,12 +65,12 @@ def subject_of(
 ) -> Subject:
     """Raises RemoteError MODEL_NOT_FOUND."""
     try:
-        status = Path(path).stat()
+        seen = look(Path(path))
     except OSError as error:
         raise RemoteError(ErrorCode.MODEL_NOT_FOUND, f"cannot read the model: {error.strerror}: {path}") from error
     kept = replace(seeing_no_others(options, gpus) if gpus else options, ctx=None, slots=None, threads=None)
-    same = tuple(replace(gpu, free_mb=0) for gpu in gpus)  # however much of it is free
-    return Subject(path, status.st_size, status.st_mtime_ns, kept, sandbox, same, env)
+    same = tuple(replace(gpu, free_mb=0, reserved=False) for gpu in gpus)  # however much of it is free
+    return Subject(path, seen.size, seen.changed_ns, kept, sandbox, same, env)
 
 
 class Meter:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from rbee_remote.hive.fit.scheduler import MB, RAM, VRAM
 from rbee_remote.protocol import ModelMeta, WorkerOptions
+from rbee_remote.protocol.abilities import ENCODERS
 from rbee_remote.protocol.load_options import KV_TYPES
 from rbee_remote.protocol.measuring import MeasureAnswer, Measured
 
@@ -30,6 +31,8 @@ _PROCESS_BYTES = 68 * MB  # Python, the HTTP server, numpy and llama.cpp's libra
 _VOCAB_ENTRY_BYTES = 400  # llama.cpp's tables for one token of the vocabulary
 _SLOT_VOCAB_ENTRY_BYTES = 16  # logits of the slot's last token, and the candidates that its sampler sorts
 _ACTIVATIONS = 16  # f32 vectors of n_embd per token that are alive at once, the feed-forward's wider ones included
+_MASKS = 6  # bytes of the attention's masks for two tokens that see each other, where a step is a whole text
+_LEAST_FLASH = 64  # values of a head from which CUDA has flash attention for it
 _GPU_CONTEXT_BYTES = 500 * MB  # what CUDA takes on a device before anything is put there
 _WORKER_BYTES = 40 * MB  # beside what a measuring process holds: HTTP server, numpy, chat template, threads, sampling
 
@@ -100,15 +103,21 @@ class Estimate:
             compute = self.gpus * _GPU_CONTEXT_BYTES + point.device_compute
         else:
             samplers = point.at.slots * self.meta.n_vocab * _SLOT_VOCAB_ENTRY_BYTES
-            compute = self.answer.process + _WORKER_BYTES + samplers + point.host_compute
+            compute = self.answer.process + _WORKER_BYTES + samplers + point.host_compute + self.outputs(point.at.ctx)
             compute += self.gpus * _GPU_CONTEXT_BYTES + (point.device_compute if self.gpus else 0)
         return Need(self._weights(twice=self.answer.repacked), point.kv, compute)
+
+    def outputs(self, ctx: int) -> int:
+        """Bytes in RAM, wherever the model is, that llama.cpp clears for the logits of each token of the longest step,
+        though there are none (output_reserve in src/llama-context.cpp); 0 of a model that generates."""
+        return max(_UBATCH, ctx) * self.meta.n_vocab * 4 if self.meta.is_whole else 0
 
     def _weights(self, *, twice: bool) -> int:
         return self.size + (self.meta.tied_bytes if twice and self.memory == RAM else 0)
 
     def _compute(self, ctx: int, slots: int) -> int:
-        """What computing takes, the process itself included, for a micro-batch of 512 tokens.
+        """What computing takes, the process itself included, for a micro-batch of 512 tokens, or of the longest text
+        where a text has to be computed at once.
 
         llama.cpp reserves a buffer for the worst graph (graph_reserve in src/llama-context.cpp): activations in f32,
         the attention mask in f16, without flash attention each head's scores in f32, the logits of as many tokens as a
@@ -116,12 +125,21 @@ class Estimate:
         written to counts: one token's logits per slot.
         """
         meta = self.meta
-        graph = _UBATCH * (meta.n_embd * 4 * _ACTIVATIONS + _padded(ctx) * 2)
-        if self.options.flash_attention == "off":
-            graph += _UBATCH * _padded(ctx) * 4 * max(meta.n_head, 1)
+        step = max(_UBATCH, _padded(ctx)) if meta.is_whole else _UBATCH
+        encodes = meta.architecture in ENCODERS
+        # Tokens that each of a step is compared with: slots have a common cache where a text is computed at once.
+        seen = step if encodes else _padded(ctx) * (slots if meta.is_whole else 1)
+        graph = step * (meta.n_embd * 4 * _ACTIVATIONS + seen * (_MASKS if meta.is_whole else 2))
+        if meta.is_whole and not encodes:
+            graph += step * meta.n_vocab * 4  # logits of all of them
+        if self.options.flash_attention == "off" or (
+            meta.is_whole and self.memory == VRAM and meta.head_dim_k < _LEAST_FLASH
+        ):
+            graph += step * seen * 4 * max(meta.n_head, 1)
         if self.memory == VRAM:
-            return self.gpus * (_GPU_CONTEXT_BYTES + graph) + (slots + _EMBEDDED_AT_ONCE) * meta.n_vocab * 4
-        process = _PROCESS_BYTES + self.gpus * _GPU_CONTEXT_BYTES
+            logits = 0 if meta.is_whole else (slots + _EMBEDDED_AT_ONCE) * meta.n_vocab * 4
+            return self.gpus * (_GPU_CONTEXT_BYTES + graph) + logits
+        process = _PROCESS_BYTES + self.gpus * _GPU_CONTEXT_BYTES + self.outputs(ctx)
         return process + graph + meta.n_vocab * (_VOCAB_ENTRY_BYTES + slots * _SLOT_VOCAB_ENTRY_BYTES)
 
 
@@ -131,6 +149,8 @@ def kv_bytes(meta: ModelMeta, kv_type: str = "f16", *, ctx: int, slots: int) -> 
     Every slot has cells of its own, padded to 256. Layers with a sliding window of n_swa keep that many tokens and a
     micro-batch (llama-kv-cache-iswa.cpp). Recurrent states are f32, whatever the cache is (llama-memory-recurrent.cpp).
     """
+    if meta.architecture in ENCODERS:
+        return 0
     cells = _padded(ctx)
     window_cells = _padded(min(cells, meta.n_swa + _UBATCH))
     if meta.kv_per_token or meta.kv_per_token_swa or meta.state_per_slot:

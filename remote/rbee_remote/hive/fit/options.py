@@ -1,6 +1,8 @@
 """Load options, from what was asked for to what a worker gets. Pure.
 
 Rules
+- A context that nobody said is DEFAULT_CTX, and grows into half of the memory that is free then: into nobody else's,
+  and no further than a start stays quick.
 - `closed` settles what depends on the model and the node; `resolve` settles what depends on the memory there is.
 - What leaves `closed` is what `scheduler.matches` compares with the workers there are; only where none serves is it
   resolved, so a worker that got less because memory was short is found again.
@@ -8,6 +10,7 @@ Rules
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -15,6 +18,7 @@ from typing import Any
 from rbee_remote.hive.fit.needs import KV_BLOCK, Estimate, Need
 from rbee_remote.hive.fit.scheduler import MB, RAM
 from rbee_remote.protocol import ErrorCode, ModelMeta, RemoteError, WorkerOptions
+from rbee_remote.protocol.abilities import ENCODERS
 from rbee_remote.protocol.load_options import (
     AUTO_CTX,
     DEFAULT_CTX,
@@ -34,6 +38,19 @@ AUTO_MARGIN = 0.1
 #: Contexts of AUTO_CTX are multiples of what llama.cpp pads them to.
 CTX_STEP = 256
 
+#: What agents and files need: their prompts have 20,000 tokens and more. Where a GPU computes, slots that nobody asked
+#: for are fewer for it, two at least; a processor needs minutes for such prompts.
+_ROOMY_CTX, _FEWEST_SLOTS = 32768, 2
+#: Share of what is left that a context which nobody said grows into: there may be another model to come.
+_GROWTH = 0.5
+#: Bytes of KV cache in RAM for each byte of weights, up to which it grows. llama.cpp clears the cache when a worker
+#: starts, at 2 GB/s on two cores of a small machine; reading the weights takes about as long for half of that.
+_CLEARED_FOR_READ = 2
+
+#: Tokens of a model whose texts are computed at once, unless somebody said: with them grows what a step takes, by a
+#: megabyte a token for a large vocabulary.
+WHOLE_CTX = 2048
+
 _THREADS = Number(1, 512)
 #: Up to this share of the available memory the formula's upper bound is good enough, and llama.cpp is not asked.
 _PLENTY = 0.5
@@ -43,15 +60,20 @@ _HOPELESS = 4
 
 
 def closed(options: WorkerOptions, meta: ModelMeta, *, backend: str, on_gpu: bool, threads: int) -> WorkerOptions:
-    """`options`, checked, with all settled but slots, ctx AUTO_CTX, gpu_layers, devices and tensor_split.
+    """`options`, checked, with all settled but slots, ctx where memory decides, gpu_layers, devices and tensor_split.
 
     backend: what options.backend means on this node. Raises RemoteError USAGE.
     """
     _check(options, meta)
     options = options if on_gpu else replace(options, **ON_CPU)
+    ctx = meta.n_ctx_train if options.ctx is None and meta.n_ctx_train <= DEFAULT_CTX else options.ctx
+    if meta.is_whole and ctx is None:
+        ctx = min(WHOLE_CTX, meta.n_ctx_train)
+    if ctx and meta.architecture in ENCODERS:  # it has no position for a token behind those
+        ctx = min(ctx, meta.n_ctx_train)
     return replace(
         options,
-        ctx=min(DEFAULT_CTX, meta.n_ctx_train) if options.ctx is None else options.ctx,
+        ctx=ctx,
         backend=backend,
         gpu_layers=_layers(options.gpu_layers, meta),
         threads=options.threads or threads,
@@ -104,10 +126,10 @@ def points_of_interest(asked: WorkerOptions, estimate: Estimate, available_mb: i
     """Where llama.cpp has to be asked before `resolve` can be trusted; none where memory is plentiful, or hopelessly
     little. whole_mb: all memory that there is, whoever has it now."""
     first = next(_slot_choices(asked))
-    most = asked.ctx or estimate.meta.n_ctx_train
-    if estimate.formula(most, first).total_mb <= available_mb * _PLENTY:
+    ctx = _least_ctx(asked)
+    if estimate.formula(ctx or estimate.meta.n_ctx_train, first).total_mb <= available_mb * _PLENTY:
         return ()
-    contexts = (asked.ctx,) if asked.ctx else context_sizes(estimate.meta)
+    contexts = (ctx,) if ctx else context_sizes(estimate.meta)
     points = (Point(ctx, slots) for slots in _slot_choices(asked) for ctx in contexts)
     return worth_asking(points, estimate, whole_mb)
 
@@ -127,15 +149,23 @@ def context_sizes(meta: ModelMeta) -> tuple[int, ...]:
     return (*sorted(steps), meta.n_ctx_train)
 
 
-def resolve(asked: WorkerOptions, estimate: Estimate, available_mb: int) -> WorkerOptions:
+def _least_ctx(asked: WorkerOptions) -> int:
+    """What a worker has to have at least; AUTO_CTX for the most that fits."""
+    return DEFAULT_CTX if asked.ctx is None else asked.ctx
+
+
+def resolve(asked: WorkerOptions, estimate: Estimate, available_mb: int, free_mb: int = 0) -> WorkerOptions:
     """`asked` with nothing left open that concerns memory.
 
-    available_mb: with the workers gone that nobody uses. Where not even the least fits, that least: it will be refused.
-    ctx AUTO_CTX goes before open slots: there are as many as can have the whole trained context, at least one.
+    available_mb: with the workers gone that nobody uses. free_mb: with all of them as they are; a context that nobody
+    said grows into that. Where not even the least fits, that least: it will be refused. ctx AUTO_CTX goes before open
+    slots: there are as many as can have the whole trained context, at least one.
     """
     if asked.ctx == AUTO_CTX:
         return _resolve_auto(asked, estimate, int(available_mb * (1 - AUTO_MARGIN)))
-    assert asked.ctx is not None  # closed
+    if asked.ctx is None:
+        least = resolve(replace(asked, ctx=DEFAULT_CTX), estimate, available_mb)
+        return _grown(least, asked, estimate, free_mb)
     for slots in _slot_choices(asked):
         options = replace(asked, slots=slots)
         if _needed_mb(options, estimate) <= available_mb:
@@ -145,8 +175,8 @@ def resolve(asked: WorkerOptions, estimate: Estimate, available_mb: int) -> Work
 
 def holds(asked: WorkerOptions, estimate: Estimate, available_mb: int) -> bool:
     """Whether that much holds the model whole, with all that would be chosen where memory is plentiful."""
-    auto = asked.ctx == AUTO_CTX
-    options = replace(asked, slots=next(_slot_choices(asked)), ctx=estimate.meta.n_ctx_train if auto else asked.ctx)
+    ctx, auto = _least_ctx(asked), asked.ctx == AUTO_CTX
+    options = replace(asked, slots=next(_slot_choices(asked)), ctx=ctx or estimate.meta.n_ctx_train)
     return _needed_mb(options, estimate) <= int(available_mb * (1 - AUTO_MARGIN) if auto else available_mb)
 
 
@@ -163,6 +193,29 @@ def _resolve_auto(asked: WorkerOptions, estimate: Estimate, available_mb: int) -
         fits = _needed_mb(replace(options, ctx=middle * CTX_STEP), estimate) <= available_mb
         low, high = (middle, high) if fits else (low, middle)
     return _with_layers(replace(options, ctx=min(most, low * CTX_STEP)), estimate, available_mb)
+
+
+def _grown(least: WorkerOptions, asked: WorkerOptions, estimate: Estimate, free_mb: int) -> WorkerOptions:
+    """`least` with the context that it can have beside what others may want; itself where memory is short."""
+    every = estimate.meta.n_layers + 1
+    has_gpu = estimate.memory != RAM
+    if least.slots != next(_slot_choices(asked)) or (has_gpu and least.gpu_layers != every):
+        return least
+    room = _needed_mb(least, estimate)
+    room += int((free_mb - room) * _GROWTH)
+    sizes = [size for size in context_sizes(estimate.meta) if size > DEFAULT_CTX]
+    fewest = _FEWEST_SLOTS if has_gpu and asked.slots is None else least.slots
+    grown = []
+    for slots in range(least.slots, fewest - 1, -1):
+        some = [replace(least, ctx=size, slots=slots) for size in sizes]
+        grown.append(next((each for each in reversed(some) if _starts_soon(each, estimate, room)), least))
+    roomy = min(_ROOMY_CTX, estimate.meta.n_ctx_train)
+    return next((each for each in grown if (each.ctx or 0) >= roomy), grown[0])
+
+
+def _starts_soon(options: WorkerOptions, estimate: Estimate, room_mb: int) -> bool:
+    need = need_of(options, estimate)
+    return need.total_mb <= room_mb and (estimate.memory != RAM or need.kv <= _CLEARED_FOR_READ * estimate.size)
 
 
 def _slot_choices(asked: WorkerOptions) -> Iterator[int]:
@@ -198,11 +251,13 @@ def need_of(options: WorkerOptions, estimate: Estimate) -> Need:
 
 
 def host_mb(options: WorkerOptions, estimate: Estimate) -> int:
-    """What stays in RAM of a model of which GPUs hold some layers; 0 where one memory has it all."""
+    """What stays in RAM of a model of which GPUs hold some layers, or all; 0 where one memory has it all."""
     every = estimate.meta.n_layers + 1
-    if estimate.memory == RAM or options.gpu_layers is None or options.gpu_layers >= every:
-        return 0
     assert options.ctx is not None
     assert options.slots is not None
+    if estimate.memory == RAM:
+        return 0
+    if options.gpu_layers is None or options.gpu_layers >= every:
+        return math.ceil(estimate.outputs(options.ctx) / MB)
     rest = replace(estimate, memory=RAM, gpus=0).need(options.ctx, options.slots)
     return rest.part(1 - options.gpu_layers / every).total_mb

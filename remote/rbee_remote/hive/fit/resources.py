@@ -52,6 +52,15 @@ class Placement:
     def gpu_ids(self) -> frozenset[str]:
         return frozenset(gpu.id for gpu in self.gpus)
 
+    @property
+    def shares(self) -> tuple[tuple[str, float], ...]:
+        """How a model lies on the GPUs: as it was asked for, else by the memory that was free, as llama.cpp splits it.
+        Nothing where nobody knows."""
+        parts = self.split or tuple(float(gpu.free_mb) for gpu in self.gpus)
+        if len(parts) != len(self.gpus) or not any(parts):
+            return ()
+        return tuple(zip((gpu.id for gpu in self.gpus), parts, strict=True))
+
     def on(self, gpus: tuple[Gpu, ...]) -> Placement:
         """The same on these GPUs."""
         return replace(self, gpus=gpus, device=", ".join(gpu.name for gpu in gpus))

@@ -9,11 +9,12 @@ Rules
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 from rbee_remote.protocol import WorkerOptions, WorkerState
-from rbee_remote.protocol.load_options import AUTO_CTX, is_open
+from rbee_remote.protocol.load_options import AUTO_CTX, DEFAULT_CTX, is_open
 
 #: Bytes.
 MB = 10**6
@@ -26,6 +27,9 @@ def matches(has: WorkerOptions, given: WorkerOptions, asked: WorkerOptions) -> b
         wanted = getattr(asked, field.name)
         if field.name == "ctx" and wanted == AUTO_CTX:
             if given.ctx != AUTO_CTX:
+                return False
+        elif field.name == "ctx" and wanted is None:
+            if given.ctx is not None and (has.ctx or 0) < DEFAULT_CTX:
                 return False
         elif not is_open(wanted) and wanted != getattr(has, field.name):
             return False
@@ -50,8 +54,8 @@ class WorkerKey:
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """A worker as far as decisions need it. memory_mb: what its end sets free, of `memory`; of `gpus` in equal parts,
-    where they are known. last_used: any clock."""
+    """A worker as far as decisions need it. memory_mb: what its end sets free, of `memory`; of `gpus`, where they are
+    known, in these shares, else in equal parts. last_used: any clock."""
 
     id: str
     key: WorkerKey
@@ -61,6 +65,7 @@ class WorkerView:
     memory: str
     memory_mb: int
     gpus: frozenset[str] = frozenset()
+    shares: tuple[tuple[str, float], ...] = ()
 
     def frees_mb(self, memory: str, gpus: frozenset[str]) -> int:
         """Of `memory`, and of those GPUs where their memory is meant."""
@@ -68,7 +73,10 @@ class WorkerView:
             return 0
         if memory != VRAM or not gpus or not self.gpus:
             return self.memory_mb
-        return self.memory_mb * len(self.gpus & gpus) // len(self.gpus)
+        shares = dict(self.shares) or dict.fromkeys(self.gpus, 1.0)
+        # Not by share and sum: all of it is to be exactly all.
+        elsewhere = sum(share for gpu, share in shares.items() if gpu not in gpus)
+        return self.memory_mb - math.ceil(self.memory_mb * elsewhere / sum(shares.values()))
 
 
 @dataclass(frozen=True, slots=True)

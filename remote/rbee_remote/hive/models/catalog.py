@@ -1,7 +1,8 @@
 """The models on this node's disk: one JSON record per model, written whole or not at all.
 
 Rules
-- A record without its file is worth nothing: it is dropped when it is met.
+- A record without its files is worth nothing: it is dropped when it is met.
+- A split model is one record, with the path of its first part; its parts come and go together.
 - What rbee owns lies inside the models folder, links followed; only that is ever deleted.
 - A record names an owned file relative to the models folder, so that a home can move.
 - Somebody else's file may change at any time: its checksum is told while the file looks as it did when it was read.
@@ -17,13 +18,14 @@ import json
 import logging
 import os
 import re
-import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from rbee_remote.protocol import ErrorCode, ModelInfo, ProtocolError, RemoteError, decode, encode
+from rbee_remote.protocol.splits import numbered
 from rbee_remote.system.changes import Changes
-from rbee_remote.system.hashing import stamp
+from rbee_remote.system.model_files import Look, files_of, look
 from rbee_remote.system.sanitize import sanitize
 
 _log = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ class Catalog:
 
     def __init__(self, folder: Path) -> None:
         self.changed = Changes()
+        self._replaced: list[Path] = []
         self._folder = folder
         self._real = folder.resolve()
 
@@ -75,7 +78,10 @@ class Catalog:
         return info
 
     def add(self, info: ModelInfo) -> None:
-        """Write the record, in place of one for the same model."""
+        """Write the record, in place of one for the same model, whose file `discard_replaced` deletes."""
+        before = self._load(self._record(info.model))
+        if before and before.owned and before.path != info.path:
+            self._replaced.append(Path(before.path))
         stored = info
         if info.owned:
             stored = dataclasses.replace(info, path=str(Path(info.path).relative_to(self._folder)))
@@ -95,9 +101,16 @@ class Catalog:
         return info
 
     def discard(self, path: Path) -> None:
-        """Delete an owned file, unless a record needs it."""
+        """Delete an owned model's files, unless a record needs them. path: the first one's."""
         if all(other.path != str(path) for other in self.list()):
-            path.unlink(missing_ok=True)
+            for file in files_of(path):
+                file.unlink(missing_ok=True)
+
+    def discard_replaced(self, in_use: Callable[[str], bool]) -> None:
+        """Delete the owned files in whose place others have come, but for those that are in use, by path."""
+        for path in [path for path in self._replaced if not in_use(str(path))]:
+            self._replaced.remove(path)
+            self.discard(path)
 
     def locate(self, path: str) -> Path:
         """The path of an owned file, absolute or relative to the models folder. Raises RemoteError USAGE outside it."""
@@ -110,15 +123,17 @@ class Catalog:
         """Whether `path` says, absolutely or relatively, that it lies in the models folder."""
         return not Path(path).is_absolute() or Path(os.path.normpath(path)).is_relative_to(self._folder)
 
-    def blob(self, sha256: str) -> Path:
-        """Where a model with this checksum lies."""
-        return self._folder / f"{sha256}.gguf"
+    def blob(self, sha256: str, parts: int = 1) -> Path:
+        """Where a model with this checksum lies, or its first part."""
+        return self._folder / numbered(f"{sha256}.gguf", 1, parts)
 
     def take_in(self, path: Path, sha256: str) -> Path:
-        """Give an owned file the name that its checksum makes. Raises OSError."""
-        blob = self.blob(sha256)
+        """Give an owned model's files the names that its checksum makes; the first one's path. Raises OSError."""
+        files = files_of(path)
+        blob = self.blob(sha256, len(files))
         if path != blob:
-            path.replace(blob)
+            for file, target in zip(files, files_of(blob), strict=True):
+                file.replace(target)
             sync_folder(blob.parent)
         return blob
 
@@ -141,33 +156,26 @@ class Catalog:
             _log.warning("dropping the record %s: %s", path.name, error)
             self._drop(path)
             return None
-        seen = _stat(Path(info.path))
+        seen = _look(Path(info.path))
         if seen is None:
-            _log.warning("dropping %s: its file %s is gone", info.model, info.path)
+            _log.warning("dropping %s: its file %s is gone, or a part of it", info.model, info.path)
             self._drop(path)
             return None
         if info.owned:
             return info
-        now = stamp(seen)
-        return dataclasses.replace(info, stamp=now, sha256=info.sha256 if info.stamp == now else "")
+        return dataclasses.replace(info, stamp=seen.stamp, sha256=info.sha256 if info.stamp == seen.stamp else "")
 
     def _drop(self, record: Path) -> None:
         record.unlink(missing_ok=True)
         self.changed.notify()
 
 
-def is_file(path: Path) -> bool:
-    """Whether there is such a file, and one that this user can come to."""
-    return _stat(path) is not None
-
-
-def _stat(path: Path) -> os.stat_result | None:
-    """None where there is no such file, or none that this user can come to."""
+def _look(path: Path) -> Look | None:
+    """None where a file of the model is not there, or this user cannot come to it."""
     try:
-        seen = path.stat()
+        return look(path)
     except (OSError, ValueError):
         return None
-    return seen if stat.S_ISREG(seen.st_mode) else None
 
 
 def _name(model: str) -> str:

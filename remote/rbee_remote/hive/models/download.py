@@ -1,6 +1,9 @@
 """`download --target FILE`: a model from the first of its sources that has it, as a process of its own.
 
-stdin: a DownloadRequest. stdout: DownloadProgress lines, then {"path", "size", "sha256", "resolved"}, or a RemoteError.
+stdin: a DownloadRequest. stdout: DownloadProgress lines, then {"path", "resolved", "size", "sha256", "parts"}, or a
+RemoteError.
+Of a split model the files are FILE's name with the parts' numbers in it, and path is the first one's.
+With `--ask` instead of a target: what the source stands for now, as NewestModel, and nothing is fetched.
 Runs on a node as a child of the hive, and at the keeper for a node without a way out. SIGTERM ends it,
 and so does the end of whoever reads its stdout; the part stays.
 """
@@ -9,13 +12,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import functools
 import json
 import random
-import re
 import resource
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -23,19 +28,21 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rbee_remote.hive.models import hub
-from rbee_remote.hive.models.fetch import disk_full, fetch
+from rbee_remote.hive.models.asked import newest, read_request, redacted, with_token_if_need_be
+from rbee_remote.hive.models.early_look import EarlyLook
+from rbee_remote.hive.models.fetch import disk_full
 from rbee_remote.hive.models.http_library import httpx
 from rbee_remote.hive.models.part_file import Fetched, PartFile, Problem, Retryable, Wanted, open_part
+from rbee_remote.hive.models.part_set import PartSet
+from rbee_remote.hive.models.part_urls import parts_of_url, promised
 from rbee_remote.hive.models.redirects import Guard
 from rbee_remote.protocol import (
     DENIED,
     DownloadProgress,
     DownloadRequest,
     ErrorCode,
-    ProtocolError,
     RemoteError,
     Source,
-    decode,
     encode,
 )
 from rbee_remote.protocol.retries import (
@@ -48,6 +55,7 @@ from rbee_remote.protocol.retries import (
     DOWNLOAD_TRIES_WHEN_CORRUPT,
     DOWNLOAD_TRIES_WITHOUT_NETWORK,
 )
+from rbee_remote.protocol.splits import numbered
 from rbee_remote.sandbox import harden, limits
 from rbee_remote.system.audit import is_full
 from rbee_remote.system.command import accept_tags
@@ -60,9 +68,9 @@ PROGRESS_INTERVAL_S = 0.2
 #: uses 40; the longest answer of the hub adds up to 400 MB, and some systems map 200 MB of languages.
 MOST_MEMORY = 2**30
 
+#: After these no other source is tried.
+_FINAL = (ErrorCode.DISK_FULL, ErrorCode.REQUEST_CANCELED, ErrorCode.USAGE)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-#: What a header can carry; what cannot be a token must not come near the HTTP library, whose errors would quote it.
-_TOKEN = re.compile(r"[!-~]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +84,9 @@ class Patience:
 def main(argv: list[str]) -> int:
     """Raises RemoteError: MODEL_NOT_FOUND, DOWNLOAD_FAILED, DISK_FULL, USAGE, REQUEST_CANCELED."""
     parser = argparse.ArgumentParser(prog="rbee_remote download")
-    parser.add_argument("--target", type=Path, required=True, help="the file to make; its part lies beside it")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--target", type=Path, help="the file to make; its part lies beside it")
+    what.add_argument("--ask", action="store_true", help="say what the source stands for now, and fetch nothing")
     parser.add_argument(
         "--first-delay", type=float, default=DOWNLOAD_FIRST_DELAY_S, help="seconds before the second try"
     )
@@ -88,17 +98,14 @@ def main(argv: list[str]) -> int:
     if sys.platform.startswith("linux"):  # what macOS counts is another thing
         limits.lower(resource.RLIMIT_AS, MOST_MEMORY)
     end_with_reader()
+    request = read_request()
     try:
-        request = decode(DownloadRequest, json.load(sys.stdin))
-    except (ProtocolError, ValueError) as error:
-        raise RemoteError(ErrorCode.USAGE, str(error)) from error
-    if not _TOKEN.fullmatch(request.token):
-        raise RemoteError(ErrorCode.USAGE, "the hub token has characters that no token has")
-    patience = Patience(first_delay=options.first_delay, stall=options.stall)
-    try:
-        resolved, fetched = _Download(request, options.target, patience).run()
+        if options.ask:
+            _write_line(encode(newest(request)))
+        else:
+            _write_line(_fetched(request, options.target, Patience(options.first_delay, options.stall)))
     except RemoteError as error:
-        raise _redacted(error) from error
+        raise redacted(error) from error
     except BrokenPipeError:
         # Nobody reads our progress any more. The part stays for the one who asks next.
         sys.stdout = open("/dev/null", "w")  # noqa: PTH123, SIM115 - for the flush at exit
@@ -108,42 +115,48 @@ def main(argv: list[str]) -> int:
         raise RemoteError(
             ErrorCode.DOWNLOAD_FAILED, "the download needs more memory than any download should", hint=hint
         ) from error
+    return 0
+
+
+def _fetched(request: DownloadRequest, target: Path, patience: Patience) -> dict[str, Any]:
+    """The result's line. Raises RemoteError."""
+    try:
+        resolved, fetched = _Download(request, target, patience).run()
+    except BrokenPipeError:
+        raise
     except OSError as error:
         if is_full(error):
-            raise disk_full(options.target) from error
+            raise disk_full(target) from error
         message = f"the model cannot be written: {error.strerror or error}"
-        raise RemoteError(ErrorCode.DOWNLOAD_FAILED, message, details={"target": str(options.target)}) from error
-    result = {"path": str(options.target), "size": fetched.size, "sha256": fetched.sha256, "resolved": encode(resolved)}
-    _write_line(result)
-    return 0
+        raise RemoteError(ErrorCode.DOWNLOAD_FAILED, message, details={"target": str(target)}) from error
+    path = target.with_name(numbered(target.name, 1, len(fetched.parts)))
+    return {"path": str(path), "resolved": encode(resolved)} | dataclasses.asdict(fetched)
 
 
 def _on_sigterm(_: int, __: FrameType | None) -> None:
     raise RemoteError(ErrorCode.REQUEST_CANCELED, "the download was ended; the next one goes on from there")
 
 
-def _redacted(error: RemoteError) -> RemoteError:
-    """Without the queries of addresses: it is shown and logged."""
-    details = {name: redact(value) if isinstance(value, str) else value for name, value in error.details.items()}
-    return RemoteError(error.code, redact(error.message), hint=redact(error.hint), details=details)
-
-
 class _Reporter:
-    """Writes progress lines: at once when a try begins, then a few times a second."""
+    """Writes progress lines: at once when a try begins, then a few times a second. look: called with the bytes that are
+    there, each time that some have come."""
 
-    def __init__(self) -> None:
+    def __init__(self, look: Callable[[int], None]) -> None:
+        self._look = look
         self.attempt = 1
         self.reason = ""
+        self.chosen = ""
         self._written_at = 0.0
 
     def begin(self, attempt: int, reason: str) -> None:
         self.attempt, self.reason, self._written_at = attempt, redact(reason), 0.0
 
     def __call__(self, done: int, total: int | None) -> None:
+        self._look(done)
         now = time.monotonic()
         if done == total or now - self._written_at >= PROGRESS_INTERVAL_S:
             self._written_at = now
-            _write_line(encode(DownloadProgress(done, total, self.attempt, self.reason)))
+            _write_line(encode(DownloadProgress(done, total, self.attempt, self.reason, self.chosen)))
 
 
 class _Download:
@@ -153,11 +166,11 @@ class _Download:
         self._request = request
         self._target = target
         self._patience = patience
-        self._report = _Reporter()
+        self._report = _Reporter(EarlyLook(request, target))
 
     def run(self) -> tuple[Source, Fetched]:
         """The source that had the model, pinned, and what came. Raises RemoteError, OSError."""
-        with open_part(self._target) as part, self._client() as client:
+        with open_part(self._target) as part, PartSet(self._target, part) as parts, self._client() as client:
             found = self._already_there(part)
             if found is not None:
                 return self._request.sources[0], found
@@ -166,25 +179,13 @@ class _Download:
                 if source.kind not in ("hf", "https"):
                     continue
                 try:
-                    return self._with_token_if_need_be(client, source, part)
+                    fetch = functools.partial(self._from_source, client, source, parts)
+                    return with_token_if_need_be(self._request, source, fetch)
                 except RemoteError as error:
-                    if error.code is ErrorCode.DISK_FULL or error.code is ErrorCode.REQUEST_CANCELED:
+                    if error.code in _FINAL:
                         raise
                     failures.append(error)
         raise _worst(failures, self._request)
-
-    def _with_token_if_need_be(self, client: httpx.Client, source: Source, part: PartFile) -> tuple[Source, Fetched]:
-        """What everybody may have is fetched by nobody in particular."""
-        try:
-            return self._from_source(client, source, part, token="")
-        except RemoteError as error:
-            token, endpoint = self._request.token, self._request.endpoint
-            if source.kind != "hf" or not token or not error.details.get(DENIED):
-                raise
-            if endpoint and urlsplit(endpoint).scheme != "https":
-                hint = "a hub token is only sent over https: set HF_ENDPOINT to an https:// address"
-                raise RemoteError(error.code, error.message, hint=hint, details=error.details) from error
-        return self._from_source(client, source, part, token=token)
 
     def _already_there(self, part: PartFile) -> Fetched | None:
         """The target, if the process we waited for or one before it has brought what is asked for."""
@@ -192,38 +193,44 @@ class _Download:
         if not sha256 or not self._target.is_file() or sha256_of(self._target) != sha256:
             return None
         part.path.unlink()
-        return Fetched(self._target.stat().st_size, sha256)
+        return Fetched(self._target.stat().st_size, sha256, (sha256,))
 
-    def _from_source(
-        self, client: httpx.Client, source: Source, part: PartFile, *, token: str
-    ) -> tuple[Source, Fetched]:
-        """Up to `DOWNLOAD_TRIES` tries with growing delays. Raises RemoteError when they are used up, OSError."""
-        reason, counts = "", dict.fromkeys(Problem, 0)
+    def _from_source(self, client: httpx.Client, source: Source, parts: PartSet, token: str) -> tuple[Source, Fetched]:
+        """Up to `DOWNLOAD_TRIES` tries with growing delays, and as many again after each part of a split model that has
+        come whole. Raises RemoteError when they are used up, OSError."""
+        reason, attempt, whole, counts = "", 0, 0, dict.fromkeys(Problem, 0)
         limits = dict.fromkeys(Problem, DOWNLOAD_TRIES) | {Problem.CORRUPT: DOWNLOAD_TRIES_WHEN_CORRUPT}
-        for attempt in range(1, DOWNLOAD_TRIES + 1):
+        while True:
+            attempt += 1
             self._report.begin(attempt, reason)
             try:
-                resolved, wanted = self._resolve(source, token)
-                return resolved, fetch(client, wanted, part, self._report)
+                resolved, wanted = self._resolve(client, source, token)
+                return resolved, parts.fetch(client, wanted, self._report, self._request.sha256)
             except Retryable as error:
+                if parts.whole > whole:
+                    attempt, whole, counts = 1, parts.whole, dict.fromkeys(Problem, 0)
                 reason, problem = error.reason, error.problem
                 counts[problem] += 1
-                never_connected = counts[Problem.NO_NETWORK] == attempt
+                never_connected = counts[Problem.NO_NETWORK] == attempt and not whole
                 limit = DOWNLOAD_TRIES_WITHOUT_NETWORK if never_connected else limits[problem]
                 if counts[problem] >= limit or attempt == DOWNLOAD_TRIES:
                     raise self._given_up(source, error, attempt, network=not never_connected) from error
                 self._wait(attempt, error.retry_after)
-        raise AssertionError("the last try returns or raises")
 
-    def _resolve(self, source: Source, token: str) -> tuple[Source, Wanted]:
-        """The URL of a source, with what is known of the file; what the request says goes before what the hub says."""
+    def _resolve(self, client: httpx.Client, source: Source, token: str) -> tuple[Source, tuple[Wanted, ...]]:
+        """Where the files of a source are, with what is known of them; what the request says of one file goes before
+        what the hub says."""
         request = self._request
         if source.kind == "https":
-            return source, Wanted(_check_url(source.url), request.sha256, request.size)
-        found = hub.resolve(source, token=token, endpoint=request.endpoint)
-        wanted = Wanted(found.url, found.sha256, found.size, token=token)
-        if request.sha256:
-            wanted = replace(wanted, sha256=request.sha256, size=request.size)
+            urls = parts_of_url(_check_url(source.url))
+            if len(urls) > 1:
+                return replace(source, url=urls[0]), promised(client, urls)
+            return source, (Wanted(source.url, request.sha256, request.size),)
+        found = hub.resolve(source, token=token, endpoint=request.endpoint, room=request.room)
+        self._report.chosen = f"{found.source.file}: {found.why}" if found.why else ""
+        wanted = tuple(Wanted(file.url, file.sha256, file.size, token=token) for file in found.files)
+        if request.sha256 and len(wanted) == 1:
+            wanted = (replace(wanted[0], sha256=request.sha256, size=request.size),)
         return found.source, wanted
 
     def _wait(self, attempt: int, retry_after: float) -> None:

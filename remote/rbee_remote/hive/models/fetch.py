@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rbee_remote.hive.models.http_library import httpx
-from rbee_remote.hive.models.part_file import Fetched, PartFile, Problem, Retryable, Wanted
+from rbee_remote.hive.models.part_file import PartFile, Problem, Retryable, Wanted
 from rbee_remote.protocol import DENIED, ErrorCode, RemoteError
 
 #: Bytes that a file of unknown size leaves free on the disk, and after how many of its bytes that is looked at.
@@ -19,8 +19,11 @@ LOOKED_AT_EVERY = 64 * 2**20
 OnBytes = Callable[[int, "int | None"], None]
 
 
-def fetch(client: httpx.Client, wanted: Wanted, part: PartFile, on_bytes: OnBytes) -> Fetched:
-    """One try. Raises Retryable, and RemoteError where another try would not help; OSError when the disk refuses."""
+def fetch(client: httpx.Client, wanted: Wanted, part: PartFile, on_bytes: OnBytes) -> None:
+    """One try, after which the part is whole and right, and still to be finished.
+
+    Raises Retryable, and RemoteError where another try would not help; OSError when the disk refuses.
+    """
     part.prepare(wanted)
     headers = {}
     if wanted.token:
@@ -42,7 +45,6 @@ def fetch(client: httpx.Client, wanted: Wanted, part: PartFile, on_bytes: OnByte
     except (httpx.InvalidURL, httpx.TooManyRedirects) as error:
         raise RemoteError(ErrorCode.DOWNLOAD_FAILED, f"{wanted.url} cannot be followed: {error}") from error
     part.check(wanted, total)
-    return part.finish()
 
 
 def _append_all(response: httpx.Response, wanted: Wanted, part: PartFile, total: int | None, on_bytes: OnBytes) -> None:
@@ -83,8 +85,7 @@ def _begin(response: httpx.Response, wanted: Wanted, part: PartFile) -> int | No
     if status != 200:
         raise _refusal(response, wanted)
     part.restart(wanted, etag=etag if _is_strong(etag) else "")
-    length = response.headers.get("Content-Length", "")
-    total = _number(length)
+    total = content_length(response)
     return wanted.size if total is None else total
 
 
@@ -115,16 +116,24 @@ def _content_range(response: httpx.Response) -> tuple[int | None, int | None]:
     return _number(start), _number(total)
 
 
+def content_length(response: httpx.Response) -> int | None:
+    return _number(response.headers.get("Content-Length", ""))
+
+
 def _number(text: str) -> int | None:
     """None for what is none, or one that no file has."""
     return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
 def _check_room(part: PartFile, total: int | None) -> None:
-    """Raises RemoteError DISK_FULL before the disk is, where the total is known."""
-    free = shutil.disk_usage(part.target.parent).free
-    if total is not None and total - part.size > free:
-        raise disk_full(part.target, needed=total - part.size)
+    if total is not None:
+        check_room(part.target, total - part.size)
+
+
+def check_room(target: Path, needed: int) -> None:
+    """Raises RemoteError DISK_FULL before the disk is. needed: bytes."""
+    if needed > shutil.disk_usage(target.parent).free:
+        raise disk_full(target, needed=needed)
 
 
 def disk_full(target: Path, *, needed: int | None = None) -> RemoteError:

@@ -1,4 +1,4 @@
-"""`digest FILE`: the SHA-256 of somebody else's file, with how it looked, as FileDigest JSON.
+"""`digest FILE`: the SHA-256 of somebody else's model, with how its files looked, as FileDigest JSON.
 
 A process of its own, so that it can have less of processor and disk than everything else, and be ended at any moment.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import sys
@@ -17,9 +16,11 @@ from pathlib import Path
 import psutil
 
 from rbee_remote.protocol import ErrorCode, RemoteError, encode
+from rbee_remote.protocol.splits import digest_of_parts
 from rbee_remote.sandbox import confine_reader
 from rbee_remote.system.command import accept_tags
-from rbee_remote.system.hashing import add_file, stamp
+from rbee_remote.system.hashing import sha256_of
+from rbee_remote.system.model_files import files_of, look
 from rbee_remote.system.reader import end_with_reader
 
 _NICEST = 19
@@ -27,7 +28,8 @@ _NICEST = 19
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FileDigest:
-    """stamp: of `hashing`, the same before and after the file was read."""
+    """Of one file, or of all parts of a split model, as in ModelInfo. stamp: of `model_files.look`, the same before and
+    after they were read."""
 
     sha256: str
     size: int
@@ -53,12 +55,11 @@ def main(argv: list[str]) -> int:
 
 def digest_of(path: Path) -> FileDigest:
     """Raises OSError, RemoteError MODEL_INVALID."""
-    digest = hashlib.sha256()
-    before = path.stat()
-    add_file(digest, path)
-    if stamp(path.stat()) != stamp(before):
+    before = look(path)
+    sha256 = digest_of_parts([sha256_of(file) for file in files_of(path)])
+    if look(path).stamp != before.stamp:
         raise RemoteError(ErrorCode.MODEL_INVALID, f"{path} has changed while it was read")
-    return FileDigest(digest.hexdigest(), before.st_size, stamp(before))
+    return FileDigest(sha256, before.size, before.stamp)
 
 
 def _step_back() -> None:

@@ -1,4 +1,5 @@
-"""What stands behind `hf:OWNER/REPO[:QUANT or FILE][@REVISION]`: one file at one commit, asked of the hub's API.
+"""What stands behind `hf:OWNER/REPO[:QUANT or FILE][@REVISION]`: one file at one commit, or all parts of a split model,
+asked of the hub's API.
 
 The real huggingface_hub client asks; the bytes are fetched by `fetch`, which can resume and report.
 """
@@ -6,8 +7,7 @@ The real huggingface_hub client asks; the bytes are fetched by `fetch`, which ca
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,9 @@ from rbee_remote.hive.models.http_library import httpx
 from rbee_remote.hive.models.part_file import Problem, Retryable
 from rbee_remote.hive.models.redirects import Guard
 from rbee_remote.protocol import DENIED, ErrorCode, RemoteError, Source
+from rbee_remote.protocol.quants import Choice, NotChosen, choose
 from rbee_remote.protocol.retries import HUB_API_S
+from rbee_remote.protocol.splits import digest_of_parts, parts_of
 
 #: Where a token goes when the keeper has no HF_ENDPOINT: what this machine's variables say is not the keeper's word.
 PUBLIC_HUB = "https://huggingface.co"
@@ -25,25 +27,37 @@ PUBLIC_HUB = "https://huggingface.co"
 #: is some 350 of them: this is 45,000 files, and repositories with GGUF files have tens to hundreds.
 _MOST_OF_ANSWER = 16 * 2**20
 
-#: What to take of a repository when nobody said: the usual balance of size and quality first.
-_PREFERRED = ("Q4_K_M", "Q4_K_S", "Q5_K_M", "Q4_0", "Q4_1", "Q8_0", "F16", "BF16")
-_SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
-
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
     """sha256 is empty for a file that does not lie in large-file storage; size is None where the hub does not say."""
 
-    source: Source
     url: str
     size: int | None
     sha256: str
 
 
-def resolve(source: Source, *, token: str, endpoint: str) -> HubFile:
-    """Pin `source` to a commit and a file.
+@dataclass(frozen=True, slots=True)
+class HubModel:
+    """source: the model at a commit, by its file or its first part. files: that one, or all parts in their order.
+    why: as in Choice."""
+
+    source: Source
+    files: tuple[HubFile, ...]
+    why: str = ""
+
+    @property
+    def sha256(self) -> str:
+        """As in ModelInfo; "" where the hub does not say."""
+        known = [file.sha256 for file in self.files]
+        return digest_of_parts(known) if all(known) else ""
+
+
+def resolve(source: Source, *, token: str, endpoint: str, room: int | None = None) -> HubModel:
+    """Pin `source` to a commit and a file, or to the parts of a split model.
 
     token: "" for none. endpoint: "" for the hub of this machine's HF_ENDPOINT; with a token, for the hub itself.
+    room: as in DownloadRequest.
     Raises RemoteError MODEL_NOT_FOUND or DOWNLOAD_FAILED where a further try would not help, else Retryable; with
     details DENIED where another token, or one at all, might.
     """
@@ -58,14 +72,17 @@ def resolve(source: Source, *, token: str, endpoint: str) -> HubFile:
     api = HfApi(endpoint=endpoint or None, token=token or False, library_name="rbee")
     info = _ask(api, source)
     sizes = {file.rfilename: file for file in info.siblings or ()}
-    name = choose_file(sizes, source.file, source.repo)
-    lfs = sizes[name].lfs
-    return HubFile(
-        source=Source(kind="hf", repo=source.repo, file=name, revision=info.sha),
-        url=hf_hub_url(source.repo, name, revision=info.sha, endpoint=endpoint or None),
-        size=sizes[name].size,
-        sha256=lfs.sha256 if lfs else "",
+    choice = choose_file({name: file.size for name, file in sizes.items()}, source.file, source.repo, room=room)
+    files = tuple(
+        HubFile(
+            url=hf_hub_url(source.repo, part, revision=info.sha, endpoint=endpoint or None),
+            size=sizes[part].size,
+            sha256=sizes[part].lfs.sha256 if sizes[part].lfs else "",
+        )
+        for part in parts_of(choice.name)
     )
+    pinned = Source(kind="hf", repo=source.repo, file=choice.name, revision=info.sha)
+    return HubModel(pinned, files, choice.why)
 
 
 def _ask(api: Any, source: Source) -> Any:
@@ -101,35 +118,13 @@ def _ask(api: Any, source: Source) -> Any:
         raise Retryable(Problem.BROKEN, f"the hub's answer cannot be read: {error}") from error
 
 
-def choose_file(names: Iterable[str], wanted: str, repo: str) -> str:
-    """The file that `wanted` means: its name, a quantisation such as Q4_K_M, or nothing at all.
-
-    Raises RemoteError MODEL_NOT_FOUND, which lists what there is.
-    """
-    available = list(names)
-    if wanted in available and not _SPLIT.search(wanted):
-        return wanted
-    models = sorted(
-        (name for name in available if _is_model(name)), key=lambda name: (name.count("/"), len(name), name)
-    )
-    for quantization in (wanted,) if wanted else _PREFERRED:
-        part = re.compile(rf"(?<![A-Za-z0-9]){re.escape(quantization)}(?![A-Za-z0-9_])", re.IGNORECASE)
-        fitting = [name for name in models if part.search(name)]
-        if fitting:
-            return fitting[0]
-    if not wanted and len(models) == 1:
-        return models[0]
-    what = f"no file {wanted}" if wanted else "no GGUF file that is an obvious choice"
-    split = any(_SPLIT.search(name) for name in available)
-    hint = "models that are split into several files cannot be loaded" if split else "choose one of the files"
-    raise RemoteError(
-        ErrorCode.MODEL_NOT_FOUND, f"{repo} has {what}", hint=hint, details={"files": ", ".join(models[:20])}
-    )
-
-
-def _is_model(name: str) -> bool:
-    """GGUF files, without the parts of split ones and the projectors of multimodal ones."""
-    return name.lower().endswith(".gguf") and not _SPLIT.search(name) and "mmproj" not in name.lower()
+def choose_file(sizes: Mapping[str, int | None], wanted: str, repo: str, *, room: int | None = None) -> Choice:
+    """As `quants.choose`. Raises RemoteError MODEL_NOT_FOUND, which lists what there is."""
+    try:
+        return choose(sizes, wanted, repo, room=room)
+    except NotChosen as error:
+        details = {"files": ", ".join(error.candidates)} if error.candidates else {}
+        raise RemoteError(ErrorCode.MODEL_NOT_FOUND, error.message, hint=error.hint, details=details) from error
 
 
 def _not_found(message: str, hint: str) -> RemoteError:

@@ -42,18 +42,32 @@ class Retryable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """sha256 and size: empty and None where nobody knows them. token: for the URL's own host, not for redirects."""
+    """sha256 and size: empty and None where nobody knows them. token: for the URL's own host, not for redirects.
+    expected: bytes that a server promises, where nobody knows the size."""
 
     url: str
     sha256: str
     size: int | None
     token: str = ""
+    expected: int | None = None
+
+    def is_same(self, other: Wanted) -> bool:
+        """Whether it is the same content: by address, which may be signed anew each time, where nobody knows more."""
+        return self.sha256 == other.sha256 if self.sha256 else self.url == other.url
+
+    @property
+    def likely_size(self) -> int | None:
+        """For the room that it takes and the bar that shows it."""
+        return self.expected if self.size is None else self.size
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
+    """size, sha256: as in ModelInfo. parts: the SHA-256 of each file, in order."""
+
     size: int
     sha256: str
+    parts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +127,17 @@ class PartFile:
         self._digest.update(data)
         self.size += len(data)
 
+    @property
+    def on_disk(self) -> int:
+        """Bytes of it that are here, whether or not they are of what is wanted now."""
+        self._file.flush()
+        return os.fstat(self._file.fileno()).st_size
+
+    @property
+    def sha256(self) -> str:
+        """Of what has come, once it was prepared."""
+        return self._digest.hexdigest()
+
     def close(self) -> None:
         """Keep what came, for the next try, unless nothing came. Whoever waits for the lock looks again."""
         self._file.flush()
@@ -131,14 +156,13 @@ class PartFile:
             self.restart(wanted, etag="")
             raise Retryable(Problem.CORRUPT, what)
 
-    def finish(self) -> Fetched:
+    def finish(self) -> None:
         """Make the part the target, durably."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self.path.replace(self.target)
         self._note.unlink(missing_ok=True)
         sync_folder(self.target.parent)
-        return Fetched(self.size, self._digest.hexdigest())
 
     def _read_note(self) -> _PartOf:
         try:

@@ -21,6 +21,7 @@ from rbee_remote.protocol import (
     DownloadRequest,
     ErrorCode,
     ModelInfo,
+    NewestModel,
     ProtocolError,
     RegisterRequest,
     RemoteError,
@@ -60,6 +61,13 @@ class Pulls:
     def cancel_all(self) -> None:
         for pull in self._running:
             pull.scope.cancel()
+
+    async def newest(self, request: DownloadRequest) -> NewestModel:
+        """What a hub source stands for now. Raises RemoteError MODEL_NOT_FOUND, DOWNLOAD_FAILED, USAGE."""
+        if [source.kind for source in request.sources] != ["hf"]:
+            raise RemoteError(ErrorCode.USAGE, f"{request.model} is not of a hub, which could have a newer one")
+        answer = await run_helper("download", "--ask", request=encode(request), code=ErrorCode.DOWNLOAD_FAILED)
+        return decode(NewestModel, answer)
 
     async def pull(self, request: DownloadRequest) -> AsyncGenerator[DownloadProgress | ModelInfo, None]:
         """Progress as it comes, the catalogued model at the end. Raises RemoteError as `download` and `register` do."""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 from pathlib import Path
 
 import anyio.to_thread
 
-from rbee_remote.hive.models.catalog import Catalog, check_path, check_ref, is_file
+from rbee_remote.hive.models.catalog import Catalog, check_path, check_ref
+from rbee_remote.hive.models.elsewhere import found_elsewhere
 from rbee_remote.protocol import ErrorCode, ModelInfo, ModelMeta, RegisterRequest, RemoteError, decode
+from rbee_remote.protocol.elsewhere import FoundElsewhere
+from rbee_remote.protocol.splits import digest_of_parts
 from rbee_remote.system.hashing import sha256_of
 from rbee_remote.system.helper import run_helper
+from rbee_remote.system.model_files import files_of, look, missing_files
 
 _log = logging.getLogger(__name__)
 
@@ -22,20 +27,20 @@ _INSPECT_TIMEOUT_S = 120.0
 
 
 async def register(catalog: Catalog, request: RegisterRequest) -> ModelInfo:
-    """Take a file into the catalog. An owned one is renamed to its checksum.
+    """Take a file, or the parts of a split model, into the catalog. What is owned is renamed to its checksum.
 
     Raises RemoteError: USAGE, MODEL_NOT_FOUND, MODEL_INVALID, DOWNLOAD_FAILED when the checksum is another one.
     """
     check_ref(request.model)
     check_sha256(request.sha256)
     owned = catalog.owns(check_path(request.path))
-    if not owned and not request.model.startswith("file:"):
+    if not owned and not request.model.startswith("file:") and not await is_elsewhere(request.path):
         raise RemoteError(ErrorCode.USAGE, f"{request.model} has to lie in the models folder of this node")
-    path = catalog.locate(request.path) if owned else Path(request.path)
-    if not is_file(path):
-        raise RemoteError(ErrorCode.MODEL_NOT_FOUND, f"there is no file {path} on this node, or none that may be read")
+    named = catalog.locate(request.path) if owned else Path(request.path)
+    path = files_of(named)[0]
+    _check_all_there(path)
     # Somebody else's file is only read through now when there is something to compare it with; else by `Digests`.
-    sha256 = await anyio.to_thread.run_sync(sha256_of, path) if owned or request.sha256 else ""
+    sha256 = await anyio.to_thread.run_sync(_digest_of, path) if owned or request.sha256 else ""
     if request.sha256 and sha256 != request.sha256:
         raise RemoteError(
             ErrorCode.DOWNLOAD_FAILED,
@@ -46,10 +51,38 @@ async def register(catalog: Catalog, request: RegisterRequest) -> ModelInfo:
     return await admit(catalog, request, path, sha256=sha256 if owned else "", owned=owned)
 
 
-async def admit(catalog: Catalog, request: RegisterRequest, path: Path, *, sha256: str, owned: bool) -> ModelInfo:
-    """Register a file whose checksum is known to be `sha256`.
+async def elsewhere() -> list[FoundElsewhere]:
+    """What other programs of this user have."""
+    return await anyio.to_thread.run_sync(found_elsewhere, Path.home(), os.environ)
 
-    Raises RemoteError MODEL_INVALID; an owned file is gone then.
+
+async def is_elsewhere(path: str) -> bool:
+    return any(each.path == path for each in await elsewhere())
+
+
+def _check_all_there(path: Path) -> None:
+    """Raises RemoteError MODEL_NOT_FOUND."""
+    files, missing = files_of(path), [file.name for file in missing_files(path)]
+    if not missing:
+        return
+    if len(files) == 1:
+        raise RemoteError(ErrorCode.MODEL_NOT_FOUND, f"there is no file {path} on this node, or none that may be read")
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    raise RemoteError(
+        ErrorCode.MODEL_NOT_FOUND,
+        f"{path.name} is one of {len(files)} parts of a split model, and {missing[0]}{more} is not in {path.parent}",
+        hint="put all parts into one folder of this node, under the names that they came with",
+    )
+
+
+def _digest_of(path: Path) -> str:
+    return digest_of_parts(sha256_of(file) for file in files_of(path))
+
+
+async def admit(catalog: Catalog, request: RegisterRequest, path: Path, *, sha256: str, owned: bool) -> ModelInfo:
+    """Register a model whose checksum is known to be `sha256`. path: of its file, or of its first part.
+
+    Raises RemoteError MODEL_INVALID; an owned one is gone then.
     """
     try:
         meta = await inspect(path)
@@ -64,12 +97,13 @@ async def admit(catalog: Catalog, request: RegisterRequest, path: Path, *, sha25
     info = ModelInfo(
         model=request.model,
         path=str(path),
-        size=path.stat().st_size,
+        size=look(path).size,
         sha256=sha256,
         owned=owned,
         source=request.source,
         added_at=time.time(),
         meta=meta,
+        parts=len(files_of(path)),
     )
     catalog.add(info)
     _log.info("registered %s: %s, %d bytes", info.model, path.name, info.size)

@@ -21,12 +21,18 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
+from rbee_remote.worker.compute import texts
 from rbee_remote.worker.compute.prefix import UNKNOWN, Memories, Move, Origin, Reusable, worth_waiting_for
-from rbee_remote.worker.engine.interface import BatchToken
+from rbee_remote.worker.engine.interface import BatchToken, Engine
 
 #: Tokens to embed that one step takes: each has an output as wide as the vocabulary.
 EMBEDDED_AT_ONCE = 32
+
+#: How texts to embed are computed: beside requests that generate, each token with an output of its own; or, where
+#: nobody generates, as `texts` says.
+Texts = Literal["each", "whole", "last"]
 
 
 class QueueFull(Exception):
@@ -97,7 +103,7 @@ class Scheduler:
     """slots: requests computed at once. queue: requests that may wait. n_batch: tokens of a step at most.
 
     shares: whether a sequence can take over a part of what another one computes just now. forgets: whether a sequence
-    loses what lies far behind as it grows.
+    loses what lies far behind as it grows. texts: how texts to embed are computed.
     """
 
     slots: int
@@ -105,6 +111,7 @@ class Scheduler:
     n_batch: int
     shares: bool = True
     forgets: bool = False
+    texts: Texts = "each"
     _embeds_next: bool = True
     _changed: set[int] = field(default_factory=set)  # slots whose memory `told` has not told of as it is now
     _queued: deque[Entry] = field(default_factory=deque)
@@ -144,7 +151,8 @@ class Scheduler:
             raise ValueError("a request needs a prompt and a key of its own")
         if len(self._seated) + len(self._queued) >= self.slots + self.queue:
             raise QueueFull
-        entry = Entry(key, list(prompt), reuse and not embeds, embeds, prompt=len(prompt))
+        reuse = reuse and (self.texts == "last" or (self.texts == "each" and not embeds))
+        entry = Entry(key, list(prompt), reuse, embeds, prompt=len(prompt))
         if at_once is not None:
             entry.at_once, entry.prompt = at_once, min(at_once, len(prompt))
         entry.origin = Origin(digests, entry.prompt)
@@ -169,7 +177,10 @@ class Scheduler:
         """
         self._seat()
         moves = tuple(self._begin(reusable))
-        ready = self._take_turns([entry for entry in self._seated.values() if entry.begun])
+        ready = [entry for entry in self._seated.values() if entry.begun]
+        if self.texts != "each":
+            return _lay_out(self._texts(ready), moves, each=self.texts == "whole")
+        ready = self._take_turns(ready)
         decoding = [(entry, 1) for entry in ready if entry.next == 1]
         budget = self.n_batch - len(decoding)
         if decoding and prefill is not None:
@@ -208,8 +219,9 @@ class Scheduler:
 
     @property
     def has_changed(self) -> bool:
-        """Whether a slot's memory is another than `told` has told."""
-        return bool(self._changed)
+        """Whether a slot's memory is another than `told` has told. Of a model that computes whole texts none is of use
+        to anybody."""
+        return bool(self._changed) and self.texts != "whole"
 
     def told(self, reusable: Reusable) -> dict[int, tuple[str, ...]]:
         """Of the slots whose memory is another since the call before: the digests of the prompt that they hold, as far
@@ -232,6 +244,11 @@ class Scheduler:
             return ready
         embeds, self._embeds_next = self._embeds_next, not self._embeds_next
         return [entry for entry in ready if entry.embeds == embeds or (not entry.embeds and entry.next == 1)]
+
+    def _texts(self, ready: list[Entry]) -> list[tuple[Entry, int]]:
+        missing = [entry.missing for entry in ready]
+        shares = texts.whole(missing) if self.texts == "whole" else texts.last(missing, self.n_batch)
+        return [(entry, share) for entry, share in zip(ready, shares, strict=True) if share]
 
     def _seat(self) -> None:
         taken = {entry.slot for entry in self._seated.values()}
@@ -284,6 +301,18 @@ class Scheduler:
         }
 
 
+def make_scheduler(engine: Engine, slots: int, queue: int) -> Scheduler:
+    """slots, queue: of the worker. Where texts alone are computed, requests are counted before they come here, each of
+    which has as many texts here as there are sequences."""
+    info = engine.info
+    if not info.use.pooling:
+        return Scheduler(slots, queue, engine.n_batch, shares=info.can_share, forgets=info.forgets)
+    seats = info.sequences or slots
+    mode: Texts = "whole" if info.use.whole else "last" if info.pooling in ("last", "rank") else "each"
+    waiting = (slots + queue) * seats
+    return Scheduler(seats, waiting, engine.n_batch, shares=info.can_share, forgets=info.forgets, texts=mode)
+
+
 def _divide(budget: int, prompts: Sequence[Entry]) -> list[tuple[Entry, int]]:
     """Tokens of each prompt that is not whole: the eldest gets half of the budget, the next half of the rest, and what
     is left over goes round again. So each moves on, and a short one is not kept waiting by a long one before it.
@@ -305,7 +334,8 @@ def _divide(budget: int, prompts: Sequence[Entry]) -> list[tuple[Entry, int]]:
     return [(entry, shares[entry.key]) for entry in prompts if shares[entry.key]]
 
 
-def _lay_out(shares: Sequence[tuple[Entry, int]], moves: tuple[Move, ...]) -> Plan:
+def _lay_out(shares: Sequence[tuple[Entry, int]], moves: tuple[Move, ...], *, each: bool = True) -> Plan:
+    """each: whether each token of a text to embed has an output, not the last one alone."""
     batch: list[BatchToken] = []
     spans: list[Span] = []
     for entry, count in shares:
@@ -314,8 +344,13 @@ def _lay_out(shares: Sequence[tuple[Entry, int]], moves: tuple[Move, ...]) -> Pl
         whole = end == len(entry.tokens)
         first = len(batch)
         batch.extend(
-            BatchToken(entry.tokens[pos], pos, entry.slot, entry.embeds or (whole and pos == end - 1))
+            BatchToken(entry.tokens[pos], pos, entry.slot, (each and entry.embeds) or (whole and pos == end - 1))
             for pos in range(start, end)
         )
         spans.append(Span(entry.key, entry.slot, start, count, first, len(batch) - 1 if whole else None))
-    return Plan(tuple(batch), tuple(spans), moves, any(entry.embeds for entry, _ in shares))
+    return Plan(
+        tuple(batch),
+        tuple(spans),
+        moves,
+        any(entry.embeds and (each or span.row is not None) for (entry, _), span in zip(shares, spans, strict=True)),
+    )

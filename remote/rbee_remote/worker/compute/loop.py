@@ -16,12 +16,12 @@ import concurrent.futures
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError, WorkerConfig
 from rbee_remote.system.cores import usable_cores
-from rbee_remote.worker.compute.batching import Plan, QueueFull, Scheduler
+from rbee_remote.worker.compute.batching import Plan, QueueFull, Scheduler, make_scheduler
 from rbee_remote.worker.compute.steps import Steps, Task, endings, failing
 from rbee_remote.worker.compute.threads import ThreadBudget
 from rbee_remote.worker.engine.interface import Engine, LoadAborted, LoadedModel, LoadEngine
@@ -118,6 +118,18 @@ class EngineThread:
         """Those that have no prompt yet, in the order in which they came."""
         with self._lock:
             return list(self._early.values())
+
+    def texts(self, texts: Sequence[str | Sequence[int]], most: int | None) -> list[list[int]]:
+        """From any thread, once the model is loaded: as `Prompter.texts` does."""
+        assert self._prompter is not None
+        return self._prompter.texts(texts, most)
+
+    def pairs(
+        self, query: str, documents: Sequence[str], most: int | None, per_document: int | None
+    ) -> list[list[int]]:
+        """Likewise."""
+        assert self._prompter is not None
+        return self._prompter.pairs(query, documents, most, per_document)
 
     def tokenize(self, text: str, *, alone: bool = False) -> list[int]:
         """From any thread, once the model is loaded: as `Prompter.tokenize` does."""
@@ -247,13 +259,7 @@ class EngineThread:
         prompter = Prompter(engine, self._config.ctx)
         with self._lock:
             self._engine, self._prompter = engine, prompter
-            self._scheduler = Scheduler(
-                self._config.slots,
-                self._config.queue,
-                engine.n_batch,
-                shares=engine.info.can_share,
-                forgets=engine.info.forgets,
-            )
+            self._scheduler = make_scheduler(engine, self._config.slots, self._config.queue)
             self._outbox.append(lambda: self._listener.on_loaded(engine.info))
             self._flush()
             return self._scheduler

@@ -80,7 +80,7 @@ class Steps:
         for span in plan.spans:
             task = self._open[span.key]
             if isinstance(task, Embedding):
-                self._pool(span, task)
+                self._pool(span, task, embeds=plan.embeds)
             elif span.row is not None:
                 self._sample(span, task, span.row)
 
@@ -152,9 +152,11 @@ class Steps:
         self._scheduler.remove(key)
         self._tell(failing(task, error))
 
-    def _pool(self, span: Span, embedding: Embedding) -> None:
-        for row in range(span.first, span.first + span.count):
-            embedding.add(self._engine.embedding(row))
+    def _pool(self, span: Span, embedding: Embedding, *, embeds: bool) -> None:
+        """Of a text whose tokens llama.cpp pools itself there is one vector, of whichever row."""
+        rows = range(span.first, span.first + span.count) if embeds else range(0)
+        for row in rows[-1:] if self._engine.info.use.whole else rows:
+            embedding.add(self._engine.embedding(row, span.slot))
         if span.row is not None:
             self.finish(span.key, "stop")
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from rbee_remote.protocol import Logprobs, Sampling, WorkerConfig
+from rbee_remote.protocol.abilities import Use, abilities
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,13 +42,25 @@ class Sampled:
 
 
 @dataclass(frozen=True, slots=True)
+class Rerank:
+    """How a reranker reads a query and a document. template: a text with {query} and {document}, "" where tokens stand
+    around them: begin, the query, between, the document, end."""
+
+    template: str = ""
+    begin: tuple[int, ...] = ()
+    between: tuple[int, ...] = ()
+    end: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class LoadedModel:
     """What requests need to know of a loaded model.
 
     chat_template: the Jinja source from the GGUF, None where it has none. bos and eos: their text, empty where the
     vocabulary has none. adds_bos, adds_eos: whether `tokenize` with add_special puts them there.
     device: "cpu", or the name of the GPU. backend: cpu, cuda, metal, rocm, vulkan, …
-    pooling: how the embedding of a text is made of its tokens': mean, last or cls; mean where the model does not say.
+    architecture: llama.cpp's name. use: what it is made for. sequences: how many the engine has, 0 for the worker's
+    slots. rerank: how a query and a document are put together.
     can_share: whether a sequence can take over a part of what another one computes just now. forgets: whether a
     sequence loses what lies far behind as it grows: a sliding window, a recurrent state.
     special_tokens: the texts that `tokenize` with parse_special takes for one token each, wherever they stand, with its
@@ -63,11 +76,24 @@ class LoadedModel:
     adds_eos: bool
     backend: str
     device: str
-    pooling: str = "mean"
+    architecture: str = ""
+    use: Use = field(default_factory=Use)
+    sequences: int = 0
+    rerank: Rerank = field(default_factory=Rerank)
     can_share: bool = True
     forgets: bool = False
     special_tokens: Mapping[str, int] = field(default_factory=dict)
     user_defined: frozenset[str] = frozenset()
+
+    @property
+    def pooling(self) -> str:
+        """How the vector of a text is made of its tokens'. Of a model that generates, the mean."""
+        return self.use.pooling or "mean"
+
+    @property
+    def able(self) -> tuple[str, ...]:
+        """What it can be asked for, as in `abilities`."""
+        return abilities(self.architecture, self.use.pooling)
 
 
 class Constraint(Protocol):
@@ -126,8 +152,9 @@ class Engine(Protocol):
         """A token that was forced, not sampled, counts as generated: for the penalties, and for the constraint, which
         must allow it. Raises RemoteError USAGE where it does not."""
 
-    def embedding(self, row: int) -> NDArray[np.float32]:
-        """The last hidden state after the token of `row` of the last decode: n_embd numbers, good until the next."""
+    def embedding(self, row: int, seq: int) -> NDArray[np.float32]:
+        """The last hidden state after the token of `row` of the last decode, which belongs to `seq`: n_embd numbers,
+        good until the next. Of a model whose texts are computed whole, the text's; of one that ranks, its scores."""
 
     def finish(self, seq: int) -> None:
         """Take the sequence's sampler away. Its memory stays."""

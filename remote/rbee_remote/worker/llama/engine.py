@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from llama_cpp import llama_cpp as llama
 
 from rbee_remote.protocol import ErrorCode, RemoteError, Sampling, WorkerConfig
-from rbee_remote.worker.engine.interface import BatchToken, Constraint, LoadedModel, Progress, Sampled
+from rbee_remote.protocol.abilities import Use
+from rbee_remote.worker.engine.interface import BatchToken, Constraint, LoadedModel, Progress, Rerank, Sampled
 from rbee_remote.worker.llama import backends, load, log
 from rbee_remote.worker.llama.constraints import Constraints
 from rbee_remote.worker.llama.samplers import Sampler, Samplers
@@ -31,8 +32,6 @@ _SPECIAL = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_USER_DEFINED 
 class LlamaEngine:
     """A model in llama.cpp with `slots` sequences of `ctx` tokens each. Made by `load_engine`."""
 
-    n_batch = load.N_BATCH
-
     def __init__(self, config: WorkerConfig, progress: Progress) -> None:
         """Raises RemoteError USAGE, MODEL_NOT_FOUND, MODEL_INVALID, RAM_EXHAUSTED, VRAM_EXHAUSTED or
         BACKEND_UNAVAILABLE; LoadAborted when `progress` said so."""
@@ -47,9 +46,10 @@ class LlamaEngine:
             self._context = load.make_context(self._model, config, on_gpu=bool(self._gpus))
             owned.callback(llama.llama_free, self._context)
             self._memory = llama.llama_get_memory(self._context)
-            if not self._memory:
-                raise RemoteError(ErrorCode.MODEL_INVALID, "the model only encodes; it cannot generate text")
-            self._batch = llama.llama_batch_init(load.N_BATCH, 0, 1)
+            self._use = load.read_use(self._model)
+            _check_kind(self._model, has_memory=bool(self._memory), use=self._use)
+            self.n_batch = load.step_tokens(self._use, config.ctx)
+            self._batch = llama.llama_batch_init(self.n_batch, 0, 1)
             owned.callback(llama.llama_batch_free, self._batch)
             self._make_sampler = Samplers(self._vocab, config.ctx, self.piece).make
             self._samplers: dict[int, Sampler] = {}
@@ -59,11 +59,13 @@ class LlamaEngine:
             self._install_interrupt()
             self._embeddings = False
             self._pieces: dict[int, bytes] = {}  # as far as they were used
-            self._n_embd = llama.llama_model_n_embd(self._model)
+            is_rank = self._use.pooling == "rank"
+            self._n_values = (llama.llama_model_n_cls_out if is_rank else llama.llama_model_n_embd_out)(self._model)
+            self._is_pooled = is_rank or self._use.whole  # by llama.cpp
             self._n_swa = llama.llama_model_n_swa(self._model)
             # A recurrent state stands for all tokens before it, and cannot go back.
             self._only_whole = llama.llama_model_is_recurrent(self._model) or llama.llama_model_is_hybrid(self._model)
-            self.info = self._read_info()
+            self.info = self._read_info(config.slots)
             self._owned = owned.pop_all()
 
     def close(self) -> None:
@@ -120,13 +122,15 @@ class LlamaEngine:
     def accept(self, seq: int, token: int) -> None:
         self._samplers[seq].accept(token)
 
-    def embedding(self, row: int) -> NDArray[np.float32]:
+    def embedding(self, row: int, seq: int) -> NDArray[np.float32]:
         import numpy as np
 
-        hidden = llama.llama_get_embeddings_ith(self._context, row)
-        return np.ctypeslib.as_array(hidden, (self._n_embd,))
+        get, of = (llama.llama_get_embeddings_seq, seq) if self._is_pooled else (llama.llama_get_embeddings_ith, row)
+        return np.ctypeslib.as_array(get(self._context, of), (self._n_values,))
 
     def reusable(self, seq: int, count: int) -> int:
+        if not self._memory:
+            return 0
         first = llama.llama_memory_seq_pos_min(self._memory, seq)
         last = llama.llama_memory_seq_pos_max(self._memory, seq)
         if self._only_whole:
@@ -136,7 +140,7 @@ class LlamaEngine:
         return count if 0 <= first <= needed_from and last >= count - 1 else 0
 
     def truncate(self, seq: int, count: int) -> bool:
-        if llama.llama_memory_seq_rm(self._memory, seq, count, -1):
+        if not self._memory or llama.llama_memory_seq_rm(self._memory, seq, count, -1):
             return True
         llama.llama_memory_seq_rm(self._memory, seq, -1, -1)
         return False
@@ -151,6 +155,8 @@ class LlamaEngine:
         llama.llama_set_n_threads(self._context, count, count)
 
     def bench(self, prompt_tokens: int, generated_tokens: int) -> float | None:
+        if not self._memory:
+            raise RemoteError(ErrorCode.USAGE, "an encoder does not generate: there is no such speed to measure")
         self._set_embeddings(on=False)
         return bench(
             self._context,
@@ -186,7 +192,7 @@ class LlamaEngine:
         strlen = ctypes.cast(ctypes.CDLL(None).strlen, llama.ggml_abort_callback)
         llama.llama_set_abort_callback(self._context, strlen, ctypes.cast(self._interrupted, ctypes.c_void_p))
 
-    def _read_info(self) -> LoadedModel:
+    def _read_info(self, slots: int) -> LoadedModel:
         template = llama.llama_model_chat_template(self._model, None)
         bos, eos = llama.llama_vocab_bos(self._vocab), llama.llama_vocab_eos(self._vocab)
         special_tokens, user_defined = self._special_tokens()
@@ -200,7 +206,10 @@ class LlamaEngine:
             adds_eos=llama.llama_vocab_get_add_eos(self._vocab),
             backend=self._gpus[0].backend if self._gpus else "cpu",
             device=", ".join(device.name for device in self._gpus) or "cpu",
-            pooling=self._pooling(),
+            architecture=load.architecture_of(self._model),
+            use=self._use,
+            sequences=load.sequences(self._use, slots),
+            rerank=self._rerank(),
             can_share=not self._only_whole,
             forgets=self._only_whole or self._n_swa > 0,
             special_tokens=special_tokens,
@@ -221,21 +230,19 @@ class LlamaEngine:
                 user_defined.add(text)
         return found, frozenset(user_defined)
 
-    def _pooling(self) -> str:
-        """llama.cpp pools whole sequences, in one step; here a text can take several, so its tokens' states are asked
-        for and pooled by us."""
-        architecture, pooling = self._metadata("general.architecture"), ""
-        if architecture:
-            pooling = self._metadata(f"{architecture}.pooling_type")
-        return {str(llama.LLAMA_POOLING_TYPE_CLS): "cls", str(llama.LLAMA_POOLING_TYPE_LAST): "last"}.get(
-            pooling, "mean"
-        )
-
-    def _metadata(self, key: str) -> str:
-        """A value of the GGUF's metadata; empty where there is none."""
-        buffer = ctypes.create_string_buffer(128)
-        length = llama.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
-        return buffer.value.decode(errors="replace") if length >= 0 else ""
+    def _rerank(self) -> Rerank:
+        """As llama-server puts the two together (format_prompt_rerank), with an end where there is none."""
+        if self._use.pooling != "rank":
+            return Rerank()
+        if template := llama.llama_model_chat_template(self._model, b"rerank"):
+            return Rerank(template.decode(errors="replace"))
+        vocab = self._vocab
+        sep = llama.llama_vocab_sep(vocab) if llama.llama_vocab_get_add_sep(vocab) else -1
+        eos = llama.llama_vocab_eos(vocab)
+        eos = (eos if eos >= 0 else llama.llama_vocab_sep(vocab)) if llama.llama_vocab_get_add_eos(vocab) else -1
+        bos = llama.llama_vocab_bos(vocab) if llama.llama_vocab_get_add_bos(vocab) else -1
+        begin, between, end = ((bos,), (eos, sep), (eos if eos >= 0 else sep,))
+        return Rerank("", *(tuple(token for token in part if token >= 0) for part in (begin, between, end)))
 
     def _text(self, token: int, *, special: bool) -> bytes:
         room = 64
@@ -250,6 +257,14 @@ class LlamaEngine:
         for sampler in self._samplers.values():
             sampler.close()
         self._samplers.clear()
+
+
+def _check_kind(model: llama.llama_model_p, *, has_memory: bool, use: Use) -> None:
+    """Raises RemoteError MODEL_INVALID for models that neither generate token by token nor embed."""
+    if llama.llama_model_has_encoder(model) or not (has_memory or use.cacheless):
+        kind = load.architecture_of(model) or "this architecture"
+        what = f"models of {kind} are not supported: they neither generate token by token nor embed texts"
+        raise RemoteError(ErrorCode.MODEL_INVALID, what)
 
 
 def load_engine(config: WorkerConfig, progress: Progress) -> LlamaEngine:

@@ -9,8 +9,10 @@ from pathlib import Path
 from llama_cpp import llama_cpp as llama
 
 from rbee_remote.protocol import ErrorCode, RemoteError, WorkerConfig, WorkerOptions
+from rbee_remote.protocol.abilities import Use, use_of
 from rbee_remote.protocol.load_options import FLASH_ATTENTION, KV_TYPES, OPTIONS, QUANTISED_KV, Choice
 from rbee_remote.system.cores import usable_cores
+from rbee_remote.system.model_files import files_of
 from rbee_remote.worker.compute.batching import EMBEDDED_AT_ONCE
 from rbee_remote.worker.engine.interface import LoadAborted, Progress
 from rbee_remote.worker.llama.backends import Device
@@ -18,6 +20,8 @@ from rbee_remote.worker.llama.log import collected_errors, collected_lines
 
 #: Tokens of a step at most: enough to keep a GPU busy with a prompt.
 N_BATCH = 512
+#: Texts of a step at most, where a text needs no memory beyond the step: with fewer, short ones would not fill it.
+TEXTS_AT_ONCE = 64
 
 MAX_THREADS = 512  # GGML_MAX_N_THREADS
 
@@ -76,22 +80,50 @@ def model_params(options: WorkerOptions, gpus: Sequence[Device]) -> llama.llama_
     return params
 
 
-def context_params(options: WorkerOptions, *, ctx: int, slots: int) -> llama.llama_context_params:
+def metadata(model: llama.llama_model_p, key: str) -> str:
+    """A value of the GGUF's metadata; empty where there is none."""
+    buffer = ctypes.create_string_buffer(128)
+    length = llama.llama_model_meta_val_str(model, key.encode(), buffer, len(buffer))
+    return buffer.value.decode(errors="replace") if length >= 0 else ""
+
+
+def architecture_of(model: llama.llama_model_p) -> str:
+    return metadata(model, "general.architecture")
+
+
+def read_use(model: llama.llama_model_p) -> Use:
+    architecture = architecture_of(model)
+    pooling = metadata(model, f"{architecture}.pooling_type")
+    causal = metadata(model, f"{architecture}.attention.causal") != "false"
+    return use_of(architecture, int(pooling) if pooling.isdecimal() else None, causal=causal)
+
+
+def step_tokens(use: Use, ctx: int) -> int:
+    """Most tokens of a step: at least one whole text, where it has to be computed at once."""
+    return max(N_BATCH, ctx) if use.whole else N_BATCH
+
+
+def sequences(use: Use, slots: int) -> int:
+    return max(slots, TEXTS_AT_ONCE) if use.cacheless else slots
+
+
+def context_params(options: WorkerOptions, use: Use, *, ctx: int, slots: int) -> llama.llama_context_params:
     """ctx: tokens per slot."""
     params = llama.llama_context_default_params()
     # Each sequence has a cache of its own (kv_unified off), and llama.cpp divides n_ctx among them: with a common one
     # every token of a step looks at the cells of all, which costs 8 % at 8 streams.
-    params.n_ctx = ctx * slots
-    params.n_seq_max = slots
-    params.kv_unified = False
+    params.n_seq_max = sequences(use, slots)
+    params.n_ctx = ctx * params.n_seq_max
+    # Texts of unequal length would then be computed in several goes, which tokens that see each other both ways forbid.
+    params.kv_unified = use.whole
     # Layers that see a window keep no more than that: with all of it, five sixths of some models' cache would be there
     # only for prompts that branch off further back.
     params.swa_full = False
-    params.pooling_type = llama.LLAMA_POOLING_TYPE_NONE  # see LlamaEngine._pooling
-    params.n_batch = N_BATCH
-    params.n_ubatch = N_BATCH
+    # llama.cpp pools a text only where all of it is in one step; else we pool its tokens' states.
+    params.pooling_type = _POOLINGS[use.pooling if use.whole or use.pooling == "rank" else ""]
+    params.n_batch = params.n_ubatch = step_tokens(use, ctx)
     # Outputs of a step, each as wide as the vocabulary: by default there is room for n_batch of them.
-    params.n_outputs_max = slots + EMBEDDED_AT_ONCE
+    params.n_outputs_max = params.n_batch if use.whole else slots + EMBEDDED_AT_ONCE
     params.n_threads = params.n_threads_batch = options.threads or usable_cores()
     params.type_k = params.type_v = KV_TYPES[options.kv_type].ggml
     params.flash_attn_type = FLASH_ATTENTION[options.flash_attention]
@@ -99,9 +131,18 @@ def context_params(options: WorkerOptions, *, ctx: int, slots: int) -> llama.lla
     return params
 
 
+_POOLINGS = {
+    "": llama.LLAMA_POOLING_TYPE_NONE,
+    "mean": llama.LLAMA_POOLING_TYPE_MEAN,
+    "cls": llama.LLAMA_POOLING_TYPE_CLS,
+    "last": llama.LLAMA_POOLING_TYPE_LAST,
+    "rank": llama.LLAMA_POOLING_TYPE_RANK,
+}
+
+
 def make_context(model: llama.llama_model_p, config: WorkerConfig, *, on_gpu: bool) -> llama.llama_context_p:
     """Raises RemoteError RAM_EXHAUSTED or VRAM_EXHAUSTED; USAGE where the model's heads do not take the KV type."""
-    params = context_params(config.options, ctx=config.ctx, slots=config.slots)
+    params = context_params(config.options, read_use(model), ctx=config.ctx, slots=config.slots)
     with collected_errors() as errors:
         context = llama.llama_init_from_model(model, params)
     if not context:
@@ -134,13 +175,14 @@ def check_options(config: WorkerConfig) -> None:
 
 def check_file(path: Path) -> None:
     """llama.cpp says the same of every file it does not like. Raises RemoteError MODEL_NOT_FOUND, MODEL_INVALID."""
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise RemoteError(ErrorCode.MODEL_NOT_FOUND, f"cannot read the model: {error.strerror}: {path}") from error
-    if magic != b"GGUF":
-        raise RemoteError(ErrorCode.MODEL_INVALID, f"not a GGUF file: {path}")
+    for part in files_of(path):  # which llama.cpp finds by the first one's name
+        try:
+            with part.open("rb") as file:
+                magic = file.read(4)
+        except OSError as error:
+            raise RemoteError(ErrorCode.MODEL_NOT_FOUND, f"cannot read the model: {error.strerror}: {part}") from error
+        if magic != b"GGUF":
+            raise RemoteError(ErrorCode.MODEL_INVALID, f"not a GGUF file: {part}")
 
 
 def _load_error(code: ErrorCode, what: str, errors: Sequence[str], *, on_gpu: bool) -> RemoteError:

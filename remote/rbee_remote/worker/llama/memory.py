@@ -52,11 +52,13 @@ def measure(request: MeasureRequest) -> MeasureAnswer:
 
 
 def _measure_at(model: llama.llama_model_p, options: WorkerOptions, point: Point, *, on_gpu: bool) -> Measured:
-    params = load.context_params(options, ctx=point.ctx, slots=point.slots)
+    use = load.read_use(model)
+    params = load.context_params(options, use, ctx=point.ctx, slots=point.slots)
     whole = _buffers(model, params)[1] if on_gpu else ()
     device = sum(size for name, size in whole if not _IN_RAM.fullmatch(name))
     # Logits of every token of a micro-batch have their place in RAM, but a worker writes one per slot.
-    params.n_outputs_max = point.slots
+    if not use.whole:
+        params.n_outputs_max = point.slots
     kv, buffers = _buffers(model, params)
     host = sum(size for name, size in buffers if _IN_RAM.fullmatch(name))
     return Measured(point, kv, host, device)

@@ -132,10 +132,11 @@ class Generation:
 
 
 class Embedding:
-    """A text whose embedding is computed: the mean of its tokens' last hidden states, or the first's or the last's.
+    """A text whose embedding is computed: the mean of its tokens' last hidden states, or the first's or the last's; or
+    what a model makes of a query and a document.
 
-    pooling: as in LoadedModel. future: gets the embedding, n_embd numbers, of length 1 as a vector; it is the event
-    loop's. key: as a request's.
+    pooling: as in LoadedModel. future: gets the numbers, n_embd of them and of length 1 as a vector; of "rank" the
+    scores as they are. It is the event loop's. key: as a request's.
     """
 
     def __init__(self, key: str, tokens: Sequence[int], pooling: str, future: asyncio.Future[list[float]]) -> None:
@@ -150,8 +151,8 @@ class Embedding:
         self._pooled = None
 
     def add(self, hidden: NDArray[np.float32]) -> None:
-        """Take the hidden state of the next token."""
-        if self._pooled is None or self._pooling == "last":
+        """Take the hidden state of the next token, or of the whole text."""
+        if self._pooled is None or self._pooling in ("last", "rank"):
             self._pooled = hidden.copy()
         elif self._pooling == "mean":
             self._pooled += hidden  # the sum has the mean's direction, and its length is to be 1
@@ -163,7 +164,7 @@ class Embedding:
         if reason == "canceled" or self._pooled is None:
             self._future.cancel()
             return
-        length = math.sqrt(float(self._pooled @ self._pooled)) or 1.0
+        length = 1.0 if self._pooling == "rank" else math.sqrt(float(self._pooled @ self._pooled)) or 1.0
         self._future.set_result((self._pooled / length).tolist())
 
     def fail(self, error: RemoteError) -> None:

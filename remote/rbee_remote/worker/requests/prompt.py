@@ -13,7 +13,7 @@ from typing import Any
 from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError
 from rbee_remote.protocol.limits import MAX_STOP_LENGTH, MAX_STOPS, MAX_TEMPLATE, RESERVED_VARIABLES
 from rbee_remote.worker.engine.interface import Engine, LoadedModel
-from rbee_remote.worker.requests import sampling, tool_use
+from rbee_remote.worker.requests import pair, sampling, tool_use
 from rbee_remote.worker.requests.shaping import Shape, shape
 from rbee_remote.worker.templates.rendered import Rendered
 
@@ -89,6 +89,29 @@ class Prompter:
         with self._using() as engine:
             return engine.tokenize(text, add_special=not alone, parse_special=True)
 
+    def texts(self, texts: Sequence[str | Sequence[int]], most: int | None) -> list[list[int]]:
+        """The tokens of texts to embed, with what the model wants around each. most: of a text; what is longer is cut;
+        None for all. Raises RemoteError WORKER_GONE once closed."""
+        with self._using() as engine:
+            whole = [
+                engine.tokenize(text, add_special=True, parse_special=True) if isinstance(text, str) else list(text)
+                for text in texts
+            ]
+            return whole if most is None else [pair.cut(tokens, most, pair.text_end(engine)) for tokens in whole]
+
+    def pairs(
+        self, query: str, documents: Sequence[str], most: int | None, per_document: int | None
+    ) -> list[list[int]]:
+        """The tokens by which a reranker reads a query and each of the documents. Control tokens that stand in them are
+        text. most: of both together, per_document: of the document; what is longer is cut; None for all. Raises
+        RemoteError WORKER_GONE once closed."""
+        with self._using() as engine:
+            whole = [pair.rerank_tokens(engine, query, document) for document in documents]
+            if per_document is not None:
+                limit = len(pair.rerank_tokens(engine, query, "")) + per_document
+                most = limit if most is None else min(most, limit)
+            return whole if most is None else [pair.cut(tokens, most, pair.pair_end(engine)) for tokens in whole]
+
     def end_tokens(self) -> list[int]:
         """Those that end an answer. Raises as `tokenize` does."""
         with self._using() as engine:
@@ -126,9 +149,10 @@ class Prompter:
             raise _usage("", "the prompt is empty")
         room = self._ctx - len(tokens)
         if room < 1:
+            # LangChain, LiteLLM and Claude Code know by "prompt is too long" that a shorter one would be served.
             raise RemoteError(
                 ErrorCode.USAGE,
-                f"the prompt has {len(tokens)} tokens, the context holds {self._ctx}",
+                f"the prompt is too long: {len(tokens)} tokens, and the context holds {self._ctx}",
                 hint="shorten the prompt, or load the model with a larger --ctx",
                 details={"prompt_tokens": len(tokens), "ctx": self._ctx},
             )

@@ -27,12 +27,13 @@ from rbee_remote.protocol import (
     WorkerStatus,
     WorkerTimings,
 )
+from rbee_remote.protocol.abilities import CHAT, COMPLETIONS, EMBEDDINGS, RERANK, refusal
 from rbee_remote.system.caller import ANYBODY, Caller
 from rbee_remote.worker.compute.batching import QueueFull
 from rbee_remote.worker.compute.loop import EngineThread
 from rbee_remote.worker.engine.interface import Engine, LoadedModel, LoadEngine
 from rbee_remote.worker.requests import prompt
-from rbee_remote.worker.requests.generation import Embedding, Generation
+from rbee_remote.worker.requests.generation import Generation
 from rbee_remote.worker.requests.journal import Journal
 from rbee_remote.worker.requests.journals import Journals
 from rbee_remote.worker.requests.prompt import Prompt
@@ -43,6 +44,7 @@ from rbee_remote.worker.service.metrics import Metrics
 from rbee_remote.worker.service.news import News
 from rbee_remote.worker.service.prompts import Prompts
 from rbee_remote.worker.service.state import State
+from rbee_remote.worker.service.texts import Embedded, Texts, most_tokens
 
 #: Most seconds after which a client that found no room is told to come again.
 MAX_RETRY_AFTER_S = 30
@@ -74,7 +76,8 @@ class Service:
         self.keep_alive = KeepAlive(
             leases, stay=lambda: self.journals.unread, over=self._idle_over, changed=self._on_leases
         )
-        self.state = State(config, self._engine.counts, self.keep_alive, report)
+        self.state = State(config, self._counts, self.keep_alive, report)
+        self._texts = Texts(config, self._engine, self.state, self.on_change, self._busy)
         self.news = News(self.state, config.slots, lambda: self._typical_s)
         self._ended = asyncio.Event()
 
@@ -157,10 +160,16 @@ class Service:
     async def _prompt(self, request: GenerateRequest, tracking: Tracking | None) -> Prompt | None:
         """As `Prompts.make`, with what the answer begins with checked against it."""
         info = self.state.info
+        if info is not None:
+            self._check_able(info, CHAT if request.messages else COMPLETIONS)
         made = await self._prompts.make(request, info)
         if made is not None and info is not None and tracking is not None:
             check_tokens(tracking.tokens, made, info.n_vocab)
         return made
+
+    def _check_able(self, info: LoadedModel, asked: str) -> None:
+        if why := refusal(self.config.model, info.able, asked):
+            raise RemoteError(ErrorCode.USAGE, why, details={"field": "model", "able": list(info.able)})
 
     def _prepare_early(self, generation: Generation) -> None:
         """Make the prompt of a request that came before the model was there; no other one waits for it."""
@@ -205,30 +214,36 @@ class Service:
         await self.state.wait_loaded()
         return await asyncio.to_thread(self._engine.end_tokens)
 
-    async def embed(self, tokens: Sequence[int]) -> list[float]:
-        """The embedding of a text: n_embd numbers, of length 1 as a vector. It waits for a slot as any request does.
-
-        Raises RemoteError: USAGE for a text that is empty or longer than the context, ALL_SLOTS_BUSY, WORKER_GONE, or
-        why the load failed.
-        """
+    async def wait_able(self, asked: str) -> LoadedModel:
+        """The model, once it is loaded. asked: one of the words of `abilities`. Raises RemoteError USAGE where the
+        model is not made for that, WORKER_GONE, or why the load failed."""
         info = await self.state.wait_loaded()
-        if not 0 < len(tokens) <= self.config.ctx:
-            raise RemoteError(
-                ErrorCode.USAGE, f"a text to embed must have 1 to {self.config.ctx} tokens, got {len(tokens)}"
-            )
-        prompt.check_tokens(tokens, info.n_vocab)
-        future: asyncio.Future[list[float]] = self._loop.create_future()
-        embedding = Embedding(uuid.uuid4().hex, tokens, info.pooling, future)
-        try:
-            self._engine.submit_embedding(embedding)
-        except QueueFull as error:
-            raise self._busy() from error
-        self.on_change()
-        try:
-            return await future
-        except asyncio.CancelledError:  # its client went away
-            self._end(embedding.key, "canceled")
-            raise
+        self._check_able(info, asked)
+        return info
+
+    async def embed(self, texts: Sequence[str | Sequence[int]], truncate: int | None = None) -> list[Embedded]:
+        """The embeddings of texts or of their tokens, of length 1 as vectors. They wait as requests do. truncate: how
+        many tokens of a longer text are taken, 0 for as many as the model takes.
+
+        Raises RemoteError: USAGE for a text that is empty or longer than the model takes, ALL_SLOTS_BUSY, WORKER_GONE,
+        or why the load failed.
+        """
+        most = self._most(await self.wait_able(EMBEDDINGS), truncate)
+        return await self._texts.compute(await asyncio.to_thread(self._engine.texts, texts, most))
+
+    async def rank(
+        self, query: str, documents: Sequence[str], truncate: int | None = None, per_document: int | None = None
+    ) -> list[Embedded]:
+        """For each document what the model makes of it and the query: its scores, the first of which says how well the
+        two go together. truncate: as of `embed`. per_document: likewise, of the document alone. Raises as `embed`."""
+        most = self._most(await self.wait_able(RERANK), truncate)
+        return await self._texts.compute(
+            await asyncio.to_thread(self._engine.pairs, query, documents, most, per_document)
+        )
+
+    def _most(self, info: LoadedModel, truncate: int | None) -> int | None:
+        most = most_tokens(info, self.config.ctx)
+        return None if truncate is None else min(truncate, most) if truncate > 0 else most
 
     async def run_alone(self, job: Callable[[Engine], T], caller: Caller = ANYBODY) -> T:
         """Call `job` on the engine's thread while it computes nothing else; canceled, the engine is interrupted.
@@ -292,7 +307,7 @@ class Service:
         self.on_change()
 
     def on_change(self) -> None:
-        running, waiting = self._engine.counts()
+        running, waiting = self._counts()
         busy = bool(running or waiting)
         if self.state.is_stopping and not busy:
             self._engine.stop()
@@ -335,9 +350,16 @@ class Service:
         _log.info("idle for its keep-alive of %g s", self.keep_alive.leases.keep_alive_s())
         self.stop(drain=True)
 
+    def _counts(self) -> tuple[int, int]:
+        """Requests that are computed, and that wait. Of a model that computes texts alone, requests and not texts."""
+        if self.state.info is None or not self.state.info.use.pooling:
+            return self._engine.counts()
+        count = self._texts.requests
+        return (min(count, self.config.slots), max(0, count - self.config.slots)) if count else self._engine.counts()
+
     def _busy(self) -> RemoteError:
         """With the seconds after which a slot should have come free."""
-        running, waiting = self._engine.counts()
+        running, waiting = self._counts()
         retry_after = min(MAX_RETRY_AFTER_S, max(1, math.ceil(self._typical_s / self.config.slots)))
         return RemoteError(
             ErrorCode.ALL_SLOTS_BUSY,

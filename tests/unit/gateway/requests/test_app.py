@@ -15,7 +15,7 @@ from rbee.gateway.base.views import NodeState, Waiting, WorkerKey
 from rbee.gateway.requests.app import make_app
 from rbee.gateway.requests.parts import AppSettings
 from rbee.inventory.aliases import ModelAlias
-from rbee_remote.protocol import NO_CHOICE, ErrorCode
+from rbee_remote.protocol import NO_CHOICE, ErrorCode, ModelInfo, ModelMeta
 from tests.doubles.gateway import (
     MODEL,
     USAGE,
@@ -291,6 +291,20 @@ async def test_the_models() -> None:
     assert (heard.status, heard.json["error"]["code"]) == (404, "model_not_found")
     assert (await ask(app, b"", "/v1/models", method="GET")).status == 401
     assert len(world.recorder.requests) == 5
+
+
+async def test_a_model_that_only_embeds_is_not_asked_to_chat() -> None:
+    worker = ScriptedWorker(OK)
+    world = setting(a=worker)
+    meta = ModelMeta("bert", 2, 512, 32, 100, 2, 16, 16)
+    world.fleet.models[MODEL] = ModelInfo(MODEL, "/m", 1, "", True, "", 0.0, meta)
+    app = make_app(world.parts)
+    for path in ("/v1/chat/completions", "/v1/responses"):
+        heard = await ask(app, chat(), path)
+        assert heard.status == 400
+        assert f"{MODEL} only embeds texts (/v1/embeddings)" in heard.json["error"]["message"]
+    assert worker.requests == []
+    assert (await ask(app, {"model": MODEL, "input": "x"}, "/v1/embeddings")).status == 200
 
 
 async def test_what_no_worker_serves_starts_none() -> None:

@@ -100,7 +100,7 @@ def test_a_small_whole_file_is_taken(tmp_path: Path) -> None:
         ([entry("x", 99, b"")], "unknown kind 99"),
         ([array("llama.attention.head_count_kv", UINT32, 0)], "where a number has to"),
         ([uint32("general.alignment", 3)], "alignment"),
-        ([entry("split.count", 2, struct.pack("<H", 3))], "one of 3 files"),
+        ([entry("split.count", 2, struct.pack("<H", 3))], "one of 3 parts"),
     ],
 )
 def test_a_hostile_entry_makes_a_model_invalid(tmp_path: Path, entries: list[bytes], why: str) -> None:

@@ -6,6 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+import anyio
+import anyio.lowlevel
 import pytest
 
 from rbee_remote.hive.digests import Digests
@@ -13,7 +15,7 @@ from rbee_remote.hive.models import file_digest
 from rbee_remote.hive.models.catalog import Catalog
 from rbee_remote.hive.models.registration import register
 from rbee_remote.hive.supervisor import Supervisor
-from rbee_remote.protocol import ErrorCode, ModelInfo, RegisterRequest, RemoteError
+from rbee_remote.protocol import ErrorCode, ModelInfo, RegisterRequest, RemoteError, StopRequest
 from rbee_remote.system.hashing import sha256_of
 from rbee_remote.system.layout import Layout
 from tests.unit.remote.hive.conftest import make_gguf
@@ -157,10 +159,30 @@ async def test_what_rbee_owns_is_left_alone(layout: Layout) -> None:
 
 
 def test_a_file_that_is_written_to_meanwhile_has_no_checksum(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def add_file(_: object, path: Path) -> None:
+    def read_and_write(path: Path) -> str:
         path.write_bytes(path.read_bytes() + b" ")
+        return "0" * 64
 
-    monkeypatch.setattr(file_digest, "add_file", add_file)
+    monkeypatch.setattr(file_digest, "sha256_of", read_and_write)
     with pytest.raises(RemoteError) as failure:
         file_digest.digest_of(file)
     assert failure.value.code is ErrorCode.MODEL_INVALID
+
+
+async def test_a_file_in_whose_place_another_came_stays_until_its_worker_has_ended(layout: Layout, file: Path) -> None:
+    async with supervising(layout) as supervisor:
+        catalog = Catalog(layout.models)
+        worker = await serving(supervisor, spawn("one"))
+        before = catalog.find("one")
+        another = Path(shutil.copy(file, layout.models / "another.gguf"))
+        another.write_bytes(another.read_bytes() + b" ")
+        after = await register(catalog, RegisterRequest("one", str(another)))
+        assert after.path != before.path
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(Digests(catalog, supervisor).run)
+            await anyio.lowlevel.checkpoint()
+            assert Path(before.path).exists()
+            await supervisor.stop(worker, StopRequest())
+            tasks.cancel_scope.cancel()
+        assert not Path(before.path).exists()
+        assert Path(after.path).exists()

@@ -12,6 +12,7 @@ from rbee_remote.hive import planning
 from rbee_remote.hive.fit import resources
 from rbee_remote.hive.fit.meter import Job, Meter
 from rbee_remote.hive.fit.needs import Need
+from rbee_remote.hive.fit.scheduler import NoMemory
 from rbee_remote.hive.models.catalog import Catalog
 from rbee_remote.hive.planning import Plan
 from rbee_remote.hive.record import WorkerRecord
@@ -184,3 +185,27 @@ def test_what_could_fit_is_said_of_the_most_that_one_worker_can_have(
     loading = planning.widest(planning.make_loading(catalog, "m", WorkerOptions(**options)), ())
     assert loading.placement.gpu_ids == expected
     assert loading.estimate.gpus == len(expected)
+
+
+def test_what_the_end_of_a_split_worker_frees_is_counted_by_its_shares(there: list[Gpu], tmp_path: Path) -> None:
+    """By what was free when it was placed, as llama.cpp splits it; a model for the small GPU gets that part of it."""
+    there[:] = [replace(BIG, free_mb=60000), replace(SMALL, free_mb=20000)]
+    idle = worker(plan(tmp_path, size=70), WorkerState.IDLE, 80000)
+    assert idle.placement.gpu_ids == {"CUDA0", "CUDA1"}
+    there[:] = [replace(BIG, free_mb=0), replace(SMALL, free_mb=0)]
+    placement = plan(tmp_path, size=5, devices=("CUDA1",)).placement
+    assert planning.available_mb(placement, [idle]) == 20000
+    asked = worker(plan(tmp_path, size=5, devices=("CUDA0", "CUDA1"), tensor_split=(7.0, 1.0)), WorkerState.IDLE, 8000)
+    assert planning.available_mb(placement, [asked]) == 1000
+
+
+def test_a_gpu_that_one_process_has_for_itself_is_named_where_it_is_refused(there: list[Gpu], tmp_path: Path) -> None:
+    there[:] = [replace(BIG, free_mb=0, reserved=True)]
+    made = plan(tmp_path, size=5, gpu_layers=99)
+    refused = planning.refusal(NoMemory(6000, 0, 0), made)
+    assert refused.code is ErrorCode.VRAM_EXHAUSTED
+    assert "the compute mode of CUDA0 lets one process use it" in refused.hint
+    assert "nvidia-smi -i 0 -c DEFAULT" in refused.hint
+    there[:] = [replace(BIG, free_mb=0)]
+    assert "compute mode" not in planning.refusal(NoMemory(6000, 0, 0), plan(tmp_path, size=5, gpu_layers=99)).hint
+    assert "compute mode" not in planning.refusal(NoMemory(6000, 0, 0), made, "ram").hint

@@ -63,6 +63,8 @@ def test_each_kind_is_listed_with_its_size_and_age(node: NodeFolders) -> None:
     node.make(f"models/{'0' * 64}.gguf.part.json")
     node.make(f"models/{'1' * 64}.gguf.{UPLOAD}")
     node.make(f"models/incoming-{'2' * 32}.gguf")
+    node.make(f"models/incoming-{'2' * 32}-00001-of-00002.gguf")
+    node.make(f"models/incoming-{'2' * 32}-00002-of-00002.gguf.part")
     node.make(f"models/.{'3' * 32}.json.abcd")
     node.make(f"log/worker-{ID}.log", idle_s=DAY_S)
     node.make(f"log/worker-{ID}.log.1")
@@ -81,6 +83,8 @@ def test_each_kind_is_listed_with_its_size_and_age(node: NodeFolders) -> None:
         f"models/{'0' * 64}.gguf.part.json": "download",
         f"models/{'1' * 64}.gguf.{UPLOAD}": "part",
         f"models/incoming-{'2' * 32}.gguf": "download",
+        f"models/incoming-{'2' * 32}-00001-of-00002.gguf": "download",
+        f"models/incoming-{'2' * 32}-00002-of-00002.gguf.part": "download",
         f"models/.{'3' * 32}.json.abcd": "part",
         f"log/worker-{ID}.log": "log",
         f"log/worker-{ID}.log.1": "log",
@@ -96,7 +100,8 @@ def test_each_kind_is_listed_with_its_size_and_age(node: NodeFolders) -> None:
 
 def test_what_rbee_keeps_and_what_is_the_users_is_never_listed(node: NodeFolders) -> None:
     for path in (
-        f"models/{'0' * 64}.gguf", f"models/{'0' * 32}.json", "models/mine.gguf", "models/notes.part", "log/hive.log",
+        f"models/{'0' * 64}.gguf", f"models/{'0' * 64}-00002-of-00003.gguf",
+        f"models/{'0' * 32}.json", "models/mine.gguf", "models/notes.part", "log/hive.log",
         "log/audit.log", "log/worker-mine.log", "runtimes/python/.cache/x", "runtimes/mine/file",
         "payloads/mine.zip", f"payloads/{ID}.zip.bak", "thesis.tex", "notes.part-1", f"deep/er/x.{UPLOAD}",
     ):  # fmt: skip
@@ -120,10 +125,11 @@ def test_a_python_goes_when_no_runtime_is_made_from_it(node: NodeFolders) -> Non
     assert used.exists()
 
 
-def test_a_download_that_the_catalog_names_is_kept(node: NodeFolders) -> None:
-    name = f"incoming-{'2' * 32}.gguf"
+@pytest.mark.parametrize("part", ["", "-00001-of-00003", "-00003-of-00003"])
+def test_a_download_that_the_catalog_names_is_kept(node: NodeFolders, part: str) -> None:
+    name, first = f"incoming-{'2' * 32}{part}.gguf", f"incoming-{'2' * 32}{part.replace('-00003-', '-00001-')}.gguf"
     node.make(f"models/{name}")
-    record = node.make(f"models/{'2' * 32}.json", json.dumps({"path": name}).encode())
+    record = node.make(f"models/{'2' * 32}.json", json.dumps({"path": first}).encode())
     assert f"models/{name}" not in listed(node)
     record.write_text("[]")
     assert f"models/{name}" in listed(node)

@@ -76,6 +76,16 @@ def test_amd_gpus_are_those_of_the_topology_that_compute(tmp_path: Path) -> None
     assert list(amd_gpus(tmp_path / "none")) == []
 
 
+def test_an_amd_gpus_place_on_the_bus_is_what_the_kernels_link_leads_to(tmp_path: Path) -> None:
+    place = tmp_path / "devices/pci0000:00/0000:c1:00.0"
+    place.mkdir(parents=True)
+    write(tmp_path, {f"{KFD}/1/properties": "simd_count 416\ndrm_render_minor 128\n", "class/drm/renderD128/x": ""})
+    (tmp_path / "class/drm/renderD128/device").symlink_to(place)
+    (found,) = amd_gpus(tmp_path, tmp_path / "dev")
+    assert isinstance(found, Gpu)
+    assert found.pci == "0000:c1:00.0"
+
+
 def test_an_amd_gpu_that_this_user_may_not_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, {f"{KFD}/1/properties": "simd_count 416\ndrm_render_minor 128\n", "dev/dri/renderD128": ""})
     monkeypatch.setattr("rbee_remote.system.gpu_sysfs.os.access", lambda path, mode: False)
@@ -85,8 +95,8 @@ def test_an_amd_gpu_that_this_user_may_not_open(tmp_path: Path, monkeypatch: pyt
 
 
 SMI = """\
-0, GPU-8932f937-d72c-4106-c12f-20bd9faed9f6, NVIDIA H100 80GB HBM3, 81559, 80000, 550.54.15, Enabled, Enabled, 0
-1, GPU-2dee1e25-b3b5-007e-2b55-79f2d0f2ebe5, NVIDIA GB10, [N/A], [N/A], 550.54.15, Disabled, [N/A], [N/A]
+0, GPU-8932f937, NVIDIA H100, 81559, 80000, 550.54.15, Enabled, Enabled, 0, Exclusive_Process
+1, GPU-2dee1e25-b3b5-007e-2b55-79f2d0f2ebe5, NVIDIA GB10, [N/A], [N/A], 550.54.15, Disabled, [N/A], [N/A], Default
 Unable to determine the device handle for GPU2: 0000:65:00.0: Unknown Error
 """
 
@@ -97,6 +107,7 @@ def test_nvidia_smi_where_there_is_no_binding() -> None:
     assert (report.driver, report.reason) == ("550.54.15", "")
     assert (first.id, first.total_mb, first.ecc, first.ecc_errors, first.persistence) == ("CUDA0", 85520, True, 0, True)
     assert (second.total_mb, second.ecc, second.ecc_errors, second.persistence) == (0, None, None, False)
+    assert (first.exclusive, second.exclusive) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -114,9 +125,9 @@ def test_nvidia_smi_says_why_it_tells_nothing(output: str, reason: Reason) -> No
 @pytest.mark.parametrize("name", ['a "quoted', "A" * 200_000, "nul\0"])
 @pytest.mark.parametrize("number", ["[N/A]", "[Not Supported]", "\u00b2", "9" * 5000, "80.5", "-1"])
 def test_nonsense_of_nvidia_smi_is_not_said_and_hides_no_other_gpu(name: str, number: str) -> None:
-    odd = f"0, GPU-1, {name}, {number}, {number}, 550.1, {number}, {number}, {number}"
-    other = "1, GPU-2, H100, 81559, 80000, 550.1, Enabled, Enabled, 0"
-    report = gpu_smi.parse(f"{number}, x, y, 1, 1, 550.1, a, b, c\n{odd}\n{other}\n")
+    odd = f"0, GPU-1, {name}, {number}, {number}, 550.1, {number}, {number}, {number}, {number}"
+    other = "1, GPU-2, H100, 81559, 80000, 550.1, Enabled, Enabled, 0, Default"
+    report = gpu_smi.parse(f"{number}, x, y, 1, 1, 550.1, a, b, c, d\n{odd}\n{other}\n")
     assert [(gpu.index, gpu.total_mb, gpu.ecc_errors) for gpu in report.gpus] == [(0, 0, None), (1, 85520, 0)]
 
 

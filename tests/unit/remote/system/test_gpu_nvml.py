@@ -65,6 +65,14 @@ def test_each_that_cannot_be_used_says_why(monkeypatch: pytest.MonkeyPatch) -> N
     assert isinstance(exclusive, Gpu)
     assert isinstance(well, Gpu)
     assert (exclusive.free_mb, well.free_mb) == (0, 15900)  # in exclusive mode, another process has it
+    assert (exclusive.reserved, well.reserved) == (True, False)
+
+
+def test_a_gpus_place_on_the_bus_is_written_as_the_kernel_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml.install(monkeypatch, "two")
+    assert [each.pci for each in read() if isinstance(each, Gpu)] == ["0000:3b:00.0", "0001:d8:00.0"]
+    nvml.install(monkeypatch, "healthy")  # a driver that does not say it
+    assert [each.pci for each in read() if isinstance(each, Gpu)] == [""]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from rbee.setup.base.platforms import Target
 from rbee.setup.index.builders import KEEPER, Builders
 from rbee.setup.wheels import node_build, portable
 from rbee.setup.wheels.building import forecast
-from rbee.setup.wheels.cache import WheelCache
+from rbee.setup.wheels.cache import Origin, Ways, WheelCache
 from rbee.setup.wheels.node_build import NodeBuilder
 from rbee.transport.local import LocalConnection
 from rbee_remote.protocol import ErrorCode
@@ -50,7 +50,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WheelCache:
     wheel = write_wheel(tmp_path / "built", "llama_cpp_python", {"llama_cpp/__init__.py": b"gpu1's"}, tag=TAG)
     index.lock(requirements.LLAMA, wheel)
     cache = WheelCache(tmp_path / "cache", tmp_path / "log")
-    cache.add_wheel(wheel, "cpu", libc="musl", built_on=Builders.of(GPU1, nodes()).own)
+    cache.add_wheel(wheel, "cpu", libc="musl", origin=Origin(Builders.of(GPU1, nodes()).own))
     return cache
 
 
@@ -180,7 +180,7 @@ def test_a_wheel_that_is_made_to_hurt_is_an_error(
     make(wheel)
     before = sorted(cache.root.rglob("*"))
     with pytest.raises(NodeError) as caught:
-        cache.add_wheel(wheel, "cpu", built_on="gpu1 SHA256:one")
+        cache.add_wheel(wheel, "cpu", origin=Origin("gpu1 SHA256:one"))
     assert caught.value.code is ErrorCode.BOOTSTRAP_FAILED
     assert caught.value.message.startswith(f"the wheel {wheel.name} cannot be used: ")
     assert sorted(cache.root.rglob("*")) == before
@@ -230,7 +230,7 @@ async def test_ctrl_c_ends_the_reading_before_the_lock_is_let_go(
 
     monkeypatch.setattr(portable, "_needs", endless)
     work = cache.llama_wheel(
-        ALPINE, "cpu", lambda _: None, on_node=on_node, builders=Builders.of(replace(GPU2, host_key="k"), nodes())
+        ALPINE, "cpu", lambda _: None, ways=Ways(on_node), builders=Builders.of(replace(GPU2, host_key="k"), nodes())
     )
     before = sorted(cache.root.rglob("*"))
     task = asyncio.create_task(work)
@@ -253,7 +253,7 @@ def test_a_wheel_of_another_name_that_is_there_already_serves(cache: WheelCache,
     again = write_wheel(
         tmp_path / "again", "llama_cpp_python", {"llama_cpp/__init__.py": b"other"}, tag=f"cp311-{TAG[4:]}"
     )
-    added = cache.add_wheel(again, "cpu", libc="musl", built_on=Builders.of(GPU1, nodes()).own)
+    added = cache.add_wheel(again, "cpu", libc="musl", origin=Origin(Builders.of(GPU1, nodes()).own))
     assert added == LocalFile.of(first)
 
 

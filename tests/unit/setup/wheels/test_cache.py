@@ -17,7 +17,7 @@ from rbee.base.files import LocalFile
 from rbee.setup.base import requirements
 from rbee.setup.base.platforms import Target
 from rbee.setup.wheels import building, portable
-from rbee.setup.wheels.cache import WheelCache
+from rbee.setup.wheels.cache import Origin, WheelCache
 from rbee.setup.wheels.kept import PREFIX
 from rbee_remote.protocol import ErrorCode
 from rbee_remote.protocol.load_options import COMPILED_BACKENDS
@@ -202,7 +202,7 @@ def test_what_travels_has_no_copies_and_brings_the_libraries_that_may_lack(
     assert not any(name.startswith(("libc.", "libm.", "libstdc++")) for name in missing)
     library = tmp_path / "library"
     library.write_bytes(b"I am a library")
-    added = cache.add_wheel(wheel, "cpu", find_library=lambda _: library)
+    added = cache.add_wheel(wheel, "cpu", origin=Origin(find_library=lambda _: library))
     with zipfile.ZipFile(added.path) as archive:
         inside = archive.namelist()
         record = archive.read("llama_cpp_python-1.0.dist-info/RECORD").decode()

@@ -15,7 +15,7 @@ from rbee.base.errors import NodeError
 from rbee.setup.base import requirements
 from rbee.setup.base.platforms import Target
 from rbee.setup.wheels import portable
-from rbee.setup.wheels.cache import WheelCache
+from rbee.setup.wheels.cache import Origin, WheelCache
 from rbee.setup.wheels.check import needed_cpu
 from rbee_remote.protocol import ErrorCode
 from tests.unit.setup.tiny_packages import write_wheel
@@ -67,7 +67,7 @@ def test_one_that_is_made_for_one_kind_of_processor_runs_on_that_kind(
         needed_cpu(wheel, replace(OLD, cpu=frozenset()))
     needed = needed_cpu(wheel, NEW)
     assert needed == NEW.cpu
-    added = cache.add_wheel(wheel, "cpu", cpu=" ".join(needed))
+    added = cache.add_wheel(wheel, "cpu", origin=Origin(cpu=" ".join(needed)))
     assert cache.find_llama(NEW, "cpu") == added
     assert cache.find_llama(OLD, "cpu") is None
 
@@ -75,7 +75,7 @@ def test_one_that_is_made_for_one_kind_of_processor_runs_on_that_kind(
 def test_what_runs_anywhere_comes_before_what_is_made_for_one_kind(
     files: dict[str, bytes], tmp_path: Path, cache: WheelCache
 ) -> None:
-    cache.add_wheel(made(tmp_path / "1", fixed(files)), "cpu", cpu=" ".join(NEW.cpu))
+    cache.add_wheel(made(tmp_path / "1", fixed(files)), "cpu", origin=Origin(cpu=" ".join(NEW.cpu)))
     anywhere = cache.add_wheel(made(tmp_path / "2", files), "cpu")
     assert cache.find_llama(NEW, "cpu") == anywhere
 

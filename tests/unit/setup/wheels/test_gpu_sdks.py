@@ -84,9 +84,9 @@ def test_rocm_is_compiled_for_common_gpus_and_those_there_are(architectures: tup
 
 @pytest.mark.parametrize(("backend", "said"), [("vulkan", "apt install glslc"), ("rocm", "ROCm 6.1"), ("cuda", "nvcc")])
 def test_who_cannot_build_is_told_how_to(monkeypatch: pytest.MonkeyPatch, backend: str, said: str) -> None:
-    monkeypatch.setattr(vulkan_sdk, "missing", lambda: "glslc")
-    monkeypatch.setattr(rocm_sdk, "missing", lambda: "hipcc")
-    monkeypatch.setattr("shutil.which", lambda name: None if name == "nvcc" else f"/usr/bin/{name}")
+    monkeypatch.setenv("ROCM_PATH", "/nowhere")
+    lacking = {"nvcc", "glslc", "hipcc"}
+    monkeypatch.setattr("shutil.which", lambda name, **_: None if name in lacking else f"/usr/bin/{name}")
     error = building.no_way(Target.here(), backend)
     assert "no `" in error.message
     assert said in error.hint

@@ -25,7 +25,7 @@ from rbee.setup.base.node_scripts import Place
 from rbee.setup.base.platforms import Target
 from rbee.setup.index.builders import Builders
 from rbee.setup.wheels import building, cached, kept, portable
-from rbee.setup.wheels.cache import WheelCache
+from rbee.setup.wheels.cache import Ways, WheelCache
 from rbee.setup.wheels.node_build import NodeBuilder
 from rbee.transport.local import LocalConnection
 from rbee_remote.protocol import ErrorCode
@@ -111,7 +111,7 @@ async def test_a_build_on_a_node_goes_on_in_its_folder_there(
         async def on_node(flags: str, folder: Path, emit: Emit) -> tuple[Path, portable.FindLibrary]:
             return await builder.build(node, flags, folder, emit)
 
-        get = partial(cache.llama_wheel, node, "cpu", on_node=on_node, builders=Builders("gpu1 key"))
+        get = partial(cache.llama_wheel, node, "cpu", ways=Ways(on_node), builders=Builders("gpu1 key"))
         await _interrupt(cache, get)
         (there,) = (home / "runtimes").glob(".staging-*")
         assert survey_files._STAGING.fullmatch(there.name)  # which the node's own clean-up knows

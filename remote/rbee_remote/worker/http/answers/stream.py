@@ -11,10 +11,11 @@ from starlette.types import Receive, Scope, Send
 
 from rbee_remote.protocol import ErrorCode, RemoteError
 from rbee_remote.serving import sse
+from rbee_remote.system.together import all_or_none
 from rbee_remote.worker.http.answers.form import Job, Part, Piece
 from rbee_remote.worker.http.answers.summary import Summary, Taken
 from rbee_remote.worker.http.answers.tracking import Tracker
-from rbee_remote.worker.http.answers.waiting import all_or_none, when_gone
+from rbee_remote.worker.http.answers.waiting import when_gone
 from rbee_remote.worker.requests.journal import Journal
 from rbee_remote.worker.service.service import Service
 

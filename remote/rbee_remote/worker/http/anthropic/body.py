@@ -20,8 +20,6 @@ from rbee_remote.worker.http.openai.tools import ToolNames
 _THINKS = {"enabled": True, "disabled": False, "adaptive": None, "between_tools": None}
 #: Anthropic's efforts that templates do not know, and the nearest that they do.
 _EFFORTS = {"xhigh": "high", "max": "high"}
-#: What answer_format reads; that nothing of it is told to be unknown.
-_FORMATS = ("json_schema", "grammar", "regex", "lark", "output_format", "n_predict", "logit_bias")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,9 +37,8 @@ class MessagesBody(fields.Body):
     chat_template_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-_KNOWN = frozenset(
-    {*(each.name for kind in (MessagesBody, Sampling) for each in dataclasses.fields(kind)), *_FORMATS, "rbee_resume"}
-)
+#: Those that are read.
+FIELDS = frozenset(each.name for kind in (MessagesBody, Sampling) for each in dataclasses.fields(kind))
 
 
 def read(data: Any) -> Job:
@@ -69,11 +66,6 @@ def read(data: Any) -> Job:
         form=MessageForm(),
         warnings=(*without_tools, *without_content),
     )
-
-
-def unknown_fields(data: dict[str, Any]) -> list[str]:
-    """Those that nothing here reads, and that say something."""
-    return [name for name, value in data.items() if name not in _KNOWN and value is not None]
 
 
 def _options(body: MessagesBody) -> ChatOptions:

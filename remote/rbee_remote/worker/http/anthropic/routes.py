@@ -9,11 +9,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from rbee_remote.protocol import RESUME_FIELD
 from rbee_remote.serving.body import read_json
 from rbee_remote.serving.digests import digests_of
 from rbee_remote.system.caller import caller_of
 from rbee_remote.worker.http.answers.answer import respond
 from rbee_remote.worker.http.answers.guard import guarded
+from rbee_remote.worker.http.answers.ignored import IgnoredFields
 from rbee_remote.worker.http.answers.tracking import asked_of
 from rbee_remote.worker.http.anthropic import body, errors
 from rbee_remote.worker.service.service import Service
@@ -22,10 +24,13 @@ _log = logging.getLogger("rbee.worker")
 
 
 def anthropic_routes(service: Service) -> list[Route]:
+    unread = IgnoredFields(_PATHS[0], {*body.FIELDS, *_SAID_TO_OTHERS, RESUME_FIELD})
+
     async def create(request: Request) -> Response:
         data = await read_json(request)
         job, asked = body.read(data), asked_of(request.headers, data)
-        for ignored in (*job.warnings, *(f"field {name:.80} is ignored" for name in body.unknown_fields(data))):
+        unread.note(data)
+        for ignored in job.warnings:
             _log_once(ignored)
         return await respond(service, job, request, asked, await digests_of(request, data))
 
@@ -43,6 +48,8 @@ def anthropic_routes(service: Service) -> list[Route]:
     ]
 
 
+#: Of no meaning here, and in nearly every request.
+_SAID_TO_OTHERS = ("metadata", "service_tier", "cache_control", "container", "diagnostics")
 _PATHS = ("/v1/messages", "/v1/messages/count_tokens")
 
 

@@ -19,7 +19,7 @@ async def with_token_biases(service: Service, data: Any) -> Any:
     if not isinstance(data, dict):
         return data  # whoever reads it says so
     given = data.get("logit_bias")
-    ignores_end = data.get("ignore_eos") is True
+    ignores_end = data.get("ignore_eos") in (True, "true")
     if not given and not ignores_end:
         return data
     biases: dict[str, Any] = {}
@@ -42,4 +42,4 @@ def _pairs(given: Any) -> list[tuple[int | str, Any]]:
     for pair in pairs:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2 or type(pair[0]) not in (int, str):
             raise wrong("logit_bias", "must have tokens or texts with a bias each")
-    return [(key, bias) for key, bias in pairs]
+    return [(key, bias) for key, bias in pairs if bias is not None]

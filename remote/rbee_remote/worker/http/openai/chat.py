@@ -7,11 +7,10 @@ from typing import Any
 
 from rbee_remote.protocol import ChatOptions, GenerateRequest
 from rbee_remote.worker.http.answers.form import Job, Part, part_ids
-from rbee_remote.worker.http.openai import fields
+from rbee_remote.worker.http.openai import fields, formats
 from rbee_remote.worker.http.openai.chat_choice import ChatChoice
 from rbee_remote.worker.http.openai.errors import wrong
 from rbee_remote.worker.http.openai.form import ChunkForm
-from rbee_remote.worker.http.openai.formats import answer_format
 from rbee_remote.worker.http.openai.messages import read_messages
 from rbee_remote.worker.http.openai.tools import ToolNames, read_tools
 
@@ -42,6 +41,10 @@ class ChatBody(fields.Body):
     think_budget: int | None = None
     add_generation_prompt: bool = True
     continue_final_message: bool | None = None
+
+
+#: What is read of a body, in the words of several servers; what is refused by its name is no less known.
+FIELDS = fields.names(ChatBody) | formats.NAMES | {"functions", "function_call"}
 
 
 def read(data: Any, most: int = fields.MOST_CHOICES) -> Job:
@@ -89,7 +92,7 @@ def _request(body: ChatBody, data: dict[str, Any], names: ToolNames) -> Generate
         request_id="",
         messages=read_messages(body.messages, names),
         max_tokens=fields.token_limit(body, max_completion_tokens=body.max_completion_tokens),
-        sampling=fields.sampling(data, logprobs=_logprobs(body), **answer_format(data)),
+        sampling=fields.sampling(data, logprobs=_logprobs(body), **formats.answer_format(data)),
         stop=fields.stops(body.stop),
         chat=_options(body),
         tools=tools,

@@ -7,10 +7,9 @@ from typing import Any
 
 from rbee_remote.protocol import GenerateRequest
 from rbee_remote.worker.http.answers.form import Job, Part, part_ids
-from rbee_remote.worker.http.openai import fields
+from rbee_remote.worker.http.openai import fields, formats
 from rbee_remote.worker.http.openai.errors import wrong
 from rbee_remote.worker.http.openai.form import ChunkForm
-from rbee_remote.worker.http.openai.formats import answer_format
 from rbee_remote.worker.http.openai.logprobs import CompletionLogprobs, joined
 
 MOST_LOGPROBS = 20
@@ -23,6 +22,10 @@ class CompletionBody(fields.Body):
     suffix: str = ""
     best_of: int | None = None
     logprobs: int | None = None
+
+
+#: What is read of a body, in the words of several servers.
+FIELDS = fields.names(CompletionBody) | formats.NAMES
 
 
 def read(data: Any, most: int = fields.MOST_CHOICES) -> Job:
@@ -68,7 +71,7 @@ def _request(body: CompletionBody, data: dict[str, Any], prompt: str | tuple[int
         prompt=prompt if isinstance(prompt, str) else None,
         tokens=() if isinstance(prompt, str) else prompt,
         max_tokens=fields.token_limit(body),
-        sampling=fields.sampling(data, logprobs=body.logprobs, **answer_format(data)),
+        sampling=fields.sampling(data, logprobs=body.logprobs, **formats.answer_format(data)),
         stop=fields.stops(body.stop),
     )
 

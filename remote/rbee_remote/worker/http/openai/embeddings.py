@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import dataclasses
 import math
 import struct
 import uuid
-from typing import Any
+from typing import Any, Protocol
 
 from rbee_remote.protocol import Served
 from rbee_remote.system.caller import Caller
-from rbee_remote.worker.http.answers.waiting import all_or_none
 from rbee_remote.worker.http.openai import fields
 from rbee_remote.worker.http.openai.errors import wrong
 from rbee_remote.worker.requests.prompt import check_text
@@ -24,12 +22,15 @@ MOST_INPUTS = 2048
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EmbeddingsBody:
-    """dimensions: of the vectors, None for all that the model has."""
+    """dimensions: of the vectors, None for all that the model has. truncate, truncate_prompt_tokens: whether longer
+    texts are cut, and to how many tokens, -1 for as many as the model takes."""
 
     model: str = ""
     input: Any = None
     encoding_format: str = "float"
     dimensions: int | None = None
+    truncate: bool = False
+    truncate_prompt_tokens: int | None = None
 
 
 def read(data: Any) -> EmbeddingsBody:
@@ -39,7 +40,27 @@ def read(data: Any) -> EmbeddingsBody:
         raise wrong("encoding_format", "must be float or base64")
     if body.dimensions is not None and body.dimensions < 1:
         raise wrong("dimensions", f"must be 1 or more, got {body.dimensions}")
+    truncation(body)
     return body
+
+
+class Truncated(Protocol):
+    """A body whose texts may be cut."""
+
+    @property
+    def truncate(self) -> bool: ...
+    @property
+    def truncate_prompt_tokens(self) -> int | None: ...
+
+
+def truncation(body: Truncated) -> int | None:
+    """As `Service.embed` takes it. Raises RemoteError USAGE."""
+    most = body.truncate_prompt_tokens
+    if most is None:
+        return 0 if body.truncate else None
+    if most < -1 or most == 0:
+        raise wrong("truncate_prompt_tokens", f"must be 1 or more, or -1 for what the model takes, got {most}")
+    return max(0, most)
 
 
 async def embed(service: Service, body: EmbeddingsBody, caller: Caller) -> dict[str, Any]:
@@ -50,25 +71,19 @@ async def embed(service: Service, body: EmbeddingsBody, caller: Caller) -> dict[
     for value in inputs:
         if isinstance(value, str):
             check_text("input", value)
-    places = asyncio.Semaphore(service.config.slots)  # the queue is for others too
-
-    async def one(value: str | tuple[int, ...]) -> tuple[int, list[float]]:
-        async with places:
-            tokens = await service.tokenize(value) if isinstance(value, str) else value
-            vector = await service.embed(tokens)
-            service.metrics.embedded(len(tokens))
-            return len(tokens), _shortened(vector, body.dimensions)
-
     with service.keep_alive.leased(caller.keeper):
-        results = await all_or_none(one(value) for value in inputs)
-    tokens = sum(count for count, _ in results)
+        results = await service.embed(inputs, truncation(body))
+    for result in results:
+        service.metrics.embedded(result.tokens)
+    tokens = sum(result.tokens for result in results)
     service.state.served(Served(uuid.uuid4().hex, caller.keeper, caller.who, tokens, 0, "embedding"))
+    vectors = (_shortened(result.values, body.dimensions) for result in results)
     return {
         "object": "list",
         "model": service.config.model,
         "data": [
             {"object": "embedding", "index": index, "embedding": _encoded(vector, body.encoding_format)}
-            for index, (_, vector) in enumerate(results)
+            for index, vector in enumerate(vectors)
         ],
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }

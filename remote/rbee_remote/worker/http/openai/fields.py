@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import typing
 from typing import Any, TypeVar
 
@@ -17,6 +18,9 @@ MOST_CHOICES = 128
 _SAMPLING = frozenset(field.name for field in dataclasses.fields(Sampling)) - {"logprobs"}
 #: Other servers' names for fields of `Sampling`.
 _ALIASES = {"repeat_last_n": "penalty_last_n", "repetition_penalty": "repeat_penalty"}
+
+_TRUTHS = {"true": True, "false": False}
+_NUMBER = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?", re.ASCII)
 
 T = TypeVar("T")
 
@@ -35,15 +39,13 @@ class Body:
 
 
 def read(cls: type[T], data: Any) -> T:
-    """A `cls` from JSON values; null counts as left out, and 40.0 as 40."""
+    """A `cls` from JSON values; null counts as left out, 40.0 and "40" as 40, and "true" and 1 as true."""
     if not isinstance(data, dict):
         raise wrong("", "the body must be a JSON object")
     kind: Any = cls
-    integers = _integers(kind)
+    kinds = _plain_kinds(kind)
     given = {
-        name: int(value) if name in integers and isinstance(value, float) and value.is_integer() else value
-        for name, value in data.items()
-        if value is not None
+        name: _as(kinds[name], value) if name in kinds else value for name, value in data.items() if value is not None
     }
     try:
         return decode(cls, given)
@@ -53,9 +55,39 @@ def read(cls: type[T], data: Any) -> T:
 
 
 @functools.cache
-def _integers(cls: Any) -> frozenset[str]:
+def _plain_kinds(cls: Any) -> dict[str, type]:
+    """The fields of a class that are a number or a truth, or may be left out as such."""
     hints = typing.get_type_hints(cls)
-    return frozenset(name for name, kind in hints.items() if kind is int or int in typing.get_args(kind))
+    return {
+        name: plain
+        for name, kind in hints.items()
+        for plain in (bool, int, float)
+        if plain is kind or {*typing.get_args(kind)} == {plain, type(None)}
+    }
+
+
+def _as(kind: type, value: Any) -> Any:
+    """A value as other servers read it for a field of this kind; what does not fit stays as it is, to be refused."""
+    if isinstance(value, str):
+        value = _TRUTHS.get(value.lower(), value) if kind is bool else _number(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if kind is bool and value in (0, 1) and isinstance(value, (int, float)):
+        return bool(value)
+    return value
+
+
+def _number(text: str) -> Any:
+    """The number that a text is, of one that JSON could have; else the text."""
+    if not _NUMBER.fullmatch(text):
+        return text
+    return int(text) if text.lstrip("-").isdecimal() else float(text)
+
+
+@functools.cache
+def names(cls: Any) -> frozenset[str]:
+    """Of the fields that a body of this class is read for, with those of `Sampling` and their other names."""
+    return frozenset(field.name for field in dataclasses.fields(cls)) | _SAMPLING | _ALIASES.keys() | {"ignore_eos"}
 
 
 def sampling(data: dict[str, Any], **values: Any) -> Sampling:
@@ -65,10 +97,10 @@ def sampling(data: dict[str, Any], **values: Any) -> Sampling:
     """
     given = {own: data[name] for name, own in _ALIASES.items() if name in data}
     given |= {name: data[name] for name in _SAMPLING & data.keys() if data[name] is not None}
+    if type(seed := _as(int, given.get("seed"))) is int:  # longer ones than the protocol has are somebody's hash
+        given["seed"] = seed % 2**32
     read_so_far = read(Sampling, {**given, **values})
-    seed = read_so_far.seed
-    if seed is not None:
-        seed = None if seed % 2**32 == SEEDS else seed % 2**32
+    seed = None if read_so_far.seed == SEEDS else read_so_far.seed
     return dataclasses.replace(read_so_far, seed=seed, top_k=max(0, read_so_far.top_k))
 
 

@@ -16,6 +16,7 @@ from rbee_remote.worker.http.openai.errors import wrong
 
 _OWN = ("json_schema", "grammar", "regex", "lark")
 _WORDS = ("json", "regex", "choice", "grammar")
+NAMES = frozenset((*_OWN, *(f"guided_{word}" for word in _WORDS), "response_format", "structured_outputs"))
 
 
 def answer_format(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from rbee_remote.worker.http.openai.tools import ToolNames
 
 #: Reasoning models' word for the system, and the one that tools had before they were tools.
 _ROLES = {"developer": "system", "function": "tool"}
+#: Kinds of a part, with the field that has its text. The last two are those of the Responses API.
+_TEXTS = {"text": "text", "refusal": "refusal", "input_text": "text", "output_text": "text"}
 
 
 def read_messages(messages: tuple[dict[str, Any], ...], names: ToolNames) -> tuple[Message, ...]:
@@ -49,10 +51,12 @@ def _content(where: str, content: Any) -> str:
 
 
 def _part(where: str, part: Any) -> str:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind not in ("text", "refusal"):
+    if isinstance(part, str):
+        return part
+    kind = (part.get("type") or "text") if isinstance(part, dict) else None
+    if kind not in _TEXTS:
         raise wrong(where, f"must be a text part, got {kind!r}: this worker reads text alone")
-    return _text(f"{where}.{kind}", part.get(kind))
+    return _text(f"{where}.{_TEXTS[kind]}", part.get(_TEXTS[kind]) or "")
 
 
 def _call(where: str, call: Any, names: ToolNames) -> dict[str, Any]:

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from rbee_remote.protocol import ErrorCode, RemoteError, TrackedUsage
+from rbee_remote.protocol import RESUME_FIELD, ErrorCode, RemoteError, TrackedUsage
+from rbee_remote.protocol.abilities import CHAT
 from rbee_remote.serving.body import read_json
 from rbee_remote.serving.digests import digests_of
 from rbee_remote.system.caller import caller_of
 from rbee_remote.worker.http.answers import guard
 from rbee_remote.worker.http.answers.answer import respond
 from rbee_remote.worker.http.answers.guard import Endpoint, Respond
-from rbee_remote.worker.http.answers.tracking import asked_of, usage_headers
+from rbee_remote.worker.http.answers.ignored import IgnoredFields
+from rbee_remote.worker.http.answers.tracking import Asked, asked_of, usage_headers
 from rbee_remote.worker.http.answers.waiting import when_gone
-from rbee_remote.worker.http.openai import chat, completions, embeddings, errors, fields
+from rbee_remote.worker.http.openai import chat, completions, embeddings, errors, fields, rerank
 from rbee_remote.worker.http.openai.biases import with_token_biases
 from rbee_remote.worker.service.service import Service
+
+T = TypeVar("T")
 
 #: What a worker serves for rbee itself, under /v1.
 _OWN = {"admin", "inference", "loading", "news", "ready", "requests"}
@@ -33,6 +38,14 @@ def openai_routes(service: Service) -> list[Route]:
     started_at = int(time.time())
     # More at once would find the queue full each time that they came.
     most = min(fields.MOST_CHOICES, service.config.slots + service.config.queue)
+    unread = {
+        path: IgnoredFields(f"/v1/{path}", known | {RESUME_FIELD})
+        for path, known in (
+            ("chat/completions", chat.FIELDS),
+            ("completions", completions.FIELDS),
+            ("embeddings", {field.name for field in dataclasses.fields(embeddings.EmbeddingsBody)}),
+        )
+    }
 
     async def list_models(_: Request) -> Response:
         return JSONResponse({"object": "list", "data": [_model(service, started_at)]})
@@ -43,30 +56,28 @@ def openai_routes(service: Service) -> list[Route]:
 
     async def chat_completions(request: Request) -> Response:
         body = await read_json(request)
+        unread["chat/completions"].note(body)
         job, asked = chat.read(await with_token_biases(service, body), most), asked_of(request.headers, body)
         return await respond(service, job, request, asked, await digests_of(request, body))
 
     async def text_completions(request: Request) -> Response:
         body = await read_json(request)
+        unread["completions"].note(body)
         job, asked = completions.read(await with_token_biases(service, body), most), asked_of(request.headers, body)
         return await respond(service, job, request, asked, await digests_of(request, body))
 
     async def make_embeddings(request: Request) -> Response:
         data = await read_json(request)
+        unread["embeddings"].note(data)
         body, asked = embeddings.read(data), asked_of(request.headers, data)
-        task = asyncio.create_task(embeddings.embed(service, body, caller_of(request.headers)))
-        watcher = asyncio.create_task(when_gone(request.receive, task.cancel))
-        try:
-            answer = await task
-            tokens = answer["usage"]["prompt_tokens"]
-            return JSONResponse(answer, headers=usage_headers(TrackedUsage(tokens, 0, 0)) if asked.told else None)
-        except asyncio.CancelledError:
-            if not watcher.done():  # not the client's absence: this response is to end
-                raise
-            raise RemoteError(ErrorCode.REQUEST_CANCELED, "the client went away") from None
-        finally:
-            watcher.cancel()
-            task.cancel()
+        answer = await _while_there(request, embeddings.embed(service, body, caller_of(request.headers)))
+        return _of_texts(answer, answer["usage"]["prompt_tokens"], asked)
+
+    async def make_ranking(request: Request) -> Response:
+        data = await read_json(request)
+        body, asked = rerank.read(data), asked_of(request.headers, data)
+        answer, tokens = await _while_there(request, rerank.rerank(service, body, caller_of(request.headers)))
+        return _of_texts(answer, tokens, asked)
 
     async def health(_: Request) -> Response:
         """As llama-server has it, whose clients wait for the model by it."""
@@ -80,10 +91,32 @@ def openai_routes(service: Service) -> list[Route]:
         Route("/v1/chat/completions", _guarded(chat_completions), methods=["POST"]),
         Route("/v1/completions", _guarded(text_completions), methods=["POST"]),
         Route("/v1/embeddings", _guarded(make_embeddings), methods=["POST"]),
+        Route("/v1/rerank", _guarded(make_ranking), methods=["POST"]),
+        Route("/v1/reranking", _guarded(make_ranking), methods=["POST"]),
     ]
     # Some clients want an address that ends with /v1, others one without.
     bare = [Route(each.path.removeprefix("/v1"), each.endpoint, methods=list(each.methods or ())) for each in routes]
     return [*routes, *bare, Route("/health", _guarded(health))]
+
+
+async def _while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """What comes of the work, which ends when its client goes away. Raises what it raises."""
+    task = asyncio.create_task(work)
+    watcher = asyncio.create_task(when_gone(request.receive, task.cancel))
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if not watcher.done():  # not the client's absence: this response is to end
+            raise
+        raise RemoteError(ErrorCode.REQUEST_CANCELED, "the client went away") from None
+    finally:
+        watcher.cancel()
+        task.cancel()
+
+
+def _of_texts(answer: Any, tokens: int, asked: Asked) -> Response:
+    """tokens: that were read."""
+    return JSONResponse(answer, headers=usage_headers(TrackedUsage(tokens, 0, 0)) if asked.told else None)
 
 
 def unknown_endpoint(
@@ -91,7 +124,11 @@ def unknown_endpoint(
 ) -> Callable[[Request, Exception], Awaitable[Response]]:
     """For starlette: what no route serves, told with what there is. respond: the form of errors for a path."""
     served = sorted(
-        f"{method} {route.path}" for route in routes for method in route.methods or () if _is_shown(method, route.path)
+        f"{method} {route.path}"
+        for route in routes
+        if route.include_in_schema
+        for method in route.methods or ()
+        if _is_shown(method, route.path)
     )
 
     async def on_unknown(request: Request, error: Exception) -> Response:
@@ -137,6 +174,9 @@ def _model(service: Service, created: int) -> dict[str, Any]:
     if info is None:  # it is loading
         return told
     told["meta"] |= {"n_ctx_train": info.n_ctx_train, "n_vocab": info.n_vocab}
-    if info.chat_template is None:
+    told["capabilities"] = list(info.able)
+    if info.use.pooling:
+        told["meta"]["pooling"] = info.use.pooling
+    if info.chat_template is None and CHAT in info.able:
         told["warnings"] = ["the model has no chat template: ChatML is taken, unless a request has a chat_template"]
     return told

@@ -56,7 +56,7 @@ def _tool(where: str, tool: Any, names: ToolNames) -> dict[str, Any]:
     """With what is null left out, and the name made safe."""
     if not isinstance(tool, dict):
         raise wrong(where, "must be an object")
-    if tool.get("type", "function") != "function":
+    if (tool.get("type") or "function") != "function":
         raise wrong(f"{where}.type", "must be function")
     function = tool.get("function")
     if function is None and "name" in tool:  # as the Responses API has them

@@ -37,14 +37,17 @@ def responses_routes(service: Service) -> list[Route]:
         told = f"no response {request.path_params['rest']!r:.80}: this server keeps none, whatever store says"
         return errors.response(RemoteError(ErrorCode.USAGE, told), 404)
 
-    return [
-        route
-        for prefix in ("/v1", "")
-        for route in (
-            Route(f"{prefix}/responses", guarded(create, errors.response), methods=["POST"]),
-            Route(f"{prefix}/responses/{{rest:path}}", guarded(of_kept, errors.response), methods=["GET", "DELETE"]),
-        )
+    routes = [
+        Route("/v1/responses", guarded(create, errors.response), methods=["POST"]),
+        Route(
+            "/v1/responses/{rest:path}",
+            guarded(of_kept, errors.response),
+            methods=["GET", "DELETE"],
+            include_in_schema=False,  # nothing that is served
+        ),
     ]
+    bare = [Route(each.path.removeprefix("/v1"), each.endpoint, methods=list(each.methods or ())) for each in routes]
+    return [*routes, *bare]
 
 
 @functools.lru_cache(maxsize=256)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from rbee_remote.hive.fit.resources import Placement, free_vram_mb, place
 from rbee_remote.protocol import ErrorCode, RemoteError, WorkerOptions, encode
 from rbee_remote.protocol.ggml_gpus import GgmlAnswer, GgmlGpu
 from rbee_remote.system.gpu import GGML, Gpu
-from rbee_remote.system.gpu_visible import environment, vulkan_settings
+from rbee_remote.system.gpu_visible import environment, visible, vulkan_settings
 
 H100 = Gpu(0, "H100", 80000, 70000)
 RX = Gpu(0, "AMD Radeon RX 7900 XTX", 24000, 23000, vendor=GGML)
@@ -180,5 +183,47 @@ def test_vulkan_does_not_give_what_the_environment_hides() -> None:
     assert not_hidden(ggml, there, there[:1], {}) == (ggml[1], ggml[2])
     assert not_hidden(ggml, there, [], {}) == (ggml[2],)
     assert not_hidden(ggml, there, [], {"GGML_VK_VISIBLE_DEVICES": "0"}) == tuple(ggml)
+    placed = [replace(gpu, pci=f"0000:0{gpu.index}:00.0") for gpu in there]
+    twins = [
+        replace(gpu, name="RTX 4090", pci=place) for gpu, place in zip(ggml, ("", "0000:01:00.0", "x"), strict=True)
+    ]
+    same = [replace(gpu, name="RTX 4090") for gpu in placed]
+    assert not_hidden(twins[1:], same, same[:1], {}) == (twins[2],), "the bus tells which of like ones it is"
     like = [replace(gpu, name="RTX 4090") for gpu in there]
     assert not_hidden(ggml, like, like[:1], {}) == (ggml[0], ggml[2]), "which of the two it is nobody can tell"
+
+
+@pytest.mark.parametrize("variable", ["ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"])
+def test_vulkan_does_not_give_an_amd_gpu_that_its_own_variables_hide(variable: str) -> None:
+    """The kernel names it in another way than Vulkan's driver; what both know is its place on the bus."""
+    there = [Gpu(n, "Instinct MI210", 64000, 63000, vendor="amd", pci=f"0000:c{n}:00.0") for n in (0, 1)]
+    name = "AMD Instinct MI210 (RADV ALDEBARAN)"
+    intel = Gpu(2, "Intel(R) Arc(tm) A770", 16000, 16000, vendor=GGML, pci="0000:0a:00.0")
+    ggml = [Gpu(n, name, 64000, 63000, vendor=GGML, pci=f"0000:c{1 - n}:00.0") for n in (0, 1)]
+    env = {variable: "1"}
+    shown = visible(there, env).gpus
+    assert not_hidden([*ggml, intel], there, shown, env) == (ggml[0], intel)
+    unplaced = [replace(gpu, pci="") for gpu in (*ggml, intel)]
+    assert not_hidden(unplaced, there, shown, env) == (unplaced[2],), "which of them it is nobody can tell"
+    assert not_hidden([*ggml, intel], there, shown, env | {"GGML_VK_VISIBLE_DEVICES": "0"}) == (*ggml, intel)
+    cuda = {"CUDA_VISIBLE_DEVICES": ""}
+    assert not_hidden(ggml, there, visible(there, cuda).gpus, cuda) == tuple(ggml), "that is CUDA's"
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_the_place_of_a_device_on_the_bus_is_read_as_ggml_lays_it_out(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp")
+    from rbee_remote.worker.llama.backends import Device
+    from rbee_remote.worker.llama.device_list import _pci
+
+    source = """#include <stdbool.h>
+    #include <stddef.h>
+    struct caps { bool a, b, c, d, e; };
+    struct props { const char *n, *d; size_t f, t; int type; const char *id; struct caps caps; };
+    void ggml_backend_dev_get_props(char *device, struct props *p) {
+      p->type = 1; p->id = device ? "0000:c1:00.0" : NULL; p->caps.e = true; }"""
+    (tmp_path / "a.c").write_text(source)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "a.so", tmp_path / "a.c"], check=True)
+    lib = ctypes.CDLL(str(tmp_path / "a.so"))
+    device = Device(0, 1, "vulkan", "RX")
+    assert [_pci(lib, replace(device, handle=handle)) for handle in (1, 0)] == ["0000:c1:00.0", ""]

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbee_remote.hive.fit.needs import Estimate
-from rbee_remote.hive.fit.options import closed, context_sizes, host_mb, need_of, points_of_interest, resolve
+from rbee_remote.hive.fit.options import WHOLE_CTX, closed, context_sizes, host_mb, need_of, points_of_interest, resolve
 from rbee_remote.hive.fit.scheduler import WorkerKey
 from rbee_remote.protocol import ErrorCode, ModelMeta, RemoteError, WorkerOptions
+from rbee_remote.protocol.load_options import AUTO_CTX
 from rbee_remote.protocol.measuring import Point
 
 #: 100 MB of weights; 1 MB of cache for 500 tokens in f16.
@@ -29,7 +30,7 @@ def asked(on_gpu: bool = False, **options: Any) -> WorkerOptions:
 
 def test_what_does_not_depend_on_memory_is_closed() -> None:
     options = closed(WorkerOptions(gpu_layers=5, devices=("CUDA0",)), META, backend="cpu", on_gpu=False, threads=2)
-    assert options == WorkerOptions(ctx=4096, slots=None, backend="cpu", gpu_layers=0, threads=2)
+    assert options == WorkerOptions(ctx=None, slots=None, backend="cpu", gpu_layers=0, threads=2)
     assert closed(WorkerOptions(), replace(META, n_ctx_train=512), backend="cpu", on_gpu=False, threads=2).ctx == 512
     on_gpu = closed(WorkerOptions(gpu_layers=4096, threads=8), META, backend="cuda", on_gpu=True, threads=2)
     assert (on_gpu.gpu_layers, on_gpu.threads) == (10, 8), "as many layers as there are, with the output's"
@@ -94,6 +95,44 @@ def test_a_model_that_was_trained_for_little_gets_no_more() -> None:
     options = closed(WorkerOptions(ctx=0), meta, backend="cpu", on_gpu=False, threads=1)
     assert resolve(options, Estimate(meta, SIZE), 10**6).ctx == 100
     assert resolve(options, Estimate(meta, SIZE), 1).ctx == 100, "not even this fits, which is refused later"
+
+
+#: As Llama 3.1 8B in Q4_K_M: 131 kB of cache for each token.
+LARGE = replace(META, n_ctx_train=131072, n_layers=32, kv_per_token=65536)
+LARGE_RAM = Estimate(LARGE, 4_900_000_000)
+LARGE_VRAM = replace(LARGE_RAM, memory="vram", gpus=1)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "slots", "free_gb", "given"),
+    [
+        (LARGE_VRAM, None, 80, (65536, 4)),
+        (LARGE_VRAM, None, 47, (32768, 4)),
+        (LARGE_VRAM, None, 24, (32768, 2)),
+        (LARGE_VRAM, 1, 24, (65536, 1)),
+        (LARGE_VRAM, 4, 24, (16384, 4)),
+        (LARGE_VRAM, None, 11, (4096, 4)),
+        (LARGE_VRAM, None, 8, (4096, 4)),
+        (LARGE_VRAM, None, 7, (4096, 2)),
+        (LARGE_RAM, None, 500, (16384, 4)),
+        (LARGE_RAM, None, 16, (8192, 4)),
+        (LARGE_RAM, None, 10, (4096, 4)),
+        (RAM, None, 500, (8192, 4)),
+        (replace(RAM, size=10**6), None, 500, (4096, 4)),
+    ],
+)
+def test_a_context_that_nobody_said_grows_into_free_memory(
+    estimate: Estimate, slots: int | None, free_gb: int, given: tuple[int, int]
+) -> None:
+    gpu = estimate.memory == "vram"
+    wanted = closed(WorkerOptions(slots=slots), estimate.meta, backend="cuda" if gpu else "cpu", on_gpu=gpu, threads=2)
+    options = resolve(wanted, estimate, free_gb * 1000, free_gb * 1000)
+    assert (options.ctx, options.slots) == given
+
+
+def test_a_context_that_nobody_said_ends_no_other_worker() -> None:
+    wanted = closed(WorkerOptions(), LARGE, backend="cuda", on_gpu=True, threads=2)
+    assert resolve(wanted, LARGE_VRAM, 80_000, 10_000).ctx == 4096, "70 GB are there, and others have them"
 
 
 @given(st.integers(0, 5000), st.sampled_from([None, 0, 256, 4096, 8192]), st.sampled_from([None, 1, 3]), st.booleans())
@@ -199,3 +238,22 @@ def test_a_worker_with_less_because_memory_was_short_is_found_again() -> None:
     assert worker.serves(WorkerKey("m", "/m", asked(), asked()))
     largest = resolve(asked(ctx=0, slots=1), RAM, RAM.need(4096, 1).total_mb)
     assert WorkerKey("m", "/m", largest, asked(ctx=0)).serves(WorkerKey("m", "/m", asked(ctx=0), asked(ctx=0)))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "trained", "asked", "ctx"),
+    [
+        ("bert", 512, None, 512),
+        ("bert", 512, 4096, 512),  # it has no positions for more
+        ("bert", 512, 256, 256),
+        ("nomic-bert", 8192, None, WHOLE_CTX),
+        ("nomic-bert", 8192, 8192, 8192),
+        ("nomic-bert", 8192, AUTO_CTX, AUTO_CTX),
+    ],
+)
+def test_the_context_of_an_encoder_is_its_longest_text(
+    architecture: str, trained: int, asked: int | None, ctx: int
+) -> None:
+    meta = ModelMeta(architecture, 2, trained, 32, 100, 2, 16, 16, pooling="mean", whole=True)
+    found = closed(WorkerOptions(ctx=asked), meta, backend="cpu", on_gpu=False, threads=1)
+    assert found.ctx == ctx

@@ -198,3 +198,18 @@ def test_the_gpus_that_answer_and_are_visible(monkeypatch: pytest.MonkeyPatch) -
     assert resources.gpus({"CUDA_VISIBLE_DEVICES": ""}) == ()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert resources.gpus() == ()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "split", "expected"),
+    [
+        ((H100, A100), (), (("CUDA0", 70000.0), ("CUDA1", 39000.0))),
+        ((H100, A100), (3.0, 1.0), (("CUDA0", 3.0), ("CUDA1", 1.0))),
+        ((replace(H100, free_mb=0),), (), ()),
+        ((), (), ()),
+    ],
+)
+def test_how_a_model_lies_on_gpus(
+    gpus: tuple[Gpu, ...], split: tuple[float, ...], expected: tuple[tuple[str, float], ...]
+) -> None:
+    assert Placement("cuda", "", "vram", gpus, split).shares == expected

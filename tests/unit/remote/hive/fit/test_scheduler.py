@@ -40,10 +40,34 @@ def demand(*, free: int = 1000, needed: int = 500, limit: int | None = None) -> 
     return Demand(key("wanted"), "ram", needed, free, limit)
 
 
+@pytest.mark.parametrize(
+    ("has", "given", "wanted", "serves"),
+    [
+        (16384, None, None, True),
+        (4096, 4096, None, True),
+        (8192, 8192, None, True),
+        (512, 512, None, False),
+        (2048, None, None, True),
+        (16384, None, 4096, False),
+        (16384, None, 16384, True),
+        (16384, None, 0, False),
+    ],
+)
+def test_a_context_that_nobody_named_is_any_that_is_large_enough(
+    has: int, given: int | None, wanted: int | None, serves: bool
+) -> None:
+    there = WorkerKey("m", "/m", replace(OPTIONS, ctx=has), replace(OPTIONS, ctx=given))
+    asked = replace(OPTIONS, ctx=wanted)
+    assert there.serves(WorkerKey("m", "/m", asked, asked)) is serves
+
+
 BUSY: dict[str, Any] = {"state": WorkerState.BUSY, "in_use": True}
 STOPPING: dict[str, Any] = {"state": WorkerState.STOPPING, "in_use": True}
 FAILED: dict[str, Any] = {"state": WorkerState.FAILED, "in_use": True}
 ON_GPUS: dict[str, Any] = {"memory": "vram", "gpus": frozenset({"CUDA0", "CUDA1"})}
+
+#: Of which one is three times as large.
+UNEQUAL: dict[str, Any] = {**ON_GPUS, "shares": (("CUDA0", 72000.0), ("CUDA1", 24000.0))}
 
 
 def on_gpus(*gpus: str) -> Demand:
@@ -79,6 +103,9 @@ LOADING: dict[str, Any] = {"state": WorkerState.LOADING, "in_use": True}
         (demand(free=450), [worker("gpu", memory="vram", mb=9000)], NoMemory(500, 450, 450)),
         (on_gpus("CUDA1"), [worker("a", **ON_GPUS)], MakeRoom(("a",), ())),
         (on_gpus("CUDA0", "CUDA1"), [worker("a", **ON_GPUS)], MakeRoom(("a",), ())),
+        (on_gpus("CUDA1"), [worker("a", **UNEQUAL)], NoMemory(500, 475, 475)),
+        (on_gpus("CUDA0"), [worker("a", **UNEQUAL)], MakeRoom(("a",), ())),
+        (on_gpus("CUDA0", "CUDA1", "CUDA2"), [worker("a", **UNEQUAL)], MakeRoom(("a",), ())),
         (on_gpus("CUDA2"), [worker("a", **ON_GPUS)], NoMemory(500, 450, 450)),
         (on_gpus(), [worker("a", **ON_GPUS)], MakeRoom(("a",), ())),
     ],

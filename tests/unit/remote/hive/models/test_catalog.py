@@ -69,6 +69,23 @@ def test_a_record_cannot_name_an_owned_file_outside(models: Path) -> None:
     assert outside.read_text() == "stays"
 
 
+def test_a_file_in_whose_place_another_came_goes_when_nobody_has_it(models: Path) -> None:
+    catalog = Catalog(models)
+    before = info("one", models / "a.gguf")
+    catalog.add(before)
+    catalog.add(replace(before, model="two"))
+    catalog.add(info("one", models / "b.gguf"))
+    catalog.discard_replaced(lambda path: path == before.path)
+    assert (models / "a.gguf").exists()
+    catalog.discard_replaced(lambda _: False)
+    assert (models / "a.gguf").exists(), "another record needs it"
+    catalog.add(info("two", models / "b.gguf"))
+    catalog.discard_replaced(lambda path: path == before.path)
+    assert (models / "a.gguf").exists()
+    catalog.discard_replaced(lambda _: False)
+    assert sorted(path.name for path in models.glob("*.gguf")) == ["b.gguf"]
+
+
 def test_removing_deletes_the_file_with_its_last_record(models: Path) -> None:
     catalog = Catalog(models)
     entry = info("one", models / "a.gguf")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rbee_remote.protocol import DownloadRequest, Source, encode
+from rbee_remote.protocol import DownloadProgress, DownloadRequest, Source, encode
 from rbee_remote.system.command import payload_command
 from tests.hub import COMMIT, Hub, Trouble
 from tests.patience import PATIENCE_S
@@ -84,10 +84,11 @@ def test_a_quantisation_becomes_a_file_at_a_commit(hub: Hub, target: Path) -> No
     sha256 = hub.add(REPO, FILE, CONTENT)
     *progress, result = download(hub, target)
     resolved = encode(Source(kind="hf", repo=REPO, file=FILE, revision=COMMIT))
-    assert result == {"path": str(target), "size": len(CONTENT), "sha256": sha256, "resolved": resolved}
+    told = {"path": str(target), "size": len(CONTENT), "sha256": sha256, "parts": [sha256], "resolved": resolved}
+    assert result == told
     assert target.read_bytes() == CONTENT
     assert left(target) == {target.name}
-    assert progress[-1] == {"done": len(CONTENT), "total": len(CONTENT), "attempt": 1, "reason": ""}
+    assert progress[-1] == encode(DownloadProgress(len(CONTENT), len(CONTENT)))
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["checksum known", "checksum unknown"])

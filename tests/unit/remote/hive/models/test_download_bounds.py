@@ -186,6 +186,7 @@ def fetched(url: str, target: Path, wanted: Wanted) -> None:
     with httpx.Client(follow_redirects=True) as client, open_part(target) as part:
         Guard(client)
         fetch(client, wanted, part, lambda _, __: None)
+        part.finish()
 
 
 def test_a_file_without_end_leaves_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

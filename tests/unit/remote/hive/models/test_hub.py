@@ -15,7 +15,11 @@ FILES = [
     "old/model-Q4_K_M.gguf",
     "mmproj-model-Q8_0.gguf",
     "model-F16-00001-of-00002.gguf",
+    "Q6_K/model-Q6_K-00002-of-00002.gguf",
+    "Q6_K/model-Q6_K-00001-of-00002.gguf",
+    "model-Q5_0-00001-of-00001.gguf",
 ]
+SIZES = dict.fromkeys(FILES, 1)
 
 
 @pytest.mark.parametrize(
@@ -27,24 +31,33 @@ FILES = [
         ("IQ4_K_M", "model-IQ4_K_M.gguf"),
         ("Q4_0", "model-Q4_0.gguf"),
         ("", "model-Q4_K_M.gguf"),
+        ("Q6_K", "Q6_K/model-Q6_K-00001-of-00002.gguf"),
+        ("Q6_K/model-Q6_K-00002-of-00002.gguf", "Q6_K/model-Q6_K-00001-of-00002.gguf"),
+        ("Q5_0", "model-Q5_0-00001-of-00001.gguf"),
     ],
 )
 def test_a_name_or_a_quantisation_means_one_file(wanted: str, expected: str) -> None:
-    assert choose_file(FILES, wanted, "o/r") == expected
+    assert choose_file(SIZES, wanted, "o/r").name == expected
 
 
-@pytest.mark.parametrize(
-    "wanted", ["Q4", "Q8_0", "F16", "K_M.*", "README", next(name for name in FILES if "-of-" in name)]
-)
+@pytest.mark.parametrize("wanted", ["F16", "model-F16-00001-of-00002.gguf", "model-F16-00002-of-00002.gguf"])
+def test_a_split_model_without_all_its_parts_is_told_of(wanted: str) -> None:
+    with pytest.raises(RemoteError) as failure:
+        choose_file(SIZES, wanted, "o/r")
+    assert failure.value.code is ErrorCode.MODEL_NOT_FOUND
+    assert "only 1 of the 2 parts" in failure.value.message
+    assert "model-F16-00002-of-00002.gguf is not there" in failure.value.hint
+
+
+@pytest.mark.parametrize("wanted", ["Q4", "Q8_0", "K_M.*", "README"])
 def test_anything_else_lists_what_there_is(wanted: str) -> None:
     with pytest.raises(RemoteError) as failure:
-        choose_file(FILES, wanted, "o/r")
+        choose_file(SIZES, wanted, "o/r")
     assert failure.value.code is ErrorCode.MODEL_NOT_FOUND
     assert "model-Q4_K_M.gguf" in failure.value.details["files"]
-    assert "split" in failure.value.hint
 
 
 def test_the_only_file_needs_no_name() -> None:
-    assert choose_file(["whatever.gguf", "config.json"], "", "o/r") == "whatever.gguf"
+    assert choose_file({"whatever.gguf": 1, "config.json": 1}, "", "o/r").name == "whatever.gguf"
     with pytest.raises(RemoteError):
-        choose_file(["one.gguf", "two.gguf"], "", "o/r")
+        choose_file({"one.gguf": 1, "two.gguf": 1}, "", "o/r")

@@ -197,7 +197,7 @@ async def test_requests_wait_for_the_model(folder: Path) -> None:
 def too_long(tokens: int, ctx: int) -> RemoteError:
     return RemoteError(
         ErrorCode.USAGE,
-        f"the prompt has {tokens} tokens, the context holds {ctx}",
+        f"the prompt is too long: {tokens} tokens, and the context holds {ctx}",
         hint="shorten the prompt, or load the model with a larger --ctx",
         details={"prompt_tokens": tokens, "ctx": ctx},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,20 @@ async def test_what_is_wrong_is_told_in_anthropics_form(folder: Path) -> None:
     assert (unknown.status_code, unknown.json()["error"]["type"]) == (404, "not_found_error")
     assert "/v1/messages/count_tokens" in unknown.json()["error"]["message"]
     assert (by_get.status_code, by_get.json()["type"]) == (405, "error")
+
+
+async def test_what_is_left_out_is_told_and_logged_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "rbee.worker")
+    more = {"tools": [{"type": "bash_20250124_of_this_test"}], "mcp_servers": [], "speed": None}
+    async with running(folder, loads(says("a"))) as worker:
+        whole = (await worker.client.post("/v1/messages", json={**BODY, **more})).json()
+        message = gathered(await stream_of(worker.client, **more))
+    told = ["tools of type bash_20250124_of_this_test are left out: this worker calls custom tools alone"]
+    assert whole["warnings"] == message["warnings"] == told
+    said = [record.getMessage() for record in caplog.records]
+    assert sum("of_this_test" in each for each in said) == 1
+    assert sum("the field mcp_servers is ignored" in each for each in said) == 1
+    assert not any("the field speed" in each for each in said)
 
 
 async def test_what_fails_in_mid_answer_ends_the_stream(folder: Path) -> None:

@@ -121,11 +121,6 @@ def test_the_form_of_an_answer(name: str) -> None:
     assert (request.sampling.json_schema, request.sampling.top_k, request.stop) == ({"type": "object"}, 0, ("x",))
 
 
-def test_unknown_fields_are_found_and_nulls_say_nothing() -> None:
-    data = {"messages": [USER], "metadata": {"user_id": "u"}, "service_tier": None, "top_k": 4, "thinking": None}
-    assert body.unknown_fields(data) == ["metadata"]
-
-
 @pytest.mark.parametrize(
     ("values", "told"),
     [

@@ -54,3 +54,8 @@ async def test_a_cut_answer_is_the_one_that_was_not_cut(folder: Path, model_path
                 resume, kept = cut(told, lambda _, count: chance.randint(0, count), whole="logprobs" in case)
                 rest = await tracked(two.client, "/v1/chat/completions", body, resume)
                 assert joined(kept, rest) == lines_of(told), name
+            response = {"input": "Tell me of a fox.", "max_output_tokens": 16, "seed": 3}
+            told = await tracked(one.client, "/v1/responses", response)
+            resume, kept = cut(told, lambda _, count: chance.randint(0, count))
+            rest = await tracked(two.client, "/v1/responses", response, resume)
+            assert joined(kept, rest) == lines_of(told)

@@ -110,7 +110,7 @@ BAD: list[tuple[str, dict[str, Any], str | None, str]] = [
     ("embeddings", {"input": "x", "dimensions": 0}, "dimensions", "1 or more"),
     ("embeddings", {"input": "x", "dimensions": 999}, "dimensions", "258 at most"),
     ("embeddings", {"input": [999]}, "tokens", "from 0 to 257"),
-    ("embeddings", {"input": "x" * 5000}, None, "1 to 2048 tokens"),
+    ("embeddings", {"input": "x" * 5000}, None, "5001 tokens, and the model takes 2048"),
 ]
 
 

@@ -186,6 +186,36 @@ async def test_nothing_is_kept(folder: Path) -> None:
             await client.responses.delete(response.id)
         with pytest.raises(openai.BadRequestError, match="send the whole conversation"):
             await client.responses.create(model="m", input="x", previous_response_id=response.id)
+        with pytest.raises(openai.NotFoundError) as unknown:
+            await client.get("/nonsense", cast_to=object)
+    assert "POST /v1/responses" in unknown.value.message
+    assert "{rest" not in unknown.value.message
+
+
+async def test_what_codex_sends_is_served(folder: Path) -> None:
+    """Its tools, of which one is a function, its own fields, and the items of a turn before."""
+    items = [
+        {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "permissions"}]},
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "<environment_context/>"}]},
+        {"type": "reasoning", "summary": [], "content": None, "encrypted_content": None},
+        {"type": "function_call", "name": "weather", "arguments": "{}", "call_id": "c1"},
+        {"type": "function_call_output", "call_id": "c1", "output": "it rains"},
+        {"type": "custom_tool_call", "call_id": "c2", "name": "apply_patch", "input": "*** Begin Patch"},
+    ]
+    tools = [WEATHER, {"type": "custom", "name": "apply_patch", "format": {"type": "grammar"}}, {"type": "web_search"}]
+    body: dict[str, Any] = {
+        "model": "m", "instructions": "You are Codex.", "input": items, "tools": tools, "tool_choice": "auto",
+        "parallel_tool_calls": False, "reasoning": {"effort": "medium", "summary": "auto"}, "store": False,
+        "include": ["reasoning.encrypted_content"], "prompt_cache_key": "k", "text": {"verbosity": "low"},
+        "service_tier": None, "client_metadata": {"a": "b"},
+    }  # fmt: skip
+    async with running(folder, loads(says(f"{CALL}\n{CALL}", HERMES)), ctx=2048) as worker:
+        events = await stream_of(worker.client, **body)
+    final = events[-1]["response"]
+    assert [item["type"] for item in final["output"]] == ["function_call"]
+    assert (final["tools"], final["prompt_cache_key"]) == ([{**WEATHER, "description": None}], "k")
+    assert len(final["warnings"]) == 4, "two kinds of tools, one of items, and an effort"
+    assert all(isinstance(final["usage"][name], int) for name in ("input_tokens", "output_tokens", "total_tokens"))
 
 
 async def test_what_is_left_out_is_told_and_logged_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -92,7 +92,7 @@ def test_a_prompt_that_fills_the_context_is_refused_with_the_figures() -> None:
     with pytest.raises(RemoteError) as caught:
         prompter(ctx=4).prepare(request(prompt="abc"))
     assert caught.value.code is ErrorCode.USAGE
-    assert caught.value.message == "the prompt has 4 tokens, the context holds 4"
+    assert caught.value.message == "the prompt is too long: 4 tokens, and the context holds 4"
     assert caught.value.details == {"prompt_tokens": 4, "ctx": 4}
     assert "--ctx" in caught.value.hint
 

@@ -1,0 +1,107 @@
+"""Texts to embed or to rank: how many requests and texts are computed at once.
+
+Rules
+- Everything here runs on the event loop's thread.
+- Of a model that computes texts alone, a request is refused as a whole, before anything is computed, where as many are
+  open as there are slots and places in the queue. Each has as many texts at the engine as there are sequences, so that
+  a step is filled and a short request waits for a part of a long one.
+- Where texts are embedded beside requests that generate, a request has as many at once as there are slots: the queue is
+  for others too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rbee_remote.protocol import ErrorCode, RemoteError, WorkerConfig
+from rbee_remote.system.together import all_or_none
+from rbee_remote.worker.compute.batching import QueueFull
+from rbee_remote.worker.compute.loop import EngineThread
+from rbee_remote.worker.engine.interface import LoadedModel
+from rbee_remote.worker.requests import prompt
+from rbee_remote.worker.requests.generation import Embedding
+from rbee_remote.worker.service.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """What came of a text. tokens: how many it had. values: as `Embedding` gives them."""
+
+    tokens: int
+    values: list[float]
+
+
+class Texts:
+    """on_change: called when a text comes or ends. busy: the error of a request that finds no room.
+
+    requests: how many are open.
+    """
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        engine: EngineThread,
+        state: State,
+        on_change: Callable[[], None],
+        busy: Callable[[], RemoteError],
+    ) -> None:
+        self.requests = 0
+        self._config = config
+        self._engine = engine
+        self._state = state
+        self._on_change = on_change
+        self._busy = busy
+
+    async def compute(self, texts: Sequence[Sequence[int]]) -> list[Embedded]:
+        """Of tokens, with what belongs around them. All, or the first error. Raises RemoteError USAGE, ALL_SLOTS_BUSY,
+        WORKER_GONE, or why the load failed."""
+        info = await self._state.wait_loaded()
+        for index, tokens in enumerate(texts):
+            _check(tokens, index, len(texts), most_tokens(info, self._config.ctx), info)
+        alone = bool(info.use.pooling)
+        if alone and self.requests >= self._config.slots + self._config.queue:
+            raise self._busy()
+        places = asyncio.Semaphore(info.sequences or self._config.slots if alone else self._config.slots)
+        self.requests += 1
+        self._on_change()
+        try:
+            return await all_or_none(self._one(tokens, info, places) for tokens in texts)
+        finally:
+            self.requests -= 1
+            self._on_change()
+
+    async def _one(self, tokens: Sequence[int], info: LoadedModel, places: asyncio.Semaphore) -> Embedded:
+        async with places:
+            future: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
+            embedding = Embedding(uuid.uuid4().hex, tokens, info.pooling, future)
+            try:
+                self._engine.submit_embedding(embedding)
+            except QueueFull as error:
+                raise self._busy() from error
+            self._on_change()
+            try:
+                return Embedded(len(tokens), await future)
+            except asyncio.CancelledError:  # its client went away
+                if self._engine.end(embedding.key, "canceled"):
+                    self._on_change()
+                raise
+
+
+def most_tokens(info: LoadedModel, ctx: int) -> int:
+    """Of a text. An encoder has no place for a token behind those that it was trained for."""
+    return min(ctx, info.n_ctx_train) if info.use.cacheless else ctx
+
+
+def _check(tokens: Sequence[int], index: int, count: int, most: int, info: LoadedModel) -> None:
+    which = f"text {index} of {count}" if count > 1 else "the text"
+    if len(tokens) > most:
+        told = f"{which} has {len(tokens)} tokens, and the model takes {most}"
+        if most < info.n_ctx_train:
+            told += f" as it is loaded, {info.n_ctx_train} with a larger context"
+        raise RemoteError(ErrorCode.USAGE, told, details={"prompt_tokens": len(tokens), "ctx": most})
+    if not tokens:
+        raise RemoteError(ErrorCode.USAGE, f"{which} has no tokens")
+    prompt.check_tokens(tokens, info.n_vocab)

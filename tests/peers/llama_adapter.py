@@ -1,0 +1,103 @@
+"""llama-server's command line before a worker of ours: what llama.cpp's own tests start in its place.
+
+A worker has a unix socket, and they want a port of this machine: bytes are passed on between the two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+from rbee_remote.protocol import WorkerConfig, WorkerOptions, encode
+from tests import tiny_models
+
+#: What llama-server takes for one place where nobody says.
+CTX = 512
+CHUNK = 1 << 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--ctx-size", type=int, default=CTX)
+    parser.add_argument("--parallel", type=int, default=1)
+    parser.add_argument("--alias", default="")
+    options, _ = parser.parse_known_args()
+    asyncio.run(serve(options))
+
+
+async def serve(options: argparse.Namespace) -> None:
+    """Until SIGTERM."""
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    with tempfile.TemporaryDirectory(prefix="rbee-peer-", dir="/tmp") as name:
+        folder = Path(name)
+        model = tiny_models.write(folder / "tiny.gguf", "llama")
+        slots = max(1, options.parallel)
+        config = WorkerConfig(
+            id="a" * 16, model=options.alias or "tiny", path=str(model), socket=str(folder / "w.sock"),
+            options=WorkerOptions(), ctx=max(8, options.ctx_size // slots), slots=slots, keep_alive_s=3600.0, queue=64,
+        )  # fmt: skip
+        async with worker(config):
+            server = await asyncio.start_server(_bridge(config.socket), options.host, options.port)
+            async with server:
+                await ended.wait()
+
+
+@contextlib.asynccontextmanager
+async def worker(config: WorkerConfig) -> AsyncIterator[None]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "rbee_remote", "worker", stdin=asyncio.subprocess.PIPE
+    )
+    assert process.stdin
+    process.stdin.write(json.dumps(encode(config)).encode())
+    process.stdin.close()
+    try:
+        while not Path(config.socket).exists():  # its process makes it
+            assert process.returncode is None
+            await asyncio.sleep(0.02)
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()
+
+
+def _bridge(socket: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    async def one_way(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(CHUNK):
+                writer.write(data)
+                await writer.drain()
+            if writer.can_write_eof():
+                writer.write_eof()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            inner, outer = await asyncio.open_unix_connection(socket)
+        except OSError:
+            writer.close()
+            return
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(one_way(reader, outer))
+                group.create_task(one_way(inner, writer))
+        finally:
+            outer.close()
+            writer.close()
+
+    return connected
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Which targets can serve what a request asks for."""
+
+from __future__ import annotations
+
+import pytest
+
+from rbee.gateway.base.views import NodeState, NodeView, Target
+from rbee.gateway.routing.able import able
+from rbee_remote.protocol import ModelInfo, ModelMeta
+
+
+def info(ref: str, architecture: str, pooling: str = "") -> ModelInfo:
+    meta = ModelMeta(architecture, 2, 512, 32, 100, 2, 16, 16, pooling=pooling)
+    return ModelInfo(ref, f"/{ref}", 1, "", True, "", 0.0, meta)
+
+
+MODELS = {
+    ref: info(ref, *what) for ref, what in {"chat": ("llama",), "bge": ("bert",), "rr": ("qwen3", "rank")}.items()
+}
+NODES = (NodeView("gpu1", NodeState.UP, models=MODELS),)
+
+
+@pytest.mark.parametrize(
+    ("refs", "path", "kept", "words"),
+    [
+        (["chat"], "/v1/chat/completions", ["chat"], ""),
+        (["chat"], "/v1/embeddings", ["chat"], ""),
+        (["bge"], "/v1/embeddings", ["bge"], ""),
+        (["bge"], "/v1/chat/completions", [], "bge only embeds texts"),
+        (["bge", "chat"], "/chat/completions", ["chat"], "bge only embeds texts"),
+        (["rr"], "/v1/rerank", ["rr"], ""),
+        (["rr"], "/v1/embeddings", [], "rr only ranks documents"),
+        (["chat"], "/v1/rerank", [], "it is no reranker"),
+        (["bge"], "/v1/tokenize", ["bge"], ""),
+        (["unknown"], "/v1/rerank", ["unknown"], ""),
+    ],
+)
+def test_able(refs: list[str], path: str, kept: list[str], words: str) -> None:
+    targets, why = able([Target(ref, ("gpu1",)) for ref in refs], NODES, path)
+    assert [target.model for target in targets] == kept
+    assert words in why
+    assert bool(why) is bool(words)
