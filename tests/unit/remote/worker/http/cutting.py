@@ -63,11 +63,13 @@ def same(line: str) -> str:
         return line
     name, _, told = line.rpartition("data: ")
     data = json.loads(told)
-    whole = data.get("response", data)
+    whole = data.get("response", data.get("message", data))
     whole.pop("timings", None)
     if usage := whole.get("usage"):
         for details in ("prompt_tokens_details", "input_tokens_details"):
             usage.pop(details, None)
+        if "cache_read_input_tokens" in usage:  # Anthropic's input_tokens are the others
+            usage["input_tokens"] += usage.pop("cache_read_input_tokens")
     return name + json.dumps(data)
 
 

@@ -67,7 +67,11 @@ def requests(draw: st.DrawFn) -> tuple[str, Body, str]:
         "seed": draw(st.none() | st.just(7)),
     }
     pieces: tuple[str, ...] = PIECES
-    path = draw(st.sampled_from(("/v1/chat/completions", "/v1/completions", "/v1/responses")))
+    path = draw(st.sampled_from(("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")))
+    if path == "/v1/messages":
+        tool = {"name": "weather", "input_schema": WEATHER["function"]["parameters"]}
+        body |= {**chat("x"), "n": None, "stop_sequences": ["stop"], "logprobs": None, "tools": [tool]}
+        return path, body, "".join(draw(st.lists(st.sampled_from(pieces), max_size=12)))
     if path == "/v1/responses":
         body |= {"n": None, "input": "x", "logprobs": None, "tools": [_flat(WEATHER)] if draw(st.booleans()) else None}
         return path, body, "".join(draw(st.lists(st.sampled_from(pieces), max_size=12)))
