@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,15 +13,19 @@ from rbee.cli.options import ModelOption, NodeOption
 from rbee.cli.shell import Shell, command
 from rbee_remote.protocol import LoadOptions
 
-if TYPE_CHECKING:
-    pass
+#: Agents' prompts are long, and come one at a time: `rbee.launch.model`.
+_TOLD = {
+    "ctx": "Context in tokens, for each request; auto takes the most that fits. [default: 32768, or what the model was "
+    "trained for]",
+    "slots": "Requests served at once. [default: 2, or 1 where two do not fit]",
+}
 
 
 def register(app: typer.Typer) -> None:
     command(app, "launch", example="rbee launch claude --node gpu1 --model qwen3:30b -- --continue")(launch)
 
 
-@takes(load=collect_load_options())
+@takes(load=collect_load_options(told=_TOLD))
 def launch(
     shell: Shell,
     *,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -13,13 +14,16 @@ from rbee_remote.protocol import LoadOptions
 from rbee_remote.protocol.load_options import OPTIONS, Form, Names, Number, Option, Shares
 
 
-def collect_load_options(names: Iterable[str] = tuple(OPTIONS)) -> Callable[..., LoadOptions]:
-    """For `takes`: what was said by these options."""
+def collect_load_options(
+    names: Iterable[str] = tuple(OPTIONS), told: Mapping[str, str] = MappingProxyType({})
+) -> Callable[..., LoadOptions]:
+    """For `takes`: what was said by these options. told: help for those that mean something else here where nobody says
+    them."""
 
     def collect(**given: Any) -> LoadOptions:
         return load_options(given)
 
-    parameters = [_parameter(name, OPTIONS[name]) for name in names]
+    parameters = [_parameter(name, OPTIONS[name], told.get(name, OPTIONS[name].help)) for name in names]
     collect.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return collect
 
@@ -34,9 +38,9 @@ def _flag(name: str, option: Option) -> str:
     return option.flag or f"--{name.replace('_', '-')}"
 
 
-def _parameter(name: str, option: Option) -> inspect.Parameter:
+def _parameter(name: str, option: Option, told: str) -> inspect.Parameter:
     kind: Any = list[str] if isinstance(option.form, Names) else str
-    shown = typer.Option(_flag(name, option), metavar=option.metavar, help=option.help)
+    shown = typer.Option(_flag(name, option), metavar=option.metavar, help=told)
     annotation = Annotated[kind | None, shown]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,10 +52,13 @@ def found_table(found: Found, ctx: int) -> Table:
     rows: list[Sequence[str]] = []
     data: list[Mapping[str, Any]] = []
     for model in found.models:
+        many = Counter(quant.quant for quant in model.quants)
+        less = f" (with {model.ctx:,})" if 0 < model.ctx < ctx else ""
         for quant in model.quants:
             size = "-" if quant.size is None else amount(quant.size)
-            ref = f"hf:{model.repo}:{quant.quant or quant.file}"
-            rows.append((ref, size, f"{model.downloads:,}", model.license or "-", _fits(quant)))
+            # A quantisation that several files have names none of them.
+            ref = f"hf:{model.repo}:{quant.quant if quant.quant and many[quant.quant] == 1 else quant.file}"
+            rows.append((ref, size, f"{model.downloads:,}", model.license or "-", _fits(quant, less)))
             data.append(_data(ref, quant) | {"downloads": model.downloads, "license": model.license, "ctx": model.ctx})
         if not model.quants:
             rows.append((f"hf:{model.repo}", "-", f"{model.downloads:,}", model.license or "-", "-"))
@@ -62,13 +66,13 @@ def found_table(found: Found, ctx: int) -> Table:
     return Table(("MODEL", "SIZE", "DOWNLOADS", "LICENCE", f"FITS WITH {ctx:,} TOKENS"), rows, data)
 
 
-def _fits(quant: FoundQuant) -> str:
-    """The nodes that have the memory, or what it would take."""
+def _fits(quant: FoundQuant, less: str) -> str:
+    """The nodes that have the memory, or what it would take. less: of a context that the model has no more than."""
     if not quant.fits:
         return "-"
     fitting = [each.node for each in quant.fits if each.fits]
     needed = [each.needed_mb for each in quant.fits if each.needed_mb]
-    return ", ".join(fitting) or f"none, it needs {min(needed):,} MB"
+    return (", ".join(fitting) or f"none, it needs {min(needed):,} MB") + less
 
 
 def _data(ref: str, quant: FoundQuant) -> dict[str, Any]:

@@ -18,6 +18,9 @@ from dataclasses import dataclass, field
 KEY_VARIABLE = "RBEE_API_KEY"
 #: Of the context, what an answer may take where a program wants to know.
 _ANSWER_SHARE = 4
+#: Milliseconds that codex waits for an event: comments, which tell it that a long prompt is being read, are none to it.
+#: Its own 300,000 are less than a node without a GPU needs for a first prompt.
+_PATIENCE_MS = 3_600_000
 #: Hosts that are asked without a proxy.
 _LOOPBACK = ("127.0.0.1", "localhost")
 
@@ -59,7 +62,8 @@ class Program:
 
 
 def _claude(offer: Offer) -> Told:
-    """It has names of models for different work. Without the attribution its prompts begin alike each time."""
+    """It has names of models for different work, and takes each for one with a context of 200,000 tokens. Without the
+    attribution its prompts begin alike each time."""
     names = ("MODEL", "SMALL_FAST_MODEL", "DEFAULT_OPUS_MODEL", "DEFAULT_SONNET_MODEL", "DEFAULT_HAIKU_MODEL")
     return Told(
         env={
@@ -68,6 +72,8 @@ def _claude(offer: Offer) -> Told:
             "ANTHROPIC_API_KEY": None,
             **{f"ANTHROPIC_{name}": offer.model for name in names},
             "CLAUDE_CODE_SUBAGENT_MODEL": offer.model,
+            "CLAUDE_CODE_AUTO_COMPACT_WINDOW": str(offer.ctx),
+            "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(offer.ctx // _ANSWER_SHARE),
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
             "CLAUDE_CODE_USE_BEDROCK": None,
@@ -78,8 +84,16 @@ def _claude(offer: Offer) -> Told:
 
 
 def _codex(offer: Offer) -> Told:
-    provider = {"name": "rbee", "base_url": offer.api, "env_key": KEY_VARIABLE, "wire_api": "responses"}
+    """The model's name goes with the settings: some versions' subcommands have an -m of their own alone."""
+    provider = {
+        "name": "rbee",
+        "base_url": offer.api,
+        "env_key": KEY_VARIABLE,
+        "wire_api": "responses",
+        "stream_idle_timeout_ms": _PATIENCE_MS,
+    }
     settings = {
+        "model": json.dumps(offer.model),
         "model_provider": json.dumps("rbee"),
         "model_providers.rbee": "{"
         + ", ".join(f"{key} = {json.dumps(value)}" for key, value in provider.items())
@@ -87,7 +101,7 @@ def _codex(offer: Offer) -> Told:
         "model_context_window": str(offer.ctx),
     }
     given = tuple(word for key, value in settings.items() for word in ("-c", f"{key}={value}"))
-    return Told(arguments=(*given, "-m", offer.model), env={KEY_VARIABLE: offer.key})
+    return Told(arguments=given, env={KEY_VARIABLE: offer.key})
 
 
 def _opencode(offer: Offer) -> Told:
@@ -142,7 +156,8 @@ PROGRAMS = {
 def environment(told: Told, environ: Mapping[str, str]) -> dict[str, str]:
     """`environ` with what the program is told; its proxy is not asked for the gateway."""
     changed = {**environ, **told.env}
-    for name in ("no_proxy", "NO_PROXY"):
-        if any(f"{scheme}_proxy" in {key.lower() for key in environ} for scheme in ("http", "https", "all")):
-            changed[name] = ",".join(filter(None, (environ.get(name, ""), *_LOOPBACK)))
+    if any(f"{scheme}_proxy" in {key.lower() for key in environ} for scheme in ("http", "https", "all")):
+        names = ("no_proxy", "NO_PROXY")
+        spared = dict.fromkeys(filter(None, (*(environ.get(name, "") for name in names), *_LOOPBACK)))
+        changed |= dict.fromkeys(names, ",".join(spared))  # programs differ in which of the two they look at
     return {name: value for name, value in changed.items() if value is not None}

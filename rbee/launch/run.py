@@ -4,7 +4,7 @@ Rules
 - The terminal is the program's: while it runs nothing is printed, and Ctrl-C is its own.
 - It gets its key by its environment, and nothing is written into its configuration. What it reads as a file lies in a
   folder that is gone when it is.
-- SIGTERM and SIGHUP end both.
+- SIGTERM and SIGHUP end both. Whatever stops the program stops rbee too, which the shell waits for.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ async def launch(context: Context, asked: Launch) -> int:
             told = asked.program.told(offer)
             _write(told, offer.folder)
             words = (asked.executable, *told.arguments, *asked.arguments)
-            status = await _run(words, environment(told, os.environ))
+            status = await run_program(words, environment(told, os.environ))
         details["status"] = status
     return status
 
@@ -91,14 +91,21 @@ async def offered(context: Context, asked: Launch, loaded: Loaded) -> AsyncItera
             yield Offer(url, key, loaded.name, loaded.ctx, folder)
 
 
-async def _run(words: Sequence[str], env: Mapping[str, str]) -> int:
+async def run_program(words: Sequence[str], env: Mapping[str, str]) -> int:
+    """Its exit status, 128 and the signal's number where one ended it. Raises UsageError where it cannot be started."""
     with _signals_left_to_it():
-        process = await asyncio.create_subprocess_exec(*words, env=env)
         try:
-            status = await process.wait()
-        except asyncio.CancelledError:
-            await _end(process)
-            raise
+            process = await asyncio.create_subprocess_exec(*words, env=env)
+        except OSError as error:
+            raise UsageError(
+                f"cannot start {words[0]}: {error.strerror}", hint="check that it runs by itself"
+            ) from error
+        with _stopping_with_it(process.pid):
+            try:
+                status = await process.wait()
+            except asyncio.CancelledError:
+                await _end(process)
+                raise
     return status if status >= 0 else 128 - status
 
 
@@ -121,3 +128,25 @@ def _signals_left_to_it() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _stopping_with_it(pid: int) -> Iterator[None]:
+    """Programs that read Ctrl-Z as a key stop themselves alone. Where no shell could go on with rbee, the kernel drops
+    the signal."""
+
+    def on_change() -> None:
+        with suppress(ChildProcessError):  # it has ended
+            if os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG):
+                os.kill(os.getpid(), signal.SIGTSTP)
+
+    if not hasattr(os, "waitid"):  # macOS, before Python 3.13
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGCHLD, on_change)
+    on_change()  # it may have been quick
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGCHLD)

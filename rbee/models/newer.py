@@ -15,7 +15,7 @@ from rbee.base.errors import NodeError, UsageError
 from rbee.base.events import Notice, Progress
 from rbee.models.downloads import KEY
 from rbee.models.provision import ensure_model, in_catalog, newest_model, refresh_model
-from rbee.models.ref import ModelRef, parse_ref
+from rbee.models.ref import ModelRef
 from rbee.node.session import NodeSession
 from rbee_remote.protocol import ErrorCode, ModelInfo, NewestModel
 
@@ -40,10 +40,11 @@ async def pull_model(session: NodeSession, ref: ModelRef, *, refresh: bool) -> M
     if ref.sources[0].kind == "https":  # there is nothing to compare before it has come
         return await refresh_model(session, ref) if refresh else found
     newest = await _newest(session, ref, found, required=refresh)
-    if newest is None or not is_newer(found, newest):
-        return found
-    if refresh:
+    newer = is_newer(found, newest) if newest else None
+    if refresh and newer is not False:
         return await refresh_model(session, ref)
+    if newest is None or not newer:
+        return found
     session.emit(
         Notice(
             f"the hub has a newer {ref.canonical}: commit {_shown(newest.source)}, and {session.node.name} has "
@@ -54,14 +55,14 @@ async def pull_model(session: NodeSession, ref: ModelRef, *, refresh: bool) -> M
 
 
 async def _newest(session: NodeSession, ref: ModelRef, found: ModelInfo, *, required: bool) -> NewestModel | None:
-    """None where nobody can say, unless it is required."""
+    """None where nobody can say, unless it is required: then where the hub has that file no more."""
     session.emit(Progress(KEY, f"asking the hub for a newer {ref.canonical}", 0.0, None, "steps"))
     try:
         return await newest_model(session, of_copy(ref, found))
     except NodeError as error:
-        if required:
+        if required and error.code is not ErrorCode.MODEL_NOT_FOUND:
             raise
-        if error.code is ErrorCode.MODEL_NOT_FOUND:
+        if error.code is ErrorCode.MODEL_NOT_FOUND and not required:
             session.emit(Notice(f"{error.message}; the copy on {session.node.name} stays as it is"))
         return None
 
@@ -76,23 +77,27 @@ def can_move(ref: ModelRef) -> bool:
 
 def of_copy(ref: ModelRef, found: ModelInfo) -> ModelRef:
     """The ref, with the very file that the copy was made of: which one a quantisation means may depend on the node."""
-    source = ref.sources[0]
-    if not found.source.startswith(f"hf:{source.repo}:"):
+    source, begin = ref.sources[0], f"hf:{ref.sources[0].repo}:"
+    if not found.source.startswith(begin):
         return replace(ref, sources=(source,))
-    file = parse_ref(found.source).sources[0].file
+    commit = _commit(found.source)
+    file = found.source.removeprefix(begin).removesuffix(f"@{commit}")
     return replace(ref, sources=(replace(source, file=file),))
 
 
-def is_newer(found: ModelInfo, newest: NewestModel) -> bool:
-    """Whether the hub has another content than the copy; by commit where it does not say."""
+def is_newer(found: ModelInfo, newest: NewestModel) -> bool | None:
+    """Whether the hub has another content than the copy; by commit where it does not say. None where nobody knows of
+    which commit the copy is, as of one that another program fetched, before it has been read."""
     if found.sha256 and newest.sha256:
         return found.sha256 != newest.sha256
-    return _commit(found.source) != _commit(newest.source)
+    copy = _commit(found.source)
+    return copy != _commit(newest.source) if copy else None
 
 
 def _commit(source: str) -> str:
     """ "" where the source names none."""
-    return source.rpartition("@")[2] if "@" in source else ""
+    commit = source.rpartition("@")[2]
+    return commit if _COMMIT.fullmatch(commit) else ""
 
 
 def _shown(source: str) -> str:

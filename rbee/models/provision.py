@@ -59,7 +59,7 @@ class Ahead:
         """Fetch the model and put it below the node's home. Raises as `ensure_model`, which registers it, but for
         DOWNLOAD_FAILED: a runtime that is compiled meanwhile is not lost for that, and `ensure_model` fetches again."""
         session, ref = self._session, self._ref
-        if ref.path_on_node or not (session.node.is_local or _is_sent(ref)):
+        if _lies_there(ref) or not (session.node.is_local or _is_sent(ref)):
             return
         try:
             async with _turn(session, ref.canonical):
@@ -94,10 +94,12 @@ async def _ensured(session: NodeSession, ref: ModelRef, placed: Stored | None, a
     if path := ref.path_on_node:
         return await hive.register(RegisterRequest(model=ref.canonical, path=path, source=ref.canonical))
     async with _turn(session, ref.canonical):
-        if found := await in_catalog(hive, ref) or await use_elsewhere(session, ref):
+        if found := await in_catalog(hive, ref):
             return found
         if placed:
             return await _register(session, ref.canonical, placed)
+        if found := await use_elsewhere(session, ref):
+            return found
         return await _bring(session, ref, ability=ability)
 
 
@@ -156,7 +158,7 @@ def _why_not_there(node: Node, ref: ModelRef, request: DownloadRequest, error: N
 
 async def push_model(session: NodeSession, ref: ModelRef) -> ModelInfo:
     """Fetch a model here, unless the cache has it, and send it, whether or not the node could have downloaded it."""
-    if ref.path_on_node:
+    if _lies_there(ref):
         raise UsageError(
             f"{ref.canonical} names a file on the node already",
             hint="to send a file of this machine, give its path without file:",
@@ -217,6 +219,11 @@ async def _by_pull(session: NodeSession, request: DownloadRequest) -> ModelInfo:
 async def _by_push(session: NodeSession, ref: ModelRef, ability: str = "", *, refresh: bool = False) -> ModelInfo:
     """From the keeper's cache, filled first if need be."""
     return await _send(session, ref.canonical, await _fetch(session, ref, ability, refresh=refresh))
+
+
+def _lies_there(ref: ModelRef) -> bool:
+    """Whether it names what a node has on its disk, and nothing that could be fetched."""
+    return ref.sources[0].kind in {"file", "ollama"}
 
 
 def _is_sent(ref: ModelRef) -> bool:

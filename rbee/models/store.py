@@ -3,7 +3,8 @@
 Rules
 - A file that has its SHA-256 as its name is whole and was checked; everything else in the folder is on the way. The
   parts of a split model have the digest of all parts and their numbers: `SHA256-00001-of-00003.gguf`.
-- The note of a ref without a SHA-256 of its own keeps what it stood for when it was fetched.
+- The note of a ref without a SHA-256 of its own keeps what it stood for when it was fetched. Where that is too large
+  for a node, and the ref leaves open which file is meant, there is another note for as much space as that node has.
 """
 
 from __future__ import annotations
@@ -90,10 +91,12 @@ class ModelStore:
         """
         trusted_files.check(self._folder, _WHAT)
         self._folder.mkdir(parents=True, exist_ok=True)
-        name = hashlib.sha256(ref.canonical.encode()).hexdigest()[:32]
-        note = self._folder / f"{name}.json"
-        async with file_lock(self._folder / f"{name}.lock", f"downloads {ref.canonical}", emit):
+        note = self._note(ref.canonical)
+        async with file_lock(note.with_suffix(".lock"), f"downloads {ref.canonical}", emit):
             known = self._known(note)
+            if known and request.room is not None and known.size > request.room:  # chosen for a larger node
+                note = self._note(f"{ref.canonical}\n{request.room}")
+                known = self._known(note)
             if known and not refresh:
                 return known
             stored = await self._fetch(ref, request, report, emit)
@@ -123,6 +126,9 @@ class ModelStore:
         if all(stored.sha256 not in note.read_text(encoding="utf-8") for note in self._folder.glob("*.json")):
             for file in stored.files:
                 file.path.unlink(missing_ok=True)
+
+    def _note(self, what: str) -> Path:
+        return self._folder / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.json"
 
     def _known(self, note: Path) -> Stored | None:
         if not note.is_file():

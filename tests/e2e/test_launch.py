@@ -29,7 +29,7 @@ if name == "claude":
 elif name == "codex":
     settings = " ".join(sys.argv)
     url = re.search('base_url = "([^"]+)"', settings)[1] + "/responses"
-    key, model = env["RBEE_API_KEY"], sys.argv[sys.argv.index("-m") + 1]
+    key, model = env["RBEE_API_KEY"], re.search(' model="([^"]+)"', settings)[1]
     body = {"input": "Say hello."}
 elif name == "opencode":
     config = json.loads(env["OPENCODE_CONFIG_CONTENT"])

@@ -23,6 +23,7 @@ _LARGE = 128 * 1024
 _LONGEST_NAME = 512
 #: Seconds: bodies go with their requests, which take seconds.
 _RETRY_AFTER_S = "5"
+_TRUTHS = {"true": True, "false": False}
 
 T = TypeVar("T")
 
@@ -102,10 +103,15 @@ def parsed(content: bytes) -> Asked:
         raise wrong("model", f"expected the name of a model, got {_kind(model)}")
     if RESUME_FIELD in body:
         raise wrong(RESUME_FIELD, "this field is for rbee itself")
-    stream = body.get("stream")
-    if stream is not None and not isinstance(stream, bool):
-        raise wrong("stream", f"expected true or false, got {_kind(stream)}")
-    return Asked(content, body, model, stream is True)
+    return Asked(content, body, model, _streams(body.get("stream")))
+
+
+def _streams(said: Any) -> bool:
+    """As workers read it, who take 1 and "true" for true. Raises UsageError."""
+    value = _TRUTHS.get(said.lower(), said) if isinstance(said, str) else said
+    if value is not None and not (isinstance(value, (bool, int, float)) and value in (0, 1)):
+        raise wrong("stream", f"expected true or false, got {_kind(said)}")
+    return bool(value)
 
 
 async def written(asked: Asked, body: dict[str, Any]) -> bytes:

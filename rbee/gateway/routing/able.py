@@ -10,14 +10,15 @@ from rbee_remote.protocol.abilities import asked_by, refusal
 
 def able(targets: Sequence[Target], nodes: Iterable[NodeView], path: str) -> tuple[tuple[Target, ...], str]:
     """The targets less those that are known to be made for something else than `path`, and why the first of them is
-    none. A model that no node has yet may be anything."""
-    ability = asked_by(path)
-    infos = {ref: info for node in nodes for ref, info in node.models.items()}
-    kept, why = [], ""
+    none. A model that no node has yet may be anything; of one that several have, each may have another file."""
+    if not (ability := asked_by(path)):
+        return tuple(targets), ""
+    seen, kept, why = tuple(nodes), [], ""
     for target in targets:
-        info = infos.get(target.model)
-        told = refusal(target.model, info.meta.able, ability) if info and ability else ""
-        why = why or told
-        if not told:
+        infos = [node.models[target.model] for node in seen if target.model in node.models]
+        told = [refusal(target.model, info.meta.able, ability) for info in infos]
+        if told and all(told):
+            why = why or told[0]
+        else:
             kept.append(target)
     return tuple(kept), why

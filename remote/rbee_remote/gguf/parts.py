@@ -30,8 +30,8 @@ def _check_alone(file: GgufFile) -> None:
     count = file.values.get(_COUNT, 0)
     if not isinstance(count, int) or count > 1:
         raise ValueError(
-            f"it is one of {count} parts of a split model, and its name does not say which: parts are found beside "
-            "each other by names such as NAME-00001-of-00003.gguf"
+            f"it is one of {_number(count)} parts of a split model, and its name does not say which: parts are found "
+            "beside each other by names such as NAME-00001-of-00003.gguf"
         )
 
 
@@ -40,14 +40,19 @@ def _check_parts(files: Sequence[GgufFile]) -> None:
     for number, file in enumerate(files):
         count, place = file.values.get(_COUNT, 0), file.values.get(_NUMBER, 0)
         if count != len(files):
-            said = f"one of {count} parts" if count else "no part of a split model"
+            said = f"one of {_number(count)} parts" if count else "no part of a split model"
             raise ValueError(f"by its name part {number + 1} is one of {len(files)}, and by its content {said}")
         if place != number:
             raise ValueError(f"the file that is named part {number + 1} is part {_shown(place)}")
     names = [tensor.name for file in files for tensor in file.tensors]
-    claimed = {file.values.get(_TENSORS) for file in files}
-    if len(set(names)) < len(names) or claimed - {len(names), None}:
+    claimed = [file.values.get(_TENSORS) for file in files]
+    if len(set(names)) < len(names) or any(count not in (len(names), None) for count in claimed):
         raise ValueError("its parts are of different models: they do not have the tensors that they say")
+
+
+def _number(count: object) -> str:
+    """What a file says may be anything."""
+    return str(count) if isinstance(count, int) else "an unknown number of"
 
 
 def _shown(place: object) -> str:

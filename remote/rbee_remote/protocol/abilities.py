@@ -71,4 +71,5 @@ def asked_by(path: str) -> str:
         return EMBEDDINGS
     if bare == "/completions":
         return COMPLETIONS
-    return CHAT if bare in ("/chat/completions", "/responses", "/messages") else ""
+    chats = ("/chat/completions", "/responses", "/messages", "/messages/count_tokens", "/apply-template")
+    return CHAT if bare in chats else ""

@@ -11,14 +11,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_NAME = "x-anthropic-billing-header:"
 _HEADER = re.compile(r"\s*x-anthropic-billing-header:(?:[ \t]*[\w.-]+=[^;\n]{0,200}(?:;|(?=\n|\Z)))*[ \t]*\n*")
 
 
 def without_header(text: str) -> str:
-    return (
-        _HEADER.sub("", text, count=1) if "x-anthropic-billing-header:" in text[:100] and _HEADER.match(text) else text
-    )
+    found = _HEADER.match(text)
+    return text[found.end() :] if found else text
 
 
 def system_without_header(system: Any) -> Any:

@@ -6,14 +6,17 @@ from __future__ import annotations
 #: Those of the worker's routes that take a POST and are not rbee's own; a test compares them.
 SERVED = frozenset(
     {
+        "/v1/apply-template",
         "/v1/chat/completions",
         "/v1/completions",
+        "/v1/detokenize",
         "/v1/embeddings",
         "/v1/messages",
         "/v1/messages/count_tokens",
         "/v1/rerank",
         "/v1/reranking",
         "/v1/responses",
+        "/v1/tokenize",
     }
 )
 

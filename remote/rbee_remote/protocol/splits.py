@@ -40,7 +40,8 @@ class Part:
     @property
     def all(self) -> tuple[str, ...]:
         """The names of all parts, in order."""
-        return tuple(dataclasses.replace(self, number=number).name for number in range(1, self.count + 1))
+        end = f"-of-{self.count:05}{self.end}"
+        return tuple(f"{self.stem}-{number:05}{end}" for number in range(1, self.count + 1))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,7 +87,8 @@ def parts_of(name: str) -> tuple[str, ...]:
 
 def first_part(name: str) -> str:
     """The file by which the model is named that `name` is a file of."""
-    return parts_of(name)[0]
+    part = part_of(name)
+    return dataclasses.replace(part, number=1).name if part else name
 
 
 def numbered(name: str, number: int, count: int) -> str:
@@ -100,7 +102,7 @@ def numbered(name: str, number: int, count: int) -> str:
 def grouped(names: Iterable[str]) -> list[FileGroup]:
     """Models among the files of a folder or a repository, each once, in the order of their first mention."""
     there = dict.fromkeys(names)
-    groups = dict.fromkeys(parts_of(name) for name in there)
+    groups = [parts_of(first) for first in dict.fromkeys(map(first_part, there))]
     return [FileGroup(files, tuple(file for file in files if file not in there)) for files in groups]
 
 

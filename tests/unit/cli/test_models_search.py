@@ -32,6 +32,18 @@ def test_each_quantisation_is_a_row_with_the_nodes_that_have_the_memory() -> Non
     assert table.data[1]["size"] == 9 * 10**9
 
 
+def test_of_files_with_one_quantisation_each_is_named_by_its_file() -> None:
+    quants = tuple(FoundQuant(name, "Q8_0", 1, 1) for name in ("m-Q8_0.gguf", "m-v2-Q8_0.gguf", "old/m-Q8_0.gguf"))
+    table = found_table(Found((FoundModel("o/r", 1, False, "", "llama", 0, quants),), (), ()), 32768)
+    assert [row[0] for row in table.rows] == [f"hf:o/r:{quant.file}" for quant in quants]
+
+
+def test_a_model_of_less_context_than_was_asked_for_says_so() -> None:
+    model = FoundModel("o/r", 1, False, "", "llama", 8192, QUANTS[:2])
+    table = found_table(Found((model,), (), ()), 32768)
+    assert [row[-1] for row in table.rows] == ["gpu1, gpu2 (with 8,192)", "none, it needs 13,000 MB (with 8,192)"]
+
+
 def test_all_short_names_are_listed() -> None:
     table = available_table()
     assert [row[0] for row in table.rows] == list(built_in())

@@ -32,6 +32,7 @@ def test_claude_asks_the_gateway_for_whatever_model_and_no_cloud() -> None:
     assert env["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:4711", "it adds /v1 itself"
     models = {value for name, value in env.items() if name.endswith("_MODEL")}
     assert models == {"qwen3-8b"}
+    assert (env["CLAUDE_CODE_AUTO_COMPACT_WINDOW"], env["CLAUDE_CODE_MAX_OUTPUT_TOKENS"]) == ("32768", "8192")
     assert (
         environment(told("claude"), {"ANTHROPIC_API_KEY": "sk-x", "CLAUDE_CODE_USE_VERTEX": "1"}).keys()
         & {
@@ -44,13 +45,15 @@ def test_claude_asks_the_gateway_for_whatever_model_and_no_cloud() -> None:
 
 def test_codex_gets_a_provider_by_its_command_line() -> None:
     given = told("codex")
-    assert given.arguments[-2:] == ("-m", "qwen3-8b")
-    settings = tomllib.loads("\n".join(word for word in given.arguments[:-2] if word != "-c"))
+    assert set(given.arguments[::2]) == {"-c"}
+    settings = tomllib.loads("\n".join(given.arguments[1::2]))
+    assert settings["model"] == "qwen3-8b"
     assert settings["model_providers"][settings["model_provider"]] == {
         "name": "rbee",
         "base_url": "http://127.0.0.1:4711/v1",
         "env_key": "RBEE_API_KEY",
         "wire_api": "responses",
+        "stream_idle_timeout_ms": 3_600_000,
     }
     assert settings["model_context_window"] == 32768
 
@@ -76,6 +79,8 @@ def test_aider_reads_of_the_context_in_a_file_of_this_run() -> None:
         ({}, None),
         ({"HTTPS_PROXY": "http://p:1"}, "127.0.0.1,localhost"),
         ({"http_proxy": "http://p:1", "no_proxy": "lab"}, "lab,127.0.0.1,localhost"),
+        ({"http_proxy": "http://p:1", "NO_PROXY": "lab"}, "lab,127.0.0.1,localhost"),
+        ({"http_proxy": "http://p:1", "NO_PROXY": "a", "no_proxy": "b"}, "b,a,127.0.0.1,localhost"),
         ({"no_proxy": "lab"}, "lab"),
     ],
 )

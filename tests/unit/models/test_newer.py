@@ -140,6 +140,41 @@ async def test_a_file_that_the_hub_has_no_more_is_told(session: tuple[NodeSessio
     assert "stays as it is" in notices(events)
 
 
+async def test_a_file_that_was_renamed_is_taken_by_what_the_ref_means_now(
+    session: tuple[NodeSession, list[Event]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on, _ = session
+    hive = hive_of(on)
+
+    async def newest(request: DownloadRequest) -> NewestModel:
+        raise NodeError(ErrorCode.MODEL_NOT_FOUND, f"o/r has no file {request.sources[0].file}")
+
+    monkeypatch.setattr(hive, "newest", newest)
+    assert await pull_model(on, REF, refresh=True) == TAKEN
+    assert hive.pulled[0].sources == REF.sources
+
+
+@pytest.mark.parametrize("file", ["m (v2)-Q8_0.gguf", "m@home:Q8_0.gguf", "módel-Q8_0.gguf"])
+async def test_a_file_that_no_ref_could_name_is_asked_for_all_the_same(
+    session: tuple[NodeSession, list[Event]], file: str
+) -> None:
+    on, events = session
+    hive_of(on).catalog = (replace(COPY, source=f"hf:o/r:{file}@{COMMIT}"),)
+    await pull_model(on, REF, refresh=False)
+    assert hive_of(on).asked[0].sources[0].file == file
+    assert f"commit {NEXT[:12]}" in notices(events)
+
+
+async def test_a_copy_of_an_unknown_commit_is_not_called_old(session: tuple[NodeSession, list[Event]]) -> None:
+    on, events = session
+    copy = replace(COPY, owned=False, sha256="", source=f"hf:o/r:{FILE}")
+    hive_of(on).catalog = (copy,)
+    assert await pull_model(on, REF, refresh=False) == copy
+    assert notices(events) == ""
+    assert hive_of(on).asked[0].sources[0].file == FILE
+    assert await pull_model(on, REF, refresh=True) == TAKEN
+
+
 @pytest.mark.parametrize("ref", ["smollm2:135m", f"hf:o/r:Q8_0@{COMMIT}", "file:/m.gguf"])
 async def test_what_cannot_change_is_not_asked_for(session: tuple[NodeSession, list[Event]], ref: str) -> None:
     on, _ = session
@@ -224,4 +259,21 @@ async def test_a_split_model_is_kept_by_the_keeper_as_its_parts(hub: Hub, tmp_pa
     assert {file.name for file in stored.files} == {f"{stored.sha256}-0000{n}-of-00002.gguf" for n in (1, 2)}
     hub.seen.clear()
     assert await store.fetch(REF, request, lambda _: None, lambda _: None) == stored
+    assert hub.seen == []
+
+
+async def test_a_node_with_less_space_gets_a_file_of_its_own(hub: Hub, tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "models", build_payload(), tmp_path / "download.log")
+    ref = parse_ref("hf:o/r")
+    for name, size in (("m-Q4_K_M.gguf", 1000), ("m-Q3_K_M.gguf", 600), ("m-Q2_K.gguf", 300)):
+        hub.add("o/r", name, name[2:4].encode() * (size // 2))
+    request = DownloadRequest(ref.canonical, ref.sources, endpoint=hub.url)
+    sizes = []
+    for room in (5000, 700, 100, 5000, 700, 100):
+        stored = await store.fetch(ref, replace(request, room=room), lambda _: None, lambda _: None)
+        sizes.append(stored.size)
+        assert stored.files[0].path.is_file()
+        if len(sizes) == 3:
+            hub.seen.clear()
+    assert sizes == [1000, 600, 300] * 2
     assert hub.seen == []

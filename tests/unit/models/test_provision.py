@@ -15,6 +15,7 @@ import pytest
 
 from rbee.base.errors import ConfigError, NodeError, RbeeError, UsageError
 from rbee.base.events import Event, Notice, Progress, Retry
+from rbee.base.files import LocalFile
 from rbee.base.settings import Settings
 from rbee.context import Context
 from rbee.inventory import Inventory, Node
@@ -22,6 +23,7 @@ from rbee.models.downloads import download_request
 from rbee.models.hub_token import hub_token
 from rbee.models.provision import Ahead, ensure_model, push_file, push_model
 from rbee.models.ref import ModelRef, parse_ref
+from rbee.models.store import Stored
 from rbee.node.probe import Probe
 from rbee.node.session import NodeSession
 from rbee.transport.local import LocalConnection
@@ -455,3 +457,22 @@ async def test_a_file_that_is_not_the_one_is_left_and_the_model_downloaded(
     bed.hive.found, bed.hive.answers = [LM_STUDIO], [info("hf:a/b:Q8_0")]
     await bed.ensure(parse_ref("hf:a/b:Q8_0"))
     assert [request.model for request in bed.hive.pulled] == ["hf:a/b:Q8_0"]
+
+
+async def test_a_name_of_ollama_is_neither_fetched_here_nor_sent(bed: Bed) -> None:
+    ref = parse_ref("ollama:llama3.2:3b")
+    ahead = Ahead(bed.session(Node("local", host="local")), ref)
+    await ahead.bring(bed.attached.probe.home)
+    assert (ahead.placed, bed.events) == (None, [])
+    with pytest.raises(UsageError, match="on the node already"):
+        await push_model(bed.session(), ref)
+
+
+async def test_what_was_put_there_already_goes_before_what_another_program_has(bed: Bed, tmp_path: Path) -> None:
+    ref = replace(parse_ref("hf:o/r:Q8_0"), sha256=OLLAMA.sha256)
+    bed.hive.found = [OLLAMA]
+    bed.blob.parent.mkdir(parents=True, exist_ok=True)
+    bed.blob.write_bytes(CONTENT)
+    placed = Stored((LocalFile(bed.blob, SHA256),), "hf:o/r:m-Q8_0.gguf")
+    found = await ensure_model(bed.session(), ref, placed=placed)
+    assert found.path == str(bed.blob)

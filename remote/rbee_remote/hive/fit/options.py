@@ -22,6 +22,7 @@ from rbee_remote.protocol.abilities import ENCODERS
 from rbee_remote.protocol.load_options import (
     AUTO_CTX,
     DEFAULT_CTX,
+    MOST_CTX,
     ON_CPU,
     OPTIONS,
     QUANTISED_KV,
@@ -203,7 +204,7 @@ def _grown(least: WorkerOptions, asked: WorkerOptions, estimate: Estimate, free_
         return least
     room = _needed_mb(least, estimate)
     room += int((free_mb - room) * _GROWTH)
-    sizes = [size for size in context_sizes(estimate.meta) if size > DEFAULT_CTX]
+    sizes = [size for size in context_sizes(estimate.meta) if DEFAULT_CTX < size <= MOST_CTX]
     fewest = _FEWEST_SLOTS if has_gpu and asked.slots is None else least.slots
     grown = []
     for slots in range(least.slots, fewest - 1, -1):
@@ -229,11 +230,12 @@ def _with_layers(options: WorkerOptions, estimate: Estimate, available_mb: int) 
     every = estimate.meta.n_layers + 1
     if estimate.memory == RAM:  # of a GPU that shares it
         return replace(options, gpu_layers=every)
-    for layers in range(every, 0, -1):
-        options = replace(options, gpu_layers=layers)
-        if need_of(options, estimate).total_mb <= available_mb:
-            break
-    return options
+    low, high = 1, every + 1  # by bisection: a file may claim billions of layers
+    while high - low > 1:
+        middle = (low + high) // 2
+        fits = _needed_mb(replace(options, gpu_layers=middle), estimate) <= available_mb
+        low, high = (middle, high) if fits else (low, middle)
+    return replace(options, gpu_layers=low)
 
 
 def _needed_mb(options: WorkerOptions, estimate: Estimate) -> int:

@@ -13,12 +13,13 @@ LM Studio: models/OWNER/REPO/FILE. llama.cpp: its cache has OWNER_REPO_FILE, whi
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from rbee_remote.protocol.elsewhere import FoundElsewhere
@@ -29,6 +30,8 @@ from rbee_remote.protocol.splits import grouped
 MOST_ENTRIES = 5000
 MOST_OF_MANIFEST = 256 * 1024
 MOST_FOUND = 500
+#: Folders between the hub's cache and a file in it.
+_DEEPEST = 8
 
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -37,7 +40,7 @@ _OLLAMA_HOST = "registry.ollama.ai"
 
 
 def found_elsewhere(home: Path, env: Mapping[str, str]) -> list[FoundElsewhere]:
-    """All that this user may read, each file once. home: the user's. Takes a moment for large folders."""
+    """All that this user may read, once under each of its names. home: the user's. Takes a moment for large folders."""
     ollama = [Path(env["OLLAMA_MODELS"])] if env.get("OLLAMA_MODELS") else []
     ollama += [home / ".ollama/models", Path("/usr/share/ollama/.ollama/models")]
     hub = Path(env.get("HF_HUB_CACHE") or (Path(env.get("HF_HOME") or home / ".cache/huggingface") / "hub"))
@@ -48,20 +51,21 @@ def found_elsewhere(home: Path, env: Mapping[str, str]) -> list[FoundElsewhere]:
         _of_hub(hub),
         _of_llama(llama),
     )
-    by_path = {each.path: each for each in itertools.islice(found, MOST_FOUND)}
-    return list(by_path.values())
+    return list(dict.fromkeys(itertools.islice(found, MOST_FOUND)))
 
 
 def _of_ollama(root: Path) -> Iterator[FoundElsewhere]:
-    for manifest in _bounded(root / "manifests", "*/*/*/*"):
-        host, namespace, name, tag = manifest.relative_to(root / "manifests").parts
+    for manifest in _bounded(root / "manifests", 4):
+        parts = manifest.relative_to(root / "manifests").parts
+        if len(parts) != 4:
+            continue
+        host, namespace, name, tag = parts
         sha256 = _model_layer(manifest)
         blob = _size_of(root / "blobs" / f"sha256-{sha256}", root) if sha256 else None
         if blob is None:
             continue
         prefix = "" if (host, namespace) == (_OLLAMA_HOST, "library") else f"{namespace}/"
-        if host != _OLLAMA_HOST and host not in ("hf.co", "huggingface.co"):
-            prefix = f"{host}/{prefix}"
+        prefix = prefix if host == _OLLAMA_HOST else f"{host}/{prefix}"  # as `ollama list` shows it
         repo = f"{namespace}/{name}" if host in ("hf.co", "huggingface.co") else ""
         path, size = blob
         yield FoundElsewhere(
@@ -86,9 +90,9 @@ def _model_layer(manifest: Path) -> str:
 def _of_folders(root: Path, program: str) -> Iterator[FoundElsewhere]:
     """OWNER/REPO/FILE; of a split model the first part, where all are there."""
     sizes: dict[str, int] = {}
-    for file in _bounded(root, "*/*/*.gguf"):
-        seen = _size_of(file, root)
-        if seen:
+    for file in _bounded(root, 3):
+        is_named = file.name.endswith(".gguf") and len(file.relative_to(root).parts) == 3
+        if is_named and (seen := _size_of(file, root)):
             sizes[str(file.relative_to(root))] = seen[1]
     for group in grouped(sizes):
         owner, repo, name = group.name.split("/", 2)
@@ -98,30 +102,51 @@ def _of_folders(root: Path, program: str) -> Iterator[FoundElsewhere]:
 
 
 def _of_hub(root: Path) -> Iterator[FoundElsewhere]:
-    """Whole files alone: parts of a split model have no names there that llama.cpp would find the others by."""
-    for file in _bounded(root, "models--*/snapshots/*/**/*.gguf"):
+    """Whole files alone: parts of a split model have no names there that llama.cpp would find the others by. Of a file
+    that several commits have, the one that came last."""
+    found: dict[tuple[str, str], tuple[float, FoundElsewhere]] = {}
+    for file in _bounded(root, _DEEPEST, _has_snapshots):
         parts = file.relative_to(root).parts
+        if not file.name.endswith(".gguf") or len(parts) < 4:
+            continue
         repo, name = parts[0].removeprefix("models--").replace("--", "/", 1), "/".join(parts[3:])
         seen = _size_of(file, root)
         if seen and is_model(name, repo) and len(grouped([name])[0].files) == 1:
             path, size = seen
             sha256 = path.name if _SHA256.fullmatch(path.name) else ""
-            yield FoundElsewhere("", str(path), size, "the Hugging Face cache", sha256, repo, name)
+            each = FoundElsewhere("", str(path), size, "the Hugging Face cache", sha256, repo, name)
+            came = path.stat().st_mtime
+            if came >= found.get((repo, name), (came, each))[0]:
+                found[repo, name] = came, each
+    yield from (each for _, each in found.values())
+
+
+def _has_snapshots(parts: tuple[str, ...]) -> bool:
+    """Whether a folder of the hub's cache leads to models' files under their names."""
+    return parts[0].startswith("models--") and parts[1:2] in ((), ("snapshots",))
 
 
 def _of_llama(root: Path) -> Iterator[FoundElsewhere]:
-    for file in _bounded(root, "*.gguf"):
-        seen = _size_of(file, root)
+    for file in _bounded(root, 1):
+        seen = _size_of(file, root) if file.name.endswith(".gguf") else None
         if seen and is_model(file.name) and len(grouped([file.name])[0].files) == 1:
             yield FoundElsewhere("", str(seen[0]), seen[1], "llama.cpp", "", "", file.name)
 
 
-def _bounded(root: Path, pattern: str) -> Iterator[Path]:
-    """In no order; nothing where the folder is not there or not for us."""
-    try:
-        yield from itertools.islice(root.glob(pattern), MOST_ENTRIES)
-    except OSError:
-        return
+def _bounded(root: Path, depth: int, enters: Callable[[tuple[str, ...]], bool] = lambda _: True) -> Iterator[Path]:
+    """What is no folder, up to so many folders deep, in no order; of MOST_ENTRIES entries of whatever kind. Links to
+    folders are not entered, nor what is not for us. enters: whether a folder is, by its path below the root."""
+    left, folders = MOST_ENTRIES, [root]
+    while folders:
+        folder = folders.pop()
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in itertools.islice(entries, left):
+                left -= 1
+                path = Path(entry.path)
+                if not entry.is_dir(follow_symlinks=False):
+                    yield path
+                elif len(parts := path.relative_to(root).parts) < depth and enters(parts):
+                    folders.append(path)
 
 
 def _size_of(file: Path, root: Path) -> tuple[Path, int] | None:

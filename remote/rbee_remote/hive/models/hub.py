@@ -7,6 +7,7 @@ The real huggingface_hub client asks; the bytes are fetched by `fetch`, which ca
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,10 @@ PUBLIC_HUB = "https://huggingface.co"
 #: Bytes of an answer, which is read at once and takes up to 25 times as much once it is parsed. A file of a repository
 #: is some 350 of them: this is 45,000 files, and repositories with GGUF files have tens to hundreds.
 _MOST_OF_ANSWER = 16 * 2**20
+
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+#: Of a hub that keeps its files otherwise than in Git too.
+_COMMIT = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,79}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +75,35 @@ def resolve(source: Source, *, token: str, endpoint: str, room: int | None = Non
     Guard(get_session(), most_bytes=_MOST_OF_ANSWER)
     # False: only a token that came with the request is sent, not one that happens to lie on this machine.
     api = HfApi(endpoint=endpoint or None, token=token or False, library_name="rbee")
-    info = _ask(api, source)
-    sizes = {file.rfilename: file for file in info.siblings or ()}
-    choice = choose_file({name: file.size for name, file in sizes.items()}, source.file, source.repo, room=room)
+    commit, there = _read(_ask(api, source))
+    choice = choose_file({name: size for name, (size, _) in there.items()}, source.file, source.repo, room=room)
     files = tuple(
-        HubFile(
-            url=hf_hub_url(source.repo, part, revision=info.sha, endpoint=endpoint or None),
-            size=sizes[part].size,
-            sha256=sizes[part].lfs.sha256 if sizes[part].lfs else "",
-        )
+        HubFile(hf_hub_url(source.repo, part, revision=commit, endpoint=endpoint or None), *there[part])
         for part in parts_of(choice.name)
     )
-    pinned = Source(kind="hf", repo=source.repo, file=choice.name, revision=info.sha)
-    return HubModel(pinned, files, choice.why)
+    return HubModel(Source(kind="hf", repo=source.repo, file=choice.name, revision=commit), files, choice.why)
+
+
+def _read(info: Any) -> tuple[str, dict[str, tuple[int | None, str]]]:
+    """A repository's commit, and size and SHA-256 of each of its files: the library passes on whatever the hub said.
+
+    Raises Retryable where those are none.
+    """
+    commit, there = info.sha, dict[str, tuple[int | None, str]]()
+    for file in info.siblings or ():
+        name, size, sha256 = file.rfilename, file.size, file.lfs.sha256 if file.lfs else ""
+        is_sized = size is None or (type(size) is int and size >= 0)
+        if not isinstance(name, str) or not is_sized or not (sha256 == "" or _is_like(_SHA256, sha256)):
+            raise Retryable(Problem.BROKEN, f"what the hub says of a file cannot be read: {str(name)[:80]!r}")
+        if name.isprintable():
+            there[name] = size, sha256.lower()
+    if not _is_like(_COMMIT, commit):
+        raise Retryable(Problem.BROKEN, f"the hub names no commit: {str(commit)[:80]!r}")
+    return commit, there
+
+
+def _is_like(pattern: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
 def _ask(api: Any, source: Source) -> Any:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import resource
 import sys
 from collections.abc import Mapping
@@ -42,6 +43,8 @@ HEAD_BYTES = 512 * 1024
 _MOST_OF_ANSWER = 16 * 2**20
 _MOST_MEMORY = 2**31
 _AT_ONCE = 4
+#: What a ref can name; the answer is shown to be copied into a command.
+_REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
 def main(_: list[str]) -> int:
@@ -66,7 +69,7 @@ def search(request: SearchRequest) -> SearchAnswer:
     listed = hub.ask("/api/models", query)
     if not isinstance(listed, list):
         raise _failed("its answer is no list")
-    repos = [item for item in listed[:limit] if isinstance(item, dict) and "/" in _text(item, "id")]
+    repos = [item for item in listed[:limit] if isinstance(item, dict) and _REPO.fullmatch(_text(item, "id"))]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return SearchAnswer(tuple(pool.map(hub.model, repos)))
 
@@ -173,7 +176,7 @@ def _sizes(info: Mapping[str, Any]) -> dict[str, int | None]:
 
 def _license(info: Mapping[str, Any]) -> str:
     tags = info.get("tags")
-    found = [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
+    found = [tag for tag in tags if isinstance(tag, str) and tag.isprintable()] if isinstance(tags, list) else []
     return next((tag.removeprefix("license:")[:60] for tag in found if tag.startswith("license:")), "")
 
 

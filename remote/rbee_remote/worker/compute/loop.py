@@ -131,10 +131,15 @@ class EngineThread:
         assert self._prompter is not None
         return self._prompter.pairs(query, documents, most, per_document)
 
-    def tokenize(self, text: str, *, alone: bool = False) -> list[int]:
+    def tokenize(self, text: str, *, alone: bool = False, plain: bool = False) -> list[int]:
         """From any thread, once the model is loaded: as `Prompter.tokenize` does."""
         assert self._prompter is not None
-        return self._prompter.tokenize(text, alone=alone)
+        return self._prompter.tokenize(text, alone=alone, plain=plain)
+
+    def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        """Likewise."""
+        assert self._prompter is not None
+        return self._prompter.pieces(tokens)
 
     def end_tokens(self) -> list[int]:
         """Likewise."""

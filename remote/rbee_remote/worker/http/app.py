@@ -13,8 +13,8 @@
     POST   /v1/admin/lease          LeaseRequest -> 202; 410 WORKER_GONE
     POST   /v1/admin/bench          BenchRequest -> SSE `progress`…, `done` or `error`
 
-Errors are RemoteError.encode() with a status of 4xx or 5xx, or the `error` event once a stream has begun. `openai`,
-`responses` and `anthropic` add the APIs of these names, with errors in their forms.
+Errors are RemoteError.encode() with a status of 4xx or 5xx, or the `error` event once a stream has begun. `openai` adds
+OpenAI's API to these, with errors in its form.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from rbee_remote.worker.http.answers.guard import Respond
 from rbee_remote.worker.http.anthropic import errors as anthropic_errors
 from rbee_remote.worker.http.anthropic.routes import anthropic_routes
 from rbee_remote.worker.http.bench import bench_endpoint
+from rbee_remote.worker.http.llama_server import llama_server_routes
 from rbee_remote.worker.http.openai import errors as openai_errors
 from rbee_remote.worker.http.openai.routes import openai_routes, unknown_endpoint
 from rbee_remote.worker.http.responses.routes import responses_routes
@@ -122,6 +123,7 @@ def make_app(service: Service) -> ASGIApp:
         *openai_routes(service),
         *responses_routes(service),
         *anthropic_routes(service),
+        *llama_server_routes(service),
     ]
     handlers = errors.handlers("worker", errors.WORKER, hint="see the worker's log")
     unknown = unknown_endpoint(routes, _form_of)

@@ -83,11 +83,20 @@ class Prompter:
             self._closed = True
             self._changed.wait_for(lambda: not self._users)
 
-    def tokenize(self, text: str, *, alone: bool = False) -> list[int]:
-        """A text's tokens, with what the model wants around it, unless it is `alone`. Raises RemoteError WORKER_GONE
-        once closed."""
+    def tokenize(self, text: str, *, alone: bool = False, plain: bool = False) -> list[int]:
+        """A text's tokens, with what the model wants around it, unless it is `alone`. plain: control tokens that stand
+        in it are text. Raises RemoteError WORKER_GONE once closed."""
         with self._using() as engine:
-            return engine.tokenize(text, add_special=not alone, parse_special=True)
+            return engine.tokenize(text, add_special=not alone, parse_special=not plain)
+
+    def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        """The bytes of each token, those of a control token by its name. Raises RemoteError: USAGE for a number that is
+        no token, WORKER_GONE once closed."""
+        with self._using() as engine:
+            if any(not 0 <= token < engine.info.n_vocab for token in tokens):
+                raise _usage("tokens", f"must be numbers from 0 to {engine.info.n_vocab - 1}")
+            named = {token: text.encode() for text, token in engine.info.special_tokens.items()}
+            return [named.get(token) or engine.piece(token) for token in tokens]
 
     def texts(self, texts: Sequence[str | Sequence[int]], most: int | None) -> list[list[int]]:
         """The tokens of texts to embed, with what the model wants around each. most: of a text; what is longer is cut;

@@ -48,7 +48,8 @@ class TextStream:
         return text
 
     def _first_stop(self) -> tuple[int, str] | None:
-        """Where the stop string begins that is complete first, however tokens cut the text; and that string."""
+        """Where the stop string begins that is complete first, so that it matters not how tokens cut the text; and
+        which it is."""
         found = [(at + len(stop), at, stop) for stop in self._stop if (at := self._held.find(stop)) >= 0]
         return min(found)[1:] if found else None
 

@@ -32,11 +32,13 @@ class Prompts:
         await self._render_pool.close()
         self._shaping.shutdown(wait=False, cancel_futures=True)
 
+    async def render(self, request: GenerateRequest, info: LoadedModel) -> Rendered:
+        """Raises RemoteError, of the chat template's too."""
+        return await self._render_pool.render(request, info)
+
     async def make(self, request: GenerateRequest, info: LoadedModel | None) -> Prompt | None:
         """None while there is no model, of which `info` tells. Raises RemoteError, of the chat template's too."""
-        rendered = None
-        if request.messages and info:
-            rendered = await self._render_pool.render(request, info)
+        rendered = await self.render(request, info) if request.messages and info else None
         # A schema can take a second, and many of them shall not take the threads that plain requests need.
         thread = self._shaping if request.tools.functions or rules.given(request.sampling) else None
         return await asyncio.get_running_loop().run_in_executor(thread, self._prepare, request, rendered)

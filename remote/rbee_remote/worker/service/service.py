@@ -188,12 +188,22 @@ class Service:
         self._early.add(task)
         task.add_done_callback(self._early.discard)
 
-    async def tokenize(self, text: str, *, alone: bool = False) -> list[int]:
-        """A text's tokens, once the model is loaded. alone: without what the model wants around it.
-
-        Raises RemoteError WORKER_GONE, or why the load failed."""
+    async def tokenize(self, text: str, *, alone: bool = False, plain: bool = False) -> list[int]:
+        """A text's tokens, once the model is loaded, as of `Prompter.tokenize`. Raises RemoteError WORKER_GONE, or why
+        the load failed."""
         await self.state.wait_loaded()
-        return await asyncio.to_thread(self._engine.tokenize, text, alone=alone)
+        return await asyncio.to_thread(self._engine.tokenize, text, alone=alone, plain=plain)
+
+    async def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        """The bytes of each token. Raises as `tokenize`, and RemoteError USAGE for what is no token."""
+        await self.state.wait_loaded()
+        return await asyncio.to_thread(self._engine.pieces, tokens)
+
+    async def render(self, request: GenerateRequest) -> str:
+        """A chat as the text that the model is given. Raises as `tokenize`, and RemoteError USAGE."""
+        prompt.check(request)
+        rendered = await self._prompts.render(request, await self.wait_able(CHAT))
+        return rendered.text.replace(rendered.seam, "") if rendered.seam else rendered.text
 
     async def count_tokens(self, request: GenerateRequest) -> int:
         """Of a request's prompt, even where the context cannot hold it. Raises RemoteError: USAGE, WORKER_GONE, or why

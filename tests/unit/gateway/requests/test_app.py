@@ -13,6 +13,7 @@ from rbee.base.errors import NodeError
 from rbee.gateway.base.interfaces import Ended
 from rbee.gateway.base.views import NodeState, Waiting, WorkerKey
 from rbee.gateway.requests.app import make_app
+from rbee.gateway.requests.asked import parsed
 from rbee.gateway.requests.parts import AppSettings
 from rbee.inventory.aliases import ModelAlias
 from rbee_remote.protocol import NO_CHOICE, ErrorCode, ModelInfo, ModelMeta
@@ -109,11 +110,20 @@ WRONG = [
     (b'{"model": "a", "x": NaN}', 400, "not a number"),
     (b'{"model": "a", "x": "\\ud800"}', 400, "not JSON"),
     (b'{\xff"model": "a"}', 400, "not JSON: byte 1 is not UTF-8"),
-    (b'{"model": "a", "stream": 1}', 400, "stream"),
+    (b'{"model": "a", "stream": 2}', 400, "stream"),
+    (b'{"model": "a", "stream": "yes"}', 400, "stream: expected true or false, got a text of 3"),
+    (b'{"model": "a", "stream": []}', 400, "stream"),
     (b'{"model": "a", "rbee_resume": {}}', 400, "rbee_resume"),
     (b'{"model": "a"}', 404, f"did you mean {MODEL}?"),
     (b"x" * 2000, 413, "larger than"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("said", "streams"), [("null", False), ("true", True), ("1", True), ('"True"', True), ("0", False), ("1.0", True)]
+)
+def test_a_stream_is_asked_for_in_the_words_that_workers_take(said: str, streams: bool) -> None:
+    assert parsed(b'{"stream": %b}' % said.encode()).streams is streams
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -285,6 +295,9 @@ async def test_the_models() -> None:
         assert heard.json == {
             "object": "list",
             "data": [{"id": MODEL, "object": "model"}, {"id": "brief", "object": "model"}],
+            "has_more": False,
+            "first_id": MODEL,
+            "last_id": "brief",
         }
     assert (await ask(app, b"", f"/v1/models/{MODEL}", key, method="GET")).json["id"] == MODEL
     heard = await ask(app, b"", "/v1/models/hf:a/b", key, method="GET")
@@ -299,12 +312,20 @@ async def test_a_model_that_only_embeds_is_not_asked_to_chat() -> None:
     meta = ModelMeta("bert", 2, 512, 32, 100, 2, 16, 16)
     world.fleet.models[MODEL] = ModelInfo(MODEL, "/m", 1, "", True, "", 0.0, meta)
     app = make_app(world.parts)
-    for path in ("/v1/chat/completions", "/v1/responses"):
+    for path in ("/v1/chat/completions", "/v1/responses", "/v1/messages", "/messages/count_tokens"):
         heard = await ask(app, chat(), path)
         assert heard.status == 400
         assert f"{MODEL} only embeds texts (/v1/embeddings)" in heard.json["error"]["message"]
     assert worker.requests == []
     assert (await ask(app, {"model": MODEL, "input": "x"}, "/v1/embeddings")).status == 200
+
+
+async def test_anthropics_libraries_find_the_requests_id() -> None:
+    app = make_app(setting(a=ScriptedWorker(OK)).parts)
+    for path in ("/v1/messages", "/messages/batches"):
+        heard = await ask(app, chat(stream=False), path)
+        assert heard.headers["request-id"] == heard.headers["x-request-id"]
+    assert "request-id" not in (await ask(app, chat(stream=False))).headers
 
 
 async def test_what_no_worker_serves_starts_none() -> None:

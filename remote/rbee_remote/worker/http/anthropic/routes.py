@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import logging
-
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -20,18 +17,16 @@ from rbee_remote.worker.http.answers.tracking import asked_of
 from rbee_remote.worker.http.anthropic import body, errors
 from rbee_remote.worker.service.service import Service
 
-_log = logging.getLogger("rbee.worker")
+_PATHS = ("/v1/messages", "/v1/messages/count_tokens")
 
 
 def anthropic_routes(service: Service) -> list[Route]:
-    unread = IgnoredFields(_PATHS[0], {*body.FIELDS, *_SAID_TO_OTHERS, RESUME_FIELD})
+    ignored = IgnoredFields(_PATHS[0], body.FIELDS | {RESUME_FIELD})
 
     async def create(request: Request) -> Response:
         data = await read_json(request)
+        ignored.note(data)
         job, asked = body.read(data), asked_of(request.headers, data)
-        unread.note(data)
-        for ignored in job.warnings:
-            _log_once(ignored)
         return await respond(service, job, request, asked, await digests_of(request, data))
 
     async def count_tokens(request: Request) -> Response:
@@ -46,13 +41,3 @@ def anthropic_routes(service: Service) -> list[Route]:
         for prefix in ("/v1", "")
         for path, endpoint in endpoints.items()
     ]
-
-
-#: Of no meaning here, and in nearly every request.
-_SAID_TO_OTHERS = ("metadata", "service_tier", "cache_control", "container", "diagnostics")
-_PATHS = ("/v1/messages", "/v1/messages/count_tokens")
-
-
-@functools.lru_cache(maxsize=256)
-def _log_once(what: str) -> None:
-    _log.info("a request's %s", what)

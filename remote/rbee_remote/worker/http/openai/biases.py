@@ -20,10 +20,10 @@ async def with_token_biases(service: Service, data: Any) -> Any:
         return data  # whoever reads it says so
     given = data.get("logit_bias")
     ignores_end = data.get("ignore_eos") in (True, "true")
-    if not given and not ignores_end:
+    if given is None and not ignores_end:
         return data
     biases: dict[str, Any] = {}
-    for key, said in _pairs(given or {}):
+    for key, said in _pairs({} if given is None else given):
         bias = _NEVER if said is False else said
         if isinstance(key, int) or key.isdecimal():
             biases[str(key)] = bias

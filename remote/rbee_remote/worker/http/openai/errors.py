@@ -13,6 +13,9 @@ from starlette.responses import Response
 from rbee_remote.protocol import ErrorCode, RemoteError
 from rbee_remote.serving.errors import OPENAI, headers_of, status_of
 
+#: OpenAI's code for a prompt that the context does not hold: clients shorten it, and try again.
+TOO_LONG = "context_length_exceeded"
+
 #: The protocol's names for fields that have another here.
 _FIELDS = {
     "chat.template": "chat_template",
@@ -58,5 +61,5 @@ def _code(error: RemoteError) -> str | None:
     if error.code is ErrorCode.MODEL_NOT_FOUND:
         return "model_not_found"
     if error.code is ErrorCode.USAGE:
-        return "context_length_exceeded" if "prompt_tokens" in error.details else None
+        return TOO_LONG if "prompt_tokens" in error.details else None
     return str(error.code.value)

@@ -11,8 +11,15 @@ from rbee_remote.worker.http.openai.tools import ToolNames
 
 #: Reasoning models' word for the system, and the one that tools had before they were tools.
 _ROLES = {"developer": "system", "function": "tool"}
-#: Kinds of a part, with the field that has its text. The last two are those of the Responses API.
-_TEXTS = {"text": "text", "refusal": "refusal", "input_text": "text", "output_text": "text"}
+#: Kinds of a part, with the field that has its text. The first two are those of chat completions.
+_TEXTS = {
+    "text": "text",
+    "refusal": "refusal",
+    "input_text": "text",
+    "output_text": "text",
+    "summary_text": "text",
+    "reasoning_text": "text",
+}
 
 
 def read_messages(messages: tuple[dict[str, Any], ...], names: ToolNames) -> tuple[Message, ...]:
@@ -24,23 +31,25 @@ def read_messages(messages: tuple[dict[str, Any], ...], names: ToolNames) -> tup
 
 
 def _message(where: str, message: dict[str, Any], names: ToolNames) -> Message:
-    role = _text(f"{where}.role", message.get("role"))
+    role = string(f"{where}.role", message.get("role"))
     calls = message.get("tool_calls") or []
     if not isinstance(calls, list):
         raise wrong(f"{where}.tool_calls", "must be a list")
-    name = _text(f"{where}.name", message.get("name") or "")
+    name = string(f"{where}.name", message.get("name") or "")
     reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
     return Message(
         role=_ROLES.get(role, role),
-        content=_content(f"{where}.content", message.get("content")),
+        content=text_of(f"{where}.content", message.get("content")),
         tool_calls=tuple(_call(f"{where}.tool_calls[{index}]", call, names) for index, call in enumerate(calls)),
-        tool_call_id=_text(f"{where}.tool_call_id", message.get("tool_call_id") or ""),
+        tool_call_id=string(f"{where}.tool_call_id", message.get("tool_call_id") or ""),
         name=names.safe(name) if name and role in ("tool", "function") else name,
-        reasoning=_text(f"{where}.reasoning_content", reasoning),
+        reasoning=string(f"{where}.reasoning_content", reasoning),
     )
 
 
-def _content(where: str, content: Any) -> str:
+def text_of(where: str, content: Any) -> str:
+    """Of a message's content, or what is like one: a string, or parts of it. Raises RemoteError USAGE naming the
+    field."""
     if content is None:
         return ""
     if isinstance(content, str):
@@ -54,9 +63,9 @@ def _part(where: str, part: Any) -> str:
     if isinstance(part, str):
         return part
     kind = (part.get("type") or "text") if isinstance(part, dict) else None
-    if kind not in _TEXTS:
-        raise wrong(where, f"must be a text part, got {kind!r}: this worker reads text alone")
-    return _text(f"{where}.{_TEXTS[kind]}", part.get(_TEXTS[kind]) or "")
+    if not isinstance(kind, str) or kind not in _TEXTS:
+        raise wrong(where, f"must be a text part, got {kind!r:.40}: this worker reads text alone")
+    return string(f"{where}.{_TEXTS[kind]}", part.get(_TEXTS[kind]) or "")
 
 
 def _call(where: str, call: Any, names: ToolNames) -> dict[str, Any]:
@@ -64,16 +73,17 @@ def _call(where: str, call: Any, names: ToolNames) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict):
         raise wrong(f"{where}.function", "must be an object")
-    name = _text(f"{where}.function.name", function.get("name"))
+    name = string(f"{where}.function.name", function.get("name"))
     arguments = function.get("arguments") or "{}"
     if isinstance(arguments, dict):
         arguments = json.dumps(arguments, ensure_ascii=False)
-    arguments = _text(f"{where}.function.arguments", arguments)
-    identity = _text(f"{where}.id", call.get("id") or "")
+    arguments = string(f"{where}.function.arguments", arguments)
+    identity = string(f"{where}.id", call.get("id") or "")
     return {"id": identity, "type": "function", "function": {"name": names.safe(name), "arguments": arguments}}
 
 
-def _text(where: str, value: Any) -> str:
+def string(where: str, value: Any) -> str:
+    """Raises RemoteError USAGE naming the field."""
     if not isinstance(value, str):
         raise wrong(where, "is missing" if value is None else "must be a string")
     return value

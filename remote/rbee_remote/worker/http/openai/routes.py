@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from rbee_remote.protocol import RESUME_FIELD, ErrorCode, RemoteError, TrackedUsage
 from rbee_remote.protocol.abilities import CHAT
+from rbee_remote.protocol.model_lists import model_context, model_head, model_list
 from rbee_remote.serving.body import read_json
 from rbee_remote.serving.digests import digests_of
 from rbee_remote.system.caller import caller_of
@@ -44,11 +45,12 @@ def openai_routes(service: Service) -> list[Route]:
             ("chat/completions", chat.FIELDS),
             ("completions", completions.FIELDS),
             ("embeddings", {field.name for field in dataclasses.fields(embeddings.EmbeddingsBody)}),
+            ("rerank", {field.name for field in dataclasses.fields(rerank.RerankBody)}),
         )
     }
 
     async def list_models(_: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [_model(service, started_at)]})
+        return JSONResponse(model_list([_model(service, started_at)]))
 
     async def show_model(request: Request) -> Response:
         _check_model(service, request.path_params["model"])
@@ -75,6 +77,7 @@ def openai_routes(service: Service) -> list[Route]:
 
     async def make_ranking(request: Request) -> Response:
         data = await read_json(request)
+        unread["rerank"].note(data)
         body, asked = rerank.read(data), asked_of(request.headers, data)
         answer, tokens = await _while_there(request, rerank.rerank(service, body, caller_of(request.headers)))
         return _of_texts(answer, tokens, asked)
@@ -165,10 +168,8 @@ def _check_model(service: Service, model: str) -> None:
 def _model(service: Service, created: int) -> dict[str, Any]:
     config, info = service.config, service.state.info
     told: dict[str, Any] = {
-        "id": config.model,
-        "object": "model",
-        "created": created,
-        "owned_by": "rbee",
+        **model_head(config.model, created),
+        **model_context(config.ctx),
         "meta": {"n_ctx": config.ctx, "slots": config.slots},
     }
     if info is None:  # it is loading

@@ -46,6 +46,10 @@ class ResponseBody(fields.Body):
     enable_thinking: bool | None = None
 
 
+#: What is read of a body; what is refused by its name is no less known, and metadata is only to be told again.
+FIELDS = fields.names(ResponseBody) | _KEPT.keys() | {"metadata"}
+
+
 def read(data: Any, most: int = 1) -> Job:
     """most: choices that there are room for; a response has one. Raises RemoteError USAGE naming the field."""
     body = fields.read(ResponseBody, data)

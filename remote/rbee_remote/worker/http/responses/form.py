@@ -72,7 +72,8 @@ class ResponseForm:
         told = errors.body(error)["error"]
         said = {name: told[name] for name in ("code", "message", "param")}
         failed = self._response("failed", None)
-        failed["error"] = {"code": _FAILED.get(error.code, "server_error"), "message": told["message"]}
+        code = told["code"] if told["code"] == errors.TOO_LONG else _FAILED.get(error.code, "server_error")
+        failed["error"] = {"code": code, "message": told["message"]}
         return [
             self.line({"type": "error", **said, "error": told}),
             self.line({"type": "response.failed", "response": failed}),

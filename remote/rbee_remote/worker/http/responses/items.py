@@ -12,10 +12,10 @@ from typing import Any
 
 from rbee_remote.protocol import Message
 from rbee_remote.worker.http.openai.errors import wrong
+from rbee_remote.worker.http.openai.messages import string, text_of
 from rbee_remote.worker.http.openai.tools import ToolNames
 
 _ROLES = {"user": "user", "system": "system", "developer": "system", "assistant": "assistant"}
-_TEXTS = frozenset({"input_text", "output_text", "text", "summary_text", "reasoning_text"})
 _MOST_KIND = 40
 
 
@@ -101,7 +101,7 @@ class _Reader:
         role = _ROLES.get(said) if isinstance(said, str) else None
         if role is None:
             raise wrong(f"{where}.role", f"must be {', '.join(_ROLES)}, got {said!r:.40}")
-        content = _content(f"{where}.content", item.get("content"))
+        content = text_of(f"{where}.content", item.get("content"))
         if role != "assistant":
             self.end_turn()
             self.messages.append(Message(role, content))
@@ -113,47 +113,22 @@ class _Reader:
     def _reasoning(self, where: str, item: dict[str, Any]) -> None:
         """The reasoning itself, its summary where that is all that the client has. What is encrypted is for who
         encrypted it."""
-        text = _content(f"{where}.content", item.get("content")) or _content(f"{where}.summary", item.get("summary"))
+        text = text_of(f"{where}.content", item.get("content")) or text_of(f"{where}.summary", item.get("summary"))
         if self._turn.content is not None and not self._turn.calls:
             self.end_turn()
         self._turn.reasoning = "\n".join(filter(None, (self._turn.reasoning, text)))
 
     def _call(self, where: str, item: dict[str, Any]) -> None:
-        identity, name = _text(f"{where}.call_id", item.get("call_id")), _text(f"{where}.name", item.get("name"))
+        identity, name = string(f"{where}.call_id", item.get("call_id")), string(f"{where}.name", item.get("name"))
         arguments = item.get("arguments") or "{}"
         if isinstance(arguments, dict):
             arguments = json.dumps(arguments, ensure_ascii=False)
-        function = {"name": self._names.safe(name), "arguments": _text(f"{where}.arguments", arguments)}
+        function = {"name": self._names.safe(name), "arguments": string(f"{where}.arguments", arguments)}
         self._called[identity] = function["name"]
         self._turn.calls.append({"id": identity, "type": "function", "function": function})
 
     def _output(self, where: str, item: dict[str, Any]) -> None:
-        identity = _text(f"{where}.call_id", item.get("call_id"))
-        output = _content(f"{where}.output", item.get("output"))
+        identity = string(f"{where}.call_id", item.get("call_id"))
+        output = text_of(f"{where}.output", item.get("output"))
         self.end_turn()
         self.messages.append(Message("tool", output, tool_call_id=identity, name=self._called.get(identity, "")))
-
-
-def _content(where: str, content: Any) -> str:
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise wrong(where, "must be a string or a list of parts")
-    return "".join(_part(f"{where}[{index}]", part) for index, part in enumerate(content))
-
-
-def _part(where: str, part: Any) -> str:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "refusal":
-        return _text(f"{where}.refusal", part.get("refusal"))
-    if not isinstance(kind, str) or kind not in _TEXTS:
-        raise wrong(where, f"must be a text part, got {kind!r:.40}: this worker reads text alone")
-    return _text(f"{where}.text", part.get("text"))
-
-
-def _text(where: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise wrong(where, "is missing" if value is None else "must be a string")
-    return value

@@ -9,11 +9,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from rbee_remote.protocol import ErrorCode, RemoteError
+from rbee_remote.protocol import RESUME_FIELD, ErrorCode, RemoteError
 from rbee_remote.serving.body import read_json
 from rbee_remote.serving.digests import digests_of
 from rbee_remote.worker.http.answers.answer import respond
 from rbee_remote.worker.http.answers.guard import guarded
+from rbee_remote.worker.http.answers.ignored import IgnoredFields
 from rbee_remote.worker.http.answers.tracking import asked_of
 from rbee_remote.worker.http.openai import errors
 from rbee_remote.worker.http.openai.biases import with_token_biases
@@ -23,14 +24,19 @@ from rbee_remote.worker.service.service import Service
 _log = logging.getLogger("rbee.worker")
 
 
+#: Fields that say what is so anyhow, with the value by which they do.
+_SO_ANYHOW = {"store": False, "truncation": "disabled"}
+
+
 def responses_routes(service: Service) -> list[Route]:
+    unread = IgnoredFields("/v1/responses", body.FIELDS | {RESUME_FIELD})
+
     async def create(request: Request) -> Response:
         data = await read_json(request)
         job, asked = body.read(await with_token_biases(service, data)), asked_of(request.headers, data)
-        for ignored in job.warnings:
-            _log_once(ignored)
-        if data.get("store"):
-            _log_once("store is ignored: nothing of a response is kept")
+        unread.note({name: value for name, value in data.items() if _SO_ANYHOW.get(name) != value})
+        for left_out in job.warnings:
+            _log_once(left_out)
         return await respond(service, job, request, asked, await digests_of(request, data))
 
     async def of_kept(request: Request) -> Response:

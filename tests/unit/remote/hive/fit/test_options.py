@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from rbee_remote.hive.fit.needs import Estimate
 from rbee_remote.hive.fit.options import WHOLE_CTX, closed, context_sizes, host_mb, need_of, points_of_interest, resolve
 from rbee_remote.hive.fit.scheduler import WorkerKey
 from rbee_remote.protocol import ErrorCode, ModelMeta, RemoteError, WorkerOptions
-from rbee_remote.protocol.load_options import AUTO_CTX
+from rbee_remote.protocol.load_options import AUTO_CTX, MOST_CTX
 from rbee_remote.protocol.measuring import Point
 
 #: 100 MB of weights; 1 MB of cache for 500 tokens in f16.
@@ -159,6 +160,22 @@ def test_gpus_get_as_many_layers_as_they_hold() -> None:
     assert host_mb(options, VRAM) > 50, "the other half stays in RAM"
     assert host_mb(replace(options, gpu_layers=10), VRAM) == 0
     assert resolve(asked(True, slots=1, gpu_layers=7), VRAM, 1).gpu_layers == 7
+
+
+def test_a_file_that_claims_billions_of_layers_costs_no_time() -> None:
+    estimate = replace(VRAM, meta=replace(META, n_layers=2**31))
+    begun = time.process_time()
+    options = resolve(asked(True, ctx=4096, slots=1), estimate, VRAM.need(4096, 1).part(0.5).total_mb)
+    assert time.process_time() - begun < 1
+    assert options.gpu_layers is not None
+    assert 2**29 < options.gpu_layers < 2**31
+
+
+def test_a_context_that_costs_nothing_is_no_larger_than_any_may_be() -> None:
+    recurrent = replace(META, n_ctx_train=2**31, kv_per_token=0, state_per_slot=1000, n_head_kv=0)
+    options = resolve(asked(), replace(RAM, meta=recurrent), 10**9, 10**9)
+    assert options.ctx is not None
+    assert 4096 < options.ctx <= MOST_CTX
 
 
 def test_fewer_slots_come_before_fewer_layers() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rbee.models.ref import parse_ref
 from rbee_remote.hive.models import elsewhere as module
 from rbee_remote.hive.models.elsewhere import found_elsewhere
 from rbee_remote.protocol import Source
@@ -48,7 +49,19 @@ def test_another_folder_of_ollama_and_other_namespaces_are_found(tmp_path: Path)
     for name in ("registry.ollama.ai/somebody/coder/7b", "hf.co/Owner/Repo-GGUF/Q4_K_M"):
         ollama(tmp_path / "m", name)
     found = found_elsewhere(tmp_path / "home", {"OLLAMA_MODELS": str(tmp_path / "m")})
-    assert len(found) == 1  # each file once, whatever its names
+    assert all(parse_ref(each.name).canonical == each.name for each in found)
+    assert sorted(each.name for each in found) == ["ollama:hf.co/owner/repo-gguf:q4_k_m", "ollama:somebody/coder:7b"]
+
+
+def test_a_file_with_several_tags_is_found_by_each(tmp_path: Path) -> None:
+    root = tmp_path / ".ollama/models"
+    put(root / f"blobs/sha256-{SHA256}")
+    for tag in ("latest", "3b", "3b-instruct-q4_K_M"):
+        ollama(root, f"registry.ollama.ai/library/llama3.2/{tag}")
+    found = found_elsewhere(tmp_path, {})
+    for tag in ("latest", "3b"):
+        ref = f"ollama:llama3.2:{tag}"
+        assert match(found, ref, (Source("ollama", requirement=ref),), "") is not None
 
 
 @pytest.mark.parametrize(
@@ -117,10 +130,65 @@ def test_links_that_lead_out_and_what_is_no_file_are_left_out(tmp_path: Path) ->
 
 
 def test_a_huge_listing_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_ENTRIES", 3)
+    monkeypatch.setattr(module, "MOST_ENTRIES", 5)  # two of them folders
     for number in range(10):
         put(tmp_path / f".lmstudio/models/o/r/m{number}-Q8_0.gguf")
     assert len(names(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("others", ["x{}.bin", "d{}/x.bin"])
+def test_a_huge_listing_is_bounded_whatever_it_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: str
+) -> None:
+    monkeypatch.setattr(module, "MOST_ENTRIES", 50)
+    seen = 0
+    scandir = os.scandir
+
+    class Counted:
+        def __init__(self, path: Path) -> None:
+            self._entries = scandir(path)
+
+        def __enter__(self) -> Counted:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self._entries.close()
+
+        def __iter__(self) -> Counted:
+            return self
+
+        def __next__(self) -> os.DirEntry[str]:
+            nonlocal seen
+            seen += 1
+            return next(self._entries)
+
+    root = tmp_path / ".cache/huggingface/hub/models--o--r/snapshots/0"
+    for number in range(300):
+        put(root / others.format(number))
+    monkeypatch.setattr(os, "scandir", Counted)
+    assert not names(tmp_path)
+    assert 0 < seen <= 60
+
+
+def test_of_several_commits_the_file_that_came_last_is_found(tmp_path: Path) -> None:
+    repo = tmp_path / ".cache/huggingface/hub/models--Owner--Repo-GGUF"
+    for number, (commit, when) in enumerate([("a", 2), ("b", 3), ("c", 1)]):
+        blob = put(repo / f"blobs/{str(number) * 64}")
+        os.utime(blob, (when, when))
+        (repo / "snapshots" / commit).mkdir(parents=True)
+        (repo / "snapshots" / commit / "m-Q8_0.gguf").symlink_to(blob)
+    (found,) = found_elsewhere(tmp_path, {})
+    assert found.sha256 == "1" * 64
+
+
+def test_what_else_the_hubs_cache_has_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_ENTRIES", 20)
+    hub = tmp_path / ".cache/huggingface/hub"
+    for number in range(30):
+        put(hub / f"datasets--o--d/snapshots/0/{number}.gguf")
+        put(hub / f"models--o--r/blobs/{number}")
+    put(hub / "models--o--r/snapshots/0/BF16/m-BF16.gguf")
+    assert list(names(tmp_path)) == ["hf:o/r:BF16/m-BF16.gguf"]
 
 
 FOUND = [

@@ -96,6 +96,16 @@ def test_without_nodes_nothing_is_read_of_files(hub: Hub) -> None:
     assert not hub.content_requests()
 
 
+def test_what_no_ref_could_name_or_no_terminal_should_see_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = ["o/r;reboot", "../r", "o/r/s", "o/\x1b[2J", "o", 5, None, "o/$(x)", "-o/r", "o/fine-GGUF"]
+    tags = ["license:\x1b[2J", 5, "license:mit"]
+    listed = [{"id": name, "downloads": "1", "tags": tags} for name in ids] + [5]
+    answers = iter([listed])
+    monkeypatch.setattr(module._Hub, "ask", lambda *_: next(answers, {}))
+    answer = search(SearchRequest("x", 20, ROOMS, endpoint="http://127.0.0.1:9"))
+    assert [(model.repo, model.license, model.downloads) for model in answer.models] == [("o/fine-GGUF", "mit", 0)]
+
+
 def test_the_limit_holds(hub: Hub) -> None:
     assert len(search(SearchRequest("", 1, endpoint=hub.url)).models) == 1
 

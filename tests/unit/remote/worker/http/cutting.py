@@ -63,13 +63,14 @@ def same(line: str) -> str:
         return line
     name, _, told = line.rpartition("data: ")
     data = json.loads(told)
-    whole = data.get("response", data.get("message", data))
+    whole = data.get("response", data)
     whole.pop("timings", None)
+    for holder in (whole, whole.get("message", {})):
+        if "cache_read_input_tokens" in (usage := holder.get("usage") or {}):
+            usage["input_tokens"] += usage.pop("cache_read_input_tokens")
     if usage := whole.get("usage"):
         for details in ("prompt_tokens_details", "input_tokens_details"):
             usage.pop(details, None)
-        if "cache_read_input_tokens" in usage:  # Anthropic's input_tokens are the others
-            usage["input_tokens"] += usage.pop("cache_read_input_tokens")
     return name + json.dumps(data)
 
 

@@ -69,8 +69,11 @@ def requests(draw: st.DrawFn) -> tuple[str, Body, str]:
     pieces: tuple[str, ...] = PIECES
     path = draw(st.sampled_from(("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")))
     if path == "/v1/messages":
-        tool = {"name": "weather", "input_schema": WEATHER["function"]["parameters"]}
-        body |= {**chat("x"), "n": None, "stop_sequences": ["stop"], "logprobs": None, "tools": [tool]}
+        body = {**chat("x"), "max_tokens": body["max_tokens"], "temperature": body["temperature"], "seed": body["seed"]}
+        body |= {"stop_sequences": draw(st.none() | st.just(["stop"])), "tools": None, "logprobs": None}
+        if draw(st.booleans()):
+            function = WEATHER["function"]
+            body["tools"] = [{"name": function["name"], "input_schema": function["parameters"]}]
         return path, body, "".join(draw(st.lists(st.sampled_from(pieces), max_size=12)))
     if path == "/v1/responses":
         body |= {"n": None, "input": "x", "logprobs": None, "tools": [_flat(WEATHER)] if draw(st.booleans()) else None}

@@ -32,6 +32,7 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required"
         ({"logit_bias": {"97": -3}}, {"logit_bias": {"97": -3.0}}),
         ({"logit_bias": {"ab": 2}}, {"logit_bias": {"97": 2.0, "98": 2.0}}),
         ({"logit_bias": [[97, False], ["b", 1.5]]}, {"logit_bias": {"97": -100.0, "98": 1.5}}),
+        ({"logit_bias": []}, {}),
         ({"ignore_eos": True}, {"logit_bias": {str(END): -100.0}}),
         ({"ignore_eos": False, "top_k": None, "seed": None, "logit_bias": None}, {}),
     ],

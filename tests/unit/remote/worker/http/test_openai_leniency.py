@@ -31,6 +31,8 @@ VALUES: dict[str, Any] = {
     "n": 2, "max_tokens": 5, "n_predict": 5, "max_completion_tokens": 5, "best_of": 1, "thinking_budget": 7,
     "think_budget": 7, "repeat_last_n": 9, "repetition_penalty": 1.5, "mirostat": 2, "seed": 3, "top_k": 4,
 }  # fmt: skip
+#: Of these two are ignored: the others say what is so anyhow, or are told again.
+RESPONSES_MORE = {"store": True, "truncation": "disabled", "metadata": {"a": "b"}, "user": "bee", "background": False}
 KINDS = (chat.ChatBody, completions.CompletionBody, Sampling)
 
 
@@ -167,6 +169,8 @@ async def test_what_is_ignored_is_told_once_for_each_endpoint(folder: Path, capl
                 await worker.client.post("/v1/chat/completions", json={**CHAT, **more})
                 await worker.client.post("/v1/completions", json={"prompt": "x", "user": "bee"})
                 await worker.client.post("/v1/embeddings", json={"input": "x", "user": "bee"})
+                await worker.client.post("/v1/rerank", json={"query": "x", "documents": ["x"], "user": "bee"})
+                await worker.client.post("/v1/responses", json={"input": "x", **RESPONSES_MORE})
     told = [record.getMessage() for record in caplog.records if "is ignored" in record.getMessage()]
     assert told == [
         "/v1/chat/completions: the field user is ignored",
@@ -174,6 +178,9 @@ async def test_what_is_ignored_is_told_once_for_each_endpoint(folder: Path, capl
         "/v1/chat/completions: the field extra is ignored",
         "/v1/completions: the field user is ignored",
         "/v1/embeddings: the field user is ignored",
+        "/v1/rerank: the field user is ignored",
+        "/v1/responses: the field store is ignored",
+        "/v1/responses: the field user is ignored",
     ]
 
 

@@ -36,6 +36,12 @@ BAD: list[tuple[str, dict[str, Any], str | None, str]] = [
         "messages[0].content[0]",
         "text alone",
     ),
+    (
+        "chat/completions",
+        {"messages": [{"role": "user", "content": [{"type": ["text"], "text": "x"}]}]},
+        "messages[0].content[0]",
+        "must be a text part",
+    ),
     ("chat/completions", chat("\ud800"), "messages[0].content", "not valid Unicode"),
     ("chat/completions", chat("x", temperature="hot"), "temperature", "expected float"),
     ("chat/completions", chat("x", temperature=9), "temperature", "from 0 to"),

@@ -13,7 +13,9 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel, TypeAdapter
 
-from rbee_remote.protocol import HEADER_TRACK, HEADER_USAGE, RESUME_FIELD, Resume, encode
+from rbee_remote.protocol import HEADER_TRACK, HEADER_USAGE, RESUME_FIELD, ErrorCode, RemoteError, Resume, encode
+from rbee_remote.worker.http.answers.tracking import State
+from rbee_remote.worker.http.responses.body import read
 from tests.doubles.engine import ScriptedEngine, loads
 from tests.unit.remote.worker.http.cutting import parts, tracked
 from tests.unit.remote.worker.http.test_app import echo, running
@@ -175,6 +177,16 @@ async def test_what_fails_in_mid_answer_is_told_to_those_who_read_events_and_to_
     assert failed["response"]["output"][0]["content"][0]["text"] != ""
     assert error["error"]["code"] == error["code"]
     assert (last.tracked.choice, last.tracked.lines) == (-1, 2)
+
+
+def test_a_prompt_that_is_too_long_is_told_in_mid_stream_so_that_codex_shortens_it() -> None:
+    """As after a wait for a slot that was longer than a heartbeat."""
+    error = RemoteError(ErrorCode.USAGE, "the prompt is too long", details={"prompt_tokens": 9, "ctx": 8})
+    form = read({"input": "x", "stream": True}).form
+    form.begin(State("resp_1", 0, "m", "fp", ()))
+    _, failed = form.error(error)
+    told = json.loads(failed.split("data: ")[1])
+    assert told["response"]["error"] == {"code": "context_length_exceeded", "message": "the prompt is too long"}
 
 
 async def test_nothing_is_kept(folder: Path) -> None:

@@ -27,7 +27,7 @@ def requested(**values: Any) -> GenerateRequest:
     return asks(**values).parts[0].request
 
 
-def said(role: str, text: Any, kind: str = "input_text") -> dict[str, Any]:
+def said(role: str, text: Any, kind: Any = "input_text") -> dict[str, Any]:
     return {"type": "message", "role": role, "content": [{"type": kind, "text": text}]}
 
 
@@ -56,6 +56,8 @@ ITEMS: list[tuple[Any, list[Message]]] = [
      [Message("assistant", "", (CALLED, {**CALLED, "id": "c2"}), reasoning="so"), RAIN]),
     ([{"type": "web_search_call", "id": "w"}, said("user", "hi")], [USER]),
     ([{"role": "user", "content": None}], [Message("user", "")]),
+    ([said("user", None)], [Message("user", "")]),
+    ([{"role": "user", "content": ["h", {"text": "i"}]}], [USER]),
 ]  # fmt: skip
 
 
@@ -83,7 +85,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
      "input[0].content[0]", "reads text alone"),
     ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, "input[0].content[0]", "'input_file'"),
-    ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content[0].text", "is missing"),
+    ({"input": [said("user", 5)]}, "input[0].content[0].text", "must be a string"),
+    ({"input": [said("user", "x", ["input_text"])]}, "input[0].content[0]", "must be a text part"),
     ({"input": [{"type": "function_call", "name": "f"}]}, "input[0].call_id", "is missing"),
     ({"input": [{"type": "function_call_output", "output": "x"}]}, "input[0].call_id", "is missing"),
     ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0]", "send the item itself"),
