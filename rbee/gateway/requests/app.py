@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rbee.base.errors import NodeError, RbeeError
 from rbee.gateway.requests import headers
 from rbee.gateway.requests.answer import Answer
-from rbee.gateway.requests.errors import STATUSES, Refusal, RefusedStatusError, refusal_of
+from rbee.gateway.requests.errors import STATUSES, Form, Refusal, RefusedStatusError, form_of, refusal_of
 from rbee.gateway.requests.exchange import Exchange
 from rbee.gateway.requests.parts import Parts
 from rbee.gateway.requests.patience import ClientGoneError
@@ -246,12 +246,15 @@ def _refused(status: int, message: str, more: dict[str, str] | None = None) -> R
 
 def _signed(send: Send, exchange: Exchange) -> Send:
     """Puts the request's id onto its answer, and notes the status."""
-    name = headers.HEADER_REQUEST_ID.encode()
+    names = [headers.HEADER_REQUEST_ID.encode()]
+    if form_of(exchange.path) is Form.ANTHROPIC:
+        names.append(b"request-id")  # where Anthropic's libraries look for it
 
     async def signed(message: Message) -> None:
         if message["type"] == "http.response.start":
             exchange.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (name, exchange.request_id.encode())]
+            signature = [(name, exchange.request_id.encode()) for name in names]
+            message["headers"] = [*message.get("headers", ()), *signature]
         await send(message)
 
     return signed

@@ -9,7 +9,7 @@ from rbee.gateway.base.interfaces import Client, Fleet
 from rbee.gateway.routing import names
 from rbee.gateway.routing.names import ModelEntry, Resolved
 from rbee.inventory import Inventory
-from rbee_remote.protocol.model_lists import model_head
+from rbee_remote.protocol.model_lists import model_context, model_head
 
 
 class ModelNames:
@@ -31,6 +31,7 @@ def _told(entry: ModelEntry) -> dict[str, Any]:
     """`meta` with llama-server's names; what only a gateway knows beside them."""
     return {
         **model_head(entry.name, int(entry.added_at)),
+        **model_context(entry.ctx),
         "root": entry.model,
         "meta": {"n_ctx": entry.ctx, "n_ctx_train": entry.trained_ctx, "size": entry.size},
         "quantization": entry.quantization,

@@ -24,3 +24,10 @@ def model_head(name: str, created: int) -> dict[str, Any]:
         "display_name": name,
         "created_at": datetime.fromtimestamp(created, UTC).isoformat().replace("+00:00", "Z"),
     }
+
+
+def model_context(ctx: int) -> dict[str, int]:
+    """Its context by the names for which clients of other servers look: OpenRouter's and vLLM's, and Anthropic's
+    libraries' own. Nothing where it is not known."""
+    names = ("context_length", "max_model_len", "max_input_tokens")
+    return dict.fromkeys(names, ctx) if ctx else {}

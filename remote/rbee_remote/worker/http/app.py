@@ -44,9 +44,12 @@ from rbee_remote.serving import errors, sse
 from rbee_remote.serving.body import read_message
 from rbee_remote.serving.digests import digests_of
 from rbee_remote.system.caller import Caller, caller_of
+from rbee_remote.worker.http.answers.guard import Respond
+from rbee_remote.worker.http.anthropic import errors as anthropic_errors
 from rbee_remote.worker.http.anthropic.routes import anthropic_routes
 from rbee_remote.worker.http.bench import bench_endpoint
 from rbee_remote.worker.http.llama_server import llama_server_routes
+from rbee_remote.worker.http.openai import errors as openai_errors
 from rbee_remote.worker.http.openai.routes import openai_routes, unknown_endpoint
 from rbee_remote.worker.http.responses.routes import responses_routes
 from rbee_remote.worker.requests.journal import Journal
@@ -123,10 +126,16 @@ def make_app(service: Service) -> ASGIApp:
         *llama_server_routes(service),
     ]
     handlers = errors.handlers("worker", errors.WORKER, hint="see the worker's log")
-    unknown = unknown_endpoint(routes)
+    unknown = unknown_endpoint(routes, _form_of)
     app = Starlette(routes=routes, exception_handlers={**handlers, 404: unknown, 405: unknown})
     app.router.redirect_slashes = False  # to where? the client's address is the gateway's, or a tunnel's
     return _Addressed(app, service.config.id)
+
+
+def _form_of(path: str) -> Respond:
+    """How errors are told to who asks for a path."""
+    words = path.removeprefix("/v1").split("/")
+    return anthropic_errors.response if words[1:2] == ["messages"] else openai_errors.response
 
 
 class _Addressed:

@@ -320,6 +320,14 @@ async def test_a_model_that_only_embeds_is_not_asked_to_chat() -> None:
     assert (await ask(app, {"model": MODEL, "input": "x"}, "/v1/embeddings")).status == 200
 
 
+async def test_anthropics_libraries_find_the_requests_id() -> None:
+    app = make_app(setting(a=ScriptedWorker(OK)).parts)
+    for path in ("/v1/messages", "/messages/batches"):
+        heard = await ask(app, chat(stream=False), path)
+        assert heard.headers["request-id"] == heard.headers["x-request-id"]
+    assert "request-id" not in (await ask(app, chat(stream=False))).headers
+
+
 async def test_what_no_worker_serves_starts_none() -> None:
     world = setting()
     app = make_app(world.parts)

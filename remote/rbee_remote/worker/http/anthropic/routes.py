@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from rbee_remote.protocol import RESUME_FIELD, ErrorCode, RemoteError
+from rbee_remote.protocol import RESUME_FIELD
 from rbee_remote.serving.body import read_json
 from rbee_remote.serving.digests import digests_of
 from rbee_remote.system.caller import caller_of
@@ -35,19 +35,9 @@ def anthropic_routes(service: Service) -> list[Route]:
         with service.keep_alive.leased(caller_of(request.headers).keeper):
             return JSONResponse({"input_tokens": await service.count_tokens(job.parts[0].request)})
 
-    async def unknown(request: Request) -> Response:
-        told = f"{request.url.path:.200} is not served: there are {', '.join(_PATHS)}"
-        return errors.response(RemoteError(ErrorCode.USAGE, told), 404)
-
     endpoints = dict(zip(_PATHS, (create, count_tokens), strict=True))
     return [
-        route
+        Route(prefix + path.removeprefix("/v1"), guarded(endpoint, errors.response), methods=["POST"])
         for prefix in ("/v1", "")
-        for route in (
-            *(
-                Route(prefix + path.removeprefix("/v1"), guarded(endpoint, errors.response), methods=["POST"])
-                for path, endpoint in endpoints.items()
-            ),
-            Route(f"{prefix}/messages/{{rest:path}}", guarded(unknown, errors.response), methods=["GET", "DELETE"]),
-        )
+        for path, endpoint in endpoints.items()
     ]

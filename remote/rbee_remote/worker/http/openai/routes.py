@@ -15,13 +15,13 @@ from starlette.routing import Route
 
 from rbee_remote.protocol import RESUME_FIELD, ErrorCode, RemoteError, TrackedUsage
 from rbee_remote.protocol.abilities import CHAT
-from rbee_remote.protocol.model_lists import model_head, model_list
+from rbee_remote.protocol.model_lists import model_context, model_head, model_list
 from rbee_remote.serving.body import read_json
 from rbee_remote.serving.digests import digests_of
 from rbee_remote.system.caller import caller_of
 from rbee_remote.worker.http.answers import guard
 from rbee_remote.worker.http.answers.answer import respond
-from rbee_remote.worker.http.answers.guard import Endpoint
+from rbee_remote.worker.http.answers.guard import Endpoint, Respond
 from rbee_remote.worker.http.answers.ignored import IgnoredFields
 from rbee_remote.worker.http.answers.tracking import Asked, asked_of, usage_headers
 from rbee_remote.worker.http.answers.waiting import when_gone
@@ -128,8 +128,10 @@ def _of_texts(answer: Any, tokens: int, asked: Asked) -> Response:
     return JSONResponse(answer, headers=usage_headers(TrackedUsage(tokens, 0, 0)) if asked.told else None)
 
 
-def unknown_endpoint(routes: Sequence[Route]) -> Callable[[Request, Exception], Awaitable[Response]]:
-    """For starlette: what no route serves, told with what there is, in the form that most clients here read."""
+def unknown_endpoint(
+    routes: Sequence[Route], respond: Callable[[str], Respond]
+) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """For starlette: what no route serves, told with what there is. respond: the form of errors for a path."""
     served = sorted(
         f"{method} {route.path}"
         for route in routes
@@ -141,7 +143,7 @@ def unknown_endpoint(routes: Sequence[Route]) -> Callable[[Request, Exception], 
     async def on_unknown(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         told = f"this worker does not serve {request.method} {request.url.path:.200}; it serves {', '.join(served)}"
-        answer = errors.response(RemoteError(ErrorCode.USAGE, told), error.status_code)
+        answer = respond(request.url.path)(RemoteError(ErrorCode.USAGE, told), error.status_code)
         answer.headers.update(error.headers or {})
         return answer
 
@@ -173,6 +175,7 @@ def _model(service: Service, created: int) -> dict[str, Any]:
     config, info = service.config, service.state.info
     told: dict[str, Any] = {
         **model_head(config.model, created),
+        **model_context(config.ctx),
         "meta": {"n_ctx": config.ctx, "slots": config.slots},
     }
     if info is None:  # it is loading
