@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 
 from rbee.base.errors import UsageError
 from rbee_remote.protocol import LoadOptions
-from rbee_remote.protocol.load_options import OPTIONS, Form, Names, Number, Option, Shares
+from rbee_remote.protocol.load_options import OPTIONS, Adapter, Adapters, Form, Names, Number, Option, Shares
 
 
 def collect_load_options(
@@ -39,7 +40,7 @@ def _flag(name: str, option: Option) -> str:
 
 
 def _parameter(name: str, option: Option, told: str) -> inspect.Parameter:
-    kind: Any = list[str] if isinstance(option.form, Names) else str
+    kind: Any = list[str] if isinstance(option.form, Names | Adapters) else str
     shown = typer.Option(_flag(name, option), metavar=option.metavar, help=told)
     annotation = Annotated[kind | None, shown]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
@@ -61,7 +62,15 @@ def _value(form: Form, text: Any) -> Any:
             return _number(int, text)
         case Shares():
             return [_number(float, part) for part in text.split(",")]
+        case Adapters():
+            return [_adapter(each) for each in text]
     return text
+
+
+def _adapter(text: str) -> str:
+    """A file by its whole path, as the inventory has it."""
+    adapter = Adapter.of(text)
+    return text if adapter.is_ref else adapter._replace(name=str(Path(adapter.name).expanduser().absolute())).text
 
 
 def _number(kind: type[int] | type[float], text: str) -> int | float | str:

@@ -19,6 +19,7 @@ from rbee.node.session import NodeSession, PerNode, on_each, open_session
 from rbee.setup.attach import attach
 from rbee_remote.protocol import ErrorCode, LoadOptions, ModelInfo, ModelNeeds, NeedsRequest
 from rbee_remote.protocol.elsewhere import FoundElsewhere
+from rbee_remote.protocol.load_options import NO_ADAPTERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ async def model_needs(
         hive, node = await _hive_where_set_up(session), session.node
         if not hive:
             return None
-        options = replace(asked.over(node.load), ctx=None, slots=None).for_worker(node.backend)
+        options = replace(asked.over(node.load), ctx=None, slots=None, **NO_ADAPTERS).for_worker(node.backend)
         ctx = (asked.ctx,) if asked.ctx else ()
         slots = (asked.slots,) if asked.slots else ()
         try:

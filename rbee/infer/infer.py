@@ -29,6 +29,7 @@ from rbee_remote.protocol import (
     ChatOptions,
     ErrorCode,
     GenerateRequest,
+    LoadOptions,
     ModelInfo,
     SpawnRequest,
     WorkerInfo,
@@ -150,8 +151,8 @@ async def ready_worker(session: InferSession, node: Node) -> ReadyWorker:
 
 async def _phases_2_to_7(session: InferSession, node: Node) -> ReadyWorker:
     on, placed = await _attach(session, node)
-    model = await _provide_model(session, on, placed)
-    spawn = _spawn_request(session, node, model)
+    model, load = await _provide_model(session, on, placed)
+    spawn = _spawn_request(session, node, model, load)
     await _check_fit(session, on, spawn)
     info = await _start_worker(session, on, spawn)
     _register(session, on, info)
@@ -186,22 +187,26 @@ async def _attach(session: InferSession, node: Node) -> tuple[NodeSession, Store
     return on, ahead.placed
 
 
-async def _provide_model(session: InferSession, on: NodeSession, placed: Stored | None) -> ModelInfo:
-    """Phase 3: the model is on the node, and in its catalog."""
+async def _provide_model(
+    session: InferSession, on: NodeSession, placed: Stored | None
+) -> tuple[ModelInfo, LoadOptions]:
+    """Phase 3: the model is on the node, and in its catalog; so is what it is to be loaded with."""
+    from rbee.models.adapters import with_adapters
     from rbee.models.provision import ensure_model
 
     ref = session.ref(on.node)
     with session.clock.phase(Phase.MODEL, ref.canonical) as outcome:
         model = await ensure_model(on, ref, placed=placed, ability=session.request.ability)
+        load = await with_adapters(on, session.load(on.node, model))
         outcome.text = f"{model.model} is on {on.node.name} ({model.size / 1e6:,.0f} MB)"
-    return model
+    return model, load
 
 
-def _spawn_request(session: InferSession, node: Node, model: ModelInfo) -> SpawnRequest:
+def _spawn_request(session: InferSession, node: Node, model: ModelInfo, load: LoadOptions) -> SpawnRequest:
     keep_alive_s = session.request.keep_alive_s
     return SpawnRequest(
         model=model.model,
-        options=session.load(node, model).for_worker(node.backend),
+        options=load.for_worker(node.backend),
         keep_alive_s=node.keep_alive_s if keep_alive_s is None else keep_alive_s,
         max_workers=node.max_workers,
         timeout_s=session.deadline.left(),

@@ -84,7 +84,7 @@ def is_loaded_as(load: LoadOptions, ctx: int, slots: int, loaded: Mapping[str, s
     if ctx < (load.ctx or AUTO_CTX) or load.slots not in (None, slots):
         return False
     wanted = load.for_worker()
-    return all(is_open(value := getattr(wanted, name)) or loaded[name] == as_text(value) for name in loaded)
+    return all(is_open(name, value := getattr(wanted, name)) or loaded[name] == as_text(value) for name in loaded)
 
 
 def _has_room(node: Node, rows: Sequence[WorkerRow]) -> bool:

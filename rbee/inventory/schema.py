@@ -16,7 +16,7 @@ from rbee.base.settings import expand
 from rbee.inventory.names import check_host_name, check_user_name, read_target
 from rbee.inventory.unsafe_variables import is_unsafe
 from rbee.inventory.wheel_indexes import check_wheel_indexes
-from rbee_remote.protocol.load_options import BACKENDS, OPTIONS, Choice, Form, Names, Number, Shares
+from rbee_remote.protocol.load_options import BACKENDS, OPTIONS, Adapter, Adapters, Choice, Form, Names, Number, Shares
 
 LOCAL = "local"
 ALL = "all"
@@ -315,6 +315,17 @@ def _shares(value: Any) -> tuple[float, ...]:
     return tuple(float(item) for item in value)
 
 
+def _adapter(value: Any) -> str:
+    """A ref, or the path of a file of this machine."""
+    adapter = Adapter.of(check_text(value))
+    if adapter.is_ref:
+        return adapter.text
+    path = expand(adapter.name)
+    if not path.is_absolute():
+        raise ValueError(f"{adapter.name!r} is neither a ref nor the absolute path of a file of this machine")
+    return adapter._replace(name=str(path)).text
+
+
 def _env(value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
         raise ValueError(f"expected a table of strings, got {_kind(value)}")
@@ -344,6 +355,8 @@ def _check_of(form: Form) -> Callable[[Any], Any]:
             return lambda value: check_list(value, lambda item: _word(item, what))
         case Shares():
             return _shares
+        case Adapters():
+            return lambda value: check_list(value, _adapter)
 
 
 def load_checks() -> dict[str, tuple[str, Callable[[Any], Any]]]:

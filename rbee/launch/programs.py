@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 KEY_VARIABLE = "RBEE_API_KEY"
 #: Of the context, what an answer may take where a program wants to know.
 _ANSWER_SHARE = 4
-#: Milliseconds that codex waits for an event: comments, which tell it that a long prompt is being read, are none to it.
-#: Its own 300,000 are less than a node without a GPU needs for a first prompt.
+#: Milliseconds that claude and codex wait for an event: comments, by which they hear that a long prompt is being read,
+#: are none to them. Their own 300,000 are less than a node without a GPU needs for a first prompt.
 _PATIENCE_MS = 3_600_000
 #: Hosts that are asked without a proxy.
 _LOOPBACK = ("127.0.0.1", "localhost")
@@ -45,10 +45,11 @@ class Offer:
 @dataclass(frozen=True, slots=True)
 class Told:
     """What a program is started with. arguments: before the user's. env: None for a variable that must not be there.
-    files: contents, by their names in the offer's folder."""
+    limits: variables that the user's own go before. files: contents, by their names in the offer's folder."""
 
     arguments: tuple[str, ...] = ()
     env: Mapping[str, str | None] = field(default_factory=dict)
+    limits: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -72,14 +73,17 @@ def _claude(offer: Offer) -> Told:
             "ANTHROPIC_API_KEY": None,
             **{f"ANTHROPIC_{name}": offer.model for name in names},
             "CLAUDE_CODE_SUBAGENT_MODEL": offer.model,
-            "CLAUDE_CODE_AUTO_COMPACT_WINDOW": str(offer.ctx),
-            "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(offer.ctx // _ANSWER_SHARE),
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
             "CLAUDE_CODE_USE_BEDROCK": None,
             "CLAUDE_CODE_USE_VERTEX": None,
             "CLAUDE_CODE_USE_FOUNDRY": None,
-        }
+        },
+        limits={
+            "CLAUDE_CODE_AUTO_COMPACT_WINDOW": str(offer.ctx),
+            "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(offer.ctx // _ANSWER_SHARE),
+            "CLAUDE_STREAM_IDLE_TIMEOUT_MS": str(_PATIENCE_MS),
+        },
     )
 
 
@@ -155,7 +159,7 @@ PROGRAMS = {
 
 def environment(told: Told, environ: Mapping[str, str]) -> dict[str, str]:
     """`environ` with what the program is told; its proxy is not asked for the gateway."""
-    changed = {**environ, **told.env}
+    changed = {**told.limits, **environ, **told.env}
     if any(f"{scheme}_proxy" in {key.lower() for key in environ} for scheme in ("http", "https", "all")):
         names = ("no_proxy", "NO_PROXY")
         spared = dict.fromkeys(filter(None, (*(environ.get(name, "") for name in names), *_LOOPBACK)))

@@ -40,7 +40,7 @@ from rbee_remote.protocol import (
     NewestModel,
     RegisterRequest,
 )
-from rbee_remote.protocol.abilities import refusal
+from rbee_remote.protocol.abilities import ADAPTER, ADAPTER_HINT, refusal
 from rbee_remote.protocol.splits import numbered, parts_of
 
 _OTHER_MODEL = "name a model that chats (rbee models list), or ask this one over HTTP (rbee serve)"
@@ -83,7 +83,7 @@ async def ensure_model(
     """
     found = await _ensured(session, ref, placed, ability)
     if why := refusal(found.model, found.meta.able, ability) if ability else "":
-        raise UsageError(why, hint=_OTHER_MODEL)
+        raise UsageError(why, hint=ADAPTER_HINT if ADAPTER in found.meta.able else _OTHER_MODEL)
     return found
 
 

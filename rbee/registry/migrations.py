@@ -73,3 +73,9 @@ def m004_what_wheels_fit_a_node(db: Database) -> None:
     """platform, backend. Of nodes seen before neither is known until they are used again."""
     for column in ("platform", "backend"):
         db.table("nodes").add_column(column, str, not_null_default="")
+
+
+@MIGRATIONS()
+def m005_what_adapters_workers_have(db: Database) -> None:
+    """Workers seen before have none: an older rbee knew no adapters."""
+    db.table("workers").add_column("lora", str, not_null_default="")

@@ -127,7 +127,7 @@ class ScriptedEngine:
         self._answers[seq] = list(prompt), self._tokens(self._answer(self._text(prompt[1:])))
         self._said[seq], self._done[seq] = [], 0
 
-    def decode(self, batch: Sequence[BatchToken], *, embeddings: bool = False) -> bool:
+    def decode(self, batch: Sequence[BatchToken], *, embeddings: bool = False, scales: Sequence[float] = ()) -> bool:
         assert 0 < len(batch) <= self.n_batch
         assert not embeddings or all(token.output for token in batch)  # llama.cpp makes all of them
         self.steps += 1

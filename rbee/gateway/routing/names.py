@@ -96,7 +96,8 @@ def listing(
     """The aliases in the inventory's order, then what the nodes' catalogs have, by ref. allowed: as of `resolve`."""
     names = _Names(inventory, nodes, allowed)
     aliases = [(name, names.find(name, names.all_nodes)) for name in inventory.models]
-    refs = sorted({ref for node in nodes for ref in node.models} - inventory.models.keys())
+    there = {ref for node in nodes for ref, info in node.models.items() if not info.meta.adapter}
+    refs = sorted(there - inventory.models.keys())
     return (
         *(_entry(name, found.targets[0], nodes, is_alias=True) for name, found in aliases if found),
         *(_entry(ref, Target(ref, names.all_nodes), nodes, is_alias=False) for ref in refs if names.may_use(ref)),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rbee_remote.gguf.beginning import first_values
 from rbee_remote.gguf.use import read_use
-from rbee_remote.protocol.abilities import abilities
+from rbee_remote.protocol.abilities import ADAPTER, abilities
 
 #: Bytes that are looked at: what a model is stands before its vocabulary, which takes megabytes.
 LOOKED_AT = 2**18
@@ -23,4 +23,6 @@ def first_abilities(path: Path) -> tuple[str, ...]:
     architecture = values.get("general.architecture")
     if not isinstance(architecture, str):
         return ()
+    if values.get("general.type") == ADAPTER:
+        return (ADAPTER,)
     return abilities(architecture, read_use(architecture, values).pooling)

@@ -17,7 +17,7 @@ from typing import Any
 from rbee_remote.gguf.file import GgufFile, read_gguf
 from rbee_remote.gguf.memory import cache_shape
 from rbee_remote.gguf.parts import joined
-from rbee_remote.gguf.use import read_use
+from rbee_remote.gguf.use import is_adapter, read_use
 from rbee_remote.protocol import ErrorCode, ModelMeta, RemoteError, encode
 from rbee_remote.sandbox import confine_reader
 from rbee_remote.system.alone import import_alone
@@ -123,6 +123,8 @@ def meta_of(file: GgufFile) -> ModelMeta:
     parameters = sum(tensor.elements for tensor in file.tensors)
     if parameters > _MOST_PARAMETERS:
         raise ValueError(f"its tensors have {parameters} values")
+    if is_adapter(file.values):
+        return _adapter_meta(architecture, parameters, file)
     n_embd, n_head = number("embedding_length"), number("attention.head_count", 1, least=0)
     head_dim = n_embd // max(n_head, 1)
     cache = cache_shape(architecture, file.values, number)
@@ -146,6 +148,23 @@ def meta_of(file: GgufFile) -> ModelMeta:
         tied_bytes=_tied_bytes(file),
         pooling=use.pooling,
         whole=use.whole,
+    )
+
+
+def _adapter_meta(architecture: str, parameters: int, file: GgufFile) -> ModelMeta:
+    """What is said of a model alone is 0."""
+    return ModelMeta(
+        architecture=architecture,
+        n_layers=0,
+        n_ctx_train=0,
+        n_embd=0,
+        n_vocab=0,
+        n_head_kv=0,
+        head_dim_k=0,
+        head_dim_v=0,
+        quantization=_quantization(file.values.get("general.file_type")),
+        parameters=parameters,
+        adapter=True,
     )
 
 

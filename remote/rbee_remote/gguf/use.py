@@ -6,6 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from rbee_remote.protocol.abilities import Use, use_of
+from rbee_remote.protocol.load_options import LORA
+
+
+def is_adapter(values: Mapping[str, Any]) -> bool:
+    """Whether the file is a LoRA adapter, by the keys that llama.cpp asks for. Raises ValueError for one of another
+    kind."""
+    if values.get("general.type") != "adapter":
+        return False
+    if (kind := values.get("adapter.type")) != LORA:
+        raise ValueError(f"it is an adapter of the type {str(kind)[:40]!r}, and LoRA alone is known")
+    return True
 
 
 def read_use(architecture: str, values: Mapping[str, Any]) -> Use:

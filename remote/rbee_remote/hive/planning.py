@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from rbee_remote.hive.adapters import find_adapters
 from rbee_remote.hive.fit import options as load_options
 from rbee_remote.hive.fit import resources, scheduler
 from rbee_remote.hive.fit.meter import Job, Meter, subject_of
@@ -16,6 +17,7 @@ from rbee_remote.hive.models.catalog import Catalog
 from rbee_remote.hive.record import WorkerRecord
 from rbee_remote.hive.states import COMING
 from rbee_remote.protocol import ErrorCode, Fit, ModelInfo, RemoteError, SpawnRequest, WorkerOptions, WorkerState
+from rbee_remote.protocol.load import AdapterFile
 from rbee_remote.sandbox import AUTO, OFF, ON
 from rbee_remote.system.child import DEVICE_ORDER, child_environment
 from rbee_remote.system.cores import usable_cores
@@ -37,6 +39,7 @@ class Plan:
     env: dict[str, str]
     measured: bool = False
     host_mb: int = 0
+    adapters: tuple[AdapterFile, ...] = ()
 
     @property
     def worker_options(self) -> WorkerOptions:
@@ -56,6 +59,7 @@ class Loading:
     asked: WorkerOptions
     estimate: Estimate
     env: tuple[tuple[str, str], ...] = ()
+    adapters: tuple[AdapterFile, ...] = ()
 
 
 def make_loading(
@@ -70,6 +74,7 @@ def make_loading(
     Raises RemoteError MODEL_NOT_FOUND, USAGE, BACKEND_UNAVAILABLE.
     """
     model = catalog.find(name)
+    adapters = find_adapters(catalog, model, asked)
     placement = resources.place(asked, resources.gpus(env), ggml)
     if are_named(asked) and placement.gpus:  # so that two who name one GPU differently share a worker
         asked = with_gpus(asked, placement.gpus)
@@ -82,13 +87,14 @@ def make_loading(
     )
     estimate = Estimate(
         model.meta,
-        model.size,
+        model.size + sum(info.size for info, _ in adapters),
         memory=placement.memory,
         options=asked,
         gpus=len(placement.gpus),
     )
     settings = vulkan_settings(env or {}) if placement.backend == "vulkan" else ()
-    return Loading(model, placement, asked, estimate, settings)
+    files = tuple(file for _, file in adapters)
+    return Loading(model, placement, asked, estimate, settings, files)
 
 
 def make_plan(
@@ -108,7 +114,8 @@ def make_plan(
     env = DEVICE_ORDER | child_environment(os.environ, request.env)
     loading = make_loading(catalog, request.model, request.options, env, ggml)
     model, asked = loading.model, loading.asked
-    wanted = WorkerKey(model.model, model.path, asked, asked)
+    files = tuple(adapter.path for adapter in loading.adapters)
+    wanted = WorkerKey(model.model, model.path, asked, asked, files)
     for worker in live:
         if worker.key.serves(wanted) and worker.state is not WorkerState.STOPPING:
             key = replace(worker.key, asked=asked)
@@ -125,7 +132,7 @@ def make_plan(
     assert options.ctx is not None
     assert options.slots is not None
     return Plan(
-        key=WorkerKey(model.model, model.path, options, asked),
+        key=replace(wanted, options=options),
         model=model,
         need=load_options.need_of(options, estimate),
         placement=placement,
@@ -133,6 +140,7 @@ def make_plan(
         env=env,
         measured=estimate.measured(options.ctx, options.slots) is not None,
         host_mb=load_options.host_mb(options, estimate),
+        adapters=loading.adapters,
     )
 
 

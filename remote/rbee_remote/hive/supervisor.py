@@ -119,8 +119,8 @@ class Supervisor:
         return found
 
     def uses(self, path: str) -> WorkerRecord | None:
-        """A live worker that holds the model file `path`."""
-        return next((worker for worker in self.live() if worker.key.path == path), None)
+        """A live worker that holds the file `path`, as its model's or an adapter's."""
+        return next((worker for worker in self.live() if path in (worker.key.path, *worker.key.adapters)), None)
 
     async def preflight(self, request: SpawnRequest) -> Fit:
         """What the model needs and what it could have, idle workers of other models evicted.

@@ -93,6 +93,7 @@ class WorkerProcesses:
             home=str(self._layout.home),
             secret=worker.secret,
             sandbox=plan.request.sandbox,
+            adapters=plan.adapters,
         )
         # For the process list: a clean-up knows by this what the process is, and where it belongs, without a hive.
         tags = [f"--id={worker.id}", own_tag(), f"--home={self._layout.home}", f"--run-dir={self._layout.run_dir}"]

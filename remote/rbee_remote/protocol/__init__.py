@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rbee_remote.protocol.codec import parse_json as parse_json
     from rbee_remote.protocol.failures import ErrorCode as ErrorCode
     from rbee_remote.protocol.failures import RemoteError as RemoteError
+    from rbee_remote.protocol.generation import AdapterScale as AdapterScale
     from rbee_remote.protocol.generation import CallDelta as CallDelta
     from rbee_remote.protocol.generation import ChatOptions as ChatOptions
     from rbee_remote.protocol.generation import Done as Done
@@ -91,8 +92,8 @@ else:
         "bench": "BenchProgress BenchRequest BenchResult BenchTest",
         "codec": "ProtocolError decode encode parse_json",
         "failures": "ErrorCode RemoteError",
-        "generation": "CallDelta ChatOptions Done GenerateRequest Logprob Logprobs Message Sampling Started "
-        "TokenEvent ToolOptions Usage WorkerTimings",
+        "generation": "AdapterScale CallDelta ChatOptions Done GenerateRequest Logprob Logprobs Message Sampling "
+        "Started TokenEvent ToolOptions Usage WorkerTimings",
         "gpus": "GpuReport",
         "hive": "Fit HiveInfo HiveNews SpawnRequest StopRequest WorkerInfo",
         "load": "Lease LeaseRequest Served SlotMemory WorkerConfig WorkerNews WorkerState WorkerStatus",

@@ -9,6 +9,10 @@ from __future__ import annotations
 import dataclasses
 
 CHAT, COMPLETIONS, EMBEDDINGS, RERANK = "chat", "completions", "embeddings", "rerank"
+#: What is no model, and only changes one.
+ADAPTER = "adapter"
+#: What to do where it was taken for a model.
+ADAPTER_HINT = "name that model, and this one as its adapter"
 
 #: Architectures without a KV cache, whose tokens see each other in both directions: they read and do not write.
 ENCODERS = frozenset({
@@ -56,6 +60,8 @@ def refusal(model: str, able: tuple[str, ...], asked: str) -> str:
     """Why a model is not asked for `asked`, one of the words here, with what it serves instead; "" where it can be."""
     if not able or asked in able:
         return ""
+    if ADAPTER in able:
+        return f"{model} is a LoRA adapter and no model: it is loaded beside the model that it was made for"
     does = "embeds texts" if EMBEDDINGS in able else "ranks documents"
     if CHAT in able:
         return f"{model} does not rank documents: it is no reranker"

@@ -103,6 +103,14 @@ class ToolOptions:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class AdapterScale:
+    """How strongly an adapter is applied. id: its place among those that the worker has."""
+
+    id: int
+    scale: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """POST /v1/inference on a worker's socket: a stream of `Started`, `TokenEvent`s, and `Done` or an error.
 
@@ -110,7 +118,8 @@ class GenerateRequest:
     One of messages (rendered with the model's chat template), prompt (taken raw) and tokens (taken as they are).
     max_tokens: None for what the context still holds. timeout_s: seconds left of the caller's deadline, queueing
     included; None for none. keep_alive_s: from now on for the worker, None to leave it as it is; negative for never.
-    chat and tools: for requests with messages.
+    chat and tools: for requests with messages. lora: None for each adapter as it was loaded; else those that are not
+    named are not applied.
     """
 
     request_id: str
@@ -124,6 +133,7 @@ class GenerateRequest:
     chat: ChatOptions = ChatOptions()
     tools: ToolOptions = ToolOptions()
     tokens: tuple[int, ...] = ()
+    lora: tuple[AdapterScale, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

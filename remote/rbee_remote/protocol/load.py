@@ -82,13 +82,22 @@ class WorkerStatus:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class AdapterFile:
+    """A LoRA adapter to load. name: its ref. scale: how strongly it is applied where a request does not say."""
+
+    name: str
+    path: str
+    scale: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class WorkerConfig:
     """What a worker process reads on stdin: one JSON object, then the end.
 
     ctx and slots are resolved, whatever `options` leaves open: tokens per slot, and requests computed at once.
     keeper: the id of the one that asked for it, whose lease is the first. home: whose audit log the worker writes
     itself once its hive is gone; "" for none. secret: for its socket for keepers, "" for no such socket. sandbox: as in
-    SpawnRequest.
+    SpawnRequest. adapters: in the order of their ids.
     """
 
     id: str
@@ -104,6 +113,7 @@ class WorkerConfig:
     home: str = ""
     secret: str = dataclasses.field(default="", repr=False)
     sandbox: str = "auto"
+    adapters: tuple[AdapterFile, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -6,8 +6,10 @@ for, and what a worker gets: nothing is left unsaid there, though some may be le
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 
@@ -84,7 +86,45 @@ class Shares:
     """Numbers from 0 up, not all of them 0."""
 
 
-Form = Number | Choice | Names | Shares
+@dataclass(frozen=True, slots=True)
+class Adapters:
+    """As `Adapter.of` reads each."""
+
+
+Form = Number | Choice | Names | Shares | Adapters
+
+#: The only type of adapter, as its file says, and its name where a request's body has scales.
+LORA = "lora"
+#: Adapters of a worker.
+MOST_ADAPTERS = 32
+_SCHEME = re.compile(r"(?:hf|file|https?):", re.IGNORECASE)
+_SCALE = re.compile(r"(.+):(-?[0-9]{1,6}(?:\.[0-9]{1,6})?)")
+
+
+class Adapter(NamedTuple):
+    """A LoRA adapter: the ref that names it, or a file of the keeper's machine, and how strongly it is applied."""
+
+    name: str
+    scale: float
+
+    @classmethod
+    def of(cls, text: str) -> Adapter:
+        """Of NAME[:SCALE], where a scale that is left out is 1. Raises ValueError."""
+        found = _SCALE.fullmatch(text)
+        name, scale = (found[1], float(found[2])) if found else (text, 1.0)
+        if not name.strip() or not name.isprintable() or not math.isfinite(scale):
+            raise ValueError(f"{text!r} names no adapter")
+        return cls(name, scale)
+
+    @property
+    def is_ref(self) -> bool:
+        """Whether the name is a ref, and no path of the keeper's machine."""
+        return bool(_SCHEME.match(self.name))
+
+    @property
+    def text(self) -> str:
+        """One text for one meaning."""
+        return f"{self.name}:{self.scale:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +194,20 @@ class LoadOptions:
         "N",
         "Layers on the GPUs: a number, auto or all. [default: auto]",
     )
+    lora: tuple[str, ...] | None = _option(
+        Adapters(),
+        "FILE[:SCALE]",
+        "LoRA adapter to apply, a file here or a ref; may be repeated. [default: none, SCALE 1]",
+        column=True,
+    )
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        return tuple(map(Adapter.of, self.lora or ()))
+
+    def with_adapters(self, adapters: Iterable[Adapter]) -> LoadOptions:
+        """These, with the adapters by other names."""
+        return replace(self, lora=tuple(adapter.text for adapter in adapters))
 
     def said(self) -> dict[str, Any]:
         """The options that somebody set."""
@@ -193,6 +247,7 @@ class WorkerOptions:
     gpu_layers: None for as many as the GPUs hold. threads: None for the number of physical cores the process may use.
     devices: the GPUs to use, by ggml's names (CUDA0), numbers, or beginnings of UUIDs; none for as few as hold it.
     tensor_split: share of the model for each device, in their order; none for by free memory.
+    lora: adapters in the order of their ids, each as `Adapter.text` has it, by the ref that the hive's catalog knows.
     """
 
     ctx: int | None = None
@@ -204,6 +259,12 @@ class WorkerOptions:
     flash_attention: str = "auto"
     devices: tuple[str, ...] = ()
     tensor_split: tuple[float, ...] = ()
+    lora: tuple[str, ...] = ()
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """Raises ValueError."""
+        return tuple(map(Adapter.of, self.lora))
 
     @property
     def uses_gpus(self) -> bool:
@@ -213,8 +274,11 @@ class WorkerOptions:
 
 #: What a worker has that computes on the processor.
 ON_CPU: dict[str, Any] = {"gpu_layers": 0, "devices": (), "tensor_split": ()}
+#: What a model is by itself.
+NO_ADAPTERS: dict[str, Any] = {"lora": ()}
 
 
-def is_open(value: object) -> bool:
-    """Whether a field of WorkerOptions leaves the choice to rbee: a worker that has anything there will do."""
-    return value is None or value == ()
+def is_open(name: str, value: object) -> bool:
+    """Whether a field of WorkerOptions leaves the choice to rbee: a worker that has anything there will do. Where no
+    adapter was named, none is meant."""
+    return value is None or (value == () and name not in NO_ADAPTERS)

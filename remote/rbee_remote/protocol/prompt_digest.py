@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rbee_remote.protocol.billing_header import system_without_header
+from rbee_remote.protocol.load_options import LORA
 
 #: Bytes of text that one digest stands for. A shared system prompt of fifty words is worth one.
 BLOCK = 256
@@ -89,6 +90,8 @@ def _pieces(body: Any) -> Iterator[bytes]:
     if not isinstance(body, Mapping):
         return
     try:
+        if (scales := body.get(LORA)) is not None:  # an empty list says that none is applied
+            yield _bytes({LORA: _plain(scales, 0)})
         for name in _WHOLE:
             value = body.get(name)
             if name == "system":

@@ -17,6 +17,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
 
+from rbee_remote.protocol.load_options import LORA
 from rbee_remote.protocol.splits import FileGroup, first_part, grouped, part_of
 
 #: What is taken where nobody said: first the usual balance of size and quality, as llama.cpp and the hub have it.
@@ -50,7 +51,7 @@ _QUANT = re.compile(
 )
 _FULL = re.compile(r"bf16|fp?16|fp?32")
 #: Words of names that say that a file goes with a model, and is none.
-_NO_MODEL = frozenset({"mmproj", "imatrix", "lora", "adapter", "adapters", "eagle", "eagle2", "eagle3", "dflash"})
+_NO_MODEL = frozenset({"mmproj", "imatrix", LORA, "adapter", "adapters", "eagle", "eagle2", "eagle3", "dflash"})
 #: The same, unless the repository's own name has the word: then it is what the repository is for.
 _NO_MODEL_BESIDE_ONE = frozenset({"draft", "drafter", "mtp"})
 _NO_MODEL_ANYWHERE = ("mmproj",)

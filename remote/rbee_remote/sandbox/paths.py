@@ -51,15 +51,16 @@ _GPU_READ = ("/usr", "/opt", "/etc/OpenCL", "/etc/vulkan", "/etc/nvidia", "/etc/
 _GPU_CACHES = (".nv", ".cache/nvidia", ".cache/mesa_shader_cache", ".cache/mesa_shader_cache_db", ".AMD")
 
 
-def reading(model: str) -> list[Rule]:
+def reading(model: str, adapters: Iterable[str] = ()) -> list[Rule]:
     """For a process that reads a model, all its parts where it is split, and writes nothing."""
-    return list(_safe([*_interpreter(os.environ), *(Rule(file, READ_FILE) for file in parts_of(model))]))
+    files = [*parts_of(model), *adapters]
+    return list(_safe([*_interpreter(os.environ), *(Rule(file, READ_FILE) for file in files)]))
 
 
-def serving(model: str, *, run_dir: str, logs: str) -> list[Rule]:
+def serving(model: str, *, run_dir: str, logs: str, adapters: Iterable[str] = ()) -> list[Rule]:
     """For a worker: it removes its socket at its end, and writes the audit log where its hive is gone. Its own log and
     its socket are open by then. logs: "" for none."""
-    rules = [*reading(model), Rule(run_dir, REMOVE_FILE)]
+    rules = [*reading(model, adapters), Rule(run_dir, REMOVE_FILE)]
     return rules + [Rule(logs, _LOG)] * bool(logs)
 
 

@@ -144,7 +144,8 @@ def _hint_of(config: WorkerConfig) -> str:
 
 def _confine(config: WorkerConfig) -> str:
     logs = str(Path(config.home) / "log") if config.home else ""
-    rules = paths.serving(config.path, run_dir=str(Path(config.socket).parent), logs=logs)
+    adapters = [adapter.path for adapter in config.adapters]
+    rules = paths.serving(config.path, run_dir=str(Path(config.socket).parent), logs=logs, adapters=adapters)
     done = confine_worker(config.sandbox, config.options.backend, rules)
     _log.info("sandbox: %s", done)
     return done

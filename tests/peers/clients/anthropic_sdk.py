@@ -23,7 +23,8 @@ from tests.peers.clients.checks import (
 
 client: Any = anthropic.Anthropic(base_url=ADDRESS, api_key=KEY, max_retries=0)
 TOOL = {"name": WEATHER["name"], "description": WEATHER["description"], "input_schema": WEATHER["parameters"]}
-ASKED: dict[str, Any] = {"model": MODEL, "temperature": 0}
+#: Its method takes no temperature any more.
+ASKED: dict[str, Any] = {"model": MODEL, "extra_body": {"temperature": 0}}
 
 
 @check
@@ -62,17 +63,18 @@ def tools_are_called_and_answered() -> None:
 @check
 def tokens_are_counted() -> None:
     counted = client.messages.count_tokens(model=MODEL, messages=HELLO)
-    assert counted.input_tokens == client.messages.create(**ASKED, messages=HELLO, max_tokens=1).usage.input_tokens
+    usage = client.messages.create(**ASKED, messages=HELLO, max_tokens=1).usage
+    assert counted.input_tokens == usage.input_tokens + usage.cache_read_input_tokens
 
 
 @check
 def errors_are_the_client_s_own() -> None:
     with raises(anthropic.NotFoundError, NO_MODEL):
         client.messages.create(model=NO_MODEL, messages=HELLO, max_tokens=1)
-    with raises(anthropic.BadRequestError, "context"):
+    with raises(anthropic.BadRequestError, "prompt is too long"):
         client.messages.create(**ASKED, messages=ENDLESS, max_tokens=1)
-    with raises(anthropic.BadRequestError, "max_tokens"):
-        client.messages.create(**ASKED, messages=HELLO, max_tokens="many")
+    with raises(anthropic.BadRequestError, "thinking.type"):
+        client.messages.create(**ASKED, messages=HELLO, max_tokens=1, thinking={"type": "much"})
     with raises(anthropic.AuthenticationError):
         client.with_options(api_key="none").messages.create(**ASKED, messages=HELLO, max_tokens=1)
     with raises(anthropic.RateLimitError):

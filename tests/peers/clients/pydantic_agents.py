@@ -38,37 +38,33 @@ def messages() -> Any:
     return AnthropicModel(MODEL, provider=AnthropicProvider(base_url=ADDRESS, api_key=KEY))
 
 
-def serves(model: Any) -> None:
-    """Text, whole and streamed; what a tool says; an answer of a form."""
+async def serves(model: Any) -> None:
+    """Text, whole and streamed; an answer of a form, which is a tool that has to be called."""
     agent: Any = Agent(model, model_settings=SHORT)
-    whole = agent.run_sync("Say hello.")
+    whole = await agent.run("Say hello.")
     assert whole.output
     assert whole.usage.output_tokens == 6
-
-    async def streamed() -> str:
-        async with agent.run_stream("Say hello.") as result:
-            return str(await result.get_output())
-
-    assert asyncio.run(streamed()) == whole.output
-    # the form is a tool that has to be called
-    assert isinstance(Agent(model, output_type=Bee, model_settings=SETTINGS, retries=3).run_sync("A bee.").output, Bee)
+    async with agent.run_stream("Say hello.") as result:
+        assert await result.get_output() == whole.output
+    formed = await Agent(model, output_type=Bee, model_settings=SETTINGS, retries=3).run("A bee.")
+    assert isinstance(formed.output, Bee)
 
 
 @check
 def agents_over_chat() -> None:
-    serves(chat())
+    asyncio.run(serves(chat()))
     native: Any = Agent(chat(), output_type=NativeOutput(Bee), model_settings=SETTINGS)
     assert isinstance(native.run_sync("A bee.").output, Bee)
 
 
 @check
 def agents_over_responses() -> None:
-    serves(responses())
+    asyncio.run(serves(responses()))
 
 
 @check
 def agents_over_messages() -> None:
-    serves(messages())
+    asyncio.run(serves(messages()))
 
 
 @check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,10 @@ from rbee_remote.protocol import LoadOptions
         ({"gpu_layers": "auto"}, LoadOptions(gpu_layers=-1)),
         ({"gpu_layers": "all"}, LoadOptions(gpu_layers=4096)),
         ({"gpu_layers": "12", "flash_attention": "on"}, LoadOptions(gpu_layers=12, flash_attention="on")),
+        ({"lora": ["/a.gguf", "/b:1.gguf:0.5"]}, LoadOptions(lora=("/a.gguf:1", "/b:1.gguf:0.5"))),
+        ({"lora": ["hf:o/r:a.gguf:-2", "file:/a.gguf"]}, LoadOptions(lora=("hf:o/r:a.gguf:-2", "file:/a.gguf:1"))),
+        ({"lora": ["a.gguf:2"]}, LoadOptions(lora=(f"{Path.cwd()}/a.gguf:2",))),
+        ({"lora": ["~/a.gguf"]}, LoadOptions(lora=(f"{Path.home()}/a.gguf:1",))),
     ],
 )
 def test_words_of_the_command_line_become_fields(given: dict[str, Any], expected: LoadOptions) -> None:
@@ -36,6 +41,8 @@ def test_words_of_the_command_line_become_fields(given: dict[str, Any], expected
         ({"slots": ""}, "--slots: expected a whole number, got text"),
         ({"devices": ["a b"]}, "--device: 'a b' is not a device's name"),
         ({"gpu_layers": "5000"}, "--gpu-layers: 5000 is not between 0 and 4096"),
+        ({"lora": ["/a.gguf", "/a.gguf:1"]}, "--lora: an entry is listed twice"),
+        ({"lora": [" "]}, "--lora: ' ' names no adapter"),
     ],
 )
 def test_what_is_wrong_names_the_option(given: dict[str, Any], message: str) -> None:

@@ -31,7 +31,7 @@ def row(
     device: str = "cpu",
     **loaded: str,
 ) -> WorkerRow:
-    loaded_as = {"kv_type": "f16", "flash_attention": "auto", "devices": "", "tensor_split": ""}
+    loaded_as = {"kv_type": "f16", "flash_attention": "auto", "devices": "", "tensor_split": "", "lora": ""}
     return WorkerRow(
         node=node,
         worker_id="0" * 16,
@@ -110,6 +110,7 @@ def test_what_the_request_says_goes_before_what_the_node_does(
         (LoadOptions(devices=("0",)), True),
         (LoadOptions(gpu_layers=-1), True),
         (LoadOptions(flash_attention="auto"), True),
+        (LoadOptions(lora=("file:/a.gguf:1",)), True),
     ],
 )
 def test_where_no_row_can_tell_the_hive_is_asked(load: LoadOptions, is_asked: bool) -> None:
@@ -147,6 +148,9 @@ def test_no_nodes_is_a_usage_error() -> None:
     ("node", "loaded", "expected"),
     [
         (A, {"kv_type": "q8_0"}, Spawn),
+        (A, {"lora": "file:/a.gguf:1"}, Spawn),  # who names no adapter wants none
+        (Node("a", host="a", load=LoadOptions(lora=("file:/a.gguf:1",))), {"lora": "file:/a.gguf:1"}, Reuse),
+        (Node("a", host="a", load=LoadOptions(lora=("file:/a.gguf:1",))), {}, Spawn),
         (A, {"flash_attention": "off"}, Spawn),
         (A, {"kv_type": "", "flash_attention": ""}, Spawn),  # a registry of an older rbee
         (A, {"devices": "CUDA1", "tensor_split": "1.0"}, Reuse),  # the hive takes any for a node that names none

@@ -32,7 +32,6 @@ def test_claude_asks_the_gateway_for_whatever_model_and_no_cloud() -> None:
     assert env["ANTHROPIC_BASE_URL"] == "http://127.0.0.1:4711", "it adds /v1 itself"
     models = {value for name, value in env.items() if name.endswith("_MODEL")}
     assert models == {"qwen3-8b"}
-    assert (env["CLAUDE_CODE_AUTO_COMPACT_WINDOW"], env["CLAUDE_CODE_MAX_OUTPUT_TOKENS"]) == ("32768", "8192")
     assert (
         environment(told("claude"), {"ANTHROPIC_API_KEY": "sk-x", "CLAUDE_CODE_USE_VERTEX": "1"}).keys()
         & {
@@ -41,6 +40,14 @@ def test_claude_asks_the_gateway_for_whatever_model_and_no_cloud() -> None:
         }
         == set()
     )
+
+
+def test_claude_knows_of_the_context_and_waits_unless_the_user_says_otherwise() -> None:
+    given = environment(told("claude"), {"CLAUDE_CODE_MAX_OUTPUT_TOKENS": "64"})
+    assert given["CLAUDE_CODE_AUTO_COMPACT_WINDOW"] == "32768"
+    assert given["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] == "64"
+    assert environment(told("claude"), {})["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] == "8192"
+    assert int(given["CLAUDE_STREAM_IDLE_TIMEOUT_MS"]) > 300_000, "its own"
 
 
 def test_codex_gets_a_provider_by_its_command_line() -> None:

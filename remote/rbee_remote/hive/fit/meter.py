@@ -16,6 +16,7 @@ from pathlib import Path
 import anyio
 
 from rbee_remote.protocol import ErrorCode, ProtocolError, RemoteError, WorkerOptions, decode, encode
+from rbee_remote.protocol.load_options import NO_ADAPTERS
 from rbee_remote.protocol.measuring import MeasureAnswer, MeasureRequest, Point
 from rbee_remote.sandbox import AUTO
 from rbee_remote.system.gpu import Gpu
@@ -34,9 +35,9 @@ _TIMEOUT_S = 60.0
 class Subject:
     """What is measured: a model's file as it is now, and how it would be loaded.
 
-    options: without ctx, slots and threads, which do not belong to it. sandbox: as in SpawnRequest; what cannot be
-    measured in one may be without it. gpus: that the process is to see, in their order; empty for all. env: what it is
-    given besides.
+    options: without ctx, slots, threads and adapters, which do not belong to it. sandbox: as in SpawnRequest; what
+    cannot be measured in one may be without it. gpus: that the process is to see, in their order; empty for all. env:
+    what it is given besides.
     """
 
     path: str
@@ -68,7 +69,8 @@ def subject_of(
         seen = look(Path(path))
     except OSError as error:
         raise RemoteError(ErrorCode.MODEL_NOT_FOUND, f"cannot read the model: {error.strerror}: {path}") from error
-    kept = replace(seeing_no_others(options, gpus) if gpus else options, ctx=None, slots=None, threads=None)
+    seen_so = seeing_no_others(options, gpus) if gpus else options
+    kept = replace(seen_so, ctx=None, slots=None, threads=None, **NO_ADAPTERS)
     same = tuple(replace(gpu, free_mb=0, reserved=False) for gpu in gpus)  # however much of it is free
     return Subject(path, seen.size, seen.changed_ns, kept, sandbox, same, env)
 

@@ -22,10 +22,12 @@ from rbee_remote.protocol.abilities import ENCODERS
 from rbee_remote.protocol.load_options import (
     AUTO_CTX,
     DEFAULT_CTX,
+    MOST_ADAPTERS,
     MOST_CTX,
     ON_CPU,
     OPTIONS,
     QUANTISED_KV,
+    Adapters,
     Choice,
     Form,
     Number,
@@ -102,6 +104,8 @@ def _check_value(name: str, value: Any, form: Form) -> None:
             wrong = f"{value!r} is not a {what}: it is {', '.join(words[:-1])} or {words[-1]}"
         case Shares() if any(share < 0 for share in value) or (value and not sum(value)):
             wrong = f"the shares of {name} have to be positive numbers"
+        case Adapters() if len(value) > MOST_ADAPTERS:
+            wrong = f"a model takes {MOST_ADAPTERS} adapters at most, not {len(value)}"
         case _:
             return
     raise RemoteError(ErrorCode.USAGE, wrong)

@@ -31,7 +31,7 @@ def matches(has: WorkerOptions, given: WorkerOptions, asked: WorkerOptions) -> b
         elif field.name == "ctx" and wanted is None:
             if given.ctx is not None and (has.ctx or 0) < DEFAULT_CTX:
                 return False
-        elif not is_open(wanted) and wanted != getattr(has, field.name):
+        elif not is_open(field.name, wanted) and wanted != getattr(has, field.name):
             return False
     return True
 
@@ -39,16 +39,17 @@ def matches(has: WorkerOptions, given: WorkerOptions, asked: WorkerOptions) -> b
 @dataclass(frozen=True, slots=True)
 class WorkerKey:
     """What a worker is. path: the model's file. options: every field resolved; asked: as they were asked for, with open
-    what rbee chose by the memory there was."""
+    what rbee chose by the memory there was. adapters: their files."""
 
     model: str
     path: str
     options: WorkerOptions
     asked: WorkerOptions
+    adapters: tuple[str, ...] = ()
 
     def serves(self, demand: WorkerKey) -> bool:
         """Whether the worker of this key does what `demand` asks; it need not be what would be started for it now."""
-        same = (self.model, self.path) == (demand.model, demand.path)
+        same = (self.model, self.path, self.adapters) == (demand.model, demand.path, demand.adapters)
         return same and matches(self.options, self.asked, demand.asked)
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from rbee_remote.gguf.early import LOOKED_AT, first_abilities
 from rbee_remote.protocol import DownloadRequest, ErrorCode, RemoteError
-from rbee_remote.protocol.abilities import refusal
+from rbee_remote.protocol.abilities import ADAPTER, ADAPTER_HINT, refusal
+
+_OTHER_MODEL = "name a model that chats, or ask this one over HTTP (rbee serve)"
 
 #: What may not have been written yet of the bytes that have come.
 _BUFFERED = 2**17
@@ -31,7 +33,7 @@ class EarlyLook:
             with contextlib.suppress(OSError):
                 able = first_abilities(path)
             if why := refusal(self._request.model, able, self._request.ability):
-                hint = "name a model that chats, or ask this one over HTTP (rbee serve)"
+                hint = ADAPTER_HINT if ADAPTER in able else _OTHER_MODEL
                 raise RemoteError(ErrorCode.USAGE, why, hint=hint, details={"able": list(able)})
             if able:
                 return

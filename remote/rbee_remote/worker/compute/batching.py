@@ -25,6 +25,7 @@ from typing import Literal
 
 from rbee_remote.worker.compute import texts
 from rbee_remote.worker.compute.prefix import UNKNOWN, Memories, Move, Origin, Reusable, worth_waiting_for
+from rbee_remote.worker.compute.turns import Turns
 from rbee_remote.worker.engine.interface import BatchToken, Engine
 
 #: Tokens to embed that one step takes: each has an output as wide as the vocabulary.
@@ -61,6 +62,11 @@ class Entry:
     origin: Origin = UNKNOWN
 
     @property
+    def scales(self) -> tuple[float, ...]:
+        """Of the adapters that compute it."""
+        return self.origin.scales
+
+    @property
     def missing(self) -> int:
         return len(self.tokens) - self.computed
 
@@ -90,12 +96,14 @@ class Span:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """One step. moves: what has to happen to the slots' memory before it, in order, one for each request that begins;
-    the step may have no room for its tokens yet. embeds: whether the batch has outputs that are embeddings."""
+    the step may have no room for its tokens yet. embeds: whether the batch has outputs that are embeddings.
+    scales: of the adapters that compute all of it."""
 
     batch: tuple[BatchToken, ...] = ()
     spans: tuple[Span, ...] = ()
     moves: tuple[Move, ...] = ()
     embeds: bool = False
+    scales: tuple[float, ...] = ()
 
 
 @dataclass(slots=True)
@@ -113,6 +121,7 @@ class Scheduler:
     forgets: bool = False
     texts: Texts = "each"
     _embeds_next: bool = True
+    _turns: Turns[tuple[float, ...]] = field(default_factory=Turns)  # by scales of adapters
     _changed: set[int] = field(default_factory=set)  # slots whose memory `told` has not told of as it is now
     _queued: deque[Entry] = field(default_factory=deque)
     _seated: dict[str, Entry] = field(default_factory=dict)
@@ -144,9 +153,10 @@ class Scheduler:
         embeds: bool = False,
         at_once: int | None = None,
         digests: tuple[str, ...] = (),
+        scales: tuple[float, ...] = (),
     ) -> None:
-        """Queue a request. at_once: None for all of its tokens. digests: of its prompt, as in `Origin`. Raises
-        QueueFull, ValueError for an empty prompt or a key that is in use."""
+        """Queue a request. at_once: None for all of its tokens. digests and scales: as in `Origin`. Raises QueueFull,
+        ValueError for an empty prompt or a key that is in use."""
         if not prompt or self.entry(key):
             raise ValueError("a request needs a prompt and a key of its own")
         if len(self._seated) + len(self._queued) >= self.slots + self.queue:
@@ -155,7 +165,7 @@ class Scheduler:
         entry = Entry(key, list(prompt), reuse, embeds, prompt=len(prompt))
         if at_once is not None:
             entry.at_once, entry.prompt = at_once, min(at_once, len(prompt))
-        entry.origin = Origin(digests, entry.prompt)
+        entry.origin = Origin(digests, entry.prompt, scales)
         self._queued.append(entry)
 
     def remove(self, key: str) -> int | None:
@@ -177,13 +187,14 @@ class Scheduler:
         """
         self._seat()
         moves = tuple(self._begin(reusable))
-        ready = [entry for entry in self._seated.values() if entry.begun]
+        begun = [entry for entry in self._seated.values() if entry.begun]
+        ready = self._turns.take(begun, lambda entry: entry.scales)
         if self.texts != "each":
             return _lay_out(self._texts(ready), moves, each=self.texts == "whole")
         ready = self._take_turns(ready)
         decoding = [(entry, 1) for entry in ready if entry.next == 1]
         budget = self.n_batch - len(decoding)
-        if decoding and prefill is not None:
+        if prefill is not None and any(entry.next == 1 for entry in begun):
             budget = min(budget, prefill)
         shares = decoding + _divide(budget, [entry for entry in ready if entry.next > 1])
         return _lay_out(shares, moves)
@@ -255,7 +266,8 @@ class Scheduler:
         free = [slot for slot in range(self.slots) if slot not in taken]
         while free and self._queued:
             entry = self._queued.popleft()
-            entry.slot = self._memories.seat(entry.tokens if entry.reuse else (), free, self._running_tokens())
+            tokens = entry.tokens if entry.reuse else ()
+            entry.slot = self._memories.seat(tokens, free, self._running_tokens(entry.scales))
             free.remove(entry.slot)
             self._seated[entry.key] = entry
 
@@ -268,7 +280,8 @@ class Scheduler:
             assert entry.slot is not None
             wanted = entry.tokens[:-1] if entry.reuse else []  # the last one is computed in any case, for its output
             sources = [slot for slot in range(self.slots) if slot != entry.slot and slot not in copied]
-            move = self._memories.best(entry.key, entry.slot, sources, wanted, self._running_tokens(), reusable)
+            running = self._running_tokens(entry.scales)
+            move = self._memories.best(entry.key, entry.slot, sources, wanted, running, reusable)
             entry.follows = self._leader(entry, move.count) if self.shares and wanted else None
             if entry.follows is None:
                 entry.begun, entry.computed = True, move.count
@@ -288,14 +301,16 @@ class Scheduler:
         prompts = {
             other.key: (other.tokens[: other.prompt], other.computed)
             for other in self._seated.values()
-            if other.begun and other.computed < other.prompt
+            if other.begun and other.computed < other.prompt and other.scales == entry.scales
         }
         return worth_waiting_for(entry.tokens[:-1], count, prompts)
 
-    def _running_tokens(self) -> dict[int, tuple[Sequence[int], int]]:
-        """Slot to the tokens of who has begun in it, and how many of them are computed."""
-        return {
-            entry.slot: (entry.tokens, entry.computed)
+    def _running_tokens(self, scales: tuple[float, ...]) -> dict[int, tuple[Sequence[int], int]]:
+        """Slot to the tokens of who has begun in it, and how many of them are computed; to none where its memory was
+        computed by adapters of other scales, and is of no use."""
+        of_others = {slot: ((), 0) for slot in range(self.slots) if self._memories.scales(slot) != scales}
+        return of_others | {
+            entry.slot: (entry.tokens, entry.computed) if entry.scales == scales else ((), 0)
             for entry in self._seated.values()
             if entry.begun and entry.slot is not None
         }
@@ -353,4 +368,5 @@ def _lay_out(shares: Sequence[tuple[Entry, int]], moves: tuple[Move, ...], *, ea
         tuple(spans),
         moves,
         any(entry.embeds and (each or span.row is not None) for (entry, _), span in zip(shares, spans, strict=True)),
+        shares[0][0].scales if shares else (),
     )

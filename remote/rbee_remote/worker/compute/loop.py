@@ -25,6 +25,7 @@ from rbee_remote.worker.compute.batching import Plan, QueueFull, Scheduler, make
 from rbee_remote.worker.compute.steps import Steps, Task, endings, failing
 from rbee_remote.worker.compute.threads import ThreadBudget
 from rbee_remote.worker.engine.interface import Engine, LoadAborted, LoadedModel, LoadEngine
+from rbee_remote.worker.requests.adapters import scales_of
 from rbee_remote.worker.requests.generation import Embedding, Generation
 from rbee_remote.worker.requests.prompt import Prompt, Prompter
 from rbee_remote.worker.requests.tracking import is_exact
@@ -186,7 +187,8 @@ class EngineThread:
         with self._lock:
             if self._closed or self._scheduler is None:
                 raise RemoteError(ErrorCode.WORKER_GONE, "the worker ended")
-            self._scheduler.submit(embedding.key, embedding.tokens, embeds=True)
+            scales = tuple(adapter.scale for adapter in self._config.adapters)
+            self._scheduler.submit(embedding.key, embedding.tokens, embeds=True, scales=scales)
             self._open[embedding.key] = embedding
             self._lock.notify()
 
@@ -276,12 +278,13 @@ class EngineThread:
         assert generation.prompt is not None
         prompt, sampling, tracking = generation.prompt.tokens, generation.request.sampling, generation.tracking
         reuse, digests = sampling.seed is None, generation.digests
+        scales = scales_of(self._config.adapters, generation.request)
         if tracking is None or not tracking.tokens:
-            scheduler.submit(generation.key, prompt, reuse=reuse, digests=digests)
+            scheduler.submit(generation.key, prompt, reuse=reuse, digests=digests, scales=scales)
         else:
             at_once = len(prompt) if is_exact(sampling) else None
             tokens = (*prompt, *tracking.tokens)
-            scheduler.submit(generation.key, tokens, reuse=reuse, at_once=at_once, digests=digests)
+            scheduler.submit(generation.key, tokens, reuse=reuse, at_once=at_once, digests=digests, scales=scales)
         self._open[generation.key] = generation
 
     def _loop(self, engine: Engine, scheduler: Scheduler) -> None:

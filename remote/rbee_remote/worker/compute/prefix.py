@@ -25,10 +25,11 @@ Reusable = Callable[[int, int], int]
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where a request's tokens come from: the digests of its body's prompt (`prompt_digests`), empty where nobody made
-    them, and how many tokens the prompt has."""
+    them, and how many tokens the prompt has. scales: of the adapters that computed it."""
 
     digests: tuple[str, ...] = ()
     tokens: int = 0
+    scales: tuple[float, ...] = ()
 
     def covered(self, computed: int) -> int:
         """How many of the digests are about the first `computed` tokens; all of a prompt's text is taken to have as
@@ -72,6 +73,10 @@ class Memories:
         self._left[slot] = tokens
         self._origins[slot] = origin
         self._used[slot] = self._clock
+
+    def scales(self, slot: int) -> tuple[float, ...]:
+        """Of the adapters by which what was left in the slot was computed."""
+        return self._origins[slot].scales
 
     def seat(self, tokens: Sequence[int], free: Sequence[int], running: Running) -> int:
         """The slot of `free` for a request: the one that it continues, else an empty one, else the one whose use lies

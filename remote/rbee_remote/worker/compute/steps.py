@@ -58,7 +58,7 @@ class Steps:
         """False when it was interrupted."""
         started = time.monotonic()
         self._use_threads(self._thread_budget.most if self._repeatable() else self._thread_budget.look(started))
-        whole = self._engine.decode(plan.batch, embeddings=plan.embeds)
+        whole = self._engine.decode(plan.batch, embeddings=plan.embeds, scales=plan.scales)
         if whole:
             self._prefill.observe(len(plan.batch), time.monotonic() - started)
         return whole

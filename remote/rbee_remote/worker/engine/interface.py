@@ -137,8 +137,10 @@ class Engine(Protocol):
         """Give the sequence a sampler. Its memory stays as it is. Raises RemoteError USAGE naming the field that
         llama.cpp does not take, a bias for instance; the sequence has no sampler then."""
 
-    def decode(self, batch: Sequence[BatchToken], *, embeddings: bool = False) -> bool:
+    def decode(self, batch: Sequence[BatchToken], *, embeddings: bool = False, scales: Sequence[float] = ()) -> bool:
         """Compute a step. False when `interrupt` cut it short: part of it may stand in the sequences' memory.
+
+        scales: how strongly each of the model's adapters is applied to all of it.
 
         embeddings: whether `embedding` is going to be asked for rows of this step; each of its tokens has an output
         then.

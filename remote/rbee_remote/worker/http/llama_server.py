@@ -64,12 +64,12 @@ def llama_server_routes(service: Service) -> list[Route]:
         with service.keep_alive.leased(caller_of(request.headers).keeper):
             return JSONResponse({"prompt": await service.render(part.request)})
 
-    endpoints = {"/tokenize": tokenize, "/detokenize": detokenize, "/apply-template": apply_template}
-    return [
-        Route(prefix + path, guarded(endpoint, errors.response), methods=["POST"])
-        for path, endpoint in endpoints.items()
-        for prefix in ("/v1", "")
+    routes = [
+        Route("/tokenize", guarded(tokenize, errors.response), methods=["POST"]),
+        Route("/detokenize", guarded(detokenize, errors.response), methods=["POST"]),
+        Route("/apply-template", guarded(apply_template, errors.response), methods=["POST"]),
     ]
+    return [*routes, *(Route(f"/v1{each.path}", each.endpoint, methods=["POST"]) for each in routes)]
 
 
 def _piece(piece: bytes) -> str | list[int]:

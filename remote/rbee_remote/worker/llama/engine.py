@@ -17,6 +17,7 @@ from rbee_remote.protocol import ErrorCode, RemoteError, Sampling, WorkerConfig
 from rbee_remote.protocol.abilities import Use
 from rbee_remote.worker.engine.interface import BatchToken, Constraint, LoadedModel, Progress, Rerank, Sampled
 from rbee_remote.worker.llama import backends, load, log
+from rbee_remote.worker.llama.adapters import Adapters
 from rbee_remote.worker.llama.constraints import Constraints
 from rbee_remote.worker.llama.samplers import Sampler, Samplers
 from rbee_remote.worker.llama.timing import bench
@@ -42,9 +43,11 @@ class LlamaEngine:
             self._gpus = backends.choose(available, config.options)
             self._model = load.load_model(config, self._gpus, progress)
             owned.callback(llama.llama_model_free, self._model)
+            self._adapters = Adapters(self._model, config.adapters)
             self._vocab = llama.llama_model_get_vocab(self._model)
             self._context = load.make_context(self._model, config, on_gpu=bool(self._gpus))
             owned.callback(llama.llama_free, self._context)
+            self._adapters.apply(self._context, self._adapters.scales)
             self._memory = llama.llama_get_memory(self._context)
             self._use = load.read_use(self._model)
             _check_kind(self._model, has_memory=bool(self._memory), use=self._use)
@@ -99,8 +102,9 @@ class LlamaEngine:
         matcher = None if constraint is None else self._constraints.matcher(constraint)
         self._samplers[seq] = self._make_sampler(sampling, seed, prompt, matcher)
 
-    def decode(self, batch: Sequence[BatchToken], *, embeddings: bool = False) -> bool:
+    def decode(self, batch: Sequence[BatchToken], *, embeddings: bool = False, scales: Sequence[float] = ()) -> bool:
         self._set_embeddings(on=embeddings)
+        self._adapters.apply(self._context, scales or self._adapters.scales)
         c_batch = self._batch
         c_batch.n_tokens = len(batch)
         for index, (token, pos, seq, output) in enumerate(batch):
@@ -158,6 +162,7 @@ class LlamaEngine:
         if not self._memory:
             raise RemoteError(ErrorCode.USAGE, "an encoder does not generate: there is no such speed to measure")
         self._set_embeddings(on=False)
+        self._adapters.apply(self._context, self._adapters.scales)
         return bench(
             self._context,
             prompt_tokens,

@@ -33,6 +33,7 @@ from rbee_remote.worker.compute.batching import QueueFull
 from rbee_remote.worker.compute.loop import EngineThread
 from rbee_remote.worker.engine.interface import Engine, LoadedModel, LoadEngine
 from rbee_remote.worker.requests import prompt
+from rbee_remote.worker.requests.adapters import scales_of
 from rbee_remote.worker.requests.generation import Generation
 from rbee_remote.worker.requests.journal import Journal
 from rbee_remote.worker.requests.journals import Journals
@@ -106,6 +107,7 @@ class Service:
         Raises RemoteError: USAGE, ALL_SLOTS_BUSY, WORKER_GONE, or why the load failed.
         """
         prompt.check(request)
+        scales_of(self.config.adapters, request)
         if known := self.journals.same(request):
             return known
         self.state.check_open()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,13 @@ def test_the_list_has_aliases_and_what_the_catalogs_have() -> None:
     assert (entries["chat"].model, entries["chat"].nodes, entries["chat"].loaded) == (HF, ("gpu2",), ())
     assert entries["chat"].is_alias
     assert entries["gpt-4o"] == ModelEntry("gpt-4o", "llama3.2:1b", is_alias=True)
+
+
+def test_an_adapter_is_no_model_to_list() -> None:
+    node = node_view("gpu1", models=[OTHER, PATH])
+    adapter = replace(node.models[PATH], meta=replace(node.models[PATH].meta, adapter=True))
+    entries = listing(inventory("[nodes.gpu1]\n"), [replace(node, models={**node.models, PATH: adapter})])
+    assert [entry.name for entry in entries] == [OTHER]
 
 
 def test_an_alias_named_like_a_ref_takes_its_place() -> None:

@@ -12,6 +12,7 @@ from gguf import GGUFReader
 from rbee_remote.gguf.file import read_gguf
 from rbee_remote.gguf.metadata import read_meta
 from rbee_remote.protocol import ErrorCode, RemoteError
+from tests import tiny_adapters
 from tests.unit.remote.hive.conftest import make_gguf
 
 UINT8, UINT32, INT32, STRING, ARRAY = 0, 4, 5, 8, 9
@@ -166,3 +167,16 @@ def test_what_is_kept_of_a_file_is_bounded_as_a_whole(tmp_path: Path) -> None:
 def test_no_name_is_longer_than_names_are(tmp_path: Path, name: str) -> None:
     tensor = text(name) + struct.pack("<IQIQ", 1, 4, 0, 0)
     assert "a name in it" in invalid(gguf(tmp_path / "m.gguf", tensor=tensor))
+
+
+def test_an_adapter_is_known_as_one(tmp_path: Path) -> None:
+    meta = read_meta(tiny_adapters.write(tmp_path / "a.gguf", 1, architecture="qwen2"))
+    assert (meta.architecture, meta.able, meta.n_layers) == ("qwen2", ("adapter",), 0)
+    assert meta.parameters == 6 * 3 * 2 * 32 * 4
+
+
+def test_an_adapter_of_another_kind_is_refused(tmp_path: Path) -> None:
+    path = tiny_adapters.write(tmp_path / "a.gguf", 1)
+    path.write_bytes(path.read_bytes().replace(text("lora"), text("ia3x")))
+    with pytest.raises(RemoteError, match="an adapter of the type 'ia3x'"):
+        read_meta(path)

@@ -21,6 +21,7 @@ import pytest
 
 from rbee_remote.protocol import DownloadRequest, Source, encode
 from rbee_remote.protocol.audit import unpack_head, verify
+from tests import tiny_adapters, tiny_models
 from tests.hub import COMMIT, Hub, Trouble
 from tests.patience import PATIENCE_S
 from tests.testbed.node import wait_until
@@ -363,3 +364,21 @@ def test_what_a_model_needs_is_told_by_llama_cpp(hive: HiveFolder, model_path: P
     growth = by_point[8192, 1] - by_point[4096, 1]
     assert abs(growth - (by_point[4096, 1] - by_point[2048, 1]) * 2) <= 4, "in a straight line, but for rounding"
     assert by_point[4096, 2] > by_point[4096, 1]
+
+
+@pytest.mark.model
+def test_a_real_worker_with_an_adapter(hive: HiveFolder, tmp_path: Path) -> None:
+    hive.register("m", tiny_models.write(tmp_path / "m.gguf", "llama"))
+    adapter = hive.register("a", tiny_adapters.write(tmp_path / "a.gguf", 1))
+    assert adapter["meta"]["adapter"]
+    options = {"ctx": 512, "slots": 1}
+    _, plain = hive.ask("POST", "/v1/workers", {"model": "m", "options": options})
+    spawn = {"model": "m", "options": {**options, "lora": ["a:0.5"]}}
+    _, worker = hive.ask("POST", "/v1/workers", spawn)
+    assert worker["id"] != plain["id"]
+    assert hive.ask("POST", "/v1/workers", spawn)[1]["id"] == worker["id"]
+    assert hive.ask("POST", "/v1/workers", {"model": "m", "options": options})[1]["id"] == plain["id"]
+    with streaming(hive, "GET", f"/v1/workers/{worker['id']}/events") as response:
+        assert [info["state"] for _, info in events(response)][-1] == "idle"  # confined, it could read the adapter
+    status, refused = hive.ask("DELETE", "/v1/models?model=a")
+    assert (status, refused["error"]["code"]) == (409, "IN_USE")

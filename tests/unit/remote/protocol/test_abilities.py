@@ -44,6 +44,8 @@ def test_encoders_are_known_without_their_pooling() -> None:
         (("embeddings",), "chat", "m only embeds texts (/v1/embeddings); it cannot serve /v1/chat/completions"),
         (("rerank",), "embeddings", "m only ranks documents (/v1/rerank)"),
         ((), "chat", ""),
+        (("adapter",), "chat", "m is a LoRA adapter and no model"),
+        (("adapter",), "rerank", "m is a LoRA adapter and no model"),
     ],
 )
 def test_refusal(able: tuple[str, ...], asked: str, words: str) -> None:

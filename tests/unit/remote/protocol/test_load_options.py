@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from rbee_remote.protocol import LoadOptions, WorkerOptions
-from rbee_remote.protocol.load_options import KV_TYPES, OPTIONS, QUANTISED_KV
+from rbee_remote.protocol.load_options import KV_TYPES, OPTIONS, QUANTISED_KV, Adapter, is_open
 
 NODE = LoadOptions(slots=2, ctx=0, kv_type="q8_0", devices=("CUDA1",), gpu_layers=10)
 
@@ -52,6 +52,28 @@ def test_numbers_that_stand_for_words_are_shown_as_words() -> None:
 
 def test_a_hive_can_be_asked_for_whatever_can_be_said() -> None:
     assert OPTIONS.keys() <= {field.name for field in dataclasses.fields(WorkerOptions)}
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "scale"),
+    [
+        ("/a.gguf", "/a.gguf", 1.0),
+        ("/a.gguf:0.5", "/a.gguf", 0.5),
+        ("/a.gguf:-1:1", "/a.gguf:-1", 1.0),
+        ("hf:o/r:Q8_0", "hf:o/r:Q8_0", 1.0),
+        ("hf:o/r:2", "hf:o/r", 2.0),
+        ("/a.gguf:1e9", "/a.gguf:1e9", 1.0),
+    ],
+)
+def test_an_adapters_scale_stands_behind_its_name(text: str, name: str, scale: float) -> None:
+    adapter = Adapter.of(text)
+    assert adapter == (name, scale)
+    assert Adapter.of(adapter.text) == adapter
+
+
+def test_who_names_no_adapter_means_none_and_any_device() -> None:
+    assert is_open("devices", ())
+    assert not is_open("lora", ())
 
 
 def test_quantised_types_come_in_blocks() -> None:

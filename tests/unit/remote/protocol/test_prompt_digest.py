@@ -153,3 +153,15 @@ def test_a_hundred_kilobytes_take_a_few_milliseconds() -> None:
 def test_tokens_that_begin_alike_have_digests_in_common(tokens: list[int], count: int) -> None:
     start = prompt_digests({"prompt": tokens[:count]})
     assert common_digests(prompt_digests({"prompt": tokens}), start) >= len(start) - 1
+
+
+def test_what_adapters_compute_is_another_prompt() -> None:
+    bodies: list[dict[str, Any]] = [
+        {},
+        {"lora": []},
+        {"lora": [{"id": 0, "scale": 0.5}]},
+        {"lora": [{"id": 0, "scale": 1.0}]},
+    ]
+    chains = [prompt_digests(chat(long("a"), **body)) for body in bodies]
+    assert len({chain[0] for chain in chains}) == len(bodies)
+    assert prompt_digests(chat(long("a"), lora=None)) == chains[0]

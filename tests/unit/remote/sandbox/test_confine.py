@@ -463,3 +463,10 @@ def test_a_library_where_only_the_loader_s_settings_tell_is_reached(place: Place
         "read_secret": DENIED,
     }
     assert place.try_out(worker(), "read_library")["results"] == {"read_library": DENIED}
+
+
+def test_a_worker_may_read_its_adapters_and_nothing_beside_them(tmp_path: Path) -> None:
+    model, adapter = str(tmp_path / "m.gguf"), str(tmp_path / "a.gguf")
+    read = {rule.path for rule in paths.serving(model, run_dir="/run", logs="", adapters=[adapter])}
+    assert {model, adapter} <= read
+    assert not {path for path in read - {model, adapter} if path.startswith(str(tmp_path))}

@@ -60,7 +60,7 @@ def read(data: Any, most: int = fields.MOST_CHOICES) -> Job:
     inline = body.reasoning_format == "none"
     parts = tuple(
         Part(
-            fields.for_choice(request, request_id, index),
+            fields.for_choice(request, request_id, index, body),
             ChatChoice(index, names, logprobs=body.logprobs, inline=inline),
             counts_prompt=index == 0,
         )

@@ -40,7 +40,7 @@ def read(data: Any, most: int = fields.MOST_CHOICES) -> Job:
     parts = []
     for number, request_id in enumerate(ids):
         prompt = prompts[number // body.n]
-        request = fields.for_choice(_request(body, data, prompt), request_id, number % body.n)
+        request = fields.for_choice(_request(body, data, prompt), request_id, number % body.n, body)
         echo = prompt if body.echo and isinstance(prompt, str) else ""
         choice = CompletionChoice(number, body.logprobs is not None, echo)
         parts.append(Part(request, choice, counts_prompt=number % body.n == 0))

@@ -8,7 +8,7 @@ import re
 import typing
 from typing import Any, TypeVar
 
-from rbee_remote.protocol import GenerateRequest, ProtocolError, Sampling, decode
+from rbee_remote.protocol import AdapterScale, GenerateRequest, ProtocolError, Sampling, decode
 from rbee_remote.worker.http.answers.tracking import SEEDS
 from rbee_remote.worker.http.openai.errors import wrong
 
@@ -27,7 +27,8 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Body:
-    """What chat completions and completions have in common. n_predict: llama-server's name for max_tokens."""
+    """What chat completions and completions have in common. n_predict: llama-server's name for max_tokens. lora: of its
+    bodies too, a scale for each adapter that is to be applied."""
 
     model: str = ""
     stream: bool = False
@@ -36,6 +37,7 @@ class Body:
     max_tokens: int | None = None
     n_predict: int | None = None
     stop: Any = None
+    lora: tuple[AdapterScale, ...] | None = None
 
 
 def read(cls: type[T], data: Any) -> T:
@@ -109,13 +111,17 @@ def check_choices(body: Body, most: int) -> None:
         raise wrong("n", f"must be from 1 to {most}, got {body.n}")
 
 
-def for_choice(request: GenerateRequest, request_id: str, choice: int) -> GenerateRequest:
-    """The request of the choice with this number: each has a seed of its own, or `n` answers would be one."""
+def for_choice(request: GenerateRequest, request_id: str, choice: int, body: Body) -> GenerateRequest:
+    """The request of the choice with this number, with what all bodies say alike: each has a seed of its own, or `n`
+    answers would be one."""
     seed = request.sampling.seed
     if seed is not None and choice:
         seed = (seed + choice) % SEEDS
     return dataclasses.replace(
-        request, request_id=request_id, sampling=dataclasses.replace(request.sampling, seed=seed)
+        request,
+        request_id=request_id,
+        sampling=dataclasses.replace(request.sampling, seed=seed),
+        lora=body.lora,
     )
 
 

@@ -88,6 +88,11 @@ def openai_routes(service: Service) -> list[Route]:
             return JSONResponse({"status": "ok"})
         return errors.response(RemoteError(ErrorCode.ALL_SLOTS_BUSY, "the model is not loaded"))
 
+    async def list_adapters(_: Request) -> Response:
+        """As llama-server has it."""
+        adapters = enumerate(service.config.adapters)
+        return JSONResponse([{"id": id_, "path": one.name, "scale": one.scale} for id_, one in adapters])
+
     routes = [
         Route("/v1/models", _guarded(list_models)),
         Route("/v1/models/{model:path}", _guarded(show_model)),
@@ -99,7 +104,8 @@ def openai_routes(service: Service) -> list[Route]:
     ]
     # Some clients want an address that ends with /v1, others one without.
     bare = [Route(each.path.removeprefix("/v1"), each.endpoint, methods=list(each.methods or ())) for each in routes]
-    return [*routes, *bare, Route("/health", _guarded(health))]
+    own = [Route("/health", _guarded(health)), Route("/lora-adapters", _guarded(list_adapters))]
+    return [*routes, *bare, *own]
 
 
 async def _while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -10,11 +10,10 @@ from rbee_remote.worker.http.answers.form import Job, Part, part_ids
 from rbee_remote.worker.http.openai import fields
 from rbee_remote.worker.http.openai.errors import wrong
 from rbee_remote.worker.http.openai.formats import answer_format
-from rbee_remote.worker.http.openai.tools import ToolNames
 from rbee_remote.worker.http.responses.choice import ResponseChoice
 from rbee_remote.worker.http.responses.form import ResponseForm
 from rbee_remote.worker.http.responses.items import read_items
-from rbee_remote.worker.http.responses.tools import tools_of
+from rbee_remote.worker.http.responses.tools import FunctionNames, tools_of
 
 MOST_TOP_LOGPROBS = 20
 
@@ -57,7 +56,7 @@ def read(data: Any, most: int = 1) -> Job:
     for name, instead in _KEPT.items():
         if data.get(name) not in (None, False, ""):
             raise wrong(name, instead)
-    names = ToolNames()
+    names = FunctionNames()
     # Tools come first: their names are theirs, and those of calls that are told of give way.
     tools, without_tools = tools_of(body.tools, body.tool_choice, body.parallel_tool_calls, names)
     messages, without_items = read_items(body.input, body.instructions, names)

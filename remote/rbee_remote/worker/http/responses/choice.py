@@ -10,7 +10,7 @@ from typing import Any
 
 from rbee_remote.worker.http.answers.form import Piece
 from rbee_remote.worker.http.openai.logprobs import of_chat
-from rbee_remote.worker.http.openai.tools import ToolNames
+from rbee_remote.worker.http.responses.tools import FunctionNames
 
 _PREFIXES = {"reasoning": "rs", "message": "msg", "function_call": "fc"}
 #: What the one part of an item is called.
@@ -19,13 +19,14 @@ _PARTS = {"reasoning": "reasoning_text", "message": "output_text"}
 
 @dataclass
 class _Item:
-    """kind: its `type`. pieces: of its text, or of its arguments."""
+    """kind: its `type`. called: the name of its function, and of that one's namespace. pieces: of its text, or of its
+    arguments."""
 
     kind: str
     id: str
     index: int
     call_id: str = ""
-    name: str = ""
+    called: dict[str, str] = field(default_factory=dict)
     status: str = "in_progress"
     pieces: list[str] = field(default_factory=list)
     logprobs: list[dict[str, Any]] = field(default_factory=list)
@@ -42,7 +43,7 @@ class _Item:
     def encode(self, *, is_new: bool = False) -> dict[str, Any]:
         said: dict[str, Any] = {"id": self.id, "type": self.kind, "status": self.status}
         if self.kind == "function_call":
-            return {**said, "call_id": self.call_id, "name": self.name, "arguments": self.text}
+            return {**said, "call_id": self.call_id, **self.called, "arguments": self.text}
         content = [] if is_new else [self.part()]
         if self.kind == "reasoning":
             return {**said, "summary": [], "content": content}
@@ -55,7 +56,7 @@ class ResponseChoice:
     reasoning_tokens: those that gave reasoning, with the marks around it as far as the tokens between are its.
     """
 
-    def __init__(self, names: ToolNames, *, logprobs: bool) -> None:
+    def __init__(self, names: FunctionNames, *, logprobs: bool) -> None:
         self.reasoning_tokens = 0
         self._names = names
         self._wants_logprobs = logprobs
@@ -111,17 +112,17 @@ class ResponseChoice:
     def _call(self, piece: dict[str, Any]) -> list[Piece]:
         events: list[Piece] = []
         if piece["name"]:
-            events = self._opened("function_call", piece["id"], self._names.given(piece["name"]))
+            events = self._opened("function_call", piece["id"], self._names.told(piece["name"]))
         item = self._open
         if item is None or item.kind != "function_call" or not piece["arguments"]:
             return events
         item.pieces.append(piece["arguments"])
         return [*events, self._event("response.function_call_arguments.delta", item, delta=piece["arguments"])]
 
-    def _opened(self, kind: str, call_id: str = "", name: str = "") -> list[Piece]:
+    def _opened(self, kind: str, call_id: str = "", called: dict[str, str] | None = None) -> list[Piece]:
         events = self._closed("completed")
         index = len(self._items)
-        item = _Item(kind, f"{_PREFIXES[kind]}_{self._base}{index}", index, call_id, name)
+        item = _Item(kind, f"{_PREFIXES[kind]}_{self._base}{index}", index, call_id, called or {})
         self._items.append(item)
         self._open = item
         added = {"type": "response.output_item.added", "output_index": index, "item": item.encode(is_new=True)}
@@ -139,7 +140,7 @@ class ResponseChoice:
         self._waiting = []
         done = {"type": "response.output_item.done", "output_index": item.index, "item": item.encode()}
         if item.kind == "function_call":
-            told = {"name": item.name, "arguments": item.text}
+            told = {"name": item.called["name"], "arguments": item.text}
             return [self._event("response.function_call_arguments.done", item, **told), done]
         more = {"logprobs": item.logprobs} if item.kind == "message" else {}
         return [

@@ -13,7 +13,7 @@ from typing import Any
 from rbee_remote.protocol import Message
 from rbee_remote.worker.http.openai.errors import wrong
 from rbee_remote.worker.http.openai.messages import string, text_of
-from rbee_remote.worker.http.openai.tools import ToolNames
+from rbee_remote.worker.http.responses.tools import FunctionNames
 
 _ROLES = {"user": "user", "system": "system", "developer": "system", "assistant": "assistant"}
 _MOST_KIND = 40
@@ -35,7 +35,7 @@ class _Turn:
         return Message("assistant", self.content or "", tuple(self.calls), reasoning=self.reasoning)
 
 
-def read_items(items: Any, instructions: str, names: ToolNames) -> tuple[tuple[Message, ...], tuple[str, ...]]:
+def read_items(items: Any, instructions: str, names: FunctionNames) -> tuple[tuple[Message, ...], tuple[str, ...]]:
     """The messages, and a warning for each kind of item that is left out. instructions: "" for none. names: of
     functions, to make them safe. Raises RemoteError USAGE naming the field."""
     reader = _Reader(names)
@@ -63,7 +63,7 @@ def _merged(messages: list[Message]) -> list[Message]:
 
 
 class _Reader:
-    def __init__(self, names: ToolNames) -> None:
+    def __init__(self, names: FunctionNames) -> None:
         self.messages: list[Message] = []
         self.left_out: dict[str, None] = {}
         self._names = names
@@ -120,10 +120,14 @@ class _Reader:
 
     def _call(self, where: str, item: dict[str, Any]) -> None:
         identity, name = string(f"{where}.call_id", item.get("call_id")), string(f"{where}.name", item.get("name"))
+        space = string(f"{where}.namespace", item.get("namespace") or "")
         arguments = item.get("arguments") or "{}"
         if isinstance(arguments, dict):
             arguments = json.dumps(arguments, ensure_ascii=False)
-        function = {"name": self._names.safe(name), "arguments": string(f"{where}.arguments", arguments)}
+        function = {
+            "name": self._names.safe(self._names.joined(space, name)),
+            "arguments": string(f"{where}.arguments", arguments),
+        }
         self._called[identity] = function["name"]
         self._turn.calls.append({"id": identity, "type": "function", "function": function})
 

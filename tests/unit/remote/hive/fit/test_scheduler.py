@@ -61,6 +61,26 @@ def test_a_context_that_nobody_named_is_any_that_is_large_enough(
     assert there.serves(WorkerKey("m", "/m", asked, asked)) is serves
 
 
+@pytest.mark.parametrize(
+    ("has", "wanted", "files", "serves"),
+    [
+        ((), (), (), True),
+        (("a:1",), ("a:1",), ("/a",), True),
+        (("a:1",), (), (), False),
+        ((), ("a:1",), ("/a",), False),
+        (("a:1",), ("a:0.5",), ("/a",), False),
+        (("a:1",), ("a:1",), ("/newer",), False),
+    ],
+)
+def test_a_worker_serves_those_who_want_its_very_adapters(
+    has: tuple[str, ...], wanted: tuple[str, ...], files: tuple[str, ...], serves: bool
+) -> None:
+    options = replace(OPTIONS, lora=has)
+    there = WorkerKey("m", "/m", options, options, ("/a",) * len(has))
+    asked = replace(OPTIONS, lora=wanted)
+    assert there.serves(WorkerKey("m", "/m", asked, asked, files)) is serves
+
+
 BUSY: dict[str, Any] = {"state": WorkerState.BUSY, "in_use": True}
 STOPPING: dict[str, Any] = {"state": WorkerState.STOPPING, "in_use": True}
 FAILED: dict[str, Any] = {"state": WorkerState.FAILED, "in_use": True}

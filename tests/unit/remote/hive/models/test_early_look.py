@@ -10,8 +10,8 @@ import pytest
 from rbee_remote.gguf.early import LOOKED_AT, first_abilities
 from rbee_remote.hive.models.early_look import EarlyLook
 from rbee_remote.protocol import DownloadRequest, ErrorCode, RemoteError
+from tests import tiny_adapters, tiny_models
 from tests import tiny_encoders as tiny
-from tests import tiny_models
 from tests.hub import Hub
 from tests.unit.remote.hive.models.test_download import FILE, REPO, download, failure
 
@@ -68,3 +68,11 @@ def test_the_download_process_fetches_no_encoder_for_a_chat(hub: Hub, tmp_path: 
     assert "m only embeds texts" in error["message"]
     (part,) = (tmp_path / "to").glob("*.part")
     assert part.stat().st_size < 10_000_000
+
+
+def test_an_adapter_tells_that_it_is_no_model(tmp_path: Path) -> None:
+    tiny_adapters.write(tmp_path / "abc.gguf.part", 1)
+    with pytest.raises(RemoteError, match="m is a LoRA adapter") as raised:
+        EarlyLook(DownloadRequest("m", (), ability="chat"), tmp_path / "abc.gguf")(MANY)
+    assert raised.value.hint == "name that model, and this one as its adapter"
+    EarlyLook(DownloadRequest("m", ()), tmp_path / "abc.gguf")(MANY)

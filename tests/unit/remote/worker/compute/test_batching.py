@@ -529,3 +529,52 @@ TestForgetfulTraffic = ForgetfulTraffic.TestCase
 TestForgetfulTraffic.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestTraffic = Traffic.TestCase
 TestTraffic.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
+
+
+HALF, WHOLE = (0.5,), (1.0,)
+
+
+def test_a_step_holds_requests_of_one_scale_and_each_scale_has_its_turn() -> None:
+    scheduler = Scheduler(slots=3, queue=0, n_batch=64)
+    for key, scales in (("a", HALF), ("b", WHOLE), ("c", HALF)):
+        scheduler.submit(key, [ord(key)], scales=scales)
+    seen = []
+    for _ in range(4):
+        plan = scheduler.plan()
+        seen.append((plan.scales, [span.key for span in plan.spans]))
+        scheduler.commit(plan)
+        for span in plan.spans:
+            scheduler.append(span.key, 5)
+    assert seen == [(HALF, ["a", "c"]), (WHOLE, ["b"])] * 2
+
+
+def test_a_long_prompt_of_one_scale_does_not_delay_the_tokens_of_another_by_more() -> None:
+    scheduler = Scheduler(slots=2, queue=0, n_batch=64)
+    scheduler.submit("talks", [1], scales=WHOLE)
+    scheduler.commit(scheduler.plan())
+    scheduler.append("talks", 2)
+    scheduler.submit("reads", range(100, 140), scales=HALF)
+    counts = []
+    for _ in range(4):
+        plan = scheduler.plan(prefill=8)
+        counts.append([(span.key, span.count) for span in plan.spans])
+        scheduler.commit(plan)
+        if plan.spans[0].key == "talks":
+            scheduler.append("talks", 3)
+    assert counts == [[("talks", 1)], [("reads", 8)]] * 2
+
+
+def test_what_was_computed_by_another_scale_is_neither_reused_copied_nor_waited_for() -> None:
+    scheduler = Scheduler(slots=3, queue=0, n_batch=512)
+    scheduler.submit("left", LONG, scales=WHOLE)
+    finish(scheduler, "left")
+    scheduler.submit("other", [*LONG, 900], scales=HALF)
+    plan = scheduler.plan()
+    assert [(move.slot, move.count) for move in plan.moves] == [(1, 0)]
+    scheduler.submit("third", [*LONG, 901], scales=())  # while the one before computes the same tokens
+    plan = scheduler.plan()
+    assert [(move.key, move.count) for move in plan.moves] == [("third", 0)]
+    scheduler.remove("other")
+    scheduler.remove("third")
+    scheduler.submit("again", [*LONG, 900], scales=WHOLE)
+    assert [(move.source, move.count) for move in scheduler.plan().moves] == [(0, len(LONG))]

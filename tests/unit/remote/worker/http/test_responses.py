@@ -230,6 +230,19 @@ async def test_what_codex_sends_is_served(folder: Path) -> None:
     assert all(isinstance(final["usage"][name], int) for name in ("input_tokens", "output_tokens", "total_tokens"))
 
 
+async def test_a_call_says_the_namespace_of_its_function(folder: Path) -> None:
+    """Which is how codex knows a tool of an MCP server."""
+    space = {"type": "namespace", "name": "sky", "description": "Above.", "tools": [{**WEATHER, "description": None}]}
+    call = CALL.replace('"weather"', '"sky_weather"')
+    async with running(folder, loads(says(call, HERMES)), ctx=2048) as worker:
+        events = await stream_of(worker.client, tools=[WEATHER, space, {**space, "name": "sea"}])
+    final = events[-1]["response"]
+    assert [(item["namespace"], item["name"]) for item in final["output"]] == [("sky", "weather")]
+    assert [event["name"] for event in events if event["type"].endswith("arguments.done")] == ["weather"]
+    assert final["tools"][1] == space
+    assert "warnings" not in final
+
+
 async def test_what_is_left_out_is_told_and_logged_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "rbee.worker")
     body = {"input": "x", "tools": [{"type": "file_search_for_this_test"}]}

@@ -98,6 +98,10 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"background": True}, "background", "keeps no responses"),
     ({"tools": [{"type": "function"}]}, "tools[0].name", "must be a string"),
     ({"tools": [5]}, "tools[0]", "must name the tool"),
+    ({"tools": [{"type": "namespace", "name": "x"}]}, "tools[0].tools", "must be a list"),
+    ({"tools": [{"type": "namespace", "tools": []}]}, "tools[0].name", "must be a string"),
+    ({"tools": [{"type": "namespace", "name": "x", "tools": [{"type": "function"}]}]}, "tools[0].tools[0].name", ""),
+    ({"input": [{**CALL, "namespace": 5}]}, "input[0].namespace", "must be a string"),
     ({"tools": [{"name": "f"}]}, "tools[0].type", "must name the tool"),
     ({"tools": [WEATHER], "tool_choice": {"type": "web_search"}}, "tool_choice", "asks for a tool of type web_search"),
     ({"tools": [WEATHER], "tool_choice": {"type": "function", "name": "f"}}, "tool_choice", "there is no tool 'f'"),
@@ -149,6 +153,20 @@ def test_tools_that_openai_runs_are_left_out_and_told() -> None:
     }
     chosen = requested(tools=[WEATHER, {**WEATHER, "name": "f"}], tool_choice=allowed).tools
     assert (chosen.choice, chosen.only) == ("required", ("weather",))
+
+
+def test_functions_of_a_namespace_are_functions_with_both_names() -> None:
+    within = [WEATHER, {"type": "custom", "name": "patch"}]
+    space = {"type": "namespace", "name": "mcp__sky", "description": "", "tools": within}
+    chosen = {"type": "function", "namespace": "mcp__sky", "name": "weather"}
+    told = {**CALL, "namespace": "mcp__sky"}
+    job = asks(tools=[WEATHER, space], tool_choice=chosen, input=[told, {**CALL, "call_id": "c2"}])
+    request = job.parts[0].request
+    names = [tool["function"]["name"] for tool in request.tools.functions]
+    assert names == ["weather", "mcp__sky_weather"]
+    assert request.tools.only == ("mcp__sky_weather",)
+    assert [call["function"]["name"] for call in request.messages[0].tool_calls] == ["mcp__sky_weather", "weather"]
+    assert job.warnings == ("tools of type custom are left out: this worker calls functions alone",)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,9 @@ async def serving(folder: Path, model: Path, **values: Any) -> AsyncIterator[tup
         engine = load_engine(dataclasses.replace(config, path=str(model)), progress)
         decode = engine.decode
 
-        def counting(batch: Any, *, embeddings: bool = False) -> bool:
+        def counting(batch: Any, *, embeddings: bool = False, scales: Sequence[float] = ()) -> bool:
             steps.append(len({each.seq for each in batch}))
-            return decode(batch, embeddings=embeddings)
+            return decode(batch, embeddings=embeddings, scales=scales)
 
         engine.decode = counting  # type: ignore[method-assign]
         return engine
