@@ -65,10 +65,10 @@ class Catalog:
         found = [self._load(path) for path in sorted(self._folder.glob("*.json")) if _RECORD.fullmatch(path.name)]
         return sorted((info for info in found if info is not None), key=lambda info: info.model)
 
-    def outdated(self) -> list[ModelInfo]:
+    def outdated(self) -> tuple[ModelInfo, ...]:
         """Those whose file was read by an rbee that did not look for all that this one does."""
         wanted = {field.name for field in dataclasses.fields(ModelMeta)}
-        return [info for info in self.list() if wanted - self._read_of(info.model)]
+        return tuple(info for info in self.list() if wanted - self._read_of(info.model))
 
     def _read_of(self, model: str) -> set[str]:
         """What the record has of the file's metadata."""
