@@ -19,7 +19,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from rbee_remote.protocol import ErrorCode, ModelInfo, ModelMeta, ProtocolError, RemoteError, decode, encode
