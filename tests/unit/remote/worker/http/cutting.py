@@ -65,7 +65,8 @@ def same(line: str) -> str:
     data = json.loads(told)
     whole = data.get("response", data)
     whole.pop("timings", None)
-    for holder in (whole, whole.get("message", {})):
+    message = whole.get("message")  # of an error, it is a text
+    for holder in (whole, message if isinstance(message, dict) else {}):
         if "cache_read_input_tokens" in (usage := holder.get("usage") or {}):
             usage["input_tokens"] += usage.pop("cache_read_input_tokens")
     if usage := whole.get("usage"):
