@@ -32,6 +32,7 @@ from rbee_remote.protocol import (
     WorkerTimings,
     encode,
 )
+from rbee_remote.protocol.elsewhere import FoundElsewhere
 
 HIVE = HiveInfo(1, "0.1.0", "d" * 16, "e" * 16, 12, 34, "boot", 1.5e9, "/h", "/run/rbee/hive.sock", 1, draining=False)
 META = ModelMeta("llama", 30, 2048, 576, 49152, 3, 64, 64, "Q4_1", 134_515_008)
@@ -78,6 +79,7 @@ MESSAGES: dict[str, Any] = {
     "fit": encode(FIT),
     "model": encode(MODEL),
     "models": {"models": [encode(MODEL)]},
+    "elsewhere": {"models": [encode(FoundElsewhere("ollama:m:1b", "/m", 5, "Ollama", "a" * 64, "o/r", "m.gguf"))]},
     "needs": encode(NEEDS),
     "status": encode(STATUS),
     "worker news": [("news", encode(NEWS)), ("news", encode(WorkerNews(STATUS)))],

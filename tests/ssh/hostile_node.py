@@ -58,6 +58,7 @@ def hive_and_worker(request: str) -> bytes:
         "GET /v1/workers": "workers",
         "POST /v1/workers": "worker",
         "DELETE /v1/workers": "worker",
+        "GET /v1/models/elsewhere": "elsewhere",
         "GET /v1/models": "models",
         "POST /v1/preflight": "fit",
         "POST /v1/models/needs": "needs",

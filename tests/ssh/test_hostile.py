@@ -72,7 +72,7 @@ async def run(keeper: Rbee, *words: str, **options: Any) -> Result:
 
 def evil(message: Any) -> Any:
     """The message with the text added to whatever is text and not checked otherwise."""
-    checked = {"id", "socket", "state", "code", "payload", "runtime", "backend", "model", "secret"}
+    checked = {"id", "socket", "state", "code", "payload", "runtime", "backend", "model", "secret", "pooling"}
     if isinstance(message, dict):
         return {key: value if key in checked else evil(value) for key, value in message.items()}
     if isinstance(message, (list, tuple)):

@@ -59,6 +59,7 @@ CALLS: dict[str, tuple[Call, str]] = {
     "follow a hive": (lambda hive, _: _all(hive.follow(silence_s=5)), "hive news"),
     "stop_worker": (lambda hive, _: hive.stop_worker(ID), "worker"),
     "models": (lambda hive, _: hive.models(), "models"),
+    "models elsewhere": (lambda hive, _: hive.elsewhere(), "elsewhere"),
     "register": (lambda hive, _: hive.register(RegisterRequest("m", "/m.gguf")), "model"),
     "needs": (lambda hive, _: hive.needs(NeedsRequest("m")), "needs"),
     "pull": (lambda hive, _: _pulled(hive), "pull"),
