@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -157,28 +153,6 @@ def test_an_alias_is_served_by_its_nodes_alone(gateway: Gateway) -> None:
 
 
 #: Each prints what it was answered. In processes of their own: they leave threads behind.
-LITELLM = """
-import litellm, sys
-answer = litellm.completion(
-    model=f"openai/{sys.argv[2]}", api_base=f"{sys.argv[1]}/v1", api_key="none", max_tokens=4,
-    messages=[{"role": "user", "content": "Hello"}],
-)
-print(answer.choices[0].message.content)
-"""
-LLM = ("-m", "llm", "-m", "bee", "-o", "max_tokens", "4", "Hello")
-
-
-def test_other_clients_are_served_as_well(gateway: Gateway, tmp_path: Path) -> None:
-    models = f"- model_id: bee\n  model_name: {MODEL}\n  api_base: {gateway.address}/v1\n  api_key_name: none\n"
-    (tmp_path / "extra-openai-models.yaml").write_text(models)
-    env = dict(os.environ) | {"LLM_USER_PATH": str(tmp_path), "OPENAI_API_KEY": "none"}
-    clients = [
-        subprocess.Popen([sys.executable, *words], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-        for words in (("-c", LITELLM, gateway.address, MODEL), LLM)
-    ]
-    answers = [client.communicate(timeout=PATIENCE_S)[0].decode().strip() for client in clients]
-    assert [client.returncode for client in clients] == [0, 0]
-    assert all(answers)
 
 
 @pytest.mark.parametrize(
