@@ -152,9 +152,6 @@ def test_an_alias_is_served_by_its_nodes_alone(gateway: Gateway) -> None:
     assert gateway.nodes["two"].pids("worker")
 
 
-#: Each prints what it was answered. In processes of their own: they leave threads behind.
-
-
 @pytest.mark.parametrize(
     ("more", "places"),
     [({"temperature": 0}, (1, 40)), ({"temperature": 0.8, "seed": 7}, (17,))],
