@@ -99,9 +99,9 @@ class _Passage:
         finally:
             for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            self.client.reset()
+            self.client.reset()  # before anything is awaited: this may be canceled as well
             self.server.reset()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def strike(self, kind: Kind) -> None:
         match kind:

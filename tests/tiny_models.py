@@ -18,9 +18,9 @@ _TOKENS = ["<unk>", "<s>", "</s>", *_BYTES]
 Tensor = Callable[..., None]
 
 
-def write(path: Path, kind: str) -> Path:
+def write(path: Path, kind: str, template: str = "") -> Path:
     """kind: llama (attention over everything), gemma3 (a sliding window of 16 tokens in five of six layers) or mamba
-    (recurrent). The same file each time."""
+    (recurrent). template: of its chats. The same file each time."""
     writer = gguf.GGUFWriter(str(path), kind)
     random = np.random.default_rng(1)
 
@@ -34,6 +34,8 @@ def write(path: Path, kind: str) -> Path:
     writer.add_block_count(LAYERS)
     writer.add_layer_norm_rms_eps(1e-5)
     _add_vocabulary(writer)
+    if template:
+        writer.add_chat_template(template)
     tensor("token_embd.weight", len(_TOKENS), WIDTH)
     tensor("output_norm.weight", WIDTH, around=1.0)
     (_add_mamba if kind == "mamba" else _add_attention)(writer, tensor, kind)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from rbee_remote.protocol import WorkerConfig, WorkerOptions, encode
 from tests import tiny_models
+from tests.testbed import assets
 
 #: What llama-server takes for one place where nobody says.
 CTX = 512
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--ctx-size", type=int, default=CTX)
     parser.add_argument("--parallel", type=int, default=1)
     parser.add_argument("--alias", default="")
+    parser.add_argument("--chat-template-file", type=Path)
     options, _ = parser.parse_known_args()
     asyncio.run(serve(options))
 
@@ -42,7 +44,7 @@ async def serve(options: argparse.Namespace) -> None:
         loop.add_signal_handler(number, ended.set)
     with tempfile.TemporaryDirectory(prefix="rbee-peer-", dir="/tmp") as name:
         folder = Path(name)
-        model = tiny_models.write(folder / "tiny.gguf", "llama")
+        model = tiny_models.write(folder / "tiny.gguf", "llama", _template(options.chat_template_file))
         slots = max(1, options.parallel)
         config = WorkerConfig(
             id="a" * 16, model=options.alias or "tiny", path=str(model), socket=str(folder / "w.sock"),
@@ -52,6 +54,11 @@ async def serve(options: argparse.Namespace) -> None:
             server = await asyncio.start_server(_bridge(config.socket), options.host, options.port)
             async with server:
                 await ended.wait()
+
+
+def _template(path: Path | None) -> str:
+    """One of llama.cpp's own, which lie elsewhere here; "" for none."""
+    return (assets.llama_models() / path.name).read_text(encoding="utf-8") if path else ""
 
 
 @contextlib.asynccontextmanager
