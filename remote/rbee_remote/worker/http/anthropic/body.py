@@ -18,8 +18,6 @@ from rbee_remote.worker.http.openai.tools import ToolNames
 
 #: Whether the model is to think, None for what its template does.
 _THINKS = {"enabled": True, "disabled": False, "adaptive": None, "between_tools": None}
-#: Anthropic's efforts that templates do not know, and the nearest that they do.
-_EFFORTS = {"xhigh": "high", "max": "high"}
 #: What `answer_format` and others read.
 _FORMATS = ("json_schema", "grammar", "regex", "lark", "output_format", "n_predict", "logit_bias")
 
@@ -85,7 +83,7 @@ def _options(body: MessagesBody) -> ChatOptions:
     return ChatOptions(
         template_kwargs=body.chat_template_kwargs,
         think=_THINKS[kind] if kind else None,
-        reasoning_effort=_EFFORTS.get(effort, effort),
+        reasoning_effort=fields.HIGHEST_EFFORTS.get(effort, effort),
         think_budget=budget,
     )
 

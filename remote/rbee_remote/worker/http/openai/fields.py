@@ -15,6 +15,9 @@ from rbee_remote.worker.http.openai.errors import wrong
 #: OpenAI's own limit.
 MOST_CHOICES = 128
 
+#: Efforts of reasoning that templates do not know, and the nearest that they do.
+HIGHEST_EFFORTS = {"xhigh": "high", "max": "high"}
+
 _SAMPLING = frozenset(field.name for field in dataclasses.fields(Sampling)) - {"logprobs"}
 #: Other servers' names for fields of `Sampling`.
 _ALIASES = {"repeat_last_n": "penalty_last_n", "repetition_penalty": "repeat_penalty"}

@@ -25,7 +25,7 @@ _KEPT = {
     "background": "this server keeps no responses: leave it out, and use stream to follow a long one",
 }
 #: OpenAI's efforts that templates do not know, and the nearest that they do.
-_EFFORTS = {"minimal": "low", "xhigh": "high", "max": "high"}
+_EFFORTS = {"minimal": "low", **fields.HIGHEST_EFFORTS}
 _LOGPROBS = "message.output_text.logprobs"
 
 

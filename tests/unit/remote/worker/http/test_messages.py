@@ -204,4 +204,4 @@ async def test_what_is_not_there_is_told_in_its_form(folder: Path) -> None:
 
 def test_an_overloaded_worker_is_told_as_such() -> None:
     error = RemoteError(ErrorCode.ALL_SLOTS_BUSY, "busy")
-    assert errors.body(error)["error"]["type"] in ("overloaded_error", "rate_limit_error")
+    assert errors.body(error)["error"]["type"] == "overloaded_error"
