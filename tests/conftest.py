@@ -182,6 +182,13 @@ def warm_node(shared_rbee: Rbee, shared_ready_node: Any) -> Iterator[Any]:
 
 
 @pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """What a test's code sets, as the beginning of a worker does for its own process, is not there for the next one."""
+    with run.kept_environment():
+        yield
+
+
+@pytest.fixture(autouse=True)
 def no_leaks() -> Iterator[None]:
     """No thread and no child of the test process outlives a test."""
     threads = set(threading.enumerate())
