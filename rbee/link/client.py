@@ -194,14 +194,22 @@ class _Client:
             self._outputs[name].write(text)
         except OSError as error:
             self._failed[name] = error.errno or 0
-            self._messages.send({"failed": self._failed[name], "of": name})
+            self._tell({"failed": self._failed[name], "of": name})
 
     def _cancel(self, _number: int, _frame: FrameType | None) -> None:
         """Ctrl-C: the server is told, and says itself that it ended; another one leaves at once."""
         if self._canceled:
             raise KeyboardInterrupt
         self._canceled = True
-        self._messages.send({"cancel": True})
+        self._tell({"cancel": True})
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        """Where it cannot be told any more, it may have said all and gone: what it said last is still to be read, or
+        that it hung up."""
+        try:
+            self._messages.send(message)
+        except LinkError:
+            return
 
 
 class _Output:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -74,15 +73,11 @@ def gateway(shared_rbee: Rbee, nodes: dict[str, ContainerNode]) -> Iterator[Gate
 @contextmanager
 def serving(rbee: Rbee, *options: str) -> Iterator[tuple[Running, str]]:
     """A gateway on a free port until the block ends; ended as systemd ends it, and then nothing is left of it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    with rbee.start("serve", "--listen", address, "--nodes", "@far", *options) as running:
-        running.wait_for(address, stream="stdout")
-        yield running, f"http://{address}"
+    with rbee.start("serve", "--listen", "127.0.0.1:0", "--nodes", "@far", *options) as running:
+        yield running, running.gateway()
         if running.process.poll() is None:
             running.process.send_signal(signal.SIGTERM)
-        assert running.finish(60).status == 0, running.text("stderr")
+        assert running.finish().status == 0, running.text("stderr")
 
 
 def ask(**more: Any) -> dict[str, Any]:
@@ -185,4 +180,4 @@ def test_a_gateway_that_is_told_to_end_finishes_what_runs(rbee: Rbee, gateway: G
             running.process.send_signal(signal.SIGTERM)
 
         assert streamed(client, ask(max_tokens=40), at=5, strike=end)
-        assert running.finish(60).status == 0
+        assert running.finish().status == 0

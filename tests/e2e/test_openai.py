@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.testbed.cli import Rbee
 from tests.testbed.node import ContainerNode, wait_until
 
@@ -52,4 +53,4 @@ def forwarded(node: ContainerNode, remote: str) -> Iterator[Path]:
             yield Path(folder)
         finally:
             tunnel.terminate()
-            tunnel.wait(10)
+            tunnel.wait(PATIENCE_S)

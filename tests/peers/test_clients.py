@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,15 +53,11 @@ def gateway(shared_rbee: Rbee) -> Iterator[Gateway]:
         rbee("keys", "add", name, "--json", *more).json()["key"]
         for name, more in (("clients", ()), ("hasty", ("--rpm", "1")))
     )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
     rbee("infer", "--model", "bee", "--max-tokens", "1", "Hello")
-    with rbee.start("serve", "--listen", address) as running:
-        running.wait_for(address, stream="stdout")
-        yield Gateway(f"http://{address}", key, hasty)
+    with rbee.start("serve", "--listen", "127.0.0.1:0") as running:
+        yield Gateway(running.gateway(), key, hasty)
         running.process.send_signal(signal.SIGTERM)
-        assert running.finish(60).status == 0, running.text("stderr")
+        assert running.finish().status == 0, running.text("stderr")
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -158,6 +159,15 @@ class Running:
             assert time.monotonic() < deadline, f"no {text!r} in {timeout_s} s:\n{self.text('stderr')}"
             self._wait_for_output()
 
+    def gateway(self) -> str:
+        """Where `rbee serve`, which this is, says that it listens: it was given port 0, which nobody else can take."""
+        self.wait_for("http://", stream="stdout")
+        pattern = re.compile(r"http://127\.0\.0\.1:\d+(?=\D)")
+        wait_until(lambda: pattern.search(self.text("stdout")), TIMEOUT_S, lambda: self.text("stdout"))
+        found = pattern.search(self.text("stdout"))
+        assert found
+        return found[0]
+
     def wait_for_pieces(self, count: int, *, timeout_s: float = TIMEOUT_S) -> None:
         """Until stdout arrived in at least `count` pieces."""
         wait_until(
@@ -186,7 +196,7 @@ class Running:
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.finish(10)
+        self.finish()
         for stream in (self.process.stdout, self.process.stderr):
             assert stream is not None
             stream.close()

@@ -12,6 +12,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import filelock
@@ -42,6 +44,22 @@ def begin() -> None:
 
 def end() -> None:
     shutil.rmtree(os.environ.pop(_FOLDER), ignore_errors=True)
+
+
+@contextmanager
+def kept_environment() -> Iterator[None]:
+    """The environment is afterwards what it was, but for pytest's own variables."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() | before.keys():
+            if os.environ.get(name) == before.get(name) or name.startswith("PYTEST_"):
+                continue
+            if name in before:
+                os.environ[name] = before[name]
+            else:
+                del os.environ[name]
 
 
 def folder() -> Path | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -35,9 +36,25 @@ RUNTIME = {
 }  # fmt: skip
 
 
-def imports(path: Path) -> Iterator[str]:
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten() -> Iterator[None]:
+    yield
+    tree.cache_clear()  # half a million objects, through which the garbage collector would go again and again
+
+
+@functools.cache
+def imports(path: Path) -> frozenset[str]:
     """Every module that a file imports, anywhere in it, by its full name."""
-    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+    return frozenset(imported(path))
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -55,62 +72,73 @@ def roots(path: Path) -> set[str]:
     return {name.split(".")[0] for name in imports(path)}
 
 
-@pytest.mark.parametrize("path", sorted(REMOTE.rglob("*.py")), ids=relative)
-def test_what_runs_on_a_node_imports_its_runtime_and_nothing_else(path: Path) -> None:
-    foreign = roots(path) - set(sys.stdlib_module_names) - RUNTIME - {"rbee_remote"}
-    assert foreign == set()
+def against_it(paths: Iterable[Path], wrong: Callable[[Path], Iterable[object]]) -> dict[str, list[object]]:
+    """What is wrong in each file that breaks a rule. One test for all files: there are hundreds, and ten rules."""
+    found = {relative(path): list(wrong(path)) for path in paths}
+    assert found, "no file is looked at"
+    return {name: each for name, each in found.items() if each}
 
 
-PROTOCOL = sorted([*(REMOTE / "protocol").glob("*.py"), REMOTE / "__init__.py"])
+def test_what_runs_on_a_node_imports_its_runtime_and_nothing_else() -> None:
+    known = set(sys.stdlib_module_names) | RUNTIME | {"rbee_remote"}
+    assert against_it(REMOTE.rglob("*.py"), lambda path: roots(path) - known) == {}
 
 
-@pytest.mark.parametrize("path", PROTOCOL, ids=relative)
-def test_the_protocol_needs_the_standard_library_alone(path: Path) -> None:
-    ours = {module for module in imports(path) if module.split(".")[0] == "rbee_remote"}
-    assert roots(path) <= set(sys.stdlib_module_names) | {"rbee_remote"}
-    assert all(module == "rbee_remote.protocol" or module.startswith("rbee_remote.protocol.") for module in ours)
+def test_the_protocol_needs_the_standard_library_alone() -> None:
+    def wrong(path: Path) -> set[str]:
+        ours = {module for module in imports(path) if module.split(".")[0] == "rbee_remote"}
+        foreign = roots(path) - set(sys.stdlib_module_names) - {"rbee_remote"}
+        return foreign | {name for name in ours if name.split(".")[:2] != ["rbee_remote", "protocol"]}
+
+    assert against_it([*(REMOTE / "protocol").glob("*.py"), REMOTE / "__init__.py"], wrong) == {}
 
 
-@pytest.mark.parametrize("path", sorted(KEEPER.rglob("*.py")), ids=relative)
-def test_the_keeper_knows_the_node_by_its_protocol_and_what_it_may_ask_for(path: Path) -> None:
+def test_the_keeper_knows_the_node_by_its_protocol_and_what_it_may_ask_for() -> None:
     """A schema is refused before anything is connected by what would refuse it on the node."""
-    remote = {name for name in imports(path) if name.split(".")[0] == "rbee_remote"}
-    if path.is_relative_to(GATEWAY):
-        remote = {name for name in remote if not any(name == own or name.startswith(f"{own}.") for own in SERVES_WITH)}
-    assert {".".join(name.split(".")[:2]) for name in remote} <= {"rbee_remote.protocol", "rbee_remote.constraints"}
+
+    def wrong(path: Path) -> set[str]:
+        remote = {name for name in imports(path) if name.split(".")[0] == "rbee_remote"}
+        if path.is_relative_to(GATEWAY):
+            remote = {name for name in remote if not any(f"{name}.".startswith(f"{own}.") for own in SERVES_WITH)}
+        known = {"rbee_remote.protocol", "rbee_remote.constraints"}
+        return {name for name in remote if ".".join(name.split(".")[:2]) not in known}
+
+    assert against_it(KEEPER.rglob("*.py"), wrong) == {}
 
 
-CONSTRAINTS = sorted((REMOTE / "constraints").rglob("*.py"))
+def test_constraints_need_the_protocol_and_llguidance_alone() -> None:
+    def wrong(path: Path) -> set[str]:
+        ours = {module.split(".")[1] for module in imports(path) if module.startswith("rbee_remote.")}
+        foreign = roots(path) - set(sys.stdlib_module_names) - {"rbee_remote", "llguidance"}
+        return foreign | ours - {"protocol", "constraints"}
+
+    assert against_it((REMOTE / "constraints").rglob("*.py"), wrong) == {}
 
 
-@pytest.mark.parametrize("path", CONSTRAINTS, ids=relative)
-def test_constraints_need_the_protocol_and_llguidance_alone(path: Path) -> None:
-    ours = {module.split(".")[1] for module in imports(path) if module.startswith("rbee_remote.")}
-    assert roots(path) <= set(sys.stdlib_module_names) | {"rbee_remote", "llguidance"}
-    assert ours <= {"protocol", "constraints"}
+def test_only_one_package_imports_llama_cpp() -> None:
+    others = [path for path in SOURCES if not path.is_relative_to(LLAMA)]
+    assert against_it(others, lambda path: roots(path) & {"llama_cpp"}) == {}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=relative)
-def test_only_one_package_imports_llama_cpp(path: Path) -> None:
-    assert path.is_relative_to(LLAMA) or "llama_cpp" not in roots(path)
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=relative)
-def test_only_the_registry_knows_sql(path: Path) -> None:
-    assert path.is_relative_to(REGISTRY) or path == USAGE or not roots(path) & {"sqlite3", "sqlite_utils"}
+def test_only_the_registry_knows_sql() -> None:
+    others = [path for path in SOURCES if not path.is_relative_to(REGISTRY) and path != USAGE]
+    assert against_it(others, lambda path: roots(path) & {"sqlite3", "sqlite_utils"}) == {}
 
 
 def test_usage_has_a_table_and_no_sql() -> None:
-    called = {node.attr for node in ast.walk(ast.parse(USAGE.read_text())) if isinstance(node, ast.Attribute)}
+    called = {node.attr for node in ast.walk(tree(USAGE)) if isinstance(node, ast.Attribute)}
     assert called & {"execute", "executemany", "executescript", "query", "rows_where", "search"} == set()
 
 
-@pytest.mark.parametrize("path", sorted(KEEPER.rglob("*.py")), ids=relative)
-def test_nothing_prints_and_only_the_renderers_know_rich(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    assert not [call.lineno for call in calls if isinstance(call, ast.Name) and call.id == "print"]
-    assert path.is_relative_to(RENDER) or "rich" not in roots(path)
+def test_nothing_prints_and_only_the_renderers_know_rich() -> None:
+    def prints(path: Path) -> list[int]:
+        calls = [node.func for node in ast.walk(tree(path)) if isinstance(node, ast.Call)]
+        return [call.lineno for call in calls if isinstance(call, ast.Name) and call.id == "print"]
+
+    keeper = list(KEEPER.rglob("*.py"))
+    assert against_it(keeper, prints) == {}
+    others = [path for path in keeper if not path.is_relative_to(RENDER)]
+    assert against_it(others, lambda path: roots(path) & {"rich"}) == {}
 
 
 #: What a `NodeSession` owns. Two at most are handed on by themselves; with a third the session is the argument to take.
@@ -119,10 +147,12 @@ IN_A_NODE_SESSION = {"Context", "Node", "Connection", "Registry", "Emit", "Attac
 MAKES_NODE_SESSIONS = "rbee/node/session.py NodeSession.__init__"
 
 
-@pytest.mark.parametrize("path", sorted(KEEPER.rglob("*.py")), ids=relative)
-def test_what_belongs_to_a_node_session_is_not_handed_on_piece_by_piece(path: Path) -> None:
-    found = {f"{relative(path)} {name}": pieces for name, pieces in session_pieces(ast.parse(path.read_text()))}
-    assert {name for name, pieces in found.items() if len(pieces) > 2} <= {MAKES_NODE_SESSIONS}
+def test_what_belongs_to_a_node_session_is_not_handed_on_piece_by_piece() -> None:
+    def wrong(path: Path) -> set[str]:
+        many = {f"{relative(path)} {name}" for name, pieces in session_pieces(tree(path)) if len(pieces) > 2}
+        return many - {MAKES_NODE_SESSIONS}
+
+    assert against_it(KEEPER.rglob("*.py"), wrong) == {}
 
 
 def test_pieces_of_a_node_session_are_found_in_functions_methods_and_fields() -> None:
@@ -205,9 +235,9 @@ def test_no_test_double_travels_to_nodes() -> None:
     assert not [path for path in SOURCES if {"testing", "doubles"} & {path.stem, path.parent.name}]
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=relative)
-def test_files_stay_short_enough_to_read(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= LONGEST_FILE
+def test_files_stay_short_enough_to_read() -> None:
+    lines = {relative(path): len(path.read_text().splitlines()) for path in SOURCES}
+    assert {name: count for name, count in lines.items() if count > LONGEST_FILE} == {}
 
 
 def test_the_wheel_holds_the_two_packages_and_the_requirements(tmp_path: Path) -> None:

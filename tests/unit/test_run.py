@@ -52,3 +52,13 @@ def test_the_runs_wheels_are_copies_without_locks_and_what_is_on_its_way(
     assert {path: (s.st_ino, s.st_ctime, s.st_mtime) for path, s in after.items()} == {
         path: (s.st_ino, s.st_ctime, s.st_mtime) for path, s in before.items()
     }
+
+
+def test_what_a_test_sets_of_the_environment_is_not_there_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THERE", "1")
+    monkeypatch.setenv("GONE", "2")
+    before = dict(os.environ)
+    with run.kept_environment():
+        os.environ |= {"THERE": "3", "NEW": "4"}
+        del os.environ["GONE"]
+    assert dict(os.environ) == before

@@ -27,6 +27,7 @@ from rbee.registry import NodeFacts, Registry
 from rbee.setup.base import node_scripts
 from rbee.transport.local import LocalConnection
 from rbee_remote.protocol import ErrorCode
+from tests.patience import PATIENCE_S
 
 KEEPER = "0" * 16
 #: How what `parse` reads ends.
@@ -129,7 +130,7 @@ def process(bed: Bed) -> Iterator[subprocess.Popen[bytes]]:
     child.stdout.close()
     if child.poll() is None:
         child.kill()
-    child.wait(10)
+    child.wait(PATIENCE_S)
 
 
 async def test_what_is_rbees_goes_and_everything_else_stays_and_is_named(bed: Bed) -> None:
@@ -200,7 +201,7 @@ async def test_a_dry_run_says_the_same_and_changes_nothing(bed: Bed, process: su
 
 async def test_what_runs_is_ended_by_force_at_last(bed: Bed, process: subprocess.Popen[bytes]) -> None:
     outcome = await bed.uninstall(now=True)
-    assert process.wait(5) == -9
+    assert process.wait(PATIENCE_S) == -9
     assert outcome.processes == ("python",)
     assert not bed.home.exists()
 
@@ -210,7 +211,7 @@ async def test_busybox_ends_what_runs_as_well(bed: Bed, process: subprocess.Pope
     script = end_script(await bed.found(), 0)
     busybox = str(shutil.which("busybox"))
     subprocess.run([busybox, "sh"], input=script.encode(), check=True)
-    assert process.wait(5) == -9
+    assert process.wait(PATIENCE_S) == -9
 
 
 async def test_a_process_that_was_stopped_ends_when_it_is_asked(bed: Bed) -> None:
@@ -220,7 +221,7 @@ async def test_a_process_that_was_stopped_ends_when_it_is_asked(bed: Bed) -> Non
     child = subprocess.Popen([shell, "60"], start_new_session=True)
     os.kill(child.pid, signal.SIGSTOP)
     await bed.uninstall()
-    assert child.wait(5) == -signal.SIGTERM
+    assert child.wait(PATIENCE_S) == -signal.SIGTERM
 
 
 async def test_who_only_names_our_files_or_is_in_a_container_is_spared(bed: Bed) -> None:

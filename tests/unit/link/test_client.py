@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +19,7 @@ from rbee.base.settings import Settings
 from rbee.cli.main import MODULES
 from rbee.link import client, place
 from rbee.link.messages import LinkError, line, parsed
+from tests.patience import PATIENCE_S
 
 #: Of rbee, and of what is not Python's own core: a command over the link is faster than ssh only without the rest.
 OURS = {"rbee", "rbee.__main__", "rbee.link", "rbee.link.client", "rbee.link.messages", "rbee.link.place"}
@@ -81,8 +87,6 @@ def test_the_home_is_the_one_of_the_settings(env: dict[str, str], monkeypatch: p
 
 
 def test_a_socket_is_reached_however_long_its_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
-
     home = tmp_path / ("long" * 30)
     (home / place.FOLDER).mkdir(parents=True)
     monkeypatch.setenv("RBEE_HOME", str(home))
@@ -116,3 +120,57 @@ def test_a_message_is_one_line_of_ascii() -> None:
     said = line({"out": "a\nb\u2028\udc80"})
     assert said.count(b"\n") == 1
     assert json.loads(said) == {"out": "a\nb\u2028\udc80"} == parsed(said)
+
+
+def full() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def canceled() -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("happens", "last", "raised"),
+    [
+        (full, {"end": 0, "knows": []}, client.BadOutputError),
+        (full, {"end": 5, "knows": ["out"]}, None),
+        (full, None, client.LostError),
+        (canceled, {"end": 130, "knows": []}, None),
+        (canceled, None, KeyboardInterrupt),
+    ],
+)
+def test_what_cannot_be_told_to_a_server_that_has_said_all_loses_nothing_of_what_it_said(
+    happens: Callable[[], None],
+    last: dict[str, object] | None,
+    raised: type[BaseException] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """happens: to the client, when the server has hung up and its last word is still to be read."""
+    ours, theirs = socket.socketpair()
+
+    def serve() -> None:
+        with theirs, theirs.makefile("rb") as said:
+            assert "code" in json.loads(said.readline())
+            theirs.sendall(line({"accepted": 1}))
+            assert json.loads(said.readline()) == {"go": True}
+            for message in ({"begun": True}, {"out": "a"}, *([last] if last else [])):
+                theirs.sendall(line(message))
+
+    def write(*_: object) -> None:
+        server.join()
+        happens()
+
+    server = threading.Thread(target=serve)
+    monkeypatch.setattr(client, "connected", lambda: ours)
+    monkeypatch.setattr(client._Output, "write", write)
+    monkeypatch.setattr(client, "OFFER_S", PATIENCE_S)
+    monkeypatch.setattr(client, "BEGIN_S", PATIENCE_S)
+    monkeypatch.setenv("RBEE_LINK", "auto")
+    server.start()
+    if raised is None:
+        assert last is not None
+        assert client.over_link(["infer", "x"]) == last["end"]
+    else:
+        with pytest.raises(raised):
+            client.over_link(["infer", "x"])

@@ -20,6 +20,7 @@ from rbee.inventory import Inventory, Node
 from rbee.node.probe import probe
 from rbee.registry import Registry
 from rbee.transport.local import LocalConnection
+from tests.patience import PATIENCE_S
 
 KEEPER = "0" * 16
 NODE = Node("local")
@@ -94,7 +95,7 @@ async def test_it_is_ended_by_signals_with_its_workers_and_only_with_now(
     assert [child.poll() for child in (hive, worker)] == [None, None]
 
     assert await stop_hive(context, NODE, drain=False, patience_s=0.5)
-    assert [child.wait(5) for child in (hive, worker)] == [-9, -9]
+    assert [child.wait(PATIENCE_S) for child in (hive, worker)] == [-9, -9]
     assert bystander.poll() is None
     assert [event.text for event in events if isinstance(event, Notice)] == [
         "the hive on local does not answer: ending it and its workers by signals"

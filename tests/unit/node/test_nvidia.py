@@ -117,7 +117,7 @@ def test_a_driver_whose_calls_nobody_can_kill_ends_the_look_soon_and_what_it_sai
         (tools / name).chmod(0o755)
     began = time.monotonic()
     found = _probed(tmp_path, 1.0, PATH=f"{tools}:{os.environ['PATH']}", KNOWS_COMPUTE="8.0")
-    assert time.monotonic() - began < 15, "nothing of it is waited for, nor what it holds open"
+    assert time.monotonic() - began < 29, "nothing of it is waited for, nor what it holds open"
     assert found.nvidia_hangs
     seen = [gpu.name for gpu in found.gpus if gpu.vendor == "nvidia"]
     assert seen == ([] if hangs == "compute_cap" else ["NVIDIA A100-SXM4-40GB"])

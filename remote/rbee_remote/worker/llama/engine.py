@@ -60,6 +60,7 @@ class LlamaEngine:
             self._constraints = Constraints(self._vocab)
             owned.callback(self._constraints.close)
             self._install_interrupt()
+            owned.callback(self.rearm)  # what ends it cuts its last step short
             self._embeddings = False
             self._pieces: dict[int, bytes] = {}  # as far as they were used
             is_rank = self._use.pooling == "rank"

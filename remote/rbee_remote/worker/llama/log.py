@@ -29,12 +29,12 @@ def _on_log(level: int, text: bytes | None, _: object) -> None:
     if not whole.endswith("\n"):
         return
     _line = (python_level, "")
+    if python_level >= logging.ERROR:
+        _errors.append(whole.strip())
     if interrupted and python_level > logging.DEBUG:
         python_level = logging.DEBUG  # a step that was cut short on purpose is an error to llama.cpp
     if whole.strip(" .\n"):
         _log.log(python_level, "%s", whole.rstrip())
-    if python_level >= logging.ERROR:
-        _errors.append(whole.strip())
     for part, lines in _wanted:
         if part in whole:
             lines.append(whole.strip())

@@ -21,6 +21,7 @@ from rbee.gateway.records.metrics import Metrics
 from rbee.gateway.records.records import Records
 from rbee.gateway.records.usage import Counts
 from rbee_remote.protocol.audit import AUDIT_LOG
+from tests.patience import PATIENCE_S
 from tests.unit.gateway.samples import MODEL, WORKER, ended
 
 
@@ -160,7 +161,7 @@ def test_usage_is_written_a_moment_later_without_waiting_for_the_end(
     monkeypatch.setattr(usage, "write", write)
     with Records(settings, Metrics()) as records:
         records.ended(ended())
-        assert written.wait(60)
+        assert written.wait(PATIENCE_S)
         assert usage.read(usage.default_path(settings), "key")["alice"].requests == 1
 
 

@@ -166,7 +166,7 @@ def test_pipe_ends_with_the_socket_although_stdin_stays_open(listener: socket.so
     process, connection = start_pipe(listener)
     connection.sendall(b"bye")
     connection.close()
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE_S) == 0
     assert process.stdout is not None
     assert process.stdout.read() == b"bye"
     process.communicate()

@@ -363,7 +363,11 @@ async def test_the_largest_context_is_found_again(layout: Layout) -> None:
         assert (await supervisor.ensure(request))[0] is worker
 
 
-async def test_a_worker_spins_long_while_it_has_the_cores_to_itself(layout: Layout) -> None:
+async def test_a_worker_spins_long_while_it_has_the_cores_to_itself(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+
     def spins(worker: WorkerRecord) -> bytes:
         environment = Path(f"/proc/{pid(worker)}/environ").read_bytes().split(b"\0")
         (value,) = (line.partition(b"=")[2] for line in environment if line.startswith(b"GOMP_SPINCOUNT="))

@@ -13,6 +13,7 @@ from rbee_remote.system import gpu_nvml
 from rbee_remote.system.gpu import Gpu, SilentGpu
 from rbee_remote.system.gpu_awake import StayAwake
 from tests.doubles import nvml
+from tests.patience import PATIENCE_S
 
 H100 = Gpu(0, "NVIDIA H100 80GB HBM3", 85520, 84918, uuid="GPU-8932f937-d72c-4106-c12f-20bd9faed9f6")
 A100 = Gpu(1, "NVIDIA A100-SXM4-40GB", 42949, 42300, uuid="GPU-5c2a8e0f-1b9d-4f52-9d3a-7a8f1f6c0b77")
@@ -106,4 +107,4 @@ def test_the_driver_is_kept_awake_for_a_while_and_then_let_go(monkeypatch: pytes
     stay()
     assert uses == ["opened"], "each call opened the driver anew"
     assert not closed.is_set()
-    assert closed.wait(10)
+    assert closed.wait(PATIENCE_S)

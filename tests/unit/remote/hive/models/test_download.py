@@ -286,7 +286,7 @@ def test_nobody_listens_any_more(hub: Hub, target: Path) -> None:
     process = start(DownloadRequest("m", (HF,), endpoint=hub.url), target)
     assert process.stdout is not None
     process.stdout.close()
-    assert process.wait(60) == 1
+    assert process.wait(PATIENCE_S) == 1
     assert process.stderr is not None
     assert b"Traceback" not in process.stderr.read()
     process.stderr.close()
@@ -301,7 +301,7 @@ def test_a_reader_that_is_killed_while_nothing_comes_ends_it_at_once(hub: Hub, t
     wait_until(lambda: part.exists() and part.stat().st_size > 200_000, 30, lambda: f"no part: {left(target)}")
     assert process.stdout is not None
     process.stdout.close()
-    assert process.wait(10) == 1
+    assert process.wait(PATIENCE_S) == 1
     assert process.stderr is not None
     assert b"Traceback" not in process.stderr.read()
     process.stderr.close()

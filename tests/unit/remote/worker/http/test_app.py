@@ -490,7 +490,7 @@ async def test_a_failed_load_is_told_to_hive_and_clients(folder: Path) -> None:
     may_fail = threading.Event()
 
     def load(_: WorkerConfig, progress: Progress) -> Engine:
-        assert may_fail.wait(10)
+        assert may_fail.wait(PATIENCE_S)
         raise RemoteError(ErrorCode.MODEL_INVALID, "not a GGUF file: /none")
 
     read_end, write_end = os.pipe()

@@ -14,6 +14,7 @@ from rbee_remote.protocol import Done, ErrorCode, GenerateRequest, RemoteError, 
 from rbee_remote.worker.engine.interface import Engine
 from rbee_remote.worker.requests import journals
 from rbee_remote.worker.requests.journal import Journal
+from tests.doubles import virtual_time
 from tests.doubles.engine import ScriptedEngine, loads
 from tests.patience import PATIENCE_S
 from tests.unit.remote.worker.http.test_app import (
@@ -86,14 +87,15 @@ async def test_several_follow_one_request(folder: Path) -> None:
 
 
 async def test_a_finished_request_is_there_for_a_while(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journals, "KEEP_S", 0.2)
-    body = request("abc")
+    body, brief = request("abc"), request("abc")
     path = f"/v1/requests/{body['request_id']}/events"
     async with running(folder, loads(ScriptedEngine(echo))) as worker:
         whole = (await worker.client.post("/v1/inference", json=body)).text
         assert (await worker.client.get(path)).text == whole
+        monkeypatch.setattr(journals, "KEEP_S", 0.1)
+        await worker.client.post("/v1/inference", json=brief)
         async with asyncio.timeout(PATIENCE_S):
-            while (gone := await worker.client.get(path)).status_code == 200:
+            while (gone := await worker.client.get(path.replace(body["request_id"], brief["request_id"]))).is_success:
                 await asyncio.sleep(0.02)
     assert gone.status_code == 404
     assert gone.json()["error"]["code"] == "REQUEST_GONE"
@@ -160,18 +162,35 @@ async def test_who_left_the_queue_may_come_again(folder: Path) -> None:
 
 
 async def test_a_second_drop_has_a_patience_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Followed again, the clock of the first drop must not end the request."""
-    monkeypatch.setattr(journals, "ORPHAN_S", 2.0)
     body = request("abc")
     async with running(folder, loads(slow(b"x" * 8000)), ctx=16384) as worker:
         await begin(worker, body, 5)
-        await asyncio.sleep(1.2)
+        monkeypatch.setattr(journals, "ORPHAN_S", 0.1)
         await follow(worker, body["request_id"], count=5)
-        await asyncio.sleep(1.2)  # 2.4 s after the first drop
-        assert (await worker.health())["slots_free"] == 0
         await worker.until(lambda status: status["slots_free"] == 1)
         events = await follow(worker, body["request_id"])
     assert last(events)["finish_reason"] == "canceled"
+
+
+def test_followed_again_the_clock_of_the_first_drop_does_not_end_a_request() -> None:
+    async def main() -> list[float]:
+        def end(_id: str, _reason: str, *, only_waiting: bool = False) -> bool:
+            if not only_waiting:
+                ended_at.append(loop.time() - began)
+            return not only_waiting
+
+        loop, ended_at = asyncio.get_running_loop(), list[float]()
+        began, kept = loop.time(), journals.Journals(end)
+        kept.open(GenerateRequest("0" * 32, prompt="x"))
+        with kept.following("0" * 32):
+            pass
+        await asyncio.sleep(0.6 * journals.ORPHAN_S)
+        with kept.following("0" * 32):
+            await asyncio.sleep(0.1 * journals.ORPHAN_S)
+        await asyncio.sleep(2 * journals.ORPHAN_S)
+        return ended_at
+
+    assert virtual_time.run(main()) == [pytest.approx(1.7 * journals.ORPHAN_S)]
 
 
 async def test_a_worker_without_keep_alive_stays_for_an_unread_answer(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,12 +136,28 @@ def test_an_adapter_for_a_model_of_another_shape_is_refused(tmp_path: Path) -> N
     from rbee_remote.worker.llama.engine import load_engine
 
     model = tiny_models.write(tmp_path / "llama.gguf", "llama")
+    config = WorkerConfig("0" * 16, "m", str(model), "", WorkerOptions(), 512, 1.0)
     wide = tiny_adapters.write(tmp_path / "wide.gguf", 1, width=2 * tiny_models.WIDTH)
     for path in (wide, model):  # one that is no adapter, too
         file = AdapterFile("file:/wide.gguf", str(path), 1.0)
-        config = WorkerConfig("0" * 16, "m", str(model), "", WorkerOptions(), 512, 1.0, adapters=(file,))
         with pytest.raises(RemoteError, match=r"cannot load the adapter file:/wide\.gguf") as raised:
-            load_engine(config, lambda _: True)
+            load_engine(replace(config, adapters=(file,)), lambda _: True)
         assert raised.value.code is ErrorCode.MODEL_INVALID
         assert raised.value.hint
         assert raised.value.details["llama.cpp"]
+
+
+def test_why_a_load_failed_is_known_while_another_engine_is_cut_short(tmp_path: Path) -> None:
+    from rbee_remote.worker.llama import log
+    from rbee_remote.worker.llama.engine import load_engine
+
+    model = tiny_models.write(tmp_path / "llama.gguf", "llama")
+    config = WorkerConfig("0" * 16, "m", str(model), "", WorkerOptions(), 512, 1.0)
+    engine = load_engine(config, lambda _: True)
+    engine.interrupt()
+    file = AdapterFile("m", str(model), 1.0)
+    with pytest.raises(RemoteError) as raised:
+        load_engine(replace(config, adapters=(file,)), lambda _: True)
+    assert raised.value.details["llama.cpp"]
+    engine.close()
+    assert not log.interrupted, "what the next one logs is hidden"

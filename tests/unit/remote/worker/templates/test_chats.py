@@ -90,5 +90,5 @@ async def test_a_worker_ends_while_a_template_computes(folder: Path) -> None:
         asking = asyncio.create_task(worker.client.post("/v1/inference", json=chat("slow"), timeout=120))
         await asyncio.sleep(0.5)
         await worker.client.post("/v1/admin/shutdown", json={"drain": False})
-        assert await asyncio.wait_for(worker.task, 10) == 0
+        assert await asyncio.wait_for(worker.task, PATIENCE_S) == 0
         assert last([(1, "error", (await asking).json())])["error"]["code"] in {"WORKER_GONE", "MODEL_INVALID"}

@@ -199,7 +199,7 @@ async def test_who_gives_up_as_it_is_woken_wakes_the_next(
         await process.kill()
         await rendering._forget_one()
     first.cancel()
-    taken = await asyncio.wait_for(second, 10)
+    taken = await asyncio.wait_for(second, PATIENCE_S)
     assert (taken is process) == fit
     assert first.cancelled()
 
@@ -260,7 +260,7 @@ asyncio.run(main())
     finally:
         worker.kill()
         worker.communicate()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while LinuxSystem().find(pid) is not None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
