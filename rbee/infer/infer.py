@@ -76,7 +76,8 @@ async def on_some_node(
     session: InferSession, work: Callable[[InferSession, Node, WorkerRow | None], Awaitable[T]]
 ) -> T:
     """Done on the node that phase 1 chooses; where that one cannot, and the user named none, on the next. work: gets
-    the row of a warm worker, if phase 1 found one."""
+    the row of a warm worker, if phase 1 found one. A model that cannot do what is asked is refused first, where its ref
+    tells."""
     request, inventory = session.request, session.context.inventory
     nodes = inventory.select(request.node) if request.node else inventory.among(request.among)
     chosen = _choose(session, nodes)
@@ -88,6 +89,7 @@ async def on_some_node(
         remaining = await gpus_first(session, remaining)
     while True:
         node = remaining.pop(0)
+        session.check_able(node)
         try:
             return await work(session, node, row)
         except (NodeError, ConnectError) as error:
@@ -197,7 +199,7 @@ async def _provide_model(
     ref = session.ref(on.node)
     with session.clock.phase(Phase.MODEL, ref.canonical) as outcome:
         model = await ensure_model(on, ref, placed=placed, ability=session.request.ability)
-        load = await with_adapters(on, session.load(on.node, model))
+        load = await with_adapters(on, await session.load(on, model))
         outcome.text = f"{model.model} is on {on.node.name} ({model.size / 1e6:,.0f} MB)"
     return model, load
 

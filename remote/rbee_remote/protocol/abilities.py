@@ -56,6 +56,11 @@ def abilities(architecture: str, pooling: str) -> tuple[str, ...]:
     return (EMBEDDINGS,) if pooling or architecture in ENCODERS else (CHAT, COMPLETIONS, EMBEDDINGS)
 
 
+def abilities_of(kind: str) -> tuple[str, ...]:
+    """As `abilities`, of a model that a list of models calls a chat, an embedding or a rerank model."""
+    return {"embedding": (EMBEDDINGS,), "rerank": (RERANK,)}.get(kind, (CHAT, COMPLETIONS, EMBEDDINGS))
+
+
 def refusal(model: str, able: tuple[str, ...], asked: str) -> str:
     """Why a model is not asked for `asked`, one of the words here, with what it serves instead; "" where it can be."""
     if not able or asked in able:

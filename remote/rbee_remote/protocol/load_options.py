@@ -239,11 +239,12 @@ def _plain(value: Any, form: Form) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """How a model is to be loaded. Two requests with equal model and options share a worker. See also `is_open`.
+    """How a model is to be loaded. Two requests with equal model and options share a worker, and so do those of which
+    one needs less context. See also `is_open`.
 
-    ctx: tokens per slot, None for what suits the model and the memory that is free, DEFAULT_CTX at least or what the
-    model was trained for; AUTO_CTX for the most that fits. slots: parallel requests, None for 4 or as many as fit.
-    backend: one of BACKENDS.
+    ctx: tokens per slot, at least that many where a worker runs already; None for what suits the model and the memory
+    that is free, DEFAULT_CTX at least or what the model was trained for; AUTO_CTX for the most that fits.
+    slots: parallel requests, None for 4 or as many as fit. backend: one of BACKENDS.
     gpu_layers: None for as many as the GPUs hold. threads: None for the number of physical cores the process may use.
     devices: the GPUs to use, by ggml's names (CUDA0), numbers, or beginnings of UUIDs; none for as few as hold it.
     tensor_split: share of the model for each device, in their order; none for by free memory.

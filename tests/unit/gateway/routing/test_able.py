@@ -33,6 +33,10 @@ NODES = (NodeView("gpu1", NodeState.UP, models=MODELS),)
         (["chat"], "/v1/rerank", [], "it is no reranker"),
         (["bge"], "/v1/tokenize", ["bge"], ""),
         (["unknown"], "/v1/rerank", ["unknown"], ""),
+        (["bge-m3:567m"], "/v1/messages", [], "bge-m3:567m only embeds texts"),
+        (["bge-m3:567m"], "/v1/embeddings", ["bge-m3:567m"], ""),
+        (["bge-reranker-v2-m3", "qwen3:8b"], "/v1/completions", ["qwen3:8b"], "bge-reranker-v2-m3 only ranks"),
+        (["qwen3:8b"], "/v1/rerank", [], "it is no reranker"),
     ],
 )
 def test_able(refs: list[str], path: str, kept: list[str], words: str) -> None:
@@ -47,3 +51,18 @@ def test_a_name_that_means_another_file_on_each_node_is_kept_where_one_can_serve
     nodes = [NodeView(str(n), NodeState.UP, models={"m": info("m", what)}) for n, what in enumerate(("llama", "bert"))]
     targets, why = able([Target("m", ("0", "1"))], reversed(nodes) if turned else nodes, "/v1/chat/completions")
     assert ([target.model for target in targets], why) == (["m"], "")
+
+
+@pytest.mark.parametrize(
+    ("ref", "path", "ability"),
+    [
+        ("hf:a/b", "/v1/chat/completions", "chat"),
+        ("hf:a/b", "/v1/embeddings", "embeddings"),
+        ("hf:a/b", "/v1/tokenize", ""),
+        ("chat", "/v1/chat/completions", ""),
+        ("qwen3:8b", "/v1/chat/completions", ""),
+    ],
+)
+def test_what_only_the_file_will_tell_is_asked_of_whoever_brings_it(ref: str, path: str, ability: str) -> None:
+    (target,), _ = able([Target(ref, ("gpu1",))], NODES, path)
+    assert target.ability == ability
