@@ -183,7 +183,7 @@ async def _attach(session: InferSession, node: Node) -> tuple[NodeSession, Store
 
     with session.clock.phase(Phase.NODE, node.name) as outcome:
         on = await session.on(node)
-        ahead = Ahead(on, session.ref(node), session.request.ability)
+        ahead = Ahead(on, session.ref(node), session.ability(node))
         attached = await attach(on, ahead.bring, wait_for_gpu=session.request.wait_for_gpu)
         outcome.text = f"{node.name}: {attached.probe.summary}"
     return on, ahead.placed
@@ -198,7 +198,7 @@ async def _provide_model(
 
     ref = session.ref(on.node)
     with session.clock.phase(Phase.MODEL, ref.canonical) as outcome:
-        model = await ensure_model(on, ref, placed=placed, ability=session.request.ability)
+        model = await ensure_model(on, ref, placed=placed, ability=session.ability(on.node))
         load = await with_adapters(on, await session.load(on, model))
         outcome.text = f"{model.model} is on {on.node.name} ({model.size / 1e6:,.0f} MB)"
     return model, load

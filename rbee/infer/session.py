@@ -17,7 +17,7 @@ from rbee.context import Context
 from rbee.infer.phases import PhaseClock
 from rbee.infer.request import InferRequest
 from rbee.inventory import Node
-from rbee.models.able import check_able, known_abilities
+from rbee.models.able import check_able, said_abilities
 from rbee.models.ref import DEFAULT_MODEL, ModelRef, parse_ref
 from rbee.node.session import NodeSession
 from rbee.registry import Registry
@@ -63,7 +63,12 @@ class InferSession:
     def check_able(self, node: Node) -> None:
         """Raises UsageError where the ref of a node's model alone tells that it cannot do what is asked."""
         model = self.ref(node).canonical
-        check_able(model, known_abilities(model), self.request.ability)
+        check_able(model, said_abilities(model, self.request.load.over(node.load)), self.request.ability)
+
+    def ability(self, node: Node) -> str:
+        """What the file of a node's model has to tell that it can do; "" where that was told already."""
+        said = self.request.load.over(node.load).pooling
+        return self.request.ability if said in (None, "auto") else ""
 
     async def load(self, on: NodeSession, model: ModelInfo) -> LoadOptions:
         """How the model is to be loaded on a node that has it. model: unused here, for who asks by what it can."""

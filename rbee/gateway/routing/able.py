@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from rbee.gateway.base.views import NodeView, Target
-from rbee.models.able import known_abilities
+from rbee.models.able import said_abilities
 from rbee_remote.protocol.abilities import asked_by, refusal
 
 
@@ -18,8 +18,9 @@ def able(targets: Sequence[Target], nodes: Iterable[NodeView], path: str) -> tup
         return tuple(targets), ""
     seen, kept, why = tuple(nodes), [], ""
     for target in targets:
-        infos = [node.models[target.model].meta.able for node in seen if target.model in node.models]
-        known = infos or [each for each in (known_abilities(target.model),) if each]
+        there = [node for node in seen if target.model in node.models]
+        infos = [node.models[target.model].meta.able_as(target.load.over(node.load).pooling) for node in there]
+        known = infos or [each for each in (said_abilities(target.model, target.load),) if each]
         told = [refusal(target.model, each, ability) for each in known]
         if told and all(told):
             why = why or told[0]

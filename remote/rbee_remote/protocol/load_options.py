@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
+from rbee_remote.protocol.abilities import SAID_POOLINGS
+
 
 class KvType(NamedTuple):
     """A type of the KV cache's values. size: bytes of one. ggml: its number, enum ggml_type in ggml.h."""
@@ -201,6 +203,13 @@ class LoadOptions:
         column=True,
     )
 
+    pooling: str | None = _option(
+        Choice(SAID_POOLINGS, "pooling"),
+        "TYPE",
+        "How texts become vectors where the file does not say, or wrongly: mean, cls, last, rank or none."
+        " [default: auto, as the file says]",
+    )
+
     @property
     def adapters(self) -> tuple[Adapter, ...]:
         return tuple(map(Adapter.of, self.lora or ()))
@@ -249,6 +258,7 @@ class WorkerOptions:
     devices: the GPUs to use, by ggml's names (CUDA0), numbers, or beginnings of UUIDs; none for as few as hold it.
     tensor_split: share of the model for each device, in their order; none for by free memory.
     lora: adapters in the order of their ids, each as `Adapter.text` has it, by the ref that the hive's catalog knows.
+    pooling: one of SAID_POOLINGS, auto for what the file says.
     """
 
     ctx: int | None = None
@@ -261,6 +271,7 @@ class WorkerOptions:
     devices: tuple[str, ...] = ()
     tensor_split: tuple[float, ...] = ()
     lora: tuple[str, ...] = ()
+    pooling: str = "auto"
 
     @property
     def adapters(self) -> tuple[Adapter, ...]:
