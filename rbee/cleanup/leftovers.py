@@ -35,6 +35,7 @@ _NOUNS = {
     "uv": "a tool of the installation",
     "part": "left of an interrupted upload",
     "download": "left of an interrupted download",
+    "model": "a model that no record names any more",
     "log": "the log of a worker that is gone",
 }
 _WORKER = re.compile(r"worker-([0-9a-f]{16})")

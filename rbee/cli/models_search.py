@@ -70,7 +70,7 @@ def _fits(quant: FoundQuant, less: str) -> str:
     """The nodes that have the memory, or what it would take. less: of a context that the model has no more than."""
     if not quant.fits:
         return "-"
-    fitting = [each.node for each in quant.fits if each.fits]
+    fitting = [each.node + (" (in use now)" if each.free is False else "") for each in quant.fits if each.fits]
     needed = [each.needed_mb for each in quant.fits if each.needed_mb]
     return (", ".join(fitting) or f"none, it needs {min(needed):,} MB") + less
 

@@ -76,7 +76,8 @@ async def on_some_node(
     session: InferSession, work: Callable[[InferSession, Node, WorkerRow | None], Awaitable[T]]
 ) -> T:
     """Done on the node that phase 1 chooses; where that one cannot, and the user named none, on the next. work: gets
-    the row of a warm worker, if phase 1 found one."""
+    the row of a warm worker, if phase 1 found one. A model that cannot do what is asked is refused first, where its ref
+    tells."""
     request, inventory = session.request, session.context.inventory
     nodes = inventory.select(request.node) if request.node else inventory.among(request.among)
     chosen = _choose(session, nodes)
@@ -88,6 +89,7 @@ async def on_some_node(
         remaining = await gpus_first(session, remaining)
     while True:
         node = remaining.pop(0)
+        session.check_able(node)
         try:
             return await work(session, node, row)
         except (NodeError, ConnectError) as error:
@@ -181,7 +183,7 @@ async def _attach(session: InferSession, node: Node) -> tuple[NodeSession, Store
 
     with session.clock.phase(Phase.NODE, node.name) as outcome:
         on = await session.on(node)
-        ahead = Ahead(on, session.ref(node), session.request.ability)
+        ahead = Ahead(on, session.ref(node), session.ability(node))
         attached = await attach(on, ahead.bring, wait_for_gpu=session.request.wait_for_gpu)
         outcome.text = f"{node.name}: {attached.probe.summary}"
     return on, ahead.placed
@@ -196,8 +198,8 @@ async def _provide_model(
 
     ref = session.ref(on.node)
     with session.clock.phase(Phase.MODEL, ref.canonical) as outcome:
-        model = await ensure_model(on, ref, placed=placed, ability=session.request.ability)
-        load = await with_adapters(on, session.load(on.node, model))
+        model = await ensure_model(on, ref, placed=placed, ability=session.ability(on.node))
+        load = await with_adapters(on, await session.load(on, model))
         outcome.text = f"{model.model} is on {on.node.name} ({model.size / 1e6:,.0f} MB)"
     return model, load
 

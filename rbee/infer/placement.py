@@ -2,6 +2,8 @@
 
 Rules
 - The rows are hints of the registry; the worker decides, and `infer` falls back to Spawn where a hint was wrong.
+- A named context is what a request needs, and a worker with more serves it, as its hive would say. Where none was
+  named, one with less than DEFAULT_CTX may have been loaded for somebody who wanted just that: the hive is asked.
 - A node that was named wins; otherwise the inventory's order decides, so that two equal calls go to one node.
 """
 
@@ -13,8 +15,8 @@ from dataclasses import dataclass
 from rbee.base.errors import UsageError
 from rbee.inventory import Node
 from rbee.registry import WorkerRow, as_text
-from rbee_remote.protocol import LoadOptions
-from rbee_remote.protocol.load_options import AUTO_CTX, is_open
+from rbee_remote.protocol import LoadOptions, WorkerOptions
+from rbee_remote.protocol.load_options import AUTO_CTX, DEFAULT_CTX, OPTIONS, is_open
 
 #: What a worker's device is called that is no GPU.
 CPU = "cpu"
@@ -74,7 +76,8 @@ def _usable(
 ) -> WorkerRow | None:
     """The worker of `node` with the most free slots, of those that can take the request at once."""
     candidates = (row for row in rows if row.node == node.name and row.is_usable and row.model == model_of(node))
-    usable = [row for row in candidates if is_loaded_as(load, row.ctx, row.slots, row.loaded)]
+    least = DEFAULT_CTX if load.ctx is None else load.ctx
+    usable = [row for row in candidates if row.ctx >= least and is_loaded_as(load, row.ctx, row.slots, row.loaded)]
     return max(usable, key=lambda row: row.slots_free, default=None)
 
 
@@ -85,6 +88,12 @@ def is_loaded_as(load: LoadOptions, ctx: int, slots: int, loaded: Mapping[str, s
         return False
     wanted = load.for_worker()
     return all(is_open(name, value := getattr(wanted, name)) or loaded[name] == as_text(value) for name in loaded)
+
+
+def loaded_as(options: WorkerOptions | None) -> dict[str, str]:
+    """What `is_loaded_as` compares of a worker's options beside context and slots; nothing where they are not known."""
+    names = OPTIONS.keys() - {"ctx", "slots"} if options else ()
+    return {name: as_text(getattr(options, name)) for name in names}
 
 
 def _has_room(node: Node, rows: Sequence[WorkerRow]) -> bool:

@@ -18,6 +18,7 @@ class InferRequest:
     chat: how the messages become a prompt; without a template of its own it is the node's. tools: what may be called.
     load: how the model is loaded; what it does not say is the node's.
     keep_alive_s: None for the node's, negative for never. timeout_s: seconds for everything, None for none.
+    needs: what the model has to be able to do where nothing is asked of it here, "" for whatever.
     retry: how often a busy worker is asked again. wait_for_gpu: for a llama.cpp that the node's GPU needs and that
     is not built yet, in place of an answer from its CPU.
     """
@@ -37,8 +38,9 @@ class InferRequest:
     timeout_s: float | None = None
     retry: int = 3
     wait_for_gpu: bool = False
+    needs: str = ""
 
     @property
     def ability(self) -> str:
-        """What the model is wanted for, one of the words of `abilities`; "" for a worker alone."""
-        return CHAT if self.messages or self.prompt is not None else ""
+        """What the model is wanted for, one of the words of `abilities`; "" for a worker of any."""
+        return CHAT if self.messages or self.prompt is not None else self.needs

@@ -17,6 +17,7 @@ from rbee.context import Context
 from rbee.infer.phases import PhaseClock
 from rbee.infer.request import InferRequest
 from rbee.inventory import Node
+from rbee.models.able import check_able, said_abilities
 from rbee.models.ref import DEFAULT_MODEL, ModelRef, parse_ref
 from rbee.node.session import NodeSession
 from rbee.registry import Registry
@@ -59,10 +60,20 @@ class InferSession:
         """The model to use on a node. Raises UsageError for a ref that is none."""
         return parse_ref(self.request.model or node.model or DEFAULT_MODEL)
 
-    def load(self, node: Node, model: ModelInfo) -> LoadOptions:
-        """How the model is to be loaded on a node, which has it. model: unused here, for who asks by what it can."""
+    def check_able(self, node: Node) -> None:
+        """Raises UsageError where the ref of a node's model alone tells that it cannot do what is asked."""
+        model = self.ref(node).canonical
+        check_able(model, said_abilities(model, self.request.load.over(node.load)), self.request.ability)
+
+    def ability(self, node: Node) -> str:
+        """What the file of a node's model has to tell that it can do; "" where that was told already."""
+        said = self.request.load.over(node.load).pooling
+        return self.request.ability if said in (None, "auto") else ""
+
+    async def load(self, on: NodeSession, model: ModelInfo) -> LoadOptions:
+        """How the model is to be loaded on a node that has it. model: unused here, for who asks by what it can."""
         del model
-        return self.request.load.over(node.load)
+        return self.request.load.over(on.node.load)
 
     def chat(self, node: Node) -> ChatOptions:
         """How the messages become a prompt on a node. Raises ConfigError for a template that cannot be read."""

@@ -24,6 +24,7 @@ from rbee.base.events import Notice, Progress
 from rbee.base.files import LocalFile
 from rbee.base.locks import keeper_lock
 from rbee.inventory import Node
+from rbee.models.able import check_able
 from rbee.models.downloads import download_reporter, download_request
 from rbee.models.elsewhere import use_elsewhere
 from rbee.models.ref import ModelRef
@@ -40,10 +41,7 @@ from rbee_remote.protocol import (
     NewestModel,
     RegisterRequest,
 )
-from rbee_remote.protocol.abilities import ADAPTER, ADAPTER_HINT, refusal
 from rbee_remote.protocol.splits import numbered, parts_of
-
-_OTHER_MODEL = "name a model that chats (rbee models list), or ask this one over HTTP (rbee serve)"
 
 
 class Ahead:
@@ -82,8 +80,7 @@ async def ensure_model(
     others can read, UsageError where the model cannot serve what it is wanted for, and ConnectError.
     """
     found = await _ensured(session, ref, placed, ability)
-    if why := refusal(found.model, found.meta.able, ability) if ability else "":
-        raise UsageError(why, hint=ADAPTER_HINT if ADAPTER in found.meta.able else _OTHER_MODEL)
+    check_able(found.model, found.meta.able, ability)
     return found
 
 

@@ -30,6 +30,7 @@ from urllib.parse import urlsplit
 from rbee.base.errors import NodeError, UsageError
 from rbee.models.hub_address import as_ref, file_of_page
 from rbee_remote.protocol import ErrorCode, Source
+from rbee_remote.protocol.abilities import abilities_of
 from rbee_remote.protocol.splits import first_part
 
 #: What runs where neither a request nor the inventory names a model.
@@ -87,6 +88,11 @@ class BuiltIn:
     size: int | None = None
     kind: str = "chat"
     default: bool = False
+
+    @property
+    def able(self) -> tuple[str, ...]:
+        """What it can be asked for, as `abilities` has it."""
+        return abilities_of(self.kind)
 
 
 def parse_ref(text: str) -> ModelRef:

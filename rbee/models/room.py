@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from rbee.inventory import Node
-from rbee.node.probe import Probe
+from rbee.node.probe import Gpu, Probe
 from rbee.node.session import NodeSession
 from rbee_remote.protocol import DownloadRequest
 from rbee_remote.protocol.search import Room
@@ -23,12 +24,18 @@ def room_of(node: Node, probe: Probe) -> int | None:
 
 def memory_of(node: Node, probe: Probe) -> Room:
     """All memory of the GPUs that a worker would use, or of the RAM."""
-    by_vendor: dict[str, list[int]] = {}
+    by_vendor: dict[str, list[Gpu]] = {}
     for gpu in probe.gpus:
-        by_vendor.setdefault(gpu.vendor, []).append(gpu.memory_total_mb)
+        by_vendor.setdefault(gpu.vendor, []).append(gpu)
     on_gpu = node.backend != "cpu" and node.load.gpu_layers != 0
-    most = max(by_vendor.values(), key=sum, default=[]) if on_gpu else []
-    return Room(node.name, sum(most), len(most)) if sum(most) else Room(node.name, probe.ram_total_mb)
+    most = max(by_vendor.values(), key=_total_mb, default=[]) if on_gpu else []
+    if total := _total_mb(most):
+        return Room(node.name, total, len(most), sum(gpu.memory_free_mb for gpu in most) or None)
+    return Room(node.name, probe.ram_total_mb, free_mb=probe.ram_available_mb or None)
+
+
+def _total_mb(gpus: Sequence[Gpu]) -> int:
+    return sum(gpu.memory_total_mb for gpu in gpus)
 
 
 async def with_room(session: NodeSession, request: DownloadRequest) -> DownloadRequest:

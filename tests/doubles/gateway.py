@@ -318,7 +318,9 @@ class FakeNames:
     def resolve(self, model: str, client: Client) -> Resolved:
         if model not in ("", MODEL, *self.aliases):
             raise NodeError(ErrorCode.MODEL_NOT_FOUND, f"there is no model {model!r}", hint=f"did you mean {MODEL}?")
-        return Resolved(model, model, (Target(MODEL, ("a", "b")),), self.aliases.get(model))
+        alias = self.aliases.get(model)
+        target = Target(MODEL, ("a", "b"), alias.load) if alias else Target(MODEL, ("a", "b"))
+        return Resolved(model, model, (target,), alias)
 
     def listing(self, client: Client) -> list[dict[str, Any]]:
         return [{"id": name, "object": "model"} for name in (MODEL, *self.aliases)]

@@ -14,8 +14,8 @@ from rbee_remote.protocol.load_options import OPTIONS
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*(ROOT / "rbee").rglob("*.py"), *(ROOT / "remote" / "rbee_remote").rglob("*.py")])
 MOST = 5
-#: Words for what every worker has, however it was loaded, and so not the option's alone.
-COMMON = {"ctx", "slots"}
+#: Words for what every worker, model or request has, however the model was loaded, and so not the option's alone.
+COMMON = {"ctx", "slots", "lora", "pooling"}
 
 
 def words(tree: ast.AST) -> Iterator[str]:

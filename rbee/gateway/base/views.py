@@ -75,12 +75,15 @@ class Target:
     """One way to serve a request. model: a canonical ref. nodes: names of those that may, in the inventory's order.
 
     load, keep_alive_s: for a worker that has to be started; one that runs has to have been loaded like that.
+    ability: what the model has to be able to do, as far as its file alone will tell: one that turns out to be made for
+    something else is neither fetched whole nor loaded. "" where nothing is left to be told.
     """
 
     model: str
     nodes: tuple[str, ...]
     load: LoadOptions = field(default_factory=LoadOptions)
     keep_alive_s: float | None = None
+    ability: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,9 @@ class LinkedSession(InferSession):
     """A request for a worker on a node that a link holds."""
 
     def __init__(self, target: Target, link: NodeLink) -> None:
-        request = InferRequest(model=target.model, load=target.load, keep_alive_s=target.keep_alive_s)
+        request = InferRequest(
+            model=target.model, load=target.load, keep_alive_s=target.keep_alive_s, needs=target.ability
+        )
         super().__init__(request, link.session.context, link.session.registry)
         self._link = link
         self._connections = 0
@@ -58,6 +60,7 @@ class _Wanted(NamedTuple):
     node: str
     model: str
     load: LoadOptions
+    ability: str
 
 
 @dataclass(slots=True)
@@ -75,7 +78,7 @@ class Starts:
 
     async def worker(self, link: NodeLink, target: Target) -> WorkerKey:
         """A worker that serves. Raises what phases 2 to 7 raise."""
-        wanted = _Wanted(link.node.name, target.model, target.load)
+        wanted = _Wanted(link.node.name, target.model, target.load, target.ability)
         start = self._running.get(wanted)
         if start is None:
             task = asyncio.create_task(_start(link, target), name=f"start {target.model} on {link.node.name}")

@@ -3,6 +3,7 @@
     GET  /v1/models, /v1/models/ID   every model that the client may ask for
     GET  /health, /v1/health         200, or 503 while it ends
     GET  /metrics                    for Prometheus
+    GET  /lora-adapters              those of the model that ?model= names
     POST anything else               passed on to a worker that has the body's `model`, but for what is rbee's own there
 
 Paths are served without /v1 too. Each request is recorded once, whatever ends it, and each answer has X-Request-Id.
@@ -11,6 +12,7 @@ Paths are served without /v1 too. Each request is recorded once, whatever ends i
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -25,12 +27,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rbee.base.errors import NodeError, RbeeError
 from rbee.gateway.requests import headers
+from rbee.gateway.requests.adapter_list import adapter_list
 from rbee.gateway.requests.answer import Answer
 from rbee.gateway.requests.errors import STATUSES, Form, Refusal, RefusedStatusError, form_of, refusal_of
 from rbee.gateway.requests.exchange import Exchange
 from rbee.gateway.requests.parts import Parts
 from rbee.gateway.requests.patience import ClientGoneError
-from rbee.gateway.requests.presence import until_known
+from rbee.gateway.requests.presence import until_known, when_known
 from rbee.gateway.requests.proxy import pass_on
 from rbee_remote.protocol import VERSION, ErrorCode, RemoteError
 from rbee_remote.protocol.model_lists import model_list
@@ -40,7 +43,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 #: What a worker serves for rbee itself, under /v1 and without: never passed on.
 _OWN = frozenset({"admin", "inference", "loading", "news", "ready", "requests", "workers"})
 #: What the gateway serves itself.
-_READ = frozenset({"", "health", "metrics", "models"})
+_READ = frozenset({"", "health", "lora-adapters", "metrics", "models"})
 
 _log = logging.getLogger("rbee.gateway")
 
@@ -85,6 +88,7 @@ class Gateway:
             Route("/", serve(self._page, key=False)),
             *(Route(path, serve(self._health, key=False)) for path in ("/health", "/v1/health")),
             Route("/metrics", serve(self._metrics)),
+            *(Route(path, serve(self._adapters)) for path in ("/lora-adapters", "/v1/lora-adapters")),
             *(Route(path, serve(models)) for path in ("/v1/models", "/models", "/v1/models/", "/models/")),
             *(Route(path, serve(self._show_model)) for path in ("/v1/models/{id:path}", "/models/{id:path}")),
             Route("/{path:path}", _PassOn(self)),
@@ -163,6 +167,13 @@ class Gateway:
             return _Refused(Refusal(404, ErrorCode.USAGE.value, "this gateway has no metrics"))
         content, media_type = self._parts.metrics(request.headers.get("accept", ""))
         return Response(content, media_type=media_type)
+
+    async def _adapters(self, request: Request) -> Response:
+        exchange: Exchange = request.scope["rbee"]
+        fleet, names = self._parts.fleet, self._parts.names
+        resolve = functools.partial(names.resolve, request.query_params.get("model", ""), exchange.client)
+        resolved = await when_known(fleet, self._parts.settings.acquaint_s, resolve)
+        return JSONResponse(adapter_list(resolved, fleet.nodes))
 
     async def _show_models(self, request: Request) -> Response:
         return JSONResponse(model_list(await self._listing(request)))

@@ -119,7 +119,7 @@ def refusal_of(error: RbeeError | RemoteError) -> Refusal:
     if error.code is ErrorCode.MODEL_NOT_FOUND and error.hint and "`" not in error.hint:
         message += f"; {error.hint}"  # the nearest names, which help whoever asked
     told = shown(RemoteError(error.code, message))
-    param = error.details.get("field")
+    param = "model" if "able" in error.details else error.details.get("field")
     return Refusal(status, error.code.value, told.message, param if isinstance(param, str) else "", headers)
 
 

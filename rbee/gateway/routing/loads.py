@@ -108,7 +108,7 @@ class Loads:
     def begin(self, node: str, target: Target, now: float) -> bool:
         """Whether it begins: not where it is under way, nor where a worker came of it a moment ago, which then is of no
         use to who asks."""
-        load = Load(node, target.model, target.load)
+        load = Load(node, target.model, target.load, target.ability)
         if load in self._starts or load in self._given:
             return False
         self._starts[load] = _Start(asyncio.create_task(self._start(load, target)), now, now)
@@ -121,9 +121,10 @@ class Loads:
         self._settle(there, now)
         there.update(given.key for given in self._given.values())
         self._made = {each for each in self._made if each[0] in there}
-        wanted = {(target.model, target.load) for waiter in queue for target in waiter.wanted.targets}
+        targets = (target for waiter in queue for target in waiter.wanted.targets)
+        wanted = {(target.model, target.load, target.ability) for target in targets}
         for load, start in self._starts.items():
-            if (load.model, load.options) in wanted:
+            if (load.model, load.options, load.ability) in wanted:
                 start.wanted_at = now
             elif now - start.wanted_at >= ABANDON_S:
                 start.task.cancel()

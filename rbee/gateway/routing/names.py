@@ -230,7 +230,7 @@ def _entry(name: str, target: Target, nodes: Sequence[NodeView], *, is_alias: bo
         ctx=max((worker.ctx for worker in serving), default=trained),
         trained_ctx=trained,
         size=info.size if info else 0,
-        capabilities=info.meta.able if info else (),
+        capabilities=info.meta.able_as(target.load.over(infos[0][0].load).pooling) if info else (),
         quantization=info.meta.quantization if info else "",
         added_at=min((each.added_at for _, each in infos), default=0.0),
         is_alias=is_alias,

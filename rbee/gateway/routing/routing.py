@@ -122,6 +122,8 @@ class _Choice:
 
     def decide(self) -> Decision:
         now = self.now
+        if unable := self._unable():
+            return Refuse(unable)
         free = [each for each in self.ready if each.key not in now.held and room(each, now.watched(each)) > 0]
         if free:
             return Send(best(free, self.wanted.digests, now))
@@ -188,6 +190,13 @@ class _Choice:
         if is_open or (doubtful and self.waited_s < DOUBT_S):
             return Wait()
         return Refuse(self._error())
+
+    def _unable(self) -> RbeeError | None:
+        """Why the model is not what the request needs, which its file said on one node: no other is to fetch it."""
+        if not self.target.ability:
+            return None
+        failed = (self.now.failed.get(self._as_load(node)) for node in self.up)
+        return next((error for error in failed if error and "able" in error.details), None)
 
     def _pool(self) -> list[NodeView]:
         """Nodes that may be asked to load it now."""
@@ -273,7 +282,7 @@ class _Choice:
         return self.target.model not in node.models, self._in_the_way(node) is not None, at_work, node.name == LOCAL
 
     def _as_load(self, node: NodeView) -> Load:
-        return Load(node.name, self.target.model, self.target.load)
+        return Load(node.name, self.target.model, self.target.load, self.target.ability)
 
     def _error(self) -> RbeeError:
         failed = [error for node in self.up if (error := self.now.failed.get(self._as_load(node)))]

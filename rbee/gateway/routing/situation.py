@@ -8,18 +8,15 @@ from typing import NamedTuple
 
 from rbee.base.errors import RbeeError
 from rbee.gateway.base.views import NodeView, Target, WorkerKey, WorkerView
-from rbee.infer.placement import is_loaded_as
-from rbee.registry import as_text
+from rbee.infer.placement import is_loaded_as, loaded_as
 from rbee_remote.protocol import LoadOptions, WorkerState
-from rbee_remote.protocol.load_options import AUTO_CTX, OPTIONS
+from rbee_remote.protocol.load_options import AUTO_CTX, DEFAULT_CTX
 
 #: Until they were measured: bytes that a second of loading reads, and seconds that come on top.
 LOAD_RATE, LOAD_OVERHEAD_S = 200e6, 2.0
 
 SERVES = frozenset({WorkerState.IDLE, WorkerState.READY, WorkerState.BUSY})
 LOADS = frozenset({WorkerState.STARTING, WorkerState.LOADING})
-#: Every worker has these, however it was loaded; they are compared by size.
-_COUNTED = frozenset({"ctx", "slots"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +50,12 @@ Decision = Send | Start | Wait | Refuse
 
 
 class Load(NamedTuple):
-    """A model, loaded in some way on a node."""
+    """A model, loaded in some way on a node, by somebody who needs this ability of it: as in `Target`."""
 
     node: str
     model: str
     options: LoadOptions
+    ability: str = ""
 
 
 class Rivals(NamedTuple):
@@ -113,12 +111,13 @@ def serves(node: NodeView, worker: WorkerView, target: Target, now: Situation) -
         return False
     if (worker.key, target.load) in now.made:
         return True
-    wanted, options = target.load.over(node.load), worker.options
+    wanted = target.load.over(node.load)
     if wanted.ctx == AUTO_CTX:
         return False  # only the hive knows whether more would fit
-    names = OPTIONS.keys() - _COUNTED if options else ()
-    loaded = {name: as_text(getattr(options, name)) for name in names}
-    return is_loaded_as(wanted, worker.ctx, worker.slots, loaded)
+    info = node.models.get(target.model)
+    if wanted.ctx is None and info and not info.meta.is_whole and worker.ctx < min(DEFAULT_CTX, info.meta.n_ctx_train):
+        return False  # somebody wanted just that
+    return is_loaded_as(wanted, worker.ctx, worker.slots, loaded_as(worker.options))
 
 
 def load(worker: WorkerView, now: Situation) -> float:

@@ -105,6 +105,10 @@ def _tied_bytes(file: GgufFile) -> int:
     return embedding.elements // int(elements) * int(size)
 
 
+#: How the names of those tensors begin that make a score of a text: llama.cpp, LLM_TENSOR_CLS and LLM_TENSOR_CLS_OUT.
+_HEAD = "cls."
+
+
 def meta_of(file: GgufFile) -> ModelMeta:
     """Raises ValueError."""
     architecture = file.values.get("general.architecture")
@@ -148,6 +152,7 @@ def meta_of(file: GgufFile) -> ModelMeta:
         tied_bytes=_tied_bytes(file),
         pooling=use.pooling,
         whole=use.whole,
+        ranks=any(tensor.name.startswith(_HEAD) for tensor in file.tensors),
     )
 
 

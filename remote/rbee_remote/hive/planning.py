@@ -116,10 +116,9 @@ def make_plan(
     model, asked = loading.model, loading.asked
     files = tuple(adapter.path for adapter in loading.adapters)
     wanted = WorkerKey(model.model, model.path, asked, asked, files)
-    for worker in live:
-        if worker.key.serves(wanted) and worker.state is not WorkerState.STOPPING:
-            key = replace(worker.key, asked=asked)
-            return Plan(key, model, worker.need, worker.placement, request, env, worker.measured)
+    if worker := scheduler.find_serving(wanted, live):
+        key = replace(worker.key, asked=asked)
+        return Plan(key, model, worker.need, worker.placement, request, env, worker.measured)
     chosen = choose_place(loading, live, meter, request.sandbox)
     if isinstance(chosen, Job):
         return chosen

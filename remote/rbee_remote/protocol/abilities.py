@@ -23,6 +23,9 @@ ENCODERS = frozenset({
 #: llama.cpp's numbers (enum llama_pooling_type) for how one vector is made of those of a text's tokens.
 POOLINGS = {1: "mean", 2: "cls", 3: "last", 4: "rank"}
 
+#: What may be said of it where the file says nothing, or the wrong thing: nothing, one of those, or that it generates.
+SAID_POOLINGS = ("auto", *POOLINGS.values(), "none")
+
 #: Paths of a worker's routes for each ability.
 _PATHS = {CHAT: "/v1/chat/completions", COMPLETIONS: "/v1/completions", EMBEDDINGS: "/v1/embeddings",
           RERANK: "/v1/rerank"}  # fmt: skip
@@ -49,11 +52,22 @@ def use_of(architecture: str, pooling_type: int | None, *, causal: bool = True) 
     return Use(pooling, whole, cacheless)
 
 
+def pooled(pooling: str, said: str | None) -> str:
+    """The pooling of a model of which somebody said another. pooling: as in `Use`. said: one of SAID_POOLINGS, None for
+    auto."""
+    return pooling if said in (None, "auto") else "" if said == "none" else str(said)
+
+
 def abilities(architecture: str, pooling: str) -> tuple[str, ...]:
     """What can be asked for, the first for what the model is there. pooling: as in `Use`, or "" while unknown."""
     if pooling == "rank":
         return (RERANK,)
     return (EMBEDDINGS,) if pooling or architecture in ENCODERS else (CHAT, COMPLETIONS, EMBEDDINGS)
+
+
+def abilities_of(kind: str) -> tuple[str, ...]:
+    """As `abilities`, of a model that a list of models calls a chat, an embedding or a rerank model."""
+    return {"embedding": (EMBEDDINGS,), "rerank": (RERANK,)}.get(kind, (CHAT, COMPLETIONS, EMBEDDINGS))
 
 
 def refusal(model: str, able: tuple[str, ...], asked: str) -> str:

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
+from rbee_remote.protocol.abilities import SAID_POOLINGS
+
 
 class KvType(NamedTuple):
     """A type of the KV cache's values. size: bytes of one. ggml: its number, enum ggml_type in ggml.h."""
@@ -201,6 +203,13 @@ class LoadOptions:
         column=True,
     )
 
+    pooling: str | None = _option(
+        Choice(SAID_POOLINGS, "pooling"),
+        "TYPE",
+        "How texts become vectors where the file does not say, or wrongly: mean, cls, last, rank or none."
+        " [default: auto, as the file says]",
+    )
+
     @property
     def adapters(self) -> tuple[Adapter, ...]:
         return tuple(map(Adapter.of, self.lora or ()))
@@ -239,15 +248,17 @@ def _plain(value: Any, form: Form) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """How a model is to be loaded. Two requests with equal model and options share a worker. See also `is_open`.
+    """How a model is to be loaded. Two requests with equal model and options share a worker, and so do those of which
+    one needs less context. See also `is_open`.
 
-    ctx: tokens per slot, None for what suits the model and the memory that is free, DEFAULT_CTX at least or what the
-    model was trained for; AUTO_CTX for the most that fits. slots: parallel requests, None for 4 or as many as fit.
-    backend: one of BACKENDS.
+    ctx: tokens per slot, at least that many where a worker runs already; None for what suits the model and the memory
+    that is free, DEFAULT_CTX at least or what the model was trained for; AUTO_CTX for the most that fits.
+    slots: parallel requests, None for 4 or as many as fit. backend: one of BACKENDS.
     gpu_layers: None for as many as the GPUs hold. threads: None for the number of physical cores the process may use.
     devices: the GPUs to use, by ggml's names (CUDA0), numbers, or beginnings of UUIDs; none for as few as hold it.
     tensor_split: share of the model for each device, in their order; none for by free memory.
     lora: adapters in the order of their ids, each as `Adapter.text` has it, by the ref that the hive's catalog knows.
+    pooling: one of SAID_POOLINGS, auto for what the file says.
     """
 
     ctx: int | None = None
@@ -260,6 +271,7 @@ class WorkerOptions:
     devices: tuple[str, ...] = ()
     tensor_split: tuple[float, ...] = ()
     lora: tuple[str, ...] = ()
+    pooling: str = "auto"
 
     @property
     def adapters(self) -> tuple[Adapter, ...]:

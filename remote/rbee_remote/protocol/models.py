@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from rbee_remote.protocol.abilities import ADAPTER, ENCODERS, abilities
+from rbee_remote.protocol.abilities import ADAPTER, ENCODERS, abilities, pooled
 from rbee_remote.protocol.load_options import WorkerOptions
 
 
@@ -111,7 +111,8 @@ class ModelMeta:
     layers that keep the last n_swa tokens only; state_per_slot: values of the recurrent layers' states, whatever the
     context. tied_bytes: of the embedding where it is the output's matrix too, in a type that llama.cpp rearranges
     for some processors: it is kept twice then. All 0 where the file was read before they were looked for. pooling,
-    whole: as in `Use`. adapter: it is a LoRA adapter for models of that architecture, and tells nothing else.
+    whole: as in `Use`. ranks: it has what makes a score of a text. adapter: it is a LoRA adapter for models of that
+    architecture, and tells nothing else.
     """
 
     architecture: str
@@ -133,6 +134,7 @@ class ModelMeta:
     pooling: str = ""
     whole: bool = False
     adapter: bool = False
+    ranks: bool = False
 
     @property
     def is_whole(self) -> bool:
@@ -142,7 +144,11 @@ class ModelMeta:
     @property
     def able(self) -> tuple[str, ...]:
         """What the model can be asked for, as in `abilities`."""
-        return (ADAPTER,) if self.adapter else abilities(self.architecture, self.pooling)
+        return self.able_as(None)
+
+    def able_as(self, pooling: str | None) -> tuple[str, ...]:
+        """The same where somebody said how it pools, as `pooled` takes it."""
+        return (ADAPTER,) if self.adapter else abilities(self.architecture, pooled(self.pooling, pooling))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -10,11 +10,13 @@ MOST_FOUND = 20
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Room:
-    """A node that models are to fit on. mb: of its memory, all of it, whoever has it now. gpus: 0 for RAM."""
+    """A node that models are to fit on. mb: of its memory, all of it, whoever has it now. gpus: 0 for RAM. free_mb: of
+    that, what nobody has now, None where it is not known."""
 
     node: str
     mb: int
     gpus: int = 0
+    free_mb: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,11 +35,13 @@ class SearchRequest:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fits:
-    """needed_mb: None where the model does not say enough of itself for that."""
+    """needed_mb: None where the model does not say enough of itself for that. free: whether so much is free now, None
+    where that is not known; idle workers give way to a model that needs their memory."""
 
     node: str
     fits: bool
     needed_mb: int | None = None
+    free: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ class ProcessSeen:
 class FileSeen:
     """A file or folder that rbee put on the node, and that may be of no use any more.
 
-    kind: payload, runtime, staging, wheels, uv, part (an upload), download, log or socket.
+    kind: payload, runtime, staging, wheels, uv, part (an upload), download, model (of no record), log or socket.
     path: absolute. bytes: with all that is in it. idle_s: since it was last used or written to, on the node's clock,
     never negative. user: what uses it at this moment ("worker 3f9a…", "pid 12"), "" where nothing was found that does.
     identity: tells it from what may lie at the same path later.

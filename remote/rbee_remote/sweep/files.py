@@ -41,6 +41,7 @@ _RUNTIME = re.compile(r"[\w+-][\w.+-]*")
 _PYTHON = re.compile(r"\w[\w.+-]*")
 _DOWNLOAD = re.compile(r"[\w.+-]+\.gguf\.part(\.json)?")
 _INCOMING = re.compile(r"incoming-[0-9a-f]{32}(-[0-9]{5}-of-[0-9]{5})?\.gguf")
+_MODEL = re.compile(r"[0-9a-f]{64}(-[0-9]{5}-of-[0-9]{5})?\.gguf(\.unneeded)?")
 _RECORD = re.compile(r"[0-9a-f]{32}\.json")
 _RECORD_BEING_WRITTEN = re.compile(r"\.[0-9a-f]{32}\.json\.\w+")
 _WORKER_LOG = re.compile(r"worker-([0-9a-f]{16})\.log(\.1)?")
@@ -98,9 +99,11 @@ def see(system: System, home: str, run_dir: str, ours: Sequence[Ours]) -> list[F
 
 def scan(home: str, run_dir: str) -> Iterator[Found]:
     """Everything that can be tidied, used or not."""
-    catalogued = _catalogued(home)
+    catalogued, is_whole = _catalogued(home)
     for folder, kind_of in _PLACES.items():
-        yield from (found for found in _of_folder(home, folder, kind_of) if found.name not in catalogued)
+        for found in _of_folder(home, folder, kind_of):
+            if found.name not in catalogued and (is_whole or found.kind != "model"):
+                yield found
     pythons = os.path.realpath(f"{home}/runtimes/python")
     needed = _needed_pythons(home, pythons)
     yield from _of_folder(home, ("runtimes", "python"), lambda entry, _: _kind_in_pythons(entry, needed))
@@ -176,6 +179,8 @@ def _kind_in_models(entry: _Entry, folder: int) -> str:
         return ""
     if _DOWNLOAD.fullmatch(entry.name) or _INCOMING.fullmatch(entry.name):
         return "download"
+    if _MODEL.fullmatch(entry.name):
+        return "model"  # catalogued ones are left out
     return "part" if _RECORD_BEING_WRITTEN.fullmatch(entry.name) else _kind_of_upload(entry, folder)
 
 
@@ -196,16 +201,23 @@ def _is_socket(entry: _Entry) -> bool:
     return stat.S_ISSOCK(entry.st_mode) and _SOCKET.fullmatch(entry.name) is not None
 
 
-def _catalogued(home: str) -> set[str]:
-    """Names of files that a record names: a downloaded model gets its final name a moment after its record may."""
+def _catalogued(home: str) -> tuple[set[str], bool]:
+    """Names of files that a record names, and whether all records could be read: a model that is not named by those
+    alone may be the other one's."""
     names: set[str] = set()
+    is_whole = True
     with contextlib.suppress(OSError), opened(home, ("models",)) as folder:
-        for entry in _entries(folder):
-            if _RECORD.fullmatch(entry.name) and entry.status.st_size <= _MAX_RECORD:
-                with contextlib.suppress(OSError, ValueError, AttributeError):
-                    record = json.loads(_content(entry.name, folder))
-                    names.update(parts_of(os.path.basename(str(record.get("path", "")))))  # noqa: PTH119
-    return names
+        entries = _entries(folder)
+        is_whole = len(entries) < MAX_ENTRIES
+        for entry in entries:
+            if not _RECORD.fullmatch(entry.name):
+                continue
+            try:
+                path = json.loads(_content(entry.name, folder)).get("path", "")
+                names.update(parts_of(os.path.basename(str(path))))  # noqa: PTH119
+            except (OSError, ValueError, AttributeError):
+                is_whole = False
+    return names, is_whole
 
 
 def _content(name: str, folder: int) -> bytes:
@@ -278,6 +290,8 @@ def _seen(found: Found, now: float, usage: Usage, left: _Budget) -> FileSeen:
     user = usage.user(found.path)
     if found.kind == "socket" and not user and listens(found.path):
         user = "whoever listens there"
+    if found.kind == "model":  # a file of long ago may have been linked here, or renamed, a moment ago
+        changed = max(changed, found.status.st_ctime)
     idle = max(now - changed, 0.0)  # a clock that was set back makes files of tomorrow
     return FileSeen(found.kind, found.path, size, round(idle, 1), found.identity, user)
 

@@ -22,7 +22,7 @@ from tests.unit.cleanup.gc_samples import (
     worker,
 )
 
-KINDS = ("payload", "runtime", "python", "staging", "wheels", "uv", "part", "download", "log")
+KINDS = ("payload", "runtime", "python", "staging", "wheels", "uv", "part", "download", "model", "log")
 HOUR = 3600.0
 
 

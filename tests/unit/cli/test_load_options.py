@@ -23,6 +23,7 @@ from rbee_remote.protocol import LoadOptions
         ({"tensor_split": "3, 1.5"}, LoadOptions(tensor_split=(3.0, 1.5))),
         ({"gpu_layers": "auto"}, LoadOptions(gpu_layers=-1)),
         ({"gpu_layers": "all"}, LoadOptions(gpu_layers=4096)),
+        ({"pooling": "cls"}, LoadOptions(pooling="cls")),
         ({"gpu_layers": "12", "flash_attention": "on"}, LoadOptions(gpu_layers=12, flash_attention="on")),
         ({"lora": ["/a.gguf", "/b:1.gguf:0.5"]}, LoadOptions(lora=("/a.gguf:1", "/b:1.gguf:0.5"))),
         ({"lora": ["hf:o/r:a.gguf:-2", "file:/a.gguf"]}, LoadOptions(lora=("hf:o/r:a.gguf:-2", "file:/a.gguf:1"))),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from rbee.cli.models_search import available_table, found_table
 from rbee.fleet.search import Found
 from rbee.models.ref import built_in
@@ -28,7 +30,7 @@ def test_each_quantisation_is_a_row_with_the_nodes_that_have_the_memory() -> Non
         "hf:o/private",
     ]
     assert [row[-1] for row in table.rows] == ["gpu1, gpu2", "none, it needs 13,000 MB", "-", "-"]
-    assert table.data[0]["fits"][0] == {"node": "gpu1", "fits": True, "needed_mb": 9000}
+    assert table.data[0]["fits"][0] == {"node": "gpu1", "fits": True, "needed_mb": 9000, "free": None}
     assert table.data[1]["size"] == 9 * 10**9
 
 
@@ -48,3 +50,12 @@ def test_all_short_names_are_listed() -> None:
     table = available_table()
     assert [row[0] for row in table.rows] == list(built_in())
     assert {"chat", "embedding", "rerank"} == {entry["kind"] for entry in table.data}
+
+
+@pytest.mark.parametrize(
+    ("free", "shown"), [(None, "gpu1, gpu2"), (True, "gpu1, gpu2"), (False, "gpu1 (in use now), gpu2")]
+)
+def test_memory_that_somebody_has_now_is_told(free: bool | None, shown: str) -> None:
+    quants = (FoundQuant("m.gguf", "Q8_0", 9, 1, (Fits("gpu1", True, 13, free), Fits("gpu2", True, 13, True))),)
+    table = found_table(Found((FoundModel("o/r", 1, False, "", "llama", 32768, quants),), (), ()), 32768)
+    assert table.rows[0][-1] == shown

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rbee.base.errors import ConfigError, NodeError
+from rbee.base.errors import ConfigError, NodeError, UsageError
 from rbee.base.events import Event, Finished, Notice, Reasoning, Token, ToolCall
 from rbee.base.settings import Settings
 from rbee.context import Context
@@ -76,7 +76,7 @@ def info_of(number: int) -> WorkerInfo:
         pid=1,
         start_ticks=1,
         boot_id="b",
-        ctx=512,
+        ctx=4096,
         slots=1,
         slots_free=1,
         keep_alive_s=60.0,
@@ -270,3 +270,12 @@ async def test_what_helps_against_a_template_is_said_at_the_keyboard(bed: Bed, e
         await bed.ask(Worker(response=refusal(400, error)))
     assert hint in caught.value.hint
     assert bool(caught.value.hint) == bool(hint)
+
+
+async def test_a_model_that_only_embeds_is_refused_before_the_node_is_connected_to(bed: Bed) -> None:
+    with pytest.raises(UsageError, match="bge-m3:567m only embeds texts") as caught:
+        await bed.ask(request=replace(ASKED, model="bge-m3"))
+    assert (caught.value.exit_status, bed.opened) == (2, 0)
+    with pytest.raises(UsageError, match="bge-m3:567m only embeds texts"):
+        await bed.ask(request=replace(ASKED, model=None), node=replace(GPU1, model="bge-m3"))
+    assert bed.opened == 0

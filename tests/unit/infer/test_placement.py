@@ -166,3 +166,13 @@ def test_a_worker_that_was_loaded_in_another_way_is_not_taken_for_the_nodes(
     node: Node, loaded: dict[str, Any], expected: type
 ) -> None:
     assert isinstance(place([node], [row("a", **loaded)], model_of), expected)
+
+
+@pytest.mark.parametrize(
+    ("ctx", "has", "expected"),
+    [(None, 4096, Reuse), (None, 512, Spawn), (512, 512, Reuse), (512, 4096, Reuse), (8192, 4096, Spawn)],
+)
+def test_a_worker_with_the_context_that_is_needed_or_more(
+    ctx: int | None, has: int, expected: type[Reuse | Spawn]
+) -> None:
+    assert isinstance(place([A], [row("a", ctx=has)], model_of, LoadOptions(ctx=ctx)), expected)

@@ -94,6 +94,7 @@ def _check(options: WorkerOptions, meta: ModelMeta) -> None:
     _check_value("threads", options.threads, _THREADS)
     if options.kv_type in QUANTISED_KV:
         _check_quantised(options, meta)
+    _check_pooling(options.pooling, meta)
 
 
 def _check_value(name: str, value: Any, form: Form) -> None:
@@ -109,6 +110,21 @@ def _check_value(name: str, value: Any, form: Form) -> None:
         case _:
             return
     raise RemoteError(ErrorCode.USAGE, wrong)
+
+
+def _check_pooling(said: str, meta: ModelMeta) -> None:
+    if said == "none" and meta.is_whole:
+        raise RemoteError(
+            ErrorCode.USAGE,
+            "pooling none is for a model that generates, and this one only reads",
+            hint="use --pooling mean, cls, last or rank",
+        )
+    if said == "rank" and not meta.ranks:
+        raise RemoteError(
+            ErrorCode.USAGE,
+            "pooling rank is for a reranker, and this model's file has nothing that makes a score",
+            hint="use --pooling mean, cls or last",
+        )
 
 
 def _check_quantised(options: WorkerOptions, meta: ModelMeta) -> None:

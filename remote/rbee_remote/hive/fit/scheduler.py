@@ -2,7 +2,8 @@
 
 Rules
 - A worker for the same model that has the options asked for is always reused, a busy one too: it queues. What was left
-  open matches whatever the worker got: one that has fewer slots because memory was short is found again.
+  open matches whatever the worker got: one that has fewer slots because memory was short is found again. A context that
+  was named is what a request needs: a worker with more serves too, of several the one with least.
 - Only workers that nobody uses are evicted, the one that was used longest ago first, and none in vain.
 - What a stopping worker holds counts until it is gone: the answer is then to wait, and to decide again.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from typing import Protocol, TypeVar
 
 from rbee_remote.protocol import WorkerOptions, WorkerState
 from rbee_remote.protocol.load_options import AUTO_CTX, DEFAULT_CTX, is_open
@@ -30,6 +32,9 @@ def matches(has: WorkerOptions, given: WorkerOptions, asked: WorkerOptions) -> b
                 return False
         elif field.name == "ctx" and wanted is None:
             if given.ctx is not None and (has.ctx or 0) < DEFAULT_CTX:
+                return False
+        elif field.name == "ctx":
+            if (has.ctx or 0) < wanted:
                 return False
         elif not is_open(field.name, wanted) and wanted != getattr(has, field.name):
             return False
@@ -51,6 +56,24 @@ class WorkerKey:
         """Whether the worker of this key does what `demand` asks; it need not be what would be started for it now."""
         same = (self.model, self.path, self.adapters) == (demand.model, demand.path, demand.adapters)
         return same and matches(self.options, self.asked, demand.asked)
+
+
+class Worker(Protocol):
+    @property
+    def key(self) -> WorkerKey: ...
+    @property
+    def state(self) -> WorkerState: ...
+
+
+W = TypeVar("W", bound=Worker)
+
+
+def find_serving(demand: WorkerKey, live: Iterable[W]) -> W | None:
+    """The worker that does what `demand` asks. live: in the order in which they were started."""
+    found = [each for each in live if each.key.serves(demand) and each.state is not WorkerState.STOPPING]
+    if demand.asked.ctx is None:
+        return next(iter(found), None)
+    return min(found, key=lambda each: each.key.options.ctx or 0, default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +156,8 @@ Decision = Reuse | Spawn | MakeRoom | NoSlot | NoMemory
 def decide(demand: Demand, workers: Iterable[WorkerView]) -> Decision:
     """`workers`: all of the hive's, failed ones included, which count for nothing."""
     live = [worker for worker in workers if worker.state is not WorkerState.FAILED]
-    for worker in live:
-        if worker.key.serves(demand.key) and worker.state is not WorkerState.STOPPING:
-            return Reuse(worker.id)
+    if serving := find_serving(demand.key, live):
+        return Reuse(serving.id)
     if _has_room(demand, live, gone=()):
         return Spawn()
     stopping = [worker for worker in live if worker.state is WorkerState.STOPPING]

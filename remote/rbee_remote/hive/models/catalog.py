@@ -5,6 +5,8 @@ Rules
 - A split model is one record, with the path of its first part; its parts come and go together.
 - What rbee owns lies inside the models folder, links followed; only that is ever deleted.
 - A record names an owned file relative to the models folder, so that a home can move.
+- Before a file loses its record, or gets its final name without one yet, a note beside it says so: whatever ends the
+  hive meanwhile, the next one on this machine deletes what no record needs.
 - Somebody else's file may change at any time: its checksum is told while the file looks as it did when it was read.
 """
 
@@ -17,6 +19,7 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import re
 import tempfile
 from collections.abc import Callable
@@ -32,6 +35,9 @@ _log = logging.getLogger(__name__)
 
 MAX_REF = 1024
 MAX_PATH = 4095
+
+#: What the name of a note adds to its file's.
+_NOTE = ".unneeded"
 
 _RECORD = re.compile(r"[0-9a-f]{32}\.json")
 
@@ -56,9 +62,10 @@ class Catalog:
 
     def __init__(self, folder: Path) -> None:
         self.changed = Changes()
-        self._replaced: list[Path] = []
         self._folder = folder
         self._real = folder.resolve()
+        #: First files of models that may be needed by no record; each has a note.
+        self._replaced = [note.with_suffix("") for note in folder.glob(f"*{_NOTE}") if _is_own(note)]
 
     def list(self) -> list[ModelInfo]:
         # Downloads keep notes of their own in the folder; only these names are records.
@@ -94,11 +101,13 @@ class Catalog:
         """Write the record, in place of one for the same model, whose file `discard_replaced` deletes."""
         before = self._load(self._record(info.model))
         if before and before.owned and before.path != info.path:
-            self._replaced.append(Path(before.path))
+            self._note(Path(before.path))
         stored = info
         if info.owned:
             stored = dataclasses.replace(info, path=str(Path(info.path).relative_to(self._folder)))
         _write_atomically(self._record(info.model), json.dumps(encode(stored), indent=1).encode())
+        if Path(info.path) in self._replaced:
+            self._forget_note(Path(info.path))
         self.changed.notify()
 
     def remove(self, model: str) -> ModelInfo:
@@ -122,8 +131,18 @@ class Catalog:
     def discard_replaced(self, in_use: Callable[[str], bool]) -> None:
         """Delete the owned files in whose place others have come, but for those that are in use, by path."""
         for path in [path for path in self._replaced if not in_use(str(path))]:
-            self._replaced.remove(path)
             self.discard(path)
+            self._forget_note(path)
+
+    def _note(self, path: Path) -> None:
+        """No record needs an owned model's files, or soon none will. path: the first one's."""
+        if path not in self._replaced:
+            _write_atomically(path.with_name(path.name + _NOTE), platform.node().encode())
+            self._replaced.append(path)
+
+    def _forget_note(self, path: Path) -> None:
+        self._replaced.remove(path)
+        path.with_name(path.name + _NOTE).unlink(missing_ok=True)
 
     def locate(self, path: str) -> Path:
         """The path of an owned file, absolute or relative to the models folder. Raises RemoteError USAGE outside it."""
@@ -145,6 +164,7 @@ class Catalog:
         files = files_of(path)
         blob = self.blob(sha256, len(files))
         if path != blob:
+            self._note(blob)
             for file, target in zip(files, files_of(blob), strict=True):
                 file.replace(target)
             sync_folder(blob.parent)
@@ -181,6 +201,13 @@ class Catalog:
     def _drop(self, record: Path) -> None:
         record.unlink(missing_ok=True)
         self.changed.notify()
+
+
+def _is_own(note: Path) -> bool:
+    """Whether a hive of this machine wrote it: another one that shares the home may have a use for the file."""
+    with contextlib.suppress(OSError):
+        return note.read_bytes() == platform.node().encode()
+    return False
 
 
 def _look(path: Path) -> Look | None:

@@ -1,6 +1,7 @@
 """Downloads that the hive runs for its clients: one process per model, shared by all who ask for it at once.
 
-A download whose last client has gone is ended; the part stays, and the next pull goes on from there.
+A download whose last client has gone is ended; the part stays, and the next pull goes on from there. So does who asked
+for the same model to use it otherwise, where it is given up for what it cannot do.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from rbee_remote.protocol import (
     decode,
     encode,
 )
+from rbee_remote.protocol.abilities import refusal
 from rbee_remote.system.changes import Changes
 from rbee_remote.system.helper import run_helper
 
@@ -71,6 +73,18 @@ class Pulls:
 
     async def pull(self, request: DownloadRequest) -> AsyncGenerator[DownloadProgress | ModelInfo, None]:
         """Progress as it comes, the catalogued model at the end. Raises RemoteError as `download` and `register` do."""
+        while True:
+            try:
+                async with contextlib.aclosing(self._watched(request)) as items:
+                    async for item in items:
+                        yield item
+                return
+            except RemoteError as error:  # noqa: PERF203 - each time is a download
+                if not _is_about_another(error, request):
+                    raise
+
+    async def _watched(self, request: DownloadRequest) -> AsyncGenerator[DownloadProgress | ModelInfo, None]:
+        """One download, which may have been begun for somebody else."""
         key = (request.model, request.token)
         pull = self._shared.get(key)
         if pull is None:
@@ -133,3 +147,11 @@ class Pulls:
         return await registration.admit(
             self._catalog, register, Path(answer["path"]), sha256=answer["sha256"], owned=True
         )
+
+
+def _is_about_another(error: RemoteError, request: DownloadRequest) -> bool:
+    """Whether a model was given up since it cannot do what somebody else wants it for, and does what this one does."""
+    able = error.details.get("able")
+    if not isinstance(able, list):
+        return False
+    return not request.ability or not refusal(request.model, tuple(map(str, able)), request.ability)

@@ -139,7 +139,8 @@ class _Hub:
         for room in self._request.rooms:
             estimate = Estimate(meta, each.size, memory=VRAM if room.gpus else RAM, gpus=room.gpus)
             needed = estimate.need(ctx, self._request.slots).total_mb
-            found.append(Fits(room.node, needed <= room.mb, needed))
+            free = None if room.free_mb is None else needed <= room.free_mb
+            found.append(Fits(room.node, needed <= room.mb, needed, free))
         return found
 
 

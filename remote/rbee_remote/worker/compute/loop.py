@@ -187,8 +187,7 @@ class EngineThread:
         with self._lock:
             if self._closed or self._scheduler is None:
                 raise RemoteError(ErrorCode.WORKER_GONE, "the worker ended")
-            scales = tuple(adapter.scale for adapter in self._config.adapters)
-            self._scheduler.submit(embedding.key, embedding.tokens, embeds=True, scales=scales)
+            self._scheduler.submit(embedding.key, embedding.tokens, embeds=True, scales=embedding.scales)
             self._open[embedding.key] = embedding
             self._lock.notify()
 
@@ -278,7 +277,7 @@ class EngineThread:
         assert generation.prompt is not None
         prompt, sampling, tracking = generation.prompt.tokens, generation.request.sampling, generation.tracking
         reuse, digests = sampling.seed is None, generation.digests
-        scales = scales_of(self._config.adapters, generation.request)
+        scales = scales_of(self._config.adapters, generation.request.lora)
         if tracking is None or not tracking.tokens:
             scheduler.submit(generation.key, prompt, reuse=reuse, digests=digests, scales=scales)
         else:

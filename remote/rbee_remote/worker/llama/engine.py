@@ -49,7 +49,7 @@ class LlamaEngine:
             owned.callback(llama.llama_free, self._context)
             self._adapters.apply(self._context, self._adapters.scales)
             self._memory = llama.llama_get_memory(self._context)
-            self._use = load.read_use(self._model)
+            self._use = load.read_use(self._model, config.options)
             _check_kind(self._model, has_memory=bool(self._memory), use=self._use)
             self.n_batch = load.step_tokens(self._use, config.ctx)
             self._batch = llama.llama_batch_init(self.n_batch, 0, 1)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llama_cpp import llama_cpp as llama
 
 from rbee_remote.protocol import ErrorCode, RemoteError, WorkerConfig, WorkerOptions
-from rbee_remote.protocol.abilities import Use, use_of
+from rbee_remote.protocol.abilities import Use, pooled, use_of
 from rbee_remote.protocol.load_options import FLASH_ATTENTION, KV_TYPES, OPTIONS, QUANTISED_KV, Choice
 from rbee_remote.system.cores import usable_cores
 from rbee_remote.system.model_files import files_of
@@ -91,11 +92,13 @@ def architecture_of(model: llama.llama_model_p) -> str:
     return metadata(model, "general.architecture")
 
 
-def read_use(model: llama.llama_model_p) -> Use:
+def read_use(model: llama.llama_model_p, options: WorkerOptions) -> Use:
+    """By its file, and what was said instead."""
     architecture = architecture_of(model)
     pooling = metadata(model, f"{architecture}.pooling_type")
     causal = metadata(model, f"{architecture}.attention.causal") != "false"
-    return use_of(architecture, int(pooling) if pooling.isdecimal() else None, causal=causal)
+    use = use_of(architecture, int(pooling) if pooling.isdecimal() else None, causal=causal)
+    return dataclasses.replace(use, pooling=pooled(use.pooling, options.pooling))
 
 
 def step_tokens(use: Use, ctx: int) -> int:
@@ -142,7 +145,7 @@ _POOLINGS = {
 
 def make_context(model: llama.llama_model_p, config: WorkerConfig, *, on_gpu: bool) -> llama.llama_context_p:
     """Raises RemoteError RAM_EXHAUSTED or VRAM_EXHAUSTED; USAGE where the model's heads do not take the KV type."""
-    params = context_params(config.options, read_use(model), ctx=config.ctx, slots=config.slots)
+    params = context_params(config.options, read_use(model, config.options), ctx=config.ctx, slots=config.slots)
     with collected_errors() as errors:
         context = llama.llama_init_from_model(model, params)
     if not context:

@@ -52,7 +52,7 @@ def measure(request: MeasureRequest) -> MeasureAnswer:
 
 
 def _measure_at(model: llama.llama_model_p, options: WorkerOptions, point: Point, *, on_gpu: bool) -> Measured:
-    use = load.read_use(model)
+    use = load.read_use(model, options)
     params = load.context_params(options, use, ctx=point.ctx, slots=point.slots)
     whole = _buffers(model, params)[1] if on_gpu else ()
     device = sum(size for name, size in whole if not _IN_RAM.fullmatch(name))

@@ -136,12 +136,20 @@ class Embedding:
     what a model makes of a query and a document.
 
     pooling: as in LoadedModel. future: gets the numbers, n_embd of them and of length 1 as a vector; of "rank" the
-    scores as they are. It is the event loop's. key: as a request's.
+    scores as they are. It is the event loop's. key: as a request's. scales: of the adapters that compute it.
     """
 
-    def __init__(self, key: str, tokens: Sequence[int], pooling: str, future: asyncio.Future[list[float]]) -> None:
+    def __init__(
+        self,
+        key: str,
+        tokens: Sequence[int],
+        pooling: str,
+        future: asyncio.Future[list[float]],
+        scales: tuple[float, ...] = (),
+    ) -> None:
         self.key = key
         self.tokens = tokens
+        self.scales = scales
         self._pooling = pooling
         self._future = future
         self._pooled: NDArray[np.float32] | None = None

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from rbee_remote.protocol import (
+    AdapterScale,
     Done,
     ErrorCode,
     GenerateRequest,
@@ -107,7 +108,7 @@ class Service:
         Raises RemoteError: USAGE, ALL_SLOTS_BUSY, WORKER_GONE, or why the load failed.
         """
         prompt.check(request)
-        scales_of(self.config.adapters, request)
+        scales_of(self.config.adapters, request.lora)
         if known := self.journals.same(request):
             return known
         self.state.check_open()
@@ -233,24 +234,36 @@ class Service:
         self._check_able(info, asked)
         return info
 
-    async def embed(self, texts: Sequence[str | Sequence[int]], truncate: int | None = None) -> list[Embedded]:
+    async def embed(
+        self,
+        texts: Sequence[str | Sequence[int]],
+        truncate: int | None = None,
+        lora: Sequence[AdapterScale] | None = None,
+    ) -> list[Embedded]:
         """The embeddings of texts or of their tokens, of length 1 as vectors. They wait as requests do. truncate: how
-        many tokens of a longer text are taken, 0 for as many as the model takes.
+        many tokens of a longer text are taken, 0 for as many as the model takes. lora: as `GenerateRequest` has it.
 
         Raises RemoteError: USAGE for a text that is empty or longer than the model takes, ALL_SLOTS_BUSY, WORKER_GONE,
         or why the load failed.
         """
+        scales = scales_of(self.config.adapters, lora)
         most = self._most(await self.wait_able(EMBEDDINGS), truncate)
-        return await self._texts.compute(await asyncio.to_thread(self._engine.texts, texts, most))
+        return await self._texts.compute(await asyncio.to_thread(self._engine.texts, texts, most), scales)
 
     async def rank(
-        self, query: str, documents: Sequence[str], truncate: int | None = None, per_document: int | None = None
+        self,
+        query: str,
+        documents: Sequence[str],
+        truncate: int | None = None,
+        per_document: int | None = None,
+        lora: Sequence[AdapterScale] | None = None,
     ) -> list[Embedded]:
         """For each document what the model makes of it and the query: its scores, the first of which says how well the
-        two go together. truncate: as of `embed`. per_document: likewise, of the document alone. Raises as `embed`."""
+        two go together. truncate, lora: as of `embed`. per_document: likewise, of the document alone. Raises as it."""
+        scales = scales_of(self.config.adapters, lora)
         most = self._most(await self.wait_able(RERANK), truncate)
         return await self._texts.compute(
-            await asyncio.to_thread(self._engine.pairs, query, documents, most, per_document)
+            await asyncio.to_thread(self._engine.pairs, query, documents, most, per_document), scales
         )
 
     def _most(self, info: LoadedModel, truncate: int | None) -> int | None:

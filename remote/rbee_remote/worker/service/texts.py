@@ -55,9 +55,11 @@ class Texts:
         self._on_change = on_change
         self._busy = busy
 
-    async def compute(self, texts: Sequence[Sequence[int]]) -> list[Embedded]:
-        """Of tokens, with what belongs around them. All, or the first error. Raises RemoteError USAGE, ALL_SLOTS_BUSY,
-        WORKER_GONE, or why the load failed."""
+    async def compute(self, texts: Sequence[Sequence[int]], scales: tuple[float, ...]) -> list[Embedded]:
+        """Of tokens, with what belongs around them. All, or the first error. scales: of the adapters.
+
+        Raises RemoteError USAGE, ALL_SLOTS_BUSY, WORKER_GONE, or why the load failed.
+        """
         info = await self._state.wait_loaded()
         for index, tokens in enumerate(texts):
             _check(tokens, index, len(texts), most_tokens(info, self._config.ctx), info)
@@ -68,15 +70,17 @@ class Texts:
         self.requests += 1
         self._on_change()
         try:
-            return await all_or_none(self._one(tokens, info, places) for tokens in texts)
+            return await all_or_none(self._one(tokens, scales, info, places) for tokens in texts)
         finally:
             self.requests -= 1
             self._on_change()
 
-    async def _one(self, tokens: Sequence[int], info: LoadedModel, places: asyncio.Semaphore) -> Embedded:
+    async def _one(
+        self, tokens: Sequence[int], scales: tuple[float, ...], info: LoadedModel, places: asyncio.Semaphore
+    ) -> Embedded:
         async with places:
             future: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
-            embedding = Embedding(uuid.uuid4().hex, tokens, info.pooling, future)
+            embedding = Embedding(uuid.uuid4().hex, tokens, info.pooling, future, scales)
             try:
                 self._engine.submit_embedding(embedding)
             except QueueFull as error:

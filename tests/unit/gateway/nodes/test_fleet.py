@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from rbee.base.errors import ConnectError, NodeError, RefusedError
+from rbee.base.errors import ConnectError, NodeError, RefusedError, UsageError
 from rbee.gateway.base.views import NodeState, NodeView, Target, Wanted, WorkerKey
 from rbee.gateway.nodes.fleet import NodeFleet
 from rbee.gateway.routing.dispatcher import FleetDispatcher
@@ -346,3 +346,14 @@ async def test_a_selector_holds_a_part_of_the_nodes(bed: Bed) -> None:
         fleet.reload()
         assert names(fleet) == ["gpu2"]
     assert "no node has the tag 'fast'" in bed.notices[-1]
+
+
+async def test_a_start_says_what_the_model_has_to_be_able_to_do(bed: Bed) -> None:
+    async with NodeFleet(bed.context("gpu1")) as fleet:
+        await up(fleet, "gpu1")
+        node = bed.nodes["gpu1"]
+        node.models = (replace(model_info(), meta=replace(model_info().meta, architecture="bert")),)
+        with pytest.raises(UsageError, match="only embeds texts") as caught:
+            await fleet.start_worker("gpu1", replace(MODEL, ability="chat"))
+        assert caught.value.details["able"] == ["embeddings"]
+        assert node.spawned == []

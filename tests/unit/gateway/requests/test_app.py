@@ -16,7 +16,7 @@ from rbee.gateway.requests.app import make_app
 from rbee.gateway.requests.asked import parsed
 from rbee.gateway.requests.parts import AppSettings
 from rbee.inventory.aliases import ModelAlias
-from rbee_remote.protocol import NO_CHOICE, ErrorCode, ModelInfo, ModelMeta
+from rbee_remote.protocol import NO_CHOICE, ErrorCode, LoadOptions, ModelInfo, ModelMeta
 from tests.doubles.gateway import (
     MODEL,
     USAGE,
@@ -285,6 +285,21 @@ async def test_a_workers_own_404_comes_in_the_callers_form() -> None:
     world = setting(a=ScriptedWorker(Reply(json.dumps(told).encode(), status=400, headers=JSON)))
     heard = await ask(make_app(world.parts), chat(), "/v1/unknown")
     assert check_form(heard, "/v1/unknown") == "no"
+
+
+async def test_the_adapters_of_the_model_that_is_named() -> None:
+    styled = ModelAlias("styled", MODEL, load=LoadOptions(lora=("/home/me/style.gguf:0.5", "hf:a/b:1")))
+    world = setting(styled, keys=["k"], a=ScriptedWorker(OK))
+    app, key = make_app(world.parts), {"X-Api-Key": "k"}
+    heard = await ask(app, b"", "/lora-adapters?model=styled", key, method="GET")
+    assert heard.json == [{"id": 0, "path": "style.gguf", "scale": 0.5}, {"id": 1, "path": "hf:a/b", "scale": 1.0}]
+    for path in ("/lora-adapters", f"/v1/lora-adapters?model={MODEL}"):
+        assert (await ask(app, b"", path, key, method="GET")).json == []
+    heard = await ask(app, b"", "/lora-adapters?model=other", key, method="GET")
+    assert (heard.status, heard.json["error"]["code"]) == (404, "model_not_found")
+    assert (await ask(app, b"", "/lora-adapters", method="GET")).status == 401
+    assert (await ask(app, b"[]", "/v1/lora-adapters", key)).status == 405
+    assert world.dispatcher.wanted == []
 
 
 async def test_the_models() -> None:

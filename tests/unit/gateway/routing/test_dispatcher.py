@@ -417,3 +417,18 @@ def test_a_slot_that_others_take_is_not_ours() -> None:
         second.close()
 
     play(story, node("a"))
+
+
+def test_a_model_that_only_embeds_is_refused_to_who_chats_and_loaded_for_who_embeds() -> None:
+    async def story(dispatcher: FleetDispatcher, fleet: ScriptedFleet) -> None:
+        chat, embed = (Wanted((Target(A, ("a", "b"), ability=each),)) for each in ("chat", "embeddings"))
+        chats, embeds = dispatcher.enter(chat), dispatcher.enter(embed)
+        error = await error_of(chats.worker())
+        assert error.code is ErrorCode.USAGE
+        chats.close()
+        with pytest.raises(NodeError, match="only embeds"):
+            dispatcher.enter(chat)
+        await served(embeds, 1)
+
+    why = NodeError(ErrorCode.USAGE, f"{A} only embeds texts", details={"able": ["embeddings"]})
+    assert play(story, node("a", models=(), fails=[why]), node("b", models=())).starts == [("a", A)] * 2

@@ -157,6 +157,9 @@ def test_a_worker_that_will_not_do_is_not_taken(node: NodeView) -> None:
         (LoadOptions(), LoadOptions(ctx=8192), {}, False),
         (LoadOptions(ctx=2048), LoadOptions(ctx=8192), {}, True),
         (LoadOptions(slots=2), LoadOptions(), {}, False),
+        (LoadOptions(), LoadOptions(), {"ctx": 512}, False),
+        (LoadOptions(ctx=512), LoadOptions(), {"ctx": 512}, True),
+        (LoadOptions(), LoadOptions(ctx=512), {"ctx": 512}, True),
         (LoadOptions(ctx=0), LoadOptions(), {}, False),
         (LoadOptions(kv_type="q8_0"), LoadOptions(), {"options": WorkerOptions(kv_type="q8_0")}, True),
         (LoadOptions(kv_type="q8_0"), LoadOptions(), {"options": WorkerOptions()}, False),
@@ -486,3 +489,14 @@ def test_a_chat_stays_where_its_turns_are_while_there_is_room(busy: int, turns: 
     chat = holding("b", turns, in_flight=busy)
     nodes = [on("a", worker_view("a", in_flight=other)), on("b", chat), on("c", worker_view("c", in_flight=other))]
     assert shown(asked(*nodes, want=wanted(digests=PROMPT[: turns + 1]))) == "send b"
+
+
+def test_a_model_that_turned_out_to_be_for_something_else_is_fetched_by_no_other_node() -> None:
+    nodes = [node_view(name, models=()) for name in "ab"]
+    why = NodeError(ErrorCode.USAGE, "it only embeds texts", details={"able": ["embeddings"]})
+    failed = {Load("a", MODEL, LoadOptions(), "chat"): why}
+    chats, embeds = (Wanted((replace(ASKED, ability=each),)) for each in ("chat", "embeddings"))
+    assert asked(*nodes, want=chats, failed=failed) == Refuse(why)
+    assert shown(asked(*nodes, want=embeds, failed=failed)) == f"start a {MODEL}"
+    elsewhere = Wanted((replace(ASKED, ability="chat"), Target(OTHER, ALL)))
+    assert shown(asked(*nodes, want=elsewhere, failed=failed)) == f"start a {OTHER}", "what it falls back to"

@@ -22,7 +22,7 @@ from rbee_remote.system import identity
 from rbee_remote.system.layout import Layout
 from tests.patience import PATIENCE_S
 from tests.testbed.node import wait_until
-from tests.unit.remote.hive.conftest import HiveFolder
+from tests.unit.remote.hive.conftest import HiveFolder, make_gguf
 
 #: Resident MB of a hive without workers; 35 when this was written.
 RESIDENT_LIMIT_MB = 60
@@ -147,6 +147,22 @@ def test_after_sigkill_the_next_one_recognises_the_stale_socket(hive: HiveFolder
     second = hive.start()
     assert second["instance"] != first["instance"]
     assert hive.ask("GET", "/v1/health") == (200, second)
+
+
+def test_a_file_that_was_replaced_just_before_a_sigkill_goes_with_the_next_hive(
+    hive: HiveFolder, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    hive.register("m", tiny_gguf)
+    newer = hive.register("m", make_gguf(tmp_path / "other.gguf", block_count=3))
+    _, info = hive.ask("GET", "/v1/health")
+    os.kill(info["pid"], signal.SIGKILL)
+    hive.until_gone(info["pid"])
+    hive.start()
+
+    def left() -> list[str]:
+        return sorted(path.name for path in hive.layout.models.glob("*.gguf*"))
+
+    wait_until(lambda: left() == [Path(newer["path"]).name], PATIENCE_S, lambda: f"left: {left()}")
 
 
 def test_it_ends_when_it_has_had_nothing_to_do(folder: HiveFolder) -> None:

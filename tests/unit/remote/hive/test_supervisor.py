@@ -124,8 +124,10 @@ async def test_other_options_are_another_worker(layout: Layout) -> None:
         first, _ = await supervisor.ensure(spawn())
         request = spawn()
         same, _ = await supervisor.ensure(replace(request, options=replace(request.options, ctx=2048)))
-        other, _ = await supervisor.ensure(replace(request, options=replace(request.options, ctx=1024)))
+        less, _ = await supervisor.ensure(replace(request, options=replace(request.options, ctx=1024)))
+        other, _ = await supervisor.ensure(replace(request, options=replace(request.options, ctx=4096)))
         assert same is first, "what was left open is resolved before it is compared"
+        assert less is first, "it has all the context that is needed"
         assert other is not first
 
 

@@ -100,7 +100,6 @@ def test_each_kind_is_listed_with_its_size_and_age(node: NodeFolders) -> None:
 
 def test_what_rbee_keeps_and_what_is_the_users_is_never_listed(node: NodeFolders) -> None:
     for path in (
-        f"models/{'0' * 64}.gguf", f"models/{'0' * 64}-00002-of-00003.gguf",
         f"models/{'0' * 32}.json", "models/mine.gguf", "models/notes.part", "log/hive.log",
         "log/audit.log", "log/worker-mine.log", "runtimes/python/.cache/x", "runtimes/mine/file",
         "payloads/mine.zip", f"payloads/{ID}.zip.bak", "thesis.tex", "notes.part-1", f"deep/er/x.{UPLOAD}",
@@ -133,6 +132,29 @@ def test_a_download_that_the_catalog_names_is_kept(node: NodeFolders, part: str)
     assert f"models/{name}" not in listed(node)
     record.write_text("[]")
     assert f"models/{name}" in listed(node)
+
+
+def test_a_model_goes_that_no_record_names(node: NodeFolders) -> None:
+    kept, gone = "4" * 64, "5" * 64
+    one = node.make(f"models/{'1' * 32}.json", json.dumps({"path": f"{kept}.gguf"}).encode())
+    node.make(f"models/{'2' * 32}.json", json.dumps({"path": f"{kept}-00001-of-00002.gguf"}).encode())
+    for name in ("", "-00001-of-00002", "-00002-of-00002"):
+        for sha256 in (kept, gone):
+            node.make(f"models/{sha256}{name}.gguf", b"123", idle_s=99 * DAY_S)
+    node.make(f"models/{gone}.gguf.unneeded")
+    node.make("models/thesis.gguf")
+    found = [seen for seen in listed(node).values() if "/models/" in seen.path]
+    names = {Path(seen.path).name for seen in found}
+    assert names == {
+        f"{gone}{name}" for name in (".gguf", "-00001-of-00002.gguf", "-00002-of-00002.gguf", ".gguf.unneeded")
+    }
+    assert {seen.kind for seen in found} == {"model"}
+    assert all(seen.idle_s < 60 for seen in found), "it came here a moment ago, whenever it was written"
+    one.write_text("{")
+    assert [seen for seen in listed(node).values() if "/models/" in seen.path] == [], "the record may name any of them"
+    one.unlink()
+    assert all(result.done for result in remove(node, *found))
+    assert len(list((node.home / "models").glob(f"{gone}*"))) == 0
 
 
 def test_links_are_not_followed(node: NodeFolders, tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def read(data: Any) -> Job:
         stop=tuple(text for text in body.stop_sequences if text) or fields.stops(body.stop),
         chat=_options(body),
         tools=tools,
+        lora=body.lora,
     )
     choice = MessageChoice(names, shows_thinking=body.thinking.get("display") != "omitted")
     return Job(

@@ -9,7 +9,7 @@ import struct
 import uuid
 from typing import Any, Protocol
 
-from rbee_remote.protocol import Served
+from rbee_remote.protocol import AdapterScale, Served
 from rbee_remote.system.caller import Caller
 from rbee_remote.worker.http.openai import fields
 from rbee_remote.worker.http.openai.errors import wrong
@@ -23,7 +23,7 @@ MOST_INPUTS = 2048
 @dataclasses.dataclass(frozen=True, slots=True)
 class EmbeddingsBody:
     """dimensions: of the vectors, None for all that the model has. truncate, truncate_prompt_tokens: whether longer
-    texts are cut, and to how many tokens, -1 for as many as the model takes."""
+    texts are cut, and to how many tokens, -1 for as many as the model takes. lora: as of other bodies."""
 
     model: str = ""
     input: Any = None
@@ -31,6 +31,7 @@ class EmbeddingsBody:
     dimensions: int | None = None
     truncate: bool = False
     truncate_prompt_tokens: int | None = None
+    lora: tuple[AdapterScale, ...] | None = None
 
 
 def read(data: Any) -> EmbeddingsBody:
@@ -72,7 +73,7 @@ async def embed(service: Service, body: EmbeddingsBody, caller: Caller) -> dict[
         if isinstance(value, str):
             check_text("input", value)
     with service.keep_alive.leased(caller.keeper):
-        results = await service.embed(inputs, truncation(body))
+        results = await service.embed(inputs, truncation(body), body.lora)
     for result in results:
         service.metrics.embedded(result.tokens)
     tokens = sum(result.tokens for result in results)

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Body:
-    """What chat completions and completions have in common. n_predict: llama-server's name for max_tokens. lora: of its
+    """What all bodies that ask for text have in common. n_predict: llama-server's name for max_tokens. lora: of its
     bodies too, a scale for each adapter that is to be applied."""
 
     model: str = ""

@@ -11,7 +11,7 @@ import math
 import uuid
 from typing import Any
 
-from rbee_remote.protocol import Served
+from rbee_remote.protocol import AdapterScale, Served
 from rbee_remote.system.caller import Caller
 from rbee_remote.worker.http.openai import fields
 from rbee_remote.worker.http.openai.embeddings import MOST_INPUTS, truncation
@@ -23,7 +23,8 @@ from rbee_remote.worker.service.service import Service
 @dataclasses.dataclass(frozen=True, slots=True)
 class RerankBody:
     """texts, return_text: TEI's names for documents and return_documents. top_n: results, None for all. truncate,
-    truncate_prompt_tokens: as of embeddings, of query and document together; max_tokens_per_doc: of a document."""
+    truncate_prompt_tokens, lora: as of embeddings, of query and document together. max_tokens_per_doc: of a
+    document."""
 
     model: str = ""
     query: Any = None
@@ -36,6 +37,7 @@ class RerankBody:
     truncate: bool = False
     truncate_prompt_tokens: int | None = None
     max_tokens_per_doc: int | None = None
+    lora: tuple[AdapterScale, ...] | None = None
 
 
 def read(data: Any) -> RerankBody:
@@ -76,7 +78,7 @@ async def rerank(service: Service, body: RerankBody, caller: Caller) -> tuple[An
     """The answer, and how many tokens were read. Raises what `Service.rank` does."""
     texts = documents(body)
     with service.keep_alive.leased(caller.keeper):
-        results = await service.rank(body.query, texts, truncation(body), body.max_tokens_per_doc)
+        results = await service.rank(body.query, texts, truncation(body), body.max_tokens_per_doc, body.lora)
     for result in results:
         service.metrics.embedded(result.tokens)
     tokens = sum(result.tokens for result in results)

@@ -69,6 +69,7 @@ def read(data: Any, most: int = 1) -> Job:
         stop=fields.stops(body.stop),
         chat=_options(body),
         tools=tools,
+        lora=body.lora,
     )
     choice = ResponseChoice(names, logprobs=request.sampling.logprobs is not None)
     return Job(

@@ -51,12 +51,36 @@ def test_what_does_not_depend_on_memory_is_closed() -> None:
         ({"flash_attention": "yes"}, "auto, on or off"),
         ({"tensor_split": (1.0, -1.0)}, "positive"),
         ({"tensor_split": (0.0, 0.0)}, "positive"),
+        ({"pooling": "max"}, "'max' is not a pooling: it is auto, mean, cls, last, rank or none"),
+        ({"pooling": "rank"}, "has nothing that makes a score"),
     ],
 )
 def test_what_cannot_be_names_the_field(options: dict[str, Any], message: str) -> None:
     with pytest.raises(RemoteError, match=message) as failure:
         asked(**options)
     assert failure.value.code is ErrorCode.USAGE
+
+
+@pytest.mark.parametrize(
+    ("meta", "pooling", "message"),
+    [
+        (META, "none", ""),
+        (META, "last", ""),
+        (replace(META, ranks=True), "rank", ""),
+        (replace(META, architecture="bert"), "none", "this one only reads"),
+        (replace(META, whole=True), "none", "this one only reads"),
+        (replace(META, architecture="bert"), "cls", ""),
+    ],
+)
+def test_a_pooling_is_one_that_the_model_can_have(meta: ModelMeta, pooling: str, message: str) -> None:
+    def close() -> WorkerOptions:
+        return closed(WorkerOptions(pooling=pooling), meta, backend="cpu", on_gpu=False, threads=2)
+
+    if not message:
+        assert close().pooling == pooling
+        return
+    with pytest.raises(RemoteError, match=message):
+        close()
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 4])
@@ -234,7 +258,8 @@ HAS = resolve(asked(), RAM, 10**6)
         (asked(slots=4), True),
         (asked(slots=3), False),
         (asked(ctx=4096), True),
-        (asked(ctx=2048), False),
+        (asked(ctx=2048), True),
+        (asked(ctx=8192), False),
         (asked(ctx=0), False),
         (asked(kv_type="f32"), False),
         (asked(flash_attention="on"), False),

@@ -48,14 +48,15 @@ def demand(*, free: int = 1000, needed: int = 500, limit: int | None = None) -> 
         (8192, 8192, None, True),
         (512, 512, None, False),
         (2048, None, None, True),
-        (16384, None, 4096, False),
+        (16384, None, 4096, True),
+        (16384, 16384, 4096, True),
+        (4096, None, 8192, False),
+        (4096, 4096, 8192, False),
         (16384, None, 16384, True),
         (16384, None, 0, False),
     ],
 )
-def test_a_context_that_nobody_named_is_any_that_is_large_enough(
-    has: int, given: int | None, wanted: int | None, serves: bool
-) -> None:
+def test_a_context_is_any_that_is_large_enough(has: int, given: int | None, wanted: int | None, serves: bool) -> None:
     there = WorkerKey("m", "/m", replace(OPTIONS, ctx=has), replace(OPTIONS, ctx=given))
     asked = replace(OPTIONS, ctx=wanted)
     assert there.serves(WorkerKey("m", "/m", asked, asked)) is serves
@@ -193,3 +194,14 @@ def test_making_room_leads_to_a_worker(asked: Demand, workers: list[WorkerView])
         assert decide(more, [view for view in workers if view not in gone]) == Spawn()
     else:
         assert isinstance(decision, (Reuse, Spawn, NoSlot, NoMemory))
+
+
+@pytest.mark.parametrize(("wanted", "expected"), [(4096, "b"), (8192, "b"), (8193, "c"), (None, "a"), (65536, "")])
+def test_of_several_workers_that_do_the_one_with_least_context_serves(wanted: int | None, expected: str) -> None:
+    def has(ctx: int) -> WorkerKey:
+        return WorkerKey("m", "/m", replace(OPTIONS, ctx=ctx), replace(OPTIONS, ctx=None))
+
+    workers = [worker(name, key=has(ctx)) for name, ctx in (("a", 32768), ("b", 8192), ("c", 16384))]
+    asked = replace(OPTIONS, ctx=wanted)
+    decision = decide(replace(demand(), key=WorkerKey("m", "/m", asked, asked)), workers)
+    assert decision == (Reuse(expected) if expected else Spawn())

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,6 +86,69 @@ def test_a_file_in_whose_place_another_came_goes_when_nobody_has_it(models: Path
     assert (models / "a.gguf").exists()
     catalog.discard_replaced(lambda _: False)
     assert sorted(path.name for path in models.glob("*.gguf")) == ["b.gguf"]
+
+
+def killed_and_started(models: Path) -> Catalog:
+    return Catalog(models)
+
+
+def test_a_hive_that_is_killed_before_it_deletes_what_was_replaced_leaves_a_note_for_the_next(models: Path) -> None:
+    catalog = Catalog(models)
+    before = info("one", models / "a.gguf")
+    catalog.add(before)
+    catalog.add(info("one", models / "b.gguf"))
+    catalog.discard_replaced(lambda path: path == before.path)
+    catalog = killed_and_started(models)
+    catalog.discard_replaced(lambda path: path == before.path)
+    assert (models / "a.gguf").exists(), "a worker has it still"
+    catalog = killed_and_started(models)
+    catalog.discard_replaced(lambda _: False)
+    assert sorted(path.suffix for path in models.iterdir()) == [".gguf", ".json"]
+    assert catalog.find("one").path == str(models / "b.gguf")
+
+
+def test_a_note_about_a_file_that_a_record_needs_is_forgotten(models: Path) -> None:
+    catalog = Catalog(models)
+    catalog.add(info("one", models / "a.gguf"))
+    catalog.add(info("one", models / "b.gguf"))
+    catalog.add(info("one", models / "a.gguf"))  # the note of a.gguf is over
+    catalog = killed_and_started(models)
+    catalog.discard_replaced(lambda _: False)
+    assert sorted(path.name for path in models.glob("*.gguf*")) == ["a.gguf"]
+
+
+def test_what_a_hive_of_another_machine_noted_is_its_own(models: Path) -> None:
+    (models / "b.gguf").write_bytes(b"GGUF")
+    (models / "b.gguf.unneeded").write_text("another machine")
+    killed_and_started(models).discard_replaced(lambda _: False)
+    assert (models / "b.gguf").exists()
+
+
+@pytest.mark.parametrize("renamed", [0, 1, 2])
+def test_a_kill_between_renames_leaves_nothing_for_ever(models: Path, renamed: int) -> None:
+    """Of a split model; the others of its files are what a download goes on with."""
+    for number in (1, 2):
+        (models / f"incoming-{number:05}-of-00002.gguf").write_text(str(number))
+    taken = 0
+
+    def replace_some(path: Path, target: Path) -> Path:
+        nonlocal taken
+        if target.suffix == ".gguf":
+            if taken == renamed:
+                raise KeyboardInterrupt
+            taken += 1
+        os.rename(path, target)  # noqa: PTH104 - what it does is replaced
+        return target
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", replace_some)
+        with suppress(KeyboardInterrupt):
+            Catalog(models).take_in(models / "incoming-00001-of-00002.gguf", "f" * 64)
+    assert len(list(models.glob(f"{'f' * 64}-*.gguf"))) == renamed
+    catalog = killed_and_started(models)
+    catalog.discard_replaced(lambda _: False)
+    assert list(models.glob(f"{'f' * 64}*")) == []
+    assert len(list(models.glob("incoming-*"))) == 2 - renamed
 
 
 def test_removing_deletes_the_file_with_its_last_record(models: Path) -> None:

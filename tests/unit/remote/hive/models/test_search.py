@@ -19,7 +19,7 @@ from rbee_remote.protocol.search import Room, SearchAnswer, SearchRequest
 from rbee_remote.system.command import payload_command
 from tests.hub import Hub, running_hub
 
-ROOMS = (Room("gpu1", 1000, 1), Room("cpu1", 64_000))
+ROOMS = (Room("gpu1", 1000, 1), Room("cpu1", 64_000, free_mb=1000))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_what_is_found_comes_with_sizes_and_what_it_fits_on(hub: Hub) -> None:
         ("Q8_0", 8_700_000_000),
     ]
     small, large = found.quants
-    assert [(fits.node, fits.fits) for fits in small.fits] == [("gpu1", False), ("cpu1", True)]
+    assert [(fits.node, fits.fits, fits.free) for fits in small.fits] == [("gpu1", False, None), ("cpu1", True, False)]
     kv_mb = 32 * 8 * 128 * 2 * 32768 * 2 // 10**6
     assert all((fits.needed_mb or 0) > 5000 + kv_mb for fits in small.fits)
     assert all((more.needed_mb or 0) > (less.needed_mb or 0) for more, less in zip(large.fits, small.fits, strict=True))

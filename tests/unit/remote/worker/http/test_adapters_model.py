@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,34 @@ pytestmark = pytest.mark.model
 async def answer(worker: Worker, path: str, **body: Any) -> Any:
     found = await worker.client.post(path, json={"temperature": 0, "max_tokens": 8, "seed": 1, **body})
     return found.json()
+
+
+async def check_other_apis(worker: Worker) -> None:
+    """Each computes with the scales that it names, and says in its own form what is wrong with them."""
+    turn = [{"role": "user", "content": "hello"}]
+    asked: dict[str, dict[str, Any]] = {
+        "/v1/responses": {"input": "hello", "max_output_tokens": 8},
+        "/v1/messages": {"messages": turn},
+        "/v1/embeddings": {"input": ["hello", "well"]},
+    }
+    for path, body in asked.items():
+        scales: list[Any] = [None, [{"id": 0, "scale": 1}], [], [{"id": 0, "scale": 0.5}]]
+        given = [await answer(worker, path, **body, lora=each) for each in scales]
+        told = [json.dumps(what_was_made(each)) for each in given]
+        assert told[0] == told[1], path
+        assert len(set(told)) == 3, path
+        wrong = await worker.client.post(path, json={**body, "max_tokens": 8, "lora": [{"id": 1, "scale": 1}]})
+        assert wrong.status_code == 400
+        assert "lora[0].id: the worker has no adapter 1" in wrong.json()["error"]["message"]
+        assert ("type" in wrong.json()) == (path == "/v1/messages")
+
+
+def what_was_made(told: dict[str, Any]) -> Any:
+    """Of an answer of any API, what the model made."""
+    if "data" in told:
+        return [each["embedding"] for each in told["data"]]
+    parts = told["output"][0]["content"] if "output" in told else told["content"]
+    return [part["text"] for part in parts]
 
 
 async def test_requests_name_scales(tmp_path: Path) -> None:
@@ -56,6 +85,7 @@ async def test_requests_name_scales(tmp_path: Path) -> None:
             for body in plain_and_without
         ]
         assert with_it != without
+        await check_other_apis(worker)
         for wrong, words in (
             ([{"id": 1, "scale": 1}], "lora[0].id: the worker has no adapter 1"),
             ([{"id": 0}], "scale"),

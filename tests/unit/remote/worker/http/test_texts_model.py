@@ -77,6 +77,32 @@ async def test_an_encoder_gives_what_numpy_gives(folder: Path, tmp_path: Path, p
     assert "warnings" not in info
 
 
+@pytest.mark.parametrize("in_file", [None, POOLING.MEAN])
+async def test_what_is_said_of_its_pooling_goes_before_what_the_file_says(
+    folder: Path, tmp_path: Path, in_file: gguf.PoolingType | None
+) -> None:
+    weights = tiny.write_bert(tmp_path / "m.gguf", in_file)
+    async with serving(folder, tmp_path / "m.gguf", options=WorkerOptions(threads=1, pooling="cls")) as (worker, _):
+        (found,) = await vectors(worker, "the cat sat")
+    assert found == pytest.approx(unit(tiny.hidden(weights, THE_CAT_SAT)[0]), abs=2e-3)
+
+
+async def test_a_decoder_is_made_an_embedder_or_no_longer_one(folder: Path, tmp_path: Path) -> None:
+    tiny.write_decoder(tmp_path / "plain.gguf", None)
+    tiny.write_decoder(tmp_path / "m.gguf", POOLING.LAST)
+    (wanted,) = last_states(tmp_path / "plain.gguf", ["the end"])
+    options = WorkerOptions(threads=1, pooling="last")
+    async with serving(folder, tmp_path / "plain.gguf", ctx=512, options=options) as (worker, _):
+        (found,) = await vectors(worker, "the end")
+        refused = await worker.client.post("/v1/completions", json={"prompt": "x"})
+    assert found == pytest.approx(unit(wanted), abs=5e-3)
+    assert "only embeds texts" in refused.json()["error"]["message"]
+    options = WorkerOptions(threads=1, pooling="none")
+    async with serving(folder, tmp_path / "m.gguf", ctx=512, options=options) as (worker, _):
+        answer = await post(worker, "/v1/completions", prompt="x", max_tokens=2)
+    assert answer["usage"]["completion_tokens"] >= 1
+
+
 async def test_texts_share_steps_and_change_nothing_of_each_other(folder: Path, tmp_path: Path) -> None:
     weights = tiny.write_bert(tmp_path / "m.gguf", POOLING.MEAN)
     texts = [" ".join(tiny.WORDS[at % 8] for at in range(start, start + 1 + start % 5)) for start in range(70)]

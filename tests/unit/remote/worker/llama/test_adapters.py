@@ -53,7 +53,7 @@ class Worker:
                 f"{len(self.reused):032x}", prompt="-", sampling=Sampling(temperature=0), lora=lora
             )
             generation = Generation(request, Journal(), Prompt(tuple(prompt), ANSWER))
-            self._scheduler.submit(generation.key, prompt, scales=scales_of(self.config.adapters, request))
+            self._scheduler.submit(generation.key, prompt, scales=scales_of(self.config.adapters, request.lora))
             self._open[generation.key] = generation
             self.reused[generation.key] = 0
             entries.append(self._scheduler.entry(generation.key))

@@ -6,15 +6,15 @@ import math
 
 import pytest
 
-from rbee_remote.protocol import AdapterScale, ErrorCode, GenerateRequest, RemoteError
+from rbee_remote.protocol import AdapterScale, ErrorCode, RemoteError
 from rbee_remote.protocol.load import AdapterFile
 from rbee_remote.worker.requests.adapters import scales_of
 
 TWO = (AdapterFile("a", "/a", 1.0), AdapterFile("b", "/b", 0.25))
 
 
-def request(*asked: tuple[int, float]) -> GenerateRequest:
-    return GenerateRequest("0" * 32, prompt="-", lora=tuple(AdapterScale(*each) for each in asked))
+def lora(*asked: tuple[int, float]) -> tuple[AdapterScale, ...]:
+    return tuple(AdapterScale(*each) for each in asked)
 
 
 @pytest.mark.parametrize(
@@ -22,13 +22,12 @@ def request(*asked: tuple[int, float]) -> GenerateRequest:
     [((), (0.0, 0.0)), (((1, 0.5),), (0.0, 0.5)), (((1, 2.0), (0, -1.0)), (-1.0, 2.0))],
 )
 def test_what_is_not_named_is_not_applied(asked: tuple[tuple[int, float], ...], scales: tuple[float, ...]) -> None:
-    assert scales_of(TWO, request(*asked)) == scales
+    assert scales_of(TWO, lora(*asked)) == scales
 
 
 def test_who_says_nothing_gets_them_as_they_were_loaded() -> None:
-    plain = GenerateRequest("0" * 32, prompt="-")
-    assert scales_of(TWO, plain) == (1.0, 0.25)
-    assert scales_of((), plain) == scales_of((), request()) == ()
+    assert scales_of(TWO, None) == (1.0, 0.25)
+    assert scales_of((), None) == scales_of((), lora()) == ()
 
 
 @pytest.mark.parametrize(
@@ -42,10 +41,10 @@ def test_who_says_nothing_gets_them_as_they_were_loaded() -> None:
 )
 def test_what_cannot_be_is_refused(asked: tuple[tuple[int, float], ...], words: str) -> None:
     with pytest.raises(RemoteError, match=words) as raised:
-        scales_of(TWO, request(*asked))
+        scales_of(TWO, lora(*asked))
     assert raised.value.code is ErrorCode.USAGE
 
 
 def test_a_worker_without_adapters_says_so() -> None:
     with pytest.raises(RemoteError, match="it was loaded without any"):
-        scales_of((), request((0, 1.0)))
+        scales_of((), lora((0, 1.0)))
