@@ -22,6 +22,7 @@ from rbee.cleanup.actions import Action, DropRow, EndProcess, NodeSeen, Policy, 
 from rbee.cleanup.plan import plan
 from rbee.registry import WorkerRow
 from rbee_remote.protocol import HiveInfo, TidyRequest, WorkerInfo, WorkerState
+from rbee_remote.sweep import files
 from rbee_remote.sweep.survey import survey
 from rbee_remote.sweep.tidy import tidy
 from rbee_remote.system.interface import Process
@@ -373,12 +374,13 @@ class World:
 
 @contextmanager
 def worlds_clock(world: World) -> Iterator[None]:
-    """The keep-alive's timers are the world's, and so are files."""
+    """The keep-alive's timers are the world's, and so are files, of which there are none."""
     loop = SimpleNamespace(get_running_loop=lambda: SimpleNamespace(call_later=world.later))
     clock = SimpleNamespace(monotonic=world.now)
     with (
         mock.patch.object(keep_alive_module, "asyncio", loop),
         mock.patch.object(keep_alive_module, "time", clock),
         mock.patch("os.path.realpath", os.path.abspath),  # of its paths none is there
+        mock.patch.object(files, "scan", return_value=()),
     ):
         yield

@@ -9,7 +9,6 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
-import anthropic
 import httpx
 import httpx2
 import openai
@@ -174,6 +173,8 @@ async def test_a_body_that_comes_too_slowly_or_breaks_off(monkeypatch: pytest.Mo
 
 
 async def test_the_anthropic_client_reads_errors() -> None:
+    import anthropic  # seconds, which every process of the tests would take when it collects them
+
     world = setting(a=ScriptedWorker(Reply(b'{"error": {"message": "bad"}}', status=400, headers=JSON)), keys=["k"])
     async with served(make_app(world.parts)) as port:
         address = f"http://127.0.0.1:{port}"
