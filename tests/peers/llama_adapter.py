@@ -15,13 +15,18 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import gguf
+
 from rbee_remote.protocol import WorkerConfig, WorkerOptions, encode
-from tests import tiny_models
-from tests.testbed import assets
+from rbee_remote.protocol.load import AdapterFile
+from tests import tiny_encoders, tiny_models
+from tests.testbed import assets, minilm
 
 #: What llama-server takes for one place where nobody says.
 CTX = 512
 CHUNK = 1 << 16
+#: Tokens that the stand-in for a reranker reads.
+ENCODER_CTX = 1024
 
 
 def main() -> None:
@@ -32,6 +37,10 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=1)
     parser.add_argument("--alias", default="")
     parser.add_argument("--chat-template-file", type=Path)
+    parser.add_argument("--hf-repo", default="")
+    parser.add_argument("--embedding", action="store_true")
+    parser.add_argument("--reranking", action="store_true")
+    parser.add_argument("--lora", type=Path, action="append", default=[])
     options, _ = parser.parse_known_args()
     asyncio.run(serve(options))
 
@@ -44,16 +53,29 @@ async def serve(options: argparse.Namespace) -> None:
         loop.add_signal_handler(number, ended.set)
     with tempfile.TemporaryDirectory(prefix="rbee-peer-", dir="/tmp") as name:
         folder = Path(name)
-        model = tiny_models.write(folder / "tiny.gguf", "llama", _template(options.chat_template_file))
+        model = _model(options, folder / "tiny.gguf")
         slots = max(1, options.parallel)
         config = WorkerConfig(
             id="a" * 16, model=options.alias or "tiny", path=str(model), socket=str(folder / "w.sock"),
             options=WorkerOptions(), ctx=max(8, options.ctx_size // slots), slots=slots, keep_alive_s=3600.0, queue=64,
+            adapters=tuple(AdapterFile(path.name, str(path), 1.0) for path in options.lora),
         )  # fmt: skip
         async with worker(config):
             server = await asyncio.start_server(_bridge(config.socket), options.host, options.port)
             async with server:
                 await ended.wait()
+
+
+def _model(options: argparse.Namespace, path: Path) -> Path:
+    """What stands for the model that llama-server would be given: random weights, but for an encoder, which is another
+    of the same vocabulary."""
+    if options.embedding:
+        return minilm.model()
+    if options.reranking:
+        tiny_encoders.write_bert(path, gguf.PoolingType.RANK, trained=ENCODER_CTX)
+        return path
+    template = _template(options.chat_template_file)
+    return tiny_models.write(path, "llama", template, fills_in="infill" in options.hf_repo)
 
 
 def _template(path: Path | None) -> str:
