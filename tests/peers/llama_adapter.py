@@ -1,6 +1,7 @@
 """llama-server's command line before a worker of ours: what llama.cpp's own tests start in its place.
 
-A worker has a unix socket, and they want a port of this machine: bytes are passed on between the two.
+A worker has a unix socket, and they want a port of this machine: bytes are passed on between the two. What
+llama-server's command line says of every request (its seed, its temperature, how many tokens) is said in each.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import re
 import signal
 import sys
 import tempfile
@@ -38,6 +40,9 @@ def main() -> None:
     parser.add_argument("--alias", default="")
     parser.add_argument("--chat-template-file", type=Path)
     parser.add_argument("--hf-repo", default="")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--temp", type=float)
+    parser.add_argument("--n-predict", type=int)
     parser.add_argument("--embedding", action="store_true")
     parser.add_argument("--reranking", action="store_true")
     parser.add_argument("--lora", type=Path, action="append", default=[])
@@ -61,7 +66,9 @@ async def serve(options: argparse.Namespace) -> None:
             adapters=tuple(AdapterFile(path.name, str(path), 1.0) for path in options.lora),
         )  # fmt: skip
         async with worker(config):
-            server = await asyncio.start_server(_bridge(config.socket), options.host, options.port)
+            said = {"seed": options.seed, "temperature": options.temp, "n_predict": options.n_predict}
+            bridge = _bridge(config.socket, {name: value for name, value in said.items() if value is not None})
+            server = await asyncio.start_server(bridge, options.host, options.port)
             async with server:
                 await ended.wait()
 
@@ -102,7 +109,11 @@ async def worker(config: WorkerConfig) -> AsyncIterator[None]:
         await process.wait()
 
 
-def _bridge(socket: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+def _bridge(
+    socket: str, said: dict[str, object]
+) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    """said: of every request that generates, unless it says so itself."""
+
     async def one_way(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK):
@@ -118,6 +129,8 @@ def _bridge(socket: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter
             writer.close()
             return
         try:
+            with contextlib.suppress(asyncio.IncompleteReadError):
+                outer.write(await _first_request(reader, said))
             async with asyncio.TaskGroup() as group:
                 group.create_task(one_way(reader, outer))
                 group.create_task(one_way(inner, writer))
@@ -126,6 +139,21 @@ def _bridge(socket: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter
             writer.close()
 
     return connected
+
+
+async def _first_request(reader: asyncio.StreamReader, said: dict[str, object]) -> bytes:
+    """Of a connection, with what it leaves to the command line; these clients have one for each."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    found = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
+    body = await reader.readexactly(int(found[1])) if found else b""
+    with contextlib.suppress(ValueError):
+        data = json.loads(body)
+        if isinstance(data, dict) and data.keys() & {"prompt", "messages", "input_prefix"}:
+            known = {"n_predict"} if "max_tokens" in data else set()
+            body = json.dumps({name: value for name, value in said.items() if name not in known} | data).encode()
+    if found:
+        head = head[: found.start(1)] + str(len(body)).encode() + head[found.end(1) :]
+    return head + body
 
 
 if __name__ == "__main__":

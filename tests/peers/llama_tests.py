@@ -63,7 +63,10 @@ def pytest_collection_finish(session):
 #: Why a test fails that is no fault of the worker's: a pattern in its trace.
 REASONS = (
     (r"system_fingerprint", "a fingerprint of llama.cpp's build; OpenAI's form here"),
-    (r"content\W* is None", "null as the first delta's content; empty text here, as OpenAI has it"),
+    (
+        r"content\W* is None|non empty content delta",
+        "null as the first delta's content; empty text here, as OpenAI has it",
+    ),
     (r"__verbose", "a field for debugging llama-server"),
     (r"last_progress", "progress of the prompt in the stream"),
     (r"exceed_context_size_error", "llama-server's error type; OpenAI's code here"),
@@ -71,6 +74,12 @@ REASONS = (
     (r"match_regex|re_content|re_matches", "expects the text of another model"),
     (r"test_server_unix|Name or service not known|died with return code", "a way to listen that is llama-server's"),
     (r"n_prompt|n_predicted|prompt_tokens|tokens_cached|truncated", "expects the tokens of another model"),
+)
+#: Likewise, a pattern in what was printed.
+PRINTED = (
+    (r"post_sampling_probs: is not served", "probabilities after sampling"),
+    (r'"code": "context_length_exceeded"', "a token for each byte: the prompt has no room in the context"),
+    (r"must be a text, the tokens of one", "an empty text, refused here as by OpenAI"),
 )
 
 
@@ -137,6 +146,9 @@ def outcome(case: ElementTree.Element) -> str:
     trace, printed = failure.text or "", case.findtext("system-out") or ""
     if unserved := re.search(r"does not serve (\w+ [\w/-]+)", printed):
         return f"{unserved[1]} is llama-server's own"
+    for pattern, why in PRINTED:
+        if re.search(pattern, printed):
+            return why
     lines = "\n".join(line for line in trace.splitlines() if line.startswith((">", "E")))
     return next((why for pattern, why in REASONS if re.search(pattern, lines)), f"`{lines[:120]}`".replace("\n", " "))
 
