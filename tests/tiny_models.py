@@ -18,7 +18,11 @@ _TOKENS = ["<unk>", "<s>", "</s>", *_BYTES]
 Tensor = Callable[..., None]
 
 
-def write(path: Path, kind: str, template: str = "") -> Path:
+#: What a model that fills in has besides, under names by which llama.cpp knows them.
+FILLING_IN = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]
+
+
+def write(path: Path, kind: str, template: str = "", *, fills_in: bool = False) -> Path:
     """kind: llama (attention over everything), gemma3 (a sliding window of 16 tokens in five of six layers) or mamba
     (recurrent). template: of its chats. The same file each time."""
     writer = gguf.GGUFWriter(str(path), kind)
@@ -33,10 +37,11 @@ def write(path: Path, kind: str, template: str = "") -> Path:
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)
     writer.add_layer_norm_rms_eps(1e-5)
-    _add_vocabulary(writer)
+    tokens = [*_TOKENS, *(FILLING_IN if fills_in else [])]
+    _add_vocabulary(writer, tokens)
     if template:
         writer.add_chat_template(template)
-    tensor("token_embd.weight", len(_TOKENS), WIDTH)
+    tensor("token_embd.weight", len(tokens), WIDTH)
     tensor("output_norm.weight", WIDTH, around=1.0)
     (_add_mamba if kind == "mamba" else _add_attention)(writer, tensor, kind)
     writer.write_header_to_file()
@@ -46,12 +51,13 @@ def write(path: Path, kind: str, template: str = "") -> Path:
     return path
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
+def _add_vocabulary(writer: gguf.GGUFWriter, tokens: list[str]) -> None:
     writer.add_tokenizer_model("llama")
-    writer.add_token_list(_TOKENS)
-    writer.add_token_scores([0.0] * len(_TOKENS))
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * len(tokens))
     kinds = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL]
-    writer.add_token_types([*kinds, *[gguf.TokenType.BYTE] * len(_BYTES)])
+    more = [gguf.TokenType.CONTROL] * (len(tokens) - len(_TOKENS))
+    writer.add_token_types([*kinds, *[gguf.TokenType.BYTE] * len(_BYTES), *more])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
 

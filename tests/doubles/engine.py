@@ -88,7 +88,7 @@ class ScriptedEngine:
         self._embeddings = False
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        assert parse_special
+        assert parse_special or not self._texts, "control tokens as text are not scripted"
         assert not self.closed
         return [BEGIN] * add_special + self._tokens(text.encode("utf-8"))
 

@@ -89,7 +89,7 @@ def asked_by(path: str) -> str:
         return RERANK
     if bare == "/embeddings":
         return EMBEDDINGS
-    if bare == "/completions":
+    if bare in ("/completions", "/completion", "/infill"):
         return COMPLETIONS
     chats = ("/chat/completions", "/responses", "/messages", "/messages/count_tokens", "/apply-template")
     return CHAT if bare in chats else ""

@@ -8,9 +8,11 @@ SERVED = frozenset(
     {
         "/v1/apply-template",
         "/v1/chat/completions",
+        "/v1/completion",
         "/v1/completions",
         "/v1/detokenize",
         "/v1/embeddings",
+        "/v1/infill",
         "/v1/messages",
         "/v1/messages/count_tokens",
         "/v1/rerank",

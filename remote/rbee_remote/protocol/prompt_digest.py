@@ -50,6 +50,9 @@ _OF_ANSWERS = frozenset(
 )
 #: Anthropic's clients move these from turn to turn.
 _MARKS = frozenset({"cache_control"})
+#: Of an item of a response that is sent back: what no prompt has. Some clients make the ids themselves, or leave them
+#: out of what they send.
+_OF_ITEMS = frozenset({"id", "status"})
 #: What a text part is called: by OpenAI's chat completions and Anthropic, and by OpenAI's responses.
 _TEXTS = frozenset({"text", "input_text", "output_text"})
 
@@ -101,7 +104,8 @@ def _pieces(body: Any) -> Iterator[bytes]:
             if not _is_empty(plain := _plain(value, 0)):
                 yield _bytes({name: plain})
         for name in _LISTS:
-            yield from _items(body.get(name))
+            value = body.get(name)
+            yield from _items([*map(_sent_back, value)] if name == "input" and isinstance(value, list) else value)
     except (_TooDeep, RecursionError):
         return
 
@@ -116,6 +120,12 @@ def _items(value: Any) -> Iterator[bytes]:
     for item in value:
         if not _is_empty(plain := _plain(item, 0)):
             yield _bytes(plain)
+
+
+def _sent_back(item: Any) -> Any:
+    if not isinstance(item, Mapping):
+        return item
+    return {name: value for name, value in item.items() if name not in _OF_ITEMS}
 
 
 def _bytes(value: Any) -> bytes:

@@ -13,7 +13,7 @@ from rbee_remote.worker.dialects.interface import Dialect
 from rbee_remote.worker.dialects.invoke import Invoke, InvokeBars, InvokeBars4
 from rbee_remote.worker.dialects.kimi import Kimi
 from rbee_remote.worker.dialects.lfm2 import Lfm2
-from rbee_remote.worker.dialects.listed import Listed, ListedLower
+from rbee_remote.worker.dialects.listed import Functools, Listed, ListedLower
 from rbee_remote.worker.dialects.llama import Llama, LlamaPythonic
 from rbee_remote.worker.dialects.mistral import Mistral, MistralNamed, MistralNumbered
 from rbee_remote.worker.dialects.plain import Plain
@@ -28,6 +28,7 @@ _COHERE = Think("<|START_THINKING|>", "<|END_THINKING|>")
 _SEED = Think("<seed:think>", "</seed:think>")
 _FAMILIES: tuple[type[Family], ...] = (
     *(DeepSeek, DeepSeekBrief, Kimi, Glm, QwenXml, Invoke, InvokeBars, InvokeBars4, Lfm2, Granite, Listed, ListedLower),
+    Functools,
     *(SmolLm, Hermes, LlamaPythonic, Llama, Plain),
 )
 

@@ -1,7 +1,8 @@
-"""A list of calls as JSON between tags: Nemotron Nano 2, Apriel, MiniMax M1.
+"""A list of calls as JSON between tags, or behind one: Nemotron Nano 2, Apriel, MiniMax M1, Firefunction.
 
 <TOOLCALL>[{"name": "NAME", "arguments": {…}}, …]</TOOLCALL>
 <tool_calls>[{"name": "NAME", "arguments": {…}}, …]</tool_calls>
+functools[{"name": "NAME", "arguments": {…}}, …]
 """
 
 from __future__ import annotations
@@ -24,15 +25,25 @@ class Listed(Family):
 
     def call(self, reading: Reading) -> Script[None]:
         yield from read_calls(reading)
-        yield from reading.follows(reading.form(self.call_markers[1]))
+        for end in self.call_markers[1:]:
+            yield from reading.follows(reading.form(end))
 
     def calls_rule(self, lark: Lark, tools: Tools, first: str) -> str:
         call = lark.rule(call_rule(lark, tools), "call")
         more = lark.again(f'", " {call}', tools)
-        return f'{first} "[" {call}{more} "]" {lark.mark(self.call_markers[1])}'
+        return " ".join([first, '"["', f"{call}{more}", '"]"', *map(lark.mark, self.call_markers[1:])])
 
 
 class ListedLower(Listed):
     """Apriel's and MiniMax'."""
 
     call_markers = ("<tool_calls>", "</tool_calls>")
+
+
+class Functools(Listed):
+    """Firefunction's, with nothing behind it."""
+
+    call_markers = ("functools",)
+
+    def writes_calls(self, template: str) -> bool:
+        return "functools[" in template

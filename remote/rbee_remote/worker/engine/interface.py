@@ -53,6 +53,22 @@ class Rerank:
 
 
 @dataclass(frozen=True, slots=True)
+class Fim:
+    """Tokens of a vocabulary around a gap that the model fills in, -1 for those that it has not: before the text that
+    stands before the gap, before the one behind it, and where the model begins; of the repository, and of a file."""
+
+    prefix: int = -1
+    suffix: int = -1
+    middle: int = -1
+    repository: int = -1
+    file: int = -1
+
+    @property
+    def is_there(self) -> bool:
+        return min(self.prefix, self.suffix, self.middle) >= 0
+
+
+@dataclass(frozen=True, slots=True)
 class LoadedModel:
     """What requests need to know of a loaded model.
 
@@ -60,7 +76,7 @@ class LoadedModel:
     vocabulary has none. adds_bos, adds_eos: whether `tokenize` with add_special puts them there.
     device: "cpu", or the name of the GPU. backend: cpu, cuda, metal, rocm, vulkan, …
     architecture: llama.cpp's name. use: what it is made for. sequences: how many the engine has, 0 for the worker's
-    slots. rerank: how a query and a document are put together.
+    slots. rerank: how a query and a document are put together. fim: how a gap is.
     can_share: whether a sequence can take over a part of what another one computes just now. forgets: whether a
     sequence loses what lies far behind as it grows: a sliding window, a recurrent state.
     special_tokens: the texts that `tokenize` with parse_special takes for one token each, wherever they stand, with its
@@ -80,6 +96,7 @@ class LoadedModel:
     use: Use = field(default_factory=Use)
     sequences: int = 0
     rerank: Rerank = field(default_factory=Rerank)
+    fim: Fim = field(default_factory=Fim)
     can_share: bool = True
     forgets: bool = False
     special_tokens: Mapping[str, int] = field(default_factory=dict)

@@ -48,7 +48,7 @@ from rbee_remote.worker.http.answers.guard import Respond
 from rbee_remote.worker.http.anthropic import errors as anthropic_errors
 from rbee_remote.worker.http.anthropic.routes import anthropic_routes
 from rbee_remote.worker.http.bench import bench_endpoint
-from rbee_remote.worker.http.llama_server import llama_server_routes
+from rbee_remote.worker.http.llama_server.routes import llama_server_routes
 from rbee_remote.worker.http.openai import errors as openai_errors
 from rbee_remote.worker.http.openai.routes import openai_routes, unknown_endpoint
 from rbee_remote.worker.http.responses.routes import responses_routes

@@ -15,7 +15,7 @@ from llama_cpp import llama_cpp as llama
 
 from rbee_remote.protocol import ErrorCode, RemoteError, Sampling, WorkerConfig
 from rbee_remote.protocol.abilities import Use
-from rbee_remote.worker.engine.interface import BatchToken, Constraint, LoadedModel, Progress, Rerank, Sampled
+from rbee_remote.worker.engine.interface import BatchToken, Constraint, Fim, LoadedModel, Progress, Rerank, Sampled
 from rbee_remote.worker.llama import backends, load, log
 from rbee_remote.worker.llama.adapters import Adapters
 from rbee_remote.worker.llama.constraints import Constraints
@@ -216,6 +216,7 @@ class LlamaEngine:
             use=self._use,
             sequences=load.sequences(self._use, slots),
             rerank=self._rerank(),
+            fim=self._fim(),
             can_share=not self._only_whole,
             forgets=self._only_whole or self._n_swa > 0,
             special_tokens=special_tokens,
@@ -235,6 +236,10 @@ class LlamaEngine:
             if kind & llama.LLAMA_TOKEN_ATTR_USER_DEFINED:
                 user_defined.add(text)
         return found, frozenset(user_defined)
+
+    def _fim(self) -> Fim:
+        of = (llama.llama_vocab_fim_pre, llama.llama_vocab_fim_suf, llama.llama_vocab_fim_mid)
+        return Fim(*(token(self._vocab) for token in (*of, llama.llama_vocab_fim_rep, llama.llama_vocab_fim_sep)))
 
     def _rerank(self) -> Rerank:
         """As llama-server puts the two together (format_prompt_rerank), with an end where there is none."""

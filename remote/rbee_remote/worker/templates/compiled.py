@@ -16,9 +16,14 @@ from rbee_remote.worker.templates import jinja, probes
 from rbee_remote.worker.templates.reasoning import Traits
 from rbee_remote.worker.templates.shapes import Tool, Turn
 
-#: Names by which templates read the tools beside `tools`: SmolLM 3, Llama 3 and MiniMax.
-_TOOLS = ("xml_tools", "custom_tools")
+#: Names by which templates read the tools beside `tools`: SmolLM 3, Llama 3 and MiniMax; and Firefunction, which wants
+#: them as JSON, of the functions alone.
+_TOOLS = ("xml_tools", "custom_tools", "functions")
 _MARKER = re.compile(r"\s*(<[^<>\s]+>|\[[^\[\]\s]+\])")
+
+
+#: What is not there, as templates want to be told of it: as in transformers; not at all; as Firefunction does.
+_NONES: tuple[dict[str, Any], ...] = ({"tools": None, "documents": None}, {}, {"functions": ""})
 
 
 class TooLong(Exception):
@@ -28,13 +33,14 @@ class TooLong(Exception):
 @dataclass(frozen=True, slots=True)
 class Chat:
     """What a template is given. opening: whether the prompt ends where the assistant's answer begins. names: the
-    variables in which it gets the tools."""
+    variables in which it gets the tools. written: as JSON, of the functions alone."""
 
     turns: Sequence[Turn]
     tools: Sequence[Tool] = ()
     variables: dict[str, Any] = field(default_factory=dict)
     opening: bool = True
     names: tuple[str, ...] = ("tools",)
+    written: bool = False
 
 
 class CompiledTemplate:
@@ -46,7 +52,7 @@ class CompiledTemplate:
     def __init__(self, source: str, *, bos: str, eos: str) -> None:
         self.source = source
         self.seams = ""
-        self._nones: dict[str, None] = {"tools": None, "documents": None}
+        self._nones = _NONES[0]
         self._constants = {"bos_token": bos, "eos_token": eos}
         self._environment = jinja.environment(self._unescaped)
         try:
@@ -62,29 +68,36 @@ class CompiledTemplate:
         """most: characters. Raises TooLong, jinja.Refused, and anything that a program can raise.
 
         Tools and documents that there are none of are None, as in transformers; templates that were written for others
-        fail on that, and do not get them from then on."""
+        fail on that, and get what they do not fail on from then on."""
         try:
             return self._render(chat, most)
         except (MemoryError, TooLong):
             raise
-        except Exception as error:
-            if chat.tools or not self._nones:
+        except Exception:
+            if chat.tools or self._nones is not _NONES[0]:
                 raise
-            nones, self._nones = self._nones, {}
-            try:
-                return self._render(chat, most)
-            except (MemoryError, TooLong):
-                raise
-            except Exception:
-                self._nones = nones
-                raise error from None
+            for self._nones in _NONES[1:]:
+                if (text := self._tried(chat, most)) is not None:
+                    return text
+            self._nones = _NONES[0]
+            raise
+
+    def _tried(self, chat: Chat, most: int) -> str | None:
+        """None where it fails."""
+        try:
+            return self._render(chat, most)
+        except (MemoryError, TooLong):
+            raise
+        except Exception:  # a template is a program that came with the model: it can fail in any way
+            return None
 
     def _render(self, chat: Chat, most: int) -> str:
         variables = {
             **self._constants,
+            **jinja.dates(),
             **self._nones,
             **chat.variables,
-            **({name: list(chat.tools) for name in chat.names} if chat.tools else {}),
+            **(dict.fromkeys(chat.names, _given(chat)) if chat.tools else {}),
             "messages": list(chat.turns),
             "add_generation_prompt": chat.opening,
         }
@@ -109,13 +122,17 @@ class CompiledTemplate:
         return frozenset(meta.find_undeclared_variables(self._environment.parse(self.source)))
 
     @functools.cached_property
-    def tool_names(self) -> tuple[str, ...]:
-        """The variables in which the template takes tools; none where it knows nothing of them."""
+    def takes_tools(self) -> tuple[tuple[str, ...], bool]:
+        """The variables in which the template takes tools, none where it knows nothing of them; and whether it wants
+        them as JSON."""
         others = [("tools", name) for name in _TOOLS if name in self.read]
-        for names in (("tools",), *others):
-            if probes.TOOL_NAME in self.attempt(Chat([probes.ASKED], [probes.TOOL], names=names)):
-                return names
-        return ()
+        tried = [(names, False) for names in (("tools",), *others)]
+        tried += [(names[1:], True) for names in others]
+        for names, written in tried:
+            probe = Chat([probes.ASKED], [probes.TOOL], names=names, written=written)
+            if probes.TOOL_NAME in self.attempt(probe):
+                return names, written
+        return (), False
 
     @functools.cached_property
     def shows_calls(self) -> bool:
@@ -144,6 +161,13 @@ class CompiledTemplate:
         for letter in self.seams:
             written = written.replace(json.dumps(letter)[1:-1], letter)
         return written
+
+
+def _given(chat: Chat) -> Any:
+    """Its tools."""
+    if not chat.written:
+        return list(chat.tools)
+    return json.dumps([tool["function"] for tool in chat.tools], ensure_ascii=False, indent=4)
 
 
 def _joined(chunks: Iterable[str], most: int) -> str:

@@ -44,6 +44,13 @@ def environment(unescaped: Callable[[str], str]) -> jinja2.Environment:
     return made
 
 
+def dates() -> dict[str, str]:
+    """The day in the variables by which templates ask for it, in llama.cpp's forms: Llama 3's, and Firefunction's. A
+    template that gets none takes a day of its own."""
+    now = datetime.datetime.now().astimezone()
+    return {"date_string": now.strftime("%d %b %Y"), "datetime": now.strftime("%b %d %Y")}
+
+
 def words(error: Exception) -> str:
     """One line of what went wrong; Python says nothing of some errors."""
     text = str(error)[:_MOST_WORDS] or type(error).__name__

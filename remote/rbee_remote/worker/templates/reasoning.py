@@ -37,6 +37,10 @@ _SWITCHES: dict[str, tuple[Any, Any]] = {
 }
 #: Variables that say how much.
 _EFFORTS = ("reasoning_effort", "thinking_effort", "reasoning_strength")
+#: Words for it, from the least. low, medium and high are for every template that says nothing else.
+_WORDS = ("minimal", "low", "medium", "high", "xhigh", "max")
+_COMMON = frozenset({"low", "medium", "high"})
+_WORD = re.compile(rf"(['\"])({'|'.join(_WORDS)})\1")
 #: The words for "not at all" that a template may know for those.
 _NO_EFFORT = re.compile(r"(['\"])(none|no_think|minimal)\1")
 
@@ -44,22 +48,35 @@ _NO_EFFORT = re.compile(r"(['\"])(none|no_think|minimal)\1")
 @dataclass(frozen=True, slots=True)
 class Traits:
     """pair: what opens and closes its block of reasoning. field: whether it is given the reasoning of earlier answers
-    apart from their text. no_effort: its word for no effort at all. channel: whether it is gpt-oss's."""
+    apart from their text. no_effort: its word for no effort at all. channel: whether it is gpt-oss's. efforts: the
+    words for how much that stand in it."""
 
     pair: tuple[str, str] | None
     field: bool
     no_effort: str
     channel: bool
+    efforts: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, source: str) -> Traits:
         pair = next((pair for pair in _PAIRS if pair[1] in source), None)
         word = _NO_EFFORT.search(source)
-        return cls(pair, bool(_FIELD.search(source)), word[2] if word else "", _CHANNEL in source)
+        efforts = frozenset(found[2] for found in _WORD.finditer(source))
+        return cls(pair, bool(_FIELD.search(source)), word[2] if word else "", _CHANNEL in source, efforts)
 
     @property
     def reasons(self) -> bool:
         return self.pair is not None or self.field or self.channel
+
+    def known(self, effort: str) -> str:
+        """The word for an effort that the template knows, or the nearest that it does: some raise an error for others,
+        or write them down as they are."""
+        if effort == "medium" and {"low", "high"} <= self.efforts:
+            return effort if effort in self.efforts else "high"
+        if effort not in _WORDS or effort in self.efforts | _COMMON:
+            return effort
+        below = [word for word in _WORDS[: _WORDS.index(effort)] if word in self.efforts | _COMMON]
+        return below[-1] if below else "low"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +103,7 @@ class Wish:
         if self.think is not None:
             values = {name: values[not self.think] for name, values in _SWITCHES.items() if name in read}
             given |= {name: value for name, value in values.items() if value is not None}
-        effort = self.effort
+        effort = traits.known(self.effort)
         if self.think is False:
             effort = traits.no_effort or ("low" if traits.channel else effort)
         return given | {name: effort for name in _EFFORTS if effort and name in read}

@@ -94,7 +94,7 @@ class ChatTemplate:
         wish = Wish.of(options.think, options.reasoning_effort, options.template_kwargs)
         warnings = self._warnings(wish, options)
         chat, seam, tag = self._kept_apart(self._chat(messages, tools, wish, options), continued=continued)
-        described = bool(tools) and not self.compiled.tool_names
+        described = bool(tools) and not self.compiled.takes_tools[0]
         chat, text = self._render_somehow(self._with_calls(chat, described=described), most)
         if continued:
             cut = _cut_at(text, tag)
@@ -109,12 +109,14 @@ class ChatTemplate:
 
     def _chat(self, messages: Sequence[Message], tools: Sequence[Tool], wish: Wish, options: ChatOptions) -> Chat:
         variables = wish.variables(self.compiled.traits, self.compiled.read) if wish != Wish() else {}
+        names, written = self.compiled.takes_tools if tools else ((), False)
         return Chat(
             [self._turn(message) for message in messages],
             [shapes.whole_tool(tool) for tool in tools],
             {**variables, **options.template_kwargs},
             opening=options.add_generation_prompt,
-            names=(self.compiled.tool_names if tools else ()) or ("tools",),
+            names=names or ("tools",),
+            written=written,
         )
 
     def _turn(self, message: Message) -> Turn:

@@ -80,6 +80,11 @@ def test_the_notation(grammar: str, inside: list[str], outside: list[str]) -> No
         ({"lark": 'start: "a" other\nother: /[0-9]+/ | start'}, ["a1", "aa12"], ["a", "1"]),
         ({"lark": 'start: "a" %json {"type": "integer"}'}, ["a12"], ["a1.5"]),
         ({"json_schema": {"type": "integer"}}, ["12"], ["1.5"]),
+        (
+            {"json_schema": {"type": "array"}},
+            ["[1, 2]", "[\n  1,\n  2\n]", "[\n" + " " * 20 + "1]"],
+            ["[  1]", "[\n\n1]", "[ \n1]", "[\n" + " " * 21 + "1]"],
+        ),
     ],
 )
 def test_the_other_forms(fields: dict[str, Any], inside: list[str], outside: list[str]) -> None:

@@ -61,6 +61,8 @@ def test_refusal(able: tuple[str, ...], asked: str, words: str) -> None:
         ("/chat/completions", "chat"),
         ("/v1/responses", "chat"),
         ("/v1/completions", "completions"),
+        ("/completion", "completions"),
+        ("/v1/infill", "completions"),
         ("/v1/embeddings", "embeddings"),
         ("/rerank", "rerank"),
         ("/v1/reranking", "rerank"),

@@ -85,6 +85,14 @@ def test_order_empty_fields_and_sampling_make_no_difference(messages: list[Any],
             chat("a", tools={"functions": [long("f")], "choice": "required"}),
         ),
         (chat("a", thinking={"type": long("t"), "budget_tokens": 1}), chat("a", thinking={"type": long("t")})),
+        (
+            {"input": [{"type": "message", "role": "assistant", "content": long("a")}]},
+            {
+                "input": [
+                    {"id": "msg_1", "type": "message", "status": "completed", "role": "assistant", "content": long("a")}
+                ]
+            },
+        ),
     ],
 )
 def test_bodies_that_mean_the_same_prompt_have_the_same_digests(one: Any, other: Any) -> None:

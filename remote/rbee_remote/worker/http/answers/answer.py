@@ -21,13 +21,14 @@ from rbee_remote.protocol import RemoteError, WorkerConfig, encode
 from rbee_remote.serving import sse
 from rbee_remote.system.caller import Caller, caller_of
 from rbee_remote.worker.http.answers.form import Job
+from rbee_remote.worker.http.answers.places import renamed
 from rbee_remote.worker.http.answers.stream import Stream, pieces
 from rbee_remote.worker.http.answers.summary import Summary
 from rbee_remote.worker.http.answers.tracking import NOTHING, Asked, State, Tracker, sent_of, state_of, usage_headers
 from rbee_remote.worker.http.answers.waiting import when_gone
 from rbee_remote.worker.requests import sampling
 from rbee_remote.worker.requests.journal import Journal
-from rbee_remote.worker.requests.tracking import refused
+from rbee_remote.worker.requests.tracking import Tracking, refused
 from rbee_remote.worker.service.service import Service
 
 _log = logging.getLogger("rbee.worker")
@@ -39,7 +40,10 @@ async def respond(
     """Raises RemoteError where nothing has been sent yet. request: its body must have been read. digests: of its
     prompt, as `Service.submit` takes them."""
     tracker = None if asked is NOTHING else _tracker(service, job, asked)
-    journals = await _submit(service, job, caller_of(request.headers), tracker, digests)
+    try:
+        journals = await _submit(service, job, caller_of(request.headers), tracker, digests)
+    except RemoteError as error:
+        raise renamed(error, job.places) from error
 
     def end() -> None:
         _end(service, job, journals)
@@ -94,7 +98,7 @@ def _tracker(service: Service, job: Job, asked: Asked) -> Tracker | None:
 async def _submit(
     service: Service, job: Job, caller: Caller, tracker: Tracker | None, digests: tuple[str, ...]
 ) -> list[Journal]:
-    trackings = tracker.trackings() if tracker else [None] * len(job.parts)
+    trackings = tracker.trackings() if tracker else [_tracking(job, number) for number in range(len(job.parts))]
     journals: list[Journal] = []
     try:
         with service.keep_alive.held():
@@ -105,6 +109,13 @@ async def _submit(
         _end(service, job, journals)
         raise
     return journals
+
+
+def _tracking(job: Job, number: int) -> Tracking | None:
+    """Of an answer that nobody goes on with; for those that tell their tokens themselves."""
+    if not job.tells_tokens:
+        return None
+    return Tracking(f"{job.id}/{number}", sampling.resolve_seed(job.parts[number].request.sampling))
 
 
 def _end(service: Service, job: Job, journals: list[Journal]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rbee_remote.protocol import GenerateRequest, RemoteError
@@ -67,8 +67,8 @@ class Form(Protocol):
     def error(self, error: RemoteError) -> list[str]:
         """The lines of a stream that ends before its time, the one that says why first."""
 
-    def whole(self, parts: Sequence[Part], summary: Summary) -> dict[str, Any]:
-        """The body of an answer that is no stream."""
+    def whole(self, parts: Sequence[Part], summary: Summary) -> Any:
+        """The body of an answer that is no stream, as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,9 @@ class Job:
     """What one HTTP request asks for.
 
     warnings: what of it is not honoured as asked, before a worker looks at it. can_resume: whether its stream can go on
-    on another worker; not where lines say more of earlier tokens than follows from the tokens alone.
+    on another worker; not where lines say more of earlier tokens than follows from the tokens alone. tells_tokens:
+    whether its choices are given the id of each token. places: the names that fields of a request's functions have in
+    the body, by the protocol's.
     """
 
     id: str
@@ -85,6 +87,8 @@ class Job:
     form: Form
     warnings: tuple[str, ...] = ()
     can_resume: bool = True
+    tells_tokens: bool = False
+    places: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def one_prompt(self) -> bool:

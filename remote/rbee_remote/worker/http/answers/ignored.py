@@ -1,4 +1,4 @@
-"""Fields of requests that nobody reads: told in the log, so that who wonders why they do nothing can find them there.
+"""What of requests is ignored: told in the log, so that who wonders why it does nothing can find it there.
 
 Rules
 - Each is told once in a worker's life, whatever clients send; made-up names fill neither the log nor the memory.
@@ -8,18 +8,18 @@ Rules
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from rbee_remote.system.sanitize import sanitize
 
-#: Fields that are told of, and characters of a name.
-MOST, LONGEST = 100, 60
+#: Things that are told of, characters of a field's name, and of another thing.
+MOST, LONGEST, LONGEST_LINE = 100, 60, 160
 
 _log = logging.getLogger("rbee.worker")
 
 
-class IgnoredFields:
+class Ignored:
     """Of one endpoint. known: the fields that it reads; those whose value is null are left out, as it were."""
 
     def __init__(self, endpoint: str, known: Collection[str]) -> None:
@@ -28,18 +28,22 @@ class IgnoredFields:
         self._told: set[str] = set()
 
     def note(self, body: Any) -> None:
+        """The fields of a body that nobody reads."""
         if not isinstance(body, Mapping):
             return
         for name, value in body.items():
             if name not in self._known and value is not None:
-                self.tell(name)
+                self._tell(f"the field {name[:LONGEST]} is ignored")
 
-    def tell(self, name: str) -> None:
-        """Of a field that was found otherwise, in a part of the body, say."""
-        name = name[:LONGEST]
-        if name in self._told or len(self._told) >= MOST:
+    def left_out(self, lines: Iterable[str]) -> None:
+        """What is no field: items and tools that a job does without, a line each."""
+        for line in lines:
+            self._tell(line[:LONGEST_LINE])
+
+    def _tell(self, line: str) -> None:
+        if line in self._told or len(self._told) >= MOST:
             return
-        self._told.add(name)
-        _log.info("%s: the field %s is ignored", self._endpoint, sanitize(name))
+        self._told.add(line)
+        _log.info("%s: %s", self._endpoint, sanitize(line))
         if len(self._told) == MOST:
-            _log.info("%s: further fields are ignored without a word", self._endpoint)
+            _log.info("%s: further things are ignored without a word", self._endpoint)

@@ -13,6 +13,7 @@ from rbee_remote.protocol import ErrorCode, RemoteError
 from rbee_remote.serving import sse
 from rbee_remote.system.together import all_or_none
 from rbee_remote.worker.http.answers.form import Job, Part, Piece
+from rbee_remote.worker.http.answers.places import renamed, renamed_line
 from rbee_remote.worker.http.answers.summary import Summary, Taken
 from rbee_remote.worker.http.answers.tracking import Tracker
 from rbee_remote.worker.http.answers.waiting import when_gone
@@ -32,9 +33,10 @@ async def pieces(
         if record is None:
             yield None
         elif record.event == "started":
-            summary.started(record.data, taken, counts_prompt=part.counts_prompt)
+            warnings = [renamed_line(line, job.places) for line in record.data["warnings"]]
+            summary.started({**record.data, "warnings": warnings}, taken, counts_prompt=part.counts_prompt)
             early = job.warnings if part is job.parts[0] else ()
-            yield form.opening(part, [*early, *record.data["warnings"]], summary), None
+            yield form.opening(part, [*early, *warnings], summary), None
         elif record.event == "token":
             yield form.token(part, record.data), record.data
         elif record.event == "done":
@@ -42,7 +44,7 @@ async def pieces(
             _check(service, record.data["finish_reason"])
             yield form.closing(part, record.data, taken), None
         else:
-            raise RemoteError.decode(record.data)
+            raise renamed(RemoteError.decode(record.data), job.places)
 
 
 def _check(service: Service, finish_reason: str) -> None:

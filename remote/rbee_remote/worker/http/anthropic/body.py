@@ -46,7 +46,7 @@ def read(data: Any) -> Job:
     body = fields.read(MessagesBody, data)
     names = ToolNames()
     # Tools come first: their names are theirs, and those of calls that are told of give way.
-    tools, without_tools = tools_of(body.tools, body.tool_choice, names)
+    tools, places, without_tools = tools_of(body.tools, body.tool_choice, names)
     messages, without_content = read_messages(body.system, body.messages, names)
     (request_id,) = part_ids(1)
     request = GenerateRequest(
@@ -66,6 +66,7 @@ def read(data: Any) -> Job:
         stream=body.stream,
         form=MessageForm(),
         warnings=(*without_tools, *without_content),
+        places=places,
     )
 
 
@@ -84,7 +85,7 @@ def _options(body: MessagesBody) -> ChatOptions:
     return ChatOptions(
         template_kwargs=body.chat_template_kwargs,
         think=_THINKS[kind] if kind else None,
-        reasoning_effort=fields.HIGHEST_EFFORTS.get(effort, effort),
+        reasoning_effort=effort,
         think_budget=budget,
     )
 

@@ -12,10 +12,13 @@ _MOST_KIND = 40
 _MODES = {"auto": "auto", "any": "required", "none": "none"}
 
 
-def tools_of(tools: Any, choice: dict[str, Any], names: ToolNames) -> tuple[ToolOptions, tuple[str, ...]]:
-    """The functions, and a warning for each kind of tool that is left out. names: gets those of the functions. Raises
-    RemoteError USAGE naming the field."""
+def tools_of(
+    tools: Any, choice: dict[str, Any], names: ToolNames
+) -> tuple[ToolOptions, dict[str, str], tuple[str, ...]]:
+    """The functions, where each stands (`Job.places`), and a warning for each kind of tool that is left out. names:
+    gets those of the functions. Raises RemoteError USAGE naming the field."""
     functions: list[dict[str, Any]] = []
+    places: dict[str, str] = {}
     left_out: dict[str, None] = {}
     for index, tool in enumerate(tools):
         if not isinstance(tool, dict):
@@ -24,13 +27,16 @@ def tools_of(tools: Any, choice: dict[str, Any], names: ToolNames) -> tuple[Tool
         if not isinstance(kind, str):
             raise wrong(f"tools[{index}].type", "must be a string")
         if kind == "custom":
+            here = f"tools[{len(functions)}].function"
+            places |= {here: f"tools[{index}]", f"{here}.parameters": f"tools[{index}].input_schema"}
             functions.append(_function(f"tools[{index}]", tool))
         else:
             left_out[f"tools of type {kind[:_MOST_KIND]} are left out: this worker calls custom tools alone"] = None
     parallel = choice.get("disable_parallel_tool_use")
     if not isinstance(parallel, (bool, type(None))):
         raise wrong("tool_choice.disable_parallel_tool_use", "must be true or false")
-    return read_tools(tuple(functions), _choice(choice), False if parallel else None, names), tuple(left_out)
+    options = read_tools(tuple(functions), _choice(choice), False if parallel else None, names)
+    return options, places, tuple(left_out)
 
 
 def _function(where: str, tool: dict[str, Any]) -> dict[str, Any]:

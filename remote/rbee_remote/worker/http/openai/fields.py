@@ -15,9 +15,6 @@ from rbee_remote.worker.http.openai.errors import wrong
 #: OpenAI's own limit.
 MOST_CHOICES = 128
 
-#: Efforts of reasoning that templates do not know, and the nearest that they do.
-HIGHEST_EFFORTS = {"xhigh": "high", "max": "high"}
-
 _SAMPLING = frozenset(field.name for field in dataclasses.fields(Sampling)) - {"logprobs"}
 #: Other servers' names for fields of `Sampling`.
 _ALIASES = {"repeat_last_n": "penalty_last_n", "repetition_penalty": "repeat_penalty"}
@@ -156,18 +153,16 @@ def include_usage(body: Body) -> bool:
 
 
 def texts_or_tokens(field: str, value: Any) -> list[str | tuple[int, ...]]:
-    """One text, several, the tokens of one, or of several; none of them empty."""
+    """One text, the tokens of one, or several of them, of both kinds; none of them empty."""
     given: list[str | tuple[int, ...]]
     if isinstance(value, str):
         given = [value]
-    elif isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-        given = value
     elif _are_tokens(value):
         given = [tuple(value)]
-    elif isinstance(value, list) and value and all(_are_tokens(item) for item in value):
-        given = [tuple(item) for item in value]
+    elif isinstance(value, list) and value and all(isinstance(item, str) or _are_tokens(item) for item in value):
+        given = [item if isinstance(item, str) else tuple(item) for item in value]
     else:
-        raise wrong(field, "must be a text, a list of texts, a list of tokens or a list of such lists, none empty")
+        raise wrong(field, "must be a text, the tokens of one, or a list of texts and lists of tokens, none empty")
     if not all(given):
         raise wrong(field, "must not be empty")
     return given

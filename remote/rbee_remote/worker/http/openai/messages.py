@@ -8,6 +8,7 @@ from typing import Any
 from rbee_remote.protocol import Message
 from rbee_remote.worker.http.openai.errors import wrong
 from rbee_remote.worker.http.openai.tools import ToolNames
+from rbee_remote.worker.requests.prompt import check_text
 
 #: Reasoning models' word for the system, and the one that tools had before they were tools.
 _ROLES = {"developer": "system", "function": "tool"}
@@ -53,7 +54,7 @@ def text_of(where: str, content: Any) -> str:
     if content is None:
         return ""
     if isinstance(content, str):
-        return content
+        return string(where, content)
     if not isinstance(content, list):
         raise wrong(where, "must be a string or a list of parts")
     return "".join(_part(f"{where}[{index}]", part) for index, part in enumerate(content))
@@ -61,7 +62,7 @@ def text_of(where: str, content: Any) -> str:
 
 def _part(where: str, part: Any) -> str:
     if isinstance(part, str):
-        return part
+        return string(where, part)
     kind = (part.get("type") or "text") if isinstance(part, dict) else None
     if not isinstance(kind, str) or kind not in _TEXTS:
         raise wrong(where, f"must be a text part, got {kind!r:.40}: this worker reads text alone")
@@ -83,7 +84,8 @@ def _call(where: str, call: Any, names: ToolNames) -> dict[str, Any]:
 
 
 def string(where: str, value: Any) -> str:
-    """Raises RemoteError USAGE naming the field."""
+    """Raises RemoteError USAGE naming the field, for what is no text too."""
     if not isinstance(value, str):
         raise wrong(where, "is missing" if value is None else "must be a string")
+    check_text(where, value)
     return value

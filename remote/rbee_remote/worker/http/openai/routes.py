@@ -22,11 +22,12 @@ from rbee_remote.system.caller import caller_of
 from rbee_remote.worker.http.answers import guard
 from rbee_remote.worker.http.answers.answer import respond
 from rbee_remote.worker.http.answers.guard import Endpoint, Respond
-from rbee_remote.worker.http.answers.ignored import IgnoredFields
+from rbee_remote.worker.http.answers.ignored import Ignored
 from rbee_remote.worker.http.answers.tracking import Asked, asked_of, usage_headers
 from rbee_remote.worker.http.answers.waiting import when_gone
 from rbee_remote.worker.http.openai import chat, completions, embeddings, errors, fields, rerank
 from rbee_remote.worker.http.openai.biases import with_token_biases
+from rbee_remote.worker.http.openai.prompts import with_plain_prompts
 from rbee_remote.worker.service.service import Service
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ def openai_routes(service: Service) -> list[Route]:
     # More at once would find the queue full each time that they came.
     most = min(fields.MOST_CHOICES, service.config.slots + service.config.queue)
     unread = {
-        path: IgnoredFields(f"/v1/{path}", known | {RESUME_FIELD})
+        path: Ignored(f"/v1/{path}", known | {RESUME_FIELD})
         for path, known in (
             ("chat/completions", chat.FIELDS),
             ("completions", completions.FIELDS),
@@ -65,13 +66,15 @@ def openai_routes(service: Service) -> list[Route]:
     async def text_completions(request: Request) -> Response:
         body = await read_json(request)
         unread["completions"].note(body)
-        job, asked = completions.read(await with_token_biases(service, body), most), asked_of(request.headers, body)
+        plain = await with_plain_prompts(service, await with_token_biases(service, body), "prompt")
+        job, asked = completions.read(plain, most), asked_of(request.headers, body)
         return await respond(service, job, request, asked, await digests_of(request, body))
 
     async def make_embeddings(request: Request) -> Response:
         data = await read_json(request)
         unread["embeddings"].note(data)
-        body, asked = embeddings.read(data), asked_of(request.headers, data)
+        plain = await with_plain_prompts(service, data, "input")
+        body, asked = embeddings.read(plain), asked_of(request.headers, data)
         answer = await _while_there(request, embeddings.embed(service, body, caller_of(request.headers)))
         return _of_texts(answer, answer["usage"]["prompt_tokens"], asked)
 

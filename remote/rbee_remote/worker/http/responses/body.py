@@ -24,8 +24,6 @@ _KEPT = {
     "prompt": "this server keeps no prompts: send instructions and input",
     "background": "this server keeps no responses: leave it out, and use stream to follow a long one",
 }
-#: OpenAI's efforts that templates do not know, and the nearest that they do.
-_EFFORTS = {"minimal": "low", **fields.HIGHEST_EFFORTS}
 _LOGPROBS = "message.output_text.logprobs"
 
 
@@ -58,7 +56,7 @@ def read(data: Any, most: int = 1) -> Job:
             raise wrong(name, instead)
     names = FunctionNames()
     # Tools come first: their names are theirs, and those of calls that are told of give way.
-    tools, without_tools = tools_of(body.tools, body.tool_choice, body.parallel_tool_calls, names)
+    tools, places, without_tools = tools_of(body.tools, body.tool_choice, body.parallel_tool_calls, names)
     messages, without_items = read_items(body.input, body.instructions, names)
     (request_id,) = part_ids(1)
     request = GenerateRequest(
@@ -78,6 +76,7 @@ def read(data: Any, most: int = 1) -> Job:
         stream=body.stream,
         form=ResponseForm(choice, data, request),
         warnings=(*without_tools, *without_items),
+        places=places,
         can_resume=request.sampling.logprobs is None,  # its last events tell those of all tokens
     )
 
@@ -90,9 +89,7 @@ def _options(body: ResponseBody) -> ChatOptions:
     think = body.enable_thinking
     if effort == "none":
         effort, think = "", False if think is None else think
-    return ChatOptions(
-        template_kwargs=body.chat_template_kwargs, think=think, reasoning_effort=_EFFORTS.get(effort, effort)
-    )
+    return ChatOptions(template_kwargs=body.chat_template_kwargs, think=think, reasoning_effort=effort)
 
 
 def _format(body: ResponseBody, data: dict[str, Any]) -> dict[str, Any]:

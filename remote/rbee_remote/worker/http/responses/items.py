@@ -40,9 +40,9 @@ def read_items(items: Any, instructions: str, names: FunctionNames) -> tuple[tup
     functions, to make them safe. Raises RemoteError USAGE naming the field."""
     reader = _Reader(names)
     if instructions:
-        reader.messages.append(Message("system", instructions))
+        reader.messages.append(Message("system", string("instructions", instructions)))
     if isinstance(items, str):
-        reader.messages.append(Message("user", items))
+        reader.messages.append(Message("user", string("input", items)))
     elif isinstance(items, list) and items:
         for index, item in enumerate(items):
             reader.take(f"input[{index}]", item)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import logging
-
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -14,29 +11,25 @@ from rbee_remote.serving.body import read_json
 from rbee_remote.serving.digests import digests_of
 from rbee_remote.worker.http.answers.answer import respond
 from rbee_remote.worker.http.answers.guard import guarded
-from rbee_remote.worker.http.answers.ignored import IgnoredFields
+from rbee_remote.worker.http.answers.ignored import Ignored
 from rbee_remote.worker.http.answers.tracking import asked_of
 from rbee_remote.worker.http.openai import errors
 from rbee_remote.worker.http.openai.biases import with_token_biases
 from rbee_remote.worker.http.responses import body
 from rbee_remote.worker.service.service import Service
 
-_log = logging.getLogger("rbee.worker")
-
-
 #: Fields that say what is so anyhow, with the value by which they do.
 _SO_ANYHOW = {"store": False, "truncation": "disabled"}
 
 
 def responses_routes(service: Service) -> list[Route]:
-    unread = IgnoredFields("/v1/responses", body.FIELDS | {RESUME_FIELD})
+    unread = Ignored("/v1/responses", body.FIELDS | {RESUME_FIELD})
 
     async def create(request: Request) -> Response:
         data = await read_json(request)
         job, asked = body.read(await with_token_biases(service, data)), asked_of(request.headers, data)
         unread.note({name: value for name, value in data.items() if _SO_ANYHOW.get(name) != value})
-        for left_out in job.warnings:
-            _log_once(left_out)
+        unread.left_out(job.warnings)
         return await respond(service, job, request, asked, await digests_of(request, data))
 
     async def of_kept(request: Request) -> Response:
@@ -54,8 +47,3 @@ def responses_routes(service: Service) -> list[Route]:
     ]
     bare = [Route(each.path.removeprefix("/v1"), each.endpoint, methods=list(each.methods or ())) for each in routes]
     return [*routes, *bare]
-
-
-@functools.lru_cache(maxsize=256)
-def _log_once(what: str) -> None:
-    _log.info("a request's %s", what)

@@ -36,16 +36,14 @@ class FunctionNames(ToolNames):
 
 def tools_of(
     tools: Any, choice: Any, parallel: bool | None, names: FunctionNames
-) -> tuple[ToolOptions, tuple[str, ...]]:
-    """The functions, and a warning for each kind of tool that is left out. names: gets those of the functions. Raises
-    RemoteError USAGE naming the field."""
+) -> tuple[ToolOptions, dict[str, str], tuple[str, ...]]:
+    """The functions, where each stands (`Job.places`), and a warning for each kind of tool that is left out. names:
+    gets those of the functions. Raises RemoteError USAGE naming the field."""
     left_out: dict[str, None] = {}
-    functions = tuple(
-        function
-        for index, tool in enumerate(tools)
-        for function in _functions(f"tools[{index}]", tool, names, left_out)
-    )
-    return read_tools(functions, _choice(choice, names), parallel, names), tuple(left_out)
+    found = [each for index, tool in enumerate(tools) for each in _functions(f"tools[{index}]", tool, names, left_out)]
+    places = {f"tools[{number}].function": where for number, (where, _) in enumerate(found)}
+    functions = tuple(function for _, function in found)
+    return read_tools(functions, _choice(choice, names), parallel, names), places, tuple(left_out)
 
 
 def served(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -63,8 +61,9 @@ def served(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _functions(
     where: str, tool: Any, names: FunctionNames, left_out: dict[str, None], space: str = ""
-) -> Iterator[dict[str, Any]]:
-    """What a tool has of functions. left_out: gets a warning where it is none. space: the namespace that it is in."""
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What a tool has of functions, each with where it stands. left_out: gets a warning where it is none. space: the
+    namespace that it is in."""
     kind = tool.get("type") if isinstance(tool, dict) else None
     if not isinstance(kind, str):
         raise wrong(f"{where}.type" if isinstance(tool, dict) else where, "must name the tool")
@@ -80,11 +79,12 @@ def _functions(
         left_out[f"tools of type {kind[:_MOST_KIND]} are left out: this worker calls functions alone"] = None
 
 
-def _function(where: str, tool: dict[str, Any], names: FunctionNames, space: str) -> dict[str, Any]:
+def _function(where: str, tool: dict[str, Any], names: FunctionNames, space: str) -> tuple[str, dict[str, Any]]:
     """As chat completions have it; some clients send that form itself."""
-    given = tool["function"] if isinstance(tool.get("function"), dict) else tool
-    function = {key: given[key] for key in _OF_FUNCTIONS if key in given}
-    return {"type": "function", "function": {**function, "name": names.joined(space, _name(where, given))}}
+    if isinstance(tool.get("function"), dict):
+        where, tool = f"{where}.function", tool["function"]
+    function = {key: tool[key] for key in _OF_FUNCTIONS if key in tool}
+    return where, {"type": "function", "function": {**function, "name": names.joined(space, _name(where, tool))}}
 
 
 def _name(where: str, named: dict[str, Any]) -> str:

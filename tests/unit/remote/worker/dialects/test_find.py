@@ -43,6 +43,7 @@ TEMPLATES = {
     "deepseek-ai-DeepSeek-V3.2": ("invoke", "</think>"),
     "deepseek-ai-DeepSeek-V4": ("invoke", "</think>"),
     "google-gemma-2-2b-it": ("plain", ""),
+    "fireworks-ai-llama-3-firefunction-v2": ("listed", ""),
     "ibm-granite-granite-3.3-2B-Instruct": ("granite", "</think>"),
     "ibm-granite-granite-4.0": ("hermes", ""),
     "llama-cpp-deepseek-r1": ("deepseek", "</think>"),

@@ -1,11 +1,11 @@
-"""Nemotron Nano 2, Apriel, MiniMax M1."""
+"""Nemotron Nano 2, Apriel, MiniMax M1, Firefunction."""
 
 from __future__ import annotations
 
 import pytest
 
 from rbee_remote.worker.dialects.interface import Content, Reasoning
-from rbee_remote.worker.dialects.listed import Listed, ListedLower
+from rbee_remote.worker.dialects.listed import Functools, Listed, ListedLower
 from rbee_remote.worker.dialects.think import Think
 from tests.dialect_cases import Call, Case, calls, check, check_grammar
 
@@ -30,6 +30,12 @@ def test_answers_are_split(case: Case) -> None:
 
 def test_other_tags() -> None:
     check(ListedLower(), calls(f"<tool_calls>[{ONE}]</tool_calls>", ADD))
+
+
+def test_nothing_stands_behind_the_calls_of_firefunction() -> None:
+    check(Functools(), calls(f"functools[{ONE}, {ONE}]", ADD, ADD))
+    check(Functools(), Case("import functools\n", [Content("import functools\n")]))
+    check_grammar(Functools())
 
 
 def test_what_the_grammar_allows_is_read() -> None:

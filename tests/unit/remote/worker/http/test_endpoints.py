@@ -7,7 +7,7 @@ from typing import Any
 
 from rbee_remote.protocol import endpoints
 from rbee_remote.worker.http.anthropic.routes import anthropic_routes
-from rbee_remote.worker.http.llama_server import llama_server_routes
+from rbee_remote.worker.http.llama_server.routes import llama_server_routes
 from rbee_remote.worker.http.openai.routes import openai_routes
 from rbee_remote.worker.http.responses.routes import responses_routes
 

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
-from rbee_remote.protocol import ChatOptions, GenerateRequest, RemoteError
+from rbee_remote.protocol import ChatOptions, ErrorCode, GenerateRequest, RemoteError
+from rbee_remote.protocol.prompt_digest import prompt_digests
 from rbee_remote.worker.http.anthropic import body, errors
 
 USER: Any = {"role": "user", "content": "hi"}
 USE: Any = {"type": "tool_use", "id": "toolu_1", "name": "get.weather", "input": {"city": "Ulm"}}
 TOOL: Any = {"name": "get.weather", "input_schema": {"type": "object"}, "cache_control": {"type": "ephemeral"}}
+HEADER = "x-anthropic-billing-header: cc_version=2.1.177.01c; cc_entrypoint=cli; cch={};"
 IMAGE: Any = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}}
 
 
@@ -106,7 +108,7 @@ def test_what_anthropics_servers_run_is_left_out_and_told() -> None:
         ({}, ChatOptions()),
         ({"thinking": {"type": "enabled", "budget_tokens": 1024.0}}, ChatOptions(think=True, think_budget=1024)),
         ({"thinking": {"type": "disabled", "budget_tokens": 5}}, ChatOptions(think=False)),
-        ({"thinking": {"type": "adaptive"}, "output_config": {"effort": "max"}}, ChatOptions(reasoning_effort="high")),
+        ({"thinking": {"type": "adaptive"}, "output_config": {"effort": "max"}}, ChatOptions(reasoning_effort="max")),
         ({"thinking": None, "chat_template_kwargs": {"a": 1}}, ChatOptions(template_kwargs={"a": 1})),
     ],
 )
@@ -136,11 +138,51 @@ def test_the_form_of_an_answer(name: str) -> None:
         ({"thinking": {"type": "enabled", "budget_tokens": "x"}}, "thinking.budget_tokens"),
         ({"tools": [TOOL], "tool_choice": {"type": "tool", "name": "other"}}, "there is no tool 'other'"),
         ({"tools": [{"input_schema": {}}]}, r"tools\[0\].name: must be a string"),
+        ({"tools": [{"name": ""}]}, r"tools\[0\].name: must be a string"),
         ({"tool_choice": {"type": "maybe"}}, "tool_choice.type: must be auto"),
         ({"max_tokens": "x"}, "max_tokens: expected"),
+        ({"max_tokens": -3}, "max_tokens: must be 0 or more"),
     ],
 )
 def test_what_is_refused_names_the_field(values: dict[str, Any], told: str) -> None:
     with pytest.raises(RemoteError, match=told) as caught:
         read(**values)
     assert errors.body(caught.value)["error"]["type"] == "invalid_request_error"
+
+
+def test_where_functions_stand_beside_tools_that_are_left_out() -> None:
+    job = body.read({"messages": [USER], "tools": [{"type": "bash_20250124"}, TOOL]})
+    assert job.places == {
+        "tools[0].function": "tools[1]",
+        "tools[0].function.parameters": "tools[1].input_schema",
+    }
+
+
+def test_null_means_what_is_left_out_means() -> None:
+    names = {*body.FIELDS - {"messages", "max_tokens"}, "metadata", "service_tier"}
+    plain, null = read(), read(**dict.fromkeys(names))
+    assert (plain.sampling, plain.chat) == (null.sampling, null.chat)
+
+
+@pytest.mark.parametrize("in_blocks", [False, True])
+def test_a_billing_header_costs_no_prefix(in_blocks: bool) -> None:
+    brief = "Be brief. " * 99
+
+    def asked(number: str) -> dict[str, Any]:
+        header = HEADER.format(number)
+        return {"messages": [USER], "system": text(header, brief) if in_blocks else f"{header}\n{brief}"}
+
+    first, second = asked("36ee5"), asked("ab123")
+    assert turns(**first) == turns(system=brief)
+    assert prompt_digests(first) == prompt_digests(second)
+    assert len(prompt_digests(first)) > 2
+
+
+def test_text_that_only_looks_like_a_billing_header_stays() -> None:
+    said = "The x-anthropic-billing-header: is a line."
+    assert turns(system=said)[0] == ("system", said)
+
+
+def test_an_overloaded_worker_is_told_as_such() -> None:
+    error = RemoteError(ErrorCode.ALL_SLOTS_BUSY, "busy")
+    assert errors.body(error)["error"]["type"] == "overloaded_error"

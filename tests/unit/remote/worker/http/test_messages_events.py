@@ -95,6 +95,24 @@ async def test_a_stream_and_a_whole_answer_say_the_same(folder: Path) -> None:
     assert same(message) == same(whole)
 
 
+@pytest.mark.parametrize(
+    ("values", "text", "reason", "stop"),
+    [
+        ({"max_tokens": 3}, "abc", "max_tokens", None),
+        ({"stop_sequences": ["x", "de"]}, "abc", "stop_sequence", "de"),
+        ({"stop_sequences": ["nothing"]}, "abcdef", "end_turn", None),
+    ],
+)
+async def test_why_it_ended(folder: Path, values: Any, text: str, reason: str, stop: str | None) -> None:
+    async with running(folder, loads(says("abcdef"))) as worker:
+        whole = (await worker.client.post("/v1/messages", json={**BODY, **values})).json()
+    assert (whole["content"], whole["stop_reason"], whole["stop_sequence"]) == (
+        [{"type": "text", "text": text}],
+        reason,
+        stop,
+    )
+
+
 async def test_the_tokens_of_a_prompt_are_counted_as_they_are_computed(folder: Path) -> None:
     async with running(folder, loads(says("ab")), ctx=64) as worker:
         counted = (await worker.client.post("/v1/messages/count_tokens", json=BODY)).json()["input_tokens"]
@@ -114,11 +132,13 @@ async def test_what_is_wrong_is_told_in_anthropics_form(folder: Path) -> None:
         wrong = await worker.client.post("/v1/messages", json={**BODY, "stop_sequences": ["x" * 9999]})
         unknown = await worker.client.post("/v1/messages/batches", json={})
         by_get = await worker.client.get("/v1/messages")
+        broken = await worker.client.post("/v1/messages", content=b"{")
     assert wrong.json()["type"] == "error"
     assert "stop_sequences[0] must have" in wrong.json()["error"]["message"]
     assert (unknown.status_code, unknown.json()["error"]["type"]) == (404, "not_found_error")
     assert "/v1/messages/count_tokens" in unknown.json()["error"]["message"]
     assert (by_get.status_code, by_get.json()["type"]) == (405, "error")
+    assert (broken.status_code, broken.json()["type"]) == (400, "error")
 
 
 async def test_what_is_left_out_is_told_and_logged_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -160,3 +180,14 @@ async def test_models_are_told_with_their_context_by_all_its_names(folder: Path)
     assert one == model
     assert {model[name] for name in ("context_length", "max_model_len", "max_input_tokens")} == {512}
     assert (listed["has_more"], listed["first_id"], model["type"], model["display_name"]) == (False, "m", "model", "m")
+
+
+async def test_a_schema_that_cannot_be_used_is_named_as_the_client_sent_it(folder: Path) -> None:
+    wrong = {**WEATHER, "input_schema": {"type": "object", "properties": {"a": {"type": "nonsense"}}}}
+    tools = [{"type": "bash_20250124"}, WEATHER, {**wrong, "name": "other"}]
+    async with running(folder, loads(says("a", HERMES)), ctx=2048) as worker:
+        answer = await worker.client.post("/v1/messages", json={**BODY, "tools": tools, "tool_choice": {"type": "any"}})
+        twice = await worker.client.post("/v1/messages", json={**BODY, "tools": [tools[0], WEATHER, WEATHER]})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith("tools[2].input_schema"), answer.text
+    assert twice.json()["error"]["message"].startswith("tools[1].name: 'weather' is the name of two"), twice.text

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rbee_remote.protocol import Sampling
-from rbee_remote.worker.http.answers.ignored import LONGEST, MOST, IgnoredFields
+from rbee_remote.worker.http.answers.ignored import LONGEST, MOST, Ignored
 from rbee_remote.worker.http.openai import chat, completions, fields
 from rbee_remote.worker.http.openai.embeddings import EmbeddingsBody
 from rbee_remote.worker.http.openai.messages import read_messages
@@ -185,7 +185,7 @@ async def test_what_is_ignored_is_told_once_for_each_endpoint(folder: Path, capl
 
 
 def test_made_up_names_fill_neither_the_log_nor_the_memory(caplog: pytest.LogCaptureFixture) -> None:
-    ignored = IgnoredFields("/v1/x", {"known"})
+    ignored = Ignored("/v1/x", {"known"})
     with caplog.at_level(logging.INFO, logger="rbee.worker"):
         for number in range(3 * MOST):
             ignored.note({f"{number:04}{'x' * 1000}": 1, "known": 2})

@@ -102,7 +102,7 @@ BAD: list[tuple[str, dict[str, Any], str | None, str]] = [
     ),
     ("completions", {}, "prompt", "must be a text"),
     ("completions", {"prompt": ""}, "prompt", "empty"),
-    ("completions", {"prompt": [[97], "a"]}, "prompt", "must be a text"),
+    ("completions", {"prompt": [[97], None]}, "prompt", "must be a text"),
     ("completions", {"prompt": [999]}, "tokens", "from 0 to 257"),
     ("completions", {"prompt": "x", "suffix": "y"}, "suffix", "not served"),
     ("completions", {"prompt": "x", "best_of": 2}, "best_of", "same as n"),

@@ -114,6 +114,10 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"reasoning": {"effort": 5}}, "reasoning.effort", "must be a string"),
     ({"temperature": "hot"}, "temperature", ""),
     ({"n": 2}, "n", ""),
+    ({"input": "\ud800"}, "input", "is not valid Unicode"),
+    ({"instructions": "\ud800"}, "instructions", "is not valid Unicode"),
+    ({"input": [said("user", "a"), said("user", "\ud800")]}, "input[1].content[0].text", "is not valid Unicode"),
+    ({"input": [{**CALL, "arguments": "\ud800"}]}, "input[0].arguments", "is not valid Unicode"),
 ]  # fmt: skip
 
 
@@ -173,13 +177,11 @@ def test_functions_of_a_namespace_are_functions_with_both_names() -> None:
     ("effort", "think", "told"),
     [
         ("none", False, ""),
-        ("minimal", None, "low"),
-        ("low", None, "low"),
+        ("minimal", None, "minimal"),
         ("high", None, "high"),
-        ("xhigh", None, "high"),
     ],
 )
-def test_an_effort_is_one_that_templates_know(effort: str, think: bool | None, told: str) -> None:
+def test_an_effort_is_for_the_template_to_read(effort: str, think: bool | None, told: str) -> None:
     chat = requested(reasoning={"effort": effort, "summary": "auto"}).chat
     assert (chat.think, chat.reasoning_effort) == (think, told)
 
@@ -196,3 +198,13 @@ def test_probabilities_of_all_tokens_stand_in_the_last_events_which_no_other_wor
     asked = asks(include=["message.output_text.logprobs"], top_logprobs=2)
     assert (asked.parts[0].request.sampling.logprobs, asked.can_resume) == (2, False)
     assert asks().can_resume
+
+
+def test_where_functions_stand_beside_tools_that_are_left_out() -> None:
+    space = {"type": "namespace", "name": "x", "tools": [{"type": "custom"}, {**WEATHER, "name": "in"}]}
+    nested = {"type": "function", "function": {"name": "f"}}
+    assert asks(tools=[{"type": "web_search"}, WEATHER, space, nested]).places == {
+        "tools[0].function": "tools[1]",
+        "tools[1].function": "tools[2].tools[1]",
+        "tools[2].function": "tools[3].function",
+    }

@@ -103,6 +103,30 @@ async def test_a_decoder_is_made_an_embedder_or_no_longer_one(folder: Path, tmp_
     assert answer["usage"]["completion_tokens"] >= 1
 
 
+async def test_texts_and_tokens_in_any_mixture(folder: Path, tmp_path: Path) -> None:
+    tiny.write_bert(tmp_path / "m.gguf", POOLING.MEAN)
+    text: Any = "the cat sat"
+    forms: list[Any] = [
+        {"prompt_string": text},
+        {"content": [{"type": "text", "text": "the "}, {"type": "text", "text": "cat sat"}]},
+        THE_CAT_SAT,
+    ]
+    async with serving(folder, tmp_path / "m.gguf") as (worker, _):
+        (plain,) = await vectors(worker, text)
+        found = await vectors(worker, [text, *forms])
+        alone = [await vectors(worker, form) for form in forms]
+        (mixed,) = await vectors(worker, ["the cat", *THE_CAT_SAT[-2:]])
+        (tokens,) = await vectors(worker, [*THE_CAT_SAT[:3], tiny.SEP, *THE_CAT_SAT[-2:]])
+        refused = [
+            (await worker.client.post("/v1/embeddings", json={"input": wrong})).json()["error"]["param"]
+            for wrong in ({"content": "x"}, {"content": [{"type": "image_url"}]}, ["x", {}], [])
+        ]
+    assert found == [pytest.approx(plain, abs=2e-3)] * 4
+    assert alone == [[pytest.approx(plain, abs=2e-3)]] * 3
+    assert mixed == pytest.approx(tokens, abs=2e-3)
+    assert refused == ["input", "input.content[0]", "input[1]", "input"]
+
+
 async def test_texts_share_steps_and_change_nothing_of_each_other(folder: Path, tmp_path: Path) -> None:
     weights = tiny.write_bert(tmp_path / "m.gguf", POOLING.MEAN)
     texts = [" ".join(tiny.WORDS[at % 8] for at in range(start, start + 1 + start % 5)) for start in range(70)]

@@ -20,6 +20,7 @@ FAMILIES = {
     "DeepSeek V3.1": "deepseek-ai-DeepSeek-V3.1",
     "DeepSeek V3.2": "deepseek-ai-DeepSeek-V3.2",
     "Devstral": "unsloth-mistral-Devstral-Small-2507",
+    "Firefunction": "fireworks-ai-llama-3-firefunction-v2",
     "GLM 4.6": "GLM-4.6",
     "GLM 4.7": "GLM-4.7-Flash",
     "Gemma 2": "google-gemma-2-2b-it",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rbee_remote.protocol import ChatOptions, Message, RemoteError
+from rbee_remote.worker.templates import jinja
 from rbee_remote.worker.templates.rendered import Rendered
 from rbee_remote.worker.templates.template import ChatTemplate
 from tests.unit.remote.worker.templates.families import (
@@ -60,7 +61,7 @@ TOOLLESS = {
 #: as in transformers: calls are written as text.
 CALLS_WRITTEN = {"Granite 3.3", "LFM 2", "Kimi K2", "Kimi K2 Thinking"}
 #: Templates whose prompt ends where the answer begins in any case.
-ALWAYS_OPEN = {"Command R7B", "Devstral", "Ministral 3", "Mistral Nemo", "Mistral Small 3.2"}
+ALWAYS_OPEN = {"Firefunction", "Command R7B", "Devstral", "Ministral 3", "Mistral Nemo", "Mistral Small 3.2"}
 #: What transformers refuses or fails on, and what is done instead.
 FOLDED = {("Gemma 2", "system"), ("Gemma 2", "turns")}
 WITHOUT_NONE = {"Command R+", "Hermes 2 Pro", "Hermes 3"}
@@ -85,6 +86,7 @@ def transformers(
     from transformers.utils.chat_template_utils import render_jinja_template
 
     continued = chat[-1].role == "assistant"
+    functions = json.dumps([tool["function"] for tool in tools], ensure_ascii=False, indent=4) if tools else ""
     render_all: Any = render_jinja_template  # whose annotations are not what it takes and gives
     texts, _ = render_all(
         [[_turn(message, inline=family in INLINE) for message in chat]],
@@ -94,7 +96,7 @@ def transformers(
         continue_final_message=continued,
         bos_token=BOS,
         eos_token=EOS,
-        **variables,
+        **{"functions": functions, **jinja.dates(), **variables},
     )
     text: str = texts[0]
     return text

@@ -220,3 +220,34 @@ def test_a_last_answer_that_the_template_leaves_out_is_answered_or_refused() -> 
     with pytest.raises(RemoteError, match="cannot continue message 2: it leaves it out") as caught:
         chat_template(template).render(chat, (), ChatOptions(continue_final=True))
     assert caught.value.details == {"field": "chat.continue_final"}  # by which the keeper finds what helps
+
+
+@pytest.mark.parametrize(("name", "form"), [("date_string", "%d %b %Y"), ("datetime", "%b %d %Y")])
+def test_a_template_is_told_the_day_in_llama_cpps_words_unless_a_request_says_another(name: str, form: str) -> None:
+    template = chat_template(f"{{{{ {name} if {name} is defined else '26 Jul 2024' }}}}")
+    days = {datetime.datetime.now().astimezone().strftime(form)}
+    text = template.render(CHAT).text
+    days.add(datetime.datetime.now().astimezone().strftime(form))  # it may be midnight
+    assert text in days
+    assert template.render(CHAT, options=ChatOptions(template_kwargs={name: "today"})).text == "today"
+
+
+TOOL = {"type": "function", "function": {"name": "add", "description": "é", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ 'Functions: ' + functions }}{{ messages[-1].content }}", "Functions: {{ functions | tojson(indent=4) }}Hi"],
+)
+def test_functions_are_given_to_a_template_in_the_form_that_it_takes(template: str) -> None:
+    rendered = chat_template(template).render((Message("user", "Hi"),), (TOOL,))
+    written = rendered.text.removeprefix("Functions: ").removesuffix("Hi")
+    said = json.loads(written)
+    assert [each.get("function", each)["name"] for each in said] == ["add"]
+    assert not rendered.tools_described
+
+
+def test_a_template_that_joins_functions_to_its_text_gets_none_of_them_as_no_text() -> None:
+    template = chat_template("{{ 'Functions: ' + functions + '.' }}{{ messages[-1].content }}")
+    assert template.render((Message("user", "Hi"),)).text == "Functions: .Hi"
+    assert template.render((Message("user", "Hi"),)).text == "Functions: .Hi"

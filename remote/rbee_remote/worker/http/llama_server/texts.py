@@ -1,7 +1,4 @@
-"""What llama-server has beside OpenAI's API, for clients that count and look: a text's tokens, and a chat as text.
-
-https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
-"""
+"""For clients that count and look: a text's tokens, and a chat as text."""
 
 from __future__ import annotations
 
@@ -38,7 +35,7 @@ class DetokenizeBody:
     tokens: tuple[int, ...] = ()
 
 
-def llama_server_routes(service: Service) -> list[Route]:
+def text_routes(service: Service) -> list[Route]:
     async def tokenize(request: Request) -> Response:
         body = fields.read(TokenizeBody, await read_json(request))
         check_text("content", body.content)
@@ -64,12 +61,11 @@ def llama_server_routes(service: Service) -> list[Route]:
         with service.keep_alive.leased(caller_of(request.headers).keeper):
             return JSONResponse({"prompt": await service.render(part.request)})
 
-    routes = [
+    return [
         Route("/tokenize", guarded(tokenize, errors.response), methods=["POST"]),
         Route("/detokenize", guarded(detokenize, errors.response), methods=["POST"]),
         Route("/apply-template", guarded(apply_template, errors.response), methods=["POST"]),
     ]
-    return [*routes, *(Route(f"/v1{each.path}", each.endpoint, methods=["POST"]) for each in routes)]
 
 
 def _piece(piece: bytes) -> str | list[int]:
