@@ -41,7 +41,8 @@ CASES = (
 
 def measure() -> list[Comparison]:
     with keeper() as rbee:
-        rbee("infer", "--node", "local", "--max-tokens", "1", "Hello")  # sets the node up
+        first = rbee("infer", "--node", "local", "--max-tokens", "1", "--json", "Hello").lines()[-1]  # sets the node up
+        rbee("workers", "stop", first["worker"])  # it would serve those that need less context
         formulas = {case: _formula_mb(rbee, case) for case in CASES}  # before llama.cpp has told better
         figures = []
         for case in CASES:

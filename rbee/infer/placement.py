@@ -3,7 +3,8 @@
 Rules
 - The rows are hints of the registry; the worker decides, and `infer` falls back to Spawn where a hint was wrong.
 - A named context is what a request needs, and a worker with more serves it, as its hive would say. Where none was
-  named, one with less than DEFAULT_CTX may have been loaded for somebody who wanted just that: the hive is asked.
+  named, one with less than DEFAULT_CTX may have been loaded for somebody who wanted just that, or have all that its
+  model was trained for: the hive of its node is asked.
 - A node that was named wins; otherwise the inventory's order decides, so that two equal calls go to one node.
 """
 
@@ -58,10 +59,15 @@ def place(
         raise UsageError("the inventory has no nodes", hint="`rbee nodes add` adds one")
     reusable = [row for row in rows if not wait_for_gpu or row.device != CPU]
     ordered = sorted(nodes, key=lambda node: node.is_local)
+    in_doubt: list[Node] = []
     for node in () if _is_for_the_hive(load) else ordered:
-        row = _usable(node, reusable, model_of, load.over(node.load))
-        if row:
-            return Reuse(node, row)
+        wanted = load.over(node.load)
+        if row := _usable(node, reusable, model_of, wanted):
+            if _is_surely_enough(row, wanted):
+                return Reuse(node, row)
+            in_doubt.append(node)
+    if in_doubt:
+        return Spawn(in_doubt[0])
     return Spawn(next((node for node in ordered if _has_room(node, rows)), ordered[-1]))
 
 
@@ -74,11 +80,16 @@ def _is_for_the_hive(load: LoadOptions) -> bool:
 def _usable(
     node: Node, rows: Sequence[WorkerRow], model_of: Callable[[Node], str], load: LoadOptions
 ) -> WorkerRow | None:
-    """The worker of `node` with the most free slots, of those that can take the request at once."""
+    """The worker of `node` with the most free slots, of those that can take the request at once; one that is surely
+    enough goes first."""
     candidates = (row for row in rows if row.node == node.name and row.is_usable and row.model == model_of(node))
-    least = DEFAULT_CTX if load.ctx is None else load.ctx
-    usable = [row for row in candidates if row.ctx >= least and is_loaded_as(load, row.ctx, row.slots, row.loaded)]
-    return max(usable, key=lambda row: row.slots_free, default=None)
+    usable = [row for row in candidates if is_loaded_as(load, row.ctx, row.slots, row.loaded)]
+    return max(usable, key=lambda row: (_is_surely_enough(row, load), row.slots_free), default=None)
+
+
+def _is_surely_enough(row: WorkerRow, load: LoadOptions) -> bool:
+    """Whether it has as much context as a model gets where nobody named a number, if nobody did."""
+    return load.ctx is not None or row.ctx >= DEFAULT_CTX
 
 
 def is_loaded_as(load: LoadOptions, ctx: int, slots: int, loaded: Mapping[str, str]) -> bool:

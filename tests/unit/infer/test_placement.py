@@ -176,3 +176,10 @@ def test_a_worker_with_the_context_that_is_needed_or_more(
     ctx: int | None, has: int, expected: type[Reuse | Spawn]
 ) -> None:
     assert isinstance(place([A], [row("a", ctx=has)], model_of, LoadOptions(ctx=ctx)), expected)
+
+
+def test_the_hive_of_the_node_with_a_small_worker_says_whether_it_is_enough() -> None:
+    small, large = row("b", ctx=512, free=3), row("b", ctx=4096)
+    assert place([A, B], [small], model_of) == Spawn(B)
+    assert place([A, B], [small, large], model_of) == Reuse(B, large)
+    assert place([A, B], [row("a", ctx=512), large], model_of) == Reuse(B, large)

@@ -107,7 +107,7 @@ def test_inspect_tells_what_a_fit_needs(tmp_path: Path) -> None:
         "architecture": "llama", "n_layers": 2, "n_ctx_train": 2048, "n_embd": 64, "n_vocab": 256, "n_head_kv": 2,
         "head_dim_k": 16, "head_dim_v": 16, "quantization": "Q8_0", "parameters": 256 * 64, "n_head": 4,
         "kv_per_token": 2 * 2 * 32, "kv_per_token_swa": 0, "n_swa": 0, "state_per_slot": 0, "tied_bytes": 0,
-        "pooling": "", "whole": False, "adapter": False,
+        "pooling": "", "whole": False, "adapter": False, "ranks": False,
     }  # fmt: skip
 
 
