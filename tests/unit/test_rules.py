@@ -20,6 +20,7 @@ REMOTE = ROOT / "remote" / "rbee_remote"
 UNIT = ROOT / "tests" / "unit"
 SOURCES = sorted([*KEEPER.rglob("*.py"), *REMOTE.rglob("*.py")])
 REGISTRY = KEEPER / "registry"
+CHATS = KEEPER / "chat" / "store"
 RENDER = KEEPER / "render"
 GATEWAY = KEEPER / "gateway"
 #: The gateway is a server on sockets as hive and worker are, with the same bounds, and tells of changes as they do.
@@ -96,8 +97,14 @@ def test_only_one_package_imports_llama_cpp(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
-def test_only_the_registry_knows_sql(path: Path) -> None:
-    assert path.is_relative_to(REGISTRY) or path == USAGE or not roots(path) & {"sqlite3", "sqlite_utils"}
+def test_only_the_registry_and_the_chats_know_sql(path: Path) -> None:
+    is_known = any(path.is_relative_to(folder) for folder in (REGISTRY, CHATS)) or path == USAGE
+    assert is_known or not roots(path) & {"sqlite3", "sqlite_utils"}
+
+
+@pytest.mark.parametrize("path", sorted(KEEPER.rglob("*.py")), ids=relative)
+def test_only_the_screen_of_a_chat_knows_prompt_toolkit(path: Path) -> None:
+    assert path.is_relative_to(KEEPER / "chat" / "screen") or "prompt_toolkit" not in roots(path)
 
 
 def test_usage_has_a_table_and_no_sql() -> None:
