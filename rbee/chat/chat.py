@@ -17,13 +17,14 @@ from types import TracebackType
 from typing import Self
 
 from rbee.base.errors import ConfigError, NodeError, RbeeError
-from rbee.base.events import Event, Finished, Notice, PhaseStarted, Progress, silent
+from rbee.base.events import Event, Finished, Notice
 from rbee.chat import room, words
 from rbee.chat.asking import Asking, Heard
 from rbee.chat.attachments import Attachment, with_files
 from rbee.chat.conversation import Conversation, Turn
 from rbee.chat.interfaces import Session, Store, View
 from rbee.chat.interrupt import Interrupted, until_interrupted
+from rbee.chat.progress import Waiting
 from rbee.context import Context
 from rbee.infer.request import InferRequest
 from rbee.inventory.aliases import ModelAlias
@@ -49,6 +50,7 @@ class Chat:
         self.changed: Callable[[], None] = lambda: None
         self.asking = Asking(context)
         self._preparing: asyncio.Task[None] | None = None
+        self._waiting = Waiting()
         self._state = ""
         self._answers = False
 
@@ -148,7 +150,6 @@ class Chat:
 
     async def _answered(self, heard: Heard) -> Finished:
         if self._preparing and not self._preparing.done():
-            self.view(Notice(self._state)) if self._state else None
             await asyncio.wait({self._preparing})
         for left in reversed(range(_SHORTER_TRIES)):
             try:
@@ -247,14 +248,11 @@ class Chat:
     def _in_background(self, event: Event) -> None:
         if self._answers:
             self.view(event)
-        match event:
-            case PhaseStarted(text=text) | Progress(text=text):
-                self._state = text
-                self.changed()
-            case Notice(text=text) if not self._answers:
-                self.view.notice(text)
-            case _:
-                silent(event)
+        elif isinstance(event, Notice):
+            self.view.notice(event.text)
+        if words := self._waiting.words(event):
+            self._state = words
+            self.changed()
 
     async def _leave_preparing(self) -> None:
         if self._preparing:

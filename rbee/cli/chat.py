@@ -153,13 +153,16 @@ def _run(shell: Shell, store: Chats | None, session: Session) -> None:
 
 def _at_terminal(shell: Shell, store: Chats | None, session: Session) -> str:
     """The node that answered last, "" for none."""
-    from rbee.chat.screen.run import run_at_terminal
-    from rbee.chat.screen.terminal import TerminalView
-    from rbee.render import Output
+    from rbee.chat.screen import modes
 
     color = not (shell.options.no_color or os.environ.get("NO_COLOR"))
-    view = TerminalView(Output(sys.stdout), color=color, verbose=bool(shell.options.verbose))
-    chat = shell.run(run_at_terminal(shell.context, view, store, session, color=color))
+    with modes.quiet():  # from here on, what is typed is the prompt's: what follows takes a moment to import
+        from rbee.chat.screen.run import run_at_terminal
+        from rbee.chat.screen.terminal import TerminalView
+        from rbee.render import Output
+
+        view = TerminalView(Output(sys.stdout), color=color, verbose=bool(shell.options.verbose))
+        chat = shell.run(run_at_terminal(shell.context, view, store, session, color=color))
     return chat.asking.place.node if chat.asking.place else ""
 
 
@@ -169,7 +172,7 @@ def _plain(shell: Shell, store: Chats | None, session: Session, *, is_terminal: 
 
     options = shell.options
     renderer = shell.use_renderer()
-    view = PlainView(renderer, shows_phases=bool(options.verbose or options.json), is_terminal=is_terminal)
+    view = PlainView(renderer, is_json=options.json, is_verbose=bool(options.verbose), is_terminal=is_terminal)
     chat = Chat(shell.context, view, store, session)
     status = shell.run(run_plain(chat, is_terminal=is_terminal))
     if status:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from rbee.base.errors import RbeeError, UsageError
-from rbee.base.events import Event, Notice, PhaseDone, PhaseStarted, Reasoning
+from rbee.base.events import Event, Notice, PhaseDone, PhaseStarted, Reasoning, Token
 from rbee.chat import multiline
 from rbee.chat.chat import Chat
 from rbee.chat.conversation import Turn
@@ -27,14 +27,18 @@ PROMPT, MORE = "> ", ". "
 
 
 class PlainView:
-    """A `View` over the command's renderer. shows_phases: with -v and --json, as `rbee infer` does."""
+    """A `View` over the command's renderer. is_verbose: phases are told, as `rbee infer` does, and with JSON always."""
 
-    def __init__(self, renderer: Renderer, *, shows_phases: bool, is_terminal: bool) -> None:
-        self._renderer, self._shows_phases, self._is_terminal = renderer, shows_phases, is_terminal
+    def __init__(self, renderer: Renderer, *, is_json: bool, is_verbose: bool, is_terminal: bool) -> None:
+        self._renderer, self._is_json, self._is_terminal = renderer, is_json, is_terminal
+        self._shows_phases = is_verbose or is_json
         self._folded = False
+        self._ends_line = True
 
     def __call__(self, event: Event) -> None:
         is_hidden = isinstance(event, PhaseStarted | PhaseDone) and not self._shows_phases
+        if isinstance(event, Token) and event.text:
+            self._ends_line = event.text.endswith("\n")
         if not is_hidden and not (self._folded and isinstance(event, Reasoning)):
             self._renderer(event)
 
@@ -42,6 +46,9 @@ class PlainView:
         """Nothing moves."""
 
     def end(self) -> None:
+        if not self._ends_line and not self._is_json:
+            self._renderer.write("\n")
+        self._ends_line = True
         self._renderer.close()
 
     def notice(self, text: str) -> None:

@@ -10,7 +10,6 @@ from typing import TypeVar
 from rbee.chat.chat import Chat
 from rbee.chat.interfaces import Session, Store
 from rbee.chat.known import known_of
-from rbee.chat.screen import modes
 from rbee.chat.screen.prompt import Prompt
 from rbee.chat.screen.terminal import TerminalView
 from rbee.context import Context
@@ -55,11 +54,10 @@ async def run_at_terminal(
         view.notice(f"session {session.id}")
         if session.conversation.last:
             view.turn(session.conversation.last)
-    with modes.quiet():
-        warming = asyncio.create_task(asyncio.to_thread(_import_for_answers), name="import what answers need")
-        async with chat:
-            await _talk(chat, view, prompt)
-        await warming
+    warming = asyncio.create_task(asyncio.to_thread(_import_for_answers), name="import what answers need")
+    async with chat:
+        await _talk(chat, view, prompt)
+    await warming
     return chat
 
 

@@ -12,19 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from rbee.base.errors import RbeeError, UsageError
-from rbee.base.events import (
-    Event,
-    Finished,
-    Notice,
-    PhaseDone,
-    PhaseStarted,
-    Progress,
-    Reasoning,
-    Retry,
-    Token,
-    ToolCall,
-)
+from rbee.base.events import Event, Notice, PhaseDone, Reasoning, Retry, Token, ToolCall
 from rbee.chat.conversation import Turn
+from rbee.chat.progress import Waiting
 from rbee.chat.screen import clipboard
 from rbee.chat.screen.editor import edited
 from rbee.render import Output
@@ -148,8 +138,7 @@ class _Answer:
     def __init__(self, view: TerminalView) -> None:
         self._view = view
         self._shown = view.make_answer()
-        self._phase = ""
-        self._meters: dict[str, render_text.Meter] = {}
+        self._waiting = Waiting()
         self._shown.status("…")
 
     def take(self, event: Event) -> None:
@@ -158,22 +147,17 @@ class _Answer:
                 self._shown.text(text)
             case Reasoning(text=text, tokens=tokens):
                 self._shown.reasoning(text, tokens)
-            case PhaseStarted(text=text):
-                self._shown.status(text)
             case PhaseDone() if self._view.is_verbose:
                 self._shown.line(self._view.dim(render_text.phase_done(event)))
-            case Progress():
-                meter = self._meters.setdefault(event.key, render_text.Meter())
-                meter.add(event)
-                self._shown.status(f"{event.text}  {meter.figures(event)}")
             case Notice(text=text):
                 self._view.notice(text)
             case Retry():
                 self._view.notice(render_text.retry(event))
             case ToolCall(name=name):
                 self._view.notice(f"the model calls a function {name}, and there are none in a chat")
-            case Finished() | PhaseDone():
-                pass
+            case _:
+                if words := self._waiting.words(event):
+                    self._shown.status(words)
 
     def line(self, text: str) -> None:
         self._shown.line(text)

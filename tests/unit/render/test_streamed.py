@@ -79,7 +79,7 @@ def test_however_it_is_cut_the_whole_answer_stands_there_at_the_end(data: st.Dat
 
 def test_each_character_by_itself_in_a_window_of_six_rows() -> None:
     """What scrolls away stays as it was drawn; nothing is there twice."""
-    text = "".join(f"{number}. item {number}\n" for number in range(1, 10)) + "\n" + "word " * 60
+    text = "".join(f"{number}. {chr(32).join([str(number)] * 50)}\n" for number in range(1, 6)) + "\n" + "word " * 60
     assert shown(list(text), Terminal(40, 6)) == plain(markdown_lines(text, 39, color=True))
 
 
