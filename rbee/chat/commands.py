@@ -76,6 +76,7 @@ async def _set(chat: Chat, argument: str) -> None:
 async def _think(chat: Chat, word: str) -> None:
     if word in ("show", "hide"):
         chat.view.fold(is_folded=word == "hide")
+        chat.view.notice(f"reasoning is {'shown' if word == 'show' else 'folded to one line'}")
         last = chat.conversation.last
         if word == "show" and last and last.reasoning:
             chat.view.turn(Turn("", reasoning=last.reasoning))

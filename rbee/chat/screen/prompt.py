@@ -55,7 +55,7 @@ class Prompt:
         self._session: PromptSession[str] = PromptSession(
             PROMPT,
             multiline=True,
-            prompt_continuation=MORE,
+            prompt_continuation=_continuation,
             key_bindings=_bindings(),
             history=_History(typed),
             completer=_Completer(known),
@@ -141,6 +141,12 @@ class _Completer(Completer):
         del complete_event
         for found in completions(document.text_before_cursor, self._known):
             yield Shown(found.text, -found.replaces, display=found.text.strip(), display_meta=found.about)
+
+
+def _continuation(width: int, line: int, wrapped: int) -> str:
+    """Before each further line; one that was only wrapped stands below its beginning."""
+    del line
+    return " " * width if wrapped else MORE
 
 
 def _bindings() -> KeyBindings:

@@ -63,6 +63,7 @@ async def run_at_terminal(
 
 async def _talk(chat: Chat, view: TerminalView, prompt: Prompt) -> None:
     while not chat.is_over:
+        view.gap()
         view.above = prompt.above
         try:
             text = await prompt.read()

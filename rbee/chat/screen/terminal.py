@@ -75,7 +75,7 @@ class TerminalView:
     def turn(self, turn: Turn) -> None:
         """What was typed, the reasoning, and the answer."""
         if turn.typed:
-            self.text("\n".join(f"> {line}" for line in turn.typed.split("\n")))
+            self.text(_quoted(turn.typed))
         shown = self.make_answer()
         if turn.reasoning and not self.is_folded:
             shown.reasoning(turn.reasoning, 0)
@@ -92,7 +92,14 @@ class TerminalView:
         return taken or "by the terminal"
 
     async def edit(self, text: str) -> str:
-        return await edited(text)
+        changed = await edited(text)
+        if changed != text:
+            self.text(_quoted(changed.strip("\r\n")))
+        return changed
+
+    def gap(self) -> None:
+        """A blank line, before the next prompt."""
+        self._output.write_raw("\r\n")
 
     # --- parts ------------------------------------------------------------------------------------------------------
 
@@ -130,6 +137,11 @@ class TerminalView:
             self.above("".join(f"{line}\n" for line in lines))
         else:
             self._output.write_raw("".join(f"{line}\r\n" for line in lines))
+
+
+def _quoted(text: str) -> str:
+    """What was typed, as at the prompt."""
+    return "\n".join(f"> {line}" for line in text.split("\n"))
 
 
 class _Answer:
