@@ -78,16 +78,16 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(term: str, worker: Path, tmp_
     env = {"RBEE_HOME": str(home), "TERM": term, "PYTHONPATH": os.pathsep.join(sys.path), "RBEE_LINK": "off"}
     terminal = AtTerminal("chat", env=env)
     try:
-        terminal.until(b"> ")
+        terminal.until(b">")
         terminal.types(b"never sent" + CTRL_C)
         terminal.types(b"long\r")
         terminal.until(b"line 3")
         terminal.types(CTRL_C)
         terminal.until(b"stopped; what came of the answer is kept")
-        terminal.until(b"> ")
+        terminal.until(b">")
         terminal.types(b"hi\r")
         terminal.until(b"you said: hi")
-        terminal.until(b"> ")
+        terminal.until(b">")
         terminal.types(CTRL_D)
         assert terminal.status() == 0
     finally:
