@@ -60,6 +60,7 @@ def _candidates(settings: Settings) -> Iterator[tuple[str, Path]]:
         ("draft", ".", f"keeper-id.{digits}"),
         ("draft", ".", f"workers.db.{digits}*"),
         ("registry", ".", "workers.db.corrupt-*"),
+        ("draft", ".", f"chats.db.{digits}*"),
         ("registry", ".", "usage.db.corrupt-*"),
         ("draft", ".", f"keys.toml.{digits}"),
         ("answer", "log", "answer-*.txt"),

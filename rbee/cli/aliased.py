@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from rbee.base.errors import NodeError, RbeeError
 from rbee.cli.chat_options import Chat
-from rbee_remote.protocol import ErrorCode, LoadOptions
+from rbee.models.alias import alias_of as alias_of
+from rbee_remote.protocol import LoadOptions
 
 if TYPE_CHECKING:
-    from rbee.inventory import Inventory
     from rbee.inventory.aliases import ModelAlias
 
 
@@ -38,21 +37,3 @@ class Asked:
             keep_alive_s=alias.keep_alive_s if self.keep_alive_s is None else self.keep_alive_s,
             among=alias.nodes,
         )
-
-
-def alias_of(model: str | None, inventory: Inventory) -> ModelAlias | None:
-    """The alias of this name, if it is one. Raises as `parse_ref` for what is no model either, near an alias or not."""
-    from difflib import get_close_matches
-
-    from rbee.models.ref import parse_ref
-
-    alias = inventory.alias(model)
-    if model and alias is None:
-        try:
-            parse_ref(model)
-        except RbeeError as error:
-            if near := get_close_matches(model, inventory.models, n=1):
-                what = f"{model!r} is neither an alias in the inventory nor a model"
-                raise NodeError(ErrorCode.MODEL_NOT_FOUND, what, hint=f"did you mean {near[0]}?") from error
-            raise
-    return alias

@@ -127,19 +127,13 @@ def _run(shell: Shell, request: InferRequest, renderer: Renderer) -> None:
     context = shell.context
     from rbee import audit
     from rbee.infer.infer import infer as run_infer
+    from rbee.infer.recorded import what_came
     from rbee.models.ref import parse_ref
 
     with audit.recorded(context.settings, "infer", emit=renderer, node=request.node or "") as details:
         details["model"] = parse_ref(request.model).canonical if request.model else None
         finished = shell.run(run_infer(request, context))
-        details |= {
-            "node": finished.node,
-            "model": finished.model,
-            "worker": finished.worker,
-            "prompt_tokens": finished.usage.prompt_tokens,
-            "completion_tokens": finished.usage.completion_tokens,
-            "finish": finished.finish_reason,
-        }
+        details.update(what_came(finished))
     shell.hold_connection(finished.node)
 
 

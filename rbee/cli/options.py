@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from rbee.base.checks import check_range as check_range
+from rbee.base.checks import check_text as check_text
 from rbee.base.errors import UsageError
 
 
@@ -69,18 +71,3 @@ def patience_s(text: str) -> float:
             f"--patience: {text} has to be more than 0 and at most 10m", hint='write "500ms", "30s" or "2m"'
         )
     return seconds
-
-
-def check_range(option: str, value: float, bounds: tuple[float, float]) -> None:
-    """Raises UsageError for a number that is not from the one bound to the other; NaN is in no range."""
-    low, high = bounds
-    if not low <= value <= high:
-        raise UsageError(f"{option}: {value} is not between {low:.10g} and {high:.10g}")
-
-
-def check_text(option: str, text: str) -> None:
-    """Raises UsageError for words that are no text: Python keeps their bytes as halves of characters."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{option} is not UTF-8 text (character {error.start})") from error

@@ -6,9 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rbee.base.errors import UsageError
-from rbee.cli.options import check_range, check_text
-from rbee_remote.protocol.limits import MAX_STOP_LENGTH, MAX_STOPS, SAMPLING
+from rbee.infer.sampling import check_stop, check_value
 
 
 def read_sampling(
@@ -43,7 +41,7 @@ def read_sampling(
     }
     said = {name: value for name, value in given.items() if value is not None}
     for name, value in said.items():
-        check_range(f"--{name.replace('_', '-')}", value, SAMPLING[name])
+        check_value(f"--{name.replace('_', '-')}", name, value)
     return said
 
 
@@ -54,10 +52,5 @@ def read_stop(
 ) -> tuple[str, ...]:
     """Raises UsageError for what no worker takes."""
     texts = tuple(stop or ())
-    if len(texts) > MAX_STOPS:
-        raise UsageError(f"--stop: at most {MAX_STOPS} texts can end an answer, got {len(texts)}")
-    for text in texts:
-        check_text("--stop", text)
-        if not 0 < len(text) <= MAX_STOP_LENGTH:
-            raise UsageError(f"--stop: a text has to have 1 to {MAX_STOP_LENGTH} characters, got {len(text)}")
+    check_stop("--stop", texts)
     return texts

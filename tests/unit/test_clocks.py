@@ -26,6 +26,7 @@ AGE = "how long a file lies unused: days, which a jump shortens or lengthens; wh
 ALLOWED = {
     "rbee/infer/partial.py": SHOWN,
     "rbee/audit/__init__.py": SHOWN,
+    "rbee/chat/store/sessions.py": SHOWN,
     "rbee/cli/main.py": SHOWN,
     "rbee/cli/keys.py": SHOWN,
     "rbee/cli/usage.py": "the first day that counts of those that are shown",

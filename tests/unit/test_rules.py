@@ -21,6 +21,7 @@ REMOTE = ROOT / "remote" / "rbee_remote"
 UNIT = ROOT / "tests" / "unit"
 SOURCES = sorted([*KEEPER.rglob("*.py"), *REMOTE.rglob("*.py")])
 REGISTRY = KEEPER / "registry"
+CHATS = KEEPER / "chat" / "store"
 RENDER = KEEPER / "render"
 GATEWAY = KEEPER / "gateway"
 #: The gateway is a server on sockets as hive and worker are, with the same bounds, and tells of changes as they do.
@@ -120,9 +121,15 @@ def test_only_one_package_imports_llama_cpp() -> None:
     assert against_it(others, lambda path: roots(path) & {"llama_cpp"}) == {}
 
 
-def test_only_the_registry_knows_sql() -> None:
-    others = [path for path in SOURCES if not path.is_relative_to(REGISTRY) and path != USAGE]
+def test_only_the_registry_and_the_chats_know_sql() -> None:
+    known = (REGISTRY, CHATS)
+    others = [path for path in SOURCES if path != USAGE and not any(path.is_relative_to(folder) for folder in known)]
     assert against_it(others, lambda path: roots(path) & {"sqlite3", "sqlite_utils"}) == {}
+
+
+def test_only_the_screen_of_a_chat_knows_prompt_toolkit() -> None:
+    others = [path for path in KEEPER.rglob("*.py") if not path.is_relative_to(KEEPER / "chat" / "screen")]
+    assert against_it(others, lambda path: roots(path) & {"prompt_toolkit"}) == {}
 
 
 def test_usage_has_a_table_and_no_sql() -> None:
