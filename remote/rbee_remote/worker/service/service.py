@@ -77,7 +77,7 @@ class Service:
         self.keep_alive = KeepAlive(
             leases, stay=lambda: self.journals.unread, over=self._idle_over, changed=self._on_leases
         )
-        self.state = State(config, self._counts, self.keep_alive, report)
+        self.state = State(config, self._counts, self.keep_alive, report, self._background)
         self._texts = Texts(config, self._engine, self.state, self.on_change, self._busy)
         self.news = News(self.state, config.slots, lambda: self._typical_s)
         self._ended = asyncio.Event()
@@ -148,7 +148,7 @@ class Service:
         if journal.closed:
             return
         self.state.check_open()
-        generation = Generation(request, journal, prepared, tracking, digests)
+        generation = Generation(request, journal, prepared, tracking, digests, background=caller.background)
         try:
             self._engine.submit(generation)
         except QueueFull as error:
@@ -233,7 +233,9 @@ class Service:
         self._check_able(info, asked)
         return info
 
-    async def embed(self, texts: Sequence[str | Sequence[int]], truncate: int | None = None) -> list[Embedded]:
+    async def embed(
+        self, texts: Sequence[str | Sequence[int]], truncate: int | None = None, *, background: bool = False
+    ) -> list[Embedded]:
         """The embeddings of texts or of their tokens, of length 1 as vectors. They wait as requests do. truncate: how
         many tokens of a longer text are taken, 0 for as many as the model takes.
 
@@ -241,17 +243,22 @@ class Service:
         or why the load failed.
         """
         most = self._most(await self.wait_able(EMBEDDINGS), truncate)
-        return await self._texts.compute(await asyncio.to_thread(self._engine.texts, texts, most))
+        return await self._texts.compute(await asyncio.to_thread(self._engine.texts, texts, most), background)
 
     async def rank(
-        self, query: str, documents: Sequence[str], truncate: int | None = None, per_document: int | None = None
+        self,
+        query: str,
+        documents: Sequence[str],
+        truncate: int | None = None,
+        per_document: int | None = None,
+        *,
+        background: bool = False,
     ) -> list[Embedded]:
         """For each document what the model makes of it and the query: its scores, the first of which says how well the
         two go together. truncate: as of `embed`. per_document: likewise, of the document alone. Raises as `embed`."""
         most = self._most(await self.wait_able(RERANK), truncate)
-        return await self._texts.compute(
-            await asyncio.to_thread(self._engine.pairs, query, documents, most, per_document)
-        )
+        pairs = await asyncio.to_thread(self._engine.pairs, query, documents, most, per_document)
+        return await self._texts.compute(pairs, background)
 
     def _most(self, info: LoadedModel, truncate: int | None) -> int | None:
         most = most_tokens(info, self.config.ctx)
@@ -368,6 +375,12 @@ class Service:
             return self._engine.counts()
         count = self._texts.requests
         return (min(count, self.config.slots), max(0, count - self.config.slots)) if count else self._engine.counts()
+
+    def _background(self) -> int:
+        """Likewise, those of both that give way to others."""
+        if self.state.info is None or not self.state.info.use.pooling:
+            return self._engine.background()
+        return self._texts.background
 
     def _busy(self) -> RemoteError:
         """With the seconds after which a slot should have come free."""

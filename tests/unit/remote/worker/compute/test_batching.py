@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from rbee_remote.protocol.prompt_digest import GAP
-from rbee_remote.worker.compute.batching import EMBEDDED_AT_ONCE, Plan, QueueFull, Scheduler
+from rbee_remote.worker.compute.batching import QueueFull, Scheduler
+from rbee_remote.worker.compute.plans import EMBEDDED_AT_ONCE, Plan
 from rbee_remote.worker.compute.prefix import LEAST_COPIED, Move
 
 
