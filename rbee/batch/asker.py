@@ -72,7 +72,7 @@ class Asker:
         """Canceled, it ends the request at its worker, too."""
         content = json.dumps(body).encode("ascii")
         call = _Call(content)
-        task = asyncio.create_task(self._app(_scope(path, request_id), call.receive, call.send))
+        task = asyncio.ensure_future(self._app(_scope(path, request_id), call.receive, call.send))
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:

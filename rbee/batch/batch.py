@@ -80,7 +80,7 @@ def tell_of(context: Context, survey: Survey) -> None:
         context.emit(Notice(f"{lines} for nothing and will be errors in the output ({first}{more})"))
     if survey.twice:
         lines = "1 line has" if survey.twice == 1 else f"{survey.twice} lines have"
-        context.emit(Notice(f"{lines} the custom_id of another one; each is asked, and its id says which line it is of"))
+        context.emit(Notice(f"{lines} the custom_id of another one; its answer has the line in its id"))
 
 
 def _look_at(journal: Journal, asked: BatchRequest, context: Context) -> None:
@@ -117,10 +117,10 @@ async def known_models(context: Context, asked: BatchRequest, survey: Survey, as
             missing.append((name, error))
     all_there = all(node.state is NodeState.UP for node in asker.nodes)
     if missing and not found and all_there:
-        _, error = missing[0]
+        _, why = missing[0]
         hint = "--model NAME takes one for all lines, whatever they name"
-        raise NodeError(ErrorCode.MODEL_NOT_FOUND, error.message, hint=f"{error.hint}; {hint}" if error.hint else hint)
-    for name, error in missing if all_there else ():
+        raise NodeError(ErrorCode.MODEL_NOT_FOUND, why.message, hint=f"{why.hint}; {hint}" if why.hint else hint)
+    for name, why in missing if all_there else ():
         lines = "1 line" if names[name] == 1 else f"{names[name]} lines"
-        context.emit(Notice(f"{lines} will be errors: {error.message}"))
+        context.emit(Notice(f"{lines} will be errors: {why.message}"))
     return frozenset(found)

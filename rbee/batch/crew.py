@@ -157,7 +157,9 @@ class Crew:
 
     def _finish(self, number: int, custom_id: str | None, outcome: Outcome) -> None:
         self._journal.add(number, line_of(self._run, number, custom_id, outcome))
-        self._tally.add(outcome.node, failed=outcome.error is not None, tokens=outcome.tokens, completion=outcome.completion)
+        self._tally.add(
+            outcome.node, failed=outcome.error is not None, tokens=outcome.tokens, completion=outcome.completion
+        )
 
     @property
     def _run(self) -> Run:

@@ -106,12 +106,12 @@ class Journal:
 
     def read(self) -> None:
         """What is done; what is left of a torn line is cut off. Raises UsageError where it is not this run's."""
-        for number, _, _ in self._known(self._out, self.path):
-            self._note(number)
-        for number, at, size in self._known(self._ahead, self._ahead_path):
-            if number.number not in self.done:
-                self._note(number)
-                self._held[number.number] = at, size
+        for line, _, _ in self._known(self._out, self.path):
+            self._note(line)
+        for line, at, size in self._known(self._ahead, self._ahead_path):
+            if line.number not in self.done:
+                self._note(line)
+                self._held[line.number] = at, size
         if not self._in_order:
             for number in sorted(self._held):
                 self._release(number)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rbee.batch.template import Template, UnknownFieldError
+from rbee.batch.template import Template
 from rbee_remote.protocol import ProtocolError, parse_json
 
 CHAT = "/v1/chat/completions"
@@ -24,8 +24,9 @@ PATHS = (CHAT, "/v1/completions", "/v1/embeddings", "/v1/rerank", "/v1/responses
 _LONGEST_ID = 512
 #: Fields of a request that a plain line may have.
 _REQUEST = frozenset(
-    "model max_tokens max_completion_tokens temperature top_p top_k min_p seed stop repeat_penalty frequency_penalty "
-    "presence_penalty response_format tools tool_choice logprobs top_logprobs n".split()
+    {"model", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop"}
+    | {"repeat_penalty", "frequency_penalty", "presence_penalty", "response_format", "tools", "tool_choice"}
+    | {"logprobs", "top_logprobs", "n"}
 )
 
 
@@ -67,8 +68,6 @@ def read_line(raw: Raw, template: Template | None) -> Ask:
         if "url" in fields or "body" in fields:
             return Ask(raw.number, custom_id, _path(fields), _body(fields))
         return Ask(raw.number, custom_id, CHAT, _plain(fields))
-    except UnknownFieldError as error:
-        raise LineError(str(error), custom_id) from error
     except ValueError as error:
         raise LineError(str(error), custom_id) from error
 
@@ -104,7 +103,7 @@ def _path(fields: Mapping[str, Any]) -> str:
 def _body(fields: Mapping[str, Any]) -> dict[str, Any]:
     body = fields.get("body")
     if not isinstance(body, dict):
-        raise ValueError("body: expected a JSON object")
+        raise LineError("body: expected a JSON object")
     return {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
 
 

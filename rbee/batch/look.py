@@ -54,9 +54,7 @@ async def look(context: Context, asked: BatchRequest, wanted: int) -> Look:
     return Look(survey.count, tuple(lines), estimate(survey.count, [line.outcome for line in lines], most))
 
 
-async def _ask_all(
-    asker: Asker, asked: BatchRequest, raws: Sequence[Raw], models: frozenset[str]
-) -> list[Looked]:
+async def _ask_all(asker: Asker, asked: BatchRequest, raws: Sequence[Raw], models: frozenset[str]) -> list[Looked]:
     """As many at once as the slots hold; the first alone, with which models are loaded, and which is not timed."""
     places = asyncio.Semaphore(1)
 

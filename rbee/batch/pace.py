@@ -34,7 +34,9 @@ def doing(nodes: Iterable[NodeView]) -> str:
     workers = [(node, worker) for node in seen if node.state is NodeState.UP for worker in node.workers]
     if any(worker.state in SERVES for _, worker in workers):
         return ""
-    loading = [f"{worker.model} on {node.name} ({worker.progress:.0%})" for node, worker in workers if worker.state in LOADS]
+    loading = [
+        f"{worker.model} on {node.name} ({worker.progress:.0%})" for node, worker in workers if worker.state in LOADS
+    ]
     if loading:
         return f"loading {', '.join(loading[:3])}"
     if any(node.state is NodeState.UP for node in seen):

@@ -8,7 +8,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
 from rbee.batch.defaults import Defaults
 from rbee.batch.reading import Input
@@ -28,7 +27,7 @@ class BatchRequest:
     out: Path
     nodes: str | None = None
     defaults: Defaults = field(default_factory=Defaults)
-    aliases: Mapping[str, ModelAlias] = MappingProxyType({})
+    aliases: Mapping[str, ModelAlias] = field(default_factory=dict)
     in_order: bool = True
     restart: bool = False
     retry_failed: bool = False

@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 _DIGITS = 12
 _HEAD = re.compile(rb'\{"id":"batch_req_([0-9a-f]{12})_([0-9a-f]{12})_([0-9]{1,15})",')
 #: The end of a line of ours. What stands in an answer's text before it has its quotes escaped.
-_TAIL = re.compile(rb'"error":(null|\{.*\}),"rbee":\{"node":"[^"]*","tries":[0-9]+,"seconds":[0-9.]+,"tokens":([0-9]+)\}\}$')
+_TAIL = re.compile(
+    rb'"error":(null|\{.*\}),"rbee":\{"node":"[^"]*","tries":[0-9]+,"seconds":[0-9.]+,"tokens":([0-9]+)\}\}$'
+)
 _LONGEST_ERROR = 2000
 
 

@@ -14,8 +14,8 @@ WINDOW_S = 30.0
 
 @dataclass(slots=True)
 class Tally:
-    """total: lines of the input. before: those that were done when this run began. done, failed: of all runs. tokens: of
-    prompts and answers, of all runs. by_node: lines of this run. again: tries after the first ones."""
+    """total: lines of the input. before: those that were done when this run began. done, failed, tokens (of prompts and
+    answers): of all runs. by_node: lines of this run. again: tries after the first ones."""
 
     total: int
     before: int

@@ -24,32 +24,42 @@ if TYPE_CHECKING:
     from rbee.batch.template import Template
 
 OutOption = Annotated[
-    Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where the answers go; a run that was stopped goes on.")
+    Path | None,
+    typer.Option("--out", "-o", metavar="FILE", help="Where the answers go, and a run goes on."),
 ]
 TemplateOption = Annotated[
     str | None,
-    typer.Option("--template", metavar="TEXT", help='The prompt of each line, with names of its fields: "Translate: {text}"'),
+    typer.Option(
+        "--template", metavar="TEXT", help='The prompt of each line, with names of its fields: "Translate: {text}"'
+    ),
 ]
 SystemOption = Annotated[
     str | None, typer.Option("--system", "-s", metavar="TEXT", help="The system prompt of chats that have none.")
 ]
 MaxTokensOption = Annotated[
     int | None,
-    typer.Option("--max-tokens", "-n", min=1, metavar="N", help="Tokens of an answer at most, where a line does not say."),
+    typer.Option(
+        "--max-tokens", "-n", min=1, metavar="N", help="Tokens of an answer at most, where a line does not say."
+    ),
 ]
 OrderOption = Annotated[
     str, typer.Option("--order", metavar="ORDER", help="input: as the input's lines are; finished: as answers come.")
 ]
 CostOption = Annotated[
     int | None,
-    typer.Option("--max-cost-tokens", min=1, metavar="N", help="Stop once prompts and answers have used this many tokens."),
+    typer.Option(
+        "--max-cost-tokens", min=1, metavar="N", help="Stop once prompts and answers have used this many tokens."
+    ),
 ]
 SampleOption = Annotated[
     int | None,
-    typer.Option("--sample", min=1, max=1000, metavar="N", help="Ask N lines, spread over the input, show them, write nothing."),
+    typer.Option(
+        "--sample", min=1, max=1000, metavar="N", help="Ask N lines, spread over the input, show them, write nothing."
+    ),
 ]
 RetriesOption = Annotated[
-    int, typer.Option("--retries", min=0, max=100, metavar="N", help="How often to ask a line again whose workers failed.")
+    int,
+    typer.Option("--retries", min=0, max=100, metavar="N", help="Further tries of a line whose workers failed."),
 ]
 RestartOption = Annotated[bool, typer.Option("--restart", help="Throw away what --out has, and begin anew.")]
 RetryFailedOption = Annotated[
@@ -57,7 +67,9 @@ RetryFailedOption = Annotated[
 ]
 GiveUpOption = Annotated[
     str,
-    typer.Option("--give-up", metavar="TIME", help="End when no node has given any answer for so long: 30m, 12h, never."),
+    typer.Option(
+        "--give-up", metavar="TIME", help="End when no node has given any answer for so long: 30m, 12h, never."
+    ),
 ]
 
 
@@ -207,7 +219,9 @@ def _sample(shell: Shell, asked: BatchRequest, wanted: int) -> None:
         outcome = line.outcome
         text = line.text if len(line.text) <= 60 else f"{line.text[:59]}…"
         shown = f"error: {text}" if outcome.error else text
-        rows.append((str(line.number), line.custom_id, outcome.node, f"{outcome.seconds:.1f} s", str(outcome.tokens), shown))
+        rows.append(
+            (str(line.number), line.custom_id, outcome.node, f"{outcome.seconds:.1f} s", str(outcome.tokens), shown)
+        )
         data.append(
             {
                 "line": line.number,

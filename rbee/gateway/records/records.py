@@ -57,9 +57,9 @@ class _Record:
 
 
 class Records:
-    """Used as `with Records(…) as records`: leaving it writes what is left. log: its file's name. audits: whether the audit log
-    has a line for each request; where it has one for all of them, somebody else writes it. Raises ConfigError where the
-    log cannot be opened."""
+    """Used as `with Records(…) as records`: leaving it writes what is left. log: its file's name. audits: whether the
+    audit log has a line for each request; where it has one for all of them, somebody else writes it. Raises ConfigError
+    where the log cannot be opened."""
 
     def __init__(self, settings: Settings, metrics: Metrics, log: str = NAME, *, audits: bool = True) -> None:
         self._settings = settings

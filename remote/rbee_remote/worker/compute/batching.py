@@ -27,8 +27,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rbee_remote.worker.compute import texts
-from rbee_remote.worker.compute.prefill import LEAST
 from rbee_remote.worker.compute.plans import Entry, Plan, divide, lay_out
+from rbee_remote.worker.compute.prefill import LEAST
 from rbee_remote.worker.compute.prefix import Memories, Move, Origin, Reusable, worth_waiting_for
 from rbee_remote.worker.compute.turns import Turns
 from rbee_remote.worker.engine.interface import Engine

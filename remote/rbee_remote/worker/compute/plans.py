@@ -1,4 +1,4 @@
-"""What the scheduler decides on and what it decides: requests with their tokens, a step, and how a step is shared. Pure."""
+"""What the scheduler decides on, and what it decides: requests with their tokens, and a step that they share. Pure."""
 
 from __future__ import annotations
 

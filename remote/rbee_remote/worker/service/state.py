@@ -18,8 +18,8 @@ from rbee_remote.worker.service.keep_alive import KeepAlive
 
 
 class State:
-    """counts: of requests that have a slot, and that wait; background: of both, those that give way. report: called with each new status, loading progress about
-    ten times a second; `changed` wakes with it.
+    """counts: of requests that have a slot, and that wait; background: of both, those that give way. report: called
+    with each new status, loading progress about ten times a second; `changed` wakes with it.
 
     info: of the model, None until it is loaded. sandbox: as in WorkerStatus.
     """
