@@ -623,7 +623,7 @@ def test_the_background_waits_behind_all_others_and_leaves_its_slots_to_them() -
 
 
 def test_a_slot_that_was_given_up_is_gone_on_with_from_what_is_there() -> None:
-    scheduler = Scheduler(slots=1, queue=2, n_batch=64)
+    scheduler = Scheduler(slots=1, queue=2, n_batch=512)
     scheduler.submit("batch", LONG, background=True)
     scheduler.commit(scheduler.plan())
     scheduler.append("batch", 900)

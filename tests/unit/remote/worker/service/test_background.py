@@ -15,7 +15,7 @@ from tests.patience import PATIENCE_S
 from tests.unit.remote.worker.http.test_app import Worker, running
 
 BACKGROUND = {HEADER_BACKGROUND: "1"}
-LONG = 400
+LONG, CTX = 400, 1000
 
 
 def answer(prompt: str) -> bytes:
@@ -38,7 +38,7 @@ def text(response: httpx.Response) -> str:
 
 async def test_another_request_takes_a_slot_of_the_background_which_goes_on_then(folder: Path) -> None:
     engine = ScriptedEngine(answer, before_step=slow_steps)
-    async with running(folder, loads(engine), slots=1, queue=0) as worker:
+    async with running(folder, loads(engine), slots=1, queue=0, ctx=CTX) as worker:
         batch = asyncio.create_task(ask(worker, "b", headers=BACKGROUND))
         await worker.until(lambda status: status["background"] == 1 and status["slots_free"] == 0)
         assert text(await ask(worker, "person")) == "person" * 3  # a queue without places refuses nobody for it
@@ -49,7 +49,7 @@ async def test_another_request_takes_a_slot_of_the_background_which_goes_on_then
 
 async def test_a_background_request_that_lost_its_slot_can_be_left(folder: Path) -> None:
     engine = ScriptedEngine(answer, before_step=slow_steps)
-    async with running(folder, loads(engine), slots=1, queue=4) as worker:
+    async with running(folder, loads(engine), slots=1, queue=4, ctx=CTX) as worker:
         batch = asyncio.create_task(ask(worker, "b", headers=BACKGROUND))
         await worker.until(lambda status: status["slots_free"] == 0)
         person = asyncio.create_task(ask(worker, "b"))
@@ -68,7 +68,7 @@ async def test_of_many_the_others_are_first_and_all_are_answered(folder: Path) -
         assert text(await ask(worker, prompt, **more)) == answer(prompt).decode()
         order.append(prompt)
 
-    async with running(folder, loads(engine), slots=2, queue=16) as worker:
+    async with running(folder, loads(engine), slots=2, queue=16, ctx=CTX) as worker:
         batch = [asyncio.create_task(one("b", headers=BACKGROUND)) for _ in range(4)]
         await worker.until(lambda status: status["background"] == 4)
         await asyncio.gather(*(one(f"p{number}") for number in range(6)))
