@@ -49,6 +49,9 @@ async def batch(context: Context, asked: BatchRequest) -> Summary:
             tally.done, tally.failed, tally.tokens = journal.done.count, journal.failed, journal.tokens
             try:
                 stopped = await _work(context, asked, survey, journal, tally)
+            except asyncio.CancelledError:
+                context.emit(Notice(f"{tally.done} of {tally.total} lines are done; the same command goes on from here"))
+                raise
             finally:
                 details |= {"done": tally.done, "failed": tally.failed, "tokens": tally.tokens}
     return Summary(
