@@ -30,6 +30,7 @@ NAMES = (
     "soak",
     "gateway_soak",
     "failover",
+    "fleet",
     "cycles",
 )
 

@@ -122,7 +122,22 @@ class Finished:
     worker: str
 
 
-Event = PhaseStarted | PhaseDone | Progress | Notice | Retry | Token | Reasoning | ToolCall | Finished
+@dataclass(frozen=True, slots=True)
+class BatchProgress:
+    """How far a batch is. lines_per_s, tokens_per_s (generated, by node): of late. eta_s: seconds for the rest, None
+    while unknown. tokens: of prompts and answers. state: what is waited for, "" while answers come."""
+
+    done: int
+    total: int
+    failed: int
+    lines_per_s: float
+    eta_s: float | None
+    tokens: int
+    tokens_per_s: dict[str, float]
+    state: str = ""
+
+
+Event = PhaseStarted | PhaseDone | Progress | Notice | Retry | Token | Reasoning | ToolCall | Finished | BatchProgress
 Emit = Callable[[Event], None]
 
 

@@ -136,6 +136,13 @@ FAILOVER_RESUME_S = 120.0
 #: For a worker that is asked once more to begin.
 FAILOVER_HEAD_S = 10.0
 
+# --- batch: a line that got no answer -------------------------------------------------------------------------------
+
+#: Before a line is asked again, doubled with each further time up to the longest.
+BATCH_PAUSE_S, BATCH_LONGEST_PAUSE_S = 1.0, 30.0
+#: While nobody answers and all nodes say what does not pass by itself, such as too little memory, until the run ends.
+BATCH_FATAL_S = 20.0
+
 # --- registry ---------------------------------------------------------------------------------------------------------
 
 #: For another rbee that writes to workers.db: each write takes a millisecond, so that only a process that hangs, or is

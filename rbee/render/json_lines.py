@@ -19,7 +19,7 @@ from rbee.base.events import Event, Finished, PhaseDone, PhaseStarted, Reasoning
 from rbee.render import Output, Renderer, Table
 from rbee.render.text import error_data, json_line
 
-_NAMES = {"PhaseStarted": "phase", "PhaseDone": "phase_done", "ToolCall": "tool_call"}
+_NAMES = {"PhaseStarted": "phase", "PhaseDone": "phase_done", "ToolCall": "tool_call", "BatchProgress": "batch"}
 
 
 class JsonRenderer(Renderer):

@@ -8,6 +8,7 @@ from typing import Any
 
 from rbee.base.errors import RbeeError
 from rbee.base.events import (
+    BatchProgress,
     Event,
     Finished,
     Notice,
@@ -143,6 +144,8 @@ class PlainRenderer(Renderer):
                 self._line(f"{self._sign('✓', '+')} {render_text.phase_done(event)}")
             case Progress():
                 self._step(event)
+            case BatchProgress():
+                self._step(render_text.batch_step(event))
             case Notice():
                 self._interrupt()
                 self._line(render_text.one_line(event.text))

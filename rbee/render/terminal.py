@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rbee.base.errors import RbeeError
-from rbee.base.events import Event, PhaseDone, PhaseStarted, Progress, Timings, Token, ToolCall
+from rbee.base.events import BatchProgress, Event, PhaseDone, PhaseStarted, Progress, Timings, Token, ToolCall
 from rbee.render import Output, Table
 from rbee.render import text as render_text
 from rbee.render.plain import PlainRenderer
@@ -57,6 +57,8 @@ class TerminalRenderer(PlainRenderer):
                     self._live.phase(f"{render_text.phase_label(event)}{render_text.one_line(event.text)}")
             case Progress():
                 self._live.step(event)
+            case BatchProgress():
+                self._live.step(render_text.batch_step(event))
             case PhaseDone():
                 self._live.stop()
                 self._out.end_line()

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any
 
 from rbee.base.errors import RbeeError
-from rbee.base.events import PhaseDone, PhaseStarted, Progress, Retry, Timings
+from rbee.base.events import BatchProgress, PhaseDone, PhaseStarted, Progress, Retry, Timings
 
 #: Rates are taken over this many seconds, so that a stall shows.
 RATE_WINDOW_S = 10.0
@@ -60,6 +60,20 @@ def phase_label(event: PhaseStarted | PhaseDone) -> str:
 
 def phase_done(event: PhaseDone) -> str:
     return f"{phase_label(event)}{one_line(event.text)}  ({event.seconds:.1f} s)"
+
+
+def batch_step(event: BatchProgress) -> Progress:
+    """How far a batch is, as a step with a total. The fastest nodes stand first."""
+    speeds = sorted(event.tokens_per_s.items(), key=lambda each: -each[1])
+    named = ", ".join(f"{node} {speed:.0f}" for node, speed in speeds[:3])
+    more = f" and {len(speeds) - 3} more" if len(speeds) > 3 else ""
+    parts = [
+        event.state,
+        f"{event.failed} failed" if event.failed else "",
+        f"{event.lines_per_s:.3g}/s" if event.lines_per_s else "",
+        f"tokens/s: {named}{more}" if any(event.tokens_per_s.values()) else "",
+    ]
+    return Progress("batch", "  ".join(("lines", *filter(None, parts))), event.done, event.total, "lines")
 
 
 def retry(event: Retry) -> str:

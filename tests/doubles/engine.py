@@ -13,6 +13,7 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from rbee_remote.worker.engine.interface import (
     LoadEngine,
     Progress,
     Sampled,
+    Sampler,
 )
 
 BEGIN, END = 256, 257
@@ -49,6 +51,16 @@ class ScriptedConstraint:
     """Holds nobody to anything."""
 
     grammar: str
+
+
+@dataclass(frozen=True)
+class ScriptedSampler:
+    """state: of the sequence that it was taken from."""
+
+    state: tuple[Any, ...]
+
+    def close(self) -> None:
+        """There is nothing to free."""
 
 
 class ScriptedEngine:
@@ -173,6 +185,19 @@ class ScriptedEngine:
 
     def finish(self, seq: int) -> None:
         self._answers.pop(seq, None)
+
+    def take_sampler(self, seq: int) -> Sampler | None:
+        if seq not in self._answers:
+            return None
+        tables = (self._answers, self._said, self._done, self.constraints, self.accepted)
+        return ScriptedSampler(tuple(table.pop(seq) for table in tables))
+
+    def give_sampler(self, seq: int, sampler: Sampler) -> None:
+        assert seq not in self._answers
+        assert isinstance(sampler, ScriptedSampler)
+        tables: tuple[dict[int, Any], ...] = (self._answers, self._said, self._done, self.constraints, self.accepted)
+        for table, value in zip(tables, sampler.state, strict=True):
+            table[seq] = value
 
     def reusable(self, seq: int, count: int) -> int:
         assert count <= len(self._memory[seq])

@@ -95,7 +95,8 @@ async def says_hello(path: str, body: bytes) -> AsyncIterator[bytes]:
 class ScriptedNode:
     """workers, models: what the hive says. spawned: what was asked for; `spawn` has the worker that it is given.
 
-    mute: nothing that follows news hears anything any more, not even that it is open. answers: a worker's.
+    mute: nothing that follows news hears anything any more, not even that it is open. answers: a worker's, of
+    media_type.
     """
 
     def __init__(self, run_dir: str = "/run") -> None:
@@ -109,6 +110,7 @@ class ScriptedNode:
         self.spawn = worker_info("b" * 16, WorkerState.LOADING, run_dir=run_dir, progress=0.0)
         self.mute = False
         self.answers: Answers = says_hello
+        self.media_type = "text/event-stream"
         self.requests: list[tuple[str, str, bytes]] = []
         self._changed = asyncio.Condition()
         self._connections: list[FakeConnection] = []
@@ -199,7 +201,7 @@ class ScriptedNode:
             if http.path == "/v1/news":
                 return await self._news(http, lambda: encode(self.own[worker_id]))
             self.requests.append((http.method, http.path, http.body))
-            await http.begin()
+            await http.begin(self.media_type)
             async for piece in self.answers(http.path, http.body):
                 await http.send(piece)
             return await http.end()
@@ -262,8 +264,8 @@ class _Http:
         await self.send(json.dumps(value).encode())
         await self.end()
 
-    async def begin(self) -> None:
-        headers = [("Content-Type", "text/event-stream"), ("Transfer-Encoding", "chunked")]
+    async def begin(self, media_type: str = "text/event-stream") -> None:
+        headers = [("Content-Type", media_type), ("Transfer-Encoding", "chunked")]
         await self._send(h11.Response(status_code=200, headers=headers))
 
     async def send(self, piece: bytes) -> None:

@@ -91,13 +91,16 @@ class Fleet(Protocol):
 @dataclass(frozen=True, slots=True)
 class Client:
     """Who asks. key: the key's name, "" where no keys exist or it came over a socket. fingerprint: for logs.
-    models: names it may use, empty for all. address: of the peer, "" for a unix socket."""
+    models: names it may use, empty for all. address: of the peer, "" for a unix socket. background, fetches: as of
+    `Wanted`, for all of its requests."""
 
     key: str = ""
     fingerprint: str = ""
     models: frozenset[str] = frozenset()
     priority: int = 0
     address: str = ""
+    background: bool = False
+    fetches: bool = False
 
 
 class Reader(Protocol):

@@ -32,6 +32,7 @@ class WorkerView:
     slots_free, queued: as it said. in_flight: requests that this gateway has given it and that have not ended, counted
     at once, while the two before come a moment later. held: for each slot the digests (`prompt_digests`) of what its
     memory holds. typical_s: seconds that a request takes there, 0 while unknown. idle_s: seconds without a request.
+    background: of the requests that it has, as it said, those that give way to others.
     """
 
     key: WorkerKey
@@ -48,6 +49,7 @@ class WorkerView:
     typical_s: float = 0.0
     idle_s: float | None = None
     options: WorkerOptions | None = None
+    background: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,8 @@ class Wanted:
     digests: of its prompt. priority: higher is served first; 0 as a rule. deadline: on `time.monotonic`'s clock, after
     which nobody waits any more. sha256: only workers with this model file, for an answer that goes on; "" for any.
     avoid: workers that have failed this very request.
+    background: of a batch: it gives way to others at its worker, and is worth a worker on each node that has room.
+    fetches: there also on nodes that have not got the model's file yet.
     """
 
     targets: tuple[Target, ...]
@@ -101,6 +105,8 @@ class Wanted:
     deadline: float | None = None
     sha256: str = ""
     avoid: frozenset[WorkerKey] = frozenset()
+    background: bool = False
+    fetches: bool = False
 
 
 @dataclass(frozen=True, slots=True)

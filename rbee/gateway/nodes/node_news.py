@@ -98,4 +98,5 @@ class NodeNews:
             typical_s=own.typical_s,
             idle_s=said.idle_s,
             options=info.options,
+            background=own.status.background if own.status else 0,
         )

@@ -57,11 +57,13 @@ class _Record:
 
 
 class Records:
-    """Used as `with Records(…) as records`: leaving it writes what is left. log: its file's name. Raises ConfigError
+    """Used as `with Records(…) as records`: leaving it writes what is left. log: its file's name. audits: whether the
+    audit log has a line for each request; where it has one for all of them, somebody else writes it. Raises ConfigError
     where the log cannot be opened."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, log: str = NAME) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, log: str = NAME, *, audits: bool = True) -> None:
         self._settings = settings
+        self._audits = audits
         self._metrics = metrics
         self._usage_path = usage.default_path(settings)
         self._pending = usage.Pending()
@@ -136,7 +138,7 @@ class Records:
         self._file.write(line_of(request, record.time))
         if request.model:
             self._pending.add(_row(record), _counts(request))
-        if request.method in _LOOKS or request.finish == ErrorCode.RATE_LIMITED.value:
+        if not self._audits or request.method in _LOOKS or request.finish == ErrorCode.RATE_LIMITED.value:
             return
         audit.record(
             self._settings,

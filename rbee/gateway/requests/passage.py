@@ -33,7 +33,7 @@ from rbee.gateway.requests.presence import has_worker, is_there, until_back, whe
 from rbee.gateway.requests.resuming import Course, Failure, GaveUpError, Kind, NoOtherError, ending, failure_of, gone
 from rbee.gateway.requests.tracking import LostCountError, Progress
 from rbee.gateway.routing.able import able
-from rbee_remote.protocol import ErrorCode, endpoints
+from rbee_remote.protocol import HEADER_BACKGROUND, ErrorCode, endpoints
 from rbee_remote.protocol.prompt_digest import prompt_digests
 
 #: Bytes of a refusal that are read.
@@ -66,6 +66,8 @@ class Passage:
         self._target = target.decode("ascii")
         exchange = self._exchange
         self._headers = headers.to_worker(request.headers, exchange.request_id, exchange.traceparent)
+        if exchange.client.background:
+            self._headers[HEADER_BACKGROUND] = "1"
 
     async def prepare(self, deadline: float) -> Wanted:
         """What it needs of a worker. Raises RbeeError for a model that the client cannot have, RefusedStatusError 404
@@ -82,7 +84,15 @@ class Passage:
         self._content = await asked.written(self._asked, self._body)
         digests = await asked.beside(len(self._content), lambda: prompt_digests(self._body))
         self._exchange.model = targets[0].model
-        return Wanted(targets, digests, self._exchange.client.priority, deadline)
+        client = self._exchange.client
+        return Wanted(
+            targets,
+            digests,
+            client.priority,
+            deadline,
+            background=client.background,
+            fetches=client.fetches,
+        )
 
     async def run(self, wanted: Wanted) -> None:
         """From worker to worker, until one of them has given the answer, or none can. Raises RbeeError."""

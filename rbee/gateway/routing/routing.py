@@ -121,10 +121,16 @@ class _Choice:
         self.ready = [worker for worker in self.workers if worker.state in SERVES]
 
     def decide(self) -> Decision:
-        now = self.now
+        now, background = self.now, self.wanted.background
         if unable := self._unable():
             return Refuse(unable)
-        free = [each for each in self.ready if each.key not in now.held and room(each, now.watched(each)) > 0]
+        if background and (start := self._everywhere()):
+            return start
+        free = [
+            each
+            for each in self.ready
+            if each.key not in now.held and room(each, now.watched(each), background=background) > 0
+        ]
         if free:
             return Send(best(free, self.wanted.digests, now))
         loading = self._loading()
@@ -174,6 +180,25 @@ class _Choice:
         node = min(able, key=lambda each: (load_s(each, self.target.model), self._preference(each)))
         is_worth_it = self.waiting * self._each_s() > load_s(node, self.target.model)
         return Start(node.name, self.target) if is_worth_it else None
+
+    def _everywhere(self) -> Start | None:
+        """Another worker, on a node that has none and has room for one. This machine helps where it was chosen, or is
+        all there is."""
+        has = {worker.key.node for worker in self.workers}
+        is_chosen = self.wanted.fetches or len(self.nodes) == 1
+        pool = self._pool() if not self.wanted.fetches else [node for node in self.up if self._may_be_asked(node)]
+        able = [
+            node
+            for node in pool
+            if node.name not in has
+            and (node.name != LOCAL or is_chosen)
+            and self._as_load(node) not in self.now.starting
+            and self._may_start(node, LONG_QUIET_S)
+        ]
+        return Start(min(able, key=self._preference).name, self.target) if able else None
+
+    def _may_be_asked(self, node: NodeView) -> bool:
+        return self._as_load(node) not in self.now.failed and node not in self._doubtful()
 
     def _first(self) -> Decision:
         """A worker where there is none."""

@@ -98,11 +98,15 @@ class Situation:
         return self.seen.get(worker.key, _UNSEEN)
 
 
-def room(worker: WorkerView, seen: Seen = _UNSEEN) -> int:
-    """Free slots. The worker's own count lags behind by its way here, so that ours comes first."""
+def room(worker: WorkerView, seen: Seen = _UNSEEN, *, background: bool = False) -> int:
+    """Free slots. The worker's own count lags behind by its way here, so that ours comes first.
+
+    background: for a request that gives way to others; for any other the slots of those that do are free."""
+    gives_way = 0 if background else worker.background
     if seen.others is not None:
-        return worker.slots - worker.in_flight - seen.others
-    return worker.slots - max(worker.in_flight, worker.slots - worker.slots_free + worker.queued)
+        return worker.slots - worker.in_flight - max(0, seen.others - gives_way)
+    told = worker.slots - worker.slots_free + worker.queued - gives_way
+    return worker.slots - max(worker.in_flight, told)
 
 
 def serves(node: NodeView, worker: WorkerView, target: Target, now: Situation) -> bool:

@@ -125,6 +125,8 @@ OLDEST_PYTHON = (3, 10)
 HEADER_KEEPER = "X-Rbee-Keeper"
 HEADER_WHO = "X-Rbee-Who"
 HEADER_WORKER = "X-Rbee-Worker"
+#: "1" for a request that gives way to those without it.
+HEADER_BACKGROUND = "X-Rbee-Background"
 
 #: Relative names inside the node's runtime folder (mode 0700).
 HIVE_SOCKET = "hive.sock"

@@ -62,6 +62,7 @@ class WorkerStatus:
 
     served: in lines to the hive, the requests that ended since the line before; none is left out.
     sandbox: what keeps it from the rest of the machine, such as landlock+seccomp; "" while nobody has said.
+    background: of the requests that are computed or wait, those that give way to others.
     """
 
     id: str
@@ -79,6 +80,7 @@ class WorkerStatus:
     leases: tuple[Lease, ...] = ()
     served: tuple[Served, ...] = ()
     sandbox: str = ""
+    background: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

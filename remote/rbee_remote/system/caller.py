@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from rbee_remote.protocol import HEADER_KEEPER, HEADER_WHO
+from rbee_remote.protocol import HEADER_BACKGROUND, HEADER_KEEPER, HEADER_WHO
 from rbee_remote.system.sanitize import sanitize
 
 _MAX_KEEPER, _MAX_WHO = 64, 128
@@ -14,10 +14,12 @@ _MAX_KEEPER, _MAX_WHO = 64, 128
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """keeper: its id, "" for clients that do not say. who: `user@host`, as it says. Both printable and bounded."""
+    """keeper: its id, "" for clients that do not say. who: `user@host`, as it says. Both printable and bounded.
+    background: whether its request gives way to others."""
 
     keeper: str = ""
     who: str = ""
+    background: bool = False
 
 
 #: A client that does not say, such as one of OpenAI's API.
@@ -27,4 +29,5 @@ ANYBODY = Caller()
 def caller_of(headers: Mapping[str, str]) -> Caller:
     """headers: with names in any case, as starlette has them."""
     who = unquote(headers.get(HEADER_WHO, "")[: 4 * _MAX_WHO], errors="replace")
-    return Caller(sanitize(headers.get(HEADER_KEEPER, ""), _MAX_KEEPER), sanitize(who, _MAX_WHO))
+    keeper = sanitize(headers.get(HEADER_KEEPER, ""), _MAX_KEEPER)
+    return Caller(keeper, sanitize(who, _MAX_WHO), headers.get(HEADER_BACKGROUND, "") == "1")

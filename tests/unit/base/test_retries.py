@@ -291,6 +291,16 @@ POLICIES = (
         ("BUSY_NODE_PAUSE_S", "BUSY_NODE_LONGEST_PAUSE_S", "BROKEN_LOADS"),
     ),
     Policy(
+        "a line of a batch gets no answer from a worker; none of these counts while nobody answers",
+        "rbee/batch/verdict.py",
+        "`--retries` and 1",
+        f"{number(keeper.BATCH_PAUSE_S)} doubled, {number(keeper.BATCH_LONGEST_PAUSE_S)} at most",
+        "a request to the gateway",
+        None,
+        ("BATCH_PAUSE_S", "BATCH_LONGEST_PAUSE_S", "BATCH_FATAL_S"),
+        without_end=True,
+    ),
+    Policy(
         "a worker of the gateway, or the way to it, fails a request; without a further token of its answer",
         "rbee/gateway/requests/resuming.py",
         f"{keeper.FAILOVER_IN_A_ROW} workers, {keeper.FAILOVER_TRIES} in all; where connections are lost "

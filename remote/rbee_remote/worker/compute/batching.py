@@ -2,7 +2,10 @@
 
 Always true
 - A request is queued or seated, never both; a seat is a slot from 0 to slots - 1, held by one request.
-- Requests take seats in the order in which they came, and only `plan` seats them.
+- Requests take seats in the order in which they came, and only `plan` seats them. Those of the background come after
+  all others, and one of them gives up its seat where another request would have to wait for one: it is queued again
+  with what it has, in its old place, and its tokens are computed again when it has a seat.
+- While a prompt of another request is computed, the background computes nothing; beside its tokens, little of prompts.
 - `computed` tokens of a request that has begun are in its slot's memory, in positions 0 to computed - 1. Only `plan`
   (once, when the request begins), `commit` and `rewind` move it, so a step that failed or was interrupted is simply
   planned again.
@@ -17,19 +20,18 @@ Always true
 
 from __future__ import annotations
 
-import sys
-from collections import deque
+import bisect
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from rbee_remote.worker.compute import texts
-from rbee_remote.worker.compute.prefix import UNKNOWN, Memories, Move, Origin, Reusable, worth_waiting_for
+from rbee_remote.worker.compute.plans import Entry, Plan, divide, lay_out
+from rbee_remote.worker.compute.prefill import LEAST
+from rbee_remote.worker.compute.prefix import Memories, Move, Origin, Reusable, worth_waiting_for
 from rbee_remote.worker.compute.turns import Turns
-from rbee_remote.worker.engine.interface import BatchToken, Engine
-
-#: Tokens to embed that one step takes: each has an output as wide as the vocabulary.
-EMBEDDED_AT_ONCE = 32
+from rbee_remote.worker.engine.interface import Engine
 
 #: How texts to embed are computed: beside requests that generate, each token with an output of its own; or, where
 #: nobody generates, as `texts` says.
@@ -38,72 +40,6 @@ Texts = Literal["each", "whole", "last"]
 
 class QueueFull(Exception):
     """Every slot and every place in the queue is taken."""
-
-
-@dataclass(slots=True)
-class Entry:
-    """A request's tokens, the prompt first; `slot` None while it is queued.
-
-    reuse: whether it may build on what others computed. embeds: each of its tokens has an output, and none is sampled.
-    begun: its slot's memory is its own. follows: the request whose prompt it waits for, and how many tokens of it.
-    at_once: how many of the first tokens may share steps. origin: of its prompt.
-    """
-
-    key: str
-    tokens: list[int]
-    reuse: bool
-    embeds: bool
-    slot: int | None = None
-    computed: int = 0
-    prompt: int = 0
-    begun: bool = False
-    follows: tuple[str, int] | None = None
-    at_once: int = sys.maxsize
-    origin: Origin = UNKNOWN
-
-    @property
-    def scales(self) -> tuple[float, ...]:
-        """Of the adapters that compute it."""
-        return self.origin.scales
-
-    @property
-    def missing(self) -> int:
-        return len(self.tokens) - self.computed
-
-    @property
-    def next(self) -> int:
-        """Of the missing ones, how many the next step may have."""
-        missing = len(self.tokens) - self.computed
-        return missing if len(self.tokens) <= self.at_once else min(missing, max(self.at_once - self.computed, 1))
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """The part of a plan that belongs to one request: `count` tokens from position `start` in `slot`.
-
-    first: index in the batch of its first token. row: index of the output to sample from, None while the prompt is not
-    whole.
-    """
-
-    key: str
-    slot: int
-    start: int
-    count: int
-    first: int
-    row: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One step. moves: what has to happen to the slots' memory before it, in order, one for each request that begins;
-    the step may have no room for its tokens yet. embeds: whether the batch has outputs that are embeddings.
-    scales: of the adapters that compute all of it."""
-
-    batch: tuple[BatchToken, ...] = ()
-    spans: tuple[Span, ...] = ()
-    moves: tuple[Move, ...] = ()
-    embeds: bool = False
-    scales: tuple[float, ...] = ()
 
 
 @dataclass(slots=True)
@@ -123,7 +59,8 @@ class Scheduler:
     _embeds_next: bool = True
     _turns: Turns[tuple[float, ...]] = field(default_factory=Turns)  # by scales of adapters
     _changed: set[int] = field(default_factory=set)  # slots whose memory `told` has not told of as it is now
-    _queued: deque[Entry] = field(default_factory=deque)
+    _queued: list[Entry] = field(default_factory=list)  # as they are to be seated
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
     _seated: dict[str, Entry] = field(default_factory=dict)
     _memories: Memories = field(init=False)
 
@@ -140,6 +77,11 @@ class Scheduler:
     def waiting(self) -> int:
         return len(self._queued)
 
+    @property
+    def background(self) -> int:
+        """Of those that run or wait, how many give way."""
+        return sum(entry.background for entry in (*self._seated.values(), *self._queued))
+
     def entry(self, key: str) -> Entry | None:
         """The request of that key, queued or seated."""
         return self._seated.get(key) or next((entry for entry in self._queued if entry.key == key), None)
@@ -154,50 +96,83 @@ class Scheduler:
         at_once: int | None = None,
         digests: tuple[str, ...] = (),
         scales: tuple[float, ...] = (),
+        background: bool = False,
+        exact: bool = False,
     ) -> None:
-        """Queue a request. at_once: None for all of its tokens. digests and scales: as in `Origin`. Raises QueueFull,
-        ValueError for an empty prompt or a key that is in use."""
+        """Queue a request. at_once: None for all of its tokens. digests and scales: as in `Origin`. background, exact:
+        as in `Entry`. Raises QueueFull, for which those that would give way to it do not count; ValueError for an empty
+        prompt or a key that is in use."""
         if not prompt or self.entry(key):
             raise ValueError("a request needs a prompt and a key of its own")
-        if len(self._seated) + len(self._queued) >= self.slots + self.queue:
+        others = len(self._seated) + len(self._queued)
+        if others - (0 if background else self.background) >= self.slots + self.queue:
             raise QueueFull
         reuse = reuse and (self.texts == "last" or (self.texts == "each" and not embeds))
         entry = Entry(key, list(prompt), reuse, embeds, prompt=len(prompt))
         if at_once is not None:
             entry.at_once, entry.prompt = at_once, min(at_once, len(prompt))
         entry.origin = Origin(digests, entry.prompt, scales)
-        self._queued.append(entry)
+        entry.background, entry.exact, entry.number = background, exact, next(self._numbers)
+        self._enqueue(entry)
 
     def remove(self, key: str) -> int | None:
         """Take a request out wherever it is; the slot that it leaves, None if it had none."""
         entry = self._seated.pop(key, None)
         if entry is None:
-            self._queued = deque(entry for entry in self._queued if entry.key != key)
+            self._queued = [entry for entry in self._queued if entry.key != key]
             return None
+        return self._leave(entry)
+
+    def _leave(self, entry: Entry) -> int:
+        """The slot that it leaves, with what its memory holds."""
         assert entry.slot is not None
         if entry.begun:
             self._memories.leave(entry.slot, entry.tokens[: entry.computed], entry.origin)
             self._changed.add(entry.slot)
         return entry.slot
 
+    def _enqueue(self, entry: Entry) -> None:
+        bisect.insort(self._queued, entry, key=lambda each: (each.background, each.number))
+
+    def _give_way(self) -> Iterator[tuple[str, int]]:
+        """Unseat as many of the background as others wait for a seat: those that have least to lose, and latest came.
+        Texts to embed are over soon."""
+        free = self.slots - len(self._seated)
+        wait = sum(not entry.background for entry in self._queued)
+        able = [entry for entry in self._seated.values() if entry.background and not entry.embeds]
+        able.sort(key=lambda entry: (entry.computed, -entry.number))
+        for entry in able[: max(0, wait - free)]:
+            del self._seated[entry.key]
+            yield entry.key, self._leave(entry)
+            if entry.exact:
+                entry.at_once = min(entry.at_once, entry.prompt)
+            entry.slot, entry.begun, entry.computed, entry.follows = None, False, 0, None
+            entry.unseated = True
+            self._enqueue(entry)
+
     def plan(self, *, prefill: int | None = None, reusable: Reusable = lambda _, count: count) -> Plan:
         """Seat and begin who can be, then fill the step: one token of each that decodes, prompts with what is left.
 
         prefill: prompt tokens of the step at most while somebody decodes, None for all that fit.
         """
+        unseated = tuple(self._give_way())
         self._seat()
         moves = tuple(self._begin(reusable))
         begun = [entry for entry in self._seated.values() if entry.begun]
+        if any(entry.next > 1 for entry in begun if not entry.background):
+            begun = [entry for entry in begun if not entry.background]
         ready = self._turns.take(begun, lambda entry: entry.scales)
         if self.texts != "each":
-            return _lay_out(self._texts(ready), moves, each=self.texts == "whole")
+            return lay_out(self._texts(ready), moves, unseated, each=self.texts == "whole")
         ready = self._take_turns(ready)
         decoding = [(entry, 1) for entry in ready if entry.next == 1]
+        prompts = [entry for entry in ready if entry.next > 1]
         budget = self.n_batch - len(decoding)
         if prefill is not None and any(entry.next == 1 for entry in begun):
             budget = min(budget, prefill)
-        shares = decoding + _divide(budget, [entry for entry in ready if entry.next > 1])
-        return _lay_out(shares, moves)
+            if any(entry.next == 1 and not entry.background for entry in begun) and prompts and prompts[0].background:
+                budget = min(budget, LEAST)
+        return lay_out(decoding + divide(budget, prompts), moves, unseated)
 
     def commit(self, plan: Plan) -> None:
         """The engine computed `plan`. Requests removed meanwhile are passed over."""
@@ -265,10 +240,11 @@ class Scheduler:
         taken = {entry.slot for entry in self._seated.values()}
         free = [slot for slot in range(self.slots) if slot not in taken]
         while free and self._queued:
-            entry = self._queued.popleft()
+            entry = self._queued.pop(0)
             tokens = entry.tokens if entry.reuse else ()
             entry.slot = self._memories.seat(tokens, free, self._running_tokens(entry.scales))
             free.remove(entry.slot)
+            entry.unseated = False
             self._seated[entry.key] = entry
 
     def _begin(self, reusable: Reusable) -> Iterator[Move]:
@@ -302,6 +278,7 @@ class Scheduler:
             other.key: (other.tokens[: other.prompt], other.computed)
             for other in self._seated.values()
             if other.begun and other.computed < other.prompt and other.scales == entry.scales
+            if entry.background or not other.background
         }
         return worth_waiting_for(entry.tokens[:-1], count, prompts)
 
@@ -326,47 +303,3 @@ def make_scheduler(engine: Engine, slots: int, queue: int) -> Scheduler:
     mode: Texts = "whole" if info.use.whole else "last" if info.pooling in ("last", "rank") else "each"
     waiting = (slots + queue) * seats
     return Scheduler(seats, waiting, engine.n_batch, shares=info.can_share, forgets=info.forgets, texts=mode)
-
-
-def _divide(budget: int, prompts: Sequence[Entry]) -> list[tuple[Entry, int]]:
-    """Tokens of each prompt that is not whole: the eldest gets half of the budget, the next half of the rest, and what
-    is left over goes round again. So each moves on, and a short one is not kept waiting by a long one before it.
-
-    Of texts to embed only the eldest moves on.
-    """
-    embedded = next((entry for entry in prompts if entry.embeds), None)
-    wanted = {entry.key: entry.next for entry in prompts if not entry.embeds}
-    if embedded:
-        wanted[embedded.key] = min(embedded.missing, EMBEDDED_AT_ONCE)
-        prompts = [entry for entry in prompts if entry.key in wanted]
-    shares = dict.fromkeys(wanted, 0)
-    for last_round in (False, True):
-        for entry in prompts:
-            most = budget if last_round or entry is prompts[-1] else -(-budget // 2)
-            more = min(most, wanted[entry.key] - shares[entry.key])
-            shares[entry.key] += more
-            budget -= more
-    return [(entry, shares[entry.key]) for entry in prompts if shares[entry.key]]
-
-
-def _lay_out(shares: Sequence[tuple[Entry, int]], moves: tuple[Move, ...], *, each: bool = True) -> Plan:
-    """each: whether each token of a text to embed has an output, not the last one alone."""
-    batch: list[BatchToken] = []
-    spans: list[Span] = []
-    for entry, count in shares:
-        assert entry.slot is not None
-        start, end = entry.computed, entry.computed + count
-        whole = end == len(entry.tokens)
-        first = len(batch)
-        batch.extend(
-            BatchToken(entry.tokens[pos], pos, entry.slot, (each and entry.embeds) or (whole and pos == end - 1))
-            for pos in range(start, end)
-        )
-        spans.append(Span(entry.key, entry.slot, start, count, first, len(batch) - 1 if whole else None))
-    return Plan(
-        tuple(batch),
-        tuple(spans),
-        moves,
-        any(entry.embeds and (each or span.row is not None) for (entry, _), span in zip(shares, spans, strict=True)),
-        shares[0][0].scales if shares else (),
-    )

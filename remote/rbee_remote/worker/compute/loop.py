@@ -5,8 +5,8 @@ Rules
   only tokenizes. A request has its prompt made before it is queued; one that has none yet, because the model was still
   loading when it came, waits among the early ones until it is admitted.
 - The scheduler and the tables of requests are touched under `_lock`, which no step holds while it computes.
-- Requests that have a slot are ended by this thread; those that wait, by whoever ends them. So the events of one
-  request never cross.
+- Requests that have a slot, or had one, are ended by this thread; those that wait for their first, by whoever ends
+  them. So the events of one request never cross.
 - Work that needs the engine for itself (`run_alone`) begins when nobody has a slot; who comes meanwhile waits.
 """
 
@@ -21,7 +21,8 @@ from typing import Any, Protocol, TypeVar
 
 from rbee_remote.protocol import ErrorCode, GenerateRequest, RemoteError, WorkerConfig
 from rbee_remote.system.cores import usable_cores
-from rbee_remote.worker.compute.batching import Plan, QueueFull, Scheduler, make_scheduler
+from rbee_remote.worker.compute.batching import QueueFull, Scheduler, make_scheduler
+from rbee_remote.worker.compute.plans import Plan
 from rbee_remote.worker.compute.steps import Steps, Task, endings, failing
 from rbee_remote.worker.compute.threads import ThreadBudget
 from rbee_remote.worker.engine.interface import Engine, LoadAborted, LoadedModel, LoadEngine
@@ -155,7 +156,7 @@ class EngineThread:
         with self._lock:
             if self._closed:
                 raise RemoteError(ErrorCode.WORKER_GONE, "the worker ended")
-            if self._taken() >= self._config.slots + self._config.queue:
+            if self._taken(generation.background) >= self._config.slots + self._config.queue:
                 raise QueueFull
             if generation.prompt is None or self._scheduler is None:
                 self._early[generation.key] = generation
@@ -170,10 +171,20 @@ class EngineThread:
                 self._enqueue(self._scheduler, generation)
                 self._lock.notify()
 
-    def _taken(self) -> int:
-        """Requests that have a slot or wait for one."""
+    def _taken(self, background: bool) -> int:
+        """Requests that have a slot or wait for one, but for those that would give way to one that is not of the
+        background."""
         queued = self._scheduler.running + self._scheduler.waiting if self._scheduler else 0
-        return queued + len(self._early)
+        return queued + len(self._early) - (0 if background else self._background())
+
+    def background(self) -> int:
+        """Requests that have a slot or wait for one, and give way to others."""
+        with self._lock:
+            return self._background()
+
+    def _background(self) -> int:
+        early = sum(generation.background for generation in self._early.values())
+        return early + (self._scheduler.background if self._scheduler else 0)
 
     def fail(self, generation: Generation, error: RemoteError) -> None:
         """On the event loop's thread: end a request that has no prompt yet with an error, unless it has ended."""
@@ -187,7 +198,13 @@ class EngineThread:
         with self._lock:
             if self._closed or self._scheduler is None:
                 raise RemoteError(ErrorCode.WORKER_GONE, "the worker ended")
-            self._scheduler.submit(embedding.key, embedding.tokens, embeds=True, scales=embedding.scales)
+            self._scheduler.submit(
+                embedding.key,
+                embedding.tokens,
+                embeds=True,
+                scales=embedding.scales,
+                background=embedding.background,
+            )
             self._open[embedding.key] = embedding
             self._lock.notify()
 
@@ -219,7 +236,7 @@ class EngineThread:
             generation: Task | None = self._early.pop(key, None)
             if generation is None and self._scheduler is not None:
                 entry = self._scheduler.entry(key)
-                if entry is not None and entry.slot is None:
+                if entry is not None and entry.slot is None and not entry.unseated:
                     self._scheduler.remove(key)
                     generation = self._open.pop(key)
                 elif entry is not None and not only_waiting:
@@ -278,17 +295,28 @@ class EngineThread:
         prompt, sampling, tracking = generation.prompt.tokens, generation.request.sampling, generation.tracking
         reuse, digests = sampling.seed is None, generation.digests
         scales = scales_of(self._config.adapters, generation.request.lora)
-        if tracking is None or not tracking.tokens:
-            scheduler.submit(generation.key, prompt, reuse=reuse, digests=digests, scales=scales)
-        else:
-            at_once = len(prompt) if is_exact(sampling) else None
-            tokens = (*prompt, *tracking.tokens)
-            scheduler.submit(generation.key, tokens, reuse=reuse, at_once=at_once, digests=digests, scales=scales)
+        chosen = tracking.tokens if tracking else ()
+        scheduler.submit(
+            generation.key,
+            (*prompt, *chosen),
+            reuse=reuse,
+            at_once=len(prompt) if chosen and is_exact(sampling) else None,
+            digests=digests,
+            scales=scales,
+            background=generation.background,
+            exact=is_exact(sampling),
+        )
         self._open[generation.key] = generation
 
     def _loop(self, engine: Engine, scheduler: Scheduler) -> None:
         thread_budget = ThreadBudget.of_this_machine(self._config.options.threads or usable_cores())
         steps = Steps(engine, scheduler, self._open, self._outbox.append, self._listener.on_change, thread_budget)
+        try:
+            self._step_on(engine, scheduler, steps)
+        finally:
+            steps.close()
+
+    def _step_on(self, engine: Engine, scheduler: Scheduler, steps: Steps) -> None:
         while True:
             with self._lock:
                 while not (self._stopping or self._ending or self._alone or scheduler.running or scheduler.waiting):

@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable
 
 from rbee_remote.protocol import RemoteError
-from rbee_remote.worker.compute.batching import Plan, Scheduler, Span
+from rbee_remote.worker.compute.batching import Scheduler
+from rbee_remote.worker.compute.plans import Plan, Span
 from rbee_remote.worker.compute.prefill import PrefillLimit
 from rbee_remote.worker.compute.prefix import Move
 from rbee_remote.worker.compute.replay import replay
 from rbee_remote.worker.compute.threads import ThreadBudget
-from rbee_remote.worker.engine.interface import Engine, Sampled
+from rbee_remote.worker.engine.interface import Engine, Sampled, Sampler
 from rbee_remote.worker.requests.generation import Embedding, Generation
 from rbee_remote.worker.requests.journal import Event
 
@@ -47,10 +48,16 @@ class Steps:
         self._prefill = PrefillLimit(engine.n_batch)
         self._thread_budget = thread_budget
         self._threads = 0  # not set yet
+        self._kept: dict[str, Sampler] = {}  # of requests that gave up their slots
 
     def plan(self) -> Plan:
         """The next step, those that begin with it begun; an empty one where a beginning failed."""
+        self._drop_left()
         plan = self._scheduler.plan(prefill=self._prefill.tokens, reusable=self._engine.reusable)
+        for key, slot in plan.unseated:
+            if sampler := self._engine.take_sampler(slot):
+                self._kept[key] = sampler
+            self._tell(self._on_change)
         begun = [self._begin(move) for move in plan.moves]
         return plan if all(begun) else Plan()
 
@@ -62,6 +69,17 @@ class Steps:
         if whole:
             self._prefill.observe(len(plan.batch), time.monotonic() - started)
         return whole
+
+    def close(self) -> None:
+        """Free what requests have left that gave up their slots."""
+        for sampler in self._kept.values():
+            sampler.close()
+        self._kept.clear()
+
+    def _drop_left(self) -> None:
+        """Of those that ended while they waited for another slot."""
+        for key in self._kept.keys() - self._open.keys():
+            self._kept.pop(key).close()
 
     def held(self) -> dict[int, tuple[str, ...]]:
         """As `Scheduler.told`."""
@@ -94,13 +112,13 @@ class Steps:
                     task.restart()
 
     def finish(self, key: str, reason: str) -> None:
-        """End a request that has a slot. Nothing happens to one that ended already."""
+        """End a request that has a slot, or had one. Nothing happens to one that ended already."""
         task = self._open.pop(key, None)
         if task is None:
             return
         slot = self._scheduler.remove(key)
-        assert slot is not None
-        self._engine.finish(slot)
+        if slot is not None:
+            self._engine.finish(slot)
         for call in endings(task, reason):
             self._tell(call)
         self._tell(self._on_change)
@@ -128,7 +146,9 @@ class Steps:
             kept = self._engine.copy(move.source, move.slot, move.count)
         if not kept:
             self._scheduler.rewind(move.key)
-        if isinstance(task, Generation):
+        if sampler := self._kept.pop(move.key, None):
+            self._engine.give_sampler(move.slot, sampler)
+        elif isinstance(task, Generation):
             assert task.prompt is not None
             try:
                 shape = task.prompt.shape

@@ -121,6 +121,13 @@ class Constraint(Protocol):
         """llguidance's Lark."""
 
 
+class Sampler(Protocol):
+    """What chooses a request's tokens, with all that it remembers of those before."""
+
+    def close(self) -> None:
+        """Free it. On the engine's thread, and before the engine's own end."""
+
+
 class LoadAborted(Exception):
     """The progress callback said no."""
 
@@ -177,6 +184,12 @@ class Engine(Protocol):
 
     def finish(self, seq: int) -> None:
         """Take the sequence's sampler away. Its memory stays."""
+
+    def take_sampler(self, seq: int) -> Sampler | None:
+        """The sequence's, which has none then; None for one that was not started. It is the caller's to close."""
+
+    def give_sampler(self, seq: int, sampler: Sampler) -> None:
+        """Have a sequence without one go on with the sampler of another."""
 
     def reusable(self, seq: int, count: int) -> int:
         """How many of the first `count` tokens in the memory of `seq` a new request can build on: `count`, or 0 where

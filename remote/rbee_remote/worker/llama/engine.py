@@ -15,6 +15,7 @@ from llama_cpp import llama_cpp as llama
 
 from rbee_remote.protocol import ErrorCode, RemoteError, Sampling, WorkerConfig
 from rbee_remote.protocol.abilities import Use
+from rbee_remote.worker.engine import interface
 from rbee_remote.worker.engine.interface import BatchToken, Constraint, Fim, LoadedModel, Progress, Rerank, Sampled
 from rbee_remote.worker.llama import backends, load, log
 from rbee_remote.worker.llama.adapters import Adapters
@@ -176,6 +177,13 @@ class LlamaEngine:
         sampler = self._samplers.pop(seq, None)
         if sampler is not None:
             sampler.close()
+
+    def take_sampler(self, seq: int) -> interface.Sampler | None:
+        return self._samplers.pop(seq, None)
+
+    def give_sampler(self, seq: int, sampler: interface.Sampler) -> None:
+        assert isinstance(sampler, Sampler)
+        self._samplers[seq] = sampler
 
     def interrupt(self) -> None:
         log.interrupted = True

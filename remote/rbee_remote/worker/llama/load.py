@@ -14,7 +14,7 @@ from rbee_remote.protocol.abilities import Use, pooled, use_of
 from rbee_remote.protocol.load_options import FLASH_ATTENTION, KV_TYPES, OPTIONS, QUANTISED_KV, Choice
 from rbee_remote.system.cores import usable_cores
 from rbee_remote.system.model_files import files_of
-from rbee_remote.worker.compute.batching import EMBEDDED_AT_ONCE
+from rbee_remote.worker.compute.plans import EMBEDDED_AT_ONCE
 from rbee_remote.worker.engine.interface import LoadAborted, Progress
 from rbee_remote.worker.llama.backends import Device
 from rbee_remote.worker.llama.log import collected_errors, collected_lines

@@ -35,7 +35,7 @@ class Generation:
     """finish_reason: None while it goes on. prompt: None until the model is there to make it.
 
     forced: tokens that come next without being sampled, empty for nearly all answers. tracking: None for nearly all.
-    digests: of the prompt as it came (`prompt_digests`).
+    digests: of the prompt as it came (`prompt_digests`). background: whether it gives way to others.
     """
 
     def __init__(
@@ -45,8 +45,11 @@ class Generation:
         prompt: Prompt | None = None,
         tracking: Tracking | None = None,
         digests: tuple[str, ...] = (),
+        *,
+        background: bool = False,
     ) -> None:
         self.request = request
+        self.background = background
         self.digests = digests
         self.journal = journal
         self.prompt = prompt
@@ -137,6 +140,7 @@ class Embedding:
 
     pooling: as in LoadedModel. future: gets the numbers, n_embd of them and of length 1 as a vector; of "rank" the
     scores as they are. It is the event loop's. key: as a request's. scales: of the adapters that compute it.
+    background: whether it gives way to others.
     """
 
     def __init__(
@@ -146,7 +150,10 @@ class Embedding:
         pooling: str,
         future: asyncio.Future[list[float]],
         scales: tuple[float, ...] = (),
+        *,
+        background: bool = False,
     ) -> None:
+        self.background = background
         self.key = key
         self.tokens = tokens
         self.scales = scales

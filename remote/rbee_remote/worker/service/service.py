@@ -78,7 +78,7 @@ class Service:
         self.keep_alive = KeepAlive(
             leases, stay=lambda: self.journals.unread, over=self._idle_over, changed=self._on_leases
         )
-        self.state = State(config, self._counts, self.keep_alive, report)
+        self.state = State(config, self._counts, self.keep_alive, report, self._background)
         self._texts = Texts(config, self._engine, self.state, self.on_change, self._busy)
         self.news = News(self.state, config.slots, lambda: self._typical_s)
         self._ended = asyncio.Event()
@@ -149,7 +149,7 @@ class Service:
         if journal.closed:
             return
         self.state.check_open()
-        generation = Generation(request, journal, prepared, tracking, digests)
+        generation = Generation(request, journal, prepared, tracking, digests, background=caller.background)
         try:
             self._engine.submit(generation)
         except QueueFull as error:
@@ -239,6 +239,8 @@ class Service:
         texts: Sequence[str | Sequence[int]],
         truncate: int | None = None,
         lora: Sequence[AdapterScale] | None = None,
+        *,
+        background: bool = False,
     ) -> list[Embedded]:
         """The embeddings of texts or of their tokens, of length 1 as vectors. They wait as requests do. truncate: how
         many tokens of a longer text are taken, 0 for as many as the model takes. lora: as `GenerateRequest` has it.
@@ -248,7 +250,8 @@ class Service:
         """
         scales = scales_of(self.config.adapters, lora)
         most = self._most(await self.wait_able(EMBEDDINGS), truncate)
-        return await self._texts.compute(await asyncio.to_thread(self._engine.texts, texts, most), scales)
+        tokens = await asyncio.to_thread(self._engine.texts, texts, most)
+        return await self._texts.compute(tokens, scales, background=background)
 
     async def rank(
         self,
@@ -257,14 +260,15 @@ class Service:
         truncate: int | None = None,
         per_document: int | None = None,
         lora: Sequence[AdapterScale] | None = None,
+        *,
+        background: bool = False,
     ) -> list[Embedded]:
         """For each document what the model makes of it and the query: its scores, the first of which says how well the
         two go together. truncate, lora: as of `embed`. per_document: likewise, of the document alone. Raises as it."""
         scales = scales_of(self.config.adapters, lora)
         most = self._most(await self.wait_able(RERANK), truncate)
-        return await self._texts.compute(
-            await asyncio.to_thread(self._engine.pairs, query, documents, most, per_document), scales
-        )
+        pairs = await asyncio.to_thread(self._engine.pairs, query, documents, most, per_document)
+        return await self._texts.compute(pairs, scales, background=background)
 
     def _most(self, info: LoadedModel, truncate: int | None) -> int | None:
         most = most_tokens(info, self.config.ctx)
@@ -381,6 +385,12 @@ class Service:
             return self._engine.counts()
         count = self._texts.requests
         return (min(count, self.config.slots), max(0, count - self.config.slots)) if count else self._engine.counts()
+
+    def _background(self) -> int:
+        """Likewise, those of both that give way to others."""
+        if self.state.info is None or not self.state.info.use.pooling:
+            return self._engine.background()
+        return self._texts.background
 
     def _busy(self) -> RemoteError:
         """With the seconds after which a slot should have come free."""

@@ -18,8 +18,8 @@ from rbee_remote.worker.service.keep_alive import KeepAlive
 
 
 class State:
-    """counts: of requests that have a slot, and that wait. report: called with each new status, loading progress about
-    ten times a second; `changed` wakes with it.
+    """counts: of requests that have a slot, and that wait; background: of both, those that give way. report: called
+    with each new status, loading progress about ten times a second; `changed` wakes with it.
 
     info: of the model, None until it is loaded. sandbox: as in WorkerStatus.
     """
@@ -30,6 +30,7 @@ class State:
         counts: Callable[[], tuple[int, int]],
         keep_alive: KeepAlive,
         report: Callable[[WorkerStatus], None],
+        background: Callable[[], int] = lambda: 0,
     ) -> None:
         self.sandbox = ""
         self.changed = Changes()
@@ -39,6 +40,7 @@ class State:
         self._counts = counts
         self._keep_alive = keep_alive
         self._report = report
+        self._background = background
         self._state = WorkerState.STARTING
         self._progress = 0.0
         self._published: tuple[object, ...] = ()
@@ -119,6 +121,7 @@ class State:
             error=None if self.failure is None else self.failure.encode()["error"],
             leases=self._keep_alive.leases.told(),
             sandbox=self.sandbox,
+            background=self._background(),
         )
 
     def _state_with(self, taken: int) -> WorkerState:
@@ -138,6 +141,7 @@ class State:
             status.progress,
             status.slots_free,
             status.queued,
+            status.background,
             status.idle_s is None,
             status.error,
             self._keep_alive.leases.changes,

@@ -37,7 +37,7 @@ class Embedded:
 class Texts:
     """on_change: called when a text comes or ends. busy: the error of a request that finds no room.
 
-    requests: how many are open.
+    requests: how many are open; background: those of them that give way to others.
     """
 
     def __init__(
@@ -49,14 +49,18 @@ class Texts:
         busy: Callable[[], RemoteError],
     ) -> None:
         self.requests = 0
+        self.background = 0
         self._config = config
         self._engine = engine
         self._state = state
         self._on_change = on_change
         self._busy = busy
 
-    async def compute(self, texts: Sequence[Sequence[int]], scales: tuple[float, ...]) -> list[Embedded]:
-        """Of tokens, with what belongs around them. All, or the first error. scales: of the adapters.
+    async def compute(
+        self, texts: Sequence[Sequence[int]], scales: tuple[float, ...], *, background: bool = False
+    ) -> list[Embedded]:
+        """Of tokens, with what belongs around them. All, or the first error. scales: of the adapters. background:
+        whether they give way to others, which are then not refused for their sake.
 
         Raises RemoteError USAGE, ALL_SLOTS_BUSY, WORKER_GONE, or why the load failed.
         """
@@ -64,23 +68,31 @@ class Texts:
         for index, tokens in enumerate(texts):
             _check(tokens, index, len(texts), most_tokens(info, self._config.ctx), info)
         alone = bool(info.use.pooling)
-        if alone and self.requests >= self._config.slots + self._config.queue:
+        taken = self.requests - (0 if background else self.background)
+        if alone and taken >= self._config.slots + self._config.queue:
             raise self._busy()
         places = asyncio.Semaphore(info.sequences or self._config.slots if alone else self._config.slots)
         self.requests += 1
+        self.background += background
         self._on_change()
         try:
-            return await all_or_none(self._one(tokens, scales, info, places) for tokens in texts)
+            return await all_or_none(self._one(tokens, scales, info, places, background) for tokens in texts)
         finally:
             self.requests -= 1
+            self.background -= background
             self._on_change()
 
     async def _one(
-        self, tokens: Sequence[int], scales: tuple[float, ...], info: LoadedModel, places: asyncio.Semaphore
+        self,
+        tokens: Sequence[int],
+        scales: tuple[float, ...],
+        info: LoadedModel,
+        places: asyncio.Semaphore,
+        background: bool,
     ) -> Embedded:
         async with places:
             future: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
-            embedding = Embedding(uuid.uuid4().hex, tokens, info.pooling, future, scales)
+            embedding = Embedding(uuid.uuid4().hex, tokens, info.pooling, future, scales, background=background)
             try:
                 self._engine.submit_embedding(embedding)
             except QueueFull as error:

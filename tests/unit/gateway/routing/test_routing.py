@@ -500,3 +500,49 @@ def test_a_model_that_turned_out_to_be_for_something_else_is_fetched_by_no_other
     assert shown(asked(*nodes, want=embeds, failed=failed)) == f"start a {MODEL}"
     elsewhere = Wanted((replace(ASKED, ability="chat"), Target(OTHER, ALL)))
     assert shown(asked(*nodes, want=elsewhere, failed=failed)) == f"start a {OTHER}", "what it falls back to"
+
+
+BATCH = Wanted((ASKED,), background=True)
+CHOSEN = Wanted((ASKED,), background=True, fetches=True)
+
+
+def test_a_batch_has_its_model_loaded_on_every_node_that_has_room() -> None:
+    served = node_view("a", [worker_view("a")])
+    assert shown(asked(served, node_view("b"), node_view("c"), want=BATCH)) == f"start b {MODEL}"
+    starting = {Load("b", MODEL, LoadOptions()): 1.0}
+    assert shown(asked(served, node_view("b"), node_view("c"), want=BATCH, starting=starting)) == f"start c {MODEL}"
+    loading = node_view("b", [worker_view("b", state=WorkerState.LOADING)])
+    assert shown(asked(served, loading, want=BATCH)) == "send a"
+    assert shown(asked(served, node_view("b"))) == "send a"  # nobody else's request is worth that
+
+
+def test_a_batch_loads_nothing_where_there_is_no_room_for_it() -> None:
+    served = node_view("a", [worker_view("a")])
+    full = node_view("b", [worker_view("b", model=OTHER, **BUSY)], max_workers=1)
+    assert shown(asked(served, full, want=BATCH)) == "send a"
+    error = NodeError(ErrorCode.VRAM_EXHAUSTED, "it needs more")
+    failed = {Load("b", MODEL, LoadOptions()): error}
+    assert shown(asked(served, node_view("b"), want=BATCH, failed=failed)) == "send a"
+
+
+def test_only_nodes_that_were_chosen_get_the_model_file_for_a_batch() -> None:
+    served, bare = node_view("a", [worker_view("a")]), node_view("b", models=())
+    assert shown(asked(served, bare, want=BATCH)) == "send a"
+    assert shown(asked(served, bare, want=CHOSEN)) == f"start b {MODEL}"
+
+
+def test_this_machine_helps_a_batch_where_it_was_chosen() -> None:
+    target = Target(MODEL, ("a", "local"))
+    nodes = [node_view("a", [worker_view("a")]), node_view("local")]
+    assert shown(asked(*nodes, want=Wanted((target,), background=True))) == "send a"
+    assert shown(asked(*nodes, want=Wanted((target,), background=True, fetches=True))) == f"start local {MODEL}"
+
+
+def test_slots_that_the_background_has_are_free_for_others() -> None:
+    full = worker_view("a", slots=2, slots_free=0, queued=1, background=3, state=WorkerState.BUSY)
+    assert (room(full), room(full, background=True)) == (2, -1)
+    assert (room(full, Seen(others=3)), room(full, Seen(others=3), background=True)) == (2, -1)
+    mixed = worker_view("a", slots=2, slots_free=0, queued=1, background=2, in_flight=1, state=WorkerState.BUSY)
+    assert room(mixed, Seen(others=2)) == 1
+    assert shown(asked(node_view("a", [full]))) == "send a"
+    assert shown(asked(node_view("a", [full]), want=BATCH)) == "wait"

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from rbee_remote.protocol.prompt_digest import GAP
-from rbee_remote.worker.compute.batching import EMBEDDED_AT_ONCE, Plan, QueueFull, Scheduler
+from rbee_remote.worker.compute.batching import QueueFull, Scheduler
+from rbee_remote.worker.compute.plans import EMBEDDED_AT_ONCE, Plan
+from rbee_remote.worker.compute.prefill import LEAST
 from rbee_remote.worker.compute.prefix import LEAST_COPIED, Move
 
 
@@ -359,6 +361,8 @@ class Traffic(RuleBasedStateMachine):
         self.prompts: dict[str, int] = {}
         self.reuse: dict[str, bool] = {}
         self.at_once: dict[str, int | None] = {}
+        self.background: dict[str, bool] = {}
+        self.exact: set[str] = set()
         self.begun: dict[str, int] = {}  # key to slot
         self.memory: dict[int, list[int]] = {slot: [] for slot in range(self.SLOTS)}
 
@@ -368,22 +372,29 @@ class Traffic(RuleBasedStateMachine):
         own=st.integers(1, 40),
         reuse=st.booleans(),
         apart=st.none() | st.integers(0, 20),
+        background=st.booleans(),
     )
-    def submit(self, start: int, common: int, own: int, reuse: bool, apart: int | None) -> None:
+    def submit(self, start: int, common: int, own: int, reuse: bool, apart: int | None, background: bool) -> None:
         """apart: how many of the last tokens are not to be computed at once."""
         self.number += 1
         key = str(self.number)
         prompt = [100 * start + index for index in range(common)]
         prompt += [self.number * 1000 + index for index in range(own)]
-        if len(self.waiting) + len(self.seated) >= self.SLOTS + self.QUEUE:
+        counted = [key for key in (*self.waiting, *self.seated) if background or not self.background[key]]
+        if len(counted) >= self.SLOTS + self.QUEUE:
             with pytest.raises(QueueFull):
-                self.scheduler.submit(key, prompt)
+                self.scheduler.submit(key, prompt, background=background)
             return
         at_once = None if apart is None else max(1, len(prompt) - apart)
         digests = self._digests(prompt[:at_once])  # what is known behind it is an answer's
-        self.scheduler.submit(key, prompt, reuse=reuse, at_once=at_once, digests=digests)
+        exact = not reuse
+        self.scheduler.submit(
+            key, prompt, reuse=reuse, at_once=at_once, digests=digests, background=background, exact=exact
+        )
         self.at_once[key] = at_once
-        self.waiting.append(key)
+        self.background[key] = background
+        self.exact |= {key} if exact else set()
+        self._wait(key)
         self.tokens[key] = prompt
         self.prompts[key] = len(prompt[:at_once])
         self.reuse[key] = reuse
@@ -458,8 +469,18 @@ class Traffic(RuleBasedStateMachine):
         assert self.scheduler.running == self.scheduler.waiting == 0
 
     def _plan(self, prefill: int | None = None) -> Plan:
-        free = self.SLOTS - len(self.seated)
+        able = [key for key in self.seated if self.background[key]]
+        wait = sum(not self.background[key] for key in self.waiting) - (self.SLOTS - len(self.seated))
         plan = self.scheduler.plan(prefill=prefill, reusable=self._reusable)
+        assert len(plan.unseated) == max(0, min(wait, len(able)))
+        for key, slot in plan.unseated:
+            assert key in able
+            assert self.begun.pop(key, slot) == slot
+            self.seated.remove(key)
+            self._wait(key)
+            if key in self.exact:
+                self.at_once[key] = self.prompts[key]
+        free = self.SLOTS - len(self.seated)
         self.seated += self.waiting[:free]
         del self.waiting[:free]
         for move in plan.moves:
@@ -480,6 +501,9 @@ class Traffic(RuleBasedStateMachine):
             assert span.count == 1 or at_once is None or span.start + span.count <= at_once
         assert all(self.begun[span.key] == span.slot for span in plan.spans)
         return plan
+
+    def _wait(self, key: str) -> None:
+        self.waiting = sorted([*self.waiting, key], key=lambda each: (self.background[each], int(each)))
 
     def _compute(self, plan: Plan) -> None:
         for row, (token, pos, seq, output) in enumerate(plan.batch):
@@ -578,3 +602,72 @@ def test_what_was_computed_by_another_scale_is_neither_reused_copied_nor_waited_
     scheduler.remove("third")
     scheduler.submit("again", [*LONG, 900], scales=WHOLE)
     assert [(move.source, move.count) for move in scheduler.plan().moves] == [(0, len(LONG))]
+
+
+def test_the_background_waits_behind_all_others_and_leaves_its_slots_to_them() -> None:
+    scheduler = Scheduler(slots=2, queue=2, n_batch=64)
+    for key in ("b1", "b2", "b3"):
+        scheduler.submit(key, [1, 2, 3], background=True)
+    scheduler.commit(scheduler.plan())
+    scheduler.append("b1", 4)
+    scheduler.submit("person", [7, 8])
+    plan = scheduler.plan()
+    assert plan.unseated == (("b2", 1),)
+    assert [span.key for span in plan.spans] == ["person"]  # and the background computes nothing beside its prompt
+    assert (scheduler.background, scheduler.running, scheduler.waiting) == (3, 2, 2)
+    scheduler.commit(plan)
+    scheduler.append("person", 9)
+    assert [span.key for span in scheduler.plan().spans] == ["b1", "person"]
+    scheduler.remove("person")
+    assert {span.key for span in scheduler.plan().spans} == {"b1", "b2"}
+
+
+def test_a_slot_that_was_given_up_is_gone_on_with_from_what_is_there() -> None:
+    scheduler = Scheduler(slots=1, queue=2, n_batch=512)
+    scheduler.submit("batch", LONG, background=True)
+    scheduler.commit(scheduler.plan())
+    scheduler.append("batch", 900)
+    scheduler.submit("person", [7, 8])
+    scheduler.plan()
+    scheduler.remove("person")
+    plan = scheduler.plan()
+    assert [token.token for token in plan.batch][-1] == 900
+    assert plan.moves[0].key == "batch"
+
+
+def test_an_exact_answer_is_computed_again_as_it_was() -> None:
+    """The prompt at once, what was chosen a token at a time."""
+    scheduler = Scheduler(slots=1, queue=1, n_batch=64)
+    scheduler.submit("batch", [1, 2, 3], background=True, exact=True, reuse=False)
+    for token in (4, 5):
+        scheduler.commit(scheduler.plan())
+        scheduler.append("batch", token)
+    scheduler.submit("person", [7, 8])
+    finish(scheduler, "person")
+    counts = []
+    for _ in range(3):
+        plan = scheduler.plan()
+        counts.append([token.token for token in plan.batch])
+        scheduler.commit(plan)
+    assert counts == [[1, 2, 3], [4], [5]]
+
+
+def test_prompts_of_the_background_delay_the_tokens_of_others_by_little() -> None:
+    scheduler = Scheduler(slots=2, queue=0, n_batch=64)
+    scheduler.submit("person", [1])
+    scheduler.commit(scheduler.plan())
+    scheduler.append("person", 2)
+    scheduler.submit("batch", range(100, 140), background=True)
+    assert [span.count for span in scheduler.plan(prefill=32).spans] == [1, LEAST]
+
+
+def test_nobody_is_refused_for_the_sake_of_the_background() -> None:
+    scheduler = Scheduler(slots=1, queue=1, n_batch=4)
+    scheduler.submit("b1", [1], background=True)
+    scheduler.submit("b2", [1], background=True)
+    with pytest.raises(QueueFull):
+        scheduler.submit("b3", [1], background=True)
+    scheduler.submit("a", [1])
+    scheduler.submit("b", [1])
+    with pytest.raises(QueueFull):
+        scheduler.submit("c", [1])

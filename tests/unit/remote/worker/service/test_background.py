@@ -1,0 +1,77 @@
+"""Requests of the background at a whole worker: another one goes first, and they are the same answers in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from rbee_remote.protocol import HEADER_BACKGROUND
+from tests.doubles.engine import ScriptedEngine, loads
+from tests.patience import PATIENCE_S
+from tests.unit.remote.worker.http.test_app import Worker, running
+
+BACKGROUND = {HEADER_BACKGROUND: "1"}
+LONG, CTX = 400, 1000
+
+
+def answer(prompt: str) -> bytes:
+    return prompt.encode() * (LONG if prompt == "b" else 3)
+
+
+def slow_steps(_: int) -> None:
+    time.sleep(0.002)
+
+
+async def ask(worker: Worker, prompt: str, **more: Any) -> httpx.Response:
+    body = {"messages": [{"role": "user", "content": prompt}], **more.pop("fields", {})}
+    return await worker.client.post("/v1/chat/completions", json=body, timeout=PATIENCE_S, **more)
+
+
+def text(response: httpx.Response) -> str:
+    assert response.status_code == 200, response.text
+    return str(response.json()["choices"][0]["message"]["content"])
+
+
+async def test_another_request_takes_a_slot_of_the_background_which_goes_on_then(folder: Path) -> None:
+    engine = ScriptedEngine(answer, before_step=slow_steps)
+    async with running(folder, loads(engine), slots=1, queue=0, ctx=CTX) as worker:
+        batch = asyncio.create_task(ask(worker, "b", headers=BACKGROUND))
+        await worker.until(lambda status: status["background"] == 1 and status["slots_free"] == 0)
+        assert text(await ask(worker, "person")) == "person" * 3  # a queue without places refuses nobody for it
+        assert not batch.done()
+        assert text(await batch) == "b" * LONG
+        await worker.until(lambda status: status["background"] == 0 and status["state"] == "idle")
+
+
+async def test_a_background_request_that_lost_its_slot_can_be_left(folder: Path) -> None:
+    engine = ScriptedEngine(answer, before_step=slow_steps)
+    async with running(folder, loads(engine), slots=1, queue=4, ctx=CTX) as worker:
+        batch = asyncio.create_task(ask(worker, "b", headers=BACKGROUND))
+        await worker.until(lambda status: status["slots_free"] == 0)
+        person = asyncio.create_task(ask(worker, "b"))
+        await worker.until(lambda status: status["queued"] == 1)
+        batch.cancel()
+        await worker.until(lambda status: status["background"] == 0)
+        assert text(await person) == "b" * LONG
+        assert text(await ask(worker, "x")) == "xxx"
+
+
+async def test_of_many_the_others_are_first_and_all_are_answered(folder: Path) -> None:
+    order: list[str] = []
+    engine = ScriptedEngine(answer, before_step=slow_steps)
+
+    async def one(prompt: str, **more: Any) -> None:
+        assert text(await ask(worker, prompt, **more)) == answer(prompt).decode()
+        order.append(prompt)
+
+    async with running(folder, loads(engine), slots=2, queue=16, ctx=CTX) as worker:
+        batch = [asyncio.create_task(one("b", headers=BACKGROUND)) for _ in range(4)]
+        await worker.until(lambda status: status["background"] == 4)
+        await asyncio.gather(*(one(f"p{number}") for number in range(6)))
+        await asyncio.gather(*batch)
+    assert "b" not in order[:6]
+    assert order[6:] == ["b"] * 4
