@@ -31,6 +31,7 @@ NAMES = (
     "gateway_soak",
     "failover",
     "cycles",
+    "top",
 )
 
 

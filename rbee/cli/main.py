@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 #: A command, or a group of them, is a module of `rbee.cli`; this is their order in the help.
 MODULES = (
-    "infer", "serve", "launch", "keys", "usage", "nodes", "workers", "models", "bench", "hive", "link", "logs", "gc",
-    "wheels", "audit", "uninstall", "self", "version",
+    "infer", "top", "serve", "launch", "keys", "usage", "nodes", "workers", "models", "bench", "hive", "link", "logs",
+    "gc", "wheels", "audit", "uninstall", "self", "version",
 )  # fmt: skip
 
 

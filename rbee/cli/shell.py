@@ -136,6 +136,11 @@ class Shell:
         return load(self._folder / found if found else None, self.settings)
 
     @property
+    def is_for_client(self) -> bool:
+        """Whether it is run for a client of the link, whose terminal is not this process's."""
+        return self._state.session is not None
+
+    @property
     def _folder(self) -> Path:
         """The current one."""
         return self._state.session.folder if self._state.session else Path()

@@ -89,7 +89,7 @@ class Wanted:
 
     digests: of its prompt. priority: higher is served first; 0 as a rule. deadline: on `time.monotonic`'s clock, after
     which nobody waits any more. sha256: only workers with this model file, for an answer that goes on; "" for any.
-    avoid: workers that have failed this very request.
+    avoid: workers that have failed this very request. client: the name of the key that asks, for people; "" for none.
     """
 
     targets: tuple[Target, ...]
@@ -98,6 +98,7 @@ class Wanted:
     deadline: float | None = None
     sha256: str = ""
     avoid: frozenset[WorkerKey] = frozenset()
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)

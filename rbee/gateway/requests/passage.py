@@ -82,7 +82,8 @@ class Passage:
         self._content = await asked.written(self._asked, self._body)
         digests = await asked.beside(len(self._content), lambda: prompt_digests(self._body))
         self._exchange.model = targets[0].model
-        return Wanted(targets, digests, self._exchange.client.priority, deadline)
+        client = self._exchange.client
+        return Wanted(targets, digests, client.priority, deadline, client=client.key)
 
     async def run(self, wanted: Wanted) -> None:
         """From worker to worker, until one of them has given the answer, or none can. Raises RbeeError."""

@@ -7,6 +7,7 @@ import enum
 from typing import Any
 
 from rbee_remote.protocol.load_options import WorkerOptions
+from rbee_remote.protocol.node_load import Work
 
 
 class WorkerState(str, enum.Enum):
@@ -62,6 +63,7 @@ class WorkerStatus:
 
     served: in lines to the hive, the requests that ended since the line before; none is left out.
     sandbox: what keeps it from the rest of the machine, such as landlock+seccomp; "" while nobody has said.
+    work: what it has done so far.
     """
 
     id: str
@@ -79,6 +81,7 @@ class WorkerStatus:
     leases: tuple[Lease, ...] = ()
     served: tuple[Served, ...] = ()
     sandbox: str = ""
+    work: Work = dataclasses.field(default_factory=Work)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

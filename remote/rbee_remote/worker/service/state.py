@@ -11,16 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from rbee_remote.protocol import ErrorCode, RemoteError, Served, WorkerConfig, WorkerState, WorkerStatus
+from rbee_remote.protocol import ErrorCode, RemoteError, Served, Work, WorkerConfig, WorkerState, WorkerStatus
 from rbee_remote.system.changes import Changes
 from rbee_remote.worker.engine.interface import LoadedModel
 from rbee_remote.worker.service.keep_alive import KeepAlive
 
 
 class State:
-    """counts: of requests that have a slot, and that wait. report: called with each new status, loading progress about
-    ten times a second; `changed` wakes with it.
+    """counts: of requests that have a slot, and that wait. work: what was done so far.
 
+    report: called with each new status, loading progress about ten times a second; `changed` wakes with it.
     info: of the model, None until it is loaded. sandbox: as in WorkerStatus.
     """
 
@@ -30,6 +30,7 @@ class State:
         counts: Callable[[], tuple[int, int]],
         keep_alive: KeepAlive,
         report: Callable[[WorkerStatus], None],
+        work: Callable[[], Work] = Work,
     ) -> None:
         self.sandbox = ""
         self.changed = Changes()
@@ -39,6 +40,7 @@ class State:
         self._counts = counts
         self._keep_alive = keep_alive
         self._report = report
+        self._work = work
         self._state = WorkerState.STARTING
         self._progress = 0.0
         self._published: tuple[object, ...] = ()
@@ -119,6 +121,7 @@ class State:
             error=None if self.failure is None else self.failure.encode()["error"],
             leases=self._keep_alive.leases.told(),
             sandbox=self.sandbox,
+            work=self._work(),
         )
 
     def _state_with(self, taken: int) -> WorkerState:
@@ -146,6 +149,10 @@ class State:
             self._published = news
             self._report(status)
             self.changed.notify()
+
+    def tell_work(self) -> None:
+        """Tell the hive how far it is. Nothing has changed for who follows."""
+        self._report(self.status())
 
     def served(self, served: Served) -> None:
         """Have the hive write down a request that is over."""
