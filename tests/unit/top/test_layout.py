@@ -45,7 +45,7 @@ def test_one_screen_of_80_by_24() -> None:
         "└ smollm2:135m    busy                    1.2G   3/4    2  145.2 ████████ 213 ms",
         "└ smollm2:135m    idle                    1.2G   0/4             ████████ 213 ms",
     ]
-    assert found[7] == "local             no hive             9.1/64G"
+    assert found[7] == "local             no hive              9.1/64G"
     assert found[8] == "bastion2          down     cannot be reached (no answer for 10 s); again in 8 s"
     assert found[9:23] == [""] * 14
     assert found[23] == "q quit  ? help  / filter  o sort  s stop  l log  Enter details"

@@ -46,7 +46,7 @@ def test_it_draws_obeys_and_leaves(env: dict[str, str]) -> None:
         terminal.resize(40, 20)
         place = terminal.wait_for("\x1b[20;1H", place)
         terminal.type("?")
-        place = terminal.wait_for("Columns", place)
+        place = terminal.wait_for("PgUp", place)
         terminal.type("\x1b")
         place = terminal.wait_for("NODE / MODEL", place)
         terminal.type("/awa")
