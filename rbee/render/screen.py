@@ -19,6 +19,7 @@ from typing import Any
 
 from rbee.base.errors import RbeeError
 from rbee.render import Output, OutputClosed
+from rbee.render.cells import width
 from rbee.render.text import neutralise
 
 #: A text and its style, one of STYLES' names. What a node said has been made one line before.
@@ -104,18 +105,20 @@ class FullScreen:
         if size != self._size:
             self._size = size
             self.forget()
-        drawn = [self._codes(line) for line in lines]
+        drawn = [self._codes(line, size[0]) for line in lines]
         whole = not self._shown
         written = ["\x1b[2J"] if whole else []
         for number, line in enumerate(drawn):
             if whole or number >= len(self._shown) or self._shown[number] != line:
-                written.append(f"\x1b[{number + 1};1H{line}\x1b[0m\x1b[K")
+                written.append(f"\x1b[{number + 1};1H{line}")
         self._shown = drawn
         if written:
             self._out.write_raw("".join(written))
 
-    def _codes(self, line: Line) -> str:
-        return "".join(self._styled(text, style) for text, style in line)
+    def _codes(self, line: Line, cells: int) -> str:
+        """What is left of the line is erased. Behind a full one the cursor stands on its last cell, which has to stay."""
+        is_full = sum(width(text) for text, _ in line) >= cells
+        return "".join(self._styled(text, style) for text, style in line) + ("" if is_full else "\x1b[K")
 
     def _styled(self, text: str, style: str) -> str:
         codes = STYLES[style][0 if self._color else 1]

@@ -7,6 +7,7 @@ Rules
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from rbee.render.cells import cut, fitted, width
@@ -47,7 +48,7 @@ def text(view: View, rows: Sequence[Row], cells: int, glyphs: Glyphs, log: Seque
     if view.screen is Screen.HELP:
         return details.help_lines(cells, glyphs)
     if view.screen is Screen.LOG:
-        return [((line, ""),) for line in log] or [(("waiting for the log", "dim"),)]
+        return [((part, ""),) for line in log for part in _broken(line, cells)] or [(("waiting for the log", "dim"),)]
     row = selected(view, rows)
     return details.of_row(row, cells, glyphs) if row is not None else [(("it is gone", "dim"),)]
 
@@ -195,6 +196,13 @@ def _wrapped(parts: Iterable[Span], cells: int) -> list[Line]:
             found[-1] += [(_BETWEEN, ""), (content, style)]
             used += len(_BETWEEN) + size
     return [tuple(line) for line in found]
+
+
+def _broken(line: str, cells: int) -> list[str]:
+    """All of a line of a log, in as many lines as that takes."""
+    if width(line) <= cells:
+        return [line]
+    return textwrap.wrap(line, max(1, cells if line.isascii() else cells // 2), subsequent_indent="  " * (cells > 20))
 
 
 def _cut(line: Line, cells: int, glyphs: Glyphs) -> Line:

@@ -41,7 +41,7 @@ from rbee.top.view import FollowLog, LeaveLog, Quit, Screen, Stop, View, follow,
 #: Seconds between two pictures; of many nodes fewer are drawn, since each of them changes every second.
 INTERVAL_S, MANY_INTERVAL_S, MANY = 0.25, 1.0, 50
 #: Of a log.
-LINES_BEFORE, MOST_LINES = 200, 2000
+LINES_BEFORE, MOST_LINES = 200, 1000
 #: Descriptors beside those of the nodes, each of which has a connection, and one at this machine a stream.
 DESCRIPTORS = 200
 #: For connections to be closed in good order.

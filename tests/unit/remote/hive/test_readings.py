@@ -51,7 +51,7 @@ async def test_the_share_of_the_processors_is_since_the_reading_before(monkeypat
     assert (await read.now()).cpu == 0.25
     machine.goes_on(0.1, busy=0.0, idle=0.4)
     assert (await read.now()).cpu == 0.25  # for the second who watches
-    machine.goes_on(1.0, busy=4.0, idle=-0.1)  # idle times may go back
+    machine.goes_on(1.0, busy=4.0, idle=-0.5)  # idle times may go back
     assert (await read.now()).cpu == 1.0
     machine.goes_on(60.0, busy=60.0, idle=60.0)
     assert (await read.now()).cpu is None  # nobody watched meanwhile

@@ -126,7 +126,7 @@ async def test_a_hive_hears_how_far_a_request_is(folder: Path, monkeypatch: pyte
         async with running(folder, loads(engine), status_fd=writing) as worker:
             asked = asyncio.create_task(worker.generate("x" * 10, max_tokens=5))
             gate.let(3)
-            await until(lambda status: status.work.generated == 2)
+            await until(lambda status: status.work.generated > 0)
             assert (said[-1].work.prompt, said[-1].work.requests, said[-1].slots_free) == (11, 0, 0)
             gate.let(100)
             await asked
