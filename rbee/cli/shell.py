@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from rbee.base.errors import ElsewhereError, RbeeError
+from rbee.cli.help import Command, Group
 from rbee.render import Output, OutputClosed, Renderer, make_renderer
 from rbee_remote.protocol import ErrorCode
 
@@ -275,7 +276,7 @@ def command(
                     _close(context.obj.renderer)
 
         _dress(call, function, own)
-        app.command(name, epilog=f"Example: {example}")(call)
+        app.command(name, cls=Command, epilog=f"Example: {example}")(call)
         return function
 
     return register
@@ -283,7 +284,7 @@ def command(
 
 def group(app: typer.Typer, name: str, help_text: str) -> typer.Typer:
     """A group of commands that takes the common options before the command's name too."""
-    child = typer.Typer(name=name, help=help_text, rich_markup_mode=None)
+    child = typer.Typer(name=name, cls=Group, help=help_text, rich_markup_mode=None)
     options_callback(child, help_text)
     app.add_typer(child)
     return child

@@ -25,9 +25,10 @@ def top(
         typer.Option("--once", help="Print how it is now, and end; so does --json, and where there is no terminal."),
     ] = False,
 ) -> None:
-    """Watch nodes, GPUs, workers, slots and tokens a second, live; stop workers and follow logs.
+    """Watch nodes, GPUs, workers, slots and tokens a second, live.
 
-    The keys stand in the last line; ? shows all of them. Nothing is installed or started on a node.
+    Keys choose, sort, filter, stop workers and follow logs: the last line has the most important ones, and ? all of
+    them. Nothing is installed or started on a node.
     """
     from rbee.base.events import Notice
 

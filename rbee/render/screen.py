@@ -116,7 +116,7 @@ class FullScreen:
             self._out.write_raw("".join(written))
 
     def _codes(self, line: Line, cells: int) -> str:
-        """What is left of the line is erased. Behind a full one the cursor stands on its last cell, which has to stay."""
+        """What is left of the line is erased. Behind a full one the cursor stands on its last cell, which stays."""
         is_full = sum(width(text) for text, _ in line) >= cells
         return "".join(self._styled(text, style) for text, style in line) + ("" if is_full else "\x1b[K")
 
