@@ -67,7 +67,7 @@ class TerminalRenderer(PlainRenderer):
 
     def error(self, error: RbeeError) -> None:
         self.close()
-        first, *details = (tables.wrapped(line, self._err_cells()) for line in render_text.error_lines(error))
+        first, *details = (tables.wrapped(line, self._err.cells) for line in render_text.error_lines(error))
         self._line(f"{self._style('error:', '1;31')}{first.removeprefix('error:')}")
         for line in details:
             hint = line.removeprefix("hint:")
@@ -126,10 +126,6 @@ class TerminalRenderer(PlainRenderer):
             shown = [f"{self._style(label, '2')}{text}" if label else self._style(text, "1") for label, text in lines]
             self._out.write_raw("\n" * (number > 0) + "".join(f"{line}\n" for line in shown))
 
-    def _err_cells(self) -> int:
-        """The width of what is told on stderr."""
-        return self._console(self._err).width
-
     def _console(self, output: Output) -> rich.console.Console:
         from rich.console import Console
 
@@ -149,7 +145,9 @@ class TerminalRenderer(PlainRenderer):
         output.write_raw(capture.get())
 
     def _line(self, text: str) -> None:
-        """Above what moves. Escape sequences in `text` are ours."""
+        """Above what moves. Escape sequences in `text` are ours; a text without any is broken between words."""
+        if "\x1b" not in text:
+            text = "\n".join(tables.wrapped(line, self._err.cells) for line in text.split("\n"))
         with self._live.hidden():
             super()._line(text)
 
