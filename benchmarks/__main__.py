@@ -32,6 +32,7 @@ NAMES = (
     "failover",
     "fleet",
     "cycles",
+    "top",
 )
 
 

@@ -13,6 +13,7 @@ from rbee_remote.protocol import (
     Done,
     DownloadProgress,
     Fit,
+    GpuLoad,
     HiveInfo,
     HiveNews,
     Lease,
@@ -20,11 +21,14 @@ from rbee_remote.protocol import (
     ModelMeta,
     ModelNeeds,
     NeedPoint,
+    NodeLoad,
     SlotMemory,
     Started,
     TokenEvent,
     Usage,
+    Work,
     WorkerInfo,
+    WorkerLoad,
     WorkerNews,
     WorkerOptions,
     WorkerState,
@@ -69,6 +73,15 @@ STARTED = Started(prompt_tokens=5, max_tokens=20, seed=1)
 TOKENS = [TokenEvent("Pa", 1), TokenEvent("ris", 2)]
 DONE = Done("stop", Usage(5, 2), WorkerTimings(0.0, 0.1, 0.2))
 
+LOAD = NodeLoad(
+    at=12.5,
+    cores=4,
+    cpu=0.25,
+    ram_total_mb=16_000,
+    ram_used_mb=4_000,
+    gpus=(GpuLoad("CUDA0", "NVIDIA A100", 80_000, 2_000, 0.5), GpuLoad("ROCm0", "AMD GPU", 0, 0)),
+    workers=(WorkerLoad("a" * 16, 1, 2, 200, Work(20, 5, 1, 0.1)),),
+)
 NEWS = WorkerNews(STATUS, (SlotMemory(0, ("0" * 16, "", "f" * 16)), SlotMemory(3)), 1.5)
 
 #: By name: what a request is answered with, or the (event, data) pairs of a stream.
@@ -84,6 +97,11 @@ MESSAGES: dict[str, Any] = {
     "status": encode(STATUS),
     "worker news": [("news", encode(NEWS)), ("news", encode(WorkerNews(STATUS)))],
     "hive news": [("news", encode(HiveNews((WORKER,), (MODEL,)))), ("news", encode(HiveNews(())))],
+    "hive watched": [
+        ("news", encode(HiveNews((WORKER,), (MODEL,)))),
+        ("load", encode(LOAD)),
+        ("load", encode(NodeLoad(13.5, 4, None, 1, 1))),
+    ],
     "states": [("state", encode(WORKER))],
     "pull": [("progress", encode(DownloadProgress(1, 2, 1, "r"))), ("done", encode(MODEL))],
     "answer": [("started", encode(STARTED)), *(("token", encode(token)) for token in TOKENS), ("done", encode(DONE))],

@@ -12,10 +12,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import typer
-from typer.core import TyperGroup
 from typer.main import get_command, get_group
 
 from rbee.base.errors import RbeeError, UsageError
+from rbee.cli.help import Group
 from rbee.cli.shell import State, options_callback
 from rbee.render import OutputClosed, Renderer
 from rbee.render.text import neutralise
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 #: A command, or a group of them, is a module of `rbee.cli`; this is their order in the help.
 MODULES = (
-    "infer", "chat", "batch", "history", "serve", "launch", "keys", "usage", "nodes", "workers", "models", "bench",
-    "hive", "link", "logs", "gc", "wheels", "audit", "uninstall", "self", "version",
+    "infer", "chat", "batch", "top", "history", "serve", "launch", "keys", "usage", "nodes", "workers", "models",
+    "bench", "hive", "link", "logs", "gc", "wheels", "audit", "uninstall", "self", "version",
 )  # fmt: skip
 
 
-def make_app(cls: type[TyperGroup] = TyperGroup, modules: Iterable[str] = MODULES) -> typer.Typer:
+def make_app(cls: type[Group] = Group, modules: Iterable[str] = MODULES) -> typer.Typer:
     """The command line. No Rich in its help: `rbee --help` has to feel instant."""
     app = typer.Typer(
         name="rbee",
@@ -52,7 +52,7 @@ def _register(name: str, app: typer.Typer) -> None:
     import_module(f"rbee.cli.{name}").register(app)
 
 
-class _OnDemand(TyperGroup):
+class _OnDemand(Group):
     """The command line whose commands are read in when they are asked for."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from rbee.base.errors import ElsewhereError, RbeeError
+from rbee.cli.help import Command, Group
 from rbee.render import Output, OutputClosed, Renderer, make_renderer
 from rbee_remote.protocol import ErrorCode
 
@@ -134,6 +135,11 @@ class Shell:
 
         found = self._inventory_path
         return load(self._folder / found if found else None, self.settings)
+
+    @property
+    def is_for_client(self) -> bool:
+        """Whether it is run for a client of the link, whose terminal is not this process's."""
+        return self._state.session is not None
 
     @property
     def _folder(self) -> Path:
@@ -270,7 +276,7 @@ def command(
                     _close(context.obj.renderer)
 
         _dress(call, function, own)
-        app.command(name, epilog=f"Example: {example}")(call)
+        app.command(name, cls=Command, epilog=f"Example: {example}")(call)
         return function
 
     return register
@@ -278,7 +284,7 @@ def command(
 
 def group(app: typer.Typer, name: str, help_text: str) -> typer.Typer:
     """A group of commands that takes the common options before the command's name too."""
-    child = typer.Typer(name=name, help=help_text, rich_markup_mode=None)
+    child = typer.Typer(name=name, cls=Group, help=help_text, rich_markup_mode=None)
     options_callback(child, help_text)
     app.add_typer(child)
     return child

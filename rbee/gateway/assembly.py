@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import MappingProxyType
+from typing import Any
 
 from rbee.context import Context
 from rbee.gateway.nodes import gpu_builds
@@ -49,7 +50,8 @@ class Assembly:
             await self._pool.aclose()
 
     def dispatcher(self, fleet: NodeFleet) -> FleetDispatcher:
-        return FleetDispatcher(fleet)
+        self._dispatcher = FleetDispatcher(fleet)
+        return self._dispatcher
 
     def waiting(self, dispatcher: FleetDispatcher) -> Mapping[str, int]:
         return dispatcher.queued
@@ -68,6 +70,12 @@ class Assembly:
         )
 
     def link(self, context: Context, fleet: NodeFleet) -> LinkServer:
-        del fleet  # its connections are the pool's
         assert self._commands is not None
-        return LinkServer(context, self._pool, self._commands)
+        return LinkServer(context, self._pool, self._commands, serving=lambda: self._serving(fleet))
+
+    def _serving(self, fleet: NodeFleet) -> dict[str, Any]:
+        """What whoever asks the link is told of the gateway's requests."""
+        return {
+            "running": sum(worker.in_flight for node in fleet.nodes for worker in node.workers),
+            "waiting": [asdict(each) for each in self._dispatcher.who_waits()],
+        }

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import resource
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from rbee import audit
+from rbee.base.descriptors import raise_descriptor_limit
 from rbee.base.errors import ConfigError, RbeeError, UsageError
 from rbee.base.events import Notice
 from rbee.base.locks import held_at_once, keeper_lock_path
@@ -166,7 +166,7 @@ async def assembled(
 
     Raises UsageError and RbeeError IN_USE where it cannot listen there, ConfigError.
     """
-    _raise_descriptor_limit()
+    raise_descriptor_limit(DESCRIPTORS)
     with contextlib.ExitStack() as opened:
         tls = tls_context(options.certificate, options.key) if options.certificate and options.key else None
         tcp = opened.enter_context(bound(options.listen))
@@ -206,14 +206,6 @@ def _check_who_may_come(context: Context, options: ServeOptions, gate: KeyGate) 
                 "(--tls-cert, --tls-key)"
             )
         )
-
-
-def _raise_descriptor_limit() -> None:
-    """As far as one may without asking; 1,024 is what programs get that use select()."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ FOLDER = "link"
 SOCKET = "link.sock"
 LOCK = "link.lock"
 #: Commands that go over the link. Others, and what of these cannot, go the direct way.
-COMMANDS = frozenset({"infer", "workers", "nodes"})
+COMMANDS = frozenset({"infer", "workers", "nodes", "top"})
 #: "off": no command asks a holder or leaves one behind. "on": one is left behind without a terminal as well.
 VARIABLE = "RBEE_LINK"
 #: Beginnings of names of variables, and names: where one of them differs, a command would do something else there.

@@ -58,15 +58,25 @@ class LinkServer:
     """context: whose home it is, and how nodes that clients asked for are connected to. commands: runs them.
 
     persist_s: a holder's, after whose last use it ends; None for a gateway, which takes a holder's place. A holder's
-    `asked_to_end` is set by a client of another version, and by `rbee link stop`.
+    `asked_to_end` is set by a client of another version, and by `rbee link stop`. serving: what a gateway says of its
+    requests to who asks for the status.
     Used as `async with`, which raises LinkTakenError, ConfigError.
     """
 
-    def __init__(self, context: Context, pool: Pool, commands: Commands, *, persist_s: float | None = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        pool: Pool,
+        commands: Commands,
+        *,
+        persist_s: float | None = None,
+        serving: Callable[[], dict[str, Any]] | None = None,
+    ) -> None:
         self.asked_to_end = asyncio.Event()
         self.last_used = time.monotonic()
         self._context, self._pool, self._commands = context, pool, commands
         self._persist_s = persist_s
+        self._serving = serving
         self._home = str(context.settings.home)
         self._held = ExitStack()
         self._code, self._environment = place.code(), place.environment()
@@ -217,6 +227,7 @@ class LinkServer:
                 "commands": len(self._sessions),
                 "left_s": None if self._persist_s is None else max(0.0, self._persist_s - self.idle_s()),
                 "held": held,
+                "serving": self._serving() if self._serving else None,
             }
         }
 

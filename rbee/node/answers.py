@@ -12,6 +12,7 @@ from rbee_remote.protocol import (
     BenchResult,
     Done,
     HiveNews,
+    NodeLoad,
     ProtocolError,
     Started,
     TokenEvent,
@@ -65,6 +66,30 @@ def hive_news(event: ServerSentEvent) -> HiveNews:
         if not re.fullmatch(r"([0-9a-f]{64})?", sha256):
             raise NonsenseError(f"a model with the SHA-256 {sha256[:40]!r}")
     return news
+
+
+def watched(event: ServerSentEvent) -> HiveNews | NodeLoad:
+    """An event of a hive that is watched; an older one has no loads to tell."""
+    return node_load(event.data) if event.event == "load" else hive_news(event)
+
+
+def node_load(data: Any) -> NodeLoad:
+    load = checked(NodeLoad, data)
+    numbers = [load.at, load.cores, load.ram_total_mb, load.ram_used_mb]
+    numbers += [number for gpu in load.gpus for number in (gpu.total_mb, gpu.used_mb)]
+    if min(numbers) < 0 or not all(share is None or 0 <= share <= 1 for share in _shares(load)):
+        raise NonsenseError("a load below nothing, or above all")
+    for worker in load.workers:
+        work = worker.work
+        if min(worker.running, worker.queued, worker.rss_mb, work.generated, work.prompt, work.requests) < 0:
+            raise NonsenseError("a worker that does less than nothing")
+        if not re.fullmatch(r"[0-9a-f]{16}", worker.id) or work.first_token_s < 0:
+            raise NonsenseError(f"a load of the worker {worker.id[:40]!r}")
+    return load
+
+
+def _shares(load: NodeLoad) -> list[float | None]:
+    return [load.cpu, *(gpu.use for gpu in load.gpus)]
 
 
 def worker_news(event: ServerSentEvent) -> WorkerNews:

@@ -21,7 +21,17 @@ from rbee.base.retries import (
     WORKER_HEALTH_S,
 )
 from rbee.base.who import who
-from rbee.node.answers import Numbered, bench_event, checked, hive_news, listed, numbered, worker_info, worker_news
+from rbee.node.answers import (
+    Numbered,
+    bench_event,
+    checked,
+    hive_news,
+    listed,
+    numbered,
+    watched,
+    worker_info,
+    worker_news,
+)
 from rbee.node.socket_http import ServerSentEvent, SocketHttp
 from rbee.transport.connection import Connection
 from rbee_remote.protocol import (
@@ -42,6 +52,7 @@ from rbee_remote.protocol import (
     ModelNeeds,
     NeedsRequest,
     NewestModel,
+    NodeLoad,
     RegisterRequest,
     SpawnRequest,
     StopRequest,
@@ -92,6 +103,12 @@ class HiveClient:
         """
         async with self._http.events("GET", "/v1/news", silence=silence_s) as events:
             yield (hive_news(event) async for event in events)
+
+    @asynccontextmanager
+    async def watch(self, *, silence_s: float = NEWS_SILENCE_S) -> AsyncIterator[AsyncIterator[HiveNews | NodeLoad]]:
+        """As `follow`, and every second how much there is to do; of a hive that knows no such thing, without that."""
+        async with self._http.events("GET", "/v1/news?load=1", silence=silence_s) as events:
+            yield (watched(event) async for event in events)
 
     async def preflight(self, spawn: SpawnRequest) -> Fit:
         """Raises NodeError RAM_EXHAUSTED, VRAM_EXHAUSTED, BACKEND_UNAVAILABLE or MODEL_NOT_FOUND."""

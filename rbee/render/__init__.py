@@ -55,6 +55,14 @@ class Output:
         return getattr(self._stream, "columns", None)
 
     @property
+    def cells(self) -> int:
+        """The width of the terminal, 80 for none that says."""
+        try:
+            return self.columns or os.get_terminal_size(self._stream.fileno()).columns or 80
+        except (OSError, ValueError):
+            return 80
+
+    @property
     def environ(self) -> Mapping[str, str]:
         """The variables of whoever reads it."""
         return getattr(self._stream, "environ", os.environ)

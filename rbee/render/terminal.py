@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from rbee.base.errors import RbeeError
 from rbee.base.events import BatchProgress, Event, PhaseDone, PhaseStarted, Progress, Timings, Token, ToolCall
-from rbee.render import Output, Table
+from rbee.render import Output, Table, tables
 from rbee.render import text as render_text
 from rbee.render.plain import PlainRenderer
 
 if TYPE_CHECKING:
+    import rich.console
     import rich.progress
     import rich.table
 
@@ -68,7 +69,7 @@ class TerminalRenderer(PlainRenderer):
 
     def error(self, error: RbeeError) -> None:
         self.close()
-        first, *details = render_text.error_lines(error)
+        first, *details = (tables.wrapped(line, self._err.cells) for line in render_text.error_lines(error))
         self._line(f"{self._style('error:', '1;31')}{first.removeprefix('error:')}")
         for line in details:
             hint = line.removeprefix("hint:")
@@ -79,7 +80,15 @@ class TerminalRenderer(PlainRenderer):
         if not self._out.is_terminal or len(table.rows) > RICH_ROWS:
             super().table(table)
             return
-        self._rich(_rich_table(table.columns, table.rows, framed=False), self._out)
+        if not table.rows:
+            self._out.write_raw(self._style("none", "2") + "\n")
+            return
+        cells = self._console(self._out).width
+        there = tables.widths(table.columns, table.rows, cells)
+        if there is not None:
+            self._rich(_rich_table(table.columns, table.rows, framed=False, widths=there), self._out)
+        else:
+            self._blocks(tables.blocks(table.columns, table.rows, cells))
 
     def record(self, data: Mapping[str, Any]) -> None:
         self._live.stop()
@@ -113,10 +122,16 @@ class TerminalRenderer(PlainRenderer):
         ends = text[len(line) :]
         self._err.write_raw((f"\x1b[2m{shown}\x1b[0m" if self._color and shown else shown) + ends)
 
-    def _rich(self, renderable: rich.table.Table, output: Output) -> None:
+    def _blocks(self, blocks: Sequence[Sequence[tuple[str, str]]]) -> None:
+        """A row's first cell, then the others below it."""
+        for number, lines in enumerate(blocks):
+            shown = [f"{self._style(label, '2')}{text}" if label else self._style(text, "1") for label, text in lines]
+            self._out.write_raw("\n" * (number > 0) + "".join(f"{line}\n" for line in shown))
+
+    def _console(self, output: Output) -> rich.console.Console:
         from rich.console import Console
 
-        console = Console(
+        return Console(
             file=output.stream,
             width=output.columns,
             _environ=output.environ,
@@ -124,12 +139,17 @@ class TerminalRenderer(PlainRenderer):
             highlight=False,
             markup=False,
         )
+
+    def _rich(self, renderable: rich.table.Table, output: Output) -> None:
+        console = self._console(output)
         with console.capture() as capture:
             console.print(renderable)
         output.write_raw(capture.get())
 
     def _line(self, text: str) -> None:
-        """Above what moves. Escape sequences in `text` are ours."""
+        """Above what moves. Escape sequences in `text` are ours; a text without any is broken between words."""
+        if "\x1b" not in text:
+            text = "\n".join(tables.wrapped(line, self._err.cells) for line in text.split("\n"))
         with self._live.hidden():
             super()._line(text)
 
@@ -277,7 +297,10 @@ def _make_progress(err: Output, *, color: bool) -> rich.progress.Progress:
     )
 
 
-def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, framed: bool) -> rich.table.Table:
+def _rich_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, framed: bool, widths: Sequence[int] | None = None
+) -> rich.table.Table:
+    """widths: of the columns, None for as it comes."""
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -285,8 +308,8 @@ def _rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, framed
     padding = (0, 1) if framed else (0, 1, 0, 0)
     style = box.ROUNDED if framed else box.SIMPLE_HEAD
     table = RichTable(box=style, header_style="bold", show_edge=framed, pad_edge=framed, padding=padding)
-    for column in columns:
-        table.add_column(Text(column), overflow="fold")
+    for number, column in enumerate(columns):
+        table.add_column(Text(column), overflow="fold", width=widths[number] if widths else None)
     for row in rows:
         table.add_row(*(Text(render_text.one_line(cell)) for cell in row))
     return table

@@ -23,6 +23,7 @@ from rbee_remote.protocol import (
     HiveNews,
     ModelInfo,
     ModelMeta,
+    NodeLoad,
     SlotMemory,
     SpawnRequest,
     WorkerInfo,
@@ -95,6 +96,7 @@ async def says_hello(path: str, body: bytes) -> AsyncIterator[bytes]:
 class ScriptedNode:
     """workers, models: what the hive says. spawned: what was asked for; `spawn` has the worker that it is given.
 
+    load: what who watches is told beside, None for a hive that knows no such thing.
     mute: nothing that follows news hears anything any more, not even that it is open. answers: a worker's, of
     media_type.
     """
@@ -107,6 +109,7 @@ class ScriptedNode:
         self.spawned: list[SpawnRequest] = []
         self.stopped: list[str] = []
         self.asked = 0
+        self.load: NodeLoad | None = None
         self.spawn = worker_info("b" * 16, WorkerState.LOADING, run_dir=run_dir, progress=0.0)
         self.mute = False
         self.answers: Answers = says_hello
@@ -173,7 +176,11 @@ class ScriptedNode:
             return
         match (http.method, http.path.partition("?")[0]):
             case ("GET", "/v1/news"):
-                await self._news(http, lambda: encode(HiveNews(tuple(self.workers.values()), self.models)))
+                await self._news(
+                    http,
+                    lambda: encode(HiveNews(tuple(self.workers.values()), self.models)),
+                    lambda: encode(self.load) if self.load and "load=1" in http.path else None,
+                )
             case ("GET", "/v1/health"):
                 await http.answer(encode(self.info))
             case ("GET", "/v1/models"):
@@ -208,18 +215,21 @@ class ScriptedNode:
 
         return serve
 
-    async def _news(self, http: _Http, news: Callable[[], Any]) -> None:
+    async def _news(self, http: _Http, news: Callable[[], Any], load: Callable[[], Any] = lambda: None) -> None:
         await http.begin()
-        said = None
+        said: tuple[Any, Any] = (None, None)
         while True:
+            before = said
             try:
                 async with asyncio.timeout(HEARTBEAT_S):
-                    said = await self._another(said, news)
+                    said = await self._another(said, lambda: (news(), load()))
             except TimeoutError:
                 if not self.mute:
                     await http.send(b": waiting\n\n")
-            else:
-                await http.send(f"event: news\ndata: {json.dumps(said)}\n\n".encode())
+                continue
+            for name, now, then in zip(("news", "load"), said, before, strict=True):
+                if now is not None and now != then:
+                    await http.send(f"event: {name}\ndata: {json.dumps(now)}\n\n".encode())
 
     async def _states(self, http: _Http, worker_id: str) -> None:
         await http.begin()

@@ -94,7 +94,7 @@ class Wanted:
 
     digests: of its prompt. priority: higher is served first; 0 as a rule. deadline: on `time.monotonic`'s clock, after
     which nobody waits any more. sha256: only workers with this model file, for an answer that goes on; "" for any.
-    avoid: workers that have failed this very request.
+    avoid: workers that have failed this very request. client: the name of the key that asks, for people; "" for none.
     background: of a batch: it gives way to others at its worker, and is worth a worker on each node that has room.
     fetches: there also on nodes that have not got the model's file yet.
     """
@@ -105,6 +105,7 @@ class Wanted:
     deadline: float | None = None
     sha256: str = ""
     avoid: frozenset[WorkerKey] = frozenset()
+    client: str = ""
     background: bool = False
     fetches: bool = False
 

@@ -90,6 +90,7 @@ class Passage:
             digests,
             client.priority,
             deadline,
+            client=client.key,
             background=client.background,
             fetches=client.fetches,
         )

@@ -16,6 +16,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -37,6 +38,16 @@ TICK_S = 0.25
 LEAST_RETRY_S, MOST_RETRY_S = 1, 120
 
 _log = logging.getLogger("rbee.gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class WhoWaits:
+    """longest_s: seconds that the first of them has waited."""
+
+    model: str
+    client: str
+    count: int
+    longest_s: float
 
 
 class QueuedTicket:
@@ -95,6 +106,15 @@ class FleetDispatcher:
         """How many wait, by model."""
         models = {waiter.wanted.targets[0].model for waiter in self._queue}
         return {model: self._queue.waiting_for(model) for model in models}
+
+    def who_waits(self) -> list[WhoWaits]:
+        """By model and key, in the order of who came first."""
+        now, found = self._now(), dict[tuple[str, str], WhoWaits]()
+        for waiter in sorted(self._queue, key=lambda waiter: waiter.entered_at):
+            who = (waiter.wanted.targets[0].model, waiter.wanted.client)
+            before = found.get(who) or WhoWaits(*who, 0, round(now - waiter.entered_at, 1))
+            found[who] = replace(before, count=before.count + 1)
+        return list(found.values())
 
     def enter(self, wanted: Wanted) -> QueuedTicket:
         if self._is_closed:

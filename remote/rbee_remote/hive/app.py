@@ -29,6 +29,7 @@ from rbee_remote.protocol import (
     ErrorCode,
     HiveInfo,
     NeedsRequest,
+    NodeLoad,
     ProtocolError,
     RegisterRequest,
     RemoteError,
@@ -97,12 +98,16 @@ class HiveApi:
     async def health(self, _: Request) -> Response:
         return JSONResponse(encode(self.info()))
 
-    async def follow(self, _: Request) -> Response:
+    async def follow(self, request: Request) -> Response:
         async def stream() -> AsyncIterator[str]:
             async for news in self.news.follow(sse.HEARTBEAT_S):
                 yield sse.WAITING if news is None else sse.event("news", encode(news))
 
-        return sse.EventStream(stream())
+        async def with_load() -> AsyncIterator[str]:
+            async for told in self.news.watch():
+                yield sse.event("load" if isinstance(told, NodeLoad) else "news", encode(told))
+
+        return sse.EventStream(with_load() if request.query_params.get("load") else stream())
 
     async def stop_hive(self, request: Request) -> Response:
         how = _check_stop(await read_message(request, StopRequest, StopRequest(), most=MAX_BODY))

@@ -1,4 +1,5 @@
-"""What a hive tells those who follow it: its workers and its catalog, at once and at each change.
+"""What a hive tells those who follow it: its workers and its catalog, at once and at each change; and who watches hears
+every second how much there is to do.
 
 A follower costs nothing between two changes but a comment every few seconds, and keeps nothing alive.
 """
@@ -7,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
+from rbee_remote.hive import readings
 from rbee_remote.hive.models.catalog import Catalog
+from rbee_remote.hive.readings import Readings
 from rbee_remote.hive.supervisor import Supervisor
-from rbee_remote.protocol import HiveNews
+from rbee_remote.protocol import HiveNews, NodeLoad
 from rbee_remote.system.changes import Changes
 
 #: Seconds between two events of one follower at least.
@@ -23,6 +27,7 @@ class News:
         self._catalog = catalog
         self._changed = supervisor.changed.whole = catalog.changed.whole = Changes()
         self._is_over = False
+        self._readings = Readings(supervisor.workers)
 
     def end(self) -> None:
         """The hive ends: what follows is the last event."""
@@ -44,3 +49,15 @@ class News:
             await asyncio.sleep(INTERVAL_S)
             while not await self._changed.wait(heartbeat_s, seen=seen):
                 yield None
+
+    async def watch(self) -> AsyncGenerator[HiveNews | NodeLoad, None]:
+        """As `follow`, with a reading at once and then every second, whatever else is told."""
+        read_at = -readings.INTERVAL_S
+        async with aclosing(self.follow(readings.INTERVAL_S)) as followed:
+            async for news in followed:
+                if news is not None:
+                    yield news
+                now = asyncio.get_running_loop().time()
+                if now - read_at >= readings.INTERVAL_S * 0.9:
+                    read_at = now
+                    yield await self._readings.now()

@@ -21,7 +21,16 @@ from rbee_remote.hive.fit.needs import Need
 from rbee_remote.hive.fit.resources import Placement
 from rbee_remote.hive.fit.scheduler import WorkerKey, WorkerView
 from rbee_remote.hive.states import COMING, SERVING, Event, next_state
-from rbee_remote.protocol import Lease, LeaseRequest, RemoteError, WorkerInfo, WorkerState, WorkerStatus
+from rbee_remote.protocol import (
+    Lease,
+    LeaseRequest,
+    RemoteError,
+    Work,
+    WorkerInfo,
+    WorkerLoad,
+    WorkerState,
+    WorkerStatus,
+)
 from rbee_remote.system.changes import Changes
 from rbee_remote.system.child import Child
 
@@ -49,6 +58,8 @@ class WorkerRecord:
     state: WorkerState = WorkerState.STARTING
     progress: float = 0.0
     slots_free: int = 0
+    queued: int = 0
+    work: Work = field(default_factory=Work)
     device: str = ""
     sandbox: str = ""
     rss_mb: int = 0
@@ -80,6 +91,8 @@ class WorkerRecord:
     #: The names of those who follow its load, and will send it their requests.
     followers: list[str] = field(default_factory=list)
     changed: Changes = field(default_factory=Changes)
+    #: What it said last, but for what time and work change by themselves.
+    said: tuple[object, ...] = ()
     #: Set once there is a process, or never will be one.
     has_process: anyio.Event = field(default_factory=anyio.Event)
     gone: anyio.Event = field(default_factory=anyio.Event)
@@ -166,7 +179,10 @@ class WorkerRecord:
         self.changed.notify()
 
     def apply(self, status: WorkerStatus) -> None:
-        """Take over what the worker said of itself. Raises ImpossibleEvent, and nothing has changed."""
+        """Take over what the worker said of itself. One that only has done more of what it does wakes nobody.
+
+        Raises ImpossibleEvent, and nothing has changed.
+        """
         now, event = time.monotonic(), Event.says(status.state)
         state = next_state(self.state, event)
         if status.progress > self.progress or (self.state in COMING and state is not self.state):
@@ -182,7 +198,10 @@ class WorkerRecord:
         self.sandbox = status.sandbox or self.sandbox
         if status.error is not None:
             self.error = RemoteError.decode({"error": status.error})
-        self._happens(event)
+        self.work, self.queued = status.work, status.queued
+        before, self.said = self.said, _but_for_time(status)
+        if self.said != before or state is not self.state:
+            self._happens(event)
 
     # --- its end --------------------------------------------------------------------------------------------
 
@@ -280,6 +299,10 @@ class WorkerRecord:
             shares=self.placement.shares,
         )
 
+    def load(self) -> WorkerLoad:
+        running = self.slots - self.slots_free if self.state in SERVING or self.is_draining else 0
+        return WorkerLoad(self.id, running, self.queued, self.rss_mb, self.work)
+
     def info(self) -> WorkerInfo:
         identity = self.child.identity if self.child else None
         return WorkerInfo(
@@ -308,3 +331,19 @@ class WorkerRecord:
             sandbox=self.sandbox,
             sha256=self.known_sha256,
         )
+
+
+def _but_for_time(status: WorkerStatus) -> tuple[object, ...]:
+    """What a follower would be told anew."""
+    return (
+        status.state,
+        status.progress,
+        status.slots_free,
+        status.idle_s is None,
+        status.keep_alive_s,
+        status.device,
+        status.error,
+        status.sandbox,
+        [(lease.keeper, lease.left_s is None) for lease in status.leases],
+        [served.request_id for served in status.served],
+    )

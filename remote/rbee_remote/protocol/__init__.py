@@ -68,6 +68,10 @@ if TYPE_CHECKING:
     from rbee_remote.protocol.models import NewestModel as NewestModel
     from rbee_remote.protocol.models import RegisterRequest as RegisterRequest
     from rbee_remote.protocol.models import Source as Source
+    from rbee_remote.protocol.node_load import GpuLoad as GpuLoad
+    from rbee_remote.protocol.node_load import NodeLoad as NodeLoad
+    from rbee_remote.protocol.node_load import Work as Work
+    from rbee_remote.protocol.node_load import WorkerLoad as WorkerLoad
     from rbee_remote.protocol.resume import HEADER_REQUEST as HEADER_REQUEST
     from rbee_remote.protocol.resume import HEADER_TRACK as HEADER_TRACK
     from rbee_remote.protocol.resume import HEADER_USAGE as HEADER_USAGE
@@ -100,6 +104,7 @@ else:
         "load_options": "LoadOptions WorkerOptions",
         "models": "DENIED DownloadProgress DownloadRequest ModelInfo ModelMeta ModelNeeds NeedPoint "
         "NeedsRequest NewestModel RegisterRequest Source",
+        "node_load": "GpuLoad NodeLoad Work WorkerLoad",
         "resume": "HEADER_REQUEST HEADER_TRACK HEADER_USAGE NO_CHOICE RESUME_FIELD TRACK_COMMENT Resume Sent "
         "Tracked TrackedUsage",
         "sweep": "FileSeen ProcessSeen Survey TidyReport TidyRequest TidyResult",

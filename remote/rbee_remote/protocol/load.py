@@ -7,6 +7,7 @@ import enum
 from typing import Any
 
 from rbee_remote.protocol.load_options import WorkerOptions
+from rbee_remote.protocol.node_load import Work
 
 
 class WorkerState(str, enum.Enum):
@@ -63,6 +64,7 @@ class WorkerStatus:
     served: in lines to the hive, the requests that ended since the line before; none is left out.
     sandbox: what keeps it from the rest of the machine, such as landlock+seccomp; "" while nobody has said.
     background: of the requests that are computed or wait, those that give way to others.
+    work: what it has done so far.
     """
 
     id: str
@@ -81,6 +83,7 @@ class WorkerStatus:
     served: tuple[Served, ...] = ()
     sandbox: str = ""
     background: int = 0
+    work: Work = dataclasses.field(default_factory=Work)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

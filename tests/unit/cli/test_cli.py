@@ -71,6 +71,7 @@ def test_the_commands_of_the_specification_are_there() -> None:
         "launch",
         "logs",
         "serve",
+        "top",
         "uninstall",
         "usage",
         "version",

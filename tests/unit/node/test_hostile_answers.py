@@ -57,6 +57,7 @@ CALLS: dict[str, tuple[Call, str]] = {
     "ensure_worker": (lambda hive, _: hive.ensure_worker(SpawnRequest("m")), "worker"),
     "worker_states": (lambda hive, _: _all(hive.worker_states(ID, follower="f")), "states"),
     "follow a hive": (lambda hive, _: _all(hive.follow(silence_s=5)), "hive news"),
+    "watch a hive": (lambda hive, _: _all(hive.watch(silence_s=5)), "hive watched"),
     "stop_worker": (lambda hive, _: hive.stop_worker(ID), "worker"),
     "models": (lambda hive, _: hive.models(), "models"),
     "models elsewhere": (lambda hive, _: hive.elsewhere(), "elsewhere"),
@@ -197,7 +198,7 @@ async def test_a_body_that_is_no_json_of_ours_is_an_error(body: str) -> None:
         assert isinstance(sent_as_event, RbeeError) or body == "empty", name
 
 
-STREAMS = ("follow a hive", "follow a worker", "worker_states", "pull", "generate", "resume", "bench")
+STREAMS = ("follow a hive", "watch a hive", "follow a worker", "worker_states", "pull", "generate", "resume", "bench")
 
 ENDLESS = {
     "header": endless(OK + b"x: ", b"y" * 65536),
@@ -312,6 +313,27 @@ async def test_news_of_a_worker_that_make_no_sense_are_refused(path: Path, value
 async def test_news_of_a_hive_that_make_no_sense_are_refused(path: Path, value: object) -> None:
     said = replaced(MESSAGES["hive news"], path, value)
     assert isinstance(await ask(CALLS["follow a hive"][0], saying(answer(said))), NonsenseError)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ((1, 0), "burden"),
+        ((1, 1, "at"), -1.0),
+        ((1, 1, "cores"), "4"),
+        ((1, 1, "cpu"), 1.01),
+        ((1, 1, "ram_used_mb"), -1),
+        ((1, 1, "gpus", 0, "use"), -0.1),
+        ((1, 1, "gpus", 0, "total_mb"), -1),
+        ((1, 1, "workers", 0, "id"), "\x1b[2J"),
+        ((1, 1, "workers", 0, "running"), -1),
+        ((1, 1, "workers", 0, "work", "generated"), -1),
+        ((1, 1, "workers", 0, "work", "first_token_s"), -1.0),
+    ],
+)
+async def test_a_load_that_makes_no_sense_is_refused(path: Path, value: object) -> None:
+    said = replaced(MESSAGES["hive watched"], path, value)
+    assert isinstance(await ask(CALLS["watch a hive"][0], saying(answer(said))), NonsenseError)
 
 
 @pytest.mark.parametrize("number", ["", "x", "-1", "1.5", "٣", "²", "9" * 5000])

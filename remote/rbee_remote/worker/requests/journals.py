@@ -108,6 +108,11 @@ class Journals:
                 self._on_left(entry)
 
     @property
+    def running(self) -> list[Journal]:
+        """Of requests that have not ended."""
+        return [entry.journal for entry in self._entries.values() if not entry.journal.closed]
+
+    @property
     def unread(self) -> bool:
         """Whether an answer is there whose client went away before its end, and may come back for it."""
         return any(

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from rbee_remote.protocol import Done, RemoteError, Started, WorkerConfig, WorkerStatus
+from rbee_remote.protocol import Done, RemoteError, Started, TokenEvent, Work, WorkerConfig, WorkerStatus
 from rbee_remote.worker.requests.journal import Journal
 
 if TYPE_CHECKING:
@@ -58,6 +58,16 @@ class Metrics:
         self._queue = Distribution(WAITS)
         self._first_token = Distribution(WAITS)
         self._token = Distribution(TOKENS)
+        self._first_token_s = 0.0  # of late
+
+    def work(self, running: Iterable[Journal]) -> Work:
+        """running: the journals of requests that are not over; what they have so far counts too."""
+        generated, prompt = self._generated_tokens, self._prompt_tokens + self._embedded_tokens
+        for journal in running:
+            first, last = journal.first, journal.last
+            prompt += first.prompt_tokens if isinstance(first, Started) else 0
+            generated += last.tokens if isinstance(last, TokenEvent) else 0
+        return Work(generated, prompt, self._outcomes.total() + self._embeddings, round(self._first_token_s, 4))
 
     def ended(self, journal: Journal) -> None:
         """Count a request that is over: by how it ended, which for an error is its code."""
@@ -75,9 +85,13 @@ class Metrics:
         if isinstance(first, Started):
             self._queue.observe(timings.queue_s)
         if generated:
-            self._first_token.observe(timings.queue_s + timings.prompt_s)
+            self._observe_first_token(timings.queue_s + timings.prompt_s)
         if generated > 1:
             self._token.observe(timings.generate_s / (generated - 1))
+
+    def _observe_first_token(self, seconds: float) -> None:
+        self._first_token.observe(seconds)
+        self._first_token_s += (seconds - self._first_token_s) / 4 if self._first_token_s else seconds
 
     def embedded(self, tokens: int) -> None:
         """Count a text whose embedding was computed."""

@@ -24,6 +24,7 @@ from rbee_remote.protocol import (
     RemoteError,
     Served,
     Usage,
+    Work,
     WorkerConfig,
     WorkerStatus,
     WorkerTimings,
@@ -48,6 +49,8 @@ from rbee_remote.worker.service.prompts import Prompts
 from rbee_remote.worker.service.state import State
 from rbee_remote.worker.service.texts import Embedded, Texts, most_tokens
 
+#: Seconds between two lines to the hive while requests run: how many tokens there are by then.
+WORK_INTERVAL_S = 1.0
 #: Most seconds after which a client that found no room is told to come again.
 MAX_RETRY_AFTER_S = 30
 
@@ -78,7 +81,8 @@ class Service:
         self.keep_alive = KeepAlive(
             leases, stay=lambda: self.journals.unread, over=self._idle_over, changed=self._on_leases
         )
-        self.state = State(config, self._counts, self.keep_alive, report, self._background)
+        self.state = State(config, self._counts, self.keep_alive, report, self._work, self._background)
+        self._telling: asyncio.TimerHandle | None = None
         self._texts = Texts(config, self._engine, self.state, self.on_change, self._busy)
         self.news = News(self.state, config.slots, lambda: self._typical_s)
         self._ended = asyncio.Event()
@@ -342,6 +346,17 @@ class Service:
             self._engine.stop()
         self.keep_alive.set_idle(self.state.is_ready and not busy)
         self.state.publish()
+        if busy and self._telling is None:
+            self._telling = self._loop.call_later(WORK_INTERVAL_S, self._tell_work)
+
+    def _work(self) -> Work:
+        return self.metrics.work(self.journals.running)
+
+    def _tell_work(self) -> None:
+        self._telling = None
+        self.state.tell_work()
+        if any(self._counts()) and not self._ended.is_set():
+            self._telling = self._loop.call_later(WORK_INTERVAL_S, self._tell_work)
 
     def on_memory(self, held: dict[int, tuple[str, ...]]) -> None:
         self.news.on_memory(held)
@@ -351,6 +366,8 @@ class Service:
         self.on_change()
         self.news.end()
         self._ended.set()
+        if self._telling is not None:
+            self._telling.cancel()
 
     def _end(self, request_id: str, reason: str, *, only_waiting: bool = False) -> bool:
         preparing = self._preparing.pop(request_id, None)

@@ -11,16 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from rbee_remote.protocol import ErrorCode, RemoteError, Served, WorkerConfig, WorkerState, WorkerStatus
+from rbee_remote.protocol import ErrorCode, RemoteError, Served, Work, WorkerConfig, WorkerState, WorkerStatus
 from rbee_remote.system.changes import Changes
 from rbee_remote.worker.engine.interface import LoadedModel
 from rbee_remote.worker.service.keep_alive import KeepAlive
 
 
 class State:
-    """counts: of requests that have a slot, and that wait; background: of both, those that give way. report: called
-    with each new status, loading progress about ten times a second; `changed` wakes with it.
+    """counts: of requests that have a slot, and that wait; background: of both, those that give way. work: what was
+    done so far.
 
+
+    report: called with each new status, loading progress about ten times a second; `changed` wakes with it.
     info: of the model, None until it is loaded. sandbox: as in WorkerStatus.
     """
 
@@ -30,6 +32,7 @@ class State:
         counts: Callable[[], tuple[int, int]],
         keep_alive: KeepAlive,
         report: Callable[[WorkerStatus], None],
+        work: Callable[[], Work] = Work,
         background: Callable[[], int] = lambda: 0,
     ) -> None:
         self.sandbox = ""
@@ -40,6 +43,7 @@ class State:
         self._counts = counts
         self._keep_alive = keep_alive
         self._report = report
+        self._work = work
         self._background = background
         self._state = WorkerState.STARTING
         self._progress = 0.0
@@ -122,6 +126,7 @@ class State:
             leases=self._keep_alive.leases.told(),
             sandbox=self.sandbox,
             background=self._background(),
+            work=self._work(),
         )
 
     def _state_with(self, taken: int) -> WorkerState:
@@ -150,6 +155,10 @@ class State:
             self._published = news
             self._report(status)
             self.changed.notify()
+
+    def tell_work(self) -> None:
+        """Tell the hive how far it is. Nothing has changed for who follows."""
+        self._report(self.status())
 
     def served(self, served: Served) -> None:
         """Have the hive write down a request that is over."""

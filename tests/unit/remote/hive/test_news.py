@@ -16,7 +16,7 @@ from rbee.transport.local import LocalConnection
 from rbee_remote.hive import news
 from rbee_remote.hive.models.catalog import Catalog
 from rbee_remote.hive.news import News
-from rbee_remote.protocol import HiveNews, ModelInfo, WorkerState
+from rbee_remote.protocol import HiveNews, ModelInfo, NodeLoad, WorkerState
 from rbee_remote.system.layout import Layout
 from tests.patience import PATIENCE_S
 from tests.unit.remote.hive.conftest import HiveFolder
@@ -107,3 +107,32 @@ async def test_a_hive_is_followed_and_ends_nevertheless(folder: HiveFolder, tiny
         assert len(model["sha256"]) == 64
         assert [each async for each in followed] == [HiveNews(())]
     await asyncio.to_thread(folder.until_gone, info["pid"])
+
+
+async def test_who_watches_hears_how_much_there_is_to_do(layout: Layout) -> None:
+    async with supervising(layout) as supervisor:
+        worker, _ = await supervisor.ensure(spawn(busy=True))
+        told = News(supervisor, Catalog(layout.models))
+        async with aclosing(told.watch()) as watched, asyncio.timeout(PATIENCE_S):
+            assert isinstance(await anext(watched), HiveNews)
+            first = await anext(watched)
+            assert isinstance(first, NodeLoad)
+            while not any(load.running for load in first.workers):
+                first = await anext(watched)
+                if isinstance(first, HiveNews):
+                    first = await anext(watched)
+                assert isinstance(first, NodeLoad)
+            assert [(load.id, load.running) for load in first.workers] == [(worker.id, 1)]
+            assert first.ram_total_mb > 0
+        await supervisor.stop(worker, QUICK)
+
+
+async def test_a_hive_is_watched_over_its_socket(folder: HiveFolder) -> None:
+    folder.start()
+    connection = LocalConnection(keeper_id="k")
+    client = HiveClient(connection, str(folder.layout.hive_socket), keeper_id="k")
+    async with connection, asyncio.timeout(PATIENCE_S), client.watch() as watched:
+        assert await anext(watched) == HiveNews((), ())
+        loads = [await anext(watched) for _ in range(2)]
+    assert all(isinstance(load, NodeLoad) for load in loads)
+    assert loads[1].cpu is not None  # type: ignore[union-attr]

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import re
 import subprocess
 import sys
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from rbee_remote.protocol import WorkerStatus, decode
+from rbee_remote.worker.service import service
 from tests.doubles.engine import ScriptedEngine, loads
 from tests.patience import PATIENCE_S
 from tests.unit.remote.worker.http.test_app import Gate, Worker, echo, running
@@ -95,3 +102,37 @@ async def test_the_reference_lists_what_there_is(folder: Path) -> None:
         found = {name.split(" ")[0] for name in await scrape(worker)}
     ours = {re.sub(r"_(bucket|sum|count|created)$", "", name) for name in found if name.startswith("rbee_")}
     assert listed == ours
+
+
+async def test_a_hive_hears_how_far_a_request_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "WORK_INTERVAL_S", 0.01)
+    gate, said = Gate(), deque[WorkerStatus]()
+    reading, writing = os.pipe()
+
+    async def until(condition: Callable[[WorkerStatus], bool]) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                line = await lines.readline()
+                said.append(decode(WorkerStatus, json.loads(line)))
+                if condition(said[-1]):
+                    return
+
+    lines = asyncio.StreamReader()
+    with os.fdopen(reading) as pipe:
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(lines), pipe
+        )
+        engine = ScriptedEngine(echo, before_step=gate.wait)
+        async with running(folder, loads(engine), status_fd=writing) as worker:
+            asked = asyncio.create_task(worker.generate("x" * 10, max_tokens=5))
+            gate.let(3)
+            await until(lambda status: status.work.generated > 0)
+            assert (said[-1].work.prompt, said[-1].work.requests, said[-1].slots_free) == (11, 0, 0)
+            gate.let(100)
+            await asked
+            await until(lambda status: status.work.requests == 1)
+            assert (said[-1].work.generated, said[-1].work.prompt) == (5, 11)
+            assert said[-1].work.first_token_s > 0
+        transport.close()
+    counted = [status.work.generated for status in said]
+    assert counted == sorted(counted)
