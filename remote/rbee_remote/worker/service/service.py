@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from rbee_remote.protocol import (
-    AdapterScale,
     Done,
     ErrorCode,
     GenerateRequest,
@@ -29,7 +28,7 @@ from rbee_remote.protocol import (
     WorkerStatus,
     WorkerTimings,
 )
-from rbee_remote.protocol.abilities import CHAT, COMPLETIONS, EMBEDDINGS, RERANK, refusal
+from rbee_remote.protocol.abilities import CHAT, COMPLETIONS
 from rbee_remote.system.caller import ANYBODY, Caller
 from rbee_remote.worker.compute.batching import QueueFull
 from rbee_remote.worker.compute.loop import EngineThread
@@ -47,7 +46,7 @@ from rbee_remote.worker.service.metrics import Metrics
 from rbee_remote.worker.service.news import News
 from rbee_remote.worker.service.prompts import Prompts
 from rbee_remote.worker.service.state import State
-from rbee_remote.worker.service.texts import Embedded, Texts, most_tokens
+from rbee_remote.worker.service.texts import Texts
 
 #: Seconds between two lines to the hive while requests run: how many tokens there are by then.
 WORK_INTERVAL_S = 1.0
@@ -63,7 +62,7 @@ class Service:
     """report: as in `State`.
 
     state: what it says of itself. journals: of the requests that are open, and of those that ended a short while ago.
-    keep_alive: its clock when idle. news: for those who follow it.
+    keep_alive: its clock when idle. texts: to embed or to rank. news: for those who follow it.
     """
 
     def __init__(self, config: WorkerConfig, load: LoadEngine, report: Callable[[WorkerStatus], None]) -> None:
@@ -83,7 +82,7 @@ class Service:
         )
         self.state = State(config, self._counts, self.keep_alive, report, self._work, self._background)
         self._telling: asyncio.TimerHandle | None = None
-        self._texts = Texts(config, self._engine, self.state, self.on_change, self._busy)
+        self.texts = Texts(config, self._engine, self.state, self.on_change, self._busy)
         self.news = News(self.state, config.slots, lambda: self._typical_s)
         self._ended = asyncio.Event()
 
@@ -168,15 +167,11 @@ class Service:
         """As `Prompts.make`, with what the answer begins with checked against it."""
         info = self.state.info
         if info is not None:
-            self._check_able(info, CHAT if request.messages else COMPLETIONS)
+            self.state.check_able(info, CHAT if request.messages else COMPLETIONS)
         made = await self._prompts.make(request, info)
         if made is not None and info is not None and tracking is not None:
             check_tokens(tracking.tokens, made, info.n_vocab)
         return made
-
-    def _check_able(self, info: LoadedModel, asked: str) -> None:
-        if why := refusal(self.config.model, info.able, asked):
-            raise RemoteError(ErrorCode.USAGE, why, details={"field": "model", "able": list(info.able)})
 
     def _prepare_early(self, generation: Generation) -> None:
         """Make the prompt of a request that came before the model was there; no other one waits for it."""
@@ -209,7 +204,7 @@ class Service:
     async def render(self, request: GenerateRequest) -> str:
         """A chat as the text that the model is given. Raises as `tokenize`, and RemoteError USAGE."""
         prompt.check(request)
-        rendered = await self._prompts.render(request, await self.wait_able(CHAT))
+        rendered = await self._prompts.render(request, await self.state.wait_able(CHAT))
         return rendered.text.replace(rendered.seam, "") if rendered.seam else rendered.text
 
     async def count_tokens(self, request: GenerateRequest) -> int:
@@ -230,53 +225,6 @@ class Service:
         """The tokens that end an answer. Raises as `tokenize` does."""
         await self.state.wait_loaded()
         return await asyncio.to_thread(self._engine.end_tokens)
-
-    async def wait_able(self, asked: str) -> LoadedModel:
-        """The model, once it is loaded. asked: one of the words of `abilities`. Raises RemoteError USAGE where the
-        model is not made for that, WORKER_GONE, or why the load failed."""
-        info = await self.state.wait_loaded()
-        self._check_able(info, asked)
-        return info
-
-    async def embed(
-        self,
-        texts: Sequence[str | Sequence[int]],
-        truncate: int | None = None,
-        lora: Sequence[AdapterScale] | None = None,
-        *,
-        background: bool = False,
-    ) -> list[Embedded]:
-        """The embeddings of texts or of their tokens, of length 1 as vectors. They wait as requests do. truncate: how
-        many tokens of a longer text are taken, 0 for as many as the model takes. lora: as `GenerateRequest` has it.
-
-        Raises RemoteError: USAGE for a text that is empty or longer than the model takes, ALL_SLOTS_BUSY, WORKER_GONE,
-        or why the load failed.
-        """
-        scales = scales_of(self.config.adapters, lora)
-        most = self._most(await self.wait_able(EMBEDDINGS), truncate)
-        tokens = await asyncio.to_thread(self._engine.texts, texts, most)
-        return await self._texts.compute(tokens, scales, background=background)
-
-    async def rank(
-        self,
-        query: str,
-        documents: Sequence[str],
-        truncate: int | None = None,
-        per_document: int | None = None,
-        lora: Sequence[AdapterScale] | None = None,
-        *,
-        background: bool = False,
-    ) -> list[Embedded]:
-        """For each document what the model makes of it and the query: its scores, the first of which says how well the
-        two go together. truncate, lora: as of `embed`. per_document: likewise, of the document alone. Raises as it."""
-        scales = scales_of(self.config.adapters, lora)
-        most = self._most(await self.wait_able(RERANK), truncate)
-        pairs = await asyncio.to_thread(self._engine.pairs, query, documents, most, per_document)
-        return await self._texts.compute(pairs, scales, background=background)
-
-    def _most(self, info: LoadedModel, truncate: int | None) -> int | None:
-        most = most_tokens(info, self.config.ctx)
-        return None if truncate is None else min(truncate, most) if truncate > 0 else most
 
     async def run_alone(self, job: Callable[[Engine], T], caller: Caller = ANYBODY) -> T:
         """Call `job` on the engine's thread while it computes nothing else; canceled, the engine is interrupted.
@@ -400,14 +348,14 @@ class Service:
         """Requests that are computed, and that wait. Of a model that computes texts alone, requests and not texts."""
         if self.state.info is None or not self.state.info.use.pooling:
             return self._engine.counts()
-        count = self._texts.requests
+        count = self.texts.requests
         return (min(count, self.config.slots), max(0, count - self.config.slots)) if count else self._engine.counts()
 
     def _background(self) -> int:
         """Likewise, those of both that give way to others."""
         if self.state.info is None or not self.state.info.use.pooling:
             return self._engine.background()
-        return self._texts.background
+        return self.texts.background
 
     def _busy(self) -> RemoteError:
         """With the seconds after which a slot should have come free."""

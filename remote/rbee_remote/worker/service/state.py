@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from rbee_remote.protocol import ErrorCode, RemoteError, Served, Work, WorkerConfig, WorkerState, WorkerStatus
+from rbee_remote.protocol.abilities import refusal
 from rbee_remote.system.changes import Changes
 from rbee_remote.worker.engine.interface import LoadedModel
 from rbee_remote.worker.service.keep_alive import KeepAlive
@@ -20,7 +21,6 @@ from rbee_remote.worker.service.keep_alive import KeepAlive
 class State:
     """counts: of requests that have a slot, and that wait; background: of both, those that give way. work: what was
     done so far.
-
 
     report: called with each new status, loading progress about ten times a second; `changed` wakes with it.
     info: of the model, None until it is loaded. sandbox: as in WorkerStatus.
@@ -105,6 +105,18 @@ class State:
             await self.changed.wait(1.0)
         self.check_open()
         return self.info
+
+    async def wait_able(self, asked: str) -> LoadedModel:
+        """The model, once it is loaded. asked: one of the words of `abilities`. Raises RemoteError USAGE where the
+        model is not made for that, WORKER_GONE, or why the load failed."""
+        info = await self.wait_loaded()
+        self.check_able(info, asked)
+        return info
+
+    def check_able(self, info: LoadedModel, asked: str) -> None:
+        """Raises RemoteError USAGE."""
+        if why := refusal(self._config.model, info.able, asked):
+            raise RemoteError(ErrorCode.USAGE, why, details={"field": "model", "able": list(info.able)})
 
     def status(self) -> WorkerStatus:
         running, waiting = self._counts()

@@ -16,12 +16,14 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rbee_remote.protocol import ErrorCode, RemoteError, WorkerConfig
+from rbee_remote.protocol import AdapterScale, ErrorCode, RemoteError, WorkerConfig
+from rbee_remote.protocol.abilities import EMBEDDINGS, RERANK
 from rbee_remote.system.together import all_or_none
 from rbee_remote.worker.compute.batching import QueueFull
 from rbee_remote.worker.compute.loop import EngineThread
 from rbee_remote.worker.engine.interface import LoadedModel
 from rbee_remote.worker.requests import prompt
+from rbee_remote.worker.requests.adapters import scales_of
 from rbee_remote.worker.requests.generation import Embedding
 from rbee_remote.worker.service.state import State
 
@@ -56,15 +58,55 @@ class Texts:
         self._on_change = on_change
         self._busy = busy
 
-    async def compute(
-        self, texts: Sequence[Sequence[int]], scales: tuple[float, ...], *, background: bool = False
+    async def embed(
+        self,
+        texts: Sequence[str | Sequence[int]],
+        truncate: int | None = None,
+        lora: Sequence[AdapterScale] | None = None,
+        *,
+        background: bool = False,
     ) -> list[Embedded]:
-        """Of tokens, with what belongs around them. All, or the first error. scales: of the adapters. background:
-        whether they give way to others, which are then not refused for their sake.
+        """The embeddings of texts or of their tokens, of length 1 as vectors. truncate: how many tokens of a longer
+        text are taken, 0 for as many as the model takes. lora: as `GenerateRequest` has it. background: whether they
+        give way to others, which are then not refused for their sake. All, or the first error.
 
-        Raises RemoteError USAGE, ALL_SLOTS_BUSY, WORKER_GONE, or why the load failed.
+        Raises RemoteError: USAGE for a text that is empty or longer than the model takes, ALL_SLOTS_BUSY, WORKER_GONE,
+        or why the load failed.
         """
-        info = await self._state.wait_loaded()
+        info = await self._state.wait_able(EMBEDDINGS)
+        tokens = await asyncio.to_thread(self._engine.texts, texts, self._most(info, truncate))
+        return await self._compute(tokens, lora, info, background)
+
+    async def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        truncate: int | None = None,
+        per_document: int | None = None,
+        lora: Sequence[AdapterScale] | None = None,
+        *,
+        background: bool = False,
+    ) -> list[Embedded]:
+        """For each document what the model makes of it and the query: its scores, the first of which says how well the
+        two go together. truncate, lora, background: as of `embed`. per_document: as truncate, of the document alone.
+        Raises as it."""
+        info = await self._state.wait_able(RERANK)
+        most = self._most(info, truncate)
+        pairs = await asyncio.to_thread(self._engine.pairs, query, documents, most, per_document)
+        return await self._compute(pairs, lora, info, background)
+
+    def _most(self, info: LoadedModel, truncate: int | None) -> int | None:
+        most = most_tokens(info, self._config.ctx)
+        return None if truncate is None else min(truncate, most) if truncate > 0 else most
+
+    async def _compute(
+        self,
+        texts: Sequence[Sequence[int]],
+        lora: Sequence[AdapterScale] | None,
+        info: LoadedModel,
+        background: bool,
+    ) -> list[Embedded]:
+        scales = scales_of(self._config.adapters, lora)
         for index, tokens in enumerate(texts):
             _check(tokens, index, len(texts), most_tokens(info, self._config.ctx), info)
         alone = bool(info.use.pooling)

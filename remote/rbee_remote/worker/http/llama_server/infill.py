@@ -60,7 +60,7 @@ async def with_infill_prompt(service: Service, data: Any) -> Any:
     texts = {name: _text(name, getattr(body, name)) for name in ("input_prefix", "input_suffix")}
     begun = "" if body.prompt is None else _text("prompt", body.prompt)
     others = [_other(f"input_extra[{index}]", each) for index, each in enumerate(body.input_extra)]
-    info = await service.wait_able(COMPLETIONS)
+    info = await service.state.wait_able(COMPLETIONS)
     if not info.fim.is_there:
         told = "this model cannot fill in: its vocabulary has no tokens for what stands before a gap and behind it"
         raise RemoteError(ErrorCode.USAGE, told, details={"field": "model"})

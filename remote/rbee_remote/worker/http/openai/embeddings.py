@@ -73,7 +73,7 @@ async def embed(service: Service, body: EmbeddingsBody, caller: Caller) -> dict[
         if isinstance(value, str):
             check_text("input", value)
     with service.keep_alive.leased(caller.keeper):
-        results = await service.embed(inputs, truncation(body), body.lora, background=caller.background)
+        results = await service.texts.embed(inputs, truncation(body), body.lora, background=caller.background)
     for result in results:
         service.metrics.embedded(result.tokens)
     tokens = sum(result.tokens for result in results)

@@ -78,7 +78,7 @@ async def rerank(service: Service, body: RerankBody, caller: Caller) -> tuple[An
     """The answer, and how many tokens were read. Raises what `Service.rank` does."""
     texts = documents(body)
     with service.keep_alive.leased(caller.keeper):
-        results = await service.rank(
+        results = await service.texts.rank(
             body.query, texts, truncation(body), body.max_tokens_per_doc, body.lora, background=caller.background
         )
     for result in results:
