@@ -115,7 +115,9 @@ class Rbee:
         kept.setdefault("PIP_CACHE_DIR", str(real_home / ".cache/pip"))
         kept.setdefault("RUSTUP_HOME", str(real_home / ".rustup"))  # pip runs `rustc --version`; rustup writes there
         own = {"HOME": str(self.user_home), "RBEE_HOME": str(self.home), "XDG_RUNTIME_DIR": str(self.run_dir)}
-        return {"RBEE_LINK": "off"} | kept | own | self.env
+        # Workers of two threads, on processors that other tests use as well, spend half of the time spinning.
+        calm = {"RBEE_LINK": "off", "GOMP_SPINCOUNT": "300"}
+        return calm | kept | own | self.env
 
     def node_processes(self) -> list[psutil.Process]:
         """Processes of the `local` node of this keeper: whatever has our home in its command line."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rbee_remote.protocol import WorkerConfig
+from rbee_remote.protocol import WorkerConfig, WorkerOptions
 from rbee_remote.protocol.prompt_digest import common_digests, prompt_digests
 from rbee_remote.worker.engine.interface import Engine, Progress
 from tests.unit.remote.worker.http.test_app import Worker, running
@@ -27,7 +27,8 @@ async def test_a_chat_is_told_turn_by_turn_until_another_prompt_takes_its_place(
 
         return load_engine(replace(config, path=str(model_path)), progress)
 
-    settings: dict[str, Any] = {"ctx": 1024, "slots": 1, "keep_alive_s": 300.0}
+    # Several threads that wait for each other are slow on a busy machine.
+    settings: dict[str, Any] = {"ctx": 1024, "slots": 1, "keep_alive_s": 300.0, "options": WorkerOptions(threads=1)}
     async with running(folder, load, **settings) as worker, following(worker) as follower:
         messages: list[Any] = [{"role": "system", "content": SYSTEM}]
         before: tuple[str, ...] = ()
