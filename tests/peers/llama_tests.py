@@ -74,9 +74,15 @@ REASONS = (
     (r"last_progress", "progress of the prompt in the stream"),
     (r"exceed_context_size_error", "llama-server's error type; OpenAI's code here"),
     (r"assert \(?200 == [45]0", "refused there, served here"),
+    (r"len\(data\[.tokens.\]\) > 0", "text that was held back comes with no token of its own"),
+    (r"<s> ", "the prompt with its control tokens, as it came here"),
+    (r"Process-Start-Time|llamacpp:", "llama-server's names of metrics"),
     (r"match_regex|re_content|re_matches", "expects the text of another model"),
     (r"test_server_unix|Name or service not known|died with return code", "a way to listen that is llama-server's"),
-    (r"n_prompt|n_predicted|prompt_tokens|tokens_cached|truncated", "expects the tokens of another model"),
+    (r'"id" in prob', "the ids of the other likely tokens"),
+    (r'"embedding" in res.body\[0\]', "llama-server's own form of `/embeddings`, with a vector for each token"),
+    (r"too large|exceeds the available", "the words of an error"),
+    (r"n_prompt|n_predict|predicted_n|prompt_tokens|tokens_cached", "expects the tokens of another model"),
 )
 #: Likewise, a pattern in what was printed.
 PRINTED = (
