@@ -37,6 +37,8 @@ ELSEWHERE = {
     "test_tools_builtin": "tools that llama-server runs itself",
     "test_vision_api": "pictures",
 }
+#: Seconds that a test may take: a worker is started for each, on a machine that may be busy.
+TEST_S = 180
 #: What their tests import besides: nothing is downloaded, and no request outlasts its test, whose thread would be
 #: waited for. An adapter from the hub is one of random weights here.
 SUPPORT = {
@@ -50,13 +52,14 @@ def download(url, out):
 """,
     "bounded.py": """
 import requests
+LIMIT = 160
 
 def pytest_collection_finish(session):
     import utils
     utils.ServerPreset.load_all = staticmethod(lambda: None)
     send = requests.Session.request
     def bounded(self, method, url, **values):
-        return send(self, method, url, **{**values, "timeout": min(values.get("timeout") or 40, 40)})
+        return send(self, method, url, **{**values, "timeout": min(values.get("timeout") or LIMIT, LIMIT)})
     requests.Session.request = bounded
 """,
 }
@@ -71,9 +74,15 @@ REASONS = (
     (r"last_progress", "progress of the prompt in the stream"),
     (r"exceed_context_size_error", "llama-server's error type; OpenAI's code here"),
     (r"assert \(?200 == [45]0", "refused there, served here"),
+    (r"len\(data\[.tokens.\]\) > 0", "text that was held back comes with no token of its own"),
+    (r"<s> ", "the prompt with its control tokens, as it came here"),
+    (r"Process-Start-Time|llamacpp:", "llama-server's names of metrics"),
     (r"match_regex|re_content|re_matches", "expects the text of another model"),
     (r"test_server_unix|Name or service not known|died with return code", "a way to listen that is llama-server's"),
-    (r"n_prompt|n_predicted|prompt_tokens|tokens_cached|truncated", "expects the tokens of another model"),
+    (r'"id" in prob', "the ids of the other likely tokens"),
+    (r'"embedding" in res.body\[0\]', "llama-server's own form of `/embeddings`, with a vector for each token"),
+    (r"too large|exceeds the available", "the words of an error"),
+    (r"n_prompt|n_predict|predicted_n|prompt_tokens|tokens_cached", "expects the tokens of another model"),
 )
 #: Likewise, a pattern in what was printed.
 PRINTED = (
@@ -125,14 +134,15 @@ def run(folder: Path, names: list[str]) -> dict[str, Counter[str]]:
             if test not in ELSEWHERE:
                 subprocess.run(_command(test, report), cwd=tests, env=env, stdin=subprocess.DEVNULL, check=False)
                 found[test] = Counter(map(outcome, ElementTree.parse(report).iter("testcase")))
+                report.unlink()
     return found
 
 
 def _command(test: str, report: Path) -> list[str]:
-    options = ["junit_logging=system-out", "timeout_method=signal"]
+    options = ["junit_logging=system-out", "timeout_method=signal", "timeout_func_only=true"]
     plugins = ["no:cacheprovider", "bounded"]
     return [
-        *(sys.executable, "-m", "pytest", "-q", "-m", "not slow", "--rootdir=.", "--timeout=60"),
+        *(sys.executable, "-m", "pytest", "-q", "-m", "not slow", "--rootdir=.", f"--timeout={TEST_S}"),
         *(word for option in options for word in ("-o", option)),
         *(word for plugin in plugins for word in ("-p", plugin)),
         *(f"--junitxml={report}", f"unit/{test}.py"),
