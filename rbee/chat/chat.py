@@ -50,6 +50,7 @@ class Chat:
         self.changed: Callable[[], None] = lambda: None
         self.asking = Asking(context)
         self._preparing: asyncio.Task[None] | None = None
+        self._given_up: list[asyncio.Task[None]] = []
         self._waiting = Waiting()
         self._state = ""
         self._answers = False
@@ -225,6 +226,7 @@ class Chat:
         """Get a worker ready, as the chat has it now, while the user types."""
         if self._preparing and not self._preparing.done():
             self._preparing.cancel()
+            self._given_up.append(self._preparing)
         self._state = "connecting"
         self._preparing = asyncio.create_task(self._prepare(), name="get a worker ready for the chat")
         self.changed()
@@ -255,10 +257,12 @@ class Chat:
             self.changed()
 
     async def _leave_preparing(self) -> None:
-        if self._preparing:
-            self._preparing.cancel()
+        tasks = [*self._given_up, *([self._preparing] if self._preparing else [])]
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
             with contextlib.suppress(asyncio.CancelledError):
-                await self._preparing
+                await task
 
 
 def _answered(turn: Turn, heard: Heard, finished: Finished | None) -> Turn:

@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
     history = group(app, "history", "Sessions of `rbee chat`: find, show and remove them.")
     command(history, "list", example="rbee history list --lines 50")(list_)
     command(history, "search", example="rbee history search rayleigh scattering")(search)
-    command(history, "show", example="rbee history show 3f2a9c1e > answer.md")(show)
+    command(history, "show", example="rbee history show 3f2a9c1e")(show)
     command(history, "remove", example="rbee history remove 3f2a9c1e")(remove)
 
 

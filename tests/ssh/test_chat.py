@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(SSHD is None, reason="OpenSSH's server is not in
 NOWHERE = ("127.0.0.1", 1)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def worker() -> Iterator[Path]:
     with chat_worker.running_worker() as socket:
         yield socket
@@ -55,11 +55,8 @@ async def test_a_lost_connection_does_not_end_the_chat(
         gpu2 = replace(gpu1, name="gpu2", port=server.port)
         context = chat_worker.context_of(tmp_path / "keeper", gpu1, gpu2)
         context.settings.home.mkdir(mode=0o700)
-
-        def just_used() -> None:
-            """The registry believes in a worker for a minute, which a busy machine may take for a turn."""
-            for node in ("gpu1", "gpu2"):
-                chat_worker.know_worker(context.settings.registry_path, node, worker)
+        for node in ("gpu1", "gpu2"):
+            chat_worker.know_worker(context.settings.registry_path, node, worker)
 
         def lose(came: str) -> None:
             if "line 3" in came:
@@ -67,7 +64,6 @@ async def test_a_lost_connection_does_not_end_the_chat(
                 proxy.lead_to(NOWHERE)
                 proxy.strike("cut")
 
-        just_used()
         async with Chat(context, screen, None, Session(asked=Asked(node="gpu1" if is_fixed else None))) as chat:
             await chat.take("hi")
             assert chat.asking.place is not None
@@ -76,7 +72,6 @@ async def test_a_lost_connection_does_not_end_the_chat(
             await chat.take("and now?")
             assert proxy.connections == opened == 1  # it is held
 
-            just_used()
             screen.on_token = lose
             await chat.take("long")
             assert isinstance(chat.failure, ConnectError)
@@ -89,7 +84,6 @@ async def test_a_lost_connection_does_not_end_the_chat(
                 await chat.take("are you there?")
                 assert isinstance(chat.failure, ConnectError)
                 proxy.lead_to(("127.0.0.1", server.port))
-            just_used()
             await chat.take("/retry" if is_fixed else "are you there?")
             assert chat.failure is None
             assert screen.answers[-1] == "you said: are you there?"

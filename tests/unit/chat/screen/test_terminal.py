@@ -64,7 +64,7 @@ class AtTerminal:
         return bool(part)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def worker() -> Iterator[Path]:
     with chat_worker.running_worker() as socket:
         yield socket
@@ -85,6 +85,7 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(term: str, worker: Path, tmp_
         terminal.types(CTRL_C)
         terminal.until(b"stopped; what came of the answer is kept")
         terminal.until(b">")
+        chat_worker.know_worker(home / "workers.db", "local", worker)
         terminal.types(b"hi\r")
         terminal.until(b"you said: hi")
         terminal.until(b">")
