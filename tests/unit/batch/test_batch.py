@@ -247,7 +247,10 @@ async def test_more_lines_go_at_once_as_workers_come(bench: Bench) -> None:
     async def script(prompt: str) -> tuple[int, str]:
         if prompt == "p20":
             bench.fleet.nodes += tuple(replace(bench.fleet.nodes[0], name=name) for name in "bcd")
-        await asyncio.sleep(0.005)
+            while bench.fleet.most < 40:
+                await asyncio.sleep(0.005)
+        elif int(prompt[1:]) > 20:
+            await asyncio.sleep(0.005)
         return 200, "well"
 
     bench.fleet.script = script
