@@ -27,8 +27,8 @@ from tests.testbed.cli import Rbee
 
 WORKERS = (1, 2, 4)
 SLOTS, ROUNDS = 8, 3
-#: Seconds of a step; tokens of an answer, so that a line takes a second; lines for each worker.
-PACE_S, TOKENS, LINES = 0.05, 20, 200
+#: Seconds of a step; tokens of an answer; lines for each worker, so that a run takes 40 s.
+PACE_S, TOKENS, LINES = 0.25, 20, 64
 #: Of the containers: lines in all, tokens of an answer, slots of each.
 REAL_LINES, REAL_TOKENS, REAL_SLOTS = 48, 24, 4
 MODEL = "smollm2:135m"

@@ -50,9 +50,8 @@ async def batch(context: Context, asked: BatchRequest) -> Summary:
             try:
                 stopped = await _work(context, asked, survey, journal, tally)
             except asyncio.CancelledError:
-                context.emit(
-                    Notice(f"{tally.done} of {tally.total} lines are done; the same command goes on from here")
-                )
+                told = f"{tally.done} of {tally.total} lines are done; the same command goes on from here"
+                context.emit(Notice(told))
                 raise
             finally:
                 details |= {"done": tally.done, "failed": tally.failed, "tokens": tally.tokens}

@@ -78,8 +78,9 @@ class Crew:
                     was_bad_at = now
                     emit(Notice(f"no answer for now: {self._health.why}; trying again"))
                 if self._health.is_over(now):
+                    known = self._health.code in ErrorCode.__members__
                     raise NodeError(
-                        ErrorCode.WORKER_GONE,
+                        ErrorCode[self._health.code] if known else ErrorCode.WORKER_GONE,
                         f"no node gives an answer: {self._health.why}",
                         hint="nothing is lost: the same command goes on from here",
                     )

@@ -53,7 +53,7 @@ class Attempts:
 @dataclass(slots=True)
 class Health:
     """Of the run. retries: more tries of a line. give_up_s: without any answer, after which the run ends; infinite for
-    never. answers: got so far, refusals included, which show that somebody is there."""
+    never. answers: got so far, refusals included, which show that somebody is there. why, code: of the last miss."""
 
     retries: int
     give_up_s: float = math.inf
@@ -61,6 +61,7 @@ class Health:
     _bad_since: float | None = field(default=None, init=False)
     _fatal_since: float | None = field(default=None, init=False)
     why: str = field(default="", init=False)
+    code: str = field(default="", init=False)
 
     @property
     def is_bad(self) -> bool:
@@ -80,7 +81,7 @@ class Health:
             self._fatal_since = None
         elif self._fatal_since is None:
             self._fatal_since = now
-        self.why = why
+        self.why, self.code = why, code
         others_did = self.answers > attempts.since
         return attempts.tries > self.retries and others_did
 

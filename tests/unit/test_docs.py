@@ -260,7 +260,7 @@ def test_every_exit_code_stands_there() -> None:
 
 def test_every_event_stands_there_with_its_fields() -> None:
     rows = _rows("docs/reference/json.md", "Events")
-    names = {"PhaseStarted": "phase", "PhaseDone": "phase_done", "ToolCall": "tool_call"}
+    names = {"PhaseStarted": "phase", "PhaseDone": "phase_done", "ToolCall": "tool_call", "BatchProgress": "batch"}
     kinds = {names.get(kind.__name__, kind.__name__.lower()): kind for kind in get_args(events.Event)}
     assert set(rows) - {"event"} == set(kinds)
     for name, kind in kinds.items():

@@ -1,10 +1,12 @@
-"""A fleet in place of a gateway's: answers come as a script says. As a program it runs a whole batch, which a test
-kills: `scripted.py INPUT OUTPUT input|finished`."""
+"""A fleet in place of a gateway's: answers come as a script says. As a program it runs whole batches, each in a process
+of its own, for a test to kill: for each line `INPUT OUTPUT ORDER` of its input it says the process, and when that is
+over, its status."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -92,12 +94,29 @@ def context_in(home: Path, events: list[Event]) -> Context:
     )
 
 
-def main(source: str, out: str, order: str) -> None:
+def run(source: str, out: str, order: str) -> None:
     asked = BatchRequest(Input(Path(source)), Path(out), in_order=order == "input")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rbee.batch.batch.asker_for", ScriptedFleet().asker_for)
         asyncio.run(batch(context_in(Path(out).parent, []), asked))
 
 
+def main() -> None:
+    """What a run imports is imported once."""
+    for words in sys.stdin:
+        process = os.fork()
+        if not process:
+            random.seed()
+            run(*words.split())
+            os._exit(0)
+        _say(process)
+        _say(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+
+
+def _say(number: int) -> None:
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -20,6 +20,7 @@ from rbee.batch.reading import Input
 from rbee.batch.request import BatchRequest, Summary
 from rbee.batch.template import Template
 from rbee.gateway.base.views import NodeState
+from rbee_remote.protocol import ErrorCode
 from tests.patience import PATIENCE_S
 from tests.unit.batch.scripted import ScriptedFleet, context_in
 from tests.unit.gateway.views import node_view
@@ -146,6 +147,7 @@ async def test_a_run_ends_where_nobody_answers_for_long(bench: Bench) -> None:
     bench.write({"prompt": "p"})
     with pytest.raises(NodeError, match="no node gives an answer: connection_lost") as caught:
         await bench.run(give_up_s=0.01)
+    assert caught.value.code is ErrorCode.CONNECTION_LOST
     assert "goes on from here" in caught.value.hint
     assert bench.lines == []
 
@@ -247,7 +249,8 @@ async def test_more_lines_go_at_once_as_workers_come(bench: Bench) -> None:
     async def script(prompt: str) -> tuple[int, str]:
         if prompt == "p20":
             bench.fleet.nodes += tuple(replace(bench.fleet.nodes[0], name=name) for name in "bcd")
-        await asyncio.sleep(0.005)
+        while int(prompt[1:]) >= 20 and bench.fleet.most < 40:
+            await asyncio.sleep(0.005)
         return 200, "well"
 
     bench.fleet.script = script

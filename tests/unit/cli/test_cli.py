@@ -65,7 +65,9 @@ EVERY_COMMAND = list(commands(typer.main.get_command(cli.make_app())))
 def test_the_commands_of_the_specification_are_there() -> None:
     names = {" ".join(path) for path in EVERY_COMMAND}
     assert names == {
+        "batch",
         "bench",
+        "chat",
         "gc",
         "infer",
         "launch",
@@ -75,6 +77,7 @@ def test_the_commands_of_the_specification_are_there() -> None:
         "uninstall",
         "usage",
         "version",
+        *(f"history {name}" for name in ("list", "remove", "search", "show")),
         *(f"keys {name}" for name in ("add", "list", "revoke")),
         *(f"nodes {name}" for name in ("add", "list", "show", "remove", "ping", "check")),
         *(f"workers {name}" for name in ("list", "show", "stop", "sync", "health")),
