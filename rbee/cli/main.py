@@ -142,6 +142,10 @@ def _renderer(state: State, words: Sequence[str]) -> Renderer:
     )
 
 
+#: Of Typer's, which mean something to programmers alone.
+_WORDS = {"is not a valid float": "is no number", "is not a valid integer": "is no whole number"}
+
+
 def _usage_error(error: typer.TyperException) -> RbeeError:
     """Typer's complaint in our words; the hint names the help of the command it is about."""
     context = getattr(error, "ctx", None)
@@ -150,6 +154,8 @@ def _usage_error(error: typer.TyperException) -> RbeeError:
         r"(.*?)\.?\s*(?:\(Possible options: (.*)\)|Did you mean:? (.*)\?)?", error.format_message(), re.DOTALL
     )
     message, *likely = match.groups() if match else (error.format_message(),)
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
     meant = next((f"did you mean {names}? " for names in likely if names), "")
     return UsageError(f"{message[:1].lower()}{message[1:]}", hint=f"{meant}`{path} --help` shows what it takes")
 

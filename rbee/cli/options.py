@@ -37,7 +37,9 @@ NodesArgument = Annotated[
 ]
 ModelOption = Annotated[
     str | None,
-    typer.Option("--model", "-m", metavar="REF", help="smollm2:135m, hf:OWNER/REPO:QUANT, file:PATH, https://…"),
+    typer.Option(
+        "--model", "-m", metavar="REF", help="The model: smollm2:135m, hf:OWNER/REPO:QUANT, file:PATH or https://…"
+    ),
 ]
 NowOption = Annotated[bool, typer.Option("--now", help="Do not wait for running requests.")]
 PatienceOption = Annotated[

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -62,6 +63,12 @@ class Feeds:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._registry.close()
 
+    def check(self) -> None:
+        """Raises ElsewhereError where a connection is to be held elsewhere, and is not."""
+        for task in self._tasks:
+            if task.done():
+                task.result()
+
     def _session_maker(self, node: Node) -> Callable[[Emit], NodeSession]:
         return lambda emit: NodeSession(replace(self._context, emit=emit), self._registry, node)
 
@@ -96,10 +103,12 @@ class Feed:
 
     async def _watch(self, room: asyncio.Semaphore) -> None:
         """One connection, for as long as it lasts. Raises what it ended with."""
-        session = self._make_session(self._on_event)
-        async with room:
-            await _entered(session)
-        try:
+        async with (
+            AsyncExitStack() as held
+        ):  # which hears how it ended: a connection that is silent is asked before use
+            session = self._make_session(self._on_event)
+            async with room:
+                await _enter(held, session)
             lost = asyncio.create_task(session.connection.until_lost(HOLD_SILENCE_S))
             hives = asyncio.create_task(self._hives(session))
             try:
@@ -110,9 +119,7 @@ class Feed:
                 for task in (lost, hives):
                     task.cancel()
                 await asyncio.gather(lost, hives, return_exceptions=True)
-        finally:
-            await session.__aexit__(None, None, None)
-        raise ConnectError(ErrorCode.CONNECTION_LOST, "the connection was lost")
+            raise ConnectError(ErrorCode.CONNECTION_LOST, "the connection was lost")
 
     async def _hives(self, session: NodeSession) -> None:
         """One hive after the other. Raises RbeeError: what is wrong with the node."""
@@ -145,10 +152,10 @@ class Feed:
                 raise
 
 
-async def _entered(session: NodeSession) -> None:
+async def _enter(held: AsyncExitStack, session: NodeSession) -> None:
     try:
         async with asyncio.timeout(HOLD_CONNECT_S):
-            await session.__aenter__()
+            await held.enter_async_context(session)
     except TimeoutError as error:
         raise ConnectError(
             ErrorCode.CONNECTION_TIMEOUT, f"{session.node.name} cannot be reached: no answer for {HOLD_CONNECT_S:g} s"

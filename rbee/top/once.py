@@ -36,6 +36,7 @@ async def once(context: Context, nodes: Sequence[Node], patience_s: float = PATI
         feeds = await stack.enter_async_context(Feeds(context, nodes, woken.set))
         until = time.monotonic() + patience_s
         while (now := time.monotonic()) < until and not all(_is_settled(each, now) for each in feeds.nodes.values()):
+            feeds.check()
             woken.clear()
             try:
                 async with asyncio.timeout(min(until - now, 0.25)):

@@ -173,6 +173,7 @@ async def test_a_gateway_that_ends_lets_running_commands_finish_and_takes_no_oth
             process.stdin.close()  # type: ignore[union-attr]
             begun = await process.stdout.readexactly(20)
             assert (keeper.status() or {})["commands"] == 1
+            assert (keeper.status() or {})["serving"] == {"running": 0, "waiting": []}
             gateway.terminate()
             assert gateway.stderr is not None
             await gateway.stderr.readuntil(b"ending: 1 request ")

@@ -135,6 +135,12 @@ int nvmlDeviceGetMemoryInfo(const char *gpu, memory_t *to) {
   return status;
 }
 
+/* nvmlUtilization_t: of the processors, then of the memory's bus. */
+int nvmlDeviceGetUtilizationRates(const char *gpu, unsigned *to) {
+  to[1] = 0;
+  return whole(gpu, "utilization", to);
+}
+
 int nvmlDeviceGetMaxMigDeviceCount(const char *gpu, unsigned *to) { return whole(gpu, "mig_most", to); }
 
 int nvmlDeviceGetMigDeviceHandleByIndex(const char *gpu, unsigned index, char **handle) {

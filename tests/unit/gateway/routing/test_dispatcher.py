@@ -11,7 +11,7 @@ import pytest
 from rbee.base.errors import ConnectError, NodeError, RbeeError
 from rbee.base.retries import LOAD_PAUSE_S
 from rbee.gateway.base.views import NodeState, Target, Waiting, Wanted, WorkerKey, WorkerView
-from rbee.gateway.routing.dispatcher import FleetDispatcher, QueuedTicket
+from rbee.gateway.routing.dispatcher import FleetDispatcher, QueuedTicket, WhoWaits
 from rbee.gateway.routing.loads import ABANDON_S
 from rbee_remote.protocol import ErrorCode, WorkerState
 from tests.doubles import virtual_time
@@ -148,6 +148,23 @@ def test_who_waits_hears_its_place_and_about_how_long() -> None:
         waiting[0].close()
         assert [ticket.waiting.place for ticket in waiting[1:]] == [1, 2]
         await asyncio.gather(*running, *(served(ticket, 1) for ticket in waiting[1:]))
+
+    play(story, node("a"))
+
+
+def test_who_waits_is_told_by_model_and_key() -> None:
+    async def story(dispatcher: FleetDispatcher, fleet: ScriptedFleet) -> None:
+        fleet.add("a", A)
+        running = [asyncio.create_task(served(dispatcher.enter(want()), 20)) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert dispatcher.who_waits() == []
+        first = dispatcher.enter(want(client="alice"))
+        await asyncio.sleep(5)
+        others = [dispatcher.enter(want(client=client)) for client in ("bob", "alice", "")]
+        assert dispatcher.who_waits() == [
+            WhoWaits(A, "alice", 2, 5.0), WhoWaits(A, "bob", 1, 0.0), WhoWaits(A, "", 1, 0.0),
+        ]  # fmt: skip
+        await asyncio.gather(*running, *(served(ticket, 1) for ticket in (first, *others)))
 
     play(story, node("a"))
 
