@@ -40,11 +40,11 @@ def begin() -> None:
     os.environ |= {"HOME": str(made / "home"), "XDG_RUNTIME_DIR": str(made / "runtime")}
     os.environ |= {"RBEE_WHEEL_CACHE": str(made / "wheels"), "PIP_CACHE_DIR": str(made / "pip")}
     os.environ["RUSTUP_HOME"] = str(made / "rustup")  # pip runs `rustc --version`, and rustup writes there
-    os.environ["PATH"] = _without_shims(os.environ["PATH"])
+    os.environ["PATH"] = without_shims(os.environ["PATH"])
     _keep_settings(home)
 
 
-def _without_shims(path: str) -> str:
+def without_shims(path: str) -> str:
     """Without the stand-ins of a version manager, which ask it each time which Python is meant: a tenth of a second for
     each of the names that a node is looked through for. The one that runs the tests is there by itself."""
     folders = path.split(os.pathsep)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,11 @@ def test_what_a_test_sets_of_the_environment_is_not_there_for_the_next_one(monke
         os.environ |= {"THERE": "3", "NEW": "4"}
         del os.environ["GONE"]
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("path", "kept"),
+    [("/x/shims:/y/shims:/usr/bin", f"{sys.base_prefix}/bin:/usr/bin"), ("/usr/bin:/bin", "/usr/bin:/bin")],
+)
+def test_stand_ins_of_a_version_manager_are_out_of_reach(path: str, kept: str) -> None:
+    assert run.without_shims(path) == kept

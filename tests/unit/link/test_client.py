@@ -154,7 +154,8 @@ def test_what_cannot_be_told_to_a_server_that_has_said_all_loses_nothing_of_what
             assert "code" in json.loads(said.readline())
             theirs.sendall(line({"accepted": 1}))
             assert json.loads(said.readline()) == {"go": True}
-            for message in ({"begun": True}, {"out": "a"}, *([last] if last else [])):
+            messages: list[dict[str, object]] = [{"begun": True}, {"out": "a"}, *([last] if last else [])]
+            for message in messages:
                 theirs.sendall(line(message))
 
     def write(*_: object) -> None:

@@ -174,8 +174,9 @@ async def test_a_second_drop_has_a_patience_of_its_own(folder: Path, monkeypatch
 
 def test_followed_again_the_clock_of_the_first_drop_does_not_end_a_request() -> None:
     async def main() -> list[float]:
-        def end(_id: str, _reason: str, *, only_waiting: bool = False) -> bool:
+        def end(request_id: str, reason: str, *, only_waiting: bool = False) -> bool:
             if not only_waiting:
+                assert (request_id, reason) == ("0" * 32, "canceled")
                 ended_at.append(loop.time() - began)
             return not only_waiting
 
