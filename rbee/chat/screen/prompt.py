@@ -166,8 +166,8 @@ def _bindings() -> KeyBindings:
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.newline(copy_margin=False)
 
-    @bindings.add("c-c")
-    @bindings.add(Keys.SIGINT)
+    @bindings.add("c-c", filter=~is_searching)
+    @bindings.add(Keys.SIGINT, filter=~is_searching)
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.reset()
 

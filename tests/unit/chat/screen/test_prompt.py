@@ -56,6 +56,7 @@ def test_keys(keys: str, text: str | None) -> None:
 
 def test_what_was_typed_before_comes_back() -> None:
     assert typed(f"{UP}{UP}{ENTER}", before=("the last", "the one before")) == ["the one before"]
+    assert typed(f"{CTRL_R}bef{CTRL_C}{CTRL_C}x{ENTER}", before=("the one before",)) == ["x"]
     assert typed(f"{CTRL_R}bef{ENTER}{ENTER}", before=("the last", "the one before", "other")) == ["the one before"]
 
 
