@@ -54,11 +54,16 @@ async def run_at_terminal(
         view.notice(f"session {session.id}")
         if session.conversation.last:
             view.turn(session.conversation.last)
-    warming = asyncio.create_task(asyncio.to_thread(_import_for_answers), name="import what answers need")
-    async with chat:
+    async with chat, asyncio.TaskGroup() as background:
+        prompt.once_shown(lambda: background.create_task(_get_ready(chat), name="get ready for answers"))
         await _talk(chat, view, prompt)
-    await warming
     return chat
+
+
+async def _get_ready(chat: Chat) -> None:
+    """After the prompt has come, which would wait for the imports."""
+    await asyncio.to_thread(_import_for_answers)
+    chat.look_again()
 
 
 async def _talk(chat: Chat, view: TerminalView, prompt: Prompt) -> None:
