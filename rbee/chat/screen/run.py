@@ -54,9 +54,14 @@ async def run_at_terminal(
         view.notice(f"session {session.id}")
         if session.conversation.last:
             view.turn(session.conversation.last)
-    async with chat, asyncio.TaskGroup() as background:
-        prompt.once_shown(lambda: background.create_task(_get_ready(chat), name="get ready for answers"))
-        await _talk(chat, view, prompt)
+    background: list[asyncio.Task[None]] = []
+    prompt.once_shown(lambda: background.append(asyncio.create_task(_get_ready(chat), name="get ready for answers")))
+    async with chat:
+        try:
+            await _talk(chat, view, prompt)
+        finally:
+            for task in background:
+                task.cancel()
     return chat
 
 

@@ -66,6 +66,7 @@ def test_the_commands_of_the_specification_are_there() -> None:
     names = {" ".join(path) for path in EVERY_COMMAND}
     assert names == {
         "bench",
+        "chat",
         "gc",
         "infer",
         "launch",
@@ -74,6 +75,7 @@ def test_the_commands_of_the_specification_are_there() -> None:
         "uninstall",
         "usage",
         "version",
+        *(f"history {name}" for name in ("list", "search", "show", "remove")),
         *(f"keys {name}" for name in ("add", "list", "revoke")),
         *(f"nodes {name}" for name in ("add", "list", "show", "remove", "ping", "check")),
         *(f"workers {name}" for name in ("list", "show", "stop", "sync", "health")),
