@@ -30,6 +30,7 @@ async def run_at_terminal(
 
         async def asked(question: str) -> T:
             assert prompt is not None
+            view.hush()
             async with prompt.away():
                 return await ask(question)
 
