@@ -36,7 +36,7 @@ _SHORTER_TRIES = 3
 
 
 class Chat:
-    """Used as `async with`: a worker is got ready in the background, and at the end connections are closed.
+    """Used as `async with`: at its end what goes on in the background does, too, and connections are closed.
 
     session: as it was kept last; conversation and asked of it are what holds now. files: for the next message. store:
     None where nothing is kept. failure: the error that the last turn ended with. changed: called when `state` does.
@@ -56,7 +56,6 @@ class Chat:
         self._answers = False
 
     async def __aenter__(self) -> Self:
-        self.prepare()
         return self
 
     async def __aexit__(
@@ -232,7 +231,7 @@ class Chat:
         self.changed()
 
     def look_again(self) -> None:
-        """The user begins to type: a worker that nothing was heard of for a while is got ready."""
+        """Get a worker ready that nothing was heard of for a while, or ever: the user is there, or begins to type."""
         if self.asking.is_stale and (self._preparing is None or self._preparing.done()) and not self._answers:
             self.prepare()
 

@@ -52,9 +52,12 @@ class StreamedAnswer:
         self._turns = 0
 
     def status(self, text: str) -> None:
-        """What is waited for, shown until something of the answer comes."""
+        """What is waited for, shown until something of the answer comes; "" takes it away at once."""
         self._status = one_line(text)
-        self._draw_soon()
+        if text:
+            self._draw_soon()
+        else:
+            self._draw()
 
     def reasoning(self, text: str, tokens: int) -> None:
         if not self._is_thinking:

@@ -65,6 +65,7 @@ async def test_a_lost_connection_does_not_end_the_chat(
                 proxy.strike("cut")
 
         async with Chat(context, screen, None, Session(asked=Asked(node="gpu1" if is_fixed else None))) as chat:
+            chat.prepare()
             await chat.take("hi")
             assert chat.asking.place is not None
             assert chat.asking.place.node == "gpu1"

@@ -149,6 +149,7 @@ async def run_plain(chat: Chat, *, is_terminal: bool) -> int:
     """The exit status. is_terminal: somebody types."""
     lines, prompt = Lines(sys.stdin.fileno()), Prompt(is_shown=is_terminal)
     async with chat:
+        chat.prepare()
         while not chat.is_over:
             try:
                 reading = lines.message(prompt)

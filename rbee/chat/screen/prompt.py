@@ -83,6 +83,16 @@ class Prompt:
     def is_shown(self) -> bool:
         return self._session.app.is_running
 
+    def once_shown(self, call: Callable[[], object]) -> None:
+        """Have `call` called when the prompt is on the screen for the first time."""
+        shown = self._session.app.after_render
+
+        def on_shown(_: object) -> None:
+            shown.remove_handler(on_shown)
+            call()
+
+        shown += on_shown
+
     def redraw(self) -> None:
         """The state has changed."""
         if self.is_shown:

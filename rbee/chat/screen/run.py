@@ -30,6 +30,7 @@ async def run_at_terminal(
 
         async def asked(question: str) -> T:
             assert prompt is not None
+            view.hush()
             async with prompt.away():
                 return await ask(question)
 
@@ -54,11 +55,21 @@ async def run_at_terminal(
         view.notice(f"session {session.id}")
         if session.conversation.last:
             view.turn(session.conversation.last)
-    warming = asyncio.create_task(asyncio.to_thread(_import_for_answers), name="import what answers need")
+    background: list[asyncio.Task[None]] = []
+    prompt.once_shown(lambda: background.append(asyncio.create_task(_get_ready(chat), name="get ready for answers")))
     async with chat:
-        await _talk(chat, view, prompt)
-    await warming
+        try:
+            await _talk(chat, view, prompt)
+        finally:
+            for task in background:
+                task.cancel()
     return chat
+
+
+async def _get_ready(chat: Chat) -> None:
+    """After the prompt has come, which would wait for the imports."""
+    await asyncio.to_thread(_import_for_answers)
+    chat.look_again()
 
 
 async def _talk(chat: Chat, view: TerminalView, prompt: Prompt) -> None:

@@ -97,6 +97,11 @@ class TerminalView:
             self.text(_quoted(changed.strip("\r\n")))
         return changed
 
+    def hush(self) -> None:
+        """Nothing moves until something comes: a question is put."""
+        if self._answer:
+            self._answer.hush()
+
     def gap(self) -> None:
         """A blank line, before the next prompt."""
         self._output.write_raw("\r\n")
@@ -173,6 +178,9 @@ class _Answer:
 
     def line(self, text: str) -> None:
         self._shown.line(text)
+
+    def hush(self) -> None:
+        self._shown.status("")
 
     def end(self) -> None:
         self._shown.end()

@@ -38,6 +38,7 @@ async def chat(tmp_path: Path, worker: Path, screen: Screen) -> AsyncIterator[Ch
     chat_worker.know_worker(context.settings.registry_path, LOCAL, worker)
     with Chats(home / "chats.db") as store:
         async with Chat(context, screen, store, Session(asked=Asked())) as made:
+            made.prepare()
             yield made
 
 

@@ -105,6 +105,16 @@ def test_what_was_waited_for_is_gone_at_the_end() -> None:
     assert shown(["x"], Terminal()) == "x"
 
 
+async def test_nothing_moves_while_a_question_is_put() -> None:
+    terminal = Terminal()
+    answer = StreamedAnswer(Output(terminal), terminal.size, color=False)
+    answer.status("connecting")
+    assert "connecting" in terminal.text
+    answer.status("")
+    assert (terminal.text, answer._timer) == ("", None)
+    answer.end()
+
+
 def test_a_line_in_between_stands_where_it_came() -> None:
     terminal = Terminal()
 
