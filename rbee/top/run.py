@@ -80,6 +80,7 @@ class Live:
         self._keys = Keys()
         self._gateway: GatewayRow | None = None
         self._history: deque[float] = deque(maxlen=HISTORY_S)
+        self._counted_at = -1.0
         self._log: deque[str] = deque(maxlen=MOST_LINES)
         self._following: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -117,12 +118,9 @@ class Live:
 
     async def _drawing(self) -> None:
         interval = INTERVAL_S if len(self._nodes) < MANY else MANY_INTERVAL_S
-        counted_at = drawn_at = -1.0
+        drawn_at = -1.0
         while not self._is_over:
             now = time.monotonic()
-            if now - counted_at >= 1.0:
-                counted_at = now
-                self._history.append(self._fleet().rate)
             if self._is_changed or self._woken.is_set() or now - drawn_at >= 1.0:
                 self._is_changed = False
                 self._draw()
@@ -137,7 +135,10 @@ class Live:
         return Fleet(tuple(node.row(now) for node in self.feeds.nodes.values()), self._gateway, tuple(self._history))
 
     def _draw(self) -> None:
-        fleet, size = self._fleet(), self._screen.size
+        fleet, size, now = self._fleet(), self._screen.size, time.monotonic()
+        if now - self._counted_at >= 1.0:  # there is a picture each second at least, and rows are made once for it
+            self._counted_at = now
+            self._history.append(fleet.rate)
         shown = rows(fleet.nodes, self._view.sort, self._view.filter)
         self._view = follow(self._view, shown, layout.page(fleet, self._view, size, self._glyphs))
         drawn = layout.lines(fleet, shown, self._view, size, self._glyphs, self._log)

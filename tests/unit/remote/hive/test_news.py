@@ -109,21 +109,24 @@ async def test_a_hive_is_followed_and_ends_nevertheless(folder: HiveFolder, tiny
     await asyncio.to_thread(folder.until_gone, info["pid"])
 
 
+async def _until_running(watched: AsyncIterator[HiveNews | NodeLoad]) -> AsyncIterator[NodeLoad]:
+    """The loads up to the first in which a worker runs something, whatever news come between them."""
+    async for told in watched:
+        if isinstance(told, NodeLoad):
+            yield told
+            if any(load.running for load in told.workers):
+                return
+
+
 async def test_who_watches_hears_how_much_there_is_to_do(layout: Layout) -> None:
     async with supervising(layout) as supervisor:
         worker, _ = await supervisor.ensure(spawn(busy=True))
         told = News(supervisor, Catalog(layout.models))
         async with aclosing(told.watch()) as watched, asyncio.timeout(PATIENCE_S):
             assert isinstance(await anext(watched), HiveNews)
-            first = await anext(watched)
-            assert isinstance(first, NodeLoad)
-            while not any(load.running for load in first.workers):
-                first = await anext(watched)
-                if isinstance(first, HiveNews):
-                    first = await anext(watched)
-                assert isinstance(first, NodeLoad)
-            assert [(load.id, load.running) for load in first.workers] == [(worker.id, 1)]
-            assert first.ram_total_mb > 0
+            loads = [told async for told in _until_running(watched)]
+            assert [(load.id, load.running) for load in loads[-1].workers] == [(worker.id, 1)]
+            assert loads[-1].ram_total_mb > 0
         await supervisor.stop(worker, QUICK)
 
 
