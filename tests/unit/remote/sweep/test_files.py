@@ -182,7 +182,7 @@ def test_where_records_cannot_be_read_no_model_is_listed(node: NodeFolders, monk
             raise error
         return real(folder)
 
-    monkeypatch.setattr(files.os, "scandir", once)
+    monkeypatch.setattr(os, "scandir", once)
     assert f"models/{'5' * 64}.gguf" not in listed(node)
     assert f"models/{'5' * 64}.gguf" in listed(node)
 
