@@ -3,8 +3,8 @@
 Rules
 - Nothing is removed that something uses, that this keeper would put back, or that is young.
 - A home may be shared by several machines, and one sees only its own processes. Each touches the payload and the
-  runtime that it uses every hour, and what is being written is young by itself; so two hours of rest are the least,
-  whatever `--older-than` says.
+  runtime that it uses every hour, and its notes of models that its workers may have still; what is being written is
+  young by itself. So two hours of rest are the least, whatever `--older-than` says.
 """
 
 from __future__ import annotations

@@ -76,10 +76,10 @@ async def on_some_node(
     session: InferSession, work: Callable[[InferSession, Node, WorkerRow | None], Awaitable[T]]
 ) -> T:
     """Done on the node that phase 1 chooses; where that one cannot, and the user named none, on the next. work: gets
-    the row of a warm worker, if phase 1 found one. A model that cannot do what is asked is refused first, where its ref
-    tells."""
+    the row of a warm worker, if phase 1 found one. Nodes whose model cannot do what is asked are left out, as far as
+    its ref tells; where there is no other, it is refused."""
     request, inventory = session.request, session.context.inventory
-    nodes = inventory.select(request.node) if request.node else inventory.among(request.among)
+    nodes = session.able(inventory.select(request.node) if request.node else inventory.among(request.among))
     chosen = _choose(session, nodes)
     row = chosen.row if isinstance(chosen, Reuse) else None
     remaining = [chosen.node, *(node for node in nodes if node != chosen.node)]
@@ -89,7 +89,6 @@ async def on_some_node(
         remaining = await gpus_first(session, remaining)
     while True:
         node = remaining.pop(0)
-        session.check_able(node)
         try:
             return await work(session, node, row)
         except (NodeError, ConnectError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -60,10 +60,22 @@ class InferSession:
         """The model to use on a node. Raises UsageError for a ref that is none."""
         return parse_ref(self.request.model or node.model or DEFAULT_MODEL)
 
-    def check_able(self, node: Node) -> None:
-        """Raises UsageError where the ref of a node's model alone tells that it cannot do what is asked."""
-        model = self.ref(node).canonical
-        check_able(model, said_abilities(model, self.request.load.over(node.load)), self.request.ability)
+    def able(self, nodes: Sequence[Node]) -> list[Node]:
+        """Those whose model's ref alone does not tell that it cannot do what is asked: each node may have another one,
+        or load it otherwise. Raises UsageError where there is none."""
+        able, why = [], None
+        for node in nodes:
+            try:
+                model = self.ref(node).canonical
+                check_able(model, said_abilities(model, self.request.load.over(node.load)), self.request.ability)
+            except RbeeError as error:
+                if "able" in error.details:
+                    why = why or error
+                    continue
+            able.append(node)
+        if why and not able:
+            raise why
+        return able
 
     def ability(self, node: Node) -> str:
         """What the file of a node's model has to tell that it can do; "" where that was told already."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sqlite_utils.db import Database
 
 #: Grows with each step in `migrations`; kept in `PRAGMA user_version`.
-VERSION = 5
+VERSION = 6
 
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}

@@ -79,3 +79,9 @@ def m004_what_wheels_fit_a_node(db: Database) -> None:
 def m005_what_adapters_workers_have(db: Database) -> None:
     """Workers seen before have none: an older rbee knew no adapters."""
     db.table("workers").add_column("lora", str, not_null_default="")
+
+
+@MIGRATIONS()
+def m006_how_workers_pool(db: Database) -> None:
+    """Workers seen before do as their files say: an older rbee could not say otherwise."""
+    db.table("workers").add_column("pooling", str, not_null_default="auto")

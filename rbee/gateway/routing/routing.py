@@ -151,13 +151,19 @@ class _Choice:
         left: list[float] = []
         gives_way: set[WorkerKey] = set()
         for node in self.up:
-            if (taken_s := self.now.starting.get(self._as_load(node))) is not None:
+            if (taken_s := self._taken_s(node)) is not None:
                 shares.append(0.0)
                 left.append(max(0.0, load_s(node, self.target.model) - taken_s))
                 gives_way |= self._giving_way(node, self._in_the_way(node, coming=0))  # until its node has ended it
         if not shares:
             return None
         return Wait(max(shares), min(left, default=0.0), self._each_s(), frozenset(gives_way))
+
+    def _taken_s(self, node: NodeView) -> float | None:
+        """Seconds that a load of it there has taken, None where none is under way."""
+        this = self._as_load(node).by_anybody
+        taken = (seconds for load, seconds in self.now.starting.items() if load.by_anybody == this)
+        return max(taken, default=None)
 
     def _for_a_slot(self) -> Wait:
         return Wait(about_s=self._each_s(), each_s=self._each_s())
@@ -192,7 +198,7 @@ class _Choice:
             for node in pool
             if node.name not in has
             and (node.name != LOCAL or is_chosen)
-            and self._as_load(node) not in self.now.starting
+            and self._taken_s(node) is None
             and self._may_start(node, LONG_QUIET_S)
         ]
         return Start(min(able, key=self._preference).name, self.target) if able else None

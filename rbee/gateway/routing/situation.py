@@ -57,6 +57,11 @@ class Load(NamedTuple):
     options: LoadOptions
     ability: str = ""
 
+    @property
+    def by_anybody(self) -> Load:
+        """The same, whatever it is needed for: of several there comes one worker."""
+        return self._replace(ability="")
+
 
 class Rivals(NamedTuple):
     """Two models that have been found not to be loaded on a node at once."""

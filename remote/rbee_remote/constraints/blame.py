@@ -8,6 +8,7 @@ from typing import Any
 
 from rbee_remote.constraints import library
 from rbee_remote.constraints.library import GrammarError
+from rbee_remote.constraints.references import escaped
 from rbee_remote.constraints.schema import Normaliser
 
 #: Parts that are tried, each by itself.
@@ -31,7 +32,16 @@ def find(written: dict[str, Any], normaliser: Normaliser, error: GrammarError) -
             if refused := _refused(part, normaliser.defs):
                 deeper, reason = part, refused
                 break
-    return place, reason
+    return place + _forbidden(found), reason
+
+
+def _forbidden(written: dict[str, Any]) -> str:
+    """From there to a property that has to be there and can have no value; "" where there is none."""
+    if written.get("type") != "object":
+        return ""
+    properties = written.get("properties", {})
+    names = (name for name in written.get("required", ()) if properties.get(name) is False)
+    return next((f"/properties/{escaped(name)}" for name in names), "")
 
 
 def _refused(part: dict[str, Any], defs: dict[str, Any]) -> GrammarError | None:

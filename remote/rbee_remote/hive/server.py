@@ -60,7 +60,7 @@ async def _serve(options: HiveOptions, listener: socket.socket, on_serving: Call
         tasks.start_soon(watch, hive.supervisor)
         tasks.start_soon(hive.watch_reasons_to_end)
         tasks.start_soon(Digests(catalog, supervisor).run)
-        tasks.start_soon(keep_touching, options.layout.home)
+        tasks.start_soon(keep_touching, options.layout.home, catalog)
         tasks.start_soon(server.serve, [listener])
         await hive.end_when_asked()
         hive.news.end()
@@ -70,12 +70,13 @@ async def _serve(options: HiveOptions, listener: socket.socket, on_serving: Call
     _log.info("the hive has ended")
 
 
-async def keep_touching(home: Path) -> None:
-    """Tell others every hour that the payload and the runtime are in use: those of another machine that has the same
-    home, above all. A clean-up sees what runs on its own machine; what runs elsewhere it sees by times of change, and
-    waits for twice as long at least. Runs until cancelled."""
+async def keep_touching(home: Path, catalog: Catalog) -> None:
+    """Tell others every hour that the payload and the runtime are in use, and which models workers may have still:
+    those of another machine that has the same home, above all. A clean-up sees what runs on its own machine; what runs
+    elsewhere it sees by times of change, and waits for twice as long at least. Runs until cancelled."""
     while True:
         touch_used(home)
+        catalog.touch_notes()
         await anyio.sleep(TOUCH_INTERVAL_S)
 
 

@@ -208,6 +208,7 @@ class LoadOptions:
         "TYPE",
         "How texts become vectors where the file does not say, or wrongly: mean, cls, last, rank or none."
         " [default: auto, as the file says]",
+        column=True,
     )
 
     @property

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rbee_remote.protocol import FileSeen
-from rbee_remote.protocol.splits import parts_of
+from rbee_remote.protocol.splits import first_part, parts_of
 from rbee_remote.sweep.processes import Ours
 from rbee_remote.sweep.usage import Usage
 from rbee_remote.system.interface import System
+from rbee_remote.system.model_files import UNNEEDED
 from rbee_remote.system.unix_socket import listens
 
 #: Of one folder; the rest is seen when these are gone.
@@ -41,7 +42,7 @@ _RUNTIME = re.compile(r"[\w+-][\w.+-]*")
 _PYTHON = re.compile(r"\w[\w.+-]*")
 _DOWNLOAD = re.compile(r"[\w.+-]+\.gguf\.part(\.json)?")
 _INCOMING = re.compile(r"incoming-[0-9a-f]{32}(-[0-9]{5}-of-[0-9]{5})?\.gguf")
-_MODEL = re.compile(r"[0-9a-f]{64}(-[0-9]{5}-of-[0-9]{5})?\.gguf(\.unneeded)?")
+_MODEL = re.compile(r"[0-9a-f]{64}(-[0-9]{5}-of-[0-9]{5})?\.gguf(" + re.escape(UNNEEDED) + r")?")
 _RECORD = re.compile(r"[0-9a-f]{32}\.json")
 _RECORD_BEING_WRITTEN = re.compile(r"\.[0-9a-f]{32}\.json\.\w+")
 _WORKER_LOG = re.compile(r"worker-([0-9a-f]{16})\.log(\.1)?")
@@ -205,7 +206,7 @@ def _catalogued(home: str) -> tuple[set[str], bool]:
     """Names of files that a record names, and whether all records could be read: a model that is not named by those
     alone may be the other one's."""
     names: set[str] = set()
-    is_whole = True
+    is_whole = False
     with contextlib.suppress(OSError), opened(home, ("models",)) as folder:
         entries = _entries(folder)
         is_whole = len(entries) < MAX_ENTRIES
@@ -291,9 +292,18 @@ def _seen(found: Found, now: float, usage: Usage, left: _Budget) -> FileSeen:
     if found.kind == "socket" and not user and listens(found.path):
         user = "whoever listens there"
     if found.kind == "model":  # a file of long ago may have been linked here, or renamed, a moment ago
-        changed = max(changed, found.status.st_ctime)
+        changed = max(changed, found.status.st_ctime, _noted_at(found))
     idle = max(now - changed, 0.0)  # a clock that was set back makes files of tomorrow
     return FileSeen(found.kind, found.path, size, round(idle, 1), found.identity, user)
+
+
+def _noted_at(found: Found) -> float:
+    """When a hive said last that it deletes the model once no worker has it; 0 where none does. It may be another
+    machine's, whose workers are not seen here."""
+    note = first_part(found.name.removesuffix(UNNEEDED)) + UNNEEDED
+    with contextlib.suppress(OSError), opened(found.base, found.folder) as folder:
+        return os.stat(note, dir_fd=folder, follow_symlinks=False).st_mtime
+    return 0.0
 
 
 def _measure(found: Found, now: float, left: _Budget) -> tuple[int, float]:

@@ -10,6 +10,9 @@ from pathlib import Path
 from rbee_remote.protocol.splits import parts_of
 from rbee_remote.system.hashing import stamp
 
+#: What the name of a note adds to a file's: no record may need it.
+UNNEEDED = ".unneeded"
+
 
 @dataclass(frozen=True, slots=True)
 class Look:

@@ -27,6 +27,7 @@ from rbee_remote.protocol import (
     CallDelta,
     ChatOptions,
     ErrorCode,
+    LoadOptions,
     Message,
     RemoteError,
     TokenEvent,
@@ -111,16 +112,25 @@ class Bed:
         return ReadyWorker(on, model, info)
 
     async def ask(
-        self, *workers: Worker, request: InferRequest = ASKED, node: Node = GPU1, known: bool = False
+        self,
+        *workers: Worker,
+        request: InferRequest = ASKED,
+        node: Node = GPU1,
+        before: Sequence[Node] = (),
+        known: bool = False,
     ) -> Finished:
-        """known: the registry has the first worker already."""
+        """before: nodes that stand before it in the inventory. known: the registry has the first worker already."""
         self._workers, self._given = workers, 0
 
         def opened() -> Registry:
             return Registry.open(self._home / "workers.db")
 
         context = Context(
-            Settings(home=self._home), Inventory({node.name: node}), opened, "k" * 16, emit=self.events.append
+            Settings(home=self._home),
+            Inventory({each.name: each for each in (*before, node)}),
+            opened,
+            "k" * 16,
+            emit=self.events.append,
         )
         if known:
             self._given = 1
@@ -279,3 +289,20 @@ async def test_a_model_that_only_embeds_is_refused_before_the_node_is_connected_
     with pytest.raises(UsageError, match="bge-m3:567m only embeds texts"):
         await bed.ask(request=replace(ASKED, model=None), node=replace(GPU1, model="bge-m3"))
     assert bed.opened == 0
+
+
+@pytest.mark.parametrize(
+    ("other", "request_"),
+    [
+        (Node("box", host="box", model="bge-m3"), replace(ASKED, model=None)),
+        (Node("box", host="box", load=LoadOptions(pooling="mean")), ASKED),
+    ],
+)
+async def test_a_node_that_only_embeds_is_passed_over_where_another_can_chat(
+    bed: Bed, other: Node, request_: InferRequest
+) -> None:
+    """Its own model does, or all that it loads."""
+    finished = await bed.ask(Worker(STARTED, A, DONE), request=request_, before=[other])
+    assert finished.node == GPU1.name
+    with pytest.raises(UsageError, match="only embeds texts"):
+        await bed.ask(request=replace(request_, node="box"), before=[other])

@@ -32,6 +32,7 @@ def row(
     **loaded: str,
 ) -> WorkerRow:
     loaded_as = {"kv_type": "f16", "flash_attention": "auto", "devices": "", "tensor_split": "", "lora": ""}
+    loaded_as["pooling"] = "auto"
     return WorkerRow(
         node=node,
         worker_id="0" * 16,
@@ -152,6 +153,8 @@ def test_no_nodes_is_a_usage_error() -> None:
         (Node("a", host="a", load=LoadOptions(lora=("file:/a.gguf:1",))), {"lora": "file:/a.gguf:1"}, Reuse),
         (Node("a", host="a", load=LoadOptions(lora=("file:/a.gguf:1",))), {}, Spawn),
         (A, {"flash_attention": "off"}, Spawn),
+        (A, {"pooling": "mean"}, Spawn),  # it only embeds
+        (Node("a", host="a", load=LoadOptions(pooling="mean")), {"pooling": "mean"}, Reuse),
         (A, {"kv_type": "", "flash_attention": ""}, Spawn),  # a registry of an older rbee
         (A, {"devices": "CUDA1", "tensor_split": "1.0"}, Reuse),  # the hive takes any for a node that names none
         (Node("a", host="a", load=LoadOptions(kv_type="q8_0")), {"kv_type": "q8_0"}, Reuse),

@@ -224,6 +224,7 @@ def test_every_version_is_brought_to_ours_with_its_rows(path: Path, version: int
         assert (row.loaded["kv_type"], row.loaded["devices"]) == (("", "") if version < 2 else ("q8_0", "CUDA0,CUDA1"))
         assert row.secret == ("" if version < 3 else "5ec2e75f" * 4)
         assert row.loaded["lora"] == ("" if version < 5 else "file:/models/style.gguf:0.5")
+        assert row.loaded["pooling"] == ("auto" if version < 6 else "mean")
         facts = registry.node_facts("gpu1")
         assert facts is not None
         assert facts.transport == "pipe"

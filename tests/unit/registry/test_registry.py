@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from rbee.registry import NodeFacts, Registry
-from rbee_remote.protocol import WorkerInfo, WorkerState
+from rbee_remote.protocol import WorkerInfo, WorkerOptions, WorkerState
 
 MODEL = "smollm2:135m"
 
@@ -64,6 +64,15 @@ def test_select_star_reads_well(path: Path) -> None:
     row = dict(zip(columns, values, strict=True))
     assert row["created_at"] == "2023-11-14T22:13:20.000Z"
     assert (row["node"], row["model"], row["state"], row["hive_instance"]) == ("gpu1", MODEL, "idle", "h")
+
+
+def test_a_row_tells_what_makes_its_worker_another_one(path: Path) -> None:
+    """One that pools its tokens does not chat, whatever its model's file says."""
+    options = WorkerOptions(ctx=4096, slots=2, kv_type="q8_0", lora=("file:/a.gguf:1",), pooling="mean")
+    with Registry.open(path) as registry:
+        registry.upsert_worker("gpu1", worker(options=options))
+        (row,) = registry.rows()
+    assert (row.loaded["kv_type"], row.loaded["lora"], row.loaded["pooling"]) == ("q8_0", "file:/a.gguf:1", "mean")
 
 
 def test_a_worker_is_believed_while_it_is_fresh(path: Path) -> None:

@@ -6,7 +6,8 @@ Rules
 - What rbee owns lies inside the models folder, links followed; only that is ever deleted.
 - A record names an owned file relative to the models folder, so that a home can move.
 - Before a file loses its record, or gets its final name without one yet, a note beside it says so: whatever ends the
-  hive meanwhile, the next one on this machine deletes what no record needs.
+  hive meanwhile, the next one on this machine deletes what no record needs. Another machine that shares the home sees
+  by the note's age whether its hive still waits for a worker.
 - Somebody else's file may change at any time: its checksum is told while the file looks as it did when it was read.
 """
 
@@ -28,16 +29,13 @@ from pathlib import Path
 from rbee_remote.protocol import ErrorCode, ModelInfo, ModelMeta, ProtocolError, RemoteError, decode, encode
 from rbee_remote.protocol.splits import numbered
 from rbee_remote.system.changes import Changes
-from rbee_remote.system.model_files import Look, files_of, look
+from rbee_remote.system.model_files import UNNEEDED, Look, files_of, look
 from rbee_remote.system.sanitize import sanitize
 
 _log = logging.getLogger(__name__)
 
 MAX_REF = 1024
 MAX_PATH = 4095
-
-#: What the name of a note adds to its file's.
-_NOTE = ".unneeded"
 
 _RECORD = re.compile(r"[0-9a-f]{32}\.json")
 
@@ -65,7 +63,8 @@ class Catalog:
         self._folder = folder
         self._real = folder.resolve()
         #: First files of models that may be needed by no record; each has a note.
-        self._replaced = [note.with_suffix("") for note in folder.glob(f"*{_NOTE}") if _is_own(note)]
+        self._replaced = [note.with_suffix("") for note in folder.glob(f"*.gguf{UNNEEDED}") if _is_own(note)]
+        self._undeletable: set[Path] = set()
 
     def list(self) -> list[ModelInfo]:
         # Downloads keep notes of their own in the folder; only these names are records.
@@ -129,20 +128,32 @@ class Catalog:
                 file.unlink(missing_ok=True)
 
     def discard_replaced(self, in_use: Callable[[str], bool]) -> None:
-        """Delete the owned files in whose place others have come, but for those that are in use, by path."""
+        """Delete the owned files in whose place others have come, but for those that are in use, by path. One that the
+        disk does not give up stays for the next time."""
         for path in [path for path in self._replaced if not in_use(str(path))]:
-            self.discard(path)
-            self._forget_note(path)
+            try:
+                self.discard(path)
+                self._forget_note(path)
+            except OSError as error:  # noqa: PERF203 - the others go
+                if path not in self._undeletable:
+                    self._undeletable.add(path)
+                    _log.warning("%s, which no record needs, cannot be deleted: %s", path.name, error)
+
+    def touch_notes(self) -> None:
+        """Tell a clean-up on another machine with the same home that workers of this one may have these files."""
+        for path in self._replaced:
+            with contextlib.suppress(OSError):
+                os.utime(_note_of(path))
 
     def _note(self, path: Path) -> None:
         """No record needs an owned model's files, or soon none will. path: the first one's."""
         if path not in self._replaced:
-            _write_atomically(path.with_name(path.name + _NOTE), platform.node().encode())
+            _write_atomically(_note_of(path), platform.node().encode())
             self._replaced.append(path)
 
     def _forget_note(self, path: Path) -> None:
+        _note_of(path).unlink(missing_ok=True)
         self._replaced.remove(path)
-        path.with_name(path.name + _NOTE).unlink(missing_ok=True)
 
     def locate(self, path: str) -> Path:
         """The path of an owned file, absolute or relative to the models folder. Raises RemoteError USAGE outside it."""
@@ -201,6 +212,10 @@ class Catalog:
     def _drop(self, record: Path) -> None:
         record.unlink(missing_ok=True)
         self.changed.notify()
+
+
+def _note_of(path: Path) -> Path:
+    return path.with_name(path.name + UNNEEDED)
 
 
 def _is_own(note: Path) -> bool:

@@ -345,6 +345,19 @@ def test_a_load_that_nobody_waits_for_any_more_is_given_up() -> None:
     assert play(story, node("a", load_s=600)).starts == [("a", A)]
 
 
+def test_a_load_goes_on_for_who_needs_the_model_for_something_else() -> None:
+    """Who asked for it has left."""
+
+    async def story(dispatcher: FleetDispatcher, _: ScriptedFleet) -> None:
+        chat, embed = (Wanted((Target(A, ("a",), ability=each),)) for each in ("chat", "embeddings"))
+        chats, embeds = dispatcher.enter(chat), dispatcher.enter(embed)
+        await asyncio.sleep(1)
+        chats.close()
+        await served(embeds, 1)
+
+    assert play(story, node("a", models=(), load_s=ABANDON_S * 3)).starts == [("a", A)]
+
+
 def test_two_models_that_do_not_fit_together_take_turns() -> None:
     """A request for either every half second, for two minutes: swapping with each of them would be 240 loads."""
     waits: list[float] = []

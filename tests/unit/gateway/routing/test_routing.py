@@ -502,6 +502,18 @@ def test_a_model_that_turned_out_to_be_for_something_else_is_fetched_by_no_other
     assert shown(asked(*nodes, want=elsewhere, failed=failed)) == f"start a {OTHER}", "what it falls back to"
 
 
+@pytest.mark.parametrize("ability", ["chat", "embeddings", ""])
+def test_a_load_that_somebody_else_asked_for_is_waited_for(ability: str) -> None:
+    """The catalog may tell meanwhile what the model can do; and no two nodes fetch it for two kinds of requests."""
+    nodes = [node_view(name, models=(), max_workers=1) for name in "ab"]
+    starting = {Load("a", MODEL, LoadOptions(), "chat"): 1.0}
+    for background in (False, True):
+        want = Wanted((replace(ASKED, nodes=("a",), ability=ability),), background=background)
+        assert isinstance(asked(*nodes, want=want, starting=starting), Wait)
+    want = Wanted((replace(ASKED, ability=ability),))
+    assert isinstance(asked(*nodes, want=want, starting=starting), Wait)
+
+
 BATCH = Wanted((ASKED,), background=True)
 CHOSEN = Wanted((ASKED,), background=True, fetches=True)
 

@@ -306,7 +306,12 @@ def test_what_cannot_be_enforced_is_refused(schema: dict[str, Any]) -> None:
         ({"properties": {"a/b": {"uniqueItems": True}}}, "#/properties/a~1b: uniqueItems is not enforced: a grammar"),
         ({"items": {"format": "frob"}}, "#/items: format is not enforced: 'frob' is not known; date, "),
         ({"properties": {"a": {"enum": []}}}, "#/properties/a: enum is empty, no value fits"),
-        ({"type": "object", "properties": {"a": False}, "required": ["a"]}, "#: no value fits"),
+        ({"type": "object", "properties": {"a": False}, "required": ["a"]}, "#/properties/a: no value fits"),
+        (
+            {"properties": {"o": {"type": "object", "properties": {"a/b": False}, "required": ["a/b"]}},
+             "type": "object", "required": ["o"]},
+            "#/properties/o/properties/a~1b: no value fits",
+        ),
         (
             {"type": "object", "properties": {"a": {"allOf": [INTEGER, TEXT]}}, "required": ["a"]},
             "#/properties/a: no value fits",

@@ -157,6 +157,36 @@ def test_a_model_goes_that_no_record_names(node: NodeFolders) -> None:
     assert len(list((node.home / "models").glob(f"{gone}*"))) == 0
 
 
+def test_a_model_that_a_hive_keeps_for_its_workers_is_as_old_as_its_note(
+    node: NodeFolders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of another machine with the same home, say: its workers are not seen here."""
+    split, whole = [f"{'4' * 64}-0000{number}-of-00002.gguf" for number in (1, 2)], f"{'5' * 64}.gguf"
+    for name in (*split, whole):
+        node.make(f"models/{name}")
+    in_thirty_days = time.time() + 30 * DAY_S  # their ctime cannot be set
+    monkeypatch.setattr(time, "time", lambda: in_thirty_days)
+    node.make(f"models/{split[0]}.unneeded", idle_s=-29 * DAY_S)
+    ages = {Path(seen.path).name: round(seen.idle_s / DAY_S) for seen in listed(node).values() if seen.kind == "model"}
+    assert ages == {split[0]: 1, split[1]: 1, f"{split[0]}.unneeded": 1, whole: 30}
+
+
+def test_where_records_cannot_be_read_no_model_is_listed(node: NodeFolders, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.make(f"models/{'5' * 64}.gguf")
+    assert f"models/{'5' * 64}.gguf" in listed(node)
+    real, times = os.scandir, iter([OSError(errno.EIO, "a disk's error")])
+
+    def once(folder: int) -> object:
+        is_models = Path(f"/proc/self/fd/{folder}").readlink().name == "models"
+        if is_models and (error := next(times, None)):
+            raise error
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", once)
+    assert f"models/{'5' * 64}.gguf" not in listed(node)
+    assert f"models/{'5' * 64}.gguf" in listed(node)
+
+
 def test_links_are_not_followed(node: NodeFolders, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "cpu").mkdir(parents=True)

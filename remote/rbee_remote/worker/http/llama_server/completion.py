@@ -38,7 +38,7 @@ def read(body: Any, data: Any, most: int) -> Job:
     read_body = fields.read(CompletionBody, body)
     if read_body.n_cmpl is not None:
         read_body = dataclasses.replace(read_body, n=read_body.n_cmpl)
-    fields.check_choices(read_body, most)
+    fields.check_choices(read_body, most, "n" if read_body.n_cmpl is None else "n_cmpl")
     _check(read_body)
     prompts = fields.texts_or_tokens("prompt", read_body.prompt)
     count = len(prompts) * read_body.n

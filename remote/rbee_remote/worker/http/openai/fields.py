@@ -106,9 +106,10 @@ def sampling(data: dict[str, Any], **values: Any) -> Sampling:
     return dataclasses.replace(read_so_far, seed=seed, top_k=max(0, read_so_far.top_k))
 
 
-def check_choices(body: Body, most: int) -> None:
+def check_choices(body: Body, most: int, said: str = "n") -> None:
+    """said: what the body calls their number."""
     if not 1 <= body.n <= most:
-        raise wrong("n", f"must be from 1 to {most}, got {body.n}")
+        raise wrong(said, f"must be from 1 to {most}, got {body.n}")
 
 
 def for_choice(request: GenerateRequest, request_id: str, choice: int, body: Body) -> GenerateRequest:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
+import platform
 import tempfile
 from contextlib import suppress
 from dataclasses import replace
@@ -122,6 +124,51 @@ def test_what_a_hive_of_another_machine_noted_is_its_own(models: Path) -> None:
     (models / "b.gguf.unneeded").write_text("another machine")
     killed_and_started(models).discard_replaced(lambda _: False)
     assert (models / "b.gguf").exists()
+
+
+def test_a_file_that_the_disk_does_not_give_up_ends_no_hive_and_goes_later(models: Path) -> None:
+    """A note makes it the next hive's too: none could start."""
+    catalog = Catalog(models)
+    for name in ("a", "b", "c"):
+        catalog.add(info("one", models / f"{name}.gguf"))
+    with pytest.MonkeyPatch.context() as patch:
+        unlink = Path.unlink
+
+        def refuse(path: Path, missing_ok: bool = False) -> None:
+            if path.name == "a.gguf":
+                raise OSError(errno.EROFS, "read-only")
+            unlink(path, missing_ok)
+
+        patch.setattr(Path, "unlink", refuse)
+        catalog.discard_replaced(lambda _: False)
+        killed_and_started(models).discard_replaced(lambda _: False)
+    assert sorted(path.name for path in models.glob("*.gguf*")) == ["a.gguf", "a.gguf.unneeded", "c.gguf"]
+    catalog.discard_replaced(lambda _: False)
+    assert sorted(path.name for path in models.glob("*.gguf*")) == ["c.gguf"]
+
+
+def test_a_note_about_what_is_no_model_deletes_nothing(models: Path) -> None:
+    catalog = Catalog(models)
+    catalog.add(info("one", models / "a.gguf"))
+    (record,) = models.glob("*.json")
+    (models / f"{record.name}.unneeded").write_text(platform.node())
+    (models / "folder.gguf").mkdir()
+    (models / "folder.gguf.unneeded").write_text(platform.node())
+    killed_and_started(models).discard_replaced(lambda _: False)
+    assert record.exists()
+    assert (models / "folder.gguf").exists()
+
+
+def test_a_note_that_waits_for_a_worker_stays_young(models: Path) -> None:
+    catalog = Catalog(models)
+    catalog.add(info("one", models / "a.gguf"))
+    catalog.add(info("one", models / "b.gguf"))
+    note = models / "a.gguf.unneeded"
+    os.utime(note, (1000, 1000))
+    catalog.touch_notes()
+    assert note.stat().st_mtime > 1000
+    note.unlink()
+    catalog.touch_notes()
 
 
 @pytest.mark.parametrize("renamed", [0, 1, 2])

@@ -101,6 +101,8 @@ async def test_only_the_fields_that_were_asked_for_are_told(folder: Path) -> Non
         ({"prompt": [1, "\ud800"]}, "prompt[1]"),
         ({"n_probs": 99}, "n_probs"),
         ({"prompt": ["x"] * 99}, "prompt"),
+        ({"n_cmpl": 0}, "n_cmpl"),
+        ({"n": 99}, "n"),
     ],
 )
 async def test_what_cannot_be_served_names_the_field(folder: Path, values: dict[str, Any], field: str) -> None:
