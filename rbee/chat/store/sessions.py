@@ -84,8 +84,8 @@ class Chats:
     def listed(self, words: str = "", most: int = 20) -> list[Listed]:
         """As of `Store`."""
         with translated(self.path):
-            if words.strip():
-                return self._found(_query(words), most)
+            if wanted := _query(words):
+                return self._found(wanted, most)
             query = f"select {_LISTED} from sessions s order by s.changed desc limit ?"  # noqa: S608 - columns of ours
             return [Listed(*row) for row in self._connection.execute(query, (most,))]
 
@@ -95,6 +95,8 @@ class Chats:
             for id in ids:
                 self._connection.execute("delete from turns where session = ?", (id,))
                 self._connection.execute("delete from sessions where id = ?", (id,))
+            self._forget()
+        self._checkpoint()
 
     def remove_all(self) -> int:
         """Every session, and every line that was typed; how many sessions there were."""
@@ -103,9 +105,18 @@ class Chats:
                 (count,) = self._connection.execute("select count(*) from sessions").fetchone()
                 for table in ("turns", "sessions", "typed"):
                     self._connection.execute(f"delete from {table}")  # noqa: S608 - a name of ours
-            self._connection.execute("insert into turns_fts(turns_fts) values ('rebuild')")
-            self._connection.execute("pragma wal_checkpoint(truncate)")
+                self._forget()
+        self._checkpoint()
         return int(count)
+
+    def _forget(self) -> None:
+        """What was deleted is gone from the search's index too, which else keeps words until it merges its parts."""
+        self._connection.execute("insert into turns_fts(turns_fts) values ('rebuild')")
+
+    def _checkpoint(self) -> None:
+        """What was deleted is gone from the journal too; another chat that reads at this moment leaves it to the next."""
+        with translated(self.path):
+            self._connection.execute("pragma wal_checkpoint(truncate)")
 
     def add_typed(self, text: str) -> None:
         """As of `Store`. The same again is one line, the last."""
@@ -205,6 +216,6 @@ def _asked(text: str) -> Asked:
 
 
 def _query(words: str) -> str:
-    """For FTS5: all of the words, or words that begin so, whatever they have in them."""
-    parts = [word.replace('"', '""') for word in words.split()]
+    """For FTS5: all of the words, or words that begin so, whatever they have in them; NUL would end the query."""
+    parts = [word.replace('"', '""') for word in words.replace("\0", " ").split()]
     return " ".join(f'"{part}"*' for part in parts)
