@@ -100,12 +100,11 @@ class Chats:
 
     def remove_all(self) -> int:
         """Every session, and every line that was typed; how many sessions there were."""
-        with translated(self.path):
-            with immediate(self._connection):
-                (count,) = self._connection.execute("select count(*) from sessions").fetchone()
-                for table in ("turns", "sessions", "typed"):
-                    self._connection.execute(f"delete from {table}")  # noqa: S608 - a name of ours
-                self._forget()
+        with translated(self.path), immediate(self._connection):
+            (count,) = self._connection.execute("select count(*) from sessions").fetchone()
+            for table in ("turns", "sessions", "typed"):
+                self._connection.execute(f"delete from {table}")  # noqa: S608 - a name of ours
+            self._forget()
         self._checkpoint()
         return int(count)
 
@@ -114,7 +113,7 @@ class Chats:
         self._connection.execute("insert into turns_fts(turns_fts) values ('rebuild')")
 
     def _checkpoint(self) -> None:
-        """What was deleted is gone from the journal too; another chat that reads at this moment leaves it to the next."""
+        """What was deleted is gone from the journal too, unless another chat reads it at this moment."""
         with translated(self.path):
             self._connection.execute("pragma wal_checkpoint(truncate)")
 
