@@ -94,7 +94,17 @@ def test_what_was_fenced_is_found_again(lines: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("text", "is_open"),
-    [('"""', True), ('"""a', True), ('"""a\n', True), ('"""a\n"""', False), ('""""""', False), ("a", False)],
+    [
+        ('"""', True),
+        ('"""a', True),
+        ('"""a\n', True),
+        ('"""a\n"""', False),
+        ('""""""', False),
+        ("a", False),
+        ('"""Adds.""" what is that?', False),
+        ('"""Adds."""\ndef add(): ...', False),
+        ('"""\n"""Adds.""" it', True),
+    ],
 )
 def test_three_quotes(text: str, is_open: bool) -> None:
     assert multiline.is_open(text) is is_open
