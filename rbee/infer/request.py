@@ -19,7 +19,8 @@ class InferRequest:
     load: how the model is loaded; what it does not say is the node's.
     keep_alive_s: None for the node's, negative for never. timeout_s: seconds for everything, None for none.
     retry: how often a busy worker is asked again. wait_for_gpu: for a llama.cpp that the node's GPU needs and that
-    is not built yet, in place of an answer from its CPU.
+    is not built yet, in place of an answer from its CPU. saves_partial: whether an answer that breaks off is kept in a
+    file; not where the asker keeps what came, or nothing may be kept.
     """
 
     messages: tuple[Message, ...] = ()
@@ -37,6 +38,7 @@ class InferRequest:
     timeout_s: float | None = None
     retry: int = 3
     wait_for_gpu: bool = False
+    saves_partial: bool = True
 
     @property
     def ability(self) -> str:
