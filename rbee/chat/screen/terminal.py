@@ -62,8 +62,8 @@ class TerminalView:
 
     def error(self, error: RbeeError) -> None:
         width = self.size()[0] - 1
-        lines = [textwrap.wrap(each, width, break_on_hyphens=False) for each in render_text.error_lines(error)]
-        first, *rest = [part for parts in lines for part in parts]
+        told = [textwrap.wrap(each, width, break_on_hyphens=False) for each in render_text.error_lines(error)]
+        first, *rest = [line for wrapped in told for line in wrapped]
         lines = [f"{self._style('error:', '1;31')}{first.removeprefix('error:')}"]
         lines += [f"{self._style('hint:', '1;36')}{line[5:]}" if line.startswith("hint:") else line for line in rest]
         self._say(lines)
