@@ -23,6 +23,7 @@ from rbee.chat.asked import Asked
 from rbee.chat.conversation import Conversation, Turn
 from rbee.chat.interfaces import Listed, Session
 from rbee.chat.store.file import open_file, translated
+from rbee.chat.words import read
 from rbee.registry.file import database, immediate
 
 #: Of an Asked, what belongs to the session; the rest is the command line's.
@@ -90,9 +91,10 @@ class Chats:
             return [Listed(*row) for row in self._connection.execute(query, (most,))]
 
     def remove(self, ids: Iterable[str]) -> None:
-        """Whole ids; sessions that are gone are no error."""
+        """Whole ids, and the lines that were typed in them; sessions that are gone are no error."""
         with translated(self.path), immediate(self._connection):
             for id in ids:
+                self._forget_typed({turn.typed for turn in self._turns(id)})
                 self._connection.execute("delete from turns where session = ?", (id,))
                 self._connection.execute("delete from sessions where id = ?", (id,))
             self._forget()
@@ -107,6 +109,12 @@ class Chats:
             self._forget()
         self._checkpoint()
         return int(count)
+
+    def _forget_typed(self, messages: set[str]) -> None:
+        lines = self._connection.execute("select id, text from typed").fetchall()
+        for id, text in lines:
+            if _message(text) in messages:
+                self._connection.execute("delete from typed where id = ?", (id,))
 
     def _forget(self) -> None:
         """What was deleted is gone from the search's index too, which else keeps words until it merges its parts."""
@@ -201,6 +209,15 @@ class Chats:
 
 def _turn_values(turn: Turn) -> dict[str, Any]:
     return {name: _storable(value) if isinstance(value, str) else value for name, value in asdict(turn).items()}
+
+
+def _message(typed: str) -> str | None:
+    """What was sent of a line that was typed, None for a /word."""
+    try:
+        said = read(typed)
+    except UsageError:
+        return None
+    return said if isinstance(said, str) else None
 
 
 def _storable(text: str) -> str:

@@ -125,7 +125,10 @@ def test_all_is_gone_from_the_file_as_well(chats: Chats, path: Path) -> None:
 def test_a_session_that_was_removed_is_gone_from_the_file_and_the_others_are_found(chats: Chats, path: Path) -> None:
     gone = chats.keep(session("zebrafish"))
     stays = chats.keep(session("tea"))
+    for line in ("tea", "zebrafish", '"""\nzebrafish\n"""', "/nonsense"):
+        chats.add_typed(line)
     chats.remove([gone.id])
+    assert chats.typed(9) == ["/nonsense", "tea"]
     assert all(b"zebrafish" not in file.read_bytes() for file in path.parent.glob("chats.db*"))
     assert [found.id for found in chats.listed("tea")] == [stays.id]
 
