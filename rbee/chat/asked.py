@@ -59,6 +59,7 @@ class Asked:
             chat=ChatOptions(think=self.think, reasoning_effort=self.effort),
             load=load,
             keep_alive_s=keep_alive_s,
+            saves_partial=False,
         )
 
     def with_setting(self, name: str, text: str) -> Asked:

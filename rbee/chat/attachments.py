@@ -29,8 +29,8 @@ class Attachment:
 
 def read_file(name: str) -> Attachment:
     """Raises UsageError for what cannot be read, is no regular file, too large, empty or no text."""
-    path = Path(name).expanduser()
     try:
+        path = Path(name).expanduser()
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would be waited for
         with os.fdopen(descriptor, "rb") as file:
             if not path.is_file():
@@ -38,6 +38,8 @@ def read_file(name: str) -> Attachment:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise UsageError(f"cannot read {name}: {error.strerror}") from error
+    except (ValueError, RuntimeError) as error:  # a NUL in it; a ~name of nobody
+        raise UsageError(f"cannot read {name}: there is no such path") from error
     if b"\0" in content:
         raise UsageError(f"{name} is a binary file", hint="/file takes text")
     if len(content) > MOST_BYTES:

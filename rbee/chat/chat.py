@@ -107,10 +107,11 @@ class Chat:
         from rbee.chat import commands
 
         self.failure = None
+        text = text.encode(errors="replace").decode()  # a terminal's bytes that are no characters came as halves
         try:
             said = words.read(text)
-            if said and self.store:
-                self.store.add_typed(text.strip("\r\n"))
+            if said:
+                self._keep_typed(text.strip("\r\n"))
             if isinstance(said, words.Call):
                 await commands.do(self, said)
             elif said.strip():
@@ -212,12 +213,23 @@ class Chat:
         try:
             kept = self.store.keep(self.session)
         except ConfigError as error:
-            self.store = None
-            self.view.notice(f"from now on nothing is kept of this chat: {error.message}")
+            self._keep_no_more(error)
             return
         if self.session.id and kept.id != self.session.id:
             self.view.notice(f"session {self.session.id} was gone on with elsewhere; this one is kept as {kept.id}")
         self.session = kept
+
+    def _keep_typed(self, text: str) -> None:
+        if self.store is None:
+            return
+        try:
+            self.store.add_typed(text)
+        except ConfigError as error:
+            self._keep_no_more(error)
+
+    def _keep_no_more(self, error: ConfigError) -> None:
+        self.store = None
+        self.view.notice(f"from now on nothing is kept of this chat: {error.message}")
 
     # --- in the background --------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ def code_blocks(answer: str) -> list[CodeBlock]:
     fence = language = ""
     indent = 0
     lines: list[str] = []
-    for line in answer.splitlines():
+    for line in answer.replace("\r\n", "\n").removesuffix("\n").split("\n"):
         if not fence:
             match = _FENCE.match(line)
             if match and not (match[2][0] == "`" and "`" in match[3]):

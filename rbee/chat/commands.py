@@ -10,7 +10,7 @@ from rbee.chat import known, words
 from rbee.chat.attachments import read_file
 from rbee.chat.chat import Chat
 from rbee.chat.code_blocks import code_blocks
-from rbee.chat.conversation import Turn
+from rbee.chat.conversation import Conversation, Turn
 from rbee.chat.interfaces import Listed, Session, Store
 from rbee.models.alias import alias_of
 from rbee.render.text import plain_value
@@ -97,8 +97,10 @@ async def _file(chat: Chat, path: str) -> None:
 
 async def _retry(chat: Chat, _: str) -> None:
     _last(chat)
-    chat.conversation = chat.conversation.again()
+    before = chat.conversation
+    chat.conversation = before.again()
     await chat.answer()
+    _unless_nothing_came(chat, before)
 
 
 async def _edit(chat: Chat, _: str) -> None:
@@ -112,8 +114,10 @@ async def _edit(chat: Chat, _: str) -> None:
         await chat.send(text)
         return
     files = last.question.removesuffix(typed)
-    chat.conversation = chat.conversation.undone().asked(f"{files}{text}", text)
+    before = chat.conversation
+    chat.conversation = before.undone().asked(f"{files}{text}", text)
     await chat.answer()
+    _unless_nothing_came(chat, before)
 
 
 async def _undo(chat: Chat, _: str) -> None:
@@ -204,6 +208,15 @@ def session_row(each: Listed) -> tuple[str, ...]:
 def _ask(chat: Chat, **changes: str | None) -> None:
     chat.session = replace(chat.session, asked=replace(chat.session.asked, **changes))  # type: ignore[arg-type]
     chat.keep()
+
+
+def _unless_nothing_came(chat: Chat, before: Conversation) -> None:
+    """An answer that was there stays, where another one was asked for and none came."""
+    now, had = chat.conversation.last, before.last
+    if now and not now.is_answered and had and had.is_answered:
+        chat.conversation = before
+        chat.keep()
+        chat.view.notice("the answer that was there is kept")
 
 
 def _last(chat: Chat) -> Turn:

@@ -20,9 +20,17 @@ def known_of(context: Context, store: Store | None) -> Known:
     return Known(
         models=lambda: models(context),
         nodes=lambda: nodes(context),
-        sessions=lambda: {each.id: each.title for each in store.listed()} if store else {},
+        sessions=lambda: sessions(store),
         paths=lambda begun: list(paths(begun)),
     )
+
+
+def sessions(store: Store | None) -> dict[str, str]:
+    """Id to title, the last ones; none where they cannot be read: a completion is no time to say so."""
+    try:
+        return {each.id: each.title for each in store.listed()} if store else {}
+    except RbeeError:
+        return {}
 
 
 def models(context: Context) -> list[str]:
@@ -46,11 +54,11 @@ def nodes(context: Context) -> list[str]:
 def paths(begun: str) -> Iterator[str]:
     """Files and folders that begin so, as they would be typed. Hidden ones where that is what was begun."""
     head, slash, tail = begun.rpartition("/")
-    folder = Path(f"{head}{slash}" or ".").expanduser()
     try:
+        folder = Path(f"{head}{slash}" or ".").expanduser()
         with os.scandir(folder) as entries:
             found = sorted((entry.name, entry.is_dir()) for entry in entries if entry.name.startswith(tail))
-    except OSError:
+    except (OSError, ValueError, RuntimeError):  # not there, a NUL in it, a ~name of nobody
         return
     shown = [each for each in found if tail.startswith(".") or not each[0].startswith(".")]
     for name, is_folder in shown[:_MOST_PATHS]:

@@ -1,6 +1,6 @@
 """How much of the context a chat takes, and what is left out when it is full. Pure.
 
-Tokens of what was not sent yet are estimated by those that the worker counted in the last prompt.
+Tokens of what was not sent yet are estimated by those that the worker counted in the last turn.
 
 Rules
 - Whole turns are left out, the oldest first; never the system message, nor the question.
@@ -19,6 +19,8 @@ from rbee_remote.protocol import Message
 #: Tokens that templates put around a message, and that a byte of English has, where nothing was counted yet.
 AROUND = 6
 TOKENS_PER_BYTE = 0.3
+#: So many bytes of English are added to what was counted.
+_BYTES_MORE = 200
 #: The share of the context that is kept for the answer, and from which on it is said that the context fills.
 FOR_THE_ANSWER = 0.25
 NEARLY_FULL = 0.6
@@ -109,11 +111,15 @@ def _size(said: Sequence[Message]) -> int:
 
 
 def _rate(conversation: Conversation, system: str) -> float:
-    """Tokens per byte, as of the last prompt that a worker counted."""
+    """Tokens per byte, as of the last turn that a worker counted, and of a little English: in a short chat most of the
+    tokens are the template's."""
     for end in range(len(conversation.turns), conversation.first, -1):
-        counted = conversation.turns[end - 1].prompt_tokens
-        if counted:
-            before = conversation.turns[conversation.first : end - 1]
-            said = messages((*before, Turn(conversation.turns[end - 1].question)), system)
-            return min(2.0, max(0.05, (counted - AROUND * len(said)) / max(1, _size(said))))
+        turn = conversation.turns[end - 1]
+        if not turn.prompt_tokens:
+            continue
+        counts_answer = bool(turn.answer_tokens) and not turn.reasoning
+        before = conversation.turns[conversation.first : end - 1]
+        said = messages((*before, turn if counts_answer else Turn(turn.question)), system)
+        tokens = turn.prompt_tokens + (turn.answer_tokens if counts_answer else 0) - AROUND * len(said)
+        return min(2.0, max(0.05, (tokens + _BYTES_MORE * TOKENS_PER_BYTE) / (_size(said) + _BYTES_MORE)))
     return TOKENS_PER_BYTE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from rbee.chat.asked import Asked
     from rbee.chat.interfaces import Session
     from rbee.chat.store.sessions import Chats
+    from rbee.context import Context
+    from rbee.registry import Registry
 
 
 def register(app: typer.Typer) -> None:
@@ -110,7 +113,7 @@ def _check(shell: Shell, asked: Asked) -> None:
 
 
 def _store(shell: Shell) -> Chats | None:
-    """Where sessions are kept; a chat does without where that fails, and says so."""
+    """Where sessions are kept. Raises ConfigError where that fails before anything was said."""
     from rbee.chat.store.file import NAME
     from rbee.chat.store.sessions import Chats
 
@@ -151,6 +154,20 @@ def _run(shell: Shell, store: Chats | None, session: Session) -> None:
         shell.hold_connection(node)
 
 
+def telling_once(
+    context: Context, open_registry: Callable[[Callable[[str], None]], Registry], tell: Callable[[str], None]
+) -> Context:
+    """What is wrong with the registry stands among the chat's notices, and once: each turn opens it anew."""
+    told: set[str] = set()
+
+    def once(text: str) -> None:
+        if text not in told:
+            told.add(text)
+            tell(text)
+
+    return replace(context, open_registry=lambda: open_registry(once))
+
+
 def _at_terminal(shell: Shell, store: Chats | None, session: Session) -> str:
     """The node that answered last, "" for none."""
     from rbee.chat.screen import modes
@@ -162,7 +179,8 @@ def _at_terminal(shell: Shell, store: Chats | None, session: Session) -> str:
         from rbee.render import Output
 
         view = TerminalView(Output(sys.stdout), color=color, verbose=bool(shell.options.verbose))
-        chat = shell.run(run_at_terminal(shell.context, view, store, session, color=color))
+        context = telling_once(shell.context, shell.open_registry, view.notice)
+        chat = shell.run(run_at_terminal(context, view, store, session, color=color))
     return chat.asking.place.node if chat.asking.place else ""
 
 
@@ -173,7 +191,7 @@ def _plain(shell: Shell, store: Chats | None, session: Session, *, is_terminal: 
     options = shell.options
     renderer = shell.use_renderer()
     view = PlainView(renderer, is_json=options.json, is_verbose=bool(options.verbose), is_terminal=is_terminal)
-    chat = Chat(shell.context, view, store, session)
+    chat = Chat(telling_once(shell.context, shell.open_registry, view.notice), view, store, session)
     status = shell.run(run_plain(chat, is_terminal=is_terminal))
     if status:
         raise typer.Exit(status)

@@ -73,7 +73,7 @@ def remove(
         bool, typer.Option("--all", help="All sessions, and all lines that were typed, for good.")
     ] = False,
 ) -> None:
-    """Remove sessions."""
+    """Remove sessions, and what was typed in them."""
     if bool(sessions) == everything:
         raise UsageError("name sessions, or give --all", hint="`rbee history list` shows them")
     with _chats(shell) as chats:

@@ -214,14 +214,16 @@ class Shell:
 
         leave(name, self.inventory.path, self.inventory.persist_s)
 
-    def open_registry(self) -> Registry:
-        """Raises ConfigError. A registry that lost its rows, or cannot be written, is told of."""
+    def open_registry(self, tell: Callable[[str], None] | None = None) -> Registry:
+        """Raises ConfigError. A registry that lost its rows, or cannot be written, is told of: to `tell`, None for the
+        command's output."""
         from rbee.base.events import Notice
         from rbee.registry import Registry
 
-        registry = Registry.open(self.settings.registry_path, tell=lambda text: self.renderer(Notice(text)))
+        tell = tell or (lambda text: self.renderer(Notice(text)))
+        registry = Registry.open(self.settings.registry_path, tell=tell)
         if registry.lost:
-            self.renderer(Notice(f"the registry {registry.path} {registry.lost}"))
+            tell(f"the registry {registry.path} {registry.lost}")
         return registry
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:

@@ -259,7 +259,8 @@ async def _inference(session: InferSession, on: NodeSession, worker: _Worker) ->
     """Phase 8: the answer."""
     generate = _generate_request(session.request, session.chat(on.node))
     begun = generate.messages[-1].content if generate.chat.continue_final else ""
-    partial = PartialAnswer.of(session.context.settings.log, generate.request_id, begun)
+    folder, is_saved = session.context.settings.log, session.request.saves_partial
+    partial = PartialAnswer.of(folder, generate.request_id, begun, is_saved=is_saved)
     hive = on.hive_at(worker.socket.rpartition("/")[0])  # hive and workers share a folder
     endpoint = Endpoint(
         worker=on.worker_at(worker.socket, worker.id, worker.secret),

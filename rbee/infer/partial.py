@@ -54,11 +54,12 @@ class PartialAnswer:
     """path: where its text goes if nothing more comes. begins_with: text of the answer that the request had already.
 
     sent_at: when the request was sent last, on the monotonic clock. max_tokens: None until the worker has begun.
-    pieces: of its text, once something of the answer came.
+    pieces: of its text, once something of the answer came. is_saved: False where no file is made.
     """
 
     path: Path
     begins_with: str = ""
+    is_saved: bool = True
     sent_at: float = 0.0
     max_tokens: int | None = None
     tokens: int = 0
@@ -71,10 +72,10 @@ class PartialAnswer:
     _told: int = 0
 
     @classmethod
-    def of(cls, folder: Path, request_id: str, begins_with: str = "") -> PartialAnswer:
+    def of(cls, folder: Path, request_id: str, begins_with: str = "", *, is_saved: bool = True) -> PartialAnswer:
         """The file's name says when it was."""
         stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-        return cls(folder / f"answer-{stamp}-{request_id[:8]}.txt", begins_with)
+        return cls(folder / f"answer-{stamp}-{request_id[:8]}.txt", begins_with, is_saved)
 
     @property
     def progress(self) -> str:
@@ -126,6 +127,8 @@ class PartialAnswer:
         """
         if self.max_tokens is None:
             return {}
+        if not self.is_saved:
+            return {"generated": self.progress}
         calls = [json.dumps({"name": call.name, "arguments": call.arguments}) for call in self.calls]
         texts = ["".join(self.pieces), *calls]
         details = {"generated": self.progress}

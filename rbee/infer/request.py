@@ -20,7 +20,8 @@ class InferRequest:
     keep_alive_s: None for the node's, negative for never. timeout_s: seconds for everything, None for none.
     needs: what the model has to be able to do where nothing is asked of it here, "" for whatever.
     retry: how often a busy worker is asked again. wait_for_gpu: for a llama.cpp that the node's GPU needs and that
-    is not built yet, in place of an answer from its CPU.
+    is not built yet, in place of an answer from its CPU. saves_partial: whether an answer that breaks off is kept in a
+    file; not where the asker keeps what came, or nothing may be kept.
     """
 
     messages: tuple[Message, ...] = ()
@@ -39,6 +40,7 @@ class InferRequest:
     retry: int = 3
     wait_for_gpu: bool = False
     needs: str = ""
+    saves_partial: bool = True
 
     @property
     def ability(self) -> str:

@@ -31,22 +31,33 @@ SECRET = "s" * 32
 #: Tokens, which are bytes, of the context.
 CTX = 4000
 TEMPLATE = "{{ bos_token }}{% for message in messages %}[{{ message.role }}]{{ message.content }}\n{% endfor %}"
-_PACE_S = 0.0005
+#: Of a step of a long answer, so that one is never over before a busy machine comes to stop it; and of any other's.
+_LONG_PACE_S, _PACE_S = 0.01, 0.0005
 
 
-def answer(prompt: str) -> bytes:
-    """The last question said back; one that begins with "long" gets an answer that takes seconds."""
-    question = re.findall(r"\[user\]((?:(?!\[(?:user|assistant|system)\]).)*)\n", prompt, re.DOTALL)[-1]
-    if question.startswith("long"):
-        return "".join(f"line {number}\n\n" for number in range(400)).encode()
-    return f"you said: {question}".encode()
+class Model:
+    """The last question said back; one that begins with "long" gets an answer that takes half a minute."""
+
+    def __init__(self) -> None:
+        self._pace_s = _PACE_S
+
+    def answer(self, prompt: str) -> bytes:
+        question = re.findall(r"\[user\]((?:(?!\[(?:user|assistant|system)\]).)*)\n", prompt, re.DOTALL)[-1]
+        is_long = question.startswith("long")
+        self._pace_s = _LONG_PACE_S if is_long else _PACE_S
+        if is_long:
+            return "".join(f"line {number}\n\n" for number in range(400)).encode()
+        return f"you said: {question}".encode()
+
+    def step(self, _: int) -> None:
+        time.sleep(self._pace_s)
 
 
 def main(socket: str) -> int:
     from rbee_remote.worker.main import serve
 
-    info = replace(INFO, chat_template=TEMPLATE)
-    engine = ScriptedEngine(answer, before_step=lambda _: time.sleep(_PACE_S), info=info)
+    info, model = replace(INFO, chat_template=TEMPLATE), Model()
+    engine = ScriptedEngine(model.answer, before_step=model.step, info=info)
     config = WorkerConfig(
         id=WORKER_ID, model=MODEL, path="/none", socket=socket, options=WorkerOptions(), ctx=CTX, keep_alive_s=-1.0,
         slots=2, secret=SECRET,

@@ -80,6 +80,7 @@ async def test_a_lost_connection_does_not_end_the_chat(
             assert partial.startswith("line 0\n\nline 1")
             assert "line 399" not in partial
             assert screen.notices[-1] == "what came of the answer is kept; /retry asks again"
+            assert list(context.settings.log.glob("answer-*")) == []  # by the chat, and with --no-history nowhere
 
             if is_fixed:
                 await chat.take("are you there?")

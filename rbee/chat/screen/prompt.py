@@ -25,6 +25,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
 from prompt_toolkit.output import ColorDepth, Output
 from prompt_toolkit.styles import Style
+from prompt_toolkit.utils import get_cwidth
 
 from rbee.chat import multiline
 from rbee.chat.screen import modes
@@ -126,7 +127,7 @@ class Prompt:
 
     def _toolbar(self) -> FormattedText:
         columns = self._session.app.output.get_size().columns
-        return FormattedText([("", self._state()[: max(1, columns - 1)])])
+        return FormattedText([("", _shortened(" ".join(self._state().split()), max(1, columns - 1)))])
 
 
 class _History(History):
@@ -151,6 +152,14 @@ class _Completer(Completer):
         del complete_event
         for found in completions(document.text_before_cursor, self._known):
             yield Shown(found.text, -found.replaces, display=found.text.strip(), display_meta=found.about)
+
+
+def _shortened(state: str, columns: int) -> str:
+    """What goes on stands at the end, and the part of a long name that tells it from others likewise."""
+    left, shown = columns, len(state)
+    while shown and (left := left - get_cwidth(state[shown - 1])) >= 0:
+        shown -= 1
+    return f"…{state[shown + 1 :]}" if shown else state
 
 
 def _continuation(width: int, line: int, wrapped: int) -> str:

@@ -8,6 +8,7 @@ Rules
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,9 @@ class TerminalView:
         self._say([self.dim(line) for line in self._wrapped(text)])
 
     def error(self, error: RbeeError) -> None:
-        first, *rest = render_text.error_lines(error)
+        width = self.size()[0] - 1
+        told = [textwrap.wrap(each, width, break_on_hyphens=False) for each in render_text.error_lines(error)]
+        first, *rest = [line for wrapped in told for line in wrapped]
         lines = [f"{self._style('error:', '1;31')}{first.removeprefix('error:')}"]
         lines += [f"{self._style('hint:', '1;36')}{line[5:]}" if line.startswith("hint:") else line for line in rest]
         self._say(lines)

@@ -23,6 +23,7 @@ from rbee.chat.asked import Asked
 from rbee.chat.conversation import Conversation, Turn
 from rbee.chat.interfaces import Listed, Session
 from rbee.chat.store.file import open_file, translated
+from rbee.chat.words import read
 from rbee.registry.file import database, immediate
 
 #: Of an Asked, what belongs to the session; the rest is the command line's.
@@ -84,28 +85,45 @@ class Chats:
     def listed(self, words: str = "", most: int = 20) -> list[Listed]:
         """As of `Store`."""
         with translated(self.path):
-            if words.strip():
-                return self._found(_query(words), most)
+            if wanted := _query(words):
+                return self._found(wanted, most)
             query = f"select {_LISTED} from sessions s order by s.changed desc limit ?"  # noqa: S608 - columns of ours
             return [Listed(*row) for row in self._connection.execute(query, (most,))]
 
     def remove(self, ids: Iterable[str]) -> None:
-        """Whole ids; sessions that are gone are no error."""
+        """Whole ids, and the lines that were typed in them; sessions that are gone are no error."""
         with translated(self.path), immediate(self._connection):
             for id in ids:
+                self._forget_typed({turn.typed for turn in self._turns(id)})
                 self._connection.execute("delete from turns where session = ?", (id,))
                 self._connection.execute("delete from sessions where id = ?", (id,))
+            self._forget()
+        self._checkpoint()
 
     def remove_all(self) -> int:
         """Every session, and every line that was typed; how many sessions there were."""
-        with translated(self.path):
-            with immediate(self._connection):
-                (count,) = self._connection.execute("select count(*) from sessions").fetchone()
-                for table in ("turns", "sessions", "typed"):
-                    self._connection.execute(f"delete from {table}")  # noqa: S608 - a name of ours
-            self._connection.execute("insert into turns_fts(turns_fts) values ('rebuild')")
-            self._connection.execute("pragma wal_checkpoint(truncate)")
+        with translated(self.path), immediate(self._connection):
+            (count,) = self._connection.execute("select count(*) from sessions").fetchone()
+            for table in ("turns", "sessions", "typed"):
+                self._connection.execute(f"delete from {table}")  # noqa: S608 - a name of ours
+            self._forget()
+        self._checkpoint()
         return int(count)
+
+    def _forget_typed(self, messages: set[str]) -> None:
+        lines = self._connection.execute("select id, text from typed").fetchall()
+        for id, text in lines:
+            if _message(text) in messages:
+                self._connection.execute("delete from typed where id = ?", (id,))
+
+    def _forget(self) -> None:
+        """What was deleted is gone from the search's index too, which else keeps words until it merges its parts."""
+        self._connection.execute("insert into turns_fts(turns_fts) values ('rebuild')")
+
+    def _checkpoint(self) -> None:
+        """What was deleted is gone from the journal too, unless another chat reads it at this moment."""
+        with translated(self.path):
+            self._connection.execute("pragma wal_checkpoint(truncate)")
 
     def add_typed(self, text: str) -> None:
         """As of `Store`. The same again is one line, the last."""
@@ -193,6 +211,15 @@ def _turn_values(turn: Turn) -> dict[str, Any]:
     return {name: _storable(value) if isinstance(value, str) else value for name, value in asdict(turn).items()}
 
 
+def _message(typed: str) -> str | None:
+    """What was sent of a line that was typed, None for a /word."""
+    try:
+        said = read(typed)
+    except UsageError:
+        return None
+    return said if isinstance(said, str) else None
+
+
 def _storable(text: str) -> str:
     """SQLite takes no halves of characters."""
     return text.encode(errors="replace").decode()
@@ -205,6 +232,6 @@ def _asked(text: str) -> Asked:
 
 
 def _query(words: str) -> str:
-    """For FTS5: all of the words, or words that begin so, whatever they have in them."""
-    parts = [word.replace('"', '""') for word in words.split()]
+    """For FTS5: all of the words, or words that begin so, whatever they have in them; NUL would end the query."""
+    parts = [word.replace('"', '""') for word in words.replace("\0", " ").split()]
     return " ".join(f'"{part}"*' for part in parts)

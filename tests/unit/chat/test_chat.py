@@ -165,3 +165,39 @@ async def test_where_nothing_can_be_kept_the_chat_goes_on(chat: Chat, screen: Sc
     await chat.take("again")
     assert screen.answers == ["you said: hi", "you said: again"]
     assert len([text for text in screen.notices if "nothing is kept" in text]) == 1
+
+
+async def test_where_lines_that_were_typed_cannot_be_kept_the_message_is_sent_all_the_same(
+    chat: Chat, screen: Screen
+) -> None:
+    assert isinstance(chat.store, Chats)
+    chat.store._connection.execute("pragma query_only = on")
+    await chat.take("hi")
+    await chat.take("again")
+    assert (screen.answers, screen.errors) == (["you said: hi", "you said: again"], [])
+    assert len([text for text in screen.notices if "nothing is kept" in text]) == 1
+
+
+@pytest.mark.parametrize("word", ["/retry", "/edit"])
+async def test_an_answer_stays_where_another_one_was_asked_for_and_none_came(
+    chat: Chat, screen: Screen, word: str
+) -> None:
+    await chat.take("hi")
+    before = chat.conversation
+    screen.edits = "word " * 1000  # longer than the context
+    if word == "/retry":
+        await chat.take(f"/system {screen.edits}")
+    await chat.take(word)
+    assert ["too long" in error.message for error in screen.errors] == [True]
+    assert chat.conversation == before
+    assert chat.store is not None
+    assert chat.store.find("").conversation == before
+
+
+@pytest.mark.parametrize(
+    "text", ["/load \udcff", "/sessions \udcff", "/sessions \0", "/file a\0b", "/file ~nobody-of-this-name/x"]
+)
+async def test_whatever_is_typed_the_chat_goes_on(chat: Chat, screen: Screen, text: str) -> None:
+    await chat.take(text)
+    await chat.take("caf\udcff")
+    assert screen.answers == ["you said: caf?"]

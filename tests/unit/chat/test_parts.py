@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rbee.base.errors import UsageError
-from rbee.chat import multiline
+from rbee.chat import known, multiline
 from rbee.chat.attachments import MOST_BYTES, read_file, with_files
 from rbee.chat.code_blocks import CodeBlock, code_blocks, fenced
 
@@ -46,7 +46,7 @@ def test_what_is_no_text_is_refused(tmp_path: Path, content: bytes, message: str
 
 def test_what_cannot_be_read_is_refused_and_a_pipe_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for name in ("none", "pipe", "."):
+    for name in ("none", "pipe", ".", "a\0b", "~nobody-of-this-name/x"):
         with pytest.raises(UsageError):
             read_file(str(tmp_path / name))
 
@@ -86,7 +86,7 @@ def test_the_code_of_an_answer() -> None:
     ]
 
 
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Zl", "Zp", "Cs"]))))
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n"))))
 def test_what_was_fenced_is_found_again(lines: list[str]) -> None:
     text = "".join(f"{line}\n" for line in lines)
     assert [block.text for block in code_blocks(fenced(text, "x"))] == [text]
@@ -94,7 +94,22 @@ def test_what_was_fenced_is_found_again(lines: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("text", "is_open"),
-    [('"""', True), ('"""a', True), ('"""a\n', True), ('"""a\n"""', False), ('""""""', False), ("a", False)],
+    [
+        ('"""', True),
+        ('"""a', True),
+        ('"""a\n', True),
+        ('"""a\n"""', False),
+        ('""""""', False),
+        ("a", False),
+        ('"""Adds.""" what is that?', False),
+        ('"""Adds."""\ndef add(): ...', False),
+        ('"""\n"""Adds.""" it', True),
+    ],
 )
 def test_three_quotes(text: str, is_open: bool) -> None:
     assert multiline.is_open(text) is is_open
+
+
+@pytest.mark.parametrize("begun", ["none/", "a\0b/", "~nobody-of-this-name/"])
+def test_no_path_is_offered_where_there_is_no_folder(begun: str) -> None:
+    assert list(known.paths(begun)) == []

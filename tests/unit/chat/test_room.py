@@ -62,6 +62,12 @@ def test_what_the_worker_counted_decides_where_the_estimate_was_wrong() -> None:
     assert many.first > few.first >= 1
 
 
+def test_what_a_template_adds_to_a_short_question_is_not_expected_of_long_answers() -> None:
+    """Figures of SmolLM2, whose template has a system message of its own."""
+    asked = Conversation((Turn("Tell me a long story", "", "a tale " * 300, "", "length", 36, 512),)).asked("and?")
+    assert room.fitted(asked, "", ctx=4096) == asked
+
+
 def test_how_full_it_is_and_what_goes_next() -> None:
     use = room.used(talk(1), "", 4096)
     assert (use.tokens, use.is_counted, use.leaves_out) == (80 + room.AROUND + 80, True, ())

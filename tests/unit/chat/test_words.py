@@ -30,6 +30,7 @@ from rbee.chat.words import Call, Known, completions, read
         ('/system """\nBe brief.\nBe kind.\n"""', Call("system", "Be brief.\nBe kind.")),
         ('"""\ntwo\nlines\n"""', "two\nlines"),
         ('"""one"""', "one"),
+        ('"""Adds.""" what is that?', '"""Adds.""" what is that?'),
     ],
 )
 def test_what_it_means(text: str, said: Call | str) -> None:

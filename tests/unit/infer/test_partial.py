@@ -54,6 +54,15 @@ def test_text_calls_and_reasoning_are_saved(tmp_path: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in (partial.path, reasoning)} == {0o600}
 
 
+def test_no_file_is_made_where_none_is_wanted(tmp_path: Path) -> None:
+    partial = PartialAnswer.of(tmp_path, "0" * 32, is_saved=False)
+    partial.max_tokens = 20
+    partial.begin()
+    partial.add(TokenEvent(" bees", 1))
+    assert partial.save() == {"generated": "1 of 20 tokens"}
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_the_cleanup_removes_later_has_these_names(tmp_path: Path) -> None:
     path = PartialAnswer.of(tmp_path, "0" * 32).path
     assert path.match("answer-*.txt")

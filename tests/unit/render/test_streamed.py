@@ -152,6 +152,7 @@ def test_blocks_are_finished_when_another_one_has_begun() -> None:
     assert finished_length("1. a\n\n2. b\n") == 0
     assert finished_length("```\none\n\ntwo\n") == 0
     assert finished_length("") == 0
+    assert finished_length("a\u2028b\u2028c\n\n```\none\n```\n\nend\n") == len("a\u2028b\u2028c\n\n```\none\n```\n\n")
 
 
 @given(st.text(st.sampled_from("ab#-*`>|1. \n"), max_size=80))

@@ -8,7 +8,7 @@ import pytest
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from rbee.chat.screen.prompt import Prompt
+from rbee.chat.screen.prompt import Prompt, _shortened
 from rbee.chat.words import Known
 from tests.patience import PATIENCE_S
 
@@ -62,3 +62,15 @@ def test_what_was_typed_before_comes_back() -> None:
 
 def test_what_was_typed_ahead_is_the_next_message() -> None:
     assert typed(f"one{ENTER}two{ENTER}", count=2) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("state", "shown"),
+    [
+        ("coder on gpu1 · 3%", "coder on gpu1 · 3%"),
+        ("file:/models/coder.gguf on gpu1 · 3%", "…gguf on gpu1 · 3%"),
+        ("字字字字字字字字字字字 · 3%", "…字字字字字 · 3%"),
+    ],
+)
+def test_of_a_long_state_the_end_is_shown(state: str, shown: str) -> None:
+    assert _shortened(state, 18) == shown

@@ -15,7 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from rbee.base.errors import UsageError
+from rbee.chat.screen.terminal import TerminalView
+from rbee.render import Output
 from tests.doubles import chat_worker
+from tests.doubles.terminal import Terminal
 from tests.patience import PATIENCE_S
 
 CTRL_C, CTRL_D = b"\x03", b"\x04"
@@ -94,3 +98,17 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(term: str, worker: Path, tmp_
     finally:
         terminal.close()
     assert b"never" not in (home / "chats.db").read_bytes()
+
+
+class Narrow(TerminalView):
+    def size(self) -> tuple[int, int]:
+        return (40, 10)
+
+
+def test_an_error_is_wrapped_between_words() -> None:
+    terminal = Terminal(40, 10)
+    view = Narrow(Output(terminal), color=False)
+    view.error(UsageError("there is no setting 'temp'", hint="there are temperature, top_p, top_k, min_p, and others"))
+    assert terminal.text == (
+        "error: there is no setting 'temp'\nhint: there are temperature, top_p,\ntop_k, min_p, and others"
+    )

@@ -77,7 +77,7 @@ def test_search(chats: Chats) -> None:
     assert [found.id for found in chats.listed("SEA blu")] == []
     assert [found.id for found in chats.listed("abo te")] == [tea.id]
     assert "sea" in chats.listed("sea")[0].excerpt
-    for odd in ('"', "a OR b", "*", "NEAR(", "-x", "ü"):
+    for odd in ('"', "a OR b", "*", "NEAR(", "-x", "ü", "\0", "a\0b"):
         chats.listed(odd)
     chats.remove([sky.id])
     assert chats.listed("sky") == []
@@ -120,6 +120,17 @@ def test_all_is_gone_from_the_file_as_well(chats: Chats, path: Path) -> None:
     assert (chats.listed(), chats.typed(5), chats.listed("secret")) == ([], [], [])
     chats.close()
     assert all(b"secret" not in file.read_bytes() for file in path.parent.glob("chats.db*"))
+
+
+def test_a_session_that_was_removed_is_gone_from_the_file_and_the_others_are_found(chats: Chats, path: Path) -> None:
+    gone = chats.keep(session("zebrafish"))
+    stays = chats.keep(session("tea"))
+    for line in ("tea", "zebrafish", '"""\nzebrafish\n"""', "/nonsense"):
+        chats.add_typed(line)
+    chats.remove([gone.id])
+    assert chats.typed(9) == ["/nonsense", "tea"]
+    assert all(b"zebrafish" not in file.read_bytes() for file in path.parent.glob("chats.db*"))
+    assert [found.id for found in chats.listed("tea")] == [stays.id]
 
 
 def test_halves_of_characters_are_kept_as_question_marks(chats: Chats) -> None:
