@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 
 from rbee import audit
 from rbee.base.errors import NodeError, UsageError
 from rbee.base.events import Notice
 from rbee.batch.asker import Asker, asker_for
 from rbee.batch.crew import Crew
-from rbee.batch.journal import Journal
+from rbee.batch.journal import Journal, ahead_of
 from rbee.batch.reading import Survey
 from rbee.batch.request import BatchRequest, Summary
 from rbee.batch.results import Run
@@ -71,8 +72,10 @@ async def batch(context: Context, asked: BatchRequest) -> Summary:
 def _check(asked: BatchRequest, survey: Survey) -> None:
     if not survey.count:
         raise UsageError(f"{asked.input.path} has no lines")
-    if asked.out.exists() and asked.out.samefile(asked.input.path):
-        raise UsageError("the output is the input", hint="take another --out")
+    for path in (asked.out, ahead_of(asked.out)):
+        with suppress(OSError):  # what is wrong with it is told when it is opened
+            if path.samefile(asked.input.path):
+                raise UsageError("the output is the input", hint="take another --out")
 
 
 def tell_of(context: Context, survey: Survey) -> None:

@@ -22,16 +22,23 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from rbee.base.errors import RbeeError, UsageError
 from rbee.batch.numbers import Numbers
-from rbee.batch.results import Known, Run, known
+from rbee.batch.results import Known, Run, is_begun, known
 from rbee_remote.protocol import ErrorCode
 
 #: Seconds between two times that what was written is put on the disk.
 SYNC_S = 1.0
 AHEAD = ".ahead"
+#: Bytes: some file systems show zeros of what never reached the disk, where that may be all that a file has.
+_MOST_ZEROS = 2**20
+
+
+def ahead_of(out: Path) -> Path:
+    """Where lines wait for their turn."""
+    return Path(f"{out}{AHEAD}")
 
 
 class Journal:
@@ -52,7 +59,8 @@ class Journal:
         self._in_order = in_order
         self._out = -1
         self._ahead = -1
-        self._ahead_path = path.with_name(path.name + AHEAD)
+        self._ahead_path = ahead_of(path)
+        self._was_read = False
         self._held: dict[int, tuple[int, int]] = {}  # lines that are ahead: where in that file
         self._turns: deque[int] = deque()  # lines that were begun and are not in the output
         self._dirty: set[int] = set()
@@ -72,7 +80,7 @@ class Journal:
     ) -> None:
         try:
             self.sync()
-            if not self._held:
+            if self._was_read and not self._held:
                 with suppress(FileNotFoundError):
                     self._ahead_path.unlink()
         finally:
@@ -81,7 +89,9 @@ class Journal:
     # --- what is there ------------------------------------------------------------------------------------------
 
     def begin_anew(self) -> None:
-        """Forget what is there."""
+        """Forget what is there, of whichever run. Raises UsageError for what no run has written."""
+        for file, path in ((self._ahead, self._ahead_path), (self._out, self.path)):
+            next(self._known(file, path, checks=False), None)
         for file in (self._ahead, self._out):
             os.ftruncate(file, 0)
 
@@ -97,6 +107,7 @@ class Journal:
             for number in sorted(self._held):
                 self._release(number)
             self._empty_ahead()
+        self._was_read = True
 
     def take_back_failed(self) -> int:
         """Have the lines that failed be asked again; how many. To be called before `read`.
@@ -121,31 +132,37 @@ class Journal:
         os.ftruncate(self._out, 0)
         return before - len(kept) - len(ahead)
 
-    def _known(self, file: int, path: Path) -> Iterator[tuple[Known, int, int]]:
-        """Lines with where they begin and their size; what a crash has left behind the last whole one is cut off."""
+    def _known(self, file: int, path: Path, *, checks: bool = True) -> Iterator[tuple[Known, int, int]]:
+        """Lines with where they begin and their size; what a crash has left behind the last whole one is cut off.
+
+        checks: that they are this run's. Raises UsageError for those of another one, and for what is of none.
+        """
         at = 0
         with os.fdopen(os.dup(file), "rb") as reader:
             reader.seek(0)
+            if not _may_be_ours(reader):
+                raise _foreign(path)
             for line in reader:
                 found = known(line)
                 if found is None:
-                    if not _is_torn(line) or (line[:1] != b"\0" and reader.read(1)):
+                    if not (line[:1] == b"\0" if at else not line.strip(b"\0")) and not is_begun(line):
                         raise _foreign(path)
                     os.ftruncate(file, at)
                     return
-                self._check(found)
+                if checks:
+                    self._check(found, path)
                 yield found, at, len(line)
                 at += len(line)
 
-    def _check(self, found: Known) -> None:
+    def _check(self, found: Known, path: Path) -> None:
         if found.run.source != self.run.source:
             raise UsageError(
-                f"{self.path} has answers to another input: the input has changed since, or is another file",
+                f"{path} has answers to another input: the input has changed since, or is another file",
                 hint="take another --out, or --restart to throw away what is there",
             )
         if found.run.options != self.run.options:
             raise UsageError(
-                f"{self.path} has answers to the same input with other options (model, template, defaults or form)",
+                f"{path} has answers to the same input with other options (model, template, defaults or form)",
                 hint="go on with the same ones, take another --out, or --restart to throw away what is there",
             )
 
@@ -273,10 +290,10 @@ def _read(file: int, at: int, size: int) -> bytes:
     return os.pread(file, size, at)
 
 
-def _is_torn(line: bytes) -> bool:
-    """Whether it may be the beginning of one of ours, or what some file systems show of what never reached the disk."""
-    beginning = b'{"id":"batch_req_'
-    return line[:1] == b"\0" or line.startswith(beginning) or beginning.startswith(line)
+def _may_be_ours(reader: IO[bytes]) -> bool:
+    """By its first byte, so that no large file of something else is read."""
+    first = os.pread(reader.fileno(), 1, 0)
+    return first in (b"", b"{") or (first == b"\0" and os.fstat(reader.fileno()).st_size <= _MOST_ZEROS)
 
 
 def _cannot_write(path: Path, error: OSError) -> RbeeError:
@@ -290,7 +307,7 @@ def _cannot_write(path: Path, error: OSError) -> RbeeError:
 def _foreign(path: Path) -> UsageError:
     return UsageError(
         f"{path} has lines that `rbee batch` did not write",
-        hint="take another --out, or --restart to throw away what is there",
+        hint="take another --out, or move that file away",
     )
 
 

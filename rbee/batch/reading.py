@@ -20,6 +20,18 @@ MOST_LINE = 32 * 2**20
 #: Lines among which the same custom_id is looked for, and names of models that are kept.
 _MOST_IDS, _MOST_MODELS = 2_000_000, 64
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_AS_UTF8 = "write it as UTF-8, as `iconv -f UTF-16 -t UTF-8` does"
+_UNPACKED = "unpack it first: a run that was stopped reads it again to go on"
+#: What files of other kinds begin with: what they are, and what to do.
+_OTHERS = {
+    b"\xff\xfe": ("UTF-16", _AS_UTF8),
+    b"\xfe\xff": ("UTF-16", _AS_UTF8),
+    b"\x1f\x8b": ("compressed", _UNPACKED),
+    b"\x28\xb5\x2f\xfd": ("compressed", _UNPACKED),
+    b"\xfd7zXZ": ("compressed", _UNPACKED),
+    b"BZh": ("compressed", _UNPACKED),
+    b"PK\x03\x04": ("an archive, or a spreadsheet", "unpack it, or save the sheet as CSV"),
+}
 
 
 @dataclass(slots=True)
@@ -55,14 +67,20 @@ class Input:
             with self.path.open("rb") as file:
                 if not file.seekable():
                     raise UsageError(f"{self.path} is no regular file", hint="a run that goes on reads it again")
+                beginning = file.read(8)
         except OSError as error:
             raise UsageError(f"cannot read {self.path}: {error.strerror}") from error
+        for known, (what, hint) in _OTHERS.items():
+            if beginning.startswith(known):
+                raise UsageError(f"{self.path} is {what}", hint=hint)
         if self.is_table:
             self._check_columns()
 
     def _check_columns(self) -> None:
         with self._text() as file:
             header = next(self._rows(file), [])
+        if isinstance(header, LineError):
+            raise UsageError(f"the head of {self.path} cannot be read: {header}")
         if self.template is None:
             if "prompt" not in header:
                 told = f"{self.path} has no column prompt"
@@ -117,10 +135,14 @@ class Input:
         with self._text() as file:
             rows = self._rows(file)
             header = next(rows, [])
+            if isinstance(header, LineError):
+                return
             for number, row in enumerate(rows, 1):
-                if not row:
+                if isinstance(row, LineError):
+                    yield Raw(number, row)
+                elif not row:
                     continue
-                if len(row) != len(header):
+                elif len(row) != len(header):
                     told = f"the row has {len(row)} fields, and the head of the table {len(header)}"
                     yield Raw(number, LineError(told))
                 else:
@@ -128,7 +150,21 @@ class Input:
 
     def _text(self) -> IO[str]:
         csv.field_size_limit(MOST_LINE)
-        return self.path.open(encoding="utf-8-sig", errors="replace", newline="")
+        return self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
 
-    def _rows(self, file: IO[str]) -> Iterator[list[str]]:
-        return csv.reader(file, delimiter=_SEPARATORS[self.path.suffix.lower()])
+    def _rows(self, file: IO[str]) -> Iterator[list[str] | LineError]:
+        """A row, or why it is none."""
+        rows = csv.reader(file, delimiter=_SEPARATORS[self.path.suffix.lower()])
+        while True:
+            try:
+                row = next(rows)
+                for value in row:
+                    value.encode()
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield LineError(str(error))
+            except UnicodeEncodeError:
+                yield LineError("it is not UTF-8")
+            else:
+                yield row

@@ -20,6 +20,11 @@ _HEAD = re.compile(rb'\{"id":"batch_req_([0-9a-f]{12})_([0-9a-f]{12})_([0-9]{1,1
 _TAIL = re.compile(
     rb'"error":(null|\{.*\}),"rbee":\{"node":"[^"]*","tries":[0-9]+,"seconds":[0-9.]+,"tokens":([0-9]+)\}\}$'
 )
+#: A beginning of such a line that ends before the head does.
+_BEGUN = re.compile(
+    rb'\{"id":"batch_req_([0-9a-f]{0,12}|[0-9a-f]{12}_[0-9a-f]{0,12}|[0-9a-f]{12}_[0-9a-f]{12}_[0-9]{0,15}"?)'
+)
+_FIRST = b'{"id":"batch_req_'
 _LONGEST_ERROR = 2000
 
 
@@ -94,3 +99,10 @@ def known(line: bytes) -> Known | None:
         return None
     source, options, number = (group.decode() for group in head.groups())
     return Known(Run(source, options), int(number), tail[1] != b"null", int(tail[2]))
+
+
+def is_begun(line: bytes) -> bool:
+    """Whether it is the beginning of a line of some run, and no whole one."""
+    if line.endswith(b"\n"):
+        return False
+    return bool(_FIRST.startswith(line) or _BEGUN.fullmatch(line) or _HEAD.match(line))

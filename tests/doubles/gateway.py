@@ -408,10 +408,14 @@ def chat(**values: Any) -> dict[str, Any]:
 
 class SocketWorker:
     """A real worker behind its socket. breaks_at: bytes of an answer's body after which its connection breaks, for one
-    request after another; None, and none left, for whole ones."""
+    request after another; None, and none left, for whole ones.
+
+    Each request has a connection of its own: a worker ends one that is idle for some seconds, which httpx finds out
+    when it has sent the next request over it."""
 
     def __init__(self, socket: Path, *breaks_at: int | None) -> None:
-        self._client = httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(socket)), timeout=PATIENCE_S)
+        transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=httpx.Limits(max_keepalive_connections=0))
+        self._client = httpx.AsyncClient(transport=transport, timeout=PATIENCE_S)
         self._breaks_at = list(breaks_at)
         self.requests = 0
 

@@ -15,6 +15,7 @@ from rbee.base.events import BatchProgress, Event, Notice
 from rbee.batch import crew as crew_module
 from rbee.batch.batch import batch
 from rbee.batch.defaults import Defaults
+from rbee.batch.journal import ahead_of
 from rbee.batch.look import look
 from rbee.batch.reading import Input
 from rbee.batch.request import BatchRequest, Summary
@@ -85,6 +86,24 @@ async def test_a_run_that_is_done_asks_nothing(bench: Bench) -> None:
     assert (await bench.run()).answered == 0
     assert len(bench.fleet.prompts) == 1
     assert bench.out.read_bytes() == before
+
+
+@pytest.mark.parametrize("slots", [1, 8])
+async def test_more_is_ahead_than_may_be_where_a_run_goes_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, slots: int
+) -> None:
+    """The first line was slow, and others lie ahead of it."""
+    monkeypatch.setattr(crew_module, "MOST_AHEAD", 3)
+    bench.fleet = ScriptedFleet(slots=slots)
+    monkeypatch.setattr("rbee.batch.batch.asker_for", bench.fleet.asker_for)
+    bench.write(*({"prompt": f"p{number}"} for number in range(12)))
+    await bench.run()
+    lines = bench.out.read_bytes().splitlines(keepends=True)
+    bench.out.write_bytes(b"")
+    ahead_of(bench.out).write_bytes(b"".join(lines[1:6]))
+    summary = await bench.run()
+    assert (summary.done, summary.stopped) == (12, "")
+    assert [line["custom_id"] for line in bench.lines] == [str(number) for number in range(1, 13)]
 
 
 async def test_bad_lines_are_errors_and_end_nothing(bench: Bench) -> None:
@@ -231,6 +250,15 @@ async def test_what_is_no_input(bench: Bench) -> None:
     bench.write({"prompt": "x"})
     with pytest.raises(UsageError, match="the output is the input"):
         await bench.run()
+    bench.source = ahead_of(bench.out)
+    bench.write({"prompt": "x"})
+    with pytest.raises(UsageError, match="the output is the input"):
+        await bench.run(restart=True)
+    assert bench.source.read_bytes()
+    for out in (Path(), Path("/"), bench.folder / ("x" * 300), bench.folder / "none" / "out.jsonl"):
+        bench.out = out
+        with pytest.raises(UsageError, match="cannot write"):
+            await bench.run()
     bench.source = Path("-")
     with pytest.raises(UsageError, match="not standard input"):
         await bench.run()

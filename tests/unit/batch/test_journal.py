@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rbee.base.errors import RbeeError, UsageError
-from rbee.batch.journal import AHEAD, Journal
+from rbee.batch.journal import AHEAD, Journal, ahead_of
 from rbee.batch.results import Outcome, Run, line_of
 from rbee_remote.protocol import ErrorCode
 
@@ -109,15 +109,68 @@ def test_a_torn_last_line_is_cut_off_and_zeros_behind_it(tmp_path: Path) -> None
         assert out.read_bytes() == line(1)
 
 
-@pytest.mark.parametrize(
-    "content", [b"my own notes\n", line(1) + b"mine\n" + line(2), line(1) + b"mine", line(1)[:-1] + b" \n" + line(2)]
-)
+def test_zeros_are_all_that_a_power_cut_has_left(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_bytes(bytes(4096))
+    with Journal(out, RUN, in_order=False) as journal:
+        journal.read()
+    assert out.read_bytes() == b""
+
+
+FOREIGN = [
+    b"my own notes\n",
+    b"my own notes",
+    line(1) + b"mine\n" + line(2),
+    line(1) + b"mine",
+    line(1)[:-1] + b" \n" + line(2),
+    line(1)[:-1] + b"\r\n",
+    b"\0\0\0\x18ftypmp42 a film",
+    b"\0\0\1\0\n an icon",
+    bytes(2**20 + 1),
+    b'{"id":"batch_req_6800aa","custom_id":"a"}\n',
+    b'{"id":"batch_req_6800aa","custom_id":"a"}',
+    b"{}",
+]
+
+
+@pytest.mark.parametrize("content", FOREIGN)
 def test_a_file_of_something_else_is_left_as_it_is(tmp_path: Path, content: bytes) -> None:
     out = tmp_path / "out.jsonl"
-    out.write_bytes(content)
-    with Journal(out, RUN, in_order=False) as journal, pytest.raises(UsageError, match="did not write"):
+    ahead = ahead_of(out)
+    for path in (out, ahead):
+        path.write_bytes(content)
+        with Journal(out, RUN, in_order=False) as journal, pytest.raises(UsageError, match="did not write"):
+            journal.read()
+        if not content.startswith(b'{"id":"batch_req_a'):
+            with Journal(out, RUN, in_order=False) as journal, pytest.raises(UsageError, match="did not write"):
+                journal.begin_anew()
+        assert path.read_bytes() == content
+        path.write_bytes(line(1))
+
+
+def test_what_is_ahead_outlives_a_run_that_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with Journal(out, RUN, in_order=True) as journal:
         journal.read()
-    assert out.read_bytes() == content
+        for number in (1, 2, 3):
+            journal.begin(number)
+        journal.add(1, line(1))
+        journal.add(3, line(3))
+    for run in (Run("a" * 12, "c" * 12), Run("c" * 12, "b" * 12)):
+        with Journal(out, run, in_order=True) as journal, pytest.raises(UsageError):
+            journal.read()
+    assert (numbers(out), numbers(ahead_of(out))) == ([1], [3])
+
+
+def test_to_begin_anew_throws_away_what_any_run_has_written(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_bytes(line(1, run=Run("c" * 12, "d" * 12)) + b'{"id":"ba')
+    ahead_of(out).write_bytes(line(2)[:-5])
+    with Journal(out, RUN, in_order=True) as journal:
+        journal.begin_anew()
+        journal.read()
+        assert journal.done.count == 0
+    assert (out.read_bytes(), ahead_of(out).exists()) == (b"", False)
 
 
 @pytest.mark.parametrize(

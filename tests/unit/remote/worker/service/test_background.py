@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,17 @@ def answer(prompt: str) -> bytes:
     return prompt.encode() * (LONG if prompt == "b" else 3)
 
 
-def slow_steps(_: int) -> None:
-    time.sleep(0.002)
+class Halts:
+    """Steps of an engine that wait until the test has got as far: at the first the background is at work, at the second
+    it has its slots again."""
+
+    def __init__(self) -> None:
+        self.first, self.second = threading.Event(), threading.Event()
+        self._at = {20: self.first, 150: self.second}
+
+    def __call__(self, step: int) -> None:
+        if halt := self._at.get(step):
+            assert halt.wait(PATIENCE_S)
 
 
 async def ask(worker: Worker, prompt: str, **more: Any) -> httpx.Response:
@@ -37,24 +46,32 @@ def text(response: httpx.Response) -> str:
 
 
 async def test_another_request_takes_a_slot_of_the_background_which_goes_on_then(folder: Path) -> None:
-    engine = ScriptedEngine(answer, before_step=slow_steps)
+    halts = Halts()
+    engine = ScriptedEngine(answer, before_step=halts)
     async with running(folder, loads(engine), slots=1, queue=0, ctx=CTX) as worker:
         batch = asyncio.create_task(ask(worker, "b", headers=BACKGROUND))
         await worker.until(lambda status: status["background"] == 1 and status["slots_free"] == 0)
-        assert text(await ask(worker, "person")) == "person" * 3  # a queue without places refuses nobody for it
+        person = asyncio.create_task(ask(worker, "person"))  # a queue without places refuses nobody for it
+        await worker.until(lambda status: status["queued"] == 1)
+        halts.first.set()
+        assert text(await person) == "person" * 3
         assert not batch.done()
+        halts.second.set()
         assert text(await batch) == "b" * LONG
         await worker.until(lambda status: status["background"] == 0 and status["state"] == "idle")
 
 
 async def test_a_background_request_that_lost_its_slot_can_be_left(folder: Path) -> None:
-    engine = ScriptedEngine(answer, before_step=slow_steps)
+    halts = Halts()
+    engine = ScriptedEngine(answer, before_step=halts)
     async with running(folder, loads(engine), slots=1, queue=4, ctx=CTX) as worker:
         batch = asyncio.create_task(ask(worker, "b", headers=BACKGROUND))
         await worker.until(lambda status: status["slots_free"] == 0)
         person = asyncio.create_task(ask(worker, "b"))
         await worker.until(lambda status: status["queued"] == 1)
+        halts.first.set()
         batch.cancel()
+        halts.second.set()
         await worker.until(lambda status: status["background"] == 0)
         assert text(await person) == "b" * LONG
         assert text(await ask(worker, "x")) == "xxx"
@@ -62,7 +79,8 @@ async def test_a_background_request_that_lost_its_slot_can_be_left(folder: Path)
 
 async def test_of_many_the_others_are_first_and_all_are_answered(folder: Path) -> None:
     order: list[str] = []
-    engine = ScriptedEngine(answer, before_step=slow_steps)
+    halts = Halts()
+    engine = ScriptedEngine(answer, before_step=halts)
 
     async def one(prompt: str, **more: Any) -> None:
         assert text(await ask(worker, prompt, **more)) == answer(prompt).decode()
@@ -71,7 +89,11 @@ async def test_of_many_the_others_are_first_and_all_are_answered(folder: Path) -
     async with running(folder, loads(engine), slots=2, queue=16, ctx=CTX) as worker:
         batch = [asyncio.create_task(one("b", headers=BACKGROUND)) for _ in range(4)]
         await worker.until(lambda status: status["background"] == 4)
-        await asyncio.gather(*(one(f"p{number}") for number in range(6)))
+        people = [asyncio.create_task(one(f"p{number}")) for number in range(6)]
+        await worker.until(lambda status: status["queued"] == 8)
+        halts.first.set()
+        await asyncio.gather(*people)
+        halts.second.set()
         await asyncio.gather(*batch)
     assert "b" not in order[:6]
     assert order[6:] == ["b"] * 4
