@@ -10,6 +10,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -44,6 +45,9 @@ INTERVAL_S, MANY_INTERVAL_S, MANY = 0.25, 1.0, 50
 LINES_BEFORE, MOST_LINES = 200, 1000
 #: Descriptors beside those of the nodes, each of which has a connection, and one at this machine a stream.
 DESCRIPTORS = 200
+#: Of `gc`, whose own thresholds make it look through the rows of a thousand nodes all the time: they are made anew every
+#: second, and have no cycles.
+GARBAGE = (50_000, 20, 50)
 #: For connections to be closed in good order.
 CLOSE_S = 2.0
 
@@ -51,6 +55,7 @@ CLOSE_S = 2.0
 async def live(context: Context, nodes: Sequence[Node], screen: FullScreen, glyphs: Glyphs) -> None:
     """Until the user leaves. Nobody is asked anything but at the keys. Raises OutputClosed, ConfigError."""
     raise_descriptor_limit(2 * len(nodes) + DESCRIPTORS)
+    gc.set_threshold(*GARBAGE)
     pool = Pool(context)
     context = replace(context, connections=pool, ask=None, ask_passphrase=None, emit=silent)
     try:
