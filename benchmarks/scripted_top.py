@@ -16,7 +16,7 @@ from rbee.inventory import Inventory, Node
 from rbee.registry import NodeFacts, Registry
 from rbee.render import Output
 from rbee.render.screen import FullScreen
-from rbee.top import run
+from rbee.top import feed, run
 from rbee.top.columns import Glyphs
 from rbee.top.feed import Feeds
 from rbee.top.model import NodeState
@@ -61,7 +61,8 @@ async def _watch(folder: Path, count: int) -> None:
         open_registry=lambda: Registry.open(folder / "workers.db"),
         keeper_id="k" * 16,
     )
-    vars(run).update(Pool=LocalPool, Feeds=KnownFeeds)
+    vars(feed).update(Pool=LocalPool)
+    vars(run).update(Feeds=KnownFeeds)
     telling = asyncio.create_task(_tell(folder, count))
     await run.live(context, nodes, FullScreen(Output(sys.stdout), color=True), Glyphs())
     telling.cancel()

@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 from rbee.base.errors import ConnectError, NodeError, RbeeError
-from rbee.base.events import Emit, Event, Retry
+from rbee.base.events import Emit, Event, Retry, silent
 from rbee.base.retries import HOLD_CONNECT_S, HOLD_SILENCE_S
 from rbee.context import Context
 from rbee.gateway.nodes.pauses import Pauses
 from rbee.inventory import Node
 from rbee.node.hive_client import HiveClient
+from rbee.node.pool import Pool
 from rbee.node.session import NodeSession
 from rbee.node.socket_http import HungUpError
 from rbee.render.text import one_line
@@ -32,6 +33,24 @@ from rbee_remote.protocol import ErrorCode
 
 #: Nodes that are connected to at the same time: a key exchange is some 10 ms of this machine's time.
 CONNECTING = 24
+#: For connections to be closed in good order.
+CLOSE_S = 2.0
+
+
+@asynccontextmanager
+async def watching(context: Context) -> AsyncIterator[Context]:
+    """The same where nobody is asked or told anything, not by a connection either, with connections that are held."""
+    quiet = replace(context, ask=None, ask_passphrase=None, emit=silent)
+    if quiet.connections is not None:
+        yield quiet
+        return
+    pool = Pool(quiet)
+    try:
+        yield replace(quiet, connections=pool)
+    finally:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await pool.aclose()
 
 
 class Feeds:
@@ -52,7 +71,9 @@ class Feeds:
         room = asyncio.Semaphore(CONNECTING)
         for node in self._of:
             feed = Feed(self._session_maker(node), self.nodes[node.name], self._changed)
-            self._tasks.append(asyncio.create_task(feed.run(room), name=f"watch {node.name}"))
+            task = asyncio.create_task(feed.run(room), name=f"watch {node.name}")
+            task.add_done_callback(lambda _: self._changed())  # for who looks by `check`
+            self._tasks.append(task)
         return self
 
     async def __aexit__(

@@ -6,16 +6,15 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from rbee.context import Context
 from rbee.inventory import Node
-from rbee.node.pool import Pool
 from rbee.render import Table
 from rbee.render.text import clock_time
 from rbee.top import columns, serving
-from rbee.top.feed import Feeds
+from rbee.top.feed import Feeds, watching
 from rbee.top.model import Fleet, NodeRow, NodeState, WorkerRow
 from rbee.top.watched import WatchedNode
 
@@ -28,10 +27,7 @@ _READINGS, _READINGS_S = 2, 2.5
 async def once(context: Context, nodes: Sequence[Node], patience_s: float = PATIENCE_S) -> Fleet:
     """What there is, once each node is heard or known not to answer. Raises ConfigError."""
     async with AsyncExitStack() as stack:
-        if context.connections is None:
-            pool = Pool(context)
-            stack.push_async_callback(pool.aclose)
-            context = replace(context, connections=pool)
+        context = await stack.enter_async_context(watching(context))
         woken = asyncio.Event()
         feeds = await stack.enter_async_context(Feeds(context, nodes, woken.set))
         until = time.monotonic() + patience_s

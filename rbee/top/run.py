@@ -10,6 +10,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -22,21 +23,19 @@ from typing import Any
 
 from rbee.base.descriptors import raise_descriptor_limit
 from rbee.base.errors import RbeeError
-from rbee.base.events import silent
 from rbee.context import Context
 from rbee.fleet import logs as log_use_case
 from rbee.fleet import workers as worker_use_case
 from rbee.inventory import Node
-from rbee.node.pool import Pool
 from rbee.render.screen import FullScreen
 from rbee.render.text import one_line
 from rbee.top import layout, serving
 from rbee.top.columns import Glyphs
-from rbee.top.feed import Feeds, reason
+from rbee.top.feed import Feeds, reason, watching
 from rbee.top.keys import ESCAPE_S, Keys
-from rbee.top.model import HISTORY_S, Fleet, GatewayRow
-from rbee.top.order import Row, RowKey, rows
-from rbee.top.view import FollowLog, LeaveLog, Quit, Screen, Stop, View, follow, pressed, selected
+from rbee.top.model import HISTORY_S, Fleet, GatewayRow, WorkerRow
+from rbee.top.order import Row, RowKey, key_of, rows
+from rbee.top.view import FollowLog, LeaveLog, Quit, Screen, Stop, View, follow, pressed
 
 #: Seconds between two pictures; of many nodes fewer are drawn, since each of them changes every second.
 INTERVAL_S, MANY_INTERVAL_S, MANY = 0.25, 1.0, 50
@@ -44,26 +43,21 @@ INTERVAL_S, MANY_INTERVAL_S, MANY = 0.25, 1.0, 50
 LINES_BEFORE, MOST_LINES = 200, 1000
 #: Descriptors beside those of the nodes, each of which has a connection, and one at this machine a stream.
 DESCRIPTORS = 200
-#: For connections to be closed in good order.
-CLOSE_S = 2.0
+#: Of `gc`, whose own thresholds make it look through the rows of a thousand nodes all the time: these are made anew
+#: every second, and have no cycles.
+GARBAGE = (50_000, 20, 50)
 
 
 async def live(context: Context, nodes: Sequence[Node], screen: FullScreen, glyphs: Glyphs) -> None:
     """Until the user leaves. Nobody is asked anything but at the keys. Raises OutputClosed, ConfigError."""
     raise_descriptor_limit(2 * len(nodes) + DESCRIPTORS)
-    pool = Pool(context)
-    context = replace(context, connections=pool, ask=None, ask_passphrase=None, emit=silent)
-    try:
-        async with AsyncExitStack() as stack:
-            live = Live(context, nodes, screen, glyphs)
-            stack.enter_context(screen)
-            stack.push_async_callback(live.aclose)
-            live.feeds = await stack.enter_async_context(Feeds(context, nodes, live.on_change))
-            await live.run()
-    finally:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_S):
-                await pool.aclose()
+    gc.set_threshold(*GARBAGE)
+    async with watching(context) as quiet, AsyncExitStack() as stack:
+        live = Live(quiet, nodes, screen, glyphs)
+        stack.enter_context(screen)
+        stack.push_async_callback(live.aclose)
+        live.feeds = await stack.enter_async_context(Feeds(quiet, nodes, live.on_change))
+        await live.run()
 
 
 class Live:
@@ -174,7 +168,8 @@ class Live:
                 case Quit():
                     self._is_over = True
                 case Stop(row):
-                    self._begin(self._stop(row, selected(self._view, shown)), "stop a worker")
+                    stopped = next((each for each in shown if key_of(each) == row), None)
+                    self._begin(self._stop(row, stopped), "stop a worker")
                 case FollowLog(row):
                     self._follow_log(row)
                 case LeaveLog():
@@ -210,7 +205,7 @@ class Live:
         self._woken.set()
 
     async def _stop(self, row: RowKey, shown: Row | None) -> None:
-        model = f" ({shown.model})" if shown is not None and hasattr(shown, "model") else ""
+        model = f" ({shown.model})" if isinstance(shown, WorkerRow) else ""
         worker = f"worker {row.worker[:8]}{model} on {row.node}"
         self._say(f"stopping {worker}")
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from rbee.node.probe import Probe
 from rbee.top.model import HISTORY_S, GpuRow, NodeRow, NodeState, WorkerRow, summed
@@ -16,6 +17,9 @@ from rbee_remote.protocol import HiveNews, NodeLoad, WorkerInfo, WorkerLoad
 
 #: Readings that a rate is taken over: seconds.
 RATE_OVER = 5
+#: Seconds between two readings at least; a hive has one each second. What a node says of no time at all would be a rate
+#: without bounds, and infinity in every sum.
+LEAST_S = 0.1
 
 
 @dataclass(slots=True)
@@ -32,6 +36,8 @@ class _Counted:
             readings.clear()  # another clock, or another count: the node, or the worker, began anew
         if readings:
             before, then = readings[-1]
+            if at - before < LEAST_S:
+                return
             self.history.append((count - then) / (at - before))
         readings.append((at, count))
         first, began = readings[0]
@@ -118,22 +124,32 @@ class WatchedNode:
         return replace(self._row, retry_s=max(0.0, self.retry_at - now))
 
     def _made(self, now: float) -> NodeRow:
+        """In one go: of a thousand nodes each is made anew every second."""
         passed = max(0.0, now - self._infos_at)
-        workers = tuple(self._worker_row(info, passed) for info in self._infos.values())
-        row = NodeRow(
-            self.name,
-            self.state,
-            self.why,
+        workers = tuple([self._worker_row(info, passed) for info in self._infos.values()])
+        machine = self._machine()
+        return NodeRow(
+            name=self.name,
+            state=self.state,
+            why=self.why,
             tags=self.tags,
+            cores=machine.cores,
+            cpu=machine.cpu,
+            ram_total_mb=machine.ram_total_mb,
+            ram_used_mb=machine.ram_used_mb,
+            gpus=machine.gpus,
             workers=workers,
-            rate=sum(worker.rate for worker in workers),
+            rate=sum([worker.rate for worker in workers]),
             history=_together([worker.history for worker in workers]),
         )
+
+    def _machine(self) -> _Machine:
+        """What is known of it; of one that is lost nothing."""
         if self.state is NodeState.DOWN:
-            return row
+            return _Machine()
         if self._load is not None and self.state is NodeState.UP:
-            return _with_load(row, self._load)
-        return row if self._probe is None else _with_probe(row, self._probe)
+            return _of_load(self._load)
+        return _Machine() if self._probe is None else _of_probe(self._probe)
 
     def _worker_row(self, info: WorkerInfo, passed_s: float) -> WorkerRow:
         """passed_s: since that was told."""
@@ -168,26 +184,26 @@ def _together(histories: list[tuple[float, ...]]) -> tuple[float, ...]:
     return histories[0] if len(histories) == 1 else summed(histories)
 
 
-def _with_load(row: NodeRow, load: NodeLoad) -> NodeRow:
-    return replace(
-        row,
-        cores=load.cores,
-        cpu=load.cpu,
-        ram_total_mb=load.ram_total_mb,
-        ram_used_mb=load.ram_used_mb,
-        gpus=tuple(GpuRow(gpu.name, gpu.total_mb, gpu.used_mb, gpu.use) for gpu in load.gpus),
-    )
+class _Machine(NamedTuple):
+    """As `NodeRow` has it."""
+
+    cores: int = 0
+    cpu: float | None = None
+    ram_total_mb: int = 0
+    ram_used_mb: int = 0
+    gpus: tuple[GpuRow, ...] = ()
 
 
-def _with_probe(row: NodeRow, probe: Probe) -> NodeRow:
+def _of_load(load: NodeLoad) -> _Machine:
+    gpus = tuple([GpuRow(gpu.name, gpu.total_mb, gpu.used_mb, gpu.use) for gpu in load.gpus])
+    return _Machine(load.cores, load.cpu, load.ram_total_mb, load.ram_used_mb, gpus)
+
+
+def _of_probe(probe: Probe) -> _Machine:
     """What was found when it was connected to: nobody tells how busy it is."""
-    return replace(
-        row,
-        cores=probe.cores,
-        ram_total_mb=probe.ram_total_mb,
-        ram_used_mb=max(0, probe.ram_total_mb - probe.ram_available_mb),
-        gpus=tuple(
-            GpuRow(gpu.name, gpu.memory_total_mb, max(0, gpu.memory_total_mb - gpu.memory_free_mb), None)
-            for gpu in probe.gpus
-        ),
+    gpus = tuple(
+        GpuRow(gpu.name, gpu.memory_total_mb, max(0, gpu.memory_total_mb - gpu.memory_free_mb), None)
+        for gpu in probe.gpus
     )
+    used = max(0, probe.ram_total_mb - probe.ram_available_mb)
+    return _Machine(probe.cores, None, probe.ram_total_mb, used, gpus)

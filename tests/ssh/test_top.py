@@ -17,10 +17,12 @@ from rbee.node.pool import Pool
 from rbee.registry import NodeFacts, Registry
 from rbee.top.feed import Feeds
 from rbee.top.model import NodeState
+from rbee.top.once import once
 from rbee_remote.protocol import NodeLoad, Work, WorkerLoad, WorkerState
 from tests.doubles.hive import ScriptedNode, worker_info
 from tests.patience import PATIENCE_S
 from tests.proxy import ChaosProxy
+from tests.ssh.conftest import write_key
 from tests.ssh.servers import asyncssh_server
 
 ID = "a" * 16
@@ -77,3 +79,26 @@ async def test_two_nodes_are_watched_and_one_that_is_lost_comes_back(
                 assert watched["steady"].state is NodeState.UP
             await pool.aclose()
             assert len(steady.connections) == 1
+
+
+async def test_nobody_is_asked_for_a_passphrase(user_key: asyncssh.SSHKey, tmp_path: Path) -> None:
+    """The screen is no place for it, and a script has nobody."""
+    asked: list[str] = []
+
+    async def ask(prompt: str) -> str:
+        asked.append(prompt)
+        return "secret"
+
+    encrypted = write_key(tmp_path / "encrypted", user_key, "secret")
+    async with asyncssh_server([user_key]) as server:
+        node = server.node(encrypted, name="locked")
+        context = Context(
+            settings=Settings(tmp_path / "keeper"),
+            inventory=Inventory({node.name: node}),
+            open_registry=lambda: Registry.open(tmp_path / "workers.db"),
+            keeper_id="k1",
+            ask_passphrase=ask,
+        )
+        (row,) = (await once(context, [node], PATIENCE_S)).nodes
+    assert (row.state, asked) == (NodeState.DOWN, [])
+    assert row.why

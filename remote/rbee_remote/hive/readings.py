@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 import psutil
 
-from rbee_remote.hive.fit.scheduler import MB
+from rbee_remote.hive.fit import resources
 from rbee_remote.hive.record import WorkerRecord
 from rbee_remote.protocol import GpuLoad, NodeLoad
 from rbee_remote.system import gpu_use
@@ -48,20 +48,24 @@ class Readings:
     async def now(self) -> NodeLoad:
         """The node as it is."""
         await self._refresh_gpus()
-        memory = psutil.virtual_memory()
+        ram_total_mb, ram_used_mb = resources.ram_mb()
         return NodeLoad(
             at=round(time.monotonic(), 3),
             cores=usable_cores(),
             cpu=self._cpu_share(),
-            ram_total_mb=memory.total // MB,
-            ram_used_mb=(memory.total - memory.available) // MB,
+            ram_total_mb=ram_total_mb,
+            ram_used_mb=ram_used_mb,
             gpus=self._gpus,
             workers=tuple(worker.load() for worker in self._workers()),
         )
 
     def _cpu_share(self) -> float | None:
-        """Since the reading before; another one within the same moment has what that found."""
-        times = psutil.cpu_times()
+        """Since the reading before; another one within the same moment has what that found. None where the system does
+        not tell (Android, /proc shut off): the rest is worth telling."""
+        try:
+            times = psutil.cpu_times()
+        except OSError:
+            return None
         now, idle = time.monotonic(), times.idle + getattr(times, "iowait", 0.0)
         whole = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
         before = self._times

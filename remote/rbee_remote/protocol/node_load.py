@@ -46,7 +46,8 @@ class NodeLoad:
     """Event `load` of GET /v1/news?load=1 on a hive's socket: at once, and then every second.
 
     at: seconds on the node's own clock, which never goes back. cpu: the share of all cores' time that was used since
-    the reading before, 0 to 1; None for the first. ram_used_mb: what nobody else can have.
+    the reading before, 0 to 1; None for the first, and where the system does not tell. ram_total_mb: or what a control
+    group allows. ram_used_mb: what nobody else can have.
     """
 
     at: float

@@ -398,6 +398,6 @@ async def test_a_load_that_gets_no_further_has_an_end(monkeypatch: pytest.Monkey
 
 async def test_stopping_a_hive_that_never_goes_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rbee.node.hive_client.STOP_TIMEOUT_S", 0.3)
-    result = await ask(lambda hive, _: hive.stop(StopRequest()), saying(answer(MESSAGES["hive"])))
+    result = await ask(lambda hive, _: hive.stop(StopRequest(patience_s=0.0)), saying(answer(MESSAGES["hive"])))
     assert isinstance(result, RbeeError)
     assert result.code is ErrorCode.IN_USE

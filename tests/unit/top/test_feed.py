@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rbee.base.errors import ConnectError, NodeError
+from rbee.base.errors import ConnectError, ElsewhereError, NodeError
 from rbee.base.events import Emit, Retry
 from rbee.base.settings import Settings
 from rbee.context import Context
@@ -209,6 +210,18 @@ async def test_once_waits_for_two_readings_and_for_no_node_that_is_lost(tmp_path
     shown = table(fleet)
     assert {len(row) for row in shown.rows} == {len(shown.columns)}
     assert [row[0] for row in shown.rows] == ["gpu1", "gpu1", "gpu2", "gpu3"]
+
+
+async def test_a_process_that_does_not_hold_the_connections_says_so_at_once(tmp_path: Path) -> None:
+    """A holder of connections that `top --once` is run by: the command goes the direct way, and waits for nothing."""
+    bed = Bed(tmp_path, "gpu1", "gpu2")
+
+    class NotHeld(Connections):
+        def use(self, node: Node, emit: Emit) -> ReconnectingConnection:
+            raise ElsewhereError(f"the connection to {node.name} is not held")
+
+    with pytest.raises(ElsewhereError):
+        await once(replace(bed.context, connections=NotHeld()), list(bed.nodes.values()), float("inf"))
 
 
 def test_a_reason_is_a_clause_behind_the_nodes_name() -> None:

@@ -7,7 +7,11 @@ from dataclasses import replace
 import pytest
 
 from rbee.node.probe import Probe
-from rbee.top.model import NodeState, summed, waiting_of
+from rbee.top.columns import ASCII
+from rbee.top.layout import lines
+from rbee.top.model import Fleet, NodeState, summed, waiting_of
+from rbee.top.order import Sort, rows
+from rbee.top.view import View
 from rbee.top.watched import RATE_OVER, WatchedNode
 from rbee_remote.protocol import GpuLoad, HiveNews, NodeLoad, Work, WorkerLoad, WorkerState
 from tests.doubles.hive import worker_info
@@ -47,6 +51,15 @@ def test_a_rate_is_of_the_last_seconds() -> None:
 def test_a_counter_or_a_clock_that_goes_back_begins_anew(counts: list[tuple[float, int]]) -> None:
     row = watched(*counts).row(100.0)
     assert (row.rate, row.workers[0].history) == (0.0, ())
+
+
+def test_a_node_that_tells_of_no_time_at_all_has_no_rate_without_bounds() -> None:
+    """Infinity would be in every sum, no number of JSON, and no height of a bar."""
+    row = watched((0.0, 0), (5e-324, 2**63 - 1), (1e-289, 2**63 - 1)).row(100.0)
+    assert (row.rate, row.history) == (0.0, ())
+    fleet = Fleet((row, row), None, (row.rate,))
+    assert lines(fleet, rows(fleet.nodes, Sort.RATE, ""), View(), (200, 24), ASCII)
+    assert watched((0.0, 0), (0.01, 5), (1.0, 10)).row(100.0).rate == 10.0
 
 
 def test_what_a_load_says_is_shown() -> None:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -28,7 +29,6 @@ from rbee_remote.system.gpu_visible import granted_by_pbs, visible
 from rbee_remote.system.time_limit import TimeLimit
 
 _log = logging.getLogger(__name__)
-
 
 #: How llama.cpp names the library of a backend: libggml-<name>.so beside libllama, or where the wheel puts it.
 _BACKEND_LIBRARIES = {"cuda": "cuda", "metal": "metal", "rocm": "hip", "vulkan": "vulkan"}
@@ -207,7 +207,7 @@ def runtime_backends() -> frozenset[str]:
 def available_ram_mb() -> int:
     """What can be taken without swapping: the kernel's estimate, or less where a control group limits us."""
     available: int = psutil.virtual_memory().available
-    limits = [available, *_cgroup_rooms()]
+    limits = [available, *(each.room for each in _cgroup_limits())]
     if limit := os.environ.get("RBEE_RAM_LIMIT_MB"):
         if not limit.isdecimal():
             raise RemoteError(ErrorCode.USAGE, f"RBEE_RAM_LIMIT_MB has to be a number of megabytes, not {limit!r}")
@@ -215,11 +215,26 @@ def available_ram_mb() -> int:
     return max(0, min(limits)) // MB
 
 
-def _cgroup_rooms(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """Bytes left below each memory limit from this process's control group up to the root, versions 1 and 2."""
+def ram_mb() -> tuple[int, int]:
+    """(all of it, what is taken); a limit of a control group counts like the end of the memory."""
+    memory, limits = psutil.virtual_memory(), _cgroup_limits()
+    whole = min([memory.total, *(each.limit for each in limits)])
+    available = min([memory.available, *(each.room for each in limits)])
+    return whole // MB, max(0, whole - max(0, available)) // MB
+
+
+class _CgroupLimit(NamedTuple):
+    """Bytes: that it allows, and that are left below that."""
+
+    limit: int
+    room: int
+
+
+def _cgroup_limits(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[_CgroupLimit]:
+    """The memory limits from this process's control group up to the root, versions 1 and 2."""
     if not own.exists():
         return []
-    rooms = []
+    limits: list[_CgroupLimit] = []
     for line in own.read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "memory") and "memory" not in controllers.split(","):
@@ -227,15 +242,13 @@ def _cgroup_rooms(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/s
         base = root / "memory" if controllers else root
         names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
         group = base / path.lstrip("/")
-        # Inside a container the path may be the host's: then the mounted root is the container's own group.
-        for folder in {group, *(parent for parent in group.parents if parent.is_relative_to(base)), base}:
-            room = _cgroup_room(folder, *names)
-            if room is not None:
-                rooms.append(room)
-    return rooms
+        # In a container the path may be the host's: then the mounted root is the container's own group.
+        folders = {group, *(parent for parent in group.parents if parent.is_relative_to(base)), base}
+        limits += filter(None, (_cgroup_limit(folder, *names) for folder in folders))
+    return limits
 
 
-def _cgroup_room(folder: Path, limit_name: str, usage_name: str) -> int | None:
+def _cgroup_limit(folder: Path, limit_name: str, usage_name: str) -> _CgroupLimit | None:
     try:
         limit, usage = (folder / limit_name).read_text().strip(), int((folder / usage_name).read_text())
         statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
@@ -245,7 +258,7 @@ def _cgroup_room(folder: Path, limit_name: str, usage_name: str) -> int | None:
         return None
     # Clean pages of files are counted as used, but go as soon as memory is wanted.
     reclaimable = sum(int(statistics.get(name, 0)) for name in ("active_file", "inactive_file"))
-    return int(limit) - usage + reclaimable
+    return _CgroupLimit(int(limit), int(limit) - usage + reclaimable)
 
 
 def gpus(env: Mapping[str, str] | None = None) -> tuple[Gpu, ...]:

@@ -6,11 +6,12 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import pytest
 
+from rbee.base.errors import NodeError
 from rbee.node.hive_client import HiveClient
 from rbee.transport.local import LocalConnection
 from rbee_remote.hive import news
@@ -95,18 +96,42 @@ async def test_many_changes_are_one_event_and_silence_is_none(layout: Layout) ->
             assert await anext(followed) is None
 
 
-async def test_a_hive_is_followed_and_ends_nevertheless(folder: HiveFolder, tiny_gguf: Path) -> None:
-    info = folder.start("--idle-exit=1")
+async def test_a_hive_is_followed_until_it_ends(hive: HiveFolder, tiny_gguf: Path) -> None:
     connection = LocalConnection(keeper_id="k")
-    client = HiveClient(connection, str(folder.layout.hive_socket), keeper_id="k")
+    client = HiveClient(connection, str(hive.layout.hive_socket), keeper_id="k")
     async with connection, asyncio.timeout(PATIENCE_S), client.follow() as followed:
         assert await anext(followed) == HiveNews((), ())
-        model = await asyncio.to_thread(folder.register, "tiny", tiny_gguf)
+        model = await asyncio.to_thread(hive.register, "tiny", tiny_gguf)
         told = await anext(followed)
         assert [each.sha256 for each in told.models or ()] == [model["sha256"]]
         assert len(model["sha256"]) == 64
+        await asyncio.to_thread(hive.ask, "POST", "/v1/stop", {"drain": False})
         assert [each async for each in followed] == [HiveNews(())]
-    await asyncio.to_thread(folder.until_gone, info["pid"])
+
+
+async def test_who_follows_or_watches_keeps_no_hive_alive(folder: HiveFolder) -> None:
+    for idle_exit_s in (1, 4, 16):  # a busy machine may come too late to follow one that ends soon
+        info = folder.start(f"--idle-exit={idle_exit_s}")
+        with suppress(NodeError):
+            assert await _told_at_last(str(folder.layout.hive_socket)) == [HiveNews(()), HiveNews(())]
+            await asyncio.to_thread(folder.until_gone, info["pid"])
+            return
+        await asyncio.to_thread(folder.until_gone, info["pid"])
+    pytest.fail("each hive had ended before it was followed")
+
+
+async def _told_at_last(socket: str) -> list[HiveNews]:
+    """The last news for one who follows and for one who watches. Raises NodeError where there is no hive."""
+    connection = LocalConnection(keeper_id="k")
+    client = HiveClient(connection, socket, keeper_id="k")
+    async with connection, asyncio.timeout(PATIENCE_S), client.follow() as followed, client.watch() as watched:
+        assert await anext(followed) == await anext(watched) == HiveNews((), ())
+        told = await asyncio.gather(_news_of(followed), _news_of(watched))
+    return [each[-1] for each in told]
+
+
+async def _news_of(told: AsyncIterator[HiveNews | NodeLoad]) -> list[HiveNews]:
+    return [each async for each in told if isinstance(each, HiveNews)]
 
 
 async def _until_running(watched: AsyncIterator[HiveNews | NodeLoad]) -> AsyncIterator[NodeLoad]:

@@ -57,6 +57,16 @@ async def test_the_share_of_the_processors_is_since_the_reading_before(monkeypat
     assert (await read.now()).cpu is None  # nobody watched meanwhile
 
 
+async def test_where_processors_times_are_not_told_the_rest_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shut() -> object:
+        raise PermissionError(13, "Permission denied", "/proc/stat")
+
+    monkeypatch.setattr(psutil, "cpu_times", shut)
+    found = await Readings(list, tuple).now()
+    assert found.cpu is None
+    assert found.ram_total_mb > 0
+
+
 async def test_memory_cores_and_gpus_are_read() -> None:
     found = await Readings(list, lambda: (GPU,)).now()
     assert 0 < found.ram_used_mb <= found.ram_total_mb

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from rbee_remote.gguf.metadata import read_meta
@@ -42,11 +44,23 @@ def test_control_groups_of_both_versions_limit_what_is_available(tmp_path: Path)
     group(tmp_path / "two/user", parent)
     group(tmp_path / "two/user/job", {**parent, "memory.max": "max"})
     (tmp_path / "own2").write_text("0::/user/job\n")
-    assert resources._cgroup_rooms(tmp_path / "two", tmp_path / "own2") == [700]
+    assert resources._cgroup_limits(tmp_path / "two", tmp_path / "own2") == [(1000, 700)]
     old = {"memory.limit_in_bytes": "800", "memory.usage_in_bytes": "500", "memory.stat": statistics}
     group(tmp_path / "one/memory/job", old)
     (tmp_path / "own1").write_text("5:cpu,cpuacct:/job\n4:memory:/job\n")
-    assert resources._cgroup_rooms(tmp_path / "one", tmp_path / "own1") == [500]
+    assert resources._cgroup_limits(tmp_path / "one", tmp_path / "own1") == [(800, 500)]
+
+
+def test_a_limit_counts_like_the_end_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = SimpleNamespace(total=64 * 10**9, available=50 * 10**9)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(resources, "_cgroup_limits", lambda: [resources._CgroupLimit(*each) for each in limits])
+    assert resources.ram_mb() == (64_000, 14_000)
+    limits.append((2 * 10**9, 1_500 * 10**6))
+    assert resources.ram_mb() == (2_000, 500)
+    limits.append((200 * 10**9, -5))  # a parent that is over its limit
+    assert resources.ram_mb() == (2_000, 2_000)
 
 
 H100 = Gpu(0, "H100", 80000, 70000, uuid="GPU-1a2b3c4d")
