@@ -65,9 +65,7 @@ def finished_length(text: str) -> int:
     starts = [token.map[0] for token in _PARSER.parse(whole) if token.map and token.level == 0 and token.nesting >= 0]
     if len(starts) < 2:
         return 0
-    return sum(
-        len(line) + 1 for line in whole.split("\n")[: starts[-1]]
-    )  # U+2028 ends no line here
+    return sum(len(line) + 1 for line in whole.split("\n")[: starts[-1]])  # U+2028 ends no line here
 
 
 def _line(row: list[Segment], *, color: bool) -> Line:
