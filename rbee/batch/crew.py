@@ -94,16 +94,20 @@ class Crew:
     def _man(self) -> None:
         """As many workers as lines may be asked at once."""
         self._most = at_once(self._asker.nodes, self._models)
-        while self._active < self._most and not self._is_over and self._journal.ahead < MOST_AHEAD:
+        while self._active < self._most and not self._is_over and self._may_begin(self._active):
             self._active += 1
             self._workers.add(asyncio.create_task(self._one_after_another()))
+
+    def _may_begin(self, others: int) -> bool:
+        """Where nobody else is at work, the next line is the one for which those that are ahead wait."""
+        return self._journal.ahead < MOST_AHEAD or not others
 
     def _state(self) -> str:
         return doing(self._asker.nodes) or ("no answer for now" if self._health.is_bad else "")
 
     async def _one_after_another(self) -> None:
         try:
-            while self._active <= self._most and self._journal.ahead < MOST_AHEAD and (raw := self._next()):
+            while self._active <= self._most and self._may_begin(self._active - 1) and (raw := self._next()):
                 await self._do(raw)
         finally:
             self._active -= 1
