@@ -122,9 +122,9 @@ class Loads:
         there.update(given.key for given in self._given.values())
         self._made = {each for each in self._made if each[0] in there}
         targets = (target for waiter in queue for target in waiter.wanted.targets)
-        wanted = {(target.model, target.load, target.ability) for target in targets}
+        wanted = {(target.model, target.load) for target in targets}
         for load, start in self._starts.items():
-            if (load.model, load.options, load.ability) in wanted:
+            if (load.model, load.options) in wanted:
                 start.wanted_at = now
             elif now - start.wanted_at >= ABANDON_S:
                 start.task.cancel()
