@@ -39,7 +39,7 @@ async def batch(context: Context, asked: BatchRequest) -> Summary:
     DISK_FULL, and what the nodes say where none of them gives an answer."""
     context.inventory.select(asked.nodes)
     survey = await asyncio.to_thread(asked.input.survey)
-    _check(asked, survey)
+    _check(asked)
     tell_of(context, survey)
     run = Run.of(survey.sha256, asked.digest)
     with audit.recorded(context.settings, "batch", emit=context.emit, node=asked.nodes or "") as details:
@@ -69,9 +69,7 @@ async def batch(context: Context, asked: BatchRequest) -> Summary:
     )
 
 
-def _check(asked: BatchRequest, survey: Survey) -> None:
-    if not survey.count:
-        raise UsageError(f"{asked.input.path} has no lines")
+def _check(asked: BatchRequest) -> None:
     for path in (asked.out, ahead_of(asked.out)):
         with suppress(OSError):  # what is wrong with it is told when it is opened
             if path.samefile(asked.input.path):

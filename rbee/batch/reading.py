@@ -116,6 +116,8 @@ class Input:
             model = ask.body.get("model") or ""
             if isinstance(model, str) and (model in survey.models or len(survey.models) < _MOST_MODELS):
                 survey.models[model] += 1
+        if not survey.count:
+            raise UsageError(f"{self.path} has no lines")
         survey.twice = len(ids) - len(set(ids))
         return survey
 

@@ -246,6 +246,8 @@ async def test_what_is_no_input(bench: Bench) -> None:
     bench.write()
     with pytest.raises(UsageError, match="has no lines"):
         await bench.run()
+    with pytest.raises(UsageError, match="has no lines"):
+        await look(context_in(bench.folder, bench.events), BatchRequest(Input(bench.source), bench.out), 3)
     bench.out = bench.source
     bench.write({"prompt": "x"})
     with pytest.raises(UsageError, match="the output is the input"):
