@@ -29,7 +29,7 @@ MODEL = "smollm2:135m"
 WORKER_ID = "c" * 16
 SECRET = "s" * 32
 #: Tokens, which are bytes, of the context.
-CTX = 4000
+CTX = 4096
 TEMPLATE = "{{ bos_token }}{% for message in messages %}[{{ message.role }}]{{ message.content }}\n{% endfor %}"
 #: Of a step of a long answer, so that one is never over before a busy machine comes to stop it; and of any other's.
 _LONG_PACE_S, _PACE_S = 0.01, 0.0005

@@ -83,7 +83,7 @@ async def test_a_conversation(chat: Chat, screen: Screen, tmp_path: Path) -> Non
     )
     assert said(chat)[0] == "Be brief."
     await chat.take("/tokens")
-    assert [value[:12] for name, value in screen.rows if name == "context"] == ["4,000 tokens"]
+    assert [value[:12] for name, value in screen.rows if name == "context"] == ["4,096 tokens"]
     assert screen.errors == []
 
     await chat.take("/save greetings")
