@@ -14,6 +14,7 @@ import logging
 import math
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from rbee_remote.protocol import (
@@ -58,6 +59,14 @@ _log = logging.getLogger("rbee.worker")
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class _Preparing:
+    """A request whose prompt is being made."""
+
+    journal: Journal
+    background: bool
+
+
 class Service:
     """report: as in `State`.
 
@@ -71,7 +80,7 @@ class Service:
         self.metrics = Metrics()
         self._loop = asyncio.get_running_loop()
         self._engine = EngineThread(config, load, self, self._loop.call_soon_threadsafe)
-        self._preparing: dict[str, Journal] = {}  # of requests whose prompt is being made
+        self._preparing: dict[str, _Preparing] = {}
         self._prompts = Prompts(config.home, self._engine.prepare)
         self._early: set[asyncio.Task[None]] = set()  # make the prompts of those that came before the model
         self._typical_s = 0.0  # what a request takes in its slot, of late
@@ -115,7 +124,8 @@ class Service:
         if known := self.journals.same(request):
             return known
         self.state.check_open()
-        if len(self._preparing) >= self.config.slots + self.config.queue:
+        others = sum(caller.background or not each.background for each in self._preparing.values())
+        if others >= self.config.slots + self.config.queue:
             raise self._busy()
         journal = self.journals.open(request)
         journal.when_closed(lambda: self.metrics.ended(journal))
@@ -143,11 +153,11 @@ class Service:
         digests: tuple[str, ...],
     ) -> None:
         """Make the prompt and queue the request, unless it is ended meanwhile."""
-        self._preparing[request.request_id] = journal
+        preparing = self._preparing[request.request_id] = _Preparing(journal, caller.background)
         try:
             prepared = await self._prompt(request, tracking)
         finally:
-            if self._preparing.get(request.request_id) is journal:
+            if self._preparing.get(request.request_id) is preparing:
                 del self._preparing[request.request_id]
         if journal.closed:
             return
@@ -320,7 +330,7 @@ class Service:
     def _end(self, request_id: str, reason: str, *, only_waiting: bool = False) -> bool:
         preparing = self._preparing.pop(request_id, None)
         if preparing:
-            preparing.append(Done(reason, Usage(0, 0), WorkerTimings(0.0, 0.0, 0.0)))
+            preparing.journal.append(Done(reason, Usage(0, 0), WorkerTimings(0.0, 0.0, 0.0)))
             return True
         found = self._engine.end(request_id, reason, only_waiting=only_waiting)
         if found:

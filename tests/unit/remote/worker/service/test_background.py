@@ -97,3 +97,29 @@ async def test_of_many_the_others_are_first_and_all_are_answered(folder: Path) -
         await asyncio.gather(*batch)
     assert "b" not in order[:6]
     assert order[6:] == ["b"] * 4
+
+
+class Reads(ScriptedEngine):
+    """Makes the prompt "b" when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(answer)
+        self.asked, self.may = threading.Event(), threading.Event()
+
+    def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        if text == "b":
+            self.asked.set()
+            assert self.may.wait(PATIENCE_S)
+        return super().tokenize(text, add_special=add_special, parse_special=parse_special)
+
+
+async def test_prompts_of_the_background_that_are_being_made_take_nobodys_place(folder: Path) -> None:
+    engine = Reads()
+    async with running(folder, loads(engine), slots=1, queue=0, ctx=CTX) as worker:
+        body = {"prompt": "b", "max_tokens": 3}
+        batch = asyncio.create_task(worker.client.post("/v1/completions", json=body, headers=BACKGROUND))
+        assert await asyncio.to_thread(engine.asked.wait, PATIENCE_S)
+        another = await worker.client.post("/v1/completions", json=body | {"prompt": "c"}, headers=BACKGROUND)
+        person = await worker.client.post("/v1/completions", json=body | {"prompt": "person"})
+        engine.may.set()
+        assert (another.status_code, person.status_code, (await batch).status_code) == (503, 200, 200)
