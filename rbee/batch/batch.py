@@ -92,7 +92,8 @@ def _look_at(journal: Journal, asked: BatchRequest, context: Context) -> None:
     if asked.restart:
         journal.begin_anew()
     if asked.retry_failed and (count := journal.take_back_failed()):
-        context.emit(Notice(f"{count} lines that failed are asked again"))
+        told = "1 line that failed is" if count == 1 else f"{count} lines that failed are"
+        context.emit(Notice(f"{told} asked again"))
     journal.read()
     if journal.done.count and not asked.retry_failed:
         context.emit(Notice(f"{asked.out} has {journal.done.count} lines already; going on"))
