@@ -99,7 +99,7 @@ def _containers() -> list[Comparison]:
             ours.append(round(REAL_LINES / _batch(running.rbee, REAL_LINES, REAL_TOKENS, *options), 3))
             theirs.append(round(REAL_LINES / asyncio.run(_by_hand(sockets)), 3))
             print(f"rbee batch {ours[-1]} lines/s, by hand {theirs[-1]}", flush=True)
-    ratio = round(statistics.median(ours) / statistics.median(theirs), 3)
+    ratio = round(statistics.median(our / their for our, their in zip(ours, theirs, strict=True)), 3)
     name = f"lines/s, 2 containers, {REAL_LINES} lines of {REAL_TOKENS} tokens"
     return [
         Comparison(name, ratio, 1000, "x", "ssh -L and httpx", tuple(ours), tuple(theirs), 1.0, "lines/s"),
