@@ -31,5 +31,5 @@ async def test_cycles_leave_nothing_open(model_path: Path) -> None:
     assert cycles.broken == []
     grown = {name: (before[name], after[name]) for name in after if after[name] > before[name]}
     memory = {name: grown.pop(name) for name in ("node_private_mb", "keeper_private_mb") if name in grown}
-    assert set(grown) <= {"cycles"}
+    assert set(grown) <= {"cycles"}, grown
     assert all(now - then < 30 for then, now in memory.values()), memory

@@ -160,7 +160,7 @@ class Cycles:
     async def quiet_sample(self, cycles: int) -> Sample:
         """What is open once nothing is under way any more, or at the end of patience."""
         deadline = time.monotonic() + SETTLE_S
-        while (self.node.sessions() or len(asyncio.all_tasks()) > 1 or self.node.reads_a_file()) and (
+        while (self.node.sessions() or len(asyncio.all_tasks()) > 1 or self.node.has_work()) and (
             time.monotonic() < deadline
         ):
             gc.collect()

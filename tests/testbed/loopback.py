@@ -24,6 +24,9 @@ from rbee.setup.wheels.cache import WheelCache
 from tests.proxy import ChaosProxy, Fault
 from tests.ssh.servers import openssh_server
 
+#: Commands of processes that stay for as long as a worker does.
+_STAYS = frozenset({"hive", "worker", "render"})
+
 
 @dataclass(frozen=True, slots=True)
 class Loopback:
@@ -53,16 +56,19 @@ class Loopback:
         """The hive and its workers and helpers."""
         return [process for process in psutil.process_iter() if self._is_node(process)]
 
-    def reads_a_file(self) -> bool:
-        """Whether the hive is still at the checksum of a model that lies on the node, which it begins by itself."""
-        return any(self._is_node(process, "digest") for process in psutil.process_iter())
+    def has_work(self) -> bool:
+        """Whether anything runs there that ends by itself: a checksum that the hive began, the pipe of a connection
+        that is gone."""
+        return any(_STAYS.isdisjoint(self._words(process)) for process in self.node_processes())
 
-    def _is_node(self, process: psutil.Process, command: str = "") -> bool:
+    def _is_node(self, process: psutil.Process) -> bool:
+        return f"{self.node_home}/payloads/" in " ".join(self._words(process))
+
+    def _words(self, process: psutil.Process) -> list[str]:
         try:
-            words = process.cmdline()
+            return process.cmdline()
         except psutil.Error:
-            return False
-        return f"{self.node_home}/payloads/" in " ".join(words) and (not command or command in words)
+            return []
 
 
 @asynccontextmanager
