@@ -66,9 +66,10 @@ class Loopback:
 
     def _words(self, process: psutil.Process) -> list[str]:
         try:
-            return process.cmdline()
+            words: list[str] = process.cmdline()
         except psutil.Error:
             return []
+        return words
 
 
 @asynccontextmanager
