@@ -11,20 +11,24 @@ from rbee_remote.protocol import TrackedUsage
 
 @dataclasses.dataclass
 class Taken:
-    """Tokens of prompts, those that were computed before, and generated ones; seconds for the second and the third."""
+    """Tokens of prompts, those that were computed before, and generated ones. prompt_s: seconds to an answer's first
+    token. generate_s: from there to its last; steps: as many tokens took that time."""
 
     cached: int = 0
     prompt: int = 0
     prompt_s: float = 0.0
     generated: int = 0
     generate_s: float = 0.0
+    steps: int = 0
 
     def encode(self) -> dict[str, Any]:
         computed = self.prompt - self.cached
         return {
             "cache_n": self.cached,
+            "prompt_n": computed,
             **_times("prompt", computed, self.prompt_s),
-            **_times("predicted", self.generated, self.generate_s),
+            "predicted_n": self.generated,
+            **_times("predicted", self.steps, self.generate_s),
         }
 
 
@@ -46,6 +50,7 @@ class Summary:
 
     def done(self, data: dict[str, Any], part: Taken) -> None:
         part.generated = data["usage"]["completion_tokens"]
+        part.steps = max(0, part.generated - 1)
         part.prompt_s, part.generate_s = data["timings"]["prompt_s"], data["timings"]["generate_s"]
         for field in dataclasses.fields(Taken):
             setattr(self._all, field.name, getattr(self._all, field.name) + getattr(part, field.name))
@@ -62,8 +67,7 @@ class Summary:
 
 def _times(name: str, tokens: int, seconds: float) -> dict[str, Any]:
     return {
-        f"{name}_n": tokens,
         f"{name}_ms": seconds * 1000,
         f"{name}_per_token_ms": seconds * 1000 / tokens if tokens else 0.0,
-        f"{name}_per_second": tokens / seconds if seconds else 0.0,
+        f"{name}_per_second": tokens / seconds if tokens and seconds else 0.0,
     }

@@ -159,15 +159,17 @@ async def test_an_answer_says_what_it_took(folder: Path) -> None:
     async with serving(folder, says("hello"), slots=1) as (client, worker):
         whole = (await worker.client.post("/v1/chat/completions", json=chat("x" * 200))).json()
         again = (await worker.client.post("/v1/completions", json={"prompt": "x" * 200})).json()
+        one = (await worker.client.post("/v1/completions", json={"prompt": "x", "max_tokens": 1})).json()
         stream = await client.chat.completions.create(**chat("x"), stream=True)
         chunks = [chunk async for chunk in stream]
     timings = whole["timings"]
     assert (timings["cache_n"], timings["prompt_n"], timings["predicted_n"]) == (0, 201, 5)
     assert again["timings"]["cache_n"] + again["timings"]["prompt_n"] == 201
     assert again["timings"]["cache_n"] == 200
-    for name in ("prompt", "predicted"):
+    for name, steps in (("prompt", 201), ("predicted", 4)):  # the first token comes with the prompt's last step
         assert timings[f"{name}_ms"] > 0
-        assert timings[f"{name}_per_second"] == pytest.approx(1000 * timings[f"{name}_n"] / timings[f"{name}_ms"])
+        assert timings[f"{name}_per_second"] == pytest.approx(1000 * steps / timings[f"{name}_ms"])
+    assert (one["timings"]["predicted_n"], one["timings"]["predicted_per_second"]) == (1, 0)
     assert whole["system_fingerprint"] == again["system_fingerprint"] == chunks[0].system_fingerprint
     assert [hasattr(chunk, "timings") for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
 
