@@ -23,7 +23,7 @@ def file_of(folder: Path, name: str, content: bytes) -> Input:
     [
         ("in.jsonl", '{"prompt": "x"}\n'.encode("utf-16"), "is UTF-16"),
         ("in.csv", "prompt\nx\n".encode("utf-16-be").join([b"\xfe\xff", b""]), "is UTF-16"),
-        ("in.jsonl.gz", gzip.compress(b'{"prompt": "x"}\n'), "is compressed"),
+        ("in.jsonl.gz", gzip.compress(b'{"prompt": "x"}\n', mtime=0), "is compressed"),
         ("in.csv", b"PK\x03\x04 and so on", "a spreadsheet"),
         ("in.csv", b"prompt\xe9\nx\n", "the head of .* cannot be read: it is not UTF-8"),
     ],
