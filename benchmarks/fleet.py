@@ -30,7 +30,7 @@ SLOTS, ROUNDS = 8, 3
 #: Seconds of a step; tokens of an answer; lines for each worker, so that a run takes 40 s.
 PACE_S, TOKENS, LINES = 0.25, 20, 64
 #: Of the containers: lines in all, tokens of an answer, slots of each.
-REAL_LINES, REAL_TOKENS, REAL_SLOTS = 48, 24, 4
+REAL_LINES, REAL_TOKENS, REAL_SLOTS = 144, 24, 4
 MODEL = "smollm2:135m"
 
 
