@@ -14,7 +14,16 @@ from rbee.base.errors import ConfigError, UsageError
 from rbee.cli.aliased import alias_of
 from rbee.cli.collected import takes
 from rbee.cli.load_options import collect_load_options
-from rbee.cli.options import ModelOption, NodeOption, check_text, duration
+from rbee.cli.options import (
+    EffortOption,
+    KeepAliveOption,
+    ModelOption,
+    NodeOption,
+    SystemOption,
+    ThinkOption,
+    check_text,
+    duration,
+)
 from rbee.cli.sampling_options import read_sampling, read_stop
 from rbee.cli.shell import Shell, command
 from rbee_remote.protocol import LoadOptions
@@ -49,28 +58,16 @@ def chat(
     no_history: Annotated[
         bool, typer.Option("--no-history", help="Keep nothing of this chat, and show nothing of others.")
     ] = False,
-    system: Annotated[str | None, typer.Option("--system", "-s", metavar="TEXT", help="The system message.")] = None,
-    think: Annotated[
-        bool | None,
-        typer.Option("--think/--no-think", help="Whether to reason first. [default: as the model's template has it]"),
-    ] = None,
-    reasoning_effort: Annotated[
-        str | None,
-        typer.Option(metavar="WORD", help="How much to reason: low, medium, high, or what the model's template knows."),
-    ] = None,
+    system: SystemOption = None,
+    think: ThinkOption = None,
+    reasoning_effort: EffortOption = None,
     max_tokens: Annotated[
         int | None, typer.Option("--max-tokens", "-n", min=1, metavar="N", help="At most this many tokens an answer.")
     ] = None,
     sampling: dict[str, Any],
     stop: tuple[str, ...],
     load: LoadOptions,
-    keep_alive: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME",
-            help="How long the worker stays when idle: 90s, 5m, never. [default: keep_alive in the inventory, or 5m]",
-        ),
-    ] = None,
+    keep_alive: KeepAliveOption = None,
 ) -> None:
     """Talk with a model; /help lists what can be typed. Input that is no terminal is taken line by line."""
     from rbee.chat.asked import Asked

@@ -14,7 +14,7 @@ import typer
 
 from rbee.base.errors import UsageError
 from rbee.cli.constraints import read_text
-from rbee.cli.options import check_text
+from rbee.cli.options import EffortOption, SystemOption, ThinkOption, check_text
 from rbee_remote.protocol import ChatOptions, Message, ToolOptions
 from rbee_remote.protocol.limits import MAX_TEMPLATE, RESERVED_VARIABLES
 
@@ -46,22 +46,16 @@ class Chat:
 
 
 def read_chat(
-    system: Annotated[str | None, typer.Option("--system", "-s", metavar="TEXT", help="The system message.")] = None,
+    system: SystemOption = None,
     prefill: Annotated[
         str | None,
         typer.Option(metavar="TEXT", help="Begin the answer with this text, which is shown as a part of it."),
     ] = None,
-    think: Annotated[
-        bool | None,
-        typer.Option("--think/--no-think", help="Whether to reason first. [default: as the model's template has it]"),
-    ] = None,
+    think: ThinkOption = None,
     think_budget: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="End the reasoning after this many tokens.")
     ] = None,
-    reasoning_effort: Annotated[
-        str | None,
-        typer.Option(metavar="WORD", help="How much to reason: low, medium, high, or what the model's template knows."),
-    ] = None,
+    reasoning_effort: EffortOption = None,
     tools: Annotated[
         Path | None,
         typer.Option(

@@ -15,7 +15,7 @@ from rbee.cli.constraints import decode_text, read_constraints, read_text
 from rbee.cli.display_options import Display, read_display
 from rbee.cli.inputs import INPUTS
 from rbee.cli.load_options import collect_load_options
-from rbee.cli.options import ModelOption, NodeOption, check_text, duration
+from rbee.cli.options import KeepAliveOption, ModelOption, NodeOption, check_text, duration
 from rbee.cli.sampling_options import read_sampling, read_stop
 from rbee.cli.shell import Shell, command
 from rbee_remote.protocol import LoadOptions, Sampling
@@ -62,13 +62,7 @@ def infer(
     stop: tuple[str, ...],
     constraints: dict[str, Any],
     load: LoadOptions,
-    keep_alive: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME",
-            help="How long the worker stays when idle: 90s, 5m, never. [default: keep_alive in the inventory, or 5m]",
-        ),
-    ] = None,
+    keep_alive: KeepAliveOption = None,
     timeout: Annotated[
         str | None, typer.Option(metavar="TIME", help="Give up after this long, everything included.")
     ] = None,

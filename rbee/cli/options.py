@@ -41,6 +41,22 @@ ModelOption = Annotated[
         "--model", "-m", metavar="REF", help="The model: smollm2:135m, hf:OWNER/REPO:QUANT, file:PATH or https://…"
     ),
 ]
+SystemOption = Annotated[str | None, typer.Option("--system", "-s", metavar="TEXT", help="The system message.")]
+ThinkOption = Annotated[
+    bool | None,
+    typer.Option("--think/--no-think", help="Whether to reason first. [default: as the model's template has it]"),
+]
+EffortOption = Annotated[
+    str | None,
+    typer.Option(metavar="WORD", help="How much to reason: low, medium, high, or what the model's template knows."),
+]
+KeepAliveOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="How long the worker stays when idle: 90s, 5m, never. [default: keep_alive in the inventory, or 5m]",
+    ),
+]
 NowOption = Annotated[bool, typer.Option("--now", help="Do not wait for running requests.")]
 PatienceOption = Annotated[
     str,

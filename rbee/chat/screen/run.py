@@ -87,7 +87,6 @@ async def _talk(chat: Chat, view: TerminalView, prompt: Prompt) -> None:
 
 def _import_for_answers() -> None:
     """Beside the prompt: what is slow to import, and is wanted a moment later."""
-    import rbee.infer.infer
     import rbee.render.streamed
     import rbee.setup.attach
     import rbee.transport.ssh  # noqa: F401
